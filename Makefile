@@ -1,0 +1,39 @@
+# The steps of CI and of a new user. `make demo` and `make test` install what they need; a second call installs nothing.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+export PYTHON
+
+.PHONY: install demo test check format clean
+.DEFAULT_GOAL := install
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt CMakeLists.txt .ci/packages.sh $(wildcard csrc/*.cpp csrc/*.hpp)
+	@.ci/packages.sh
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c "import sys; assert sys.version_info >= (3, 11), 'dpdt needs Python 3.11 or newer; set PYTHON=python3.11'"
+	@echo "Installing dpdt and its pinned dependencies into $(VENV) (one to three minutes)"
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt scikit-build-core pybind11 torch 2> $(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[dev]" 2>> $(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
+	@touch $@
+
+demo: install
+	@$(BIN)/dpdt demo
+
+test: install
+	$(BIN)/pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.cpp csrc/*.hpp tests/csrc/*.cpp)
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(wildcard csrc/*.cpp csrc/*.hpp tests/csrc/*.cpp)
+
+clean:
+	rm -rf build $(VENV)

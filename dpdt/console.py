@@ -1,0 +1,90 @@
+"""What people see: progress on stderr, summaries and tables on stdout; plain lines where there is no terminal."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+__all__ = ["Advance", "progress", "show_table"]
+
+LOG_EVERY_SECONDS = 10.0
+
+
+class Advance(Protocol):
+    """Call it with the number of items just done (and, if wanted, a short note such as the current loss)."""
+
+    def __call__(self, count: int = 1, note: str = "") -> None:
+        """Move the bar."""
+
+
+@contextmanager
+def progress(what: str, total: int, *, unit: str = "") -> Iterator[Advance]:
+    """A progress bar on a terminal; elsewhere a line at most every ten seconds, so that log files stay readable.
+
+    Args:
+        what: What is being done, e.g. ``"shards vindr"``.
+        total: Number of items.
+        unit: Name of the items, e.g. ``"images"``.
+
+    Yields:
+        The function that advances it.
+    """
+    if sys.stderr.isatty():
+        with _bar(what, total, unit) as advance:
+            yield advance
+    else:
+        yield _lines(what, total, unit)
+
+
+@contextmanager
+def _bar(what: str, total: int, unit: str) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(what, total=total, note="")
+
+        def advance(count: int = 1, note: str = "") -> None:
+            bars.update(task, advance=count, note=note)
+
+        yield advance
+
+
+def _lines(what: str, total: int, unit: str) -> Advance:
+    done = 0
+    last = time.monotonic()
+
+    def advance(count: int = 1, note: str = "") -> None:
+        nonlocal done, last
+        done += count
+        now = time.monotonic()
+        if now - last >= LOG_EVERY_SECONDS:
+            last = now
+            print(f"{what}: {done}/{total} {unit} {note}".rstrip(), file=sys.stderr, flush=True)
+
+    return advance
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table to stdout; numbers are right-aligned. Wide enough for its content where there is no terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for number, name in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[number], int | float) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(table)

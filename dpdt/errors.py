@@ -1,0 +1,56 @@
+"""What can go wrong, as one small tree.
+
+DpdtError
+├── StudyError      the study file: unknown key, wrong value, missing folder
+├── CohortError     the raw metadata: missing column, unmatched join, patient in two splits
+├── DecodeError     one image: missing, truncated, unsupported
+├── ShardError      shards: a checksum, a short file, too many rejects
+├── PrivacyError    anything that would make an epsilon wrong
+├── ClusterError    Slurm or a task of it
+└── TrackingError   MLflow
+
+A message says which input, what was found, what was expected and what to do.
+"""
+
+__all__ = [
+    "ClusterError",
+    "CohortError",
+    "DecodeError",
+    "DpdtError",
+    "PrivacyError",
+    "ShardError",
+    "StudyError",
+    "TrackingError",
+]
+
+
+class DpdtError(Exception):
+    """Base of every error that dpdt raises on purpose; the command line prints it as one line, without a traceback."""
+
+
+class StudyError(DpdtError):
+    """The study file asks for something that is unknown, contradictory or not there."""
+
+
+class CohortError(DpdtError):
+    """A domain's raw metadata is not as published, or breaks a rule such as disjoint splits."""
+
+
+class DecodeError(DpdtError):
+    """One image cannot be turned into pixels."""
+
+
+class ShardError(DpdtError):
+    """Shards are missing, damaged, or too many images were rejected."""
+
+
+class PrivacyError(DpdtError):
+    """Going on would make the reported epsilon wrong."""
+
+
+class ClusterError(DpdtError):
+    """A task failed, or Slurm refused it."""
+
+
+class TrackingError(DpdtError):
+    """MLflow cannot be reached or answers with an error."""

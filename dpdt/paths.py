@@ -1,0 +1,154 @@
+"""Where everything of a study lies: these classes alone know the names of files and folders."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["RunPaths", "ShardPaths", "StudyPaths"]
+
+
+@dataclass(frozen=True)
+class ShardPaths:
+    """One domain's shards (`shards/<domain>/`)."""
+
+    folder: Path
+
+    @property
+    def manifest(self) -> Path:
+        """Written last; its presence says that the domain's shards are complete."""
+        return self.folder / "manifest.json"
+
+    @property
+    def index(self) -> Path:
+        """Maps image_id to (shard, row) with each image's checksum."""
+        return self.folder / "index.parquet"
+
+    @property
+    def rejects(self) -> Path:
+        """Images that could not be used, each with its reason."""
+        return self.folder / "rejects.csv"
+
+    def shard(self, number: int) -> Path:
+        """Pixels of one shard: .npy, uint8, (n, size, size)."""
+        return self.folder / f"shard-{number:05d}.npy"
+
+    def part(self, number: int) -> Path:
+        """Index part, rejects and checksum of one finished shard, until the manifest takes them over."""
+        return self.folder / "parts" / f"shard-{number:05d}.parquet"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """One run (`runs/<run_id>/`)."""
+
+    folder: Path
+
+    @property
+    def run_id(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+    @property
+    def config(self) -> Path:
+        """Frozen settings, data fingerprints, versions: written once, before the first step."""
+        return self.folder / "config.json"
+
+    @property
+    def ledger(self) -> Path:
+        """Append-only record of reserved and settled noisy steps."""
+        return self.folder / "ledger.jsonl"
+
+    @property
+    def metrics_log(self) -> Path:
+        """Loss, epsilon and times over steps, one JSON object a line."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints by logical step."""
+        return self.folder / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        """Final weights alone (a plain state dict), as evaluation and later trainings load them."""
+        return self.checkpoints / "final.pt"
+
+    @property
+    def privacy(self) -> Path:
+        """The privacy statement."""
+        return self.folder / "privacy.json"
+
+    @property
+    def state(self) -> Path:
+        """Status, steps done, epsilon spent."""
+        return self.folder / "state.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one process that may train this run."""
+        return self.folder / ".lock"
+
+    def predictions(self, test_domain: str) -> Path:
+        """Scores of this model on one domain's test images."""
+        return self.folder / "predictions" / f"{test_domain}.parquet"
+
+    @property
+    def metrics(self) -> Path:
+        """AUC and other metrics by test domain, label and subgroup; written last by evaluation."""
+        return self.folder / "metrics.parquet"
+
+
+@dataclass(frozen=True)
+class StudyPaths:
+    """Everything below a study's folder."""
+
+    folder: Path
+
+    def cohort_table(self, domain: str) -> Path:
+        """One row an image."""
+        return self.folder / "cohort" / f"{domain}.parquet"
+
+    def cohort_exclusions(self, domain: str) -> Path:
+        """Every excluded row with its reason."""
+        return self.folder / "cohort" / f"{domain}.exclusions.csv"
+
+    def cohort_record(self, domain: str) -> Path:
+        """Frozen settings, counts, hashes of the input files and of the split; written last."""
+        return self.folder / "cohort" / f"{domain}.json"
+
+    @property
+    def cohort_summary(self) -> Path:
+        """Counts by domain, split and value."""
+        return self.folder / "cohort" / "summary.csv"
+
+    def shards(self, domain: str) -> ShardPaths:
+        """One domain's shards."""
+        return ShardPaths(self.folder / "shards" / domain)
+
+    @property
+    def runs(self) -> Path:
+        """All runs."""
+        return self.folder / "runs"
+
+    def run(self, run_id: str) -> RunPaths:
+        """One run."""
+        return RunPaths(self.runs / run_id)
+
+    @property
+    def report(self) -> Path:
+        """HTML, PNG and CSV."""
+        return self.folder / "report"
+
+    @property
+    def jobs(self) -> Path:
+        """What submitit keeps: pickles and the tasks' logs."""
+        return self.folder / "jobs"
+
+    @property
+    def mlflow_database(self) -> Path:
+        """The default tracking store."""
+        return self.folder / "mlflow.db"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        """The default artifact store."""
+        return self.folder / "mlartifacts"

@@ -1,0 +1,482 @@
+"""The one configuration: a study file in TOML, read into models that forbid unknown keys.
+
+Every key has a default that works. Keys that only change speed live in `[shards] num_threads`, `[train]
+physical_batch_size`, `device`, `num_threads` and `[cluster]`; they are left out of every fingerprint and can never
+change epsilon.
+"""
+
+import difflib
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from dpdt.errors import StudyError
+from dpdt.files import fingerprint
+from dpdt.paths import StudyPaths
+from dpdt.vocabulary import LABELS
+
+__all__ = [
+    "DOMAIN_KINDS",
+    "Cell",
+    "ClusterSettings",
+    "DomainSettings",
+    "EvaluateSettings",
+    "ModelSettings",
+    "PretrainSettings",
+    "PrivacySettings",
+    "ShardSettings",
+    "Study",
+    "StudySettings",
+    "TrackingSettings",
+    "TrainSettings",
+    "format_epsilon",
+    "load_study",
+]
+
+DOMAIN_KINDS: Final = ("vindr", "chestxray14", "chexpert", "uka", "padchest", "mimic")
+
+PAPER_PRESET: Final[dict[str, Any]] = {
+    "shards": {"size": 512, "recipe": "paper", "equalise": True},
+    "model": {"name": "resnet9", "width": 64, "in_channels": 3},
+    "train": {
+        "num_epochs": 80,
+        "expected_batch_size": 128,
+        "learning_rate": 2e-4,
+        "weight_decay": 0.0,
+        "class_weights": "public",
+    },
+    "privacy": {"unit": "image", "delta": 6e-6, "max_grad_norm": 1.5, "target_epsilons": [1.0, 8.0, math.inf]},
+    "evaluate": {"bootstrap_draws": 1000},
+}
+
+
+def _number(value: Any) -> Any:
+    """Refuse numbers in quotes: `2e-4` without a dot is a float in TOML, but people quote it out of habit."""
+    if isinstance(value, str):
+        raise ValueError(f"expected a number, got {value!r} (text). Remove the quotes.")  # noqa: TRY004
+    return value
+
+
+def _expand(value: Any) -> Any:
+    """Expand `~` and `$NAME` in a path; a variable that is not set is an error, not an empty string."""
+    if not isinstance(value, str | Path):
+        return value
+    text = os.path.expandvars(str(value))
+    if "$" in text:
+        raise ValueError(f"the environment variable in {str(value)!r} is not set. Set it, or write the folder itself.")
+    return Path(text).expanduser()
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Integer = Annotated[int, BeforeValidator(_number)]
+Folder = Annotated[Path, BeforeValidator(_expand)]
+
+
+class Section(BaseModel):
+    """A table of the study file: unknown keys are errors, values are read-only."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class StudySettings(Section):
+    """`[study]`: name, where outputs go, seed."""
+
+    name: str | None = Field(default=None, description="Shown in MLflow and the report; default: the folder's name.")
+    folder: Folder = Field(default=Path("."), description="Where outputs go, relative to the study file.")
+    preset: Literal["paper"] | None = Field(default=None, description="Start from the paper's values.")
+    seed: Integer = Field(default=0, ge=0, description="For splits, the public pretraining and the non-DP arm.")
+    private_files: bool = Field(default=True, description="Create files 0600 and folders 0700.")
+
+
+class DomainSettings(Section):
+    """`[domains.<name>]`: one institution's raw data."""
+
+    root: Folder = Field(description="Folder of the raw data, as published.")
+    kind: Literal["vindr", "chestxray14", "chexpert", "uka", "padchest", "mimic"] | None = Field(
+        default=None, description="Which institution's layout; default: the domain's own name."
+    )
+    role: Literal["study", "public"] | None = Field(
+        default=None, description="`public` data is used for pretraining only; default: public for kind mimic."
+    )
+    files: dict[str, Path] = Field(
+        default_factory=dict, description="Files or folders with other names than published, relative to root."
+    )
+    uncertain: Literal["paper", "unknown", "positive", "negative"] = Field(
+        default="paper", description="What an uncertain label (-1 of CheXpert and MIMIC) means."
+    )
+    unknown_views: Literal["exclude", "include"] = Field(
+        default="exclude", description="Images whose view is not recorded."
+    )
+    val_fraction: Number = Field(default=0.1, ge=0.0, lt=1.0, description="Part of the training patients for `val`.")
+    test_fraction: Number = Field(
+        default=0.2, gt=0.0, lt=1.0, description="Part of the patients for `test` where no official split exists."
+    )
+
+
+class ShardSettings(Section):
+    """`[shards]`: how radiographs become pixels."""
+
+    size: Integer = Field(default=512, ge=8, le=4096, description="Height and width in pixels.")
+    recipe: Literal["area", "paper"] = Field(default="area", description="Resampling, see docs.")
+    equalise: bool = Field(default=True, description="Histogram equalisation after min-max.")
+    shard_bytes: Integer = Field(default=1 << 30, ge=1, description="Pixels of one shard file, in bytes, at most.")
+    num_threads: Integer = Field(default=0, ge=0, description="0: all cores given to the process.")
+    max_reject_fraction: Number = Field(default=0.01, ge=0.0, le=1.0, description="More rejects fail the stage.")
+
+    @property
+    def rows_per_shard(self) -> int:
+        """Cohort rows that one shard covers (rejected ones included)."""
+        return max(1, self.shard_bytes // (self.size * self.size))
+
+
+class ModelSettings(Section):
+    """`[model]`: the network."""
+
+    name: Literal["resnet9"] = "resnet9"
+    width: Integer = Field(default=64, ge=8, multiple_of=8, description="Channels of the first stage (paper: 64).")
+    in_channels: Literal[1, 3] = Field(default=1, description="3: gray repeated, as published weights expect.")
+    init_weights: Folder | None = Field(default=None, description="State dict to start from instead of pretraining.")
+
+
+class PretrainSettings(Section):
+    """`[pretrain]`: training on the public domain, without DP."""
+
+    num_epochs: Number = Field(default=20, gt=0)
+    expected_batch_size: Integer = Field(default=128, ge=1)
+    learning_rate: Number = Field(default=2e-4, gt=0)
+    weight_decay: Number = Field(default=0.0, ge=0)
+
+
+class TrainSettings(Section):
+    """`[train]`: the trainings, the same for both arms."""
+
+    domains: tuple[str, ...] | None = Field(default=None, description="Default: every domain with role study.")
+    seeds: tuple[Integer, ...] = Field(default=(0,), min_length=1)
+    num_epochs: Number = Field(default=80, gt=0, description="Expected passes over the privacy units.")
+    expected_batch_size: Integer = Field(default=128, ge=1, description="Units of a logical step, in expectation.")
+    physical_batch_size: Integer = Field(default=32, ge=1, description="Images at once in memory.")
+    learning_rate: Number = Field(default=2e-4, gt=0)
+    weight_decay: Number = Field(default=0.0, ge=0)
+    class_weights: Literal["none", "public"] | tuple[Number, ...] = Field(
+        default="none",
+        description="Weight of positives in the loss: none, from the public domain, or five given numbers. "
+        "Exact counts of private labels are not offered: they would be released outside of epsilon.",
+    )
+    checkpoint_every_steps: Integer = Field(default=50, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    num_threads: Integer = Field(default=0, ge=0, description="CPU threads of a training; 0: all given cores.")
+
+    @model_validator(mode="after")
+    def _weights_per_label(self) -> Self:
+        if isinstance(self.class_weights, tuple):
+            if len(self.class_weights) != len(LABELS):
+                raise ValueError(
+                    f"class_weights: expected {len(LABELS)} numbers ({', '.join(LABELS)}), "
+                    f"got {len(self.class_weights)}"
+                )
+            if not all(math.isfinite(w) and w > 0 for w in self.class_weights):
+                raise ValueError(f"class_weights: expected positive finite numbers, got {list(self.class_weights)}")
+        return self
+
+
+class PrivacySettings(Section):
+    """`[privacy]`: what is protected, and how strongly."""
+
+    target_epsilons: tuple[Number, ...] = Field(
+        default=(1.0, 8.0, math.inf), min_length=1, description="One training a value; inf is the arm without DP."
+    )
+    unit: Literal["patient", "image"] = Field(default="patient", description="What one unit of the guarantee is.")
+    delta: Number = Field(default=1e-5, gt=0, lt=1)
+    max_grad_norm: Number = Field(default=1.5, gt=0)
+    accountant: Literal["pld", "prv", "rdp"] = "pld"
+    clipping: Literal["hooks", "ghost"] = Field(default="hooks", description="How per-sample gradients are clipped.")
+    reserve_steps: Integer = Field(default=10, ge=1, description="Noisy steps that the ledger reserves at once.")
+
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        for value in self.target_epsilons:
+            if math.isnan(value) or value <= 0:
+                raise ValueError(f"target_epsilons: expected positive numbers (inf for no DP), got {value}")
+        if len(set(self.target_epsilons)) != len(self.target_epsilons):
+            raise ValueError(f"target_epsilons: a value occurs twice in {list(self.target_epsilons)}")
+        return self
+
+
+class EvaluateSettings(Section):
+    """`[evaluate]`: which models are tested where, and how surely."""
+
+    domains: tuple[str, ...] | None = Field(default=None, description="Test domains; default: the train domains.")
+    bootstrap_draws: Integer = Field(default=1000, ge=0, description="Patient bootstrap draws; 0: no intervals.")
+    confidence: Number = Field(default=0.95, gt=0, lt=1)
+    min_subgroup_size: Integer = Field(default=10, ge=1, description="Cells with fewer images are left empty.")
+
+
+class TrackingSettings(Section):
+    """`[tracking]`: MLflow."""
+
+    uri: str | None = Field(default=None, description="Default: SQLite in the study's folder.")
+    experiment: str | None = Field(default=None, description="Default: the study's name.")
+
+
+class ClusterSettings(Section):
+    """`[cluster]`: how tasks are sent."""
+
+    profile: str | None = Field(default=None, description="A file of slurm/clusters (its stem), or a path to one.")
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gpus_per_task: Integer = Field(default=0, ge=0, description="For pretrain, train and evaluate.")
+    cpus_per_task: Integer = Field(default=2, ge=1)
+    mem_gb: Number = Field(default=8.0, gt=0)
+    timeout_min: Integer = Field(default=240, ge=1)
+    array_parallelism: Integer = Field(default=64, ge=1, description="Tasks of one array that may run at once.")
+    local_parallelism: Integer = Field(default=2, ge=1, description="Tasks at once with --cluster local.")
+    setup: tuple[str, ...] = Field(default=(), description="Shell lines before the task, e.g. `module load …`.")
+
+
+class Study(Section):
+    """A whole study: the study file's sections."""
+
+    study: StudySettings = StudySettings()
+    domains: dict[str, DomainSettings] = Field(default_factory=dict)
+    shards: ShardSettings = ShardSettings()
+    model: ModelSettings = ModelSettings()
+    pretrain: PretrainSettings = PretrainSettings()
+    train: TrainSettings = TrainSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    cluster: ClusterSettings = ClusterSettings()
+
+    file: Path = Field(exclude=True, description="The study file itself (absolute).")
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        for name, domain in self.domains.items():
+            if not name.replace("_", "").isalnum():
+                raise ValueError(f"domains.{name}: use letters, digits and _ only, the name becomes a file name")
+            if domain.kind is None and name not in DOMAIN_KINDS:
+                raise ValueError(f"domains.{name}: add kind = one of {', '.join(DOMAIN_KINDS)}")
+        for key, names in (("train.domains", self.train.domains), ("evaluate.domains", self.evaluate.domains)):
+            for name in names or ():
+                if name not in self.domains:
+                    raise ValueError(f"{key}: no [domains.{name}]; known: {', '.join(self.domains) or 'none'}")
+        if len(self.public_domains) > 1:
+            raise ValueError(f"domains: only one may have role public, got {', '.join(self.public_domains)}")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Absolute folder of the study's outputs."""
+        return (self.file.parent / self.study.folder).resolve()
+
+    @property
+    def paths(self) -> StudyPaths:
+        """Names of all files of the study."""
+        return StudyPaths(self.folder)
+
+    @property
+    def name(self) -> str:
+        """Name shown to people."""
+        return self.study.name or self.folder.name
+
+    def kind(self, domain: str) -> str:
+        """Which institution's layout a domain has."""
+        return self.domains[domain].kind or domain
+
+    def root(self, domain: str) -> Path:
+        """Absolute folder of a domain's raw data."""
+        return (self.file.parent / self.domains[domain].root).resolve()
+
+    def role(self, domain: str) -> str:
+        """`study` or `public`."""
+        settings = self.domains[domain]
+        return settings.role or ("public" if self.kind(domain) == "mimic" else "study")
+
+    @property
+    def public_domains(self) -> tuple[str, ...]:
+        """Domains used for pretraining only (none or one)."""
+        return tuple(d for d in self.domains if self.role(d) == "public")
+
+    @property
+    def public_domain(self) -> str | None:
+        """The domain that the network is pretrained on, if there is one and no weights are given."""
+        if self.model.init_weights is not None or not self.public_domains:
+            return None
+        return self.public_domains[0]
+
+    @property
+    def train_domains(self) -> tuple[str, ...]:
+        """Domains that models are trained on."""
+        return self.train.domains or tuple(d for d in self.domains if self.role(d) == "study")
+
+    @property
+    def test_domains(self) -> tuple[str, ...]:
+        """Domains that every model is tested on."""
+        return self.evaluate.domains or self.train_domains
+
+    @property
+    def used_domains(self) -> tuple[str, ...]:
+        """Every domain that needs a cohort and shards, in the study file's order."""
+        used = {*self.train_domains, *self.test_domains}
+        if self.public_domain:
+            used.add(self.public_domain)
+        return tuple(d for d in self.domains if d in used)
+
+    def cohort_fingerprint(self, domain: str) -> str:
+        """Hash of everything in the study file that decides who is in a domain's cohort."""
+        settings = self.domains[domain].model_dump(mode="json", exclude={"root", "role"})
+        return fingerprint({"kind": self.kind(domain), "settings": settings, "seed": self.study.seed})
+
+    def shards_fingerprint(self, domain: str) -> str:
+        """Hash of everything in the study file that decides the bytes of a domain's shards."""
+        settings = self.shards.model_dump(mode="json", exclude={"num_threads", "max_reject_fraction"})
+        return fingerprint({"cohort": self.cohort_fingerprint(domain), "shards": settings})
+
+    @property
+    def pretrain_run_id(self) -> str | None:
+        """Run folder of the public pretraining; None where there is none."""
+        if self.public_domain is None:
+            return None
+        digest = fingerprint(
+            {
+                "shards": self.shards_fingerprint(self.public_domain),
+                "model": self.model.model_dump(mode="json"),
+                "pretrain": self.pretrain.model_dump(mode="json"),
+                "seed": self.study.seed,
+            }
+        )
+        return f"pretrain-{self.public_domain}-{digest[:8]}"
+
+    def cells(self) -> tuple["Cell", ...]:
+        """Every training of the study: domain × target epsilon × seed."""
+        return tuple(
+            Cell(domain=domain, target_epsilon=epsilon, seed=seed)
+            for domain in self.train_domains
+            for epsilon in self.privacy.target_epsilons
+            for seed in self.train.seeds
+        )
+
+    def run_id(self, cell: "Cell") -> str:
+        """Name of a training's run folder; it changes with every setting that changes the result."""
+        privacy = self.privacy.model_dump(mode="json", exclude={"target_epsilons", "reserve_steps"})
+        speed = {"domains", "seeds", "physical_batch_size", "checkpoint_every_steps", "device", "num_threads"}
+        digest = fingerprint(
+            {
+                "shards": self.shards_fingerprint(cell.domain),
+                "model": self.model.model_dump(mode="json"),
+                "pretrain": self.pretrain_run_id,
+                "train": self.train.model_dump(mode="json", exclude=speed),
+                "privacy": privacy if cell.private else {"unit": self.privacy.unit},
+                "cell": [cell.domain, format_epsilon(cell.target_epsilon), cell.seed, self.study.seed],
+            }
+        )
+        epsilon = format_epsilon(cell.target_epsilon)
+        return f"{cell.domain}-{self.privacy.unit}-eps{epsilon}-seed{cell.seed}-{digest[:8]}"
+
+
+class Cell(NamedTuple):
+    """One training of the study."""
+
+    domain: str
+    target_epsilon: float
+    seed: int
+
+    @property
+    def private(self) -> bool:
+        """Whether this training has DP."""
+        return math.isfinite(self.target_epsilon)
+
+
+def format_epsilon(epsilon: float) -> str:
+    """Epsilon as it is written in file names and tables.
+
+    >>> format_epsilon(8.0), format_epsilon(0.5), format_epsilon(float("inf"))
+    ('8', '0.5', 'inf')
+    """
+    return "inf" if math.isinf(epsilon) else f"{epsilon:g}"
+
+
+def load_study(file: str | Path) -> Study:
+    """Read and check a study file.
+
+    Args:
+        file: Path of a TOML file.
+
+    Returns:
+        The study, with the preset's values and defaults filled in.
+
+    Raises:
+        StudyError: The file is missing, not TOML, or has a key or value that is not understood.
+    """
+    path = Path(file)
+    if path.is_dir():
+        path = path / "study.toml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as err:
+        raise StudyError(f"{file}: no such study file. Expected a TOML file; `dpdt demo` makes an example.") from err
+    except OSError as err:
+        raise StudyError(f"{file}: cannot be read ({err.strerror}).") from err
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as err:
+        raise StudyError(f"{file}: not valid TOML: {err}.") from err
+    if not isinstance(raw.get("study", {}), dict):
+        raise StudyError(f"{file}: study: expected a table `[study]`, got {raw['study']!r}.")
+    if raw.get("study", {}).get("preset") == "paper":
+        raw = _merge(PAPER_PRESET, raw)
+    if "file" in raw:
+        raise StudyError(f"{file}: unknown key 'file'. Valid keys: {', '.join(_section_names())}.")
+    try:
+        study = Study.model_validate({**raw, "file": path.resolve()})
+    except ValidationError as err:
+        raise StudyError(f"{file}: {_first_error(err)}") from err
+    return study
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge tables; values of `over` win."""
+    merged = dict(base)
+    for key, value in over.items():
+        known = merged.get(key)
+        merged[key] = _merge(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _section_names() -> list[str]:
+    return [name for name in Study.model_fields if name != "file"]
+
+
+def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
+    """Keys that exist beside the unknown one at `location`."""
+    if len(location) == 1:
+        return _section_names()
+    if location[0] == "domains":
+        return list(DomainSettings.model_fields)
+    section = Study.model_fields[str(location[0])].annotation
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+
+
+def _first_error(error: ValidationError) -> str:
+    """One line about the first thing that is wrong."""
+    first = error.errors()[0]
+    location = first["loc"]
+    where = ".".join(str(part) for part in location if part not in ("tuple[Number, ...]", "literal['none','public']"))
+    if first["type"] == "extra_forbidden":
+        valid = _valid_keys(location)
+        close = difflib.get_close_matches(str(location[-1]), valid, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return f"{where}: unknown key.{hint} Valid keys: {', '.join(valid)}."
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return f"{where}: missing. Add it to the study file."
+    got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+    prefix = f"{where}: " if where else ""
+    return f"{prefix}{message[0].lower()}{message[1:].rstrip('.')}{got}."

@@ -1,0 +1,38 @@
+"""The words that every table, column, command and page of dpdt uses."""
+
+from typing import Final
+
+__all__ = [
+    "AGE_GROUPS",
+    "LABELS",
+    "SEXES",
+    "SPLITS",
+    "SUBGROUPS",
+    "age_group",
+]
+
+LABELS: Final = ("cardiomegaly", "pleural_effusion", "pneumonia", "atelectasis", "healthy")
+SEXES: Final = ("female", "male", "unknown")
+SPLITS: Final = ("train", "val", "test")
+AGE_GROUPS: Final = {"age_0_40": (0.0, 40.0), "age_40_70": (40.0, 70.0), "age_70_100": (70.0, 100.0)}
+SUBGROUPS: Final = ("female", "male", *AGE_GROUPS)
+
+
+def age_group(age_years: float | None) -> str:
+    """Name of the half-open age group that holds an age.
+
+    Args:
+        age_years: Age in years; None or NaN where unknown.
+
+    Returns:
+        A key of AGE_GROUPS, or ``"unknown"`` for a missing age or one outside [0, 100).
+
+    >>> age_group(40.0), age_group(39.9), age_group(None)
+    ('age_40_70', 'age_0_40', 'unknown')
+    """
+    if age_years is None:
+        return "unknown"
+    for name, (low, high) in AGE_GROUPS.items():
+        if low <= age_years < high:
+            return name
+    return "unknown"
