@@ -40,17 +40,23 @@ NumSteps = Annotated[int, typer.Option(help="Logical (noisy) steps.")]
 Delta = Annotated[float, typer.Option(help="Probability of failure of the guarantee, below 1 / units.")]
 
 
-@app.callback()
-def _common(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")] = False,
-) -> None:
-    os.environ["DPDT_VERBOSE"] = "1" if verbose else os.environ.get("DPDT_VERBOSE", "")
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from dpdt import __version__
 
         print(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")] = False,
+) -> None:
+    if verbose:
+        os.environ["DPDT_VERBOSE"] = "1"
 
 
 def _run_stage(study_file: str, stage: str, domains: Sequence[str] | None = None) -> None:
