@@ -215,12 +215,9 @@ def _share(limit: int, sizes: Sequence[int]) -> list[int]:
     >>> _share(8, [30, 30, 30]), _share(64, [3, 3])
     ([3, 3, 2], [32, 32])
     """
-    total = sum(sizes)
-    ends = [0]
-    for size in sizes:
-        ends.append(ends[-1] + size)
-    cuts = [-(-limit * end // total) for end in ends]
-    return [max(1, cuts[i + 1] - cuts[i]) for i in range(len(sizes))]
+    spare = max(0, limit - len(sizes))
+    cuts = [-(-spare * sum(sizes[:number]) // sum(sizes)) for number in range(len(sizes) + 1)]
+    return [1 + cuts[number + 1] - cuts[number] for number in range(len(sizes))]
 
 
 def _max_array_size() -> int:
