@@ -206,9 +206,9 @@ def _check(frame: pd.DataFrame, domain: str) -> None:
     """What must hold for every cohort."""
     twice = frame["image_id"][frame["image_id"].duplicated()]
     if len(twice):
-        first, second = (int(row) + 1 for row in frame.index[frame["image_id"] == twice.iloc[0]][:2])
+        row, other = (int(row) + 1 for row in frame.index[frame["image_id"] == twice.iloc[0]][:2])
         raise CohortError(
-            f"{domain}: {len(twice)} rows repeat an image_id, first rows {first} and {second} of the raw table. "
+            f"{domain}: {len(twice)} rows repeat an image_id, first rows {row} and {other} of the raw table. "
             "Each image must occur once."
         )
     for column in ("image_id", "patient_id", "path"):
