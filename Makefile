@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt CMakeLists.txt .ci/packages.s
 	@touch $@
 
 demo: install
-	@$(BIN)/dpdt demo
+	@$(BIN)/dpdt demo --folder build/demo
 
 test: install
 	$(BIN)/pytest
