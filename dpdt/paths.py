@@ -27,6 +27,11 @@ class ShardPaths:
         """Images that could not be used, each with its reason."""
         return self.folder / "rejects.csv"
 
+    @property
+    def lock(self) -> Path:
+        """Held by the task that writes the manifest."""
+        return self.folder / ".lock"
+
     def shard(self, number: int) -> Path:
         """Pixels of one shard: .npy, uint8, (n, size, size)."""
         return self.folder / f"shard-{number:05d}.npy"
