@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -57,6 +58,13 @@ class ShardSummary:
     images: int = 0
     rejected: int = 0
     duplicates_across_splits: int = 0
+
+    def __str__(self) -> str:
+        """One line for people."""
+        if not self.complete:
+            return f"shards {self.domain}: made {self.built} of {self.shards}; other tasks still have to make theirs"
+        line = f"shards {self.domain}: {self.images} images in {self.shards} shards, {self.rejected} rejected"
+        return line if self.built else f"{line} (nothing to do)"
 
 
 def build_shards(study: Study, domain: str, *, task_index: int = 0, num_tasks: int = 1) -> ShardSummary:
@@ -237,7 +245,14 @@ class _Job:
             self.check_rejects(rejects, table, parts)
             with atomic_path(self.paths.index) as temporary:
                 table.loc[good, list(INDEX_COLUMNS)].to_parquet(temporary, index=False)
-            write_json(self.paths.manifest, self.manifest(table, [_part_record(part) for part in parts]))
+            manifest = self.manifest(table, [_part_record(part) for part in parts])
+            if manifest["duplicates_across_splits"]:
+                print(
+                    f"warning: {self.domain}: {manifest['duplicates_across_splits']} images have pixels that occur in "
+                    "more than one split (same sha256 in index.parquet)",
+                    file=sys.stderr,
+                )
+            write_json(self.paths.manifest, manifest)
             shutil.rmtree(parts[0].parent, ignore_errors=True)
 
     def check_rejects(self, rejects: pd.DataFrame, table: pd.DataFrame, parts: list[Path]) -> None:
@@ -250,9 +265,9 @@ class _Job:
             parts[number].unlink()
         reasons = ", ".join(f"{reason} {count}" for reason, count in _counts(rejects["reason"]).items())
         raise ShardError(
-            f"{self.domain}: {len(rejects)} of {len(table)} images were rejected ({fraction:.1%}; {reasons}), more than "
-            f"shards.max_reject_fraction = {allowed:g} allows. {self.paths.rejects} names them: repair the files or "
-            "raise the limit, then run the same command again."
+            f"{self.domain}: {len(rejects)} of {len(table)} images were rejected ({fraction:.1%}; {reasons}), more "
+            f"than shards.max_reject_fraction = {allowed:g} allows. {self.paths.rejects} names them: repair the files "
+            "or raise the limit, then run the same command again."
         )
 
     def manifest(self, table: pd.DataFrame, records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def read_dicom(path: str) -> DicomPixels:
         return _pixels_of(dataset)
     except (DecodeError, MemoryError):
         raise
-    except Exception as err:  # noqa: BLE001  pydicom's plugins raise anything, and one bad file never stops a job
+    except Exception as err:  # pydicom's plugins raise anything, and one bad file never stops a job
         reason = "truncated" if isinstance(err, EOFError) else "unreadable"
         raise DecodeError(f"{reason}: damaged DICOM data ({type(err).__name__}: {err})") from err
 
