@@ -49,7 +49,9 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.GroupNorm(groups, channels)
         self.act2 = nn.Mish()
         self.downsample = (
-            nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False), nn.GroupNorm(groups, channels))
+            nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False), nn.GroupNorm(groups, channels)
+            )
             if stride != 1 or in_channels != channels
             else None
         )

@@ -57,7 +57,7 @@ class GradientSum:
             The losses, detached, shape (images,).
         """
         losses = self.loss(self.model(inputs), targets)
-        losses.sum().backward()
+        losses.sum().backward()  # type: ignore[no-untyped-call]
         return losses.detach()
 
     def release(self, *, expected_batch_size: int) -> None:
@@ -113,8 +113,8 @@ class ClippedGradientSum(GradientSum, abc.ABC):
     def release(self, *, expected_batch_size: int) -> None:
         """Put (clipped sum + noise) / expected_batch_size into each parameter's ``grad``."""
         sizes = [p.numel() for p in self.parameters]
-        noise = self.noise.normal(sum(sizes)).mul_(self.noise_multiplier * self.max_grad_norm).split(sizes)
-        for parameter, total, piece in zip(self.parameters, self.sums, noise, strict=True):
+        noise = self.noise.normal(sum(sizes)).mul_(self.noise_multiplier * self.max_grad_norm)
+        for parameter, total, piece in zip(self.parameters, self.sums, noise.split_with_sizes(sizes), strict=True):
             # Added in float64 and rounded once; KeyStream.normal says what that guards against.
             noised = total.double().add_(piece.view_as(total).to(total.device))
             parameter.grad = noised.div_(expected_batch_size).to(total.dtype)
@@ -143,7 +143,7 @@ class HooksClipping(ClippedGradientSum):
         """Add the clipped gradients of one physical batch; an image whose gradient is not finite adds zero."""
         losses = self.loss(self.model(inputs), targets)
         _backward(losses, torch.ones_like(losses))
-        rows = [_take(p, "grad_sample", images=len(inputs)).flatten(1) for p in self.parameters]
+        rows = [_take(p, "grad_sample", rows=len(inputs)).flatten(1) for p in self.parameters]
         norms = torch.stack([_squared_norms(r) for r in rows]).sum(0).sqrt()
         factors, broken = self._factors(norms), ~norms.isfinite()
         for total, row in zip(self.sums, rows, strict=True):
@@ -155,8 +155,9 @@ class HooksClipping(ClippedGradientSum):
 
 
 class GhostClipping(ClippedGradientSum):
-    """Computes the norms alone (Opacus' ghost clipping, Li et al. 2022, arXiv 2110.05679), then goes back a second time
-    with each image's loss scaled so that its gradient is clipped. Less memory, more time.
+    """Computes norms alone, then goes back a second time, each loss scaled so that its gradient is clipped.
+
+    Opacus' ghost clipping (Li et al. 2022, arXiv 2110.05679): less memory, more time.
     """
 
     def _attach(self) -> None:
@@ -171,7 +172,7 @@ class GhostClipping(ClippedGradientSum):
         _backward(losses, torch.ones_like(losses), retain_graph=True)
         self._hooks.disable_hooks()
         self.model.zero_grad(set_to_none=True)
-        parts = [_take(p, "_norm_sample", images=len(inputs)) for p in self.parameters]
+        parts = [_take(p, "_norm_sample", rows=len(inputs)) for p in self.parameters]
         norms = torch.stack([part.double() for part in parts]).square().sum(0).sqrt() * (1 + GHOST_MARGIN)
         factors, finite = self._factors(norms), norms.isfinite()
         weighted = losses
@@ -179,7 +180,7 @@ class GhostClipping(ClippedGradientSum):
             weighted, factors = self.loss(self.model(inputs[finite]), targets[finite]), factors[finite]
         _backward(weighted, factors)
         for parameter, total in zip(self.parameters, self.sums, strict=True):
-            total.add_(parameter.grad)
+            total.add_(_take(parameter, "grad"))
         self.model.zero_grad(set_to_none=True)
         return losses.detach()
 
@@ -195,11 +196,11 @@ def _backward(losses: Tensor, weights: Tensor, *, retain_graph: bool = False) ->
         losses.backward(weights, retain_graph=retain_graph)  # type: ignore[no-untyped-call]
 
 
-def _take(parameter: nn.Parameter, name: str, *, images: int) -> Tensor:
-    """What Opacus left at a parameter, checked to be there exactly once an image; removed from the parameter."""
+def _take(parameter: nn.Parameter, name: str, *, rows: int | None = None) -> Tensor:
+    """What a backward pass left at a parameter, checked to be there (one row an image) and removed from it."""
     found = getattr(parameter, name, None)
     setattr(parameter, name, None)
-    if not isinstance(found, Tensor) or len(found) != images:
+    if not isinstance(found, Tensor) or (rows is not None and len(found) != rows):
         raise PrivacyError(
             f"model: a parameter of shape {tuple(parameter.shape)} was not used exactly once in the forward pass, so "
             "its part of an image's gradient is not bounded. Change the model, or freeze the parameter."
@@ -209,4 +210,5 @@ def _take(parameter: nn.Parameter, name: str, *, images: int) -> Tensor:
 
 def _squared_norms(rows: Tensor) -> Tensor:
     """Squared norm of each row in float64."""
-    return torch.stack([block.double().square().sum(1) for block in rows.split(BLOCK, dim=1)]).sum(0)
+    blocks = (rows[:, start : start + BLOCK] for start in range(0, rows.shape[1], BLOCK))
+    return torch.stack([block.double().square().sum(1) for block in blocks]).sum(0)

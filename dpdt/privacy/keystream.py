@@ -37,7 +37,9 @@ class KeyStream:
 
     def __init__(self, key: bytes, *, draws: int = 0, seeded: bool = False) -> None:
         if len(key) != KEY_BYTES or draws < 0:
-            raise PrivacyError(f"keystream: expected a key of {KEY_BYTES} bytes and draws >= 0, got {len(key)}, {draws}.")
+            raise PrivacyError(
+                f"keystream: expected a key of {KEY_BYTES} bytes and draws >= 0, got {len(key)}, {draws}."
+            )
         self._key = key
         self._draws = draws
         self.seeded = seeded
@@ -73,7 +75,8 @@ class KeyStream:
 
     def uniform(self, count: int) -> NDArray[np.float64]:
         """`count` numbers in [0, 1), multiples of 2^-53, shape (count,)."""
-        return (self._words(count).view(np.uint64) >> np.uint64(11)) * 2.0**-53
+        bits = self._words(count).view(np.uint64) >> np.uint64(11)
+        return bits.astype(np.float64) * 2.0**-53
 
     def normal(self, count: int) -> torch.Tensor:
         """`count` standard normal numbers, float64, shape (count,), on the CPU.
@@ -83,7 +86,8 @@ class KeyStream:
         the same with n = 2).
         """
         out = torch.empty(count, dtype=torch.float64)
-        for chunk in out.split(CHUNK):
+        for start in range(0, count, CHUNK):
+            chunk = out[start : start + CHUNK]
             total = self._gaussian(chunk.numel())
             for _ in range(GAUSSIANS_PER_NORMAL - 1):
                 total += self._gaussian(chunk.numel())
@@ -102,7 +106,7 @@ class KeyStream:
         """64-bit words of keystream; uses up one draw."""
         nonce = bytes(4) + self._draws.to_bytes(12, "little")  # a 32-bit block counter from 0, then the nonce
         self._draws += 1
-        words = np.zeros(count, dtype="<i8")
+        words = np.zeros(count, dtype=np.int64)
         encryptor = Cipher(ChaCha20(self._key, nonce), mode=None).encryptor()
-        encryptor.update_into(memoryview(np.zeros(count, dtype="<i8")).cast("B"), memoryview(words).cast("B"))
+        encryptor.update_into(bytes(words.nbytes), memoryview(words.view(np.uint8)))
         return words

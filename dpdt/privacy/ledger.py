@@ -6,7 +6,8 @@ back, after an orderly stop, the steps of the last block that were not taken. Wh
 is spent: a crash can make the spent budget larger than what was used, never smaller.
 
 Each line carries a check sum over itself and the line before, so an altered, missing or reordered line is found. A
-crash while a line is written leaves a part of a line at the end of the file; that line's steps were never taken, and it is cut off.
+crash while a line is written leaves a part of a line at the end of the file; that line's steps were never taken, and it
+is cut off.
 """
 
 import hashlib
@@ -232,3 +233,29 @@ def _spent(path: Path, entries: list[dict[str, Any]]) -> int:
         if entry["spent_steps"] != spent:
             raise PrivacyError(f"{path}: the entries add up to {spent} steps, but one says {entry['spent_steps']}.")
     return spent
+
+
+class Countdown:
+    """The ledger's place in the arm without DP: counts steps, spends nothing, writes nothing.
+
+    Args:
+        num_steps: Steps of the whole run.
+        taken: Steps that the resumed checkpoint has.
+    """
+
+    def __init__(self, *, num_steps: int, taken: int) -> None:
+        self._num_steps = num_steps
+        self.used_steps = taken
+        self.spent_steps = taken
+
+    def reserve(self, steps: int) -> int:
+        """The next block: how many steps it has."""
+        return min(steps, self._num_steps - self.used_steps)
+
+    def take(self) -> None:
+        """Count one step."""
+        self.used_steps += 1
+        self.spent_steps += 1
+
+    def settle(self) -> None:
+        """Nothing is reserved, nothing comes back."""
