@@ -1,0 +1,5 @@
+"""`python -m dpdt` is `dpdt`."""
+
+from dpdt.cli import main
+
+main()

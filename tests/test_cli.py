@@ -1,0 +1,63 @@
+"""The command line: exit codes, one-line errors, help with an example for every command."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dpdt.cli import app, main
+
+COMMANDS = sorted(str(command.callback.__name__) for command in app.registered_commands if command.callback)
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command, "--help") == 0
+    assert f"Example: dpdt {command}" in capsys.readouterr().out
+
+
+def test_version_is_the_package_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out.strip() == "0.1.0"
+
+
+def test_wrong_use_ends_with_2_and_names_the_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("cohort", "--domian", "x") == 2
+    assert "No such option: --domian" in capsys.readouterr().err
+
+
+def test_a_missing_study_is_one_line_and_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("cohort", str(tmp_path / "study.toml")) == 2
+    error = capsys.readouterr().err
+    assert error == (
+        f"error: {tmp_path}/study.toml: no such study file. Expected a TOML file; `dpdt demo` makes an example.\n"
+    )
+
+
+def test_epsilon_agrees_with_the_published_accountants(capsys: pytest.CaptureFixture[str]) -> None:
+    # dp-accounting's PLD accountant: 2.584 at q=.01, sigma=1, T=2000, delta=1e-5 (computed outside of dpdt).
+    mechanism = ["--sample-rate", "0.01", "--num-steps", "2000", "--delta", "1e-5"]
+    assert run("epsilon", "--noise-multiplier", "1", *mechanism) == 0
+    assert float(capsys.readouterr().out) == pytest.approx(2.584, abs=0.002)
+
+
+def test_calibrate_keeps_within_the_target(capsys: pytest.CaptureFixture[str]) -> None:
+    mechanism = ["--sample-rate", "0.01", "--num-steps", "1000", "--delta", "1e-5"]
+    assert run("calibrate", "--target-epsilon", "3", *mechanism, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert 0.98 * 3 <= found["epsilon"] <= 3
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = "import sys, dpdt.cli; print([m for m in ('torch', 'pandas', 'mlflow', 'numpy') if m in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert printed == "[]\n"

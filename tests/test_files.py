@@ -1,0 +1,64 @@
+"""Files that a crash cannot leave half-written."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from dpdt.errors import DpdtError
+from dpdt.files import atomic_path, exclusive_lock, fingerprint, read_json, sha256_file, write_json
+
+
+def test_an_error_while_writing_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    write_json(file, {"old": 1})
+    with pytest.raises(FileNotFoundError, match="nowhere"), atomic_path(file) as temporary:
+        temporary.write_text((tmp_path / "nowhere").read_text())
+    assert read_json(file) == {"old": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_files_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        write_json(tmp_path / "private.json", 1)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "private.json").stat().st_mode) == 0o600
+
+
+def test_nan_is_refused_in_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", float("nan"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_damaged_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(DpdtError, match=r"a\.json: not valid JSON"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(DpdtError, match=r"b\.json: no such file"):
+        read_json(tmp_path / "b.json")
+
+
+def test_sha256_is_the_standard_one(tmp_path: Path) -> None:
+    # FIPS 180-2, appendix B.1: the digest of "abc".
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_fingerprint_ignores_key_order_and_sees_every_value() -> None:
+    assert fingerprint({"a": [1, 2], "b": None}) == fingerprint({"b": None, "a": [1, 2]})
+    assert len({fingerprint(v) for v in ({"a": 1}, {"a": 1.5}, {"a": "1"}, {"a": None}, {})}) == 5
+
+
+def test_a_taken_lock_is_refused_without_waiting(tmp_path: Path) -> None:
+    with (
+        exclusive_lock(tmp_path / "lock"),
+        pytest.raises(BlockingIOError),
+        exclusive_lock(tmp_path / "lock", blocking=False),
+    ):
+        pass
+    with exclusive_lock(tmp_path / "lock", blocking=False):
+        assert (tmp_path / "lock").exists()

@@ -1,0 +1,137 @@
+"""The study file: what it accepts, what it says when it does not, and what its fingerprints depend on."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from dpdt.errors import StudyError
+from dpdt.study import Study, format_epsilon, load_study
+
+MINIMAL = """
+[domains.vindr]
+root = "raw/vindr"
+[domains.chestxray14]
+root = "raw/chestxray14"
+[domains.mimic]
+root = "raw/mimic"
+"""
+
+
+def study(folder: Path, text: str = MINIMAL) -> Study:
+    file = folder / "study.toml"
+    file.write_text(text)
+    return load_study(file)
+
+
+def test_every_key_has_a_default_that_works(tmp_path: Path) -> None:
+    loaded = study(tmp_path)
+    assert loaded.train_domains == ("vindr", "chestxray14")
+    assert loaded.test_domains == loaded.train_domains
+    assert loaded.public_domain == "mimic"
+    assert loaded.folder == tmp_path.resolve()
+    assert loaded.root("vindr") == tmp_path.resolve() / "raw/vindr"
+    assert [cell.target_epsilon for cell in loaded.cells()] == [1.0, 8.0, math.inf] * 2
+
+
+def test_a_folder_stands_for_its_study_toml(tmp_path: Path) -> None:
+    study(tmp_path)
+    assert load_study(tmp_path).file == (tmp_path / "study.toml").resolve()
+
+
+def test_preset_paper_has_the_published_values(tmp_path: Path) -> None:
+    # Radiology: AI 2024, 6(1):e230212, methods: 512×512, NAdam 2e-4, batch 128, clip 1.5, delta 6e-6, images as unit.
+    loaded = study(tmp_path, '[study]\npreset = "paper"\n' + MINIMAL)
+    assert (loaded.shards.size, loaded.shards.recipe, loaded.shards.equalise) == (512, "paper", True)
+    assert (loaded.train.learning_rate, loaded.train.expected_batch_size, loaded.train.num_epochs) == (2e-4, 128, 80)
+    assert (loaded.privacy.max_grad_norm, loaded.privacy.delta, loaded.privacy.unit) == (1.5, 6e-6, "image")
+    assert (loaded.model.width, loaded.model.in_channels) == (64, 3)
+
+
+def test_a_key_in_the_file_wins_over_the_preset(tmp_path: Path) -> None:
+    loaded = study(tmp_path, '[study]\npreset = "paper"\n[train]\nnum_epochs = 2\n' + MINIMAL)
+    assert loaded.train.num_epochs == 2
+    assert loaded.train.expected_batch_size == 128
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[train]\nlearning_rte = 1", r"train\.learning_rte: unknown key\. Did you mean 'learning_rate'\?"),
+        ("[trian]", r"trian: unknown key\. Did you mean 'train'\? Valid keys: study, domains"),
+        ('[train]\nlearning_rate = "2e-4"', r"train\.learning_rate: expected a number, got '2e-4' \(text\)\. Remove"),
+        ("[privacy]\ndelta = 2.0", r"privacy\.delta: input should be less than 1, got 2\.0"),
+        ("[privacy]\ntarget_epsilons = [0]", r"target_epsilons: expected positive numbers"),
+        ("[privacy]\ntarget_epsilons = [nan]", r"target_epsilons: expected positive numbers"),
+        ("[privacy]\ntarget_epsilons = [1, 1.0]", r"target_epsilons: a value occurs twice"),
+        ('[privacy]\naccountant = "gdp"', r"privacy\.accountant: input should be 'pld', 'prv' or 'rdp', got 'gdp'"),
+        ("[train]\nclass_weights = [1, 2]", r"class_weights: expected 5 numbers .*, got 2"),
+        ('[train]\nclass_weights = "private"', r"train\.class_weights: input should be 'none' or 'public'"),
+        (
+            '[train]\ndomains = ["nowhere"]',
+            r"train\.domains: no \[domains\.nowhere\]; known: vindr, chestxray14, mimic",
+        ),
+        ('[domains.hospital]\nroot = "x"', r"domains\.hospital: add kind = one of vindr"),
+        ("[domains.uka]", r"domains\.uka\.root: missing\. Add it"),
+        ('[domains.uka]\nroot = "$DPDT_NOT_SET/x"', r"the environment variable in '\$DPDT_NOT_SET/x' is not set"),
+        ('[domains."../x"]\nroot = "x"\nkind = "uka"', r"use letters, digits and _ only"),
+        ('[domains.uka]\nroot = "x"\nrole = "public"', r"only one may have role public, got uka, mimic"),
+        ("[shards]\nsize = 0", r"shards\.size: input should be greater than or equal to 8, got 0"),
+        ("[[train]]", r"train: input should be a valid dictionary"),
+        ("file = 1", r"unknown key 'file'"),
+    ],
+)
+def test_a_mistake_gets_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(StudyError, match=message) as caught:
+        study(tmp_path, f"{text}\n{MINIMAL}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"nowhere\.toml: no such study file"):
+        load_study(tmp_path / "nowhere.toml")
+
+
+def test_text_that_is_not_toml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"study\.toml: not valid TOML: .*line 1"):
+        study(tmp_path, "study = = 1")
+
+
+def test_speed_settings_change_no_fingerprint(tmp_path: Path) -> None:
+    slow = study(tmp_path)
+    fast = study(
+        tmp_path,
+        '[shards]\nnum_threads = 1\n[train]\nphysical_batch_size = 7\nnum_threads = 3\ndevice = "cpu"\n' + MINIMAL,
+    )
+    assert slow.shards_fingerprint("vindr") == fast.shards_fingerprint("vindr")
+    assert [slow.run_id(c) for c in slow.cells()] == [fast.run_id(c) for c in fast.cells()]
+    assert slow.pretrain_run_id == fast.pretrain_run_id
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "[train]\nlearning_rate = 1e-3",
+        "[privacy]\nmax_grad_norm = 1.0",
+        "[model]\nwidth = 32",
+        "[shards]\nsize = 256",
+        "[study]\nseed = 1",
+        "[pretrain]\nnum_epochs = 1",
+    ],
+)
+def test_settings_that_change_the_result_change_the_run_id(tmp_path: Path, change: str) -> None:
+    before = study(tmp_path)
+    after = study(tmp_path, f"{change}\n{MINIMAL}")
+    cell = before.cells()[0]
+    assert before.run_id(cell) != after.run_id(cell)
+
+
+def test_privacy_settings_leave_the_arm_without_dp_alone(tmp_path: Path) -> None:
+    before = study(tmp_path)
+    after = study(tmp_path, "[privacy]\nmax_grad_norm = 1.0\n" + MINIMAL)
+    cell = next(c for c in before.cells() if not c.private)
+    assert before.run_id(cell) == after.run_id(cell)
+
+
+def test_epsilon_is_written_shortly() -> None:
+    assert [format_epsilon(e) for e in (1.0, 0.5, 10.0, math.inf)] == ["1", "0.5", "10", "inf"]
