@@ -57,7 +57,7 @@ class DomainData:
         """Privacy units that have an image here."""
         return int(self.units.max()) + 1 if len(self.units) else 0
 
-    def pixels(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def images(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Copy images out of the memory-mapped shards.
 
         Args:

@@ -242,7 +242,7 @@ class TrainingLoop:
         self.gradients.clear()
         for start in range(0, len(rows), plan.physical_batch_size):
             part = rows[start : start + plan.physical_batch_size]
-            inputs = as_input(self.data.pixels(part), plan.device)
+            inputs = as_input(self.data.images(part), plan.device)
             total += self.gradients.add(inputs, self.labels[torch.from_numpy(part).to(plan.device)]).sum()
         self.gradients.release(expected_batch_size=plan.expected_batch_size)
         self.optimizer.step()

@@ -4,9 +4,9 @@ import contextlib
 import json
 import math
 import platform
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -99,7 +99,7 @@ def write_state(
         "num_steps": num_steps,
         "epsilon": _finite(epsilon),
         "target_epsilon": _finite(target_epsilon),
-        "updated": _now(),
+        "updated": time.time(),
     }
     write_json(paths.state, state)
 
@@ -150,7 +150,7 @@ def freeze_config(paths: RunPaths, config: dict[str, Any]) -> dict[str, Any]:
     """
     if not paths.config.exists():
         make_folder(paths.folder)
-        full = {**config, "created": _now(), "versions": _versions()}
+        full = {**config, "created": time.time(), "versions": _versions()}
         write_json(paths.config, full)
         return full
     frozen: dict[str, Any] = read_json(paths.config)
@@ -166,7 +166,7 @@ def freeze_config(paths: RunPaths, config: dict[str, Any]) -> dict[str, Any]:
 
 def append_metrics(paths: RunPaths, **values: float | None) -> None:
     """Add a line to the metrics log; a number that is not finite becomes null."""
-    line = {key: _finite(value) for key, value in values.items()} | {"time": _now()}
+    line = {key: _finite(value) for key, value in values.items()} | {"time": time.time()}
     with paths.metrics_log.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(line, allow_nan=False) + "\n")
 
@@ -206,5 +206,3 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

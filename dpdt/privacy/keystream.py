@@ -108,5 +108,5 @@ class KeyStream:
         self._draws += 1
         words = np.zeros(count, dtype=np.int64)
         encryptor = Cipher(ChaCha20(self._key, nonce), mode=None).encryptor()
-        encryptor.update_into(bytes(words.nbytes), memoryview(words.view(np.uint8)))
+        encryptor.update_into(bytes(words.nbytes), words.data.cast("B"))
         return words

@@ -58,8 +58,8 @@ class Mechanism:
         if settings.delta >= 1 / num_units:
             raise PrivacyError(
                 f"privacy.delta: {settings.delta:g} is not below 1 / {num_units} {settings.unit}s = "
-                f"{1 / num_units:.3g}. With such a delta a mechanism that publishes one of them whole would count as private. "
-                "Choose a smaller one."
+                f"{1 / num_units:.3g}. With such a delta a "
+                "mechanism that publishes one of them whole would count as private. Choose a smaller one."
             )
         if noise_multiplier is None:
             noise_multiplier = calibrate_noise_multiplier(
