@@ -204,5 +204,3 @@ def _versions() -> dict[str, str]:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
