@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dpdt.errors import DpdtError, StudyError
+from dpdt.errors import ClusterError, DpdtError, StudyError
 from dpdt.files import exclusive_lock
 from dpdt.frozen import freeze_study, thaw_study
 from dpdt.stages import STAGES, Task, check_stages, is_done, needs, run_stage, run_task, tasks
@@ -165,6 +165,12 @@ def test_run_stage_says_what_the_study_does_not_have(
 def test_a_training_that_the_study_no_longer_has_is_refused(make_study: MakeStudy) -> None:
     with pytest.raises(StudyError, match="has no training gone-1"):
         run_task(str(make_study().file), Task("train", "gone-1", "train gone"))
+
+
+def test_a_task_that_stopped_early_is_no_success(make_study: MakeStudy) -> None:
+    study = make_study(stop=["cohort-a"])
+    with pytest.raises(ClusterError, match="cohort a: stopped before its end"):
+        run_task(str(study.file), tasks(study, "cohort")[0])
 
 
 def test_a_frozen_study_is_the_same_study(make_study: MakeStudy, tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ def send(study: Study, plan: Plan, submission: Submission, *, queued: Mapping[Ta
     try:
         with _outside_of_any_job():
             for stage in plan.stages:
-                sender.send_stage(stage)
+                if stage.send:
+                    sender.send_stage(stage)
     except BaseException as err:
         sender.cancel()
         if isinstance(err, submitit.core.utils.FailedJobError | submitit.core.utils.FailedSubmissionError):

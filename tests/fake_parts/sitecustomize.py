@@ -26,6 +26,8 @@ def work(study: Any, name: str, result: Path) -> str:
             raise RuntimeError(f"{name} was told to fail")
         if name in told.get("kill", ()):
             os.kill(os.getpid(), signal.SIGKILL)
+        if name in told.get("stop", ()):
+            return f"{name} stopped early"
         result.parent.mkdir(parents=True, exist_ok=True)
         result.write_text('{"status": "finished", "step": 3, "num_steps": 3, "epsilon": null, "target_epsilon": null}')
     finally:
