@@ -1,5 +1,6 @@
 #include "pipeline.hpp"
 
+#include <atomic>
 #include <variant>
 
 #include "file.hpp"
@@ -49,9 +50,12 @@ std::vector<ImageResult> Pipeline::process_all(const std::vector<std::string>& p
                                                const std::function<void(std::size_t)>& poll) const {
     std::vector<ImageResult> results(paths.size());
     const std::size_t stride = recipe.height * recipe.width;
-    run_parallel(
-        paths.size(), num_threads == 0 ? available_threads() : num_threads,
-        [&](std::size_t i) { results[i] = process(paths[i], out + i * stride); }, poll);
+    std::atomic<std::size_t> settled{0};
+    const auto task = [&](std::size_t i) {
+        results[i] = process(paths[i], out + i * stride);
+        if (results[i].reason != Reason::dicom) ++settled;
+    };
+    run_parallel(paths.size(), num_threads == 0 ? available_threads() : num_threads, task, [&] { poll(settled); });
     return results;
 }
 

@@ -34,7 +34,7 @@ struct Pipeline {
     ImageResult process(const std::string& path, std::uint8_t* out) const;
 
     // Picture i goes to out + i * height * width. Memory: num_threads decoded pictures, whatever the number of files.
-    // poll and exceptions as in run_parallel.
+    // poll gets the number of files that are settled: DICOM files are not. Exceptions as in run_parallel.
     std::vector<ImageResult> process_all(const std::vector<std::string>& paths, std::uint8_t* out,
                                          const std::function<void(std::size_t)>& poll) const;
 };

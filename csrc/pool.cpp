@@ -34,17 +34,17 @@ class Pool {
         }
     }
 
-    void wait(const std::function<void(std::size_t)>& poll) {
+    void wait(const std::function<void()>& poll) {
         std::unique_lock<std::mutex> lock(mutex_);
         while (!finished_.wait_for(lock, poll_interval, [this] { return running_ == 0; })) {
             lock.unlock();
-            poll(done_);
+            poll();
             lock.lock();
         }
         lock.unlock();
         stop_and_join();
         if (error_) std::rethrow_exception(error_);
-        poll(done_);
+        poll();
     }
 
   private:
@@ -54,7 +54,6 @@ class Pool {
             if (index >= count_) break;
             try {
                 task_(index);
-                ++done_;
             } catch (...) {
                 const std::lock_guard<std::mutex> lock(mutex_);
                 if (!error_) error_ = std::current_exception();
@@ -75,12 +74,11 @@ class Pool {
     const std::size_t count_;
     const std::function<void(std::size_t)>& task_;
     std::atomic<std::size_t> next_{0};
-    std::atomic<std::size_t> done_{0};
     std::atomic<bool> stopped_{false};
     std::mutex mutex_;
     std::condition_variable finished_;
-    std::size_t running_ = 0;     // guarded by mutex_
-    std::exception_ptr error_;    // guarded by mutex_ until the threads are joined
+    std::size_t running_ = 0;   // guarded by mutex_
+    std::exception_ptr error_;  // guarded by mutex_ until the threads are joined
     std::vector<std::thread> threads_;
 };
 
@@ -103,7 +101,7 @@ class BlockSignals {
 }  // namespace
 
 void run_parallel(std::size_t count, std::size_t num_threads, const std::function<void(std::size_t)>& task,
-                  const std::function<void(std::size_t)>& poll) {
+                  const std::function<void()>& poll) {
     if (count == 0) return;
     Pool pool(count, task);
     {

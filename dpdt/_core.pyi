@@ -125,7 +125,8 @@ def process_files(
         equalise: Equalise the histogram at the end.
         num_threads: 0: `available_threads()`. The bytes do not depend on it.
         max_pixels: Larger pictures are refused before memory is taken for them.
-        progress: Called on the calling thread, every 50 ms at most, with the number of files done since the last call.
+        progress: Called on the calling thread, every 50 ms at most, with the number of files done since the last call
+            (without DICOM files, which are not done yet).
 
     Returns:
         One result a path. A bad file never stops the others.

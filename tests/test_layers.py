@@ -10,13 +10,14 @@ PACKAGE = Path(dpdt.__file__).parent
 # From the bottom up; a module may import from the layers below its own.
 LAYERS = [
     {"errors", "vocabulary", "_core"},
-    {"files", "paths", "console"},
-    {"study"},
-    {"domains", "metrics", "model", "privacy"},
+    {"files", "paths", "console", "stop"},
+    {"study", "checkpoint"},
+    {"domains", "metrics", "model", "privacy", "runs"},
     {"cohort"},
     {"shards"},
     {"dataset"},
     {"predict"},
+    {"loop"},
     {"train", "evaluate"},
     {"results"},
     {"report", "tracking"},
