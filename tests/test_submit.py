@@ -115,7 +115,7 @@ def test_local_runs_at_most_so_many_at_once_and_divides_the_cores(
     make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dpdt.submit.local.num_cores", lambda: 4)
-    study = make_study("[cluster]\nlocal_parallelism = 2\n", seconds=0.3)
+    study = make_study("[cluster]\nlocal_parallelism = 2\n", starts=2)
     submit(study, cluster="local", stages=["cohort", "pretrain"])
     rows = sorted(events(study), key=lambda row: float(str(row["time"])))
     at_once = [sum(1 if row["what"] == "start" else -1 for row in rows[: n + 1]) for n in range(len(rows))]
@@ -316,8 +316,10 @@ def test_the_profiles_of_the_repository_are_valid(make_study: MakeStudy, file: P
 
 def test_tasks_are_not_sent_while_an_earlier_submission_has_them(make_study: MakeStudy) -> None:
     study = make_study()
-    queued = tasks(study, "cohort")[:1]
-    plan = make_plan(study, queued=queued)
-    assert plan.num_queued == 1
-    assert not set(queued) & set(plan.send)
-    assert plan.stages[0].num_tasks == 3
+    submit(study, cluster="debug", stages=["cohort"])
+    cohort, shards, report = (tasks(study, stage) for stage in ("cohort", "shards", "report"))
+    plan = make_plan(study, queued=[cohort[0], shards[0], *report])
+    assert plan.stages[0].done == tuple(cohort)  # its job is only winding down
+    assert plan.stages[1].queued == tuple(shards[:1])
+    assert plan.stages[1].send == tuple(shards[1:])
+    assert plan.num_queued == 2

@@ -155,7 +155,6 @@ def test_the_script_that_slurm_gets(make_study: MakeStudy, fake_slurm: FakeSlurm
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
 #SBATCH --time=240
-#SBATCH --wckey=submitit
 
 # setup
 export OMP_NUM_THREADS=4

@@ -17,11 +17,17 @@ from dpdt.status import study_status
 from dpdt.study import Study
 from dpdt.submit import submit
 
-pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster", "quick_polls")]
 
 MakeStudy = Callable[..., Study]
 CLUSTER = "[cluster]\npartition = 'low'\ncpus_per_task = 2\nmem_gb = 0.5\ntimeout_min = 10\ngpus_per_task = 1\n"
 STAGES_RUN = sorted(["cohort", "shards"] * 3 + ["pretrain"] + ["train", "evaluate"] * 4 + ["report", "track"])
+
+
+@pytest.fixture
+def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look often: here, squeue disturbs nobody."""
+    monkeypatch.setattr("dpdt.submit.slurm.POLL_SECONDS", 0.5)
 
 
 def started(study: Study) -> list[str]:
@@ -127,7 +133,7 @@ def test_tasks_in_the_queue_are_not_sent_twice(make_study: MakeStudy) -> None:
     study = make_study(CLUSTER, seconds=3.0)
     submit(study, cluster="slurm", stages=["cohort"])
     summary = submit(study, cluster="slurm", stages=["cohort", "shards"], wait=True)
-    assert (summary.sent, summary.queued) == (3, 3)
+    assert (summary.sent, summary.queued, summary.finished) == (3, 3, 6)  # it waited for those too
     assert sorted(started(study)) == ["cohort-a", "cohort-b", "cohort-public", "shards-a", "shards-b", "shards-public"]
 
 
