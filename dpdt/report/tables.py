@@ -1,0 +1,175 @@
+"""The numbers of the report, as tables: everything that a figure or a sentence shows is computed here."""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import pandas as pd
+
+from dpdt.metrics import ALL, AVERAGE
+from dpdt.results import cell_runs
+from dpdt.study import Study
+from dpdt.vocabulary import LABELS, SUBGROUPS
+
+__all__ = [
+    "AUC_COLUMNS",
+    "Arm",
+    "arms",
+    "auc_by_run",
+    "epsilon_curve",
+    "macro_matrix",
+    "mean_over_seeds",
+    "missing_runs",
+    "subgroup_table",
+]
+
+KEYS: Final = ["privacy_unit", "target_epsilon", "label", "subgroup", "train_domain", "test_domain"]
+AUC_COLUMNS: Final = [*KEYS, "auc", "ci_low", "ci_high", "n"]
+RUN_COLUMNS: Final = [*AUC_COLUMNS, "n_positive", "reason", "seed", "run_id"]
+SCOPES: Final = ("on-domain", "off-domain")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Mean macro AUC of all models of one target epsilon."""
+
+    target_epsilon: float
+    scope: str  # on-domain or off-domain
+    auc: float  # NaN if nothing is defined
+    pairs: int  # train × test domain pairs that the mean is over
+    expected_pairs: int
+    difference: float  # to no DP, over the pairs defined in both; NaN where there is none
+    shared_pairs: int
+
+
+def auc_by_run(study: Study) -> pd.DataFrame:
+    """AUC of every evaluated model × test domain × label (and average) × subgroup (and all), with RUN_COLUMNS."""
+    tables = []
+    for cell, run in cell_runs(study).items():
+        metrics = run.metrics() if run else None
+        if run is None or metrics is None:
+            continue
+        table = metrics[metrics["metric"] == "auc"].rename(columns={"value": "auc"})
+        tables.append(
+            table.assign(
+                privacy_unit=run.unit,
+                target_epsilon=cell.target_epsilon,
+                train_domain=cell.domain,
+                seed=cell.seed,
+                run_id=run.run_id,
+            )[RUN_COLUMNS]
+        )
+    if not tables:
+        return pd.DataFrame(columns=RUN_COLUMNS)
+    return _sorted(study, pd.concat(tables, ignore_index=True))
+
+
+def _sorted(study: Study, table: pd.DataFrame) -> pd.DataFrame:
+    """Rows in the order in which people read: epsilon, label, subgroup, then the study file's domains."""
+    order = {
+        "label": (AVERAGE, *LABELS),
+        "subgroup": (ALL, *SUBGROUPS),
+        "train_domain": tuple(study.domains),
+        "test_domain": tuple(study.domains),
+    }
+    rank = {column: {name: number for number, name in enumerate(names)} for column, names in order.items()}
+    by = [column for column in (*KEYS, "seed") if column in table]
+    return table.sort_values(
+        by, key=lambda column: column.map(rank[column.name]) if column.name in rank else column, ignore_index=True
+    )
+
+
+def mean_over_seeds(study: Study, by_run: pd.DataFrame) -> pd.DataFrame:
+    """One row a model, with AUC_COLUMNS: of several seeds the mean AUC and the means of the bounds.
+
+    A mean of bounds is no interval of the mean (it is wider); `auc_by_run.csv` has each seed's own.
+    """
+    if by_run.empty:
+        return pd.DataFrame(columns=AUC_COLUMNS)
+    grouped = by_run.groupby(KEYS, sort=False, as_index=False)
+    table = grouped.agg({"auc": "mean", "ci_low": "mean", "ci_high": "mean", "n": "max"})
+    return _sorted(study, table)[AUC_COLUMNS]
+
+
+def missing_runs(study: Study) -> list[tuple[str, str]]:
+    """Models that are not in the tables: their run id, and how far they are."""
+    missing = []
+    for cell, run in cell_runs(study).items():
+        if run is None:
+            missing.append((study.run_id(cell), "not trained yet"))
+        elif run.metrics() is None:
+            state = "trained, not evaluated yet" if run.status == "finished" else f"training {run.status}"
+            missing.append((run.run_id, state))
+    return missing
+
+
+def macro_matrix(
+    study: Study, auc: pd.DataFrame, target_epsilon: float, *, label: str = AVERAGE, subgroup: str = ALL
+) -> pd.DataFrame:
+    """AUC by train domain (rows) and test domain (columns); NaN where it is missing or undefined."""
+    chosen = auc[(auc["target_epsilon"] == target_epsilon) & (auc["label"] == label) & (auc["subgroup"] == subgroup)]
+    matrix = chosen.pivot_table(index="train_domain", columns="test_domain", values="auc", dropna=False)
+    return matrix.reindex(index=list(study.train_domains), columns=list(study.test_domains)).astype("float64")
+
+
+def _pairs(study: Study, auc: pd.DataFrame, scope: str, subgroup: str = ALL) -> dict[float, "pd.Series[float]"]:
+    """Macro AUC by train × test domain pair within one scope, for each target epsilon."""
+    pairs = {}
+    for epsilon in sorted(study.privacy.target_epsilons):
+        matrix = macro_matrix(study, auc, epsilon, subgroup=subgroup)
+        index = pd.MultiIndex.from_product([matrix.index, matrix.columns], names=["train_domain", "test_domain"])
+        values = pd.Series(matrix.to_numpy(dtype="float64").ravel(), index=index)
+        on_domain = values.index.get_level_values(0) == values.index.get_level_values(1)
+        pairs[epsilon] = values[on_domain if scope == "on-domain" else ~on_domain]
+    return pairs
+
+
+def arms(study: Study, auc: pd.DataFrame, *, subgroup: str = ALL) -> list[Arm]:
+    """Mean on- and off-domain macro AUC for each target epsilon, with the paired difference to no DP."""
+    result = []
+    for scope in SCOPES:
+        pairs = _pairs(study, auc, scope, subgroup)
+        without = pairs.get(math.inf)
+        for epsilon, values in sorted(pairs.items(), reverse=True):
+            shared = (values - without).dropna() if without is not None and math.isfinite(epsilon) else values.iloc[:0]
+            defined = values.dropna()
+            result.append(
+                Arm(
+                    target_epsilon=epsilon,
+                    scope=scope,
+                    auc=float(defined.mean()) if len(defined) else math.nan,
+                    pairs=len(defined),
+                    expected_pairs=len(values),
+                    difference=float(shared.mean()) if len(shared) else math.nan,
+                    shared_pairs=len(shared),
+                )
+            )
+    return result
+
+
+def epsilon_curve(study: Study, auc: pd.DataFrame) -> pd.DataFrame:
+    """Macro AUC over epsilon: by scope and train domain (off-domain: mean over the other domains), and their mean."""
+    rows = []
+    for scope in SCOPES:
+        for epsilon, values in _pairs(study, auc, scope).items():
+            by_domain = values.groupby(level=0, sort=False).mean()
+            rows += [(epsilon, scope, domain, value) for domain, value in by_domain.items()]
+            rows.append((epsilon, scope, "mean", values.mean()))
+    return pd.DataFrame(rows, columns=["target_epsilon", "scope", "train_domain", "auc"])
+
+
+def subgroup_table(study: Study, auc: pd.DataFrame) -> pd.DataFrame:
+    """Mean macro AUC by subgroup, scope and epsilon, with the paired difference to no DP."""
+    rows = [
+        {
+            "subgroup": subgroup,
+            "scope": arm.scope,
+            "target_epsilon": arm.target_epsilon,
+            "auc": arm.auc,
+            "difference_to_no_dp": arm.difference,
+            "pairs": arm.pairs,
+        }
+        for subgroup in (ALL, *SUBGROUPS)
+        for arm in arms(study, auc, subgroup=subgroup)
+    ]
+    return pd.DataFrame(rows)

@@ -1,0 +1,239 @@
+"""The report from hand-made run folders: its tables against numbers computed here, its page as people get it."""
+
+import csv
+import math
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+from dpdt.files import make_folder, write_json
+from dpdt.report import auc_matrix, auc_table, figures, tables, write_report
+from dpdt.report.page import answer
+from dpdt.report.tables import Arm
+from dpdt.study import Cell, Study
+from dpdt.vocabulary import LABELS, SUBGROUPS
+from tests.fake_runs import FakeRuns
+
+Make = Callable[..., FakeRuns]
+TWO = ("vindr", "uka")
+
+
+def page_text(study: Study) -> str:
+    """What a reader sees, without styles and white space."""
+    words: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_data(self, data: str) -> None:
+            if self.lasttag != "style":
+                words.append(data)
+
+    Reader().feed((study.paths.report / "index.html").read_text(encoding="utf-8"))
+    return re.sub(r"\s+", " ", " ".join(words))
+
+
+def test_auc_csv_has_the_columns_of_the_design_and_every_cell(fake_runs: Make) -> None:
+    study = fake_runs(TWO, "[1.0, inf]").all().study
+    write_report(study)
+    with (study.paths.report / "auc.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    columns = "privacy_unit,target_epsilon,label,subgroup,train_domain,test_domain,auc,ci_low,ci_high,n"
+    assert ",".join(rows[0]) == columns
+    assert len(rows) == 2 * 2 * 2 * (len(LABELS) + 1) * (len(SUBGROUPS) + 1)
+    assert {row["target_epsilon"] for row in rows} == {"1", "inf"}
+    run = study.paths.run(study.run_id(Cell("vindr", 1.0, 0)))
+    stored = pd.read_parquet(run.metrics)
+    wanted = {"test_domain": "uka", "label": "healthy", "subgroup": "male"}
+    chosen = [
+        row
+        for row in rows
+        if row["train_domain"] == "vindr"
+        and row["target_epsilon"] == "1"
+        and all(row[key] == value for key, value in wanted.items())
+    ]
+    (expected,) = stored[(stored[list(wanted)] == pd.Series(wanted)).all(axis=1) & (stored["metric"] == "auc")]["value"]
+    assert float(chosen[0]["auc"]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_an_undefined_cell_is_empty_but_has_its_n(fake_runs: Make) -> None:
+    runs = fake_runs(TWO, "[inf]").all(change=lambda frame: frame.assign(target_pneumonia=0.0))
+    write_report(runs.study)
+    with (runs.study.paths.report / "auc.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row["label"] == "pneumonia" and row["subgroup"] == "all"]
+    assert {(row["auc"], row["ci_low"], row["n"]) for row in rows} == {("", "", "240")}
+    assert "one class only: 0 of 240 images positive" in page_text(runs.study)
+
+
+def test_means_and_differences_are_those_of_the_matrices(fake_runs: Make) -> None:
+    study = fake_runs(("vindr", "uka", "padchest")).all().study
+    auc = tables.mean_over_seeds(study, tables.auc_by_run(study))
+    found = {(arm.target_epsilon, arm.scope): arm for arm in tables.arms(study, auc)}
+    without, private = auc_matrix(study, math.inf).to_numpy(), auc_matrix(study, 1.0).to_numpy()
+    on = found[1.0, "on-domain"]
+    assert on.auc == pytest.approx(private.trace() / 3)
+    assert on.difference == pytest.approx((private - without).trace() / 3)
+    off = found[1.0, "off-domain"]
+    assert (off.pairs, off.shared_pairs) == (6, 6)
+    assert off.auc == pytest.approx((private.sum() - private.trace()) / 6)
+    assert math.isnan(found[math.inf, "on-domain"].difference)
+
+
+def test_the_difference_is_over_pairs_that_both_arms_have(fake_runs: Make) -> None:
+    runs = fake_runs(TWO, "[1.0, inf]").all()
+    runs.study.paths.run(runs.study.run_id(Cell("uka", 1.0, 0))).metrics.unlink()
+    auc = tables.mean_over_seeds(runs.study, tables.auc_by_run(runs.study))
+    on = next(a for a in tables.arms(runs.study, auc) if a.target_epsilon == 1 and a.scope == "on-domain")
+    expected = (
+        auc_matrix(runs.study, 1.0).loc["vindr", "vindr"] - auc_matrix(runs.study, math.inf).loc["vindr", "vindr"]
+    )
+    assert (on.pairs, on.expected_pairs, on.shared_pairs) == (1, 2, 1)
+    assert on.difference == pytest.approx(expected)
+
+
+def test_the_report_is_made_from_what_is_there_and_names_what_is_missing(fake_runs: Make) -> None:
+    runs = fake_runs(TWO, "[1.0, inf]")
+    runs.train(Cell("vindr", math.inf, 0))
+    runs.evaluate(Cell("vindr", math.inf, 0))
+    runs.train(Cell("uka", math.inf, 0))
+    runs.train(Cell("vindr", 1.0, 0), status="interrupted", steps=7)
+    study = runs.study
+    write_report(study)
+    text = page_text(study)
+    assert "3 models are missing" in text
+    assert f"{study.run_id(Cell('uka', math.inf, 0))} : trained, not evaluated yet" in text
+    assert f"{study.run_id(Cell('vindr', 1.0, 0))} : training interrupted" in text
+    assert f"{study.run_id(Cell('uka', 1.0, 0))} : not trained yet" in text
+    columns, rows = auc_table(study, math.inf)
+    assert columns == ["trained on", "vindr", "uka"]
+    assert rows[1] == ["uka", "–", "–"]
+
+
+def test_a_study_without_any_run_has_a_report_too(fake_runs: Make) -> None:
+    study = fake_runs().study
+    page = write_report(study)
+    assert "No model has been evaluated yet." in page_text(study)
+    assert "<img" not in page.read_text(encoding="utf-8")
+    assert (study.paths.report / "auc.csv").read_text().startswith("privacy_unit,target_epsilon,")
+
+
+def test_a_damaged_metrics_file_counts_as_missing(fake_runs: Make) -> None:
+    runs = fake_runs(("vindr",), "[inf]").all()
+    runs.study.paths.run(runs.study.run_id(Cell("vindr", math.inf, 0))).metrics.write_bytes(b"PAR1 torn")
+    write_report(runs.study)
+    assert "trained, not evaluated yet" in page_text(runs.study)
+
+
+def test_the_page_needs_no_server_and_no_network(fake_runs: Make) -> None:
+    study = fake_runs(TWO, "[8.0, inf]").all().study
+    html = write_report(study).read_text(encoding="utf-8")
+    assert "<script" not in html
+    sources = re.findall(r'src="([^"]{0,22})', html)
+    # 2 epsilons x (average + 5 labels), the curve, two subgroup figures
+    assert len(sources) == 2 * 6 + 3
+    assert set(sources) == {"data:image/png;base64,"}
+    assert not re.search(r'(?:href|url\()\s*["\']?(?:https?:)?//', html)
+    for link in re.findall(r'href="([^"]+)"', html):
+        assert (study.paths.report / link).is_file()
+    assert len(list((study.paths.report / "figures").glob("*.png"))) == len(sources)
+    assert all(re.findall(r'alt="([^"]*)"', html))
+
+
+def test_no_patient_image_or_path_is_in_the_report(fake_runs: Make) -> None:
+    study = fake_runs(TWO, "[inf]").all().study
+    write_report(study)
+    for file in study.paths.report.rglob("*.*"):
+        content = file.read_bytes()
+        for secret in (b"SECRETPATIENT", b"SECRETIMAGE", str(study.folder).encode(), str(study.root("uka")).encode()):
+            assert secret not in content, file.name
+
+
+def test_names_are_escaped(fake_runs: Make) -> None:
+    study = fake_runs(("vindr",), "[inf]", name="<script>alert(1)</script> & co").all().study
+    html = write_report(study).read_text(encoding="utf-8")
+    assert "<script>" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; co" in html
+
+
+def test_the_synthetic_banner_is_there_only_for_synthetic_data(fake_runs: Make) -> None:
+    runs = fake_runs(("vindr",), "[inf]").all()
+    write_report(runs.study)
+    assert "SYNTHETIC DATA" in page_text(runs.study)
+    run = runs.study.paths.run(runs.study.run_id(Cell("vindr", math.inf, 0)))
+    write_json(run.config, {**pd.read_json(run.config, typ="series").to_dict(), "synthetic": False})
+    write_report(runs.study)
+    assert "SYNTHETIC DATA" not in page_text(runs.study)
+    write_json(runs.study.paths.cohort_record("vindr"), {"synthetic": True})
+    write_report(runs.study)
+    assert "SYNTHETIC DATA" in page_text(runs.study)
+
+
+def test_one_domain_and_many_work(fake_runs: Make) -> None:
+    many = tuple(f"hospital_{number}" for number in range(7))
+    study = fake_runs(many, "[inf]").all().study
+    write_report(study)
+    assert auc_matrix(study, math.inf).shape == (7, 7)
+    one = fake_runs(("somewhere",), "[2.0, inf]").all().study
+    write_report(one)
+    assert "off-domain" not in answer(tables.arms(one, tables.mean_over_seeds(one, tables.auc_by_run(one))))
+    assert not (one.paths.report / "figures" / "subgroups_off-domain.png").exists()
+
+
+def test_seeds_are_averaged_and_each_is_kept(fake_runs: Make) -> None:
+    study = fake_runs(("vindr",), "[inf]", more="[train]\nseeds = [0, 1]").all().study
+    by_run = tables.auc_by_run(study)
+    assert set(by_run["seed"]) == {0, 1}
+    assert len(tables.mean_over_seeds(study, by_run)) == len(by_run) / 2
+    write_report(study)
+    assert "AUCs are means over 2 seeds" in page_text(study)
+
+
+def test_the_cohort_flow_is_shown(fake_runs: Make) -> None:
+    study = fake_runs(("vindr",), "[inf]").all().study
+    rows = ["domain,split,what,value,images,patients", "vindr,,rows read,,1812,", "vindr,,excluded,lateral view,12,"]
+    rows += ["vindr,all,total,,1800,900", "vindr,train,total,,1200,600", "vindr,test,healthy,positive,77,70"]
+    make_folder(study.paths.cohort_summary.parent)
+    study.paths.cohort_summary.write_text("\n".join(rows))
+    write_report(study)
+    text = page_text(study)
+    for expected in ("1,812", "12 lateral view", "1,800 (900)", "1,200 (600)", "77"):
+        assert expected in text
+
+
+def test_the_privacy_of_every_dp_run_is_stated(fake_runs: Make) -> None:
+    study = fake_runs(TWO, "[1.0, inf]").all().study
+    write_report(study)
+    text = page_text(study)
+    assert "vindr · patient ε=1 · seed 0 1 1e-05 patient 300 1.25 1.5 0.1 40 pld" in text
+    assert "the number of units (not accounted)" in text
+
+
+def test_the_answer_has_its_numbers() -> None:
+    arms = [
+        Arm(math.inf, "on-domain", 0.86, 5, 5, math.nan, 0),
+        Arm(1.0, "on-domain", 0.81, 5, 5, -0.05, 5),
+        Arm(math.inf, "off-domain", 0.77, 20, 20, math.nan, 0),
+        Arm(1.0, "off-domain", 0.72, 20, 20, -0.05, 20),
+    ]
+    assert answer(arms) == (
+        "Without DP the mean macro AUC is 0.860 on the models' own domain and 0.770 on the other domains; with ε = 1 "
+        "it is 0.810 (−0.050) and 0.720 (−0.050) (in brackets: the difference to the same models without DP)."
+    )
+
+
+def test_the_colour_scale_is_shared_and_starts_at_chance_or_below() -> None:
+    assert figures.auc_scale(pd.DataFrame({"auc": [0.7, 0.9]})) == (0.5, 1.0)
+    assert figures.auc_scale(pd.DataFrame({"auc": [0.43, 0.9]})) == (0.4, 1.0)
+    assert figures.auc_scale(pd.DataFrame({"auc": []})) == (0.5, 1.0)
+
+
+def test_a_second_report_replaces_the_first(fake_runs: Make) -> None:
+    study = fake_runs(("vindr",), "[inf]").all().study
+    write_report(study)
+    stale = study.paths.report / "figures" / "auc_eps3_average.png"
+    stale.write_bytes(b"old")
+    first = (study.paths.report / "index.html").read_bytes()
+    write_report(study)
+    assert not stale.exists()
+    assert (study.paths.report / "index.html").read_bytes() == first
