@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -430,6 +431,47 @@ def test_libraries_tell_their_versions() -> None:
     versions = _core.codecs()
     assert versions["jpeg"].startswith("libjpeg")
     assert versions["png"].startswith("libpng 1.")
+
+
+# --- under the sanitizers
+
+
+def has_sanitizers(folder: Path) -> bool:
+    (folder / "main.cpp").write_text("int main() {}")
+    command = ["c++", "-fsanitize=address,undefined", str(folder / "main.cpp"), "-o", str(folder / "main")]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+        return subprocess.run([folder / "main"], capture_output=True, check=False).returncode == 0
+    except (OSError, subprocess.CalledProcessError):
+        return False
+
+
+@pytest.mark.slow
+def test_core_under_the_sanitizers(tmp_path: Path) -> None:
+    cmake = shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if cmake is None or not has_sanitizers(tmp_path):
+        pytest.skip("needs cmake and the libraries of AddressSanitizer and UndefinedBehaviorSanitizer")
+    root = Path(__file__).parent.parent
+    build = root / "build" / "sanitize"
+    options = ["-DDPDT_PYTHON=OFF", "-DDPDT_TESTS=ON", "-DDPDT_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=RelWithDebInfo"]
+    for command in ([cmake, "-S", root, "-B", build, *options], [cmake, "--build", build, "-j", "2"]):
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+    colour = np.stack([smooth(), smooth()[::-1], smooth()[:, ::-1]], axis=2)
+    files = {
+        "gray.jpg": jpeg(smooth()),
+        "progressive.jpg": jpeg(colour, progressive=True),
+        "gray16.png": png(picture(high=65536), depth=16, kind=GRAY),
+        "rgba.png": png(picture(channels=4), depth=8, kind=RGBA, interlaced=True),
+        "bits.png": png(picture(high=2), depth=1, kind=GRAY, interlaced=True),
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    result = subprocess.run(
+        [build / "core_tests", *(tmp_path / name for name in files)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "checks passed" in result.stdout
 
 
 # --- real radiographs
