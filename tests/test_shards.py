@@ -235,6 +235,15 @@ def test_bytes_do_not_depend_on_threads_or_tasks(built: Study, tmp_path: Path) -
     assert folder_bytes(split) == expected
 
 
+def test_bytes_do_not_depend_on_how_much_is_held_in_memory(
+    built: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpdt.shards.build.CHUNK_BYTES", 3 * SIZE * SIZE)
+    chunked = make_mixed_study(tmp_path / "chunked")
+    build_shards(chunked, "vindr")
+    assert folder_bytes(chunked) == folder_bytes(built)
+
+
 def test_tasks_at_the_same_time_end_with_the_same_bytes(built: Study, tmp_path: Path) -> None:
     together = make_mixed_study(tmp_path / "together")
     # tasks 0 and 1 of 2, and one more that does everything: some shards are wanted by two
