@@ -1,10 +1,189 @@
-// The extension module dpdt._core: the only file that knows Python.
+// The extension module dpdt._core: the only file that knows Python. Its types are repeated in dpdt/_core.pyi.
+#include <pybind11/functional.h>
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <memory>
+#include <variant>
+
+#include "codec_jpeg.hpp"
+#include "codec_png.hpp"
+#include "normalise.hpp"
+#include "pipeline.hpp"
+#include "recipe.hpp"
 #include "threads.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+
+[[noreturn]] void raise_decode_error(const dpdt::ImageError& error) {
+    const py::object type = py::module_::import("dpdt.errors").attr("DecodeError");
+    const std::string text = std::string(dpdt::reason_name(error.reason())) + ": " + error.what();
+    PyErr_SetString(type.ptr(), text.c_str());
+    throw py::error_already_set();
+}
+
+// Runs `work` without the GIL and turns a bad picture into dpdt.errors.DecodeError.
+template <class Work>
+auto without_gil(const Work& work) {
+    try {
+        const py::gil_scoped_release release;
+        return work();
+    } catch (const dpdt::ImageError& error) {
+        raise_decode_error(error);
+    }
+}
+
+template <class T>
+dpdt::View<T> view_of(const Array<T>& pixels) {
+    if (pixels.ndim() != 2 || pixels.size() == 0) {
+        throw py::value_error("pixels: expected a two-dimensional array with at least one pixel");
+    }
+    const auto height = static_cast<std::size_t>(pixels.shape(0));
+    const auto width = static_cast<std::size_t>(pixels.shape(1));
+    dpdt::check_size(height, width, height * width);
+    return {pixels.data(), height, width};
+}
+
+// The output's memory, after a look at its shape. Nothing is converted: a copy would be filled and thrown away.
+std::uint8_t* output_of(Array<std::uint8_t>& out, py::ssize_t ndim) {
+    if (out.ndim() != ndim || out.shape(ndim - 1) < 1 || out.shape(ndim - 2) < 1) {
+        throw py::value_error("out: expected " + std::to_string(ndim) + " dimensions, height and width at least 1");
+    }
+    return out.mutable_data();
+}
+
+dpdt::Recipe recipe_of(const std::string& name, bool equalise, const Array<std::uint8_t>& out) {
+    const auto height = static_cast<std::size_t>(out.shape(out.ndim() - 2));
+    const auto width = static_cast<std::size_t>(out.shape(out.ndim() - 1));
+    return {dpdt::resampling_of(name), equalise, height, width};
+}
+
+// A pixel array that takes over the vector's memory.
+template <class T>
+py::array to_array(std::vector<T>&& pixels, std::size_t height, std::size_t width) {
+    auto owned = std::make_unique<std::vector<T>>(std::move(pixels));
+    T* const data = owned->data();
+    const py::capsule owner(owned.release(), [](void* pointer) { delete static_cast<std::vector<T>*>(pointer); });
+    return py::array_t<T>({height, width}, data, owner);
+}
+
+py::tuple decode(const py::bytes& data, std::size_t max_pixels) {
+    const std::string_view bytes = data;
+    dpdt::Image image = without_gil(
+        [&] { return dpdt::decode(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size(), {max_pixels}); });
+    const py::array pixels =
+        std::visit([&](auto& values) -> py::array { return to_array(std::move(values), image.height, image.width); },
+                   image.pixels);
+    return py::make_tuple(pixels, image.bits, image.warnings);
+}
+
+template <class T>
+py::array resample(const Array<T>& pixels, std::size_t height, std::size_t width, const std::string& recipe) {
+    const dpdt::View<T> source = view_of(pixels);
+    const dpdt::Resampling resampling = dpdt::resampling_of(recipe);
+    if (height < 1 || width < 1 || height > 32767 || width > 32767) {
+        throw py::value_error("height and width: expected numbers in 1..32767");
+    }
+    std::vector<T> out(height * width);
+    without_gil([&] { dpdt::resample(source, resampling, out.data(), height, width); });
+    return to_array(std::move(out), height, width);
+}
+
+template <class T>
+void process_array(const Array<T>& pixels, Array<std::uint8_t> out, const std::string& recipe, bool equalise,
+                   bool invert) {
+    const dpdt::View<T> source = view_of(pixels);
+    std::uint8_t* const target = output_of(out, 2);
+    const dpdt::Recipe settings = recipe_of(recipe, equalise, out);
+    without_gil([&] { dpdt::apply_recipe(source, settings, invert, target); });
+}
+
+std::string path_of(const py::handle& path) {
+    PyObject* encoded = nullptr;
+    if (PyUnicode_FSConverter(path.ptr(), &encoded) == 0) throw py::error_already_set();
+    return py::reinterpret_steal<py::bytes>(encoded);
+}
+
+std::vector<dpdt::ImageResult> process_files(const py::sequence& paths, Array<std::uint8_t> out,
+                                             const std::string& recipe, bool equalise, std::size_t num_threads,
+                                             std::size_t max_pixels, const py::object& progress) {
+    std::vector<std::string> names;
+    names.reserve(paths.size());
+    for (const py::handle path : paths) names.push_back(path_of(path));
+    std::uint8_t* const target = output_of(out, 3);
+    if (static_cast<std::size_t>(out.shape(0)) != names.size()) {
+        throw py::value_error("out: expected one picture for each of the " + std::to_string(names.size()) +
+                              " paths, got room for " + std::to_string(out.shape(0)));
+    }
+    dpdt::Pipeline pipeline;
+    pipeline.recipe = recipe_of(recipe, equalise, out);
+    pipeline.limits.max_pixels = max_pixels;
+    pipeline.num_threads = num_threads;
+
+    std::size_t reported = 0;
+    const auto poll = [&](std::size_t done) {  // runs on the calling thread
+        const py::gil_scoped_acquire acquire;
+        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+        if (!progress.is_none() && done > reported) progress(done - reported);
+        reported = done;
+    };
+    const py::gil_scoped_release release;
+    return pipeline.process_all(names, target, poll);
+}
+
+py::dict codecs() {
+    py::dict versions;
+    versions["jpeg"] = dpdt::jpeg_version();
+    versions["png"] = dpdt::png_version();
+    versions["zlib"] = dpdt::inflate_version();
+    return versions;
+}
+
+template <class T>
+void define_pixel_functions(py::module_& module) {
+    module.def("resample", &resample<T>, py::arg("pixels").noconvert(), py::kw_only(), py::arg("height"),
+               py::arg("width"), py::arg("recipe") = "area");
+    module.def("process_array", &process_array<T>, py::arg("pixels").noconvert(), py::arg("out").noconvert(),
+               py::kw_only(), py::arg("recipe"), py::arg("equalise"), py::arg("invert") = false);
+}
+
+}  // namespace
 
 PYBIND11_MODULE(_core, module) {
     module.doc() = "Decoding, resampling and normalising of radiographs, many at once.";
-    module.def("available_threads", &dpdt::available_threads,
-               "Cores given to this process by its affinity mask and cgroup.");
+    module.attr("MAX_PIXELS") = dpdt::DecodeLimits{}.max_pixels;
+
+    py::class_<dpdt::ImageResult>(module, "ImageResult")
+        .def_property_readonly("ok", [](const dpdt::ImageResult& r) { return r.reason == dpdt::Reason::none; })
+        .def_property_readonly("reason", [](const dpdt::ImageResult& r) { return dpdt::reason_name(r.reason); })
+        .def_property_readonly("format", [](const dpdt::ImageResult& r) { return dpdt::format_name(r.format); })
+        .def_readonly("message", &dpdt::ImageResult::message)
+        .def_readonly("height", &dpdt::ImageResult::height)
+        .def_readonly("width", &dpdt::ImageResult::width)
+        .def_readonly("bits", &dpdt::ImageResult::bits)
+        .def_readonly("warnings", &dpdt::ImageResult::warnings);
+
+    module.def("available_threads", &dpdt::available_threads);
+    module.def("codecs", &codecs);
+    module.def("decode", &decode, py::arg("data"), py::kw_only(),
+               py::arg("max_pixels") = dpdt::DecodeLimits{}.max_pixels);
+    define_pixel_functions<std::uint8_t>(module);
+    define_pixel_functions<std::uint16_t>(module);
+    module.def(
+        "equalise",
+        [](Array<std::uint8_t> pixels) {
+            std::uint8_t* const data = output_of(pixels, 2);
+            const auto count = static_cast<std::size_t>(pixels.size());
+            without_gil([&] { dpdt::equalise(data, count); });
+        },
+        py::arg("pixels").noconvert());
+    module.def("process_files", &process_files, py::arg("paths"), py::arg("out").noconvert(), py::kw_only(),
+               py::arg("recipe"), py::arg("equalise"), py::arg("num_threads") = 0,
+               py::arg("max_pixels") = dpdt::DecodeLimits{}.max_pixels, py::arg("progress") = py::none());
 }

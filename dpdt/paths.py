@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["RunPaths", "ShardPaths", "StudyPaths"]
+__all__ = ["RunPaths", "ShardPaths", "StudyPaths", "SubmissionPaths"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,11 @@ class ShardPaths:
     def rejects(self) -> Path:
         """Images that could not be used, each with its reason."""
         return self.folder / "rejects.csv"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the task that writes the manifest."""
+        return self.folder / ".lock"
 
     def shard(self, number: int) -> Path:
         """Pixels of one shard: .npy, uint8, (n, size, size)."""
@@ -98,6 +103,32 @@ class RunPaths:
 
 
 @dataclass(frozen=True)
+class SubmissionPaths:
+    """What one `dpdt submit` keeps (`jobs/<time>/`)."""
+
+    folder: Path
+
+    @property
+    def study(self) -> Path:
+        """The resolved study as its tasks read it; editing study.toml later does not change them."""
+        return self.folder / "study.json"
+
+    @property
+    def record(self) -> Path:
+        """Which task became which job, and where its log lies."""
+        return self.folder / "record.json"
+
+    @property
+    def alive(self) -> Path:
+        """Locked as long as the process that sends and watches these jobs lives."""
+        return self.folder / "alive.lock"
+
+    def jobs(self, name: str) -> Path:
+        """Pickles, results and logs of a task or of a stage's arrays."""
+        return self.folder / name
+
+
+@dataclass(frozen=True)
 class StudyPaths:
     """Everything below a study's folder."""
 
@@ -140,8 +171,25 @@ class StudyPaths:
 
     @property
     def jobs(self) -> Path:
-        """What submitit keeps: pickles and the tasks' logs."""
+        """What submissions keep: pickles and the tasks' logs."""
         return self.folder / "jobs"
+
+    def submission(self, name: str) -> SubmissionPaths:
+        """One `dpdt submit`, by the time it was started."""
+        return SubmissionPaths(self.jobs / name)
+
+    @property
+    def local_lock(self) -> Path:
+        """Held by the one `dpdt submit --cluster local` that may work on this study."""
+        return self.jobs / "local.lock"
+
+    def task_lock(self, task: str) -> Path:
+        """Held by the one process that runs a task."""
+        return self.jobs / "locks" / f"{task}.lock"
+
+    def stamp(self, stage: str) -> Path:
+        """Fingerprint of what a stage's result was made from, where the result itself cannot tell."""
+        return self.jobs / "stamps" / f"{stage}.json"
 
     @property
     def mlflow_database(self) -> Path:

@@ -10,19 +10,23 @@ PACKAGE = Path(dpdt.__file__).parent
 # From the bottom up; a module may import from the layers below its own.
 LAYERS = [
     {"errors", "vocabulary", "_core"},
-    {"files", "paths", "console"},
-    {"study"},
-    {"domains", "metrics", "model", "privacy"},
+    {"files", "paths", "console", "stop"},
+    {"study", "checkpoint"},
+    {"domains", "metrics", "model", "privacy", "runs"},
     {"cohort"},
     {"shards"},
     {"dataset"},
     {"predict"},
+    {"loop"},
     {"train", "evaluate"},
     {"results"},
     {"report", "tracking"},
     {"synth"},
+    {"frozen", "stamps"},
     {"stages"},
+    {"jobs"},
     {"submit"},
+    {"status"},
     {"demo"},
     {"cli"},
     {"__main__"},
@@ -32,6 +36,8 @@ OWNERS = {"mlflow": {"tracking"}, "submitit": {"submit"}, "opacus": {"privacy"}}
 
 def imports(file: Path) -> set[str]:
     """Full names of all modules that a file imports, also inside functions."""
+    if file.name == "__main__.py" and file.parent != PACKAGE:
+        return set()  # `python -m dpdt.submit` starts the command line, which lies above
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):

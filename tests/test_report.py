@@ -15,7 +15,7 @@ from dpdt.report.page import answer
 from dpdt.report.tables import Arm
 from dpdt.study import Cell, Study
 from dpdt.vocabulary import LABELS, SUBGROUPS
-from tests.conftest import FakeRuns
+from tests.fake_runs import FakeRuns
 
 Make = Callable[..., FakeRuns]
 TWO = ("vindr", "uka")

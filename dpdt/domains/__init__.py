@@ -1,0 +1,24 @@
+"""One small module a hospital, behind one interface: `FILES` and `read(root, settings) -> RawCohort`."""
+
+from importlib import import_module
+from typing import cast
+
+from dpdt.domains.raw import RAW_COLUMNS, RawCohort, Reader
+from dpdt.errors import StudyError
+from dpdt.study import DOMAIN_KINDS
+
+__all__ = ["RAW_COLUMNS", "RawCohort", "Reader", "reader"]
+
+
+def reader(kind: str) -> Reader:
+    """The module that reads an institution's raw metadata.
+
+    Args:
+        kind: One of DOMAIN_KINDS.
+
+    Raises:
+        StudyError: There is no such institution.
+    """
+    if kind not in DOMAIN_KINDS:
+        raise StudyError(f"kind: no reader {kind!r}. Valid kinds: {', '.join(DOMAIN_KINDS)}.")
+    return cast(Reader, import_module(f"dpdt.domains.{kind}"))

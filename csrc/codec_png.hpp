@@ -1,0 +1,18 @@
+// PNG through libpng.
+#pragma once
+
+#include <string>
+
+#include "codec.hpp"
+
+namespace dpdt {
+
+// Gray, gray with alpha, palette, RGB and RGBA of 1 to 16 bits, interlaced or not. 16-bit files give 16-bit pixels.
+// Alpha, transparency, gamma and colour profiles are ignored. Damaged data are errors.
+Image decode_png(const std::uint8_t* data, std::size_t size, const DecodeLimits& limits);
+
+// Names and versions of the library and of the one that inflates its data.
+std::string png_version();
+std::string inflate_version();
+
+}  // namespace dpdt

@@ -1,0 +1,31 @@
+// Reading whole files.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace dpdt {
+
+using Bytes = std::vector<std::uint8_t>;
+
+// An open regular file. Throws ImageError: missing, empty, not a file or not readable.
+class File {
+  public:
+    explicit File(const std::string& path);
+    ~File();
+    File(const File&) = delete;
+    File& operator=(const File&) = delete;
+
+    std::size_t size() const { return size_; }
+
+    // Bytes from the start, `count` or fewer if the file is shorter. Throws ImageError if reading fails.
+    Bytes read(std::size_t count) const;
+
+  private:
+    int descriptor_;
+    std::size_t size_;
+};
+
+}  // namespace dpdt

@@ -1,0 +1,42 @@
+#include "image.hpp"
+
+namespace dpdt {
+
+const char* reason_name(Reason reason) {
+    switch (reason) {
+        case Reason::none:
+            return "";
+        case Reason::missing:
+            return "missing";
+        case Reason::unreadable:
+            return "unreadable";
+        case Reason::empty:
+            return "empty";
+        case Reason::truncated:
+            return "truncated";
+        case Reason::unsupported:
+            return "unsupported";
+        case Reason::too_large:
+            return "too_large";
+        case Reason::constant:
+            return "constant";
+        case Reason::dicom:
+            return "dicom";
+    }
+    return "unreadable";
+}
+
+void check_size(std::size_t height, std::size_t width, std::size_t max_pixels) {
+    constexpr std::size_t max_side = 65535;
+    const std::string size = std::to_string(width) + "x" + std::to_string(height);
+    if (height == 0 || width == 0) throw ImageError(Reason::empty, "the header says " + size + " pixels");
+    if (height > max_side || width > max_side) {
+        throw ImageError(Reason::too_large, "the header says " + size + " pixels, more than 65535 on a side");
+    }
+    if (height > max_pixels / width) {
+        throw ImageError(Reason::too_large,
+                         "the header says " + size + " pixels, more than the limit of " + std::to_string(max_pixels));
+    }
+}
+
+}  // namespace dpdt

@@ -1,0 +1,61 @@
+// One gray picture at the file's own depth, and what can be wrong with one.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace dpdt {
+
+// Why a picture is a reject. The names are written to rejects.csv (see reason_name).
+enum class Reason { none, missing, unreadable, empty, truncated, unsupported, too_large, constant, dicom };
+
+const char* reason_name(Reason reason);
+
+// Thrown for one bad picture; everything else that is thrown stops the whole job.
+class ImageError : public std::runtime_error {
+  public:
+    ImageError(Reason reason, const std::string& message) : std::runtime_error(message), reason_(reason) {}
+    Reason reason() const { return reason_; }
+
+  private:
+    Reason reason_;
+};
+
+// Rows of a picture that somebody else owns, without padding between rows.
+template <class T>
+struct View {
+    const T* data;
+    std::size_t height;
+    std::size_t width;
+    const T* row(std::size_t y) const { return data + y * width; }
+};
+
+struct Image {
+    std::size_t height = 0;
+    std::size_t width = 0;
+    int bits = 0;              // a sample as stored in the file: 1, 2, 4, 8 or 16; 1 to 4 are stretched to 8 here
+    std::size_t warnings = 0;  // oddities that do not change pixels, such as bytes after the picture's end
+    std::variant<std::vector<std::uint8_t>, std::vector<std::uint16_t>> pixels;
+
+    template <class T>
+    View<T> view() const {
+        return {std::get<std::vector<T>>(pixels).data(), height, width};
+    }
+};
+
+// Throws ImageError: a side is 0, a side is above 65535 (sums of one row or column must fit 32 bits), or the area is
+// above max_pixels. Call it with the header's numbers, before anything of the picture's size is allocated.
+void check_size(std::size_t height, std::size_t width, std::size_t max_pixels);
+
+// Luma of BT.601 as cv2.cvtColor rounds it: the weights sum to 2^15, so R = G = B gives exactly that value.
+template <class T>
+T gray(std::uint32_t red, std::uint32_t green, std::uint32_t blue) {
+    return static_cast<T>((red * 9798U + green * 19235U + blue * 3735U + (1U << 14)) >> 15);
+}
+
+}  // namespace dpdt

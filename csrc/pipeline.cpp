@@ -1,0 +1,62 @@
+#include "pipeline.hpp"
+
+#include <atomic>
+#include <variant>
+
+#include "file.hpp"
+#include "pool.hpp"
+#include "threads.hpp"
+
+namespace dpdt {
+namespace {
+
+Bytes read_picture(const std::string& path, std::size_t max_bytes, Format& format) {
+    const File file(path);
+    const Bytes head = file.read(magic_bytes);
+    format = detect_format(head.data(), head.size());
+    if (format == Format::dicom || format == Format::unknown) return head;  // decode() says what is to be said
+    if (file.size() > max_bytes) {
+        throw ImageError(Reason::too_large, "the file has " + std::to_string(file.size()) +
+                                                " bytes, more than the limit of " + std::to_string(max_bytes));
+    }
+    return file.read(file.size());
+}
+
+}  // namespace
+
+ImageResult Pipeline::process(const std::string& path, std::uint8_t* out) const {
+    ImageResult result;
+    try {
+        const Bytes bytes = read_picture(path, max_file_bytes, result.format);
+        const Image image = decode(bytes.data(), bytes.size(), limits);
+        result.height = image.height;
+        result.width = image.width;
+        result.bits = image.bits;
+        result.warnings = image.warnings;
+        std::visit(
+            [&](const auto& pixels) {
+                using T = typename std::decay_t<decltype(pixels)>::value_type;
+                apply_recipe(image.view<T>(), recipe, false, out);
+            },
+            image.pixels);
+    } catch (const ImageError& error) {
+        result.reason = error.reason();
+        result.message = error.what();
+    }
+    return result;
+}
+
+std::vector<ImageResult> Pipeline::process_all(const std::vector<std::string>& paths, std::uint8_t* out,
+                                               const std::function<void(std::size_t)>& poll) const {
+    std::vector<ImageResult> results(paths.size());
+    const std::size_t stride = recipe.height * recipe.width;
+    std::atomic<std::size_t> settled{0};
+    const auto task = [&](std::size_t i) {
+        results[i] = process(paths[i], out + i * stride);
+        if (results[i].reason != Reason::dicom) ++settled;
+    };
+    run_parallel(paths.size(), num_threads == 0 ? available_threads() : num_threads, task, [&] { poll(settled); });
+    return results;
+}
+
+}  // namespace dpdt

@@ -1,0 +1,42 @@
+// Many files at once: read, decode, apply the recipe.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "codec.hpp"
+#include "recipe.hpp"
+
+namespace dpdt {
+
+// What became of one file. Its pixels are in the output only if reason is none.
+struct ImageResult {
+    Reason reason = Reason::none;
+    std::string message;
+    Format format = Format::unknown;
+    std::size_t height = 0;
+    std::size_t width = 0;
+    int bits = 0;
+    std::size_t warnings = 0;
+};
+
+struct Pipeline {
+    Recipe recipe;
+    DecodeLimits limits;
+    std::size_t max_file_bytes = std::size_t{1} << 30;
+    std::size_t num_threads = 0;  // 0: available_threads()
+
+    // One file. Writes height * width bytes to out if it succeeds; otherwise their content is unspecified. Throws only
+    // what concerns the whole job (no memory). Thread-safe.
+    ImageResult process(const std::string& path, std::uint8_t* out) const;
+
+    // Picture i goes to out + i * height * width. Memory: num_threads decoded pictures, whatever the number of files.
+    // poll gets the number of files that are settled: DICOM files are not. Exceptions as in run_parallel.
+    std::vector<ImageResult> process_all(const std::vector<std::string>& paths, std::uint8_t* out,
+                                         const std::function<void(std::size_t)>& poll) const;
+};
+
+}  // namespace dpdt

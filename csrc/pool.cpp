@@ -1,0 +1,114 @@
+#include "pool.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <csignal>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace dpdt {
+namespace {
+
+constexpr std::chrono::milliseconds poll_interval{50};
+
+class Pool {
+  public:
+    Pool(std::size_t count, const std::function<void(std::size_t)>& task) : count_(count), task_(task) {}
+    ~Pool() { stop_and_join(); }
+    Pool(const Pool&) = delete;
+    Pool& operator=(const Pool&) = delete;
+
+    void start(std::size_t num_threads) {
+        running_ = num_threads;
+        std::size_t started = 0;
+        try {
+            for (; started < num_threads; ++started) threads_.emplace_back([this] { work(); });
+        } catch (...) {  // the system gives no more threads
+            if (started == 0) throw;
+            const std::lock_guard<std::mutex> lock(mutex_);
+            running_ -= num_threads - started;
+        }
+    }
+
+    void wait(const std::function<void()>& poll) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        while (!finished_.wait_for(lock, poll_interval, [this] { return running_ == 0; })) {
+            lock.unlock();
+            poll();
+            lock.lock();
+        }
+        lock.unlock();
+        stop_and_join();
+        if (error_) std::rethrow_exception(error_);
+        poll();
+    }
+
+  private:
+    void work() {
+        while (!stopped_) {
+            const std::size_t index = next_++;
+            if (index >= count_) break;
+            try {
+                task_(index);
+            } catch (...) {
+                const std::lock_guard<std::mutex> lock(mutex_);
+                if (!error_) error_ = std::current_exception();
+                stopped_ = true;
+            }
+        }
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (--running_ == 0) finished_.notify_all();
+    }
+
+    void stop_and_join() {
+        stopped_ = true;
+        for (std::thread& thread : threads_) {
+            if (thread.joinable()) thread.join();
+        }
+    }
+
+    const std::size_t count_;
+    const std::function<void(std::size_t)>& task_;
+    std::atomic<std::size_t> next_{0};
+    std::atomic<bool> stopped_{false};
+    std::mutex mutex_;
+    std::condition_variable finished_;
+    std::size_t running_ = 0;   // guarded by mutex_
+    std::exception_ptr error_;  // guarded by mutex_ until the threads are joined
+    std::vector<std::thread> threads_;
+};
+
+// Threads inherit the signal mask: with all signals blocked, they are delivered to the threads that expect them.
+class BlockSignals {
+  public:
+    BlockSignals() {
+        sigset_t all;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before_);
+    }
+    ~BlockSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+    BlockSignals(const BlockSignals&) = delete;
+    BlockSignals& operator=(const BlockSignals&) = delete;
+
+  private:
+    sigset_t before_;
+};
+
+}  // namespace
+
+void run_parallel(std::size_t count, std::size_t num_threads, const std::function<void(std::size_t)>& task,
+                  const std::function<void()>& poll) {
+    if (count == 0) return;
+    Pool pool(count, task);
+    {
+        const BlockSignals block;
+        pool.start(std::max<std::size_t>(1, std::min(num_threads, count)));
+    }
+    pool.wait(poll);
+}
+
+}  // namespace dpdt

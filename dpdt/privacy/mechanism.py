@@ -1,0 +1,102 @@
+"""Everything that decides a DP training's epsilon, in one place: planned once, then frozen in the run's config."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Self
+
+from dpdt.errors import PrivacyError
+from dpdt.privacy.accounting import calibrate_noise_multiplier, epsilon
+from dpdt.study import PrivacySettings
+
+__all__ = ["Mechanism"]
+
+# A frozen noise_multiplier may miss the target by this part, for other versions of the accountant's library.
+TOLERANCE: Final = 1e-6
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """The Poisson-subsampled Gaussian mechanism of one run.
+
+    Attributes:
+        unit: What one unit of the guarantee is, ``patient`` or ``image``.
+        num_units: Units of the train split; taken as public.
+        sample_rate: Probability of each unit to be in a batch.
+        noise_multiplier: Standard deviation of the noise over max_grad_norm.
+        max_grad_norm: Bound on what one unit moves the sum.
+        num_steps: Noisy steps of the whole run.
+        delta: Below 1 / num_units.
+        accountant: ``pld``, ``prv`` or ``rdp``.
+        target_epsilon: What all steps together stay within.
+    """
+
+    unit: str
+    num_units: int
+    sample_rate: float
+    noise_multiplier: float
+    max_grad_norm: float
+    num_steps: int
+    delta: float
+    accountant: str
+    target_epsilon: float
+
+    @classmethod
+    def plan(
+        cls,
+        settings: PrivacySettings,
+        *,
+        target_epsilon: float,
+        num_units: int,
+        sample_rate: float,
+        num_steps: int,
+        noise_multiplier: float | None = None,
+    ) -> Self:
+        """Calibrate the noise, or check one that was calibrated before.
+
+        Raises:
+            PrivacyError: Delta is not below 1 / num_units, the target cannot be reached, or the given noise misses it.
+        """
+        if settings.delta >= 1 / num_units:
+            raise PrivacyError(
+                f"privacy.delta: {settings.delta:g} is not below 1 / {num_units} {settings.unit}s = "
+                f"{1 / num_units:.3g}. With such a delta a "
+                "mechanism that publishes one of them whole would count as private. Choose a smaller one."
+            )
+        if noise_multiplier is None:
+            noise_multiplier = calibrate_noise_multiplier(
+                target_epsilon=target_epsilon,
+                sample_rate=sample_rate,
+                num_steps=num_steps,
+                delta=settings.delta,
+                accountant=settings.accountant,
+            )
+        mechanism = cls(
+            unit=settings.unit,
+            num_units=num_units,
+            sample_rate=sample_rate,
+            noise_multiplier=noise_multiplier,
+            max_grad_norm=settings.max_grad_norm,
+            num_steps=num_steps,
+            delta=settings.delta,
+            accountant=settings.accountant,
+            target_epsilon=target_epsilon,
+        )
+        if mechanism.epsilon(num_steps) > target_epsilon * (1 + TOLERANCE):
+            raise PrivacyError(
+                f"config: noise_multiplier {noise_multiplier:g} spends epsilon {mechanism.epsilon(num_steps):g} in "
+                f"{num_steps} steps, more than the target {target_epsilon:g}. The config was altered; remove the run."
+            )
+        return mechanism
+
+    def epsilon(self, steps: int) -> float:
+        """What so many steps spend."""
+        return epsilon(
+            noise_multiplier=self.noise_multiplier,
+            sample_rate=self.sample_rate,
+            num_steps=steps,
+            delta=self.delta,
+            accountant=self.accountant,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the ledger's first line and the config."""
+        return asdict(self)

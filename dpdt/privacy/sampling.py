@@ -1,0 +1,75 @@
+"""Which images a logical step sees: Poisson sampling over privacy units."""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpdt.errors import PrivacyError
+from dpdt.privacy.keystream import KeyStream
+
+__all__ = ["PoissonSampler", "num_steps_for", "sample_rate_for"]
+
+MIN_STEPS: Final = 1
+
+
+class PoissonSampler:
+    """Draws every unit independently with one probability, then one image of each drawn unit uniformly at random.
+
+    This is the sampling that the accountants assume; shuffled or weighted batches are not. Because a drawn patient
+    brings one image, a patient moves one clipped gradient of the sum, and the guarantee is the patient's. Batches vary
+    in size and may be empty: an empty one is a step too.
+
+    Args:
+        units: Privacy unit of each image, whole numbers, shape (n,).
+        sample_rate: Probability q in (0, 1] of each unit.
+        stream: Where the random numbers come from; its state is all the state there is.
+
+    Raises:
+        PrivacyError: No image, or q outside (0, 1].
+    """
+
+    def __init__(self, units: NDArray[np.int64], *, sample_rate: float, stream: KeyStream) -> None:
+        if units.ndim != 1 or len(units) == 0:
+            raise PrivacyError(f"sampling: expected the units of at least one image, got shape {units.shape}.")
+        if not 0 < sample_rate <= 1:
+            raise PrivacyError(f"sampling: expected a sample_rate in (0, 1], got {sample_rate!r}.")
+        self._by_unit = np.argsort(units, kind="stable")
+        _, self._first, self._images = np.unique(units[self._by_unit], return_index=True, return_counts=True)
+        self.sample_rate = sample_rate
+        self.stream = stream
+
+    @property
+    def num_units(self) -> int:
+        """Units that can be drawn."""
+        return len(self._first)
+
+    @property
+    def max_images_per_unit(self) -> int:
+        """Images of the unit that has most."""
+        return int(self._images.max())
+
+    def draw(self) -> NDArray[np.int64]:
+        """Image numbers (places in `units`) of one logical batch, sorted; a unit occurs at most once."""
+        drawn = np.flatnonzero(self.stream.uniform(self.num_units) < self.sample_rate)
+        choice = (self.stream.uniform(len(drawn)) * self._images[drawn]).astype(np.int64)
+        return np.sort(self._by_unit[self._first[drawn] + choice])
+
+
+def sample_rate_for(*, expected_batch_size: int, num_units: int) -> float:
+    """q: the probability that makes the expected batch have the wanted size.
+
+    Raises:
+        PrivacyError: There are fewer units than the batch shall have, or none.
+    """
+    if num_units < 1 or expected_batch_size > num_units:
+        raise PrivacyError(
+            f"train.expected_batch_size: {expected_batch_size} is more than the {num_units} privacy units of the "
+            "train split. Make it smaller."
+        )
+    return expected_batch_size / num_units
+
+
+def num_steps_for(*, num_epochs: float, expected_batch_size: int, num_units: int) -> int:
+    """Logical steps in which each unit is drawn `num_epochs` times in expectation, at least one."""
+    return max(MIN_STEPS, round(num_epochs * num_units / expected_batch_size))

@@ -1,0 +1,196 @@
+"""The privacy statement of a run (`privacy.json`): what is protected, how strongly, and what else was let out."""
+
+import math
+from typing import Any, Final
+
+from dpdt.privacy.mechanism import Mechanism
+
+__all__ = ["group_privacy", "privacy_statement", "statement_without_privacy"]
+
+FORMAT: Final = 1
+
+
+def privacy_statement(
+    mechanism: Mechanism,
+    *,
+    run_id: str,
+    domain: str,
+    spent_steps: int,
+    randomness: str,
+    class_weights: str,
+    initial_weights: str,
+    max_images_per_patient: int,
+    complete: bool,
+) -> dict[str, Any]:
+    """The statement of a DP run.
+
+    Args:
+        mechanism: What each step did.
+        run_id: The run.
+        domain: Whose patients.
+        spent_steps: Steps that the ledger counts; before and while it runs, those of the whole run.
+        randomness: ``cryptographic`` or ``seeded``.
+        class_weights: The study file's choice, ``none``, ``public`` or ``given``.
+        initial_weights: Where the weights before the first step came from.
+        max_images_per_patient: Images of the patient with most in the train split.
+        complete: Whether the training has ended; otherwise the epsilon is what the whole of it may spend.
+
+    Returns:
+        JSON-like; ``epsilon`` is a number or, where there is no finite bound, None.
+    """
+    spent = mechanism.epsilon(spent_steps)
+    statement: dict[str, Any] = {
+        "format": FORMAT,
+        "run_id": run_id,
+        "domain": domain,
+        "mechanism": "DP-SGD: Poisson-subsampled Gaussian mechanism",
+        "unit": mechanism.unit,
+        "neighbouring_relation": f"add or remove one {mechanism.unit}",
+        "num_units": mechanism.num_units,
+        "sample_rate": mechanism.sample_rate,
+        "noise_multiplier": mechanism.noise_multiplier,
+        "max_grad_norm": mechanism.max_grad_norm,
+        "num_steps": spent_steps,
+        "planned_num_steps": mechanism.num_steps,
+        "delta": mechanism.delta,
+        "accountant": mechanism.accountant,
+        "epsilon": spent if math.isfinite(spent) else None,
+        "target_epsilon": mechanism.target_epsilon,
+        "complete": complete,
+        "randomness": randomness,
+        "initial_weights": initial_weights,
+        "other_releases": _other_releases(class_weights, private=True),
+        "paragraph": "",
+    }
+    if mechanism.unit == "image":
+        statement["patient_bound"] = _patient_bound(spent, mechanism.delta, max_images_per_patient)
+    statement["paragraph"] = _paragraph(statement)
+    return statement
+
+
+def statement_without_privacy(
+    *, run_id: str, domain: str, unit: str, num_units: int, num_steps: int, class_weights: str, initial_weights: str
+) -> dict[str, Any]:
+    """The statement of a run without DP: the same keys, None where there is nothing to say."""
+    return {
+        "format": FORMAT,
+        "run_id": run_id,
+        "domain": domain,
+        "mechanism": "none",
+        "unit": unit,
+        "neighbouring_relation": None,
+        "num_units": num_units,
+        "sample_rate": None,
+        "noise_multiplier": None,
+        "max_grad_norm": None,
+        "num_steps": num_steps,
+        "planned_num_steps": num_steps,
+        "delta": None,
+        "accountant": None,
+        "epsilon": None,
+        "target_epsilon": None,
+        "complete": True,
+        "randomness": "seeded",
+        "initial_weights": initial_weights,
+        "other_releases": _other_releases(class_weights, private=False),
+        "paragraph": f"This model was trained on the images of {domain} without differential privacy. There is no "
+        "formal limit to what it, or anything computed from it, may reveal about a single patient: treat it as "
+        "confidential as the training data.",
+    }
+
+
+def group_privacy(*, epsilon: float, delta: float, size: int) -> tuple[float, float]:
+    """What (epsilon, delta) for one unit means for a group of `size` units.
+
+    The group's guarantee is (k·epsilon, delta · (1 + e^epsilon + … + e^((k-1)·epsilon))), from applying the definition
+    k times (Vadhan 2017, The Complexity of Differential Privacy, lemma 2.2).
+
+    Returns:
+        The group's epsilon, and its delta, at most 1 (which says nothing).
+
+    >>> group_privacy(epsilon=1.0, delta=1e-6, size=1)
+    (1.0, 1e-06)
+    """
+    total = 0.0
+    for power in range(size):
+        if power * epsilon > 700 or total > 1 / delta:  # e^710 is no float; the sum is past 1 long before
+            return size * epsilon, 1.0
+        total += math.exp(power * epsilon)
+    return size * epsilon, min(1.0, delta * total)
+
+
+def _patient_bound(epsilon: float, delta: float, images: int) -> dict[str, Any]:
+    group_epsilon, group_delta = group_privacy(epsilon=epsilon, delta=delta, size=images)
+    return {
+        "images_of_the_patient_with_most": images,
+        "epsilon": group_epsilon if math.isfinite(group_epsilon) else None,
+        "delta": group_delta,
+        "how": "group privacy: the guarantee for one image applied once for each image of that patient",
+        "note": "The number of images was counted in the private data; it is itself not covered by epsilon.",
+    }
+
+
+def _other_releases(class_weights: str, *, private: bool) -> list[dict[str, str]]:
+    """What left the private data, or might be thought to have, besides the weights."""
+    weights = {
+        "none": "not used",
+        "public": "counted in the public pretraining data",
+        "given": "numbers of the study file; dpdt did not count them. If they were counted in private data, that is "
+        "not covered by epsilon",
+    }[class_weights]
+    not_covered = "not covered by epsilon" if private else "as everything else here, without protection"
+    return [
+        {"what": "class weights", "source": weights, "accounted": "no cost"},
+        {"what": "number of units", "source": "exact count of the train split", "accounted": "taken as public"},
+        {
+            "what": "training loss over steps (metrics.jsonl, progress, MLflow)",
+            "source": "drawn batches, without noise",
+            "accounted": f"{not_covered}; do not publish it",
+        },
+        {
+            "what": "decision thresholds, if the model is evaluated",
+            "source": "val patients of the train domain, who are not in the train split",
+            "accounted": not_covered,
+        },
+        {
+            "what": "AUC and other test results",
+            "source": "test patients, who are not in the train split",
+            "accounted": not_covered,
+        },
+        {"what": "choice of checkpoint", "source": "always the last step; nothing is chosen", "accounted": "no cost"},
+        {
+            "what": "choice of hyperparameters",
+            "source": "the study file; dpdt chooses none from data",
+            "accounted": "no cost, unless somebody compares runs on private data and keeps the best: then not covered",
+        },
+    ]
+
+
+def _paragraph(statement: dict[str, Any]) -> str:
+    """For somebody who answers for patients' data and is no mathematician."""
+    unit, epsilon = statement["unit"], statement["epsilon"]
+    whose = "a patient's images" if unit == "patient" else "a single image"
+    factor = "any factor" if epsilon is None or epsilon > 13 else f"a factor of {math.exp(epsilon):.3g}"
+    spent = "no finite bound" if epsilon is None else f"{epsilon:.3g}"
+    parts = [
+        f"This model was trained on {statement['num_units']} {unit}s of {statement['domain']} with differential "
+        f"privacy: epsilon = {spent} and delta = {statement['delta']:g} for each {unit}.",
+        f"That means: leaving {whose} out of the training, or adding them, changes the probability of anything that "
+        f"can be concluded from the model by at most {factor}, apart from events of probability "
+        f"{statement['delta']:g}.",
+        f"It holds whatever else somebody knows, for every {unit} of the training data, and for everything computed "
+        "from the weights later.",
+        "It does not cover what is learned about people in general, nor the items of `other_releases`.",
+    ]
+    if not statement["complete"]:
+        parts.insert(1, "The training is not complete; the epsilon is what the whole of it may spend.")
+    if statement["randomness"] == "seeded":
+        parts.insert(1, "Its noise came from a seed: whoever knows the seed can remove it, so the guarantee is void.")
+    if unit == "image":
+        bound = statement["patient_bound"]
+        patient = "no finite bound" if bound["epsilon"] is None else f"epsilon = {bound['epsilon']:.3g}"
+        parts.append(
+            "The guarantee is an image's; for the patient with most images "
+            f"({bound['images_of_the_patient_with_most']}) it amounts to {patient} and delta = {bound['delta']:.3g}."
+        )
+    return " ".join(parts)

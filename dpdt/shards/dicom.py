@@ -1,0 +1,157 @@
+"""Pixels of DICOM files, read through pydicom."""
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpdt import _core
+from dpdt.errors import DecodeError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+__all__ = ["DicomPixels", "read_dicom"]
+
+GRAY: Final = ("MONOCHROME1", "MONOCHROME2")
+COLOUR: Final = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+LUMA_WEIGHTS: Final = np.array([9798, 19235, 3735], dtype=np.uint32)
+"""BT.601 in 1/2^15, as `_core` and cv2.cvtColor have it."""
+
+
+@dataclass(frozen=True)
+class DicomPixels:
+    """One frame.
+
+    Attributes:
+        pixels: (h, w), uint8 or uint16, C order. A rising straight line of the stored values: min-max takes it back.
+        invert: High values are shown dark: MONOCHROME1, or a falling rescale slope, but not both.
+        bits: Bits Stored.
+    """
+
+    pixels: NDArray[np.uint8] | NDArray[np.uint16]
+    invert: bool
+    bits: int
+
+
+def read_dicom(path: str) -> DicomPixels:
+    """Read the one frame of a DICOM file as unsigned gray values.
+
+    Rescale slope and intercept are a straight line, which the later min-max takes back, except for the slope's sign. A
+    modality lookup table is applied. Pixel padding (PS3.3 C.7.5.1.1.2) gets the darkest value shown, so that it does
+    not widen the range. Windows and presentation lookup tables are not applied.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Pixels, whether to invert them after min-max, and Bits Stored.
+
+    Raises:
+        DecodeError: The message begins with the reason's name (`truncated: …`).
+    """
+    import pydicom
+
+    try:
+        dataset = pydicom.dcmread(path, force=True)
+        return _pixels_of(dataset)
+    except (DecodeError, MemoryError):
+        raise
+    except Exception as err:  # pydicom's plugins raise anything, and one bad file never stops a job
+        reason = "truncated" if isinstance(err, EOFError) else "unreadable"
+        raise DecodeError(f"{reason}: damaged DICOM data ({type(err).__name__}: {err})") from err
+
+
+def _pixels_of(dataset: "Dataset") -> DicomPixels:
+    _check(dataset)
+    pixels = np.asarray(dataset.pixel_array)
+    if pixels.ndim == 3:
+        pixels = _gray(pixels)
+    if pixels.ndim != 2:
+        raise DecodeError(f"unsupported: pixel data of shape {pixels.shape}, expected (rows, columns)")
+    slope = float(dataset.get("RescaleSlope", None) or 1.0)
+    if "ModalityLUTSequence" in dataset:
+        from pydicom.pixels import apply_modality_lut
+
+        pixels, slope = apply_modality_lut(pixels, dataset), 1.0
+    invert = (dataset.PhotometricInterpretation == "MONOCHROME1") != (slope < 0)
+    pixels = _without_padding(pixels, dataset, invert=invert)
+    return DicomPixels(pixels=_unsigned(pixels), invert=invert, bits=int(dataset.BitsStored))
+
+
+def _check(dataset: "Dataset") -> None:
+    """Say what is not supported before anything of the picture's size is allocated."""
+    if "PixelData" not in dataset and "FloatPixelData" not in dataset and "DoubleFloatPixelData" not in dataset:
+        raise DecodeError("empty: a DICOM file without pixel data")
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    if rows < 1 or columns < 1:
+        raise DecodeError(f"empty: the header says {columns}x{rows} pixels")
+    if rows * columns > _core.MAX_PIXELS:
+        raise DecodeError(
+            f"too_large: the header says {columns}x{rows} pixels, more than the limit of {_core.MAX_PIXELS}"
+        )
+    frames = int(dataset.get("NumberOfFrames", None) or 1)
+    if frames != 1:
+        raise DecodeError(f"unsupported: {frames} frames, expected one radiograph")
+    photometric = str(dataset.PhotometricInterpretation)
+    samples = int(dataset.get("SamplesPerPixel", 1))
+    if photometric not in (GRAY if samples == 1 else COLOUR if samples == 3 else ()):
+        raise DecodeError(f"unsupported: photometric interpretation {photometric} with {samples} samples a pixel")
+    _check_transfer_syntax(dataset, expected_bytes=rows * columns * samples * ((int(dataset.BitsAllocated) + 7) // 8))
+
+
+def _check_transfer_syntax(dataset: "Dataset", *, expected_bytes: int) -> None:
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
+    if syntax is None:  # a bare data set: its own encoding tells
+        implicit, little = dataset.original_encoding
+        syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.ensure_file_meta()
+        dataset.file_meta.TransferSyntaxUID = syntax
+    if syntax.is_compressed:
+        available = False
+        with contextlib.suppress(NotImplementedError):
+            available = bool(get_decoder(syntax).is_available)
+        if not available:
+            raise DecodeError(f"unsupported: no decoder for the transfer syntax {syntax.name} ({syntax})")
+    elif "PixelData" in dataset and len(dataset.PixelData) < expected_bytes:
+        raise DecodeError(f"truncated: {len(dataset.PixelData)} bytes of pixels, expected {expected_bytes}")
+
+
+def _gray(pixels: NDArray[Any]) -> NDArray[Any]:
+    """RGB (h, w, 3) of 8 or 16 bits to gray, rounded as cv2.cvtColor rounds."""
+    luma = (pixels.astype(np.uint32) @ LUMA_WEIGHTS + (1 << 14)) >> 15
+    return luma.astype(pixels.dtype)
+
+
+def _without_padding(pixels: NDArray[Any], dataset: "Dataset", *, invert: bool) -> NDArray[Any]:
+    value = dataset.get("PixelPaddingValue", None)
+    if value is None:
+        return pixels
+    limit = dataset.get("PixelPaddingRangeLimit", None)
+    low, high = sorted((int(value), int(value if limit is None else limit)))
+    padding = (pixels >= low) & (pixels <= high)
+    if not padding.any() or padding.all():
+        return pixels
+    shown = pixels[~padding]
+    return np.where(padding, shown.max() if invert else shown.min(), pixels)
+
+
+def _unsigned(pixels: NDArray[Any]) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Order-preserving straight line into uint8 or uint16; only types wider than 16 bits lose anything by it."""
+    if pixels.dtype in (np.uint8, np.uint16):
+        return np.ascontiguousarray(pixels)
+    if pixels.dtype == np.int8:
+        return np.ascontiguousarray(pixels).view(np.uint8) ^ np.uint8(0x80)
+    if pixels.dtype == np.int16:
+        return np.ascontiguousarray(pixels).view(np.uint16) ^ np.uint16(0x8000)
+    wide = pixels.astype(np.float64)
+    low, high = float(wide.min()), float(wide.max())
+    if not np.isfinite([low, high]).all():
+        raise DecodeError("unsupported: pixels that are not finite numbers")
+    scale = 65535.0 / (high - low) if high > low else 0.0
+    return np.rint((wide - low) * scale).astype(np.uint16)

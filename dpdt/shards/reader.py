@@ -1,0 +1,191 @@
+"""Opening shards: everything is checked before a pixel is shown."""
+
+import hashlib
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import pandas as pd
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from dpdt.cohort import read_cohort
+from dpdt.errors import ShardError
+from dpdt.files import read_json
+from dpdt.paths import ShardPaths
+from dpdt.study import Study
+
+__all__ = [
+    "FORMAT",
+    "INDEX_COLUMNS",
+    "Shards",
+    "cohort_sha256",
+    "num_shards",
+    "open_shard",
+    "read_manifest",
+    "shard_header",
+    "shards_done",
+]
+
+FORMAT: Final = 1
+INDEX_COLUMNS: Final = ("image_id", "shard", "row", "sha256", "format", "height", "width", "bits")
+
+
+def num_shards(study: Study, domain: str) -> int:
+    """How many shards a domain's cohort fills.
+
+    Raises:
+        CohortError: The cohort is not built.
+    """
+    return -(-len(read_cohort(study, domain)) // study.shards.rows_per_shard)
+
+
+def shards_done(study: Study, domain: str) -> bool:
+    """Whether the domain's shards are complete and made with the study's settings."""
+    manifest = study.paths.shards(domain).manifest
+    return manifest.exists() and read_manifest(manifest).get("fingerprint") == study.shards_fingerprint(domain)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest, after a look at its format.
+
+    Raises:
+        ShardError: It is missing, or of a format that this version does not read.
+    """
+    if not path.exists():
+        raise ShardError(f"{path}: no shards yet (the manifest is written last). Run `dpdt shards`.")
+    manifest = read_json(path)
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise ShardError(f"{path}: format {found!r}, expected {FORMAT}. Use the version of dpdt that wrote it.")
+    return dict(manifest)
+
+
+def cohort_sha256(cohort: pd.DataFrame) -> str:
+    """Hash of which images a cohort has, where, and in which order."""
+    digest = hashlib.sha256()
+    for image_id, path in zip(cohort["image_id"], cohort["path"], strict=True):
+        digest.update(f"{image_id}\0{path}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def shard_header(rows: int, size: int) -> bytes:
+    """The .npy header (format 1.0) of a shard; its length does not depend on the number of rows."""
+    stream = io.BytesIO()
+    npy.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": (rows, size, size)})
+    return stream.getvalue()
+
+
+def open_shard(path: Path, *, rows: int, size: int) -> NDArray[np.uint8]:
+    """Map one shard file, read-only, after a check of its header and length.
+
+    Args:
+        path: The file.
+        rows: Images that the manifest says it has.
+        size: Height and width in pixels.
+
+    Returns:
+        (rows, size, size).
+
+    Raises:
+        ShardError: The file is missing, shorter or longer than expected, or not the array that is expected.
+    """
+    header = shard_header(rows, size)
+    expected = len(header) + rows * size * size
+    try:
+        with path.open("rb") as stream:
+            found = stream.seek(0, 2)
+            stream.seek(0)
+            start = stream.read(len(header))
+    except FileNotFoundError as err:
+        raise ShardError(f"{path}: no such file, but the manifest lists it. {_remedy(path)}") from err
+    if found != expected:
+        raise ShardError(f"{path}: {found} bytes, expected {expected}. The file is damaged. {_remedy(path)}")
+    if start != header:
+        raise ShardError(f"{path}: its header is not that of {rows} uint8 images of {size}x{size}. {_remedy(path)}")
+    if rows == 0:
+        return np.empty((0, size, size), dtype=np.uint8)
+    return np.memmap(path, dtype=np.uint8, mode="r", offset=len(header), shape=(rows, size, size))
+
+
+def _remedy(path: Path) -> str:
+    return f"Remove {path.parent} and run `dpdt shards` again."
+
+
+class Shards:
+    """One domain's images, read-only and memory-mapped.
+
+    Attributes:
+        index: One row an image, in cohort order: image_id, shard, row, sha256 (of its pixels), and format, height,
+            width, bits of its file.
+        size: Height and width in pixels.
+        manifest: What manifest.json says.
+    """
+
+    def __init__(self, paths: ShardPaths, index: pd.DataFrame, manifest: Mapping[str, Any]) -> None:
+        """Use `Shards.open`."""
+        self.paths = paths
+        self.index = index
+        self.manifest = dict(manifest)
+        self.size = int(manifest["settings"]["size"])
+        self._maps = [
+            open_shard(paths.folder / shard["file"], rows=int(shard["rows"]), size=self.size)
+            for shard in manifest["shards"]
+        ]
+        self._shard = index["shard"].to_numpy(dtype=np.int64)
+        self._row = index["row"].to_numpy(dtype=np.int64)
+        self._check_index()
+
+    @classmethod
+    def open(cls, paths: ShardPaths) -> Self:
+        """Open a domain's shards; sizes and the index are checked, checksums are not (see `verify_shards`).
+
+        Raises:
+            ShardError: Something is missing, or a size or an index row is not as the manifest says.
+        """
+        manifest = read_manifest(paths.manifest)
+        if not paths.index.exists():
+            raise ShardError(f"{paths.index}: no such file. {_remedy(paths.index)}")
+        return cls(paths, pd.read_parquet(paths.index), manifest)
+
+    def _check_index(self) -> None:
+        rows = np.array([len(images) for images in self._maps], dtype=np.int64)
+        where = self.paths.index
+        if len(self.index) != int(self.manifest["images"]) or int(rows.sum()) != len(self.index):
+            raise ShardError(f"{where}: {len(self.index)} images, expected {self.manifest['images']}. {_remedy(where)}")
+        counts = np.bincount(self._shard[(self._shard >= 0) & (self._shard < len(rows))], minlength=len(rows))
+        expected_rows = np.concatenate([np.arange(n) for n in rows]) if len(rows) else rows
+        if not np.array_equal(counts, rows) or not np.array_equal(self._row, expected_rows):
+            raise ShardError(f"{where}: its rows do not fit the shards that the manifest lists. {_remedy(where)}")
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Worker processes open the files again instead of getting a copy of the pixels."""
+        return Shards.open, (self.paths,)
+
+    def images(self, positions: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+        """Pixels of some images.
+
+        Args:
+            positions: (k,) rows of `index`, in any order, repeats allowed.
+
+        Returns:
+            (k, size, size), a copy.
+
+        Raises:
+            ShardError: A position is outside of the index.
+        """
+        places = np.asarray(positions, dtype=np.int64)
+        if places.size and (places.min() < 0 or places.max() >= len(self)):
+            raise ShardError(f"{self.paths.folder}: positions must be in [0, {len(self)}), got {places.tolist()[:10]}")
+        out = np.empty((len(places), self.size, self.size), dtype=np.uint8)
+        shard = self._shard[places]
+        for number in np.unique(shard):
+            here = np.flatnonzero(shard == number)
+            out[here] = self._maps[number][self._row[places[here]]]
+        return out

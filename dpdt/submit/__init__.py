@@ -1,0 +1,130 @@
+"""Send a study's tasks: as Slurm arrays, as processes on this machine, or one after another in this process.
+
+The only package that imports submitit.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dpdt.errors import ClusterError
+from dpdt.jobs import Submission, new_submission
+from dpdt.stages import Task, private_umask
+from dpdt.study import Study
+from dpdt.submit.local import run_debug, run_local, study_claimed
+from dpdt.submit.outcomes import Outcomes
+from dpdt.submit.plan import Plan, make_plan, show_plan
+from dpdt.submit.slurm import queued_tasks, send, wait_for
+
+__all__ = ["SubmitSummary", "submit"]
+
+Cluster = Literal["slurm", "local", "debug"]
+
+
+@dataclass(frozen=True)
+class SubmitSummary:
+    """What a submission did.
+
+    Attributes:
+        cluster: Where tasks were sent.
+        sent: Number of tasks sent.
+        skipped: Tasks that were done already.
+        queued: Tasks that an earlier submission has in the queue.
+        finished: Tasks that succeeded (0 if nobody waited).
+        folder: Where logs lie; None if nothing was sent.
+    """
+
+    cluster: str
+    sent: int
+    skipped: int
+    queued: int = 0
+    finished: int = 0
+    folder: Path | None = None
+
+    def __str__(self) -> str:
+        queued = f", {self.queued} already in the queue" if self.queued else ""
+        if self.folder is None:
+            return f"Nothing to send: {self.skipped} tasks are done{queued}."
+        done = f"{self.finished} tasks done" if self.finished else f"{self.sent} tasks sent to {self.cluster}"
+        return f"{done}, {self.skipped} were done before{queued}. Logs: {self.folder}"
+
+
+def submit(
+    study: Study,
+    *,
+    cluster: Cluster,
+    stages: Sequence[str] | None = None,
+    dry_run: bool = False,
+    wait: bool | None = None,
+) -> SubmitSummary:
+    """Send every task that is not done, with its dependencies, and print a summary.
+
+    Args:
+        study: The study.
+        cluster: `slurm`: arrays with dependencies, nobody has to wait; `local`: processes on this machine, a few at
+            once; `debug`: in this process, one after another.
+        stages: Only these; None means all.
+        dry_run: Print a table of what would be sent; send nothing.
+        wait: Wait for the end and fail if a task failed. Default: no on slurm, yes elsewhere.
+
+    Raises:
+        StudyError: Unknown stage or cluster, or a wrong cluster profile.
+        ClusterError: Slurm refused a job, or a task failed: with the task, its last traceback line and its log.
+    """
+    if cluster not in ("slurm", "local", "debug"):
+        raise ClusterError(f"cluster: expected slurm, local or debug, got {cluster!r}.")
+    if wait is False and cluster != "slurm":
+        raise ClusterError(f"--no-wait goes with --cluster slurm only: {cluster} runs in this process. Leave it out.")
+    if dry_run:
+        plan = _plan(study, stages, cluster)
+        show_plan(study, plan, cluster=cluster)
+        return SubmitSummary(cluster, len(plan.send), plan.num_done, plan.num_queued)
+    with private_umask(study):
+        summary = _send_to_slurm(study, stages, wait=bool(wait)) if cluster == "slurm" else _run(study, stages, cluster)
+    print(summary)
+    return summary
+
+
+def _plan(study: Study, stages: Sequence[str] | None, cluster: str) -> Plan:
+    """The plan; on a machine with Slurm it leaves out what is in the queue."""
+    queued: dict[Task, str] = {}
+    if cluster == "slurm":
+        with contextlib.suppress(ClusterError):
+            queued = queued_tasks(study)
+    return make_plan(study, stages, queued=queued)
+
+
+def _run(study: Study, stages: Sequence[str] | None, cluster: str) -> SubmitSummary:
+    """Run what is missing on this machine."""
+    with study_claimed(study):
+        plan = make_plan(study, stages)
+        if not plan.send:
+            return SubmitSummary(cluster, 0, plan.num_done)
+        submission = new_submission(study, cluster)
+        outcomes = run_debug(plan, submission) if cluster == "debug" else run_local(study, plan, submission)
+    return _summary(plan, submission, outcomes)
+
+
+def _send_to_slurm(study: Study, stages: Sequence[str] | None, *, wait: bool) -> SubmitSummary:
+    """Send what is missing to Slurm."""
+    queued = queued_tasks(study)
+    plan = make_plan(study, stages, queued=queued)
+    if not plan.send:
+        return SubmitSummary("slurm", 0, plan.num_done, plan.num_queued)
+    submission = new_submission(study, "slurm")
+    send(study, plan, submission, queued=queued)
+    return _summary(plan, submission, wait_for(plan, submission) if wait else Outcomes())
+
+
+def _summary(plan: Plan, submission: Submission, outcomes: Outcomes) -> SubmitSummary:
+    outcomes.raise_if_failed()
+    return SubmitSummary(
+        cluster=submission.cluster,
+        sent=len(plan.send),
+        skipped=plan.num_done,
+        queued=plan.num_queued,
+        finished=len(outcomes.done),
+        folder=submission.paths.folder,
+    )

@@ -1,0 +1,126 @@
+"""What a stage's tasks ask of the cluster: the study file's `[cluster]` over a cluster profile over the defaults."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import dpdt
+from dpdt.errors import StudyError
+from dpdt.stages import GPU_STAGES, STAGES
+from dpdt.study import ClusterSettings, Study
+
+__all__ = ["PROFILES", "Profile", "Resources", "StageSettings", "resources"]
+
+# The profiles of the repository: present where dpdt is installed from a checkout (`make install`).
+PROFILES: Final = Path(dpdt.__file__).parents[1] / "slurm" / "clusters"
+
+
+class StageSettings(BaseModel):
+    """`[stages.<stage>]` of a profile: what one stage asks for instead of the general values."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    partition: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gpus_per_task: int | None = Field(default=None, ge=0)
+    cpus_per_task: int | None = Field(default=None, ge=1)
+    mem_gb: float | None = Field(default=None, gt=0)
+    timeout_min: int | None = Field(default=None, ge=1)
+    array_parallelism: int | None = Field(default=None, ge=1)
+
+
+class Profile(ClusterSettings):
+    """A file of slurm/clusters: the keys of `[cluster]`, and what only a site needs."""
+
+    python: str | None = Field(default=None, description="Shell command that starts Python on a node.")
+    signal_delay_s: int = Field(default=90, ge=10, description="Seconds between the warning signal and the time limit.")
+    stages: dict[str, StageSettings] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each task of one stage asks for; gpus is 0 for stages that only use CPUs."""
+
+    partition: str | None
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    gpus: int
+    cpus: int
+    mem_gb: float
+    timeout_min: int
+    array_parallelism: int
+    setup: tuple[str, ...]
+    python: str | None
+    signal_delay_s: int
+
+
+def resources(study: Study) -> dict[str, Resources]:
+    """Resources of every stage.
+
+    A key that the study file sets wins over the profile's general value; the profile's `[stages.<stage>]` wins over
+    both, because it is more specific. Stages that cannot use a GPU never ask for one.
+
+    Raises:
+        StudyError: The profile is missing, or has a key or value that is not understood.
+    """
+    given = study.cluster.model_dump(include=study.cluster.model_fields_set - {"profile"})
+    profile = _read_profile(study, given)
+    return {stage: _of_stage(profile, stage) for stage in STAGES}
+
+
+def _of_stage(profile: Profile, stage: str) -> Resources:
+    special = profile.stages.get(stage, StageSettings())
+    values = {**profile.model_dump(), **special.model_dump(exclude_none=True)}
+    return Resources(
+        partition=values["partition"],
+        account=values["account"],
+        qos=values["qos"],
+        constraint=values["constraint"],
+        gpus=values["gpus_per_task"] if stage in GPU_STAGES else 0,
+        cpus=values["cpus_per_task"],
+        mem_gb=values["mem_gb"],
+        timeout_min=values["timeout_min"],
+        array_parallelism=values["array_parallelism"],
+        setup=tuple(values["setup"]),
+        python=values["python"],
+        signal_delay_s=values["signal_delay_s"],
+    )
+
+
+def _read_profile(study: Study, given: dict[str, Any]) -> Profile:
+    name = study.cluster.profile
+    if name is None:
+        return Profile.model_validate(given)
+    file = _profile_file(study, name)
+    try:
+        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as err:
+        known = ", ".join(sorted(path.stem for path in PROFILES.glob("*.toml"))) or "none"
+        raise StudyError(
+            f"cluster.profile: {file} cannot be read ({err.strerror}). Expected the path of a TOML file, "
+            f"or one of: {known}."
+        ) from err
+    except tomllib.TOMLDecodeError as err:
+        raise StudyError(f"{file}: not valid TOML: {err}.") from err
+    for stage in raw.get("stages", {}):
+        if stage not in STAGES:
+            raise StudyError(f"{file}: stages.{stage}: unknown stage. Valid stages: {', '.join(STAGES)}.")
+    try:
+        return Profile.model_validate({**raw, **given})
+    except ValidationError as err:
+        first = err.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        valid = StageSettings.model_fields if first["loc"][0] == "stages" else Profile.model_fields
+        raise StudyError(f"{file}: {where}: {first['msg']}. Valid keys: {', '.join(valid)}.") from err
+
+
+def _profile_file(study: Study, name: str) -> Path:
+    """A path (relative to the study file), or the stem of a file in the repository's slurm/clusters."""
+    if "/" in name or name.endswith(".toml"):
+        return study.file.parent / Path(name).expanduser()
+    return PROFILES / f"{name}.toml"

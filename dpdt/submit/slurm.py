@@ -1,0 +1,288 @@
+"""`--cluster slurm`: a stage's tasks as arrays, chained by Slurm's own dependencies, so that nobody has to wait.
+
+Tasks that wait for the same jobs share an array. A task of `shards` or `evaluate` waits for its partner in the array
+before (`aftercorr`), everything else for whole jobs (`afterok`), the report and MLflow for any end (`afterany`). So a
+failed task takes along only what needs it, and Slurm removes that from the queue (`--kill-on-invalid-dep`).
+"""
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import submitit
+
+from dpdt.console import progress
+from dpdt.errors import ClusterError
+from dpdt.jobs import Job, Submission, latest_jobs, outcome, read_queue
+from dpdt.stages import CORRESPONDS, LAST_STAGES, Task
+from dpdt.study import Study
+from dpdt.submit.call import TaskCall
+from dpdt.submit.outcomes import Outcomes
+from dpdt.submit.plan import Plan, StagePlan
+from dpdt.submit.profile import Resources
+
+__all__ = ["queued_tasks", "send", "wait_for"]
+
+# How often submitit may requeue a task that ran into its time limit before it says that the task failed.
+MAX_TIMEOUTS: Final = 100
+POLL_SECONDS: Final = 5.0
+# A job that left the queue may take a moment to show its result (network file systems).
+GONE_SECONDS: Final = 30.0
+COMMAND_SECONDS: Final = 60.0
+DEFAULT_MAX_ARRAY_SIZE: Final = 1001
+
+
+@dataclass(frozen=True)
+class _Array:
+    """Tasks that are sent together, and what they wait for."""
+
+    tasks: tuple[Task, ...]
+    dependency: str | None
+
+
+def queued_tasks(study: Study) -> dict[Task, str]:
+    """Tasks that an earlier submission has in Slurm's queue (waiting or running), with their job ids.
+
+    Raises:
+        ClusterError: There is no Slurm here, or it does not answer.
+    """
+    if shutil.which("sbatch") is None or shutil.which("srun") is None:
+        raise ClusterError(
+            "no Slurm here: sbatch and srun were not found. Log in to a node that has them, or use --cluster local."
+        )
+    queue = read_queue()
+    if queue is None:
+        raise ClusterError("squeue does not answer: is slurmctld up (`scontrol ping`)? Nothing was sent.")
+    jobs = (job for _, job in latest_jobs(study).values() if job.cluster == "slurm")
+    return {job.task: job.job_id for job in jobs if job.job_id in queue and queue[job.job_id].active}
+
+
+def send(study: Study, plan: Plan, submission: Submission, *, queued: Mapping[Task, str]) -> None:
+    """Send all stages of a plan. If Slurm refuses one array, those sent before it are cancelled.
+
+    Args:
+        study: The study.
+        plan: What to send.
+        submission: Where jobs are noted.
+        queued: Job ids of tasks that are in the queue already; new tasks wait for them too.
+
+    Raises:
+        ClusterError: Slurm refused a job; the message is Slurm's.
+    """
+    sender = _Sender(study, plan, submission, queued)
+    try:
+        with _outside_of_any_job():
+            for stage in plan.stages:
+                if stage.send:
+                    sender.send_stage(stage)
+    except BaseException as err:
+        sender.cancel()
+        if isinstance(err, submitit.core.utils.FailedJobError | submitit.core.utils.FailedSubmissionError):
+            lines = [line for line in str(err).splitlines() if line.strip()] or ["no message"]
+            raise ClusterError(
+                f"Slurm refused a job: {lines[-1].strip()}. Nothing is left in the queue. Look at [cluster] in "
+                f"{study.file} and at the profile; `--dry-run` shows what is asked for."
+            ) from err
+        raise
+
+
+class _Sender:
+    """Sends stage after stage and knows which task became which job."""
+
+    def __init__(self, study: Study, plan: Plan, submission: Submission, queued: Mapping[Task, str]) -> None:
+        self.study = study
+        self.needs = plan.needs
+        self.submission = submission
+        self.job_ids = dict(queued)
+        self.arrays: dict[str, list[str]] = {}
+        self.max_array_size = _max_array_size()
+
+    def send_stage(self, stage: StagePlan) -> None:
+        """Send one stage as one array or more."""
+        arrays = [part for array in self._group(stage) for part in self._cut(array)]
+        limits = _share(stage.resources.array_parallelism, [len(array.tasks) for array in arrays])
+        for array, limit in zip(arrays, limits, strict=True):
+            self._send_array(stage, array, limit)
+
+    def cancel(self) -> None:
+        """Take back what was sent."""
+        job_ids = sorted({job.job_id.split("_")[0] for job in self.submission.jobs})
+        if job_ids:
+            subprocess.run(["scancel", *job_ids], check=False, timeout=COMMAND_SECONDS)
+        self.submission.forget()
+
+    def _group(self, stage: StagePlan) -> list[_Array]:
+        """Put tasks with the same dependencies together."""
+        groups: dict[tuple[str | None, tuple[str, ...]], list[Task]] = {}
+        for task in stage.send:
+            partner, others = self._waits_for(task)
+            array_id = partner.split("_")[0] if partner else None
+            groups.setdefault((array_id, others), []).append(task)
+        word = "afterany" if stage.stage in LAST_STAGES else "afterok"
+        arrays = []
+        for (array_id, others), tasks in groups.items():
+            after = f"{word}:{':'.join(self._whole_arrays(others))}" if others else None
+            if array_id is None:
+                arrays.append(_Array(tuple(tasks), after))
+            elif [self._waits_for(task)[0] for task in tasks] == self.arrays.get(array_id):
+                arrays.append(_Array(tuple(tasks), _both(f"aftercorr:{array_id}", after)))
+            else:  # not one to one: each task waits for its own partner
+                arrays += [_Array((task,), _both(f"afterok:{self._waits_for(task)[0]}", after)) for task in tasks]
+        return arrays
+
+    def _waits_for(self, task: Task) -> tuple[str | None, tuple[str, ...]]:
+        """Job id of the task's partner in the stage that corresponds to its own, and of the others that it needs."""
+        before = [other for other in self.needs[task] if other in self.job_ids]
+        partner = next((self.job_ids[t] for t in before if t.stage == CORRESPONDS.get(task.stage)), None)
+        return partner, tuple(self.job_ids[t] for t in before if self.job_ids[t] != partner)
+
+    def _cut(self, array: _Array) -> list[_Array]:
+        """Cut an array to the size that Slurm takes."""
+        starts = range(0, len(array.tasks), self.max_array_size)
+        return [_Array(array.tasks[start : start + self.max_array_size], array.dependency) for start in starts]
+
+    def _whole_arrays(self, job_ids: Sequence[str]) -> list[str]:
+        """Write an array's id once if all of its elements are named."""
+        found: dict[str, list[str]] = {}
+        for job_id in job_ids:
+            found.setdefault(job_id.split("_")[0], []).append(job_id)
+        return [
+            text
+            for array_id, members in found.items()
+            for text in ([array_id] if len(members) == len(self.arrays.get(array_id, ())) else members)
+        ]
+
+    def _send_array(self, stage: StagePlan, array: _Array, limit: int) -> None:
+        executor = _executor(self.study, self.submission, stage.stage, stage.resources, array.dependency, limit)
+        calls = [
+            TaskCall(str(self.submission.paths.study), task, num_threads=stage.resources.cpus) for task in array.tasks
+        ]
+        with contextlib.redirect_stderr(io.StringIO()):  # the error that is raised says the same
+            handles = executor.submit_array(calls)
+        jobs = [
+            Job(task, handle.job_id, handle.paths.stdout, handle.paths.result_pickle, "slurm")
+            for task, handle in zip(array.tasks, handles, strict=True)
+        ]
+        self.submission.add(jobs)
+        self.job_ids.update((job.task, job.job_id) for job in jobs)
+        if len(jobs) > 1:
+            self.arrays[jobs[0].job_id.split("_")[0]] = [job.job_id for job in jobs]
+
+
+def _both(first: str, second: str | None) -> str:
+    """Two conditions, both of which must hold."""
+    return f"{first},{second}" if second else first
+
+
+def _executor(
+    study: Study, submission: Submission, stage: str, asked: Resources, dependency: str | None, limit: int
+) -> Any:
+    """A submitit executor with a stage's resources."""
+    executor = submitit.SlurmExecutor(
+        folder=submission.paths.jobs(stage), max_num_timeout=MAX_TIMEOUTS, python=asked.python
+    )
+    executor.update_parameters(
+        job_name=f"dpdt-{stage}",
+        partition=asked.partition,
+        account=asked.account,
+        qos=asked.qos,
+        constraint=asked.constraint,
+        gpus_per_node=asked.gpus or None,
+        cpus_per_task=asked.cpus,
+        ntasks_per_node=1,
+        mem=f"{max(1, round(asked.mem_gb * 1024))}M",
+        time=asked.timeout_min,
+        signal_delay_s=asked.signal_delay_s,
+        array_parallelism=limit,
+        dependency=dependency,
+        setup=[f"export OMP_NUM_THREADS={asked.cpus}", *asked.setup],
+        srun_args=[f"--cpus-per-task={asked.cpus}"],  # since Slurm 22.05 srun does not take it from sbatch
+        stderr_to_stdout=True,
+        additional_parameters={"kill-on-invalid-dep": "yes", "requeue": True},
+    )
+    return executor
+
+
+def _share(limit: int, sizes: Sequence[int]) -> list[int]:
+    """Divide a limit of tasks at once among arrays in proportion to their sizes; each gets at least one.
+
+    >>> _share(8, [30, 30, 30]), _share(64, [3, 3])
+    ([3, 3, 2], [32, 32])
+    """
+    spare = max(0, limit - len(sizes))
+    cuts = [-(-spare * sum(sizes[:number]) // sum(sizes)) for number in range(len(sizes) + 1)]
+    return [1 + cuts[number + 1] - cuts[number] for number in range(len(sizes))]
+
+
+def _max_array_size() -> int:
+    """Slurm's limit on the number of tasks of an array."""
+    try:
+        config = subprocess.run(
+            ["scontrol", "show", "config"], capture_output=True, text=True, check=True, timeout=COMMAND_SECONDS
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return DEFAULT_MAX_ARRAY_SIZE
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
+    return max(1, int(found[1])) if found else DEFAULT_MAX_ARRAY_SIZE
+
+
+@contextlib.contextmanager
+def _outside_of_any_job() -> Iterator[None]:
+    """Hide the variables of a job that this process runs in: sbatch and the new jobs would take them for their own."""
+    hidden = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_")) and name != "SLURM_CONF"
+    }
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def wait_for(plan: Plan, submission: Submission) -> Outcomes:
+    """Wait until every job of a submission has ended; ask squeue only, so that no accounting is needed."""
+    outcomes = Outcomes()
+    pending = {job.task: job for job in submission.jobs}
+    gone_since: dict[Task, float] = {}
+    with progress("slurm", len(pending), unit="tasks") as advance:
+        while pending:
+            queue = read_queue()
+            for task, job in list(pending.items()):
+                listed = queue.get(job.job_id) if queue is not None else None
+                if listed is not None and listed.active:  # a requeued job may have an old result
+                    gone_since.pop(task, None)
+                    continue
+                error = outcome(job)
+                if error is None:
+                    since = gone_since.setdefault(task, time.monotonic())
+                    young = time.monotonic() - since < GONE_SECONDS
+                    waits = any(before in pending for before in plan.needs[task])
+                    if queue is None or waits or (listed is None and young):
+                        continue
+                del pending[task]
+                _note(outcomes, plan, job, error, "unknown" if listed is None else listed.state)
+                advance(1, task.label if task in outcomes.done else f"failed: {task.label}")
+            if pending:
+                time.sleep(POLL_SECONDS)
+    return outcomes
+
+
+def _note(outcomes: Outcomes, plan: Plan, job: Job, error: str | None, state: str) -> None:
+    """Note how a job ended."""
+    blocker = outcomes.blocker(job.task, plan.needs[job.task])
+    if error == "":
+        outcomes.done.add(job.task)
+    elif error is None and blocker is not None:
+        outcomes.blocked[job.task] = blocker
+    else:
+        outcomes.fail(job.task, error or f"ended without a result (Slurm's state: {state})", job.log)

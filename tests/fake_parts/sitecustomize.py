@@ -1,0 +1,111 @@
+"""Stand-ins for the stages' functions, so that tests of submission are about submission and take no time.
+
+Python imports a `sitecustomize` on its path at the start, so a job with this folder in PYTHONPATH finds the stand-ins
+instead of dpdt.cohort, dpdt.shards and so on. `behave.json` in the study's folder says what shall happen:
+`{"seconds": 0.1, "fail": ["shards-b"], "kill": ["train-…"]}`; `calls.jsonl` says what did.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+def work(study: Any, name: str, result: Path) -> str:
+    """Take a while, fail if told to, and write a result."""
+    behave = study.folder / "behave.json"
+    told = json.loads(behave.read_text()) if behave.exists() else {}
+    note(study, name, "start")
+    try:
+        time.sleep(told.get("seconds", 0.0))
+        if name in told.get("fail", ()):
+            raise RuntimeError(f"{name} was told to fail")
+        if name in told.get("kill", ()):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if name in told.get("stop", ()):
+            return f"{name} stopped early"
+        result.parent.mkdir(parents=True, exist_ok=True)
+        result.write_text('{"status": "finished", "step": 3, "num_steps": 3, "epsilon": null, "target_epsilon": null}')
+    finally:
+        note(study, name, "end")
+    return f"made {name}"
+
+
+def note(study: Any, name: str, what: str) -> None:
+    """Append what happened."""
+    row = {
+        "task": name,
+        "what": what,
+        "time": time.time(),
+        "pid": os.getpid(),
+        "threads": [study.shards.num_threads, study.train.num_threads],
+        "env": {key: os.environ.get(key) for key in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "SLURM_CONF")},
+        "heavy": sorted({"torch", "mlflow"} & set(sys.modules)),
+    }
+    with (study.folder / "calls.jsonl").open("a") as stream:
+        stream.write(json.dumps(row) + "\n")
+
+
+def cohort_file(study: Any, domain: str) -> Path:
+    return study.paths.cohort_record(domain)
+
+
+def shards_file(study: Any, domain: str) -> Path:
+    return study.paths.shards(domain).manifest
+
+
+def state_file(study: Any, run_id: str) -> Path:
+    return study.paths.run(run_id).state
+
+
+def metrics_file(study: Any, run_id: str) -> Path:
+    return study.paths.run(run_id).metrics
+
+
+def train(study: Any, cell: Any) -> str:
+    run_id = study.run_id(cell)
+    return work(study, f"train-{run_id}", state_file(study, run_id))
+
+
+def pretrain(study: Any) -> str:
+    return work(study, f"pretrain-{study.pretrain_run_id}", state_file(study, study.pretrain_run_id))
+
+
+FAKES = {
+    "cohort": {
+        "build_cohort": lambda study, domain: work(study, f"cohort-{domain}", cohort_file(study, domain)),
+        "cohort_done": lambda study, domain: cohort_file(study, domain).exists(),
+    },
+    "shards": {
+        "build_shards": lambda study, domain, **_: work(study, f"shards-{domain}", shards_file(study, domain)),
+        "shards_done": lambda study, domain: shards_file(study, domain).exists(),
+    },
+    "train": {
+        "train": train,
+        "pretrain": pretrain,
+        "run_done": lambda study, run_id: state_file(study, run_id).exists(),
+    },
+    "evaluate": {
+        "evaluate_run": lambda study, run_id: work(study, f"evaluate-{run_id}", metrics_file(study, run_id)),
+        "evaluation_done": lambda study, run_id: metrics_file(study, run_id).exists(),
+    },
+    "report": {"write_report": lambda study: work(study, "report", study.paths.report / "index.html")},
+    "tracking": {"sync": lambda study: work(study, "track", study.paths.mlflow_database)},
+}
+
+
+def modules() -> dict[str, ModuleType]:
+    """The stand-ins by the name of the module that they replace."""
+    found = {}
+    for name, functions in FAKES.items():
+        module = ModuleType(f"dpdt.{name}")
+        module.__dict__.update(functions)
+        found[f"dpdt.{name}"] = module
+    return found
+
+
+sys.modules.update(modules())

@@ -1,0 +1,146 @@
+"""Hand-made run folders, as training and evaluation leave them, for the tests of those who only read them."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dpdt.files import make_folder, write_json, write_text
+from dpdt.metrics import Threshold, domain_metrics, patient_draws
+from dpdt.paths import RunPaths
+from dpdt.study import Cell, Study, load_study
+from dpdt.vocabulary import LABELS
+
+FIVE = ("vindr", "chestxray14", "chexpert", "uka", "padchest")
+NUM_STEPS = 40
+BEGUN = 1_700_000_000.0  # seconds since 1970
+
+
+@dataclass(frozen=True)
+class FakeRuns:
+    """A study's folder with runs that nobody trained."""
+
+    study: Study
+
+    def train(self, cell: Cell, *, status: str = "finished", steps: int = NUM_STEPS) -> RunPaths:
+        """What a training writes."""
+        paths = self.study.paths.run(self.study.run_id(cell))
+        make_folder(paths.folder)
+        private = cell.private
+        settings = self.study.model_dump(mode="json", exclude={"study", "domains", "tracking", "cluster"})
+        config = {
+            "run_id": paths.run_id,
+            "kind": "train",
+            "domain": cell.domain,
+            "seed": cell.seed,
+            "target_epsilon": cell.target_epsilon if private else None,
+            "settings": json.loads(json.dumps(settings, default=str).replace("Infinity", "null")),
+            "data": {"split_sha256": "5" * 64, "manifest_sha256": "a" * 64, "units": 300, "images": 500},
+            "num_steps": NUM_STEPS,
+            "sample_rate": 0.1,
+            "noise_multiplier": 1.25 if private else None,
+            "versions": {"dpdt": "0.1.0", "torch": "2.13.0"},
+            "synthetic": True,
+        }
+        write_json(paths.config, config)
+        spent = [math.sqrt((step + 1) / NUM_STEPS) * cell.target_epsilon if private else None for step in range(steps)]
+        lines = [
+            {
+                "step": step + 1,
+                "epoch": step // 10,
+                "loss": 0.7 / (1 + step / 20),
+                "epsilon": spent[step],
+                "step_s": 0.05,
+                "time": BEGUN + step,
+            }
+            for step in range(steps)
+        ]
+        write_text(paths.metrics_log, "".join(f"{json.dumps(line)}\n" for line in lines))
+        state = {"status": status, "step": steps, "num_steps": NUM_STEPS, "epsilon": spent[-1] if spent else None}
+        write_json(paths.state, {**state, "target_epsilon": config["target_epsilon"], "updated": BEGUN + steps})
+        statement = {
+            "mechanism": "DP-SGD with Poisson sampling" if private else "none",
+            "unit": self.study.privacy.unit,
+            "neighbouring_relation": "add or remove one patient",
+            "num_units": 300,
+            "epsilon": spent[-1] if spent else None,
+            "delta": 1e-5 if private else None,
+            "noise_multiplier": config["noise_multiplier"],
+            "sample_rate": 0.1,
+            "num_steps": steps,
+            "max_grad_norm": 1.5,
+            "accountant": "pld",
+            "other_releases": ["the number of units (not accounted)"],
+        }
+        write_json(paths.privacy, statement)
+        return paths
+
+    def evaluate(self, cell: Cell, *, change: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame) -> RunPaths:
+        """What an evaluation writes: `change` may alter each test domain's images first."""
+        paths = self.study.paths.run(self.study.run_id(cell))
+        thresholds = {label: Threshold(0.5, f"val of {cell.domain}", 50, 25) for label in LABELS}
+        tables = []
+        for domain in self.study.test_domains:
+            frame = change(images_of(domain, signal=signal(cell, domain)))
+            weights = patient_draws(frame["patient_key"].to_numpy(), draws=20, seed=0, domain=domain)
+            settings = {"test_domain": domain, "thresholds": thresholds, "minimum": 10, "confidence": 0.95}
+            tables.append(domain_metrics(frame, weights=weights, **settings))
+            make_folder(paths.predictions(domain).parent)
+            frame.to_parquet(paths.predictions(domain), index=False)
+        pd.concat(tables).to_parquet(paths.metrics, index=False)
+        return paths
+
+    def all(self, **options: Any) -> "FakeRuns":
+        """Every cell of the study, trained and evaluated."""
+        for cell in self.study.cells():
+            self.train(cell)
+            self.evaluate(cell, **options)
+        return self
+
+
+def signal(cell: Cell, test_domain: str) -> float:
+    """How much better than chance a fake model is: less with more privacy and elsewhere."""
+    return (1.5 if test_domain == cell.domain else 1.0) * (1 - 0.4 / (1 + min(cell.target_epsilon, 50)))
+
+
+def images_of(domain: str, *, signal: float, n: int = 240) -> pd.DataFrame:
+    """One domain's test images, the same for all models but for the scores."""
+    rng = np.random.default_rng(list(domain.encode()))
+    frame = pd.DataFrame(
+        {
+            "image_id": [f"{domain}-SECRETIMAGE-{number:04d}" for number in range(n)],
+            "patient_key": [f"SECRETPATIENT{number // 2:04d}" for number in range(n)],
+            "sex": rng.choice(["female", "male"], n),
+            "age_group": rng.choice(["age_0_40", "age_40_70", "age_70_100"], n),
+        }
+    )
+    for label in LABELS:
+        target = rng.integers(0, 2, n).astype(float)
+        frame[f"target_{label}"] = target
+        frame[f"score_{label}"] = (rng.normal(size=n) + signal * target).astype(np.float32)
+    return frame
+
+
+@pytest.fixture
+def fake_runs(tmp_path: Path) -> Callable[..., FakeRuns]:
+    """Make a study file; its runs are then made one by one or all at once."""
+
+    def make(
+        domains: Sequence[str] = FIVE,
+        epsilons: str = "[1.0, 8.0, inf]",
+        *,
+        name: str = "a study",
+        more: str = "",
+    ) -> FakeRuns:
+        roots = "".join(f'[domains.{domain}]\nroot = "raw/{domain}"\nkind = "vindr"\n' for domain in domains)
+        text = f'[study]\nname = "{name}"\n[privacy]\ntarget_epsilons = {epsilons}\n{more}\n{roots}'
+        write_text(tmp_path / "study.toml", text)
+        return FakeRuns(load_study(tmp_path))
+
+    return make
