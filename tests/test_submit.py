@@ -157,7 +157,7 @@ def test_a_failed_task_fails_only_what_needs_it(make_study: MakeStudy) -> None:
         assert found[f"evaluate-{run_of(study, 'a', private=private)}"] == "done"
     assert (found["report"], found["track"]) == ("done", "done")
     notes = {row["task"]: row["note"] for row in study_status(study)}
-    assert notes["train b, epsilon 1, seed 0"] == "not run: shards b is failed"
+    assert notes["train b, epsilon 1, seed 0"] == "not run: shards b failed"
 
     before = len(started(study))
     (study.folder / "behave.json").write_text("{}")

@@ -191,7 +191,7 @@ def test_a_job_that_left_no_trace_is_a_failure_even_without_accounting(
         submit(study, cluster="slurm", wait=True)
     rows = {row["task"]: row for row in study_status(study)}
     assert rows["cohort a"]["state"] == "failed"
-    assert rows["shards a"]["note"] == "not run: cohort a is failed"
+    assert rows["shards a"]["note"] == "not run: cohort a failed"
 
 
 def test_while_squeue_does_not_answer_nothing_is_sent_and_no_task_is_called_failed(

@@ -84,11 +84,8 @@ FAKES = {
         "build_shards": lambda study, domain, **_: work(study, f"shards-{domain}", shards_file(study, domain)),
         "shards_done": lambda study, domain: shards_file(study, domain).exists(),
     },
-    "train": {
-        "train": train,
-        "pretrain": pretrain,
-        "run_done": lambda study, run_id: state_file(study, run_id).exists(),
-    },
+    "runs": {"run_done": lambda study, run_id: state_file(study, run_id).exists()},
+    "train": {"train": train, "pretrain": pretrain},
     "evaluate": {
         "evaluate_run": lambda study, run_id: work(study, f"evaluate-{run_id}", metrics_file(study, run_id)),
         "evaluation_done": lambda study, run_id: metrics_file(study, run_id).exists(),

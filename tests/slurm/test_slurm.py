@@ -105,7 +105,7 @@ def test_what_needs_a_failed_task_is_cancelled_and_the_rest_goes_on(make_study: 
     assert settled(study)
     rows = {row["task"]: row for row in study_status(study)}
     assert rows["shards b"]["state"] == "failed"
-    assert rows["train b, no DP, seed 0"]["note"] == "not run: shards b is failed"
+    assert rows["train b, no DP, seed 0"]["note"] == "not run: shards b failed"
     assert rows["train a, epsilon 1, seed 0"]["state"] == "failed"
     assert rows["train a, epsilon 1, seed 0"]["note"].endswith("was told to fail")
     assert Path(rows["train a, epsilon 1, seed 0"]["log"]).exists()
