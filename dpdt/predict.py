@@ -72,7 +72,7 @@ def predictor(study: Study, paths: RunPaths, splits: Sequence[tuple[str, str]]) 
             scores = np.empty((len(part), len(LABELS)), dtype=np.float32)
             for first in range(0, len(scores), size):
                 positions = np.arange(first, min(first + size, len(scores)))
-                scores[positions] = score(part.pixels(positions))
+                scores[positions] = score(part.images(positions))
                 advance(len(positions), domain)
             _check_finite(scores, paths.run_id, domain)
             return _long(study, domain, part, scores)

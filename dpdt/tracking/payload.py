@@ -12,17 +12,18 @@ from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
-from dpdt.files import exclusive_lock
+from dpdt.files import exclusive_lock, fingerprint
 from dpdt.metrics import ALL, AVERAGE
 from dpdt.results import Run
 from dpdt.study import format_epsilon
 from dpdt.vocabulary import LABELS, SUBGROUPS
 
-__all__ = ["MAX_METRIC_KEYS", "RUN_ID_TAG", "Payload", "Point", "payload", "run_status", "signature"]
+__all__ = ["FORMAT", "MAX_METRIC_KEYS", "RUN_ID_TAG", "Payload", "Point", "payload", "run_status", "signature"]
 
 RUN_ID_TAG: Final = "dpdt.run_id"
 MAX_METRIC_KEYS: Final = 150  # more columns make the compare page unusable
 MAX_POINTS: Final = 1000  # of one chart
+FORMAT: Final = 1  # of what is sent; a higher one sends everything again
 QUIET_SECONDS: Final = 60.0
 SECTIONS: Final = ("train", "privacy", "model", "shards", "pretrain", "evaluate")
 OMITTED: Final = ("domains", "seeds", "target_epsilons", "init_weights")  # said otherwise, or a path
@@ -75,7 +76,7 @@ def signature(run: Run) -> str:
     """Changes whenever there is news of a run; cheap."""
     files = (run.paths.config, run.paths.state, run.paths.metrics_log, run.paths.privacy, run.paths.metrics)
     stats = [(file.stat().st_size, file.stat().st_mtime_ns) if file.exists() else None for file in files]
-    return f"1 {run_status(run)} {stats}"
+    return fingerprint([FORMAT, run_status(run), stats])[:16]
 
 
 def payload(run: Run) -> Payload:
@@ -100,7 +101,7 @@ def payload(run: Run) -> Payload:
         ended_ms=_ms(updated),
         params=_params(run),
         tags={key: value for key, value in tags.items() if value},
-        points=[*values, *final],
+        points=[*final, *values],  # MLflow's charts begin with the metric that came first
         texts={name: text for name, text in texts.items() if text},
     )
 
@@ -237,7 +238,7 @@ def _named_values(run: Run, table: pd.DataFrame) -> Iterator[tuple[str, float, s
             yield f"auc/{domain}/{AVERAGE}/{subgroup}", *value(domain, AVERAGE, subgroup)
     for metric in ("accuracy", "sensitivity", "specificity"):
         for domain in domains:
-            yield f"{metric}/{domain}/{AVERAGE}", *value(domain, AVERAGE, metric=metric)
+            yield f"{metric}/{domain}", *value(domain, AVERAGE, metric=metric)
 
 
 def _metrics_csv(run: Run) -> str:

@@ -34,9 +34,13 @@ ENVIRONMENT: Final = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the default waits minutes for a server that is down
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "MLFLOW_ENABLE_WORKSPACES": "false",
+    "MLFLOW_ENABLE_AI_GATEWAY": "false",
+    "MLFLOW_ENABLE_ASSISTANT_SANDBOX": "true",  # no shell on this machine for whoever reaches the port
     "GIT_PYTHON_REFRESH": "quiet",
 }
+EXPERIMENT_TAGS: Final = {
+    "mlflow.experimentKind": "custom_model_development"
+}  # pages for trainings, not for chat models
 
 
 def tracking_uri(study: Study) -> str:
@@ -122,7 +126,8 @@ def make_experiment(client: "MlflowClient", study: Study) -> str:
         local = database_file(tracking_uri(study)) is not None
         location = study.paths.mlflow_artifacts.as_uri() if local else None
         try:
-            return str(client.create_experiment(experiment_name(study), artifact_location=location))
+            name = experiment_name(study)
+            return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
         except MlflowException:  # another machine created it at this moment
             found = find_experiment(client, study)
             if found is None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dpdt.console import progress
-from dpdt.files import exclusive_lock
+from dpdt.files import exclusive_lock, fingerprint
 from dpdt.results import Run, all_runs, cell_runs, is_synthetic
 from dpdt.study import Study
-from dpdt.tracking.payload import RUN_ID_TAG, Payload, Point, payload, run_status, signature
+from dpdt.tracking.payload import FORMAT, RUN_ID_TAG, Payload, Point, payload, run_status, signature
 from dpdt.tracking.store import explained, make_experiment, open_client, public_name, tracking_uri
 
 if TYPE_CHECKING:
@@ -153,9 +153,10 @@ def _set_status(client: "MlflowClient", run_id: str, news: Payload) -> None:
 def _send_study(client: "MlflowClient", study: Study, parent: "MlflowRun") -> None:
     """The parent run: the report as artifacts, and whether the study is done."""
     files = sorted(file for file in study.paths.report.rglob("*") if file.is_file() and not file.name.startswith("."))
-    cells = [run_status(run) if run else None for run in cell_runs(study).values()]
-    done = all(status == "FINISHED" for status in cells)
-    state = f"1 {done} {[(_below(file, study), file.stat().st_size, file.stat().st_mtime_ns) for file in files]}"
+    cells = list(cell_runs(study).values())
+    done = all(run is not None and run_status(run) == "FINISHED" for run in cells)
+    stats = [(_below(file, study), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    state = fingerprint([FORMAT, done, stats])[:16]
     if parent.data.tags.get(SENT_TAG) == state:
         return
     run_id = parent.info.run_id
@@ -171,7 +172,8 @@ def _send_study(client: "MlflowClient", study: Study, parent: "MlflowRun") -> No
     }
     _log(client, run_id, tags=tags)
     if done:
-        client.set_terminated(run_id, status="FINISHED")
+        ended = max(float(run.state.get("updated") or 0) for run in cells if run)
+        client.set_terminated(run_id, status="FINISHED", end_time=round(ended * 1000))
     else:
         client.update_run(run_id, status="RUNNING")
     _log(client, run_id, tags={SENT_TAG: state})

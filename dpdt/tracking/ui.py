@@ -54,7 +54,8 @@ def compare_url(study: Study, base_url: str) -> str:
         raise TrackingError(f"MLflow at {uri} has 0 runs of {study.name!r}. Send them with `dpdt sync {study.file}`.")
     runs = json.dumps([known[run_id].info.run_id for run_id in wanted[:MAX_COMPARED]])
     experiments = json.dumps([experiment.experiment_id])
-    return f"{base_url.rstrip('/')}/#/compare-runs?runs={quote(runs)}&experiments={quote(experiments)}"
+    query = f"runs={quote(runs)}&experiments={quote(experiments)}&workflowType=machine_learning"
+    return f"{base_url.rstrip('/')}/#/compare-runs?{query}"
 
 
 def serve_ui(study: Study, *, port: int) -> None:
