@@ -55,8 +55,8 @@ def test_a_lock_is_seen_and_not_made(tmp_path: Path) -> None:
     assert not is_locked(file)
 
 
-def test_the_newest_job_of_a_task_counts(make_study: Callable[..., Study]) -> None:
-    study = make_study()
+def test_the_newest_job_of_a_task_counts(make_fake_study: Callable[..., Study]) -> None:
+    study = make_fake_study()
     names = []
     for _ in range(12):  # within one second: -2 … -12
         submission = new_submission(study, "local")
