@@ -41,6 +41,8 @@ BUCKETS_PER_DEVIATION: Final = 10.0
 MAX_INTERVAL: Final = 1e-2
 MAX_STEP_BUCKETS: Final = 2e4
 MAX_SUM_BUCKETS: Final = 4e5
+# An interval above this means an epsilon of many thousands: the rdp bound answers.
+COARSEST_INTERVAL: Final = 1.0
 
 
 def epsilon(
@@ -174,7 +176,10 @@ def _bracket(spent: Callable[[float], float], target: float, *, start: float) ->
 
 
 def _pld_epsilon(sigma: float, rate: float, steps: int, delta: float) -> float:
-    composed = _step_distribution(sigma, rate, _interval(sigma, rate, steps)).self_compose(steps)
+    interval = _interval(sigma, rate, steps)
+    if interval > COARSEST_INTERVAL:
+        return _rdp_epsilon(sigma, rate, steps, delta)
+    composed = _step_distribution(sigma, rate, interval).self_compose(steps)
     return float(composed.get_epsilon_for_delta(delta))
 
 
