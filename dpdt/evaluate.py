@@ -14,6 +14,7 @@ from dpdt.files import read_json, sha256_file
 from dpdt.metrics import Threshold
 from dpdt.paths import RunPaths
 from dpdt.predict import Stamp, predictor, read_predictions, read_stamp, wide, write_stamped
+from dpdt.runs import read_state
 from dpdt.study import Study
 from dpdt.vocabulary import LABELS
 
@@ -101,7 +102,7 @@ def _trained_domain(study: Study, paths: RunPaths) -> str:
     run = paths.run_id
     if not paths.config.exists():
         raise StudyError(f"run {run}: no {paths.config.name} in {paths.folder}. Train it first (`dpdt train`).")
-    state = read_json(paths.state) if paths.state.exists() else {}
+    state = read_state(paths) or {}
     if state.get("status") != "finished":
         where = f"step {state.get('step', 0)} of {state.get('num_steps', 'unknown')}"
         found = f"{state.get('status', 'not started')}, {where}"

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dpdt.console import progress
-from dpdt.errors import ShardError
+from dpdt.errors import ShardError, StudyError
 from dpdt.files import atomic_path, fingerprint
 from dpdt.paths import RunPaths
 from dpdt.study import Study
@@ -98,8 +98,9 @@ def _scorer(study: Study, paths: RunPaths) -> Callable[[NDArray[np.uint8]], NDAr
 
     if study.train.num_threads:
         torch.set_num_threads(study.train.num_threads)
-    wanted = study.train.device
-    device = torch.device("cuda" if wanted != "cpu" and (wanted == "cuda" or torch.cuda.is_available()) else "cpu")
+    device = torch.device("cuda" if study.train.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if study.train.device == "cuda" and device.type != "cuda":
+        raise StudyError("train.device: 'cuda' was asked for, but torch sees no GPU here. Ask for one, or set 'cpu'.")
     model = build_model(study.model)
     load_weights(model, paths.weights)
     model.eval().to(device)

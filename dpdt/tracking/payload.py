@@ -27,7 +27,7 @@ FORMAT: Final = 1  # of what is sent; a higher one sends everything again
 QUIET_SECONDS: Final = 60.0
 SECTIONS: Final = ("train", "privacy", "model", "shards", "pretrain", "evaluate")
 OMITTED: Final = ("domains", "seeds", "target_epsilons", "init_weights")  # said otherwise, or a path
-STEP_METRICS: Final = {"epsilon": "epsilon", "loss": "loss", "step_s": "step_s"}
+STEP_METRICS: Final = ("epsilon", "loss", "step_s")
 STATUS: Final = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING"}
 
 
@@ -168,28 +168,25 @@ def _tags(run: Run, statement: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _note(run: Run, statement: Mapping[str, Any]) -> str:
-    """The run's description in MLflow (Markdown)."""
-    synthetic = "**Synthetic data.** " if run.config.get("synthetic") else ""
-    if not run.private:
-        return f"{synthetic}Trained without differential privacy; see the artifact `privacy.json`."
-    return (
-        f"{synthetic}({_text(statement.get('epsilon'))}, {_text(statement.get('delta'))})-differential privacy for "
-        f"each {run.unit}; the whole statement is the artifact `privacy.json`."
-    )
+    """The run's description in MLflow (Markdown): the privacy statement in words."""
+    words = str(statement.get("paragraph") or "There is no privacy statement yet.")
+    return ("**Synthetic data.** " if run.config.get("synthetic") else "") + words
 
 
 def _step_values(steps: list[dict[str, Any]], num_steps: int) -> list[Point]:
-    """Epsilon, loss and step time over steps: at most MAX_POINTS each, always the same ones."""
+    """Epsilon, loss and step time over steps: about MAX_POINTS each at most, always the same ones of a longer log."""
     stride = max(1, math.ceil(num_steps / MAX_POINTS))
-    points = []
+    points: list[Point] = []
+    bucket = -1
     for line in steps:
         step = int(line["step"])
-        if step % stride and step != num_steps:
+        if step // stride == bucket and step != num_steps:
             continue
-        for key, name in STEP_METRICS.items():
+        bucket = step // stride
+        for key in STEP_METRICS:
             value = line.get(key)
             if value is not None and math.isfinite(value):
-                points.append(Point(name, float(value), _ms(float(line["time"])), step))
+                points.append(Point(key, float(value), _ms(float(line["time"])), step))
     return points
 
 

@@ -25,7 +25,6 @@ __all__ = ["PARENT", "SyncSummary", "find_runs", "sync"]
 
 PARENT: Final = "study"  # the parent run's dpdt.run_id
 SENT_TAG: Final = "dpdt.sent"
-STEP_TAG: Final = "dpdt.sent_step"
 PARENT_TAG: Final = "mlflow.parentRunId"
 NAME_TAG: Final = "mlflow.runName"
 BATCH: Final = {"metrics": 1000, "params": 100, "tags": 100}  # MLflow's limits of one call
@@ -107,17 +106,14 @@ def _send_run(client: "MlflowClient", experiment: str, parent: str, run: Run, kn
     run_id, old = known.info.run_id, known.data.tags
     for name in [tag for tag in old if tag.endswith(".undefined") and tag not in tags]:
         client.delete_tag(run_id, name)  # it has become defined
-    sent_step = int(old.get(STEP_TAG, -1))
-    points = [p for p in news.points if p.step > sent_step or p.key not in ("epsilon", "loss", "step_s")]
     missing = {key: value for key, value in news.params.items() if key not in known.data.params}
-    _log(client, run_id, points=points, params=missing, tags={**tags, NAME_TAG: news.name})
+    _log(client, run_id, points=news.points, params=missing, tags={**tags, NAME_TAG: news.name})
     for name, text in news.texts.items():
         client.log_text(run_id, text, name)
     if run.paths.privacy.exists():
         client.log_artifact(run_id, str(run.paths.privacy))
     _set_status(client, run_id, news)
-    last = max((p.step for p in news.points), default=sent_step)
-    _log(client, run_id, tags={SENT_TAG: state, STEP_TAG: str(max(last, sent_step))})
+    _log(client, run_id, tags={SENT_TAG: state})
     return True
 
 
