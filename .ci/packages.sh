@@ -15,6 +15,8 @@ need make make --version
 need libjpeg-dev header jpeglib.h
 need libpng-dev header png.h
 need libdeflate-dev header libdeflate.h
+need libopenjp2-7-dev sh -c 'ls /usr/include/openjpeg-*/openjpeg.h /usr/local/include/openjpeg-*/openjpeg.h 2>/dev/null | grep -q .'
+need libcharls-dev header charls/charls.h
 need python3-venv "$python" -c "import ensurepip, venv"
 need python3-dev "$python" -c "import os, sysconfig; os.stat(os.path.join(sysconfig.get_paths()['include'], 'Python.h'))"
 [ -z "$missing" ] && exit 0

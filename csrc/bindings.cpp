@@ -5,10 +5,14 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <optional>
+#include <tuple>
+#include <utility>
 #include <variant>
 
 #include "codec_jpeg.hpp"
 #include "codec_png.hpp"
+#include "frame.hpp"
 #include "normalise.hpp"
 #include "pipeline.hpp"
 #include "recipe.hpp"
@@ -58,10 +62,14 @@ std::uint8_t* output_of(Array<std::uint8_t>& out, py::ssize_t ndim) {
     return out.mutable_data();
 }
 
-dpdt::Recipe recipe_of(const std::string& name, bool equalise, const Array<std::uint8_t>& out) {
+dpdt::Recipe recipe_of(const std::string& name, bool equalise, const std::string& aspect,
+                       const Array<std::uint8_t>& out) {
+    if (aspect != "stretch" && aspect != "pad") {
+        throw std::invalid_argument("aspect: expected stretch or pad, got " + aspect);
+    }
     const auto height = static_cast<std::size_t>(out.shape(out.ndim() - 2));
     const auto width = static_cast<std::size_t>(out.shape(out.ndim() - 1));
-    return {dpdt::resampling_of(name), equalise, height, width, false};
+    return {dpdt::resampling_of(name), equalise, height, width, aspect == "pad", false};
 }
 
 // A pixel array that takes over the vector's memory.
@@ -84,6 +92,42 @@ py::tuple decode(const py::bytes& data, std::size_t max_pixels) {
     return py::make_tuple(pixels, image.bits, image.warnings);
 }
 
+using GridTuple = std::tuple<std::int64_t, std::int64_t, std::int64_t>;
+using Grids = std::pair<GridTuple, GridTuple>;
+
+GridTuple tuple_of(const dpdt::Grid& grid) { return {grid.origin, grid.pixel, grid.length}; }
+
+dpdt::Grid grid_of(const GridTuple& tuple) {
+    const auto [origin, pixel, length] = tuple;
+    constexpr std::int64_t longest = 65535 * 8;
+    const bool good = pixel > 0 && pixel < longest && length > 0 && length <= longest && origin <= 0 && origin > -pixel;
+    if (!good) throw py::value_error("grid: expected what decode_frame gave");
+    return {origin, pixel, length};
+}
+
+// The pixels of a frame in the type of its values.
+py::array frame_pixels(dpdt::Image& image, bool is_signed) {
+    py::array pixels =
+        std::visit([&](auto& values) -> py::array { return to_array(std::move(values), image.height, image.width); },
+                   image.pixels);
+    if (is_signed) pixels = pixels.attr("view")(pixels.itemsize() == 1 ? "int8" : "int16");
+    return pixels;
+}
+
+py::tuple decode_frame(const py::buffer& data, const std::string& codec, std::size_t rows, std::size_t columns,
+                       int bits_allocated, int bits_stored, int high_bit, bool is_signed, bool big_endian,
+                       std::size_t max_pixels, std::size_t min_side) {
+    const py::buffer_info info = data.request();
+    const auto size = static_cast<std::size_t>(info.size * info.itemsize);
+    const auto* const bytes = static_cast<const std::uint8_t*>(info.ptr);
+    const dpdt::FrameLayout layout{
+        dpdt::frame_codec_of(codec), rows, columns, bits_allocated, bits_stored, high_bit, is_signed, big_endian};
+    dpdt::Image image =
+        without_gil([&] { return dpdt::decode_frame(bytes, size, layout, {max_pixels, min_side, min_side}); });
+    const Grids grids{tuple_of(image.rows), tuple_of(image.columns)};
+    return py::make_tuple(frame_pixels(image, is_signed), grids, image.warnings);
+}
+
 template <class T>
 py::array resample(const Array<T>& pixels, std::size_t height, std::size_t width, const std::string& recipe) {
     const dpdt::View<T> source = view_of(pixels);
@@ -98,10 +142,14 @@ py::array resample(const Array<T>& pixels, std::size_t height, std::size_t width
 
 template <class T>
 void process_array(const Array<T>& pixels, Array<std::uint8_t> out, const std::string& recipe, bool equalise,
-                   bool invert) {
-    const dpdt::View<T> source = view_of(pixels);
+                   bool invert, const std::string& aspect, const std::optional<Grids>& grid) {
+    dpdt::View<T> source = view_of(pixels);
+    if (grid) {
+        source.rows = grid_of(grid->first);
+        source.columns = grid_of(grid->second);
+    }
     std::uint8_t* const target = output_of(out, 2);
-    const dpdt::Recipe settings = recipe_of(recipe, equalise, out);
+    const dpdt::Recipe settings = recipe_of(recipe, equalise, aspect, out);
     without_gil([&] { dpdt::apply_recipe(source, settings, invert, target); });
 }
 
@@ -113,7 +161,8 @@ std::string path_of(const py::handle& path) {
 
 std::vector<dpdt::ImageResult> process_files(const py::sequence& paths, Array<std::uint8_t> out,
                                              const std::string& recipe, bool equalise, std::size_t num_threads,
-                                             bool exact_decode, std::size_t max_pixels, const py::object& progress) {
+                                             const std::string& aspect, bool exact_decode, std::size_t max_pixels,
+                                             const py::object& progress) {
     std::vector<std::string> names;
     names.reserve(paths.size());
     for (const py::handle path : paths) names.push_back(path_of(path));
@@ -123,7 +172,7 @@ std::vector<dpdt::ImageResult> process_files(const py::sequence& paths, Array<st
                               " paths, got room for " + std::to_string(out.shape(0)));
     }
     dpdt::Pipeline pipeline;
-    pipeline.recipe = recipe_of(recipe, equalise, out);
+    pipeline.recipe = recipe_of(recipe, equalise, aspect, out);
     pipeline.max_pixels = max_pixels;
     pipeline.recipe.exact_decode = exact_decode;
     pipeline.num_threads = num_threads;
@@ -144,6 +193,7 @@ py::dict codecs() {
     versions["jpeg"] = dpdt::jpeg_version();
     versions["png"] = dpdt::png_version();
     versions["inflate"] = dpdt::inflate_version();
+    for (const auto& [name, version] : dpdt::frame_codec_versions()) versions[name.c_str()] = version;
     return versions;
 }
 
@@ -152,7 +202,8 @@ void define_pixel_functions(py::module_& module) {
     module.def("resample", &resample<T>, py::arg("pixels").noconvert(), py::kw_only(), py::arg("height"),
                py::arg("width"), py::arg("recipe") = "area");
     module.def("process_array", &process_array<T>, py::arg("pixels").noconvert(), py::arg("out").noconvert(),
-               py::kw_only(), py::arg("recipe"), py::arg("equalise"), py::arg("invert") = false);
+               py::kw_only(), py::arg("recipe"), py::arg("equalise"), py::arg("invert") = false,
+               py::arg("aspect") = "stretch", py::arg("grid") = py::none());
 }
 
 }  // namespace
@@ -175,6 +226,10 @@ PYBIND11_MODULE(_core, module) {
     module.def("codecs", &codecs);
     module.def("decode", &decode, py::arg("data"), py::kw_only(),
                py::arg("max_pixels") = dpdt::DecodeOptions{}.max_pixels);
+    module.def("decode_frame", &decode_frame, py::arg("data"), py::kw_only(), py::arg("codec"), py::arg("rows"),
+               py::arg("columns"), py::arg("bits_allocated"), py::arg("bits_stored"), py::arg("high_bit"),
+               py::arg("is_signed"), py::arg("big_endian") = false,
+               py::arg("max_pixels") = dpdt::DecodeOptions{}.max_pixels, py::arg("min_side") = 0);
     define_pixel_functions<std::uint8_t>(module);
     define_pixel_functions<std::uint16_t>(module);
     module.def(
@@ -186,6 +241,7 @@ PYBIND11_MODULE(_core, module) {
         },
         py::arg("pixels").noconvert());
     module.def("process_files", &process_files, py::arg("paths"), py::arg("out").noconvert(), py::kw_only(),
-               py::arg("recipe"), py::arg("equalise"), py::arg("num_threads") = 0, py::arg("exact_decode") = false,
-               py::arg("max_pixels") = dpdt::DecodeOptions{}.max_pixels, py::arg("progress") = py::none());
+               py::arg("recipe"), py::arg("equalise"), py::arg("num_threads") = 0, py::arg("aspect") = "stretch",
+               py::arg("exact_decode") = false, py::arg("max_pixels") = dpdt::DecodeOptions{}.max_pixels,
+               py::arg("progress") = py::none());
 }

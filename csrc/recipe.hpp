@@ -16,6 +16,7 @@ struct Recipe {
     bool equalise = false;
     std::size_t height = 0;
     std::size_t width = 0;
+    bool pad = false;           // keep the picture's shape, centred, with 0 around it; otherwise it is stretched
     bool exact_decode = false;  // decode at full scale even where a smaller one is enough
 
     // `area` needs no more than twice the target: what is smaller is averaged away. `paper` needs every pixel.
@@ -29,8 +30,8 @@ Resampling resampling_of(const std::string& name);
 template <class T>
 void resample(View<T> source, Resampling resampling, T* out, std::size_t height, std::size_t width);
 
-// Resample, stretch to 0..255, invert if the picture shows high values dark (MONOCHROME1), equalise if wanted.
-// out has height * width bytes. Throws ImageError (constant).
+// Resample (to the largest size that fits, with `pad`), stretch to 0..255, invert if the picture shows high values dark
+// (MONOCHROME1), equalise if wanted. out has height * width bytes. Throws ImageError (constant).
 template <class T>
 void apply_recipe(View<T> source, const Recipe& recipe, bool invert, std::uint8_t* out);
 

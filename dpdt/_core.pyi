@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 _Pixel = TypeVar("_Pixel", np.uint8, np.uint16)
 _Recipe = Literal["area", "paper"]
+_Aspect = Literal["stretch", "pad"]
+_Codec = Literal["plain", "rle", "jpeg", "jpeg_lossless", "jpeg_ls", "jpeg2000"]
+_Grid = tuple[tuple[int, int, int], tuple[int, int, int]]
 
 MAX_PIXELS: Final[int]
 
@@ -64,6 +67,44 @@ def decode(data: bytes, *, max_pixels: int = ...) -> tuple[NDArray[np.uint8] | N
         DecodeError: Not a picture, a damaged or a too large one; the message begins with the reason's name.
     """
 
+def decode_frame(
+    data: bytes | bytearray | memoryview,
+    *,
+    codec: _Codec,
+    rows: int,
+    columns: int,
+    bits_allocated: int,
+    bits_stored: int,
+    high_bit: int,
+    is_signed: bool,
+    big_endian: bool = False,
+    max_pixels: int = ...,
+    min_side: int = 0,
+) -> tuple[NDArray[np.integer], _Grid, int]:
+    """Decode a DICOM frame of one sample a pixel to its stored values.
+
+    Args:
+        data: The frame's bytes.
+        codec: What its transfer syntax says.
+        rows: Of the picture, as the header has it, and so on.
+        columns: Columns.
+        bits_allocated: 8 or 16.
+        bits_stored: 1 to bits_allocated.
+        high_bit: bits_stored - 1 to bits_allocated - 1.
+        is_signed: Pixel Representation.
+        big_endian: Of plain pixels.
+        max_pixels: Larger pictures are refused before memory is taken for them.
+        min_side: Not 0: JPEG and JPEG 2000 may be decoded at a smaller scale that leaves about this on both sides.
+
+    Returns:
+        The stored values (rows, columns) or fewer, 8 or 16 bits; where these pixels lie, for `process_array`; the
+        number of oddities (a stream of another precision or signedness than the header's).
+
+    Raises:
+        DecodeError: Damaged data, or of another size than the header says; the message begins with the reason's name.
+        ValueError: Bits out of their ranges.
+    """
+
 def resample(pixels: NDArray[_Pixel], *, height: int, width: int, recipe: _Recipe = "area") -> NDArray[_Pixel]:
     """Resample at native depth.
 
@@ -92,6 +133,8 @@ def process_array(
     recipe: _Recipe,
     equalise: bool,
     invert: bool = False,
+    aspect: _Aspect = "stretch",
+    grid: _Grid | None = None,
 ) -> None:
     """Resample, stretch to 0..255, invert if wanted, equalise if wanted.
 
@@ -101,6 +144,8 @@ def process_array(
         recipe: See `resample`.
         equalise: Equalise the histogram at the end.
         invert: High values are shown dark (MONOCHROME1).
+        aspect: `stretch` to the whole output, or `pad`: keep the picture's shape, centred, with 0 around it.
+        grid: Of a frame that was decoded at a smaller scale.
 
     Raises:
         DecodeError: All pixels are equal (reason `constant`).
@@ -113,6 +158,7 @@ def process_files(
     recipe: _Recipe,
     equalise: bool,
     num_threads: int = 0,
+    aspect: _Aspect = "stretch",
     exact_decode: bool = False,
     max_pixels: int = ...,
     progress: Callable[[int], object] | None = None,
@@ -125,6 +171,7 @@ def process_files(
         recipe: See `resample`.
         equalise: Equalise the histogram at the end.
         num_threads: 0: `available_threads()`. The bytes do not depend on it.
+        aspect: See `process_array`.
         exact_decode: Decode at full scale. Otherwise `area` may let the codec leave out detail below twice the target.
         max_pixels: Larger pictures are refused before memory is taken for them.
         progress: Called on the calling thread, every 50 ms at most, with the number of files done since the last call

@@ -303,13 +303,13 @@ def test_checkerboard_of_single_pixels_becomes_flat_gray() -> None:
 def test_paper_equals_scipy(height: int, width: int, size: int, wide: bool, seed: int) -> None:
     dtype = np.uint16 if wide else np.uint8
     pixels = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, (height, width), dtype=dtype)
-    expected = zoom(pixels, (size / height, size / width), order=2)
+    exact = zoom(pixels.astype(np.float64), (size / height, size / width), order=2)
+    expected = exact.clip(0, np.iinfo(dtype).max)
     result = _core.resample(pixels, height=size, width=size, recipe="paper")
     # SciPy writes 0 where rounding puts the last position a hair past the last pixel; here it is that pixel.
     inside = np.ix_(*(np.arange(size) * ((n - 1) / max(size - 1, 1)) <= n - 1 for n in (height, width)))
-    difference = np.abs(result.astype(int) - expected)[inside]
-    assert difference.max(initial=0) <= 1
-    assert (difference > 0).mean() < 0.01 if difference.size else True
+    difference = np.abs(result - expected)[inside]
+    assert difference.max(initial=0) <= 0.52  # rounded, from less than 0.02 beside SciPy's value before rounding
 
 
 @pytest.mark.parametrize("shape", [(1203, 1001), (1200, 1000), (1201, 1015)])

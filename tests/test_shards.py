@@ -16,9 +16,12 @@ import pandas as pd
 import pydicom
 import pytest
 from numpy.typing import NDArray
+from openjpeg.utils import encode_array
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 
+from dpdt import _core
 from dpdt.errors import DecodeError, ShardError, StudyError
 from dpdt.files import write_json
 from dpdt.shards import Shards, build_shards, num_shards, shards_done, verify_shards
@@ -204,7 +207,7 @@ def test_manifest_says_what_was_done(built: Study) -> None:
         "voi_window": False,
         "shard_bytes": 1024,
     }
-    assert set(manifest["codecs"]) == {"jpeg", "png", "inflate", "dicom", "dpdt"}
+    assert set(manifest["codecs"]) == {"jpeg", "jpeg2000", "jpeg_ls", "png", "inflate", "dicom", "dpdt"}
     assert [shard["rows"] for shard in manifest["shards"]] == [4, 3, 3, 4, 2]
     assert not built.paths.shards("vindr").part(0).parent.exists()
 
@@ -524,6 +527,88 @@ def test_bad_dicom_is_a_reject_with_its_reason(tmp_path: Path, kind: str) -> Non
         read_dicom(str(tmp_path / "a.dcm"))
 
 
+def encapsulated(path: Path, syntax: str, stream: bytes, shape: tuple[int, int], **elements: object) -> None:
+    """A compressed DICOM file of 16 bits allocated."""
+    write_dicom(path, np.zeros(shape, np.uint16), **elements)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PixelData = encapsulate([stream])
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(path)
+
+
+@pytest.mark.parametrize("precision", [12, 14])
+def test_jpeg2000_of_another_precision_than_bits_stored_gives_the_streams_integers(
+    tmp_path: Path, precision: int
+) -> None:
+    pixels = np.random.default_rng(precision).integers(0, 1 << precision, (48, 56)).astype(np.uint16)
+    stream = encode_array(pixels, bits_stored=precision, codec_format=0)
+    encapsulated(tmp_path / "a.dcm", JPEG2000Lossless, stream, pixels.shape, BitsStored=16)
+    frame = read_dicom(str(tmp_path / "a.dcm"))
+    assert np.array_equal(frame.pixels, pixels)
+    assert frame.warnings == 1
+
+
+def test_unsigned_jpeg2000_of_signed_pixels_does_not_wrap_around(tmp_path: Path) -> None:
+    values = np.random.default_rng(1).integers(-2000, 2000, (48, 56)).astype(np.int16)
+    stream = encode_array(values.astype(np.uint16) & 0x1FFF, bits_stored=13, codec_format=0)
+    encapsulated(tmp_path / "a.dcm", JPEG2000Lossless, stream, values.shape, BitsStored=13, PixelRepresentation=1)
+    frame = read_dicom(str(tmp_path / "a.dcm"))
+    assert np.array_equal(frame.pixels.astype(int) - 32768, values)
+    assert frame.warnings == 1  # the stream says unsigned
+    assert np.array_equal(pydicom.dcmread(tmp_path / "a.dcm").pixel_array, values)
+
+
+def test_high_bit_and_unused_bits(tmp_path: Path) -> None:
+    pixels = picture(9, dtype=np.uint16)
+    write_dicom(tmp_path / "a.dcm", (pixels << 4) | 0b1001, BitsStored=12)
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    dataset.HighBit = 15
+    dataset.save_as(tmp_path / "a.dcm")
+    assert np.array_equal(read_dicom(str(tmp_path / "a.dcm")).pixels, pixels)
+    write_dicom(tmp_path / "b.dcm", pixels | 0xA000, BitsStored=12)
+    assert np.array_equal(read_dicom(str(tmp_path / "b.dcm")).pixels, pixels)
+
+
+WINDOWS: dict[str, tuple[dict[str, object], tuple[int, int] | None]] = {
+    "linear": ({"WindowCenter": "2000.5", "WindowWidth": "1001"}, (1500, 2500)),  # PS3.3 C.11.2.1.2.1
+    "exact": ({"WindowCenter": "2000", "WindowWidth": "1000", "VOILUTFunction": "LINEAR_EXACT"}, (1500, 2500)),
+    "rescaled": (
+        {"WindowCenter": "1000.5", "WindowWidth": "2001", "RescaleSlope": "2", "RescaleIntercept": "-3000"},
+        (1500, 2500),
+    ),
+    "two": ({"WindowCenter": ["2000.5", "10"], "WindowWidth": ["1001", "5"]}, (1500, 2500)),
+    "width 0": ({"WindowCenter": "2000", "WindowWidth": "0"}, None),
+    "none": ({}, None),
+    "sigmoid": ({"WindowCenter": "2000", "WindowWidth": "100", "VOILUTFunction": "SIGMOID"}, None),
+}
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_windows_are_applied_only_if_asked_for_and_there(tmp_path: Path, kind: str) -> None:
+    elements, edges = WINDOWS[kind]
+    pixels = picture(8, dtype=np.uint16)
+    write_dicom(tmp_path / "a.dcm", pixels, **elements)
+    assert np.array_equal(read_dicom(str(tmp_path / "a.dcm")).pixels, pixels)
+    expected = pixels if edges is None else pixels.clip(*edges)
+    assert np.array_equal(read_dicom(str(tmp_path / "a.dcm"), voi_window=True).pixels, expected)
+
+
+def test_padded_aspect_keeps_the_pictures_shape(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "a.dcm", picture(7, height=60, width=30, dtype=np.uint16))
+    cv2.imwrite(str(tmp_path / "a.png"), picture(7, height=60, width=30, dtype=np.uint16))
+    study = make_study(tmp_path, ["../a.dcm", "../a.png"], aspect="pad", equalise=False)
+    build_shards(study, "vindr")
+    dicom, png = Shards.open(study.paths.shards("vindr")).images(np.arange(2))
+    assert np.array_equal(dicom, png)
+    assert not dicom[:, :4].any()  # 16 x 8 pixels in the middle
+    assert not dicom[:, -4:].any()
+    area = cv2.resize(picture(7, height=60, width=30, dtype=np.uint16), (8, 16), interpolation=cv2.INTER_AREA)
+    expected = cv2.normalize(area, None, 0, 255, cv2.NORM_MINMAX, dtype=cv2.CV_8U)
+    assert np.abs(dicom[:, 4:-4].astype(int) - expected).max() <= 1
+
+
 def test_colour_dicom_becomes_gray_as_in_opencv(tmp_path: Path) -> None:
     colour = np.random.default_rng(6).integers(0, 256, (20, 24, 3), dtype=np.uint8)
     write_dicom(tmp_path / "a.dcm", colour, PhotometricInterpretation="RGB", PlanarConfiguration=0)
@@ -534,12 +619,39 @@ def test_colour_dicom_becomes_gray_as_in_opencv(tmp_path: Path) -> None:
 
 
 @needs_real_data
+def test_frames_of_every_real_dicom_are_those_of_pydicom() -> None:
+    from dpdt.shards.dicom import CODECS
+
+    files = sorted((Path(str(REAL_DATA)) / "images").glob("dicom*/*.dcm"))
+    assert len(files) >= 20
+    for file in files:
+        dataset = pydicom.dcmread(file)
+        expected = dataset.pixel_array.astype(int)
+        ours = read_dicom(str(file)).pixels.astype(int)
+        lossy_dct = CODECS[dataset.file_meta.TransferSyntaxUID] == "jpeg"  # pydicom's plugin has another inverse DCT
+        assert np.abs(ours - expected).max() <= (1 if lossy_dct else 0), file.name
+
+
+@needs_real_data
+@pytest.mark.parametrize("size", [224, 512])
+def test_reduced_decoding_of_real_dicoms_stays_above_45_db(size: int) -> None:
+    for file in sorted((Path(str(REAL_DATA)) / "images").glob("dicom*/*.dcm")):
+        pictures = []
+        for min_side in (0, 2 * size):
+            frame = read_dicom(str(file), min_side=min_side)
+            out = np.zeros((size, size), np.uint8)
+            _core.process_array(frame.pixels, out, recipe="area", equalise=False, grid=frame.grid)
+            pictures.append(out.astype(float))
+        error = ((pictures[0] - pictures[1]) ** 2).mean()
+        assert error < 255**2 / 10**4.5, file.name
+
+
+@needs_real_data
 def test_every_real_image_is_shown_or_rejected_with_a_reason(tmp_path: Path) -> None:
     root = Path(str(REAL_DATA))
     files = pd.read_csv(root / "INDEX.csv")["path"].tolist()
-    study = make_study(
-        tmp_path, [str(root / file) for file in files], size=64, shard_bytes=1 << 17, max_reject_fraction=0.1
-    )
+    options = {"size": 64, "shard_bytes": 1 << 17, "max_reject_fraction": 0.1, "exact_decode": True}
+    study = make_study(tmp_path, [str(root / file) for file in files], **options)
     start = time.monotonic()
     summary = build_shards(study, "vindr")
     assert time.monotonic() - start < 60

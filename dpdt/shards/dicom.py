@@ -1,8 +1,8 @@
-"""Pixels of DICOM files, read through pydicom."""
+"""Pixels of DICOM files: pydicom reads the header, the core decodes the frame."""
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,28 @@ from dpdt.errors import DecodeError
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+_Codec = Literal["plain", "rle", "jpeg", "jpeg_lossless", "jpeg_ls", "jpeg2000"]
+_Grid = tuple[tuple[int, int, int], tuple[int, int, int]]
+
 __all__ = ["DicomPixels", "read_dicom"]
 
 GRAY: Final = ("MONOCHROME1", "MONOCHROME2")
 COLOUR: Final = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+CODECS: Final[dict[str, _Codec]] = {
+    "1.2.840.10008.1.2": "plain",
+    "1.2.840.10008.1.2.1": "plain",
+    "1.2.840.10008.1.2.1.99": "plain",
+    "1.2.840.10008.1.2.2": "plain",
+    "1.2.840.10008.1.2.4.50": "jpeg",
+    "1.2.840.10008.1.2.4.57": "jpeg_lossless",
+    "1.2.840.10008.1.2.4.70": "jpeg_lossless",
+    "1.2.840.10008.1.2.4.80": "jpeg_ls",
+    "1.2.840.10008.1.2.4.81": "jpeg_ls",
+    "1.2.840.10008.1.2.4.90": "jpeg2000",
+    "1.2.840.10008.1.2.4.91": "jpeg2000",
+    "1.2.840.10008.1.2.5": "rle",
+}
+"""Transfer syntaxes that the core decodes; pydicom's plugins see to the others."""
 LUMA_WEIGHTS: Final = np.array([9798, 19235, 3735], dtype=np.uint32)
 """BT.601 in 1/2^15, as `_core` and cv2.cvtColor have it."""
 
@@ -29,25 +47,35 @@ class DicomPixels:
         pixels: (h, w), uint8 or uint16, C order. A rising straight line of the stored values: min-max takes it back.
         invert: High values are shown dark: MONOCHROME1, or a falling rescale slope, but not both.
         bits: Bits Stored.
+        height: Rows of the file's picture; more than those of `pixels` if it was decoded at a smaller scale.
+        width: Columns of the file's picture.
+        grid: Where the pixels lie in it, for `_core.process_array`; None at full scale.
+        warnings: Oddities that were read past.
     """
 
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
     invert: bool
     bits: int
+    height: int
+    width: int
+    grid: _Grid | None = None
+    warnings: int = 0
 
 
-def read_dicom(path: str) -> DicomPixels:
+def read_dicom(path: str, *, min_side: int = 0, voi_window: bool = False) -> DicomPixels:
     """Read the one frame of a DICOM file as unsigned gray values.
 
     Rescale slope and intercept are a straight line, which the later min-max takes back, except for the slope's sign. A
     modality lookup table is applied. Pixel padding (PS3.3 C.7.5.1.1.2) gets the darkest value shown, so that it does
-    not widen the range. Windows and presentation lookup tables are not applied.
+    not widen the range. Presentation lookup tables are not applied, windows only if asked for.
 
     Args:
         path: The file.
+        min_side: Not 0: decode JPEG and JPEG 2000 at a smaller scale if that leaves about this many rows and columns.
+        voi_window: Clip to the file's first window (PS3.3 C.11.2.1.2), if it names one that is linear and not empty.
 
     Returns:
-        Pixels, whether to invert them after min-max, and Bits Stored.
+        Pixels, whether to invert them after min-max, and what else there is to say.
 
     Raises:
         DecodeError: The message begins with the reason's name (`truncated: …`).
@@ -56,7 +84,7 @@ def read_dicom(path: str) -> DicomPixels:
 
     try:
         dataset = pydicom.dcmread(path, force=True)
-        return _pixels_of(dataset)
+        return _pixels_of(dataset, min_side=min_side, voi_window=voi_window)
     except (DecodeError, MemoryError):
         raise
     except Exception as err:  # pydicom's plugins raise anything, and one bad file never stops a job
@@ -64,21 +92,78 @@ def read_dicom(path: str) -> DicomPixels:
         raise DecodeError(f"{reason}: damaged DICOM data ({type(err).__name__}: {err})") from err
 
 
-def _pixels_of(dataset: "Dataset") -> DicomPixels:
+def _pixels_of(dataset: "Dataset", *, min_side: int, voi_window: bool) -> DicomPixels:
     _check(dataset)
-    pixels = np.asarray(dataset.pixel_array)
-    if pixels.ndim == 3:
-        pixels = _gray(pixels)
-    if pixels.ndim != 2:
-        raise DecodeError(f"unsupported: pixel data of shape {pixels.shape}, expected (rows, columns)")
+    if "PixelPaddingValue" in dataset or "ModalityLUTSequence" in dataset:
+        min_side = 0  # values that are no brightness must not be averaged
+    pixels, grid, oddities = _stored_values(dataset, min_side=min_side)
     slope = float(dataset.get("RescaleSlope", None) or 1.0)
+    intercept = float(dataset.get("RescaleIntercept", None) or 0.0)
     if "ModalityLUTSequence" in dataset:
         from pydicom.pixels import apply_modality_lut
 
-        pixels, slope = apply_modality_lut(pixels, dataset), 1.0
+        pixels, slope, intercept = apply_modality_lut(pixels, dataset), 1.0, 0.0
     invert = (dataset.PhotometricInterpretation == "MONOCHROME1") != (slope < 0)
     pixels = _without_padding(pixels, dataset, invert=invert)
-    return DicomPixels(pixels=_unsigned(pixels), invert=invert, bits=int(dataset.BitsStored))
+    window = _window(dataset) if voi_window else None
+    if window is not None:
+        low, high = sorted((edge - intercept) / slope for edge in window)
+        span = np.iinfo(pixels.dtype) if pixels.dtype.kind in "iu" else np.finfo(pixels.dtype)
+        pixels = np.clip(pixels, *np.clip(np.rint([low, high]), span.min, span.max).astype(pixels.dtype))
+    return DicomPixels(
+        pixels=_unsigned(pixels),
+        invert=invert,
+        bits=int(dataset.BitsStored),
+        height=int(dataset.Rows),
+        width=int(dataset.Columns),
+        grid=grid,
+        warnings=oddities,
+    )
+
+
+def _stored_values(dataset: "Dataset", *, min_side: int) -> tuple[NDArray[Any], _Grid | None, int]:
+    """The frame (rows, columns), where its pixels lie, and the number of oddities."""
+    syntax = str(dataset.file_meta.TransferSyntaxUID)
+    codec = CODECS.get(syntax)
+    allocated = int(dataset.BitsAllocated)
+    if codec is None or allocated not in (8, 16) or int(dataset.get("SamplesPerPixel", 1)) != 1:
+        pixels = np.asarray(dataset.pixel_array)
+        if pixels.ndim == 3:
+            pixels = _gray(pixels)
+        if pixels.ndim != 2:
+            raise DecodeError(f"unsupported: pixel data of shape {pixels.shape}, expected (rows, columns)")
+        return pixels, None, 0
+    data = dataset.PixelData
+    if codec != "plain":
+        from pydicom.encaps import get_frame
+
+        data = get_frame(data, 0, number_of_frames=1)
+    stored = int(dataset.BitsStored)
+    high_bit = dataset.get("HighBit", None)
+    return _core.decode_frame(
+        data,
+        codec=codec,
+        rows=int(dataset.Rows),
+        columns=int(dataset.Columns),
+        bits_allocated=allocated,
+        bits_stored=stored,
+        high_bit=stored - 1 if high_bit is None else int(high_bit),
+        is_signed=int(dataset.get("PixelRepresentation", 0)) == 1,
+        big_endian=syntax == "1.2.840.10008.1.2.2",
+        min_side=min_side,
+    )
+
+
+def _window(dataset: "Dataset") -> tuple[float, float] | None:
+    """Edges of the first window in rescaled values; None where there is none, or one that is empty or not linear."""
+    kind = str(dataset.get("VOILUTFunction", None) or "LINEAR")
+    centres, widths = (np.atleast_1d(dataset.get(name, None)) for name in ("WindowCenter", "WindowWidth"))
+    if kind == "SIGMOID" or not len(centres) or not len(widths) or centres[0] is None or widths[0] is None:
+        return None
+    centre, width = float(centres[0]), float(widths[0])
+    if kind == "LINEAR":
+        centre, width = centre - 0.5, width - 1
+    return (centre - width / 2, centre + width / 2) if width > 0 else None
 
 
 def _check(dataset: "Dataset") -> None:
@@ -112,13 +197,13 @@ def _check_transfer_syntax(dataset: "Dataset", *, expected_bytes: int) -> None:
         syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         dataset.ensure_file_meta()
         dataset.file_meta.TransferSyntaxUID = syntax
-    if syntax.is_compressed:
+    if syntax.is_encapsulated and str(syntax) not in CODECS:
         available = False
         with contextlib.suppress(NotImplementedError):
             available = bool(get_decoder(syntax).is_available)
         if not available:
             raise DecodeError(f"unsupported: no decoder for the transfer syntax {syntax.name} ({syntax})")
-    elif "PixelData" in dataset and len(dataset.PixelData) < expected_bytes:
+    if not syntax.is_encapsulated and "PixelData" in dataset and len(dataset.PixelData) < expected_bytes:
         raise DecodeError(f"truncated: {len(dataset.PixelData)} bytes of pixels, expected {expected_bytes}")
 
 

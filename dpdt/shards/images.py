@@ -1,4 +1,4 @@
-"""From image files to the pixels of a shard: JPEG and PNG in C++ as a batch, DICOM through pydicom on threads."""
+"""From image files to the pixels of a shard: JPEG and PNG in C++ as a batch, DICOM headers by pydicom, on threads."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -83,6 +83,7 @@ def process_images(
         recipe=settings.recipe,
         equalise=settings.equalise,
         num_threads=num_workers(settings),
+        aspect=settings.aspect,
         exact_decode=settings.exact_decode,
         progress=advance,
     )
@@ -122,11 +123,19 @@ def _process_dicom(
 def _process_one(path: str, out: NDArray[np.uint8], settings: ShardSettings) -> ImageOutcome:
     height = width = bits = 0
     try:
-        frame = read_dicom(path)
-        height, width = frame.pixels.shape
-        bits = frame.bits
-        _core.process_array(frame.pixels, out, recipe=settings.recipe, equalise=settings.equalise, invert=frame.invert)
+        reducible = settings.recipe == "area" and not settings.exact_decode
+        frame = read_dicom(path, min_side=2 * settings.size if reducible else 0, voi_window=settings.voi_window)
+        height, width, bits = frame.height, frame.width, frame.bits
+        _core.process_array(
+            frame.pixels,
+            out,
+            recipe=settings.recipe,
+            equalise=settings.equalise,
+            invert=frame.invert,
+            aspect=settings.aspect,
+            grid=frame.grid,
+        )
     except DecodeError as err:
         reason, _, message = str(err).partition(": ")
         return ImageOutcome(reason, message, "dicom", height, width, bits)
-    return ImageOutcome("", "", "dicom", height, width, bits)
+    return ImageOutcome("", "", "dicom", height, width, bits, frame.warnings)
