@@ -100,8 +100,16 @@ class Decompressor {
   private:
     [[noreturn]] void fail() const {
         const std::string detail = " (OpenJPEG: " + (message_.empty() ? "no message" : message_) + ")";
-        if (source_.ended) throw ImageError(Reason::truncated, "the JPEG 2000 data end too early" + detail);
+        if (source_.ended || !has_end())
+            throw ImageError(Reason::truncated, "the JPEG 2000 data end too early" + detail);
         throw ImageError(Reason::unreadable, "damaged JPEG 2000 data" + detail);
+    }
+
+    // Whether the last marker is that of the codestream's end; DICOM pads to an even number of bytes.
+    bool has_end() const {
+        const std::size_t size =
+            source_.size > 0 && source_.data[source_.size - 1] == 0 ? source_.size - 1 : source_.size;
+        return size >= 2 && source_.data[size - 2] == 0xFF && source_.data[size - 1] == 0xD9;
     }
 
     struct Destroy {
