@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PYTHON
 
-.PHONY: install demo test check format clean slurm-up slurm-down
+.PHONY: install demo test check format clean slurm-up slurm-down bench-preprocess fuzz
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -41,6 +41,19 @@ slurm-up:
 
 slurm-down:
 	@slurm/dev/stop.sh
+
+# Preprocessing beside OpenCV, pydicom, Pillow, SciPy: a table, and build/bench/preprocess.json.
+bench-preprocess: install
+	$(BIN)/python benchmarks/preprocess.py
+
+# libFuzzer over every codec path, FUZZ_SECONDS each. Needs clang and its sanitizers' libraries.
+FUZZ_SECONDS ?= 60
+fuzz: install
+	@clang++ --version >/dev/null 2>&1 || { echo "make fuzz needs clang: sudo apt-get install clang libclang-rt-14-dev"; exit 1; }
+	$(BIN)/cmake -S . -B build/fuzz/programs -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+		-DDPDT_PYTHON=OFF -DDPDT_FUZZ=ON > build/fuzz-cmake.log
+	$(BIN)/cmake --build build/fuzz/programs -j 2
+	$(BIN)/python tests/csrc/fuzz.py --seconds $(FUZZ_SECONDS)
 
 clean:
 	rm -rf build $(VENV)

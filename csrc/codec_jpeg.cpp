@@ -62,7 +62,7 @@ void on_progress(j_common_ptr info) {
 // needs a destructor and turns it into an exception.
 class Decompressor {
   public:
-    Decompressor(const std::uint8_t* data, std::size_t size) : info_(), errors_() {
+    Decompressor() : info_(), errors_() {
         info_.err = jpeg_std_error(&errors_.base);
         errors_.base.error_exit = on_error;
         errors_.base.emit_message = on_message;
@@ -71,14 +71,14 @@ class Decompressor {
         jpeg_create_decompress(&info_);
         errors_.progress.progress_monitor = on_progress;
         info_.progress = &errors_.progress;
-        jpeg_mem_src(&info_, data, size);
     }
     ~Decompressor() { jpeg_destroy_decompress(&info_); }
     Decompressor(const Decompressor&) = delete;
     Decompressor& operator=(const Decompressor&) = delete;
 
-    void read_header() {
+    void read_header(const std::uint8_t* data, std::size_t size) {
         if (setjmp(errors_.jump) != 0) fail();
+        jpeg_mem_src(&info_, data, size);
         jpeg_read_header(&info_, TRUE);
     }
 
@@ -153,8 +153,8 @@ unsigned scale_of(const jpeg_decompress_struct& info, const DecodeOptions& optio
 }  // namespace
 
 Image decode_jpeg(const std::uint8_t* data, std::size_t size, const DecodeOptions& options) {
-    Decompressor jpeg(data, size);
-    jpeg.read_header();
+    Decompressor jpeg;
+    jpeg.read_header(data, size);
     jpeg_decompress_struct& info = jpeg.info();
     check_size(info.image_height, info.image_width, options.max_pixels);
     const bool cmyk = info.jpeg_color_space == JCS_CMYK || info.jpeg_color_space == JCS_YCCK;

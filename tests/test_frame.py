@@ -174,6 +174,11 @@ def test_wrong_layouts_are_refused() -> None:
         frame(b"", pixels, codec="plain")
 
 
+def test_a_frame_of_padding_only_is_a_reject() -> None:  # found by make fuzz: it leaked libjpeg's state
+    with pytest.raises(DecodeError, match=r"^unreadable: damaged JPEG data \(libjpeg: Empty input file"):
+        frame(b"\0", noise(4, 4, 8), codec="jpeg")
+
+
 def test_truncated_jpeg_2000_is_a_reject() -> None:
     pixels = noise(64, 64, 12)
     data = encode_array(pixels, bits_stored=12, codec_format=0)

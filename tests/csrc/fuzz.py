@@ -1,0 +1,105 @@
+"""Run the libFuzzer targets for a while each, and count what they did. `make fuzz` builds them and calls this.
+
+Writes build/fuzz/fuzz.json: a list of {target, executions, seconds, findings}. Ends with 1 if there is a finding, whose
+input stays in build/fuzz/findings.
+"""
+
+import argparse
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+from openjpeg.utils import encode_array
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from test_frame import lossless_jpeg, rle
+
+TARGETS: Final = ("png", "jpeg", "filters", "plain", "rle", "jpeg_baseline", "jpeg_lossless", "jpeg_ls", "jpeg2000")
+SIDE: Final = 40
+
+
+def pillow(pixels: np.ndarray, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def jpeg_ls(pixels: np.ndarray) -> list[bytes]:
+    """By the encoder that comes with pydicom's optional plugin, where it is installed."""
+    try:
+        import jpeg_ls as codec
+    except ImportError:
+        return [b"\xff\xd8\xff\xf7\x00\x0b\x08\x00\x28\x00\x28\x01\x01\x11\x00\xff\xda\x00\x08\x01\x01\x00\x00\x00\x00"]
+    return [bytes(codec.encode(pixels))]
+
+
+def seeds() -> dict[str, list[bytes]]:
+    """A few good inputs for each target."""
+    random = np.random.default_rng(0)
+    smooth = cv2.resize(random.random((4, 4)), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+    gray, wide = (smooth * 255).astype(np.uint8), (smooth * 4095).astype(np.uint16)
+    colour = np.stack([gray, gray.T, gray[::-1]], axis=2)
+    head = {8: bytes([SIDE, SIDE, 1, 7]), 16: bytes([SIDE, SIDE, 0, 11])}
+    jpegs = [pillow(gray, "JPEG"), pillow(colour, "JPEG", progressive=True), pillow(gray, "JPEG", quality=30)]
+    return {
+        "png": [pillow(gray, "PNG"), pillow(wide, "PNG"), pillow(colour, "PNG"), pillow(gray > 99, "PNG")],
+        "jpeg": jpegs,
+        "filters": [bytes([78]) + gray.tobytes(), bytes([79]) + wide.tobytes()],
+        "plain": [head[8] + gray.tobytes(), head[16] + wide.tobytes()],
+        "rle": [head[8] + rle(gray), head[16] + rle(wide)],
+        "jpeg_baseline": [head[8] + jpegs[0]],
+        "jpeg_lossless": [
+            head[16] + lossless_jpeg(wide, precision=12, predictor=p, restart_rows=p) for p in range(1, 8)
+        ],
+        "jpeg_ls": [head[8] + stream for stream in jpeg_ls(gray)],
+        "jpeg2000": [head[16] + encode_array(wide, bits_stored=12, codec_format=0)],
+    }
+
+
+def run(target: str, *, programs: Path, folder: Path, seconds: int) -> dict[str, object]:
+    """One target for so many seconds."""
+    corpus, findings = folder / "corpus" / target, folder / "findings"
+    for path in (corpus, findings):
+        path.mkdir(parents=True, exist_ok=True)
+    for number, data in enumerate(seeds()[target]):
+        (corpus / f"seed-{number}").write_bytes(data)
+    command = [programs / f"fuzz_{target}", f"-max_total_time={seconds}", "-max_len=4096", "-timeout=20"]
+    command += ["-rss_limit_mb=2048", "-print_final_stats=1", f"-artifact_prefix={findings}/{target}-", corpus]
+    result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    found = re.search(r"stat::number_of_executed_units:\s*(\d+)", result.stderr)
+    (folder / f"{target}.log").write_text(result.stderr)
+    good = result.returncode == 0
+    if not good:
+        print(result.stderr[-3000:], file=sys.stderr)
+    executions = int(found.group(1)) if found else 0
+    return {"target": target, "executions": executions, "seconds": seconds, "findings": 0 if good else 1}
+
+
+def main() -> int:
+    """Run them one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--programs", type=Path, default=Path("build/fuzz/programs"))
+    parser.add_argument("--seconds", type=int, default=60, help="for each target")
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
+    arguments = parser.parse_args()
+    folder = arguments.programs.parent
+    rows = []
+    for target in arguments.targets:
+        rows.append(run(target, programs=arguments.programs, folder=folder, seconds=arguments.seconds))
+        print(
+            "{target:<14} {executions:>9} executions in {seconds} s, {findings} findings".format(**rows[-1]), flush=True
+        )
+    (folder / "fuzz.json").write_text(json.dumps(rows, indent=1) + "\n")
+    print(f"{sum(int(str(row['executions'])) for row in rows)} executions")
+    return 1 if any(row["findings"] for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
