@@ -120,19 +120,13 @@ def evaluate(study: StudyFile, domain: Domain = None) -> None:
 @app.command(epilog="Example: dpdt report study.toml")
 def report(study: StudyFile) -> None:
     """Write the report: heat maps, curves and tables as HTML, PNG and CSV."""
-    from dpdt.report import write_report
-    from dpdt.study import load_study
-
-    print(f"Report: {write_report(load_study(study))}")
+    _run_stage(study, "report")
 
 
 @app.command(epilog="Example: dpdt sync study.toml")
 def sync(study: StudyFile) -> None:
     """Feed MLflow from the run folders; twice is once."""
-    from dpdt.study import load_study
-    from dpdt.tracking import sync as sync_study
-
-    print(sync_study(load_study(study)))
+    _run_stage(study, "track")
 
 
 @app.command(epilog="Example: dpdt ui study.toml --port 5000")

@@ -68,6 +68,12 @@ class CohortSummary:
     synthetic: bool
     built: bool
 
+    def __str__(self) -> str:
+        """One line for people."""
+        splits = ", ".join(f"{name} {count}" for name, count in self.splits.items())
+        made = "" if self.built else ", done before"
+        return f"cohort {self.domain}: {self.images} images of {self.patients} patients ({splits}){made}"
+
 
 def build_cohort(study: Study, domain: str) -> CohortSummary:
     """Read a domain's raw metadata, split it, check it and write it; quick where that is done.

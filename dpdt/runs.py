@@ -60,8 +60,7 @@ class RunSummary:
     target_epsilon: float | None
     seconds: float = 0.0
 
-    @property
-    def line(self) -> str:
+    def __str__(self) -> str:
         """One line for people."""
         privacy = "no DP"
         if self.target_epsilon is not None:

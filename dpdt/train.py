@@ -170,7 +170,8 @@ def _plan(
     """What the loop needs, and the config: frozen now, or checked against the one that is frozen."""
     study, settings, target = run.study, run.settings, run.target_epsilon
     sizes = {"expected_batch_size": settings.expected_batch_size, "num_units": data.num_units}
-    rate, num_steps = sample_rate_for(**sizes), num_steps_for(num_epochs=settings.num_epochs, **sizes)
+    rate = sample_rate_for(**sizes, section="train" if run.cell else "pretrain")
+    num_steps = num_steps_for(num_epochs=settings.num_epochs, **sizes)
     mechanism = None
     if target is not None:
         frozen = read_json(run.paths.config) if run.paths.config.exists() else {}

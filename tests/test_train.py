@@ -91,7 +91,7 @@ def test_a_dp_training_leaves_every_file_of_the_run(study: Study) -> None:
     summary = train(study, DP)
     paths = paths_of(study, DP)
     assert (summary.status, summary.step, summary.num_steps) == ("finished", NUM_STEPS, NUM_STEPS)
-    assert "finished, 20 of 20 steps, epsilon" in summary.line
+    assert "finished, 20 of 20 steps, epsilon" in str(summary)
     config = read_json(paths.config)
     assert (config["kind"], config["domain"], config["seed"], config["target_epsilon"]) == ("train", "uka", 0, 8.0)
     assert config["data"]["units"] == 32
@@ -122,7 +122,7 @@ def test_the_arm_without_dp_has_the_same_files_without_an_epsilon(study: Study) 
     paths = paths_of(study, PLAIN)
     assert summary.epsilon is None
     assert summary.target_epsilon is None
-    assert "no DP" in summary.line
+    assert "no DP" in str(summary)
     assert read_json(paths.privacy)["mechanism"] == "none"
     assert read_json(paths.privacy)["epsilon"] is None
     assert read_json(paths.state)["epsilon"] is None
@@ -136,7 +136,7 @@ def test_a_finished_run_is_not_trained_again(study: Study) -> None:
     again = train(study, PLAIN)
     assert again.status == "finished"
     assert again.seconds == 0.0
-    assert "done before" in again.line
+    assert "done before" in str(again)
     assert paths_of(study, PLAIN).weights.stat().st_mtime_ns == before
     assert run_done(study, study.run_id(PLAIN))
 
