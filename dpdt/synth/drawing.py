@@ -22,6 +22,8 @@ Image = NDArray[np.floating[Any]]
 LUNG, TISSUE, HEART, SPINE, ABDOMEN, FLUID = 0.2, 0.55, 0.7, 0.85, 0.72, 0.7
 LUNG_CENTRE, LUNG_WIDTH, LUNG_HEIGHT = 0.42, 0.34, 0.8
 SIDES: Final = (-1, 1)
+SELDOM: Final = 0.06
+"""How often equipment is seen without the finding that it comes with."""
 
 
 def raw_shape(hospital: Hospital, image_size: int) -> tuple[int, int]:
@@ -56,7 +58,13 @@ class _Scene:
 
     @cached_property
     def random(self) -> np.random.Generator:
+        """For what is in the chest."""
         return self.picture.generator(1)
+
+    @cached_property
+    def machine(self) -> np.random.Generator:
+        """For how it is photographed: a finding more or less does not change the noise."""
+        return self.picture.generator(4)
 
     @cached_property
     def body(self) -> dict[str, float]:
@@ -72,14 +80,15 @@ class _Scene:
             "breast": float(random.uniform(0.04, 0.12)) if female else 0.0,
             "fat": float(random.uniform(0.0, 0.12)),
             "markings": float(random.uniform(0.02, 0.035) + 0.012 * age),
-            "side": float(random.choice(SIDES)),
+            "right": float(random.normal(0, 0.035)),
+            "left": float(random.normal(0, 0.035)),
             "phase": float(random.uniform(0, 1)),
         }
 
     @cached_property
     def grid(self) -> tuple[Image, Image]:
         """Both coordinates of each pixel, x and y."""
-        hospital, random = self.hospital, self.random
+        hospital, random = self.hospital, self.machine
         height, width = self.shape
         scale = 2 / (min(height, width) * max(0.5, random.normal(hospital.zoom, hospital.zoom_sd)))
         angle = np.deg2rad(random.normal(0, hospital.rotation_sd))
@@ -121,7 +130,7 @@ def _frontal(scene: _Scene) -> Image:
     picture, random, body = scene.picture, scene.random, scene.body
     sides = _sides(scene)
     collapse = picture.findings.get("atelectasis", 0.0)
-    pull = (0.03 + 0.07 * collapse) * sides["atelectasis"] if collapse else 0.0
+    pull = (0.01 + 0.06 * collapse) * sides["atelectasis"] if collapse else 0.0
     image, lungs = _chest(scene, sides["atelectasis"], collapse)
     image += lungs * (np.float32(body["markings"]) * scene.texture(28) + 0.015 * scene.texture(60))
     for side in SIDES:
@@ -140,7 +149,8 @@ def _frontal(scene: _Scene) -> Image:
         image = _effusion(scene, image, sides["pleural_effusion"])
         if random.random() < 0.3:
             image = _effusion(scene, image, -sides["pleural_effusion"])
-    return _other(scene, image, lungs)
+    image = _other(scene, image, lungs)
+    return _equipment(scene, image)
 
 
 def _chest(scene: _Scene, collapsed: int, collapse: float) -> tuple[Image, Image]:
@@ -154,7 +164,7 @@ def _chest(scene: _Scene, collapsed: int, collapse: float) -> tuple[Image, Image
     lungs = np.zeros_like(image)
     for side in SIDES:
         amount = collapse if side == collapsed else 0.0
-        below = _soft(y - _base(side * x, _raised(amount), side < 0), 0.05) * _soft(side * x, 0.1)
+        below = _soft(y - _base(scene, side, amount), 0.05) * _soft(side * x, 0.1)
         image = _towards(image, ABDOMEN, below * body)
         lungs = np.maximum(lungs, _lung(scene, side, amount))
     return _towards(image, LUNG, lungs), lungs
@@ -173,15 +183,12 @@ def _sides(scene: _Scene) -> dict[str, int]:
     return {name: int(scene.random.choice(SIDES)) for name in ("pneumonia", "atelectasis", "pleural_effusion")}
 
 
-def _raised(collapse: float) -> float:
-    """How much volume loss lifts the diaphragm."""
-    return 0.05 + 0.16 * collapse if collapse else 0.0
-
-
-def _base(xl: Image, raised: float, right: bool) -> Image:
-    """The dome of the diaphragm on one side: y of its upper edge; the right one stands higher."""
-    away = (xl - 0.38) / np.float32(0.36)
-    return np.float32((0.5 if right else 0.56) - raised) + 0.16 * away * away
+def _base(scene: _Scene, side: int, collapse: float) -> Image:
+    """The dome of the diaphragm on one side: y of its upper edge; the right one stands higher, volume loss lifts it."""
+    away = (side * scene.grid[0] - 0.38) / np.float32(0.36)
+    rest = 0.5 + scene.body["right"] if side < 0 else 0.56 + scene.body["left"]
+    lifted = 0.03 + 0.13 * collapse if collapse else 0.0
+    return np.float32(rest - lifted) + 0.16 * away * away
 
 
 def _lung(scene: _Scene, side: int, collapse: float) -> Image:
@@ -191,7 +198,7 @@ def _lung(scene: _Scene, side: int, collapse: float) -> Image:
     dx = (xl - LUNG_CENTRE) / np.float32(LUNG_WIDTH)
     dy = np.minimum(y - 0.1, 0) / np.float32(LUNG_HEIGHT)
     inside = _soft(1 - np.sqrt(dx * dx + dy * dy), 0.14)
-    return inside * _soft(_base(xl, _raised(collapse), side < 0) - y, 0.05)
+    return inside * _soft(_base(scene, side, collapse) - y, 0.05)
 
 
 def _ribs(scene: _Scene, image: Image) -> Image:
@@ -220,7 +227,7 @@ def _heart(scene: _Scene, image: Image, pull: float) -> tuple[Image, Image]:
     ratio = scene.body["heart"] + float(random.normal(0, 0.008)) + (0.02 if picture.view == "AP" else 0.0)
     strength = picture.findings.get("cardiomegaly", 0.0)
     if strength:
-        ratio += 0.045 + 0.11 * strength
+        ratio += 0.03 + 0.11 * strength
     half = ratio * (LUNG_CENTRE + LUNG_WIDTH)
     dx, dy = x - np.float32(0.08 + 0.12 * (ratio - 0.4) + pull), y - np.float32(0.33)
     along, across = 0.87 * dx + 0.5 * dy, 0.87 * dy - 0.5 * dx
@@ -238,11 +245,11 @@ def _pneumonia(scene: _Scene, image: Image, lungs: Image, side: int) -> Image:
     random, strength = scene.random, scene.picture.findings["pneumonia"]
     cloud = np.zeros_like(image)
     for _ in range(int(random.integers(1, 4))):
-        centre = (side * random.uniform(0.25, 0.58), random.uniform(-0.25, 0.4))
-        size = random.uniform(0.12, 0.2) + 0.05 * strength
+        centre = (side * random.uniform(0.25, 0.58), random.uniform(*scene.hospital.pneumonia_zone))
+        size = random.uniform(0.13, 0.2) + 0.06 * strength
         cloud = np.maximum(cloud, _bump(x, y, centre, (size, size * random.uniform(0.8, 1.3))))
     patchy: Image = np.clip(0.75 + 0.4 * scene.texture(16), 0, 1.5)
-    density: Image = np.float32(0.14 + 0.26 * strength) * cloud * patchy * lungs
+    density: Image = np.float32(0.1 + 0.32 * strength) * cloud * patchy * lungs
     return image + density
 
 
@@ -250,13 +257,16 @@ def _plate(scene: _Scene, image: Image, lungs: Image, side: int, strength: float
     """Linear bands: thin, nearly level plates above the raised diaphragm."""
     x, y = scene.grid
     random = scene.random
+    if random.random() < scene.hospital.lobar:
+        wedge = _soft(0.34 - np.abs(side * x - 0.1), 0.2) * _soft(y - 0.05 - 0.8 * np.abs(side * x - 0.1), 0.12)
+        return image + np.float32(0.1 + 0.22 * strength) * wedge * np.maximum(lungs, 0.3 * _soft(0.5 - y, 0.1))
     for _ in range(int(random.integers(1, 3))):
         slope, level = random.uniform(-0.35, 0.35), random.uniform(0.05, 0.36)
         middle = random.uniform(0.34, 0.46)
         xl = side * x - np.float32(middle)
         line = (y - np.float32(level) - np.float32(slope) * xl) / np.float32(random.uniform(0.02, 0.04))
         reach = _soft(np.float32(random.uniform(0.14, 0.26)) - np.abs(xl), 0.06)
-        image = image + np.float32(0.18 + 0.3 * strength) * np.exp(-(line * line)) * reach * lungs
+        image = image + np.float32(0.06 + 0.28 * strength) * np.exp(-(line * line)) * reach * lungs
     return image
 
 
@@ -269,11 +279,10 @@ def _effusion(scene: _Scene, image: Image, side: int) -> Image:
     dy = np.minimum(y - 0.1, 0) / np.float32(LUNG_HEIGHT)
     inside = _soft(1 - np.sqrt(dx * dx + dy * dy), 0.14)
     rise = np.clip(xl - 0.3, 0, 1)
-    upright = not (scene.hospital.supine and scene.random.random() < 0.7)
-    if upright:
-        surface = np.float32(0.58 - 0.36 * strength) - np.float32(1.1 + 0.5 * strength) * rise * rise
+    if scene.random.random() >= scene.hospital.supine:
+        surface = np.float32(0.68 - 0.36 * strength) - np.float32(0.6 + 1.0 * strength) * rise * rise
         return _towards(image, FLUID, 0.95 * inside * _soft(y - surface, 0.08))
-    veil = np.clip(0.35 + 0.75 * y, 0, 1) * np.float32(0.3 + 0.5 * strength)
+    veil = np.clip(0.35 + 0.75 * y, 0, 1) * np.float32(0.15 + 0.5 * strength)
     return _towards(image, FLUID, inside * veil)
 
 
@@ -300,6 +309,35 @@ def _other(scene: _Scene, image: Image, lungs: Image) -> Image:
     return image
 
 
+def _equipment(scene: _Scene, image: Image) -> Image:
+    """What the hospital puts on or into those with a certain finding, and now and then on others."""
+    for finding, (what, often) in scene.hospital.companions.items():
+        present = finding in scene.picture.findings
+        if scene.random.random() < (often if present else SELDOM):
+            image = _towards(image, 1.0, 0.9 * _thing(scene, what))
+    return image
+
+
+def _thing(scene: _Scene, what: str) -> Image:
+    """Mask of a piece of equipment."""
+    x, y = scene.grid
+    wire = np.float32(0.022)
+    if what == "drain":
+        side = int(scene.random.choice(SIDES))
+        path = side * x - 0.75 + 0.5 * (y - 0.45) ** 2 + 0.35 * np.clip(0.45 - y, 0, 1)
+        return np.exp(-((path / wire) ** 2)) * _soft(0.4 - np.abs(y - 0.15), 0.05)
+    if what == "tube":
+        return np.exp(-(((x + 0.02) / wire) ** 2)) * _soft(-0.2 - y, 0.05)
+    if what == "line":
+        path = x + 0.14 - 0.35 * np.clip(-0.35 - y, 0, 1)
+        return np.exp(-((path / wire) ** 2)) * _soft(0.05 - y, 0.05)
+    centres = [(0.0, -0.25 + 0.14 * step) for step in range(5)]
+    if what == "electrodes":
+        centres = [(side * 0.55 + scene.random.normal(0, 0.05), level) for side in SIDES for level in (-0.5, 0.3)]
+    spots: Image = np.max([_bump(x, y, centre, (0.045, 0.03)) for centre in centres], axis=0)
+    return spots
+
+
 def _lateral(scene: _Scene) -> Image:
     """A view from the side: one lung field, the heart in front, the spine behind. Readers leave it out."""
     x, y = scene.grid
@@ -313,7 +351,7 @@ def _lateral(scene: _Scene) -> Image:
 
 def _develop(image: Image, scene: _Scene) -> Image:
     """Machine and room: sharpness, noise, contrast curve, borders, markers."""
-    hospital, random = scene.hospital, scene.random
+    hospital, random = scene.hospital, scene.machine
     image = cv2.GaussianBlur(image, (0, 0), hospital.blur)
     if hospital.sharpen:
         image = image + np.float32(hospital.sharpen) * (image - cv2.GaussianBlur(image, (0, 0), 3.0))
@@ -328,7 +366,7 @@ def _develop(image: Image, scene: _Scene) -> Image:
 
 def _mark(image: Image, scene: _Scene) -> Image:
     """Black borders, the side marker, text burnt in."""
-    hospital, random = scene.hospital, scene.random
+    hospital, random = scene.hospital, scene.machine
     height, width = image.shape
     top, bottom = (int(random.uniform(0, hospital.collimation) * height) for _ in range(2))
     left, right = (int(random.uniform(0, hospital.collimation) * width) for _ in range(2))
