@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PYTHON
 
-.PHONY: install demo test check format clean
+.PHONY: install demo test check format clean slurm-up slurm-down
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -34,6 +34,13 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(wildcard csrc/*.cpp csrc/*.hpp tests/csrc/*.cpp)
+
+# A throw-away Slurm of four nodes on this machine, below build/slurm.
+slurm-up:
+	@slurm/dev/start.sh
+
+slurm-down:
+	@slurm/dev/stop.sh
 
 clean:
 	rm -rf build $(VENV)

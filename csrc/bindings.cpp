@@ -75,12 +75,11 @@ py::array to_array(std::vector<T>&& pixels, std::size_t height, std::size_t widt
 
 py::tuple decode(const py::bytes& data, std::size_t max_pixels) {
     const std::string_view bytes = data;
-    dpdt::Image image = without_gil([&] {
-        return dpdt::decode(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size(), {max_pixels});
-    });
-    const py::array pixels = std::visit(
-        [&](auto& values) -> py::array { return to_array(std::move(values), image.height, image.width); },
-        image.pixels);
+    dpdt::Image image = without_gil(
+        [&] { return dpdt::decode(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size(), {max_pixels}); });
+    const py::array pixels =
+        std::visit([&](auto& values) -> py::array { return to_array(std::move(values), image.height, image.width); },
+                   image.pixels);
     return py::make_tuple(pixels, image.bits, image.warnings);
 }
 
@@ -172,7 +171,8 @@ PYBIND11_MODULE(_core, module) {
 
     module.def("available_threads", &dpdt::available_threads);
     module.def("codecs", &codecs);
-    module.def("decode", &decode, py::arg("data"), py::kw_only(), py::arg("max_pixels") = dpdt::DecodeLimits{}.max_pixels);
+    module.def("decode", &decode, py::arg("data"), py::kw_only(),
+               py::arg("max_pixels") = dpdt::DecodeLimits{}.max_pixels);
     define_pixel_functions<std::uint8_t>(module);
     define_pixel_functions<std::uint16_t>(module);
     module.def(

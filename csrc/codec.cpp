@@ -33,10 +33,14 @@ Format detect_format(const std::uint8_t* data, std::size_t size) {
 
 const char* format_name(Format format) {
     switch (format) {
-        case Format::jpeg: return "jpeg";
-        case Format::png: return "png";
-        case Format::dicom: return "dicom";
-        case Format::unknown: break;
+        case Format::jpeg:
+            return "jpeg";
+        case Format::png:
+            return "png";
+        case Format::dicom:
+            return "dicom";
+        case Format::unknown:
+            break;
     }
     return "unknown";
 }
@@ -44,10 +48,14 @@ const char* format_name(Format format) {
 Image decode(const std::uint8_t* data, std::size_t size, const DecodeLimits& limits) {
     if (size == 0) throw ImageError(Reason::empty, "the file has 0 bytes");
     switch (detect_format(data, size)) {
-        case Format::jpeg: return decode_jpeg(data, size, limits);
-        case Format::png: return decode_png(data, size, limits);
-        case Format::dicom: throw ImageError(Reason::dicom, "a DICOM file: its pixels are read through pydicom");
-        case Format::unknown: break;
+        case Format::jpeg:
+            return decode_jpeg(data, size, limits);
+        case Format::png:
+            return decode_png(data, size, limits);
+        case Format::dicom:
+            throw ImageError(Reason::dicom, "a DICOM file: its pixels are read through pydicom");
+        case Format::unknown:
+            break;
     }
     throw ImageError(Reason::unsupported, "its first bytes are not those of a JPEG, PNG or DICOM file");
 }

@@ -38,9 +38,14 @@ void on_message(j_common_ptr info, int level) {
         case JWRN_EXTRANEOUS_DATA:
         case JWRN_ADOBE_XFORM:
         case JWRN_JFIF_MAJOR:
-        case JWRN_BOGUS_PROGRESSION: ++errors.warnings; return;
-        case JWRN_JPEG_EOF: errors.truncated = true; break;
-        default: break;
+        case JWRN_BOGUS_PROGRESSION:
+            ++errors.warnings;
+            return;
+        case JWRN_JPEG_EOF:
+            errors.truncated = true;
+            break;
+        default:
+            break;
     }
     on_error(info);
 }
@@ -117,7 +122,8 @@ class Decompressor {
             case JERR_CONVERSION_NOTIMPL:
             case JERR_CCIR601_NOTIMPL:
                 throw ImageError(Reason::unsupported, "a kind of JPEG that is not supported" + detail);
-            default: throw ImageError(Reason::unreadable, "damaged JPEG data" + detail);
+            default:
+                throw ImageError(Reason::unreadable, "damaged JPEG data" + detail);
         }
     }
 

@@ -26,12 +26,12 @@ File::File(const std::string& path) : descriptor_(-1), size_(0) {
     // O_NONBLOCK: opening a named pipe must not wait for a writer.
     descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (descriptor_ < 0) throw system_failure("cannot open the file");
-    struct stat status {};
+    struct stat status{};
     const bool failed = ::fstat(descriptor_, &status) != 0;
     if (failed || !S_ISREG(status.st_mode) || status.st_size == 0) {
-        const ImageError error = failed                       ? system_failure("cannot read the file's size")
+        const ImageError error = failed                     ? system_failure("cannot read the file's size")
                                  : !S_ISREG(status.st_mode) ? ImageError(Reason::unreadable, "not a regular file")
-                                                              : ImageError(Reason::empty, "the file has 0 bytes");
+                                                            : ImageError(Reason::empty, "the file has 0 bytes");
         ::close(descriptor_);
         throw error;
     }
@@ -45,8 +45,7 @@ Bytes File::read(std::size_t count) const {
     Bytes bytes(std::min(count, size_));
     std::size_t done = 0;
     while (done < bytes.size()) {
-        const ssize_t got =
-            ::pread(descriptor_, bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
+        const ssize_t got = ::pread(descriptor_, bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) throw system_failure("cannot read the file");
         if (got == 0) break;  // it became shorter meanwhile; the decoder will say truncated

@@ -4,15 +4,24 @@ namespace dpdt {
 
 const char* reason_name(Reason reason) {
     switch (reason) {
-        case Reason::none: return "";
-        case Reason::missing: return "missing";
-        case Reason::unreadable: return "unreadable";
-        case Reason::empty: return "empty";
-        case Reason::truncated: return "truncated";
-        case Reason::unsupported: return "unsupported";
-        case Reason::too_large: return "too_large";
-        case Reason::constant: return "constant";
-        case Reason::dicom: return "dicom";
+        case Reason::none:
+            return "";
+        case Reason::missing:
+            return "missing";
+        case Reason::unreadable:
+            return "unreadable";
+        case Reason::empty:
+            return "empty";
+        case Reason::truncated:
+            return "truncated";
+        case Reason::unsupported:
+            return "unsupported";
+        case Reason::too_large:
+            return "too_large";
+        case Reason::constant:
+            return "constant";
+        case Reason::dicom:
+            return "dicom";
     }
     return "unreadable";
 }

@@ -77,8 +77,8 @@ class Pool {
     std::atomic<bool> stopped_{false};
     std::mutex mutex_;
     std::condition_variable finished_;
-    std::size_t running_ = 0;     // guarded by mutex_
-    std::exception_ptr error_;    // guarded by mutex_ until the threads are joined
+    std::size_t running_ = 0;   // guarded by mutex_
+    std::exception_ptr error_;  // guarded by mutex_ until the threads are joined
     std::vector<std::thread> threads_;
 };
 

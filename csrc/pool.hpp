@@ -6,8 +6,8 @@
 
 namespace dpdt {
 
-// Calls task(0) … task(count - 1), each once, on `num_threads` threads (at most `count`, at least 1). The calling thread
-// only waits: it calls poll() every 50 ms and once at the end.
+// Calls task(0) … task(count - 1), each once, on `num_threads` threads (at most `count`, at least 1). The calling
+// thread only waits: it calls poll() every 50 ms and once at the end.
 //
 // The first exception out of a task, or out of poll, stops everything: no task is begun after it, those running are
 // awaited, and it is rethrown here.

@@ -17,8 +17,10 @@ Resampling resampling_of(const std::string& name) {
 template <class T>
 void resample(View<T> source, Resampling resampling, T* out, std::size_t height, std::size_t width) {
     switch (resampling) {
-        case Resampling::area: return resample_area(source, out, height, width);
-        case Resampling::paper: return resample_spline(source, out, height, width);
+        case Resampling::area:
+            return resample_area(source, out, height, width);
+        case Resampling::paper:
+            return resample_spline(source, out, height, width);
     }
 }
 

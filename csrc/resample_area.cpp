@@ -117,7 +117,8 @@ class Divider {
 
     std::uint64_t operator()(std::uint64_t value) const {
         const std::uint64_t number = value + total_ / 2;
-        const auto estimate = static_cast<std::int64_t>(static_cast<double>(static_cast<std::int64_t>(number)) * inverse_);
+        const auto estimate =
+            static_cast<std::int64_t>(static_cast<double>(static_cast<std::int64_t>(number)) * inverse_);
         const auto rest = static_cast<std::int64_t>(number) - estimate * static_cast<std::int64_t>(total_);
         const std::int64_t above = rest >= static_cast<std::int64_t>(total_) ? 1 : 0;
         const std::int64_t below = rest < 0 ? 1 : 0;

@@ -10,9 +10,9 @@
 namespace dpdt {
 namespace {
 
-constexpr std::size_t lanes = 16;       // columns that are filtered side by side: a strip stays in the cache
+constexpr std::size_t lanes = 16;                 // columns that are filtered side by side: a strip stays in the cache
 constexpr double pole = -0.17157287525380990239;  // sqrt(8) - 3
-constexpr std::size_t pole_terms = 32;  // pole^32 is below 1e-24: more terms change no double
+constexpr std::size_t pole_terms = 32;            // pole^32 is below 1e-24: more terms change no double
 
 // The three spline coefficients of one output position.
 struct Tap {
@@ -112,8 +112,9 @@ void resample_spline(View<T> source, T* out, std::size_t out_height, std::size_t
     std::vector<double> turned(source.width * out_height);
     resample_columns(source.data, source.height, source.width, make_taps(source.height, out_height),
                      [&](std::size_t x, std::size_t j, double value) { turned[x * out_height + j] = value; });
-    resample_columns(turned.data(), source.width, out_height, make_taps(source.width, out_width),
-                     [&](std::size_t y, std::size_t j, double value) { out[y * out_width + j] = to_integer<T>(value); });
+    resample_columns(
+        turned.data(), source.width, out_height, make_taps(source.width, out_width),
+        [&](std::size_t y, std::size_t j, double value) { out[y * out_width + j] = to_integer<T>(value); });
 }
 
 template void resample_spline(View<std::uint8_t>, std::uint8_t*, std::size_t, std::size_t);

@@ -14,6 +14,7 @@ from dpdt.files import read_json, sha256_file
 from dpdt.metrics import Threshold
 from dpdt.paths import RunPaths
 from dpdt.predict import Stamp, predictor, read_predictions, read_stamp, wide, write_stamped
+from dpdt.runs import read_state
 from dpdt.study import Study
 from dpdt.vocabulary import LABELS
 
@@ -83,11 +84,12 @@ def evaluate_run(study: Study, run_id: str) -> EvaluateSummary:
     read = {name: read_predictions(paths.predictions(name), stamps[name]) for name in study.test_domains}
     frames = {name: frame for name, frame in read.items() if frame is not None}
     todo = [name for name in study.test_domains if name not in frames]
-    with predictor(study, paths, [*((name, "test") for name in todo), (domain, "val")]) as predict:
+    val = [(domain, "val")] if (read_cohort(study, domain)["split"] == "val").any() else []
+    with predictor(study, paths, [*((name, "test") for name in todo), *val]) as predict:
         for name in todo:
             frames[name] = predict(name, "test")
             write_stamped(paths.predictions(name), frames[name], stamps[name])
-        thresholds = _thresholds(study, domain, predict(domain, "val"))
+        thresholds = _thresholds(study, domain, predict(domain, "val") if val else None)
     tables = [_threshold_rows(domain, thresholds)]
     tables += [_domain_metrics(study, name, frames[name], thresholds) for name in study.test_domains]
     stamp = {"evaluate": _settings_stamp(study), "predictions": stamps}
@@ -100,7 +102,7 @@ def _trained_domain(study: Study, paths: RunPaths) -> str:
     run = paths.run_id
     if not paths.config.exists():
         raise StudyError(f"run {run}: no {paths.config.name} in {paths.folder}. Train it first (`dpdt train`).")
-    state = read_json(paths.state) if paths.state.exists() else {}
+    state = read_state(paths) or {}
     if state.get("status") != "finished":
         where = f"step {state.get('step', 0)} of {state.get('num_steps', 'unknown')}"
         found = f"{state.get('status', 'not started')}, {where}"
@@ -146,8 +148,10 @@ def _settings_stamp(study: Study) -> Stamp:
     return {**study.evaluate.model_dump(mode="json", exclude={"domains"}), "seed": study.study.seed}
 
 
-def _thresholds(study: Study, domain: str, predictions: pd.DataFrame) -> dict[str, Threshold]:
-    """Youden's threshold by label, from the train domain's validation patients."""
+def _thresholds(study: Study, domain: str, predictions: pd.DataFrame | None) -> dict[str, Threshold]:
+    """Youden's threshold by label, from the train domain's validation patients; none where there are none."""
+    if predictions is None:
+        return dict.fromkeys(LABELS, Threshold(math.nan, f"val of {domain}: no image", 0, 0))
     frame = wide(predictions)
     thresholds = {}
     for label in LABELS:

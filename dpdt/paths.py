@@ -200,3 +200,8 @@ class StudyPaths:
     def mlflow_artifacts(self) -> Path:
         """The default artifact store."""
         return self.folder / "mlartifacts"
+
+    @property
+    def tracking_lock(self) -> Path:
+        """Held by the one process that feeds MLflow from this study."""
+        return self.folder / ".tracking.lock"

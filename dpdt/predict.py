@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dpdt.console import progress
-from dpdt.errors import ShardError
+from dpdt.errors import ShardError, StudyError
 from dpdt.files import atomic_path, fingerprint
 from dpdt.paths import RunPaths
 from dpdt.study import Study
@@ -64,12 +64,12 @@ def predictor(study: Study, paths: RunPaths, splits: Sequence[tuple[str, str]]) 
     data = {(domain, split): load_split(study, domain, split) for domain, split in splits}
     score = _scorer(study, paths)
     size = study.train.physical_batch_size
-    total = sum(len(part.image_ids) for part in data.values())
+    total = sum(len(part) for part in data.values())
     with progress(f"evaluate {paths.run_id}", total, unit="images") as advance:
 
         def predict(domain: str, split: str) -> pd.DataFrame:
             part = data[domain, split]
-            scores = np.empty((len(part.image_ids), len(LABELS)), dtype=np.float32)
+            scores = np.empty((len(part), len(LABELS)), dtype=np.float32)
             for first in range(0, len(scores), size):
                 positions = np.arange(first, min(first + size, len(scores)))
                 scores[positions] = score(part.images(positions))
@@ -94,21 +94,20 @@ def _scorer(study: Study, paths: RunPaths) -> Callable[[NDArray[np.uint8]], NDAr
     """A function from pixels (k, size, size) to probabilities (k, labels)."""
     import torch
 
-    from dpdt.model import build_model, load_weights
+    from dpdt.model import as_input, build_model, load_weights
 
     if study.train.num_threads:
         torch.set_num_threads(study.train.num_threads)
-    wanted = study.train.device
-    device = torch.device("cuda" if wanted != "cpu" and (wanted == "cuda" or torch.cuda.is_available()) else "cpu")
+    device = torch.device("cuda" if study.train.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if study.train.device == "cuda" and device.type != "cuda":
+        raise StudyError("train.device: 'cuda' was asked for, but torch sees no GPU here. Ask for one, or set 'cpu'.")
     model = build_model(study.model)
     load_weights(model, paths.weights)
     model.eval().to(device)
 
     @torch.inference_mode()
     def score(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
-        logits = model(pixels.unsqueeze(1).float() / 255)
-        values: NDArray[np.float32] = torch.sigmoid(logits).float().cpu().numpy()
+        values: NDArray[np.float32] = torch.sigmoid(model(as_input(images, device))).cpu().numpy()
         return values
 
     return score

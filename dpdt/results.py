@@ -9,6 +9,7 @@ import pandas as pd
 
 from dpdt.files import read_json
 from dpdt.paths import RunPaths
+from dpdt.runs import read_state
 from dpdt.study import Cell, Study, format_epsilon
 
 __all__ = ["Run", "all_runs", "cell_runs", "is_synthetic", "read_run"]
@@ -103,8 +104,7 @@ def read_run(study: Study, run_id: str) -> Run | None:
     paths = study.paths.run(run_id)
     if not paths.config.exists():
         return None
-    state = read_json(paths.state) if paths.state.exists() else {}
-    return Run(paths, read_json(paths.config), state)
+    return Run(paths, read_json(paths.config), read_state(paths) or {})
 
 
 def cell_runs(study: Study) -> dict[Cell, Run | None]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from dpdt.errors import StudyError
+from dpdt.errors import ClusterError, StudyError
 from dpdt.files import exclusive_lock
 from dpdt.frozen import thaw_study
 from dpdt.stamps import is_current, stamped
@@ -126,13 +126,13 @@ def is_done(study: Study, task: Task) -> bool:
         return shards_done(study, task.key)
     if task.stage in LAST_STAGES:
         return is_current(study, task.stage)
-    if not paths.run(task.key).state.exists():  # saves the slow imports below
+    if not paths.run(task.key).state.exists():  # saves the import below
         return False
     if task.stage == "evaluate":
         from dpdt.evaluate import evaluation_done
 
         return evaluation_done(study, task.key)
-    from dpdt.train import run_done
+    from dpdt.runs import run_done  # not dpdt.train, which loads torch
 
     return run_done(study, task.key)
 
@@ -148,6 +148,7 @@ def run_task(study_file: str, task: Task, *, num_threads: int = 0) -> None:
         num_threads: Cores that the task may use where the study leaves it open; 0: all cores of the process.
 
     Raises:
+        ClusterError: The task stopped early, for instance a training that was told to: nothing may go on from it.
         DpdtError: The stage's own error.
     """
     study = thaw_study(study_file)
@@ -156,8 +157,10 @@ def run_task(study_file: str, task: Task, *, num_threads: int = 0) -> None:
     with private_umask(study), _claim(study, task):
         if is_done(study, task):
             print(f"{task.label}: already done")
-        else:
-            print(_RUNNERS[task.stage](study, task.key))
+            return
+        print(_RUNNERS[task.stage](study, task.key))
+        if task.stage not in LAST_STAGES and not is_done(study, task):
+            raise ClusterError(f"{task.label}: stopped before its end (a signal?). Send it again: it goes on.")
 
 
 def run_stage(

@@ -76,7 +76,9 @@ class FakeRuns:
             "num_steps": steps,
             "max_grad_norm": 1.5,
             "accountant": "pld",
-            "other_releases": ["the number of units (not accounted)"],
+            "complete": status == "finished",
+            "other_releases": [{"what": "number of units", "source": "exact count", "accounted": "taken as public"}],
+            "paragraph": f"This model was trained {'with' if private else 'without'} differential privacy.",
         }
         write_json(paths.privacy, statement)
         return paths

@@ -83,7 +83,8 @@ def render(study: Study, contents: Contents) -> str:
         missing=tables.missing_runs(study),
         cohort=_cohort(study),
         privacy=_privacy_table(runs),
-        statements=_statements(runs),
+        paragraphs=_paragraphs(runs),
+        other_releases=_other_releases(runs),
         provenance=_provenance(runs),
         versions=_versions(runs),
     )
@@ -218,8 +219,8 @@ def _privacy_table(runs: Sequence[Run]) -> Table:
     fields = {
         "epsilon": "ε spent",
         "delta": "δ",
-        "unit": "unit",
-        "num_units": "units",
+        "num_units": f"{runs[0].unit if runs else 'unit'}s",
+        "neighbouring_relation": "neighbours",
         "noise_multiplier": "noise multiplier",
         "max_grad_norm": "clipping norm",
         "sample_rate": "sample rate",
@@ -231,6 +232,8 @@ def _privacy_table(runs: Sequence[Run]) -> Table:
         statement = run.privacy() or {}
         if run.private:
             rows.append([run.title, *(_value(statement.get(key)) for key in fields)])
+            if not statement.get("complete", True):
+                rows[-1][1] += " when complete"
     return Table(["model", *fields.values()], rows)
 
 
@@ -243,23 +246,21 @@ def _value(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _statements(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """What the DP runs' statements say beyond numbers, each different text once."""
-    found: dict[tuple[str, str], None] = {}
+def _paragraphs(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Each run's statement in plain words."""
+    statements = ((run.title, run.privacy() or {}) for run in runs)
+    return [(title, str(found["paragraph"])) for title, found in statements if found.get("paragraph")]
+
+
+def _other_releases(runs: Sequence[Run]) -> Table:
+    """What else was let out of the private data, as the DP runs' statements say, each entry once."""
+    columns = ["what", "source", "accounted"]
+    found: dict[tuple[str, ...], None] = {}
     for run in runs:
         statement = (run.privacy() or {}) if run.private else {}
-        for key in ("mechanism", "neighbouring_relation", "other_releases"):
-            value = statement.get(key)
-            texts = value if isinstance(value, list) else [] if value is None else [value]
-            found |= {(key.replace("_", " "), _sentence(text)): None for text in texts}
-    return list(found)
-
-
-def _sentence(value: Any) -> str:
-    """A text, or a small mapping as text."""
-    if isinstance(value, Mapping):
-        return "; ".join(f"{key.replace('_', ' ')}: {text}" for key, text in value.items())
-    return str(value)
+        for release in statement.get("other_releases") or []:
+            found[tuple(str(release.get(column, "")) for column in columns)] = None
+    return Table(["also let out", "where from", "is it in ε?"], [list(row) for row in found])
 
 
 def _provenance(runs: Sequence[Run]) -> Table:

@@ -59,7 +59,7 @@ def read_dicom(path: str) -> DicomPixels:
         return _pixels_of(dataset)
     except (DecodeError, MemoryError):
         raise
-    except Exception as err:  # noqa: BLE001  pydicom's plugins raise anything, and one bad file never stops a job
+    except Exception as err:  # pydicom's plugins raise anything, and one bad file never stops a job
         reason = "truncated" if isinstance(err, EOFError) else "unreadable"
         raise DecodeError(f"{reason}: damaged DICOM data ({type(err).__name__}: {err})") from err
 
@@ -143,6 +143,7 @@ def _without_padding(pixels: NDArray[Any], dataset: "Dataset", *, invert: bool) 
 
 def _unsigned(pixels: NDArray[Any]) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Order-preserving straight line into uint8 or uint16; only types wider than 16 bits lose anything by it."""
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)  # Explicit VR Big Endian
     if pixels.dtype in (np.uint8, np.uint16):
         return np.ascontiguousarray(pixels)
     if pixels.dtype == np.int8:

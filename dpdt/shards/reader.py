@@ -1,6 +1,7 @@
 """Opening shards: everything is checked before a pixel is shown."""
 
 import hashlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self
@@ -72,8 +73,6 @@ def cohort_sha256(cohort: pd.DataFrame) -> str:
 
 def shard_header(rows: int, size: int) -> bytes:
     """The .npy header (format 1.0) of a shard; its length does not depend on the number of rows."""
-    import io
-
     stream = io.BytesIO()
     npy.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": (rows, size, size)})
     return stream.getvalue()
@@ -119,8 +118,8 @@ class Shards:
     """One domain's images, read-only and memory-mapped.
 
     Attributes:
-        index: One row an image, in cohort order: image_id, shard, row, sha256 (of its pixels), and format, height, width,
-            bits of its file.
+        index: One row an image, in cohort order: image_id, shard, row, sha256 (of its pixels), and format, height,
+            width, bits of its file.
         size: Height and width in pixels.
         manifest: What manifest.json says.
     """

@@ -72,7 +72,12 @@ def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _stop_without(alive: str) -> None:
-    """Wait until the kernel frees the starter's lock, that is until it died; then stop this process."""
+    """Wait until the kernel frees the starter's lock, that is until it died; then stop this process.
+
+    A training answers SIGTERM by a checkpoint after its step; whatever does not answer in time is ended hard.
+    """
     stream: Any = open(alive)  # noqa: SIM115  (kept to the end of the process)
     fcntl.flock(stream, fcntl.LOCK_SH)
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)
+    os._exit(1)

@@ -1,0 +1,214 @@
+"""What Slurm is given: scripts and dependencies, kept by programs that stand for sbatch and squeue."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from dpdt.errors import ClusterError
+from dpdt.stages import Task
+from dpdt.status import study_status
+from dpdt.study import Study
+from dpdt.submit import submit
+from dpdt.submit.call import TaskCall
+from dpdt.submit.slurm import _share
+
+MakeStudy = Callable[..., Study]
+
+
+@dataclass
+class FakeSlurm:
+    """Programs that stand for Slurm's: sbatch keeps each script and its environment."""
+
+    folder: Path
+
+    def script(self, job_id: int) -> str:
+        """What was given to sbatch."""
+        return (self.folder / f"{job_id}.sh").read_text()
+
+    def options(self, job_id: int) -> dict[str, str]:
+        """Its #SBATCH lines."""
+        return dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", self.script(job_id), re.MULTILINE))
+
+    @property
+    def count(self) -> int:
+        """Number of arrays and jobs."""
+        return len(list(self.folder.glob("*.sh")))
+
+    @property
+    def cancelled(self) -> str:
+        """Job ids given to scancel."""
+        file = self.folder / "cancelled"
+        return file.read_text() if file.exists() else ""
+
+
+@pytest.fixture
+def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """A Slurm that takes everything (up to job `FAKE_SLURM_REFUSE`) and runs nothing; MaxArraySize is 3."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    programs = {
+        "sbatch": f"""
+            n=$(ls {folder}/*.sh 2> /dev/null | wc -l); n=$((n + 1))
+            [ "$n" = "$FAKE_SLURM_REFUSE" ] && {{ echo 'sbatch: error: invalid partition' >&2; exit 1; }}
+            cp "$1" {folder}/$n.sh; env > {folder}/$n.env; echo "Submitted batch job $n" """,
+        "srun": "exit 0",
+        "squeue": "exit 0",
+        "scontrol": "echo 'MaxArraySize            = 3'",
+        "scancel": f'echo "$*" > {folder}/cancelled',
+    }
+    for name, text in programs.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return FakeSlurm(folder)
+
+
+def test_arrays_wait_for_exactly_what_their_tasks_read(make_fake_study: MakeStudy, fake_slurm: FakeSlurm) -> None:
+    submit(make_fake_study(), cluster="slurm")
+    found = [fake_slurm.options(n) for n in range(1, fake_slurm.count + 1)]
+    sent = [(o["job-name"].removeprefix("dpdt-"), o.get("array"), o.get("dependency")) for o in found]
+    assert sent == [
+        ("cohort", "0-2%3", None),
+        ("shards", "0-2%3", "aftercorr:1"),
+        ("pretrain", None, "afterok:2_2"),  # the public domain is the third
+        ("train", "0-1%2", "afterok:3:2_0"),
+        ("train", "0-1%2", "afterok:3:2_1"),
+        ("evaluate", "0-1%2", "aftercorr:4,afterok:2_0:2_1"),
+        ("evaluate", "0-1%2", "aftercorr:5,afterok:2_0:2_1"),
+        ("report", None, "afterany:6:7"),
+        ("track", None, "afterany:8"),
+    ]
+
+
+def test_nothing_waits_for_what_is_done(make_fake_study: MakeStudy, fake_slurm: FakeSlurm) -> None:
+    study = make_fake_study()
+    submit(study, cluster="debug", stages=["cohort", "shards", "pretrain"])
+    submit(study, cluster="slurm", stages=["train"])
+    assert fake_slurm.count == 2  # four trainings in one array, which Slurm takes in two parts of three at most
+    assert "dependency" not in fake_slurm.options(1)
+    assert [fake_slurm.options(n).get("array") for n in (1, 2)] == ["0-2%3", None]
+
+
+def test_evaluations_without_an_array_of_partners_wait_one_by_one(
+    make_fake_study: MakeStudy, fake_slurm: FakeSlurm
+) -> None:
+    study = make_fake_study()
+    submit(study, cluster="debug", stages=["cohort", "shards", "pretrain"])
+    submit(study, cluster="slurm", stages=["train", "evaluate"])
+    found = [fake_slurm.options(n).get("dependency") for n in range(1, fake_slurm.count + 1)]
+    assert found == [None, None, "aftercorr:1", "afterok:2"]
+
+
+def test_an_outer_job_does_not_leak_into_new_jobs(
+    make_fake_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_CPU_BIND", "SLURM_MEM_PER_CPU", "SBATCH_PARTITION", "SLURM_CONF"):
+        monkeypatch.setenv(name, "outer")
+    submit(make_fake_study(), cluster="slurm", stages=["cohort"])
+    lines = (fake_slurm.folder / "1.env").read_text().splitlines()
+    assert [line for line in lines if line.startswith(("SLURM_", "SBATCH_"))] == ["SLURM_CONF=outer"]
+    assert os.environ["SLURM_CPU_BIND"] == "outer"
+
+
+def test_a_refused_array_takes_back_those_before_it(
+    make_fake_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_SLURM_REFUSE", "3")
+    study = make_fake_study()
+    with pytest.raises(ClusterError, match=r"^Slurm refused a job: sbatch: error: invalid partition\. Nothing is left"):
+        submit(study, cluster="slurm")
+    assert fake_slurm.cancelled == "1 2\n"
+    assert {row["state"] for row in study_status(study)} == {"missing"}
+
+
+def test_the_script_that_slurm_gets(make_fake_study: MakeStudy, fake_slurm: FakeSlurm) -> None:
+    study = make_fake_study(
+        "[cluster]\npartition = 'gpu'\naccount = 'lung'\nconstraint = 'a100'\ngpus_per_task = 1\ncpus_per_task = 4\n"
+        "mem_gb = 1.5\nsetup = ['module load cuda']\n"
+    )
+    submit(study, cluster="slurm", stages=["train"])
+    folder = next(study.paths.jobs.glob("2*")) / "train"
+    python = f"{sys.executable} -u"
+    assert (
+        fake_slurm.script(1)
+        == f"""\
+#!/bin/bash
+
+# Parameters
+#SBATCH --account=lung
+#SBATCH --array=0-2%3
+#SBATCH --constraint=a100
+#SBATCH --cpus-per-task=4
+#SBATCH --gpus-per-node=1
+#SBATCH --job-name=dpdt-train
+#SBATCH --kill-on-invalid-dep=yes
+#SBATCH --mem=1536M
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output={folder}/%A_%a_0_log.out
+#SBATCH --partition=gpu
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=240
+
+# setup
+export OMP_NUM_THREADS=4
+module load cuda
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output {folder}/%A_%a_%t_log.out --cpus-per-task=4 {python} -m submitit.core._submit {folder}
+"""
+    )
+
+
+def test_without_slurm_it_says_so(make_fake_study: MakeStudy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ClusterError, match="no Slurm here: sbatch and srun were not found"):
+        submit(make_fake_study(), cluster="slurm")
+
+
+def test_a_call_asks_to_be_started_again_with_the_same_task() -> None:
+    call = TaskCall("study.json", Task("train", "a-1"), num_threads=2)
+    assert call.checkpoint().function is call
+
+
+def test_a_job_that_left_no_trace_is_a_failure_even_without_accounting(
+    make_fake_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpdt.submit.slurm.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("dpdt.submit.slurm.GONE_SECONDS", 0.1)
+    study = make_fake_study()
+    with pytest.raises(
+        ClusterError, match=r"^cohort a: ended without a result \(Slurm's state: unknown\).*3 tasks failed; 14 not run"
+    ):
+        submit(study, cluster="slurm", wait=True)
+    rows = {row["task"]: row for row in study_status(study)}
+    assert rows["cohort a"]["state"] == "failed"
+    assert rows["shards a"]["note"] == "not run: cohort a failed"
+
+
+def test_while_squeue_does_not_answer_nothing_is_sent_and_no_task_is_called_failed(
+    make_fake_study: MakeStudy, fake_slurm: FakeSlurm
+) -> None:
+    study = make_fake_study()
+    submit(study, cluster="slurm", stages=["cohort"])
+    (fake_slurm.folder / "squeue").write_text("#!/bin/bash\nexit 1\n")
+    rows = study_status(study)
+    assert (rows[0]["state"], rows[0]["note"]) == ("waiting", "squeue does not answer")
+    with pytest.raises(ClusterError, match="squeue does not answer"):
+        submit(study, cluster="slurm")
+
+
+def test_a_limit_is_shared_by_arrays_and_none_gets_nothing() -> None:
+    assert _share(7, [30, 30]) == [4, 3]
+    assert _share(1, [5, 5, 5]) == [1, 1, 1]
+    assert sum(_share(100, [1, 2, 3, 400])) <= 100
+    assert all(a >= b for a, b in pairwise(_share(64, [400, 100, 10])))
