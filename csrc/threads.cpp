@@ -20,27 +20,48 @@ std::size_t affinity_threads() {
     return std::max(1U, std::thread::hardware_concurrency());  // more than 1024 cores: the mask does not fit
 }
 
-// Cores of the nearest limiting cgroup on the way to the root, rounded up; 0 where there is no limit.
-std::size_t quota_threads() {
-    std::ifstream membership("/proc/self/cgroup");
-    std::string line;
-    std::string folder;
-    while (std::getline(membership, line)) {
-        if (line.rfind("0::", 0) == 0) folder = line.substr(3);  // cgroup v2
-    }
-    double smallest = 0;
-    for (;;) {
-        std::ifstream file("/sys/fs/cgroup" + folder + "/cpu.max");
-        double quota = 0;
-        double period = 0;
-        if (file >> quota >> period && quota > 0 && period > 0) {  // "max 100000" fails to parse: no limit
-            const double cores = std::ceil(quota / period);
-            smallest = smallest == 0 ? cores : std::min(smallest, cores);
+// The group's path below the mount of cgroup v2 (line "0::/path") or of v1's cpu controller ("1:cpu,cpuacct:/path").
+std::string group_path(bool version2) {
+    std::ifstream file("/proc/self/cgroup");
+    for (std::string line; std::getline(file, line);) {
+        const std::size_t first = line.find(':');
+        const std::size_t second = line.find(':', first + 1);
+        if (second == std::string::npos) continue;
+        const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+        if (version2 ? controllers == ",," : controllers.find(",cpu,") != std::string::npos) {
+            return line.substr(second + 1);
         }
-        if (folder.empty() || folder == "/") break;
-        folder.erase(folder.find_last_of('/'));
     }
-    return static_cast<std::size_t>(smallest);
+    return "";
+}
+
+// CPU time over wall time that one group may use; 0 where there is no limit ("max", or -1).
+double group_cores(const std::string& folder, bool version2) {
+    double quota = 0;
+    double period = 0;
+    if (version2) {
+        std::ifstream(folder + "/cpu.max") >> quota >> period;
+    } else {
+        std::ifstream(folder + "/cpu.cfs_quota_us") >> quota;
+        std::ifstream(folder + "/cpu.cfs_period_us") >> period;
+    }
+    return quota > 0 && period > 0 ? quota / period : 0;
+}
+
+// The smallest limit on the way from the process's group to the root, rounded up; 0 where there is none.
+std::size_t quota_threads() {
+    double smallest = 0;
+    for (const bool version2 : {true, false}) {
+        const std::string mount = version2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu";
+        std::string path = group_path(version2);
+        for (;;) {
+            const double cores = group_cores(mount + path, version2);
+            if (cores > 0) smallest = smallest > 0 ? std::min(smallest, cores) : cores;
+            if (path.empty() || path == "/") break;
+            path.erase(path.find_last_of('/'));
+        }
+    }
+    return static_cast<std::size_t>(std::ceil(smallest));
 }
 
 }  // namespace

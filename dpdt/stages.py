@@ -126,13 +126,13 @@ def is_done(study: Study, task: Task) -> bool:
         return shards_done(study, task.key)
     if task.stage in LAST_STAGES:
         return is_current(study, task.stage)
-    if not paths.run(task.key).state.exists():  # saves the slow imports below
+    if not paths.run(task.key).state.exists():  # saves the import below
         return False
     if task.stage == "evaluate":
         from dpdt.evaluate import evaluation_done
 
         return evaluation_done(study, task.key)
-    from dpdt.train import run_done
+    from dpdt.runs import run_done  # not dpdt.train, which loads torch
 
     return run_done(study, task.key)
 

@@ -34,7 +34,8 @@ def study_status(study: Study) -> list[dict[str, Any]]:
         state, note = _state(study, task, jobs.get(task), queue)
         blocker = next((other for other in before if states[other] in ("failed", "missing")), None)
         if state in ("failed", "missing") and not _has_log(jobs, task) and blocker and task.stage not in LAST_STAGES:
-            state, note = "missing", f"not run: {blocker.label} is {states[blocker]}"
+            why = "failed" if states[blocker] == "failed" else "was not run"
+            state, note = "missing", f"not run: {blocker.label} {why}"
         states[task] = state
         rows.append(_row(study, task, state, note, jobs))
     return rows

@@ -1,4 +1,4 @@
-"""Fixtures that several test modules share."""
+"""Studies whose stages are done by stand-ins (fake_parts), for the tests of submission."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def fake_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def make_study(tmp_path: Path, fake_parts: None) -> Callable[..., Study]:
+def make_fake_study(tmp_path: Path, fake_parts: None) -> Callable[..., Study]:
     """Make a study of two domains and a public one, two cells a domain; keywords go to behave.json."""
 
     def make(extra: str = "", **behave: object) -> Study:

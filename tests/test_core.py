@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -174,21 +175,21 @@ def test_extraneous_bytes_are_accepted_and_counted() -> None:
 @pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
 def test_truncated_jpeg(options: dict[str, object], part: float) -> None:
     data = jpeg(smooth(), **options)
-    with pytest.raises(DecodeError, match="^truncated: the JPEG data end too early"):
+    with pytest.raises(DecodeError, match=r"^truncated: the JPEG data end too early"):
         _core.decode(data[: int(len(data) * part)])
 
 
 @pytest.mark.parametrize("part", [0.1, 0.6, 0.95, 0.999])
 def test_truncated_png(part: float) -> None:
     data = png(picture(), depth=16, kind=GRAY)
-    with pytest.raises(DecodeError, match="^truncated: the PNG data end too early"):
+    with pytest.raises(DecodeError, match=r"^truncated: the PNG data end too early"):
         _core.decode(data[: int(len(data) * part)])
 
 
 def test_damaged_files_are_never_a_picture() -> None:
     data = bytearray(jpeg(smooth(512, 512)))
     data[len(data) // 2 : len(data) // 2 + 40] = b"\xff\xd9" * 20  # the end marker in the middle of the data
-    with pytest.raises(DecodeError, match="^unreadable: damaged JPEG data"):
+    with pytest.raises(DecodeError, match=r"^unreadable: damaged JPEG data"):
         _core.decode(bytes(data))
     damaged = bytearray(png(picture(), depth=8, kind=GRAY))
     damaged[60] ^= 1
@@ -200,11 +201,11 @@ def test_a_decompression_bomb_costs_neither_memory_nor_time() -> None:
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 16, RGBA, 0, 0, 1)
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
     start = time.monotonic()
-    with pytest.raises(DecodeError, match="^too_large: the header says 60000x60000 pixels, more than the limit"):
+    with pytest.raises(DecodeError, match=r"^too_large: the header says 60000x60000 pixels, more than the limit"):
         _core.decode(data)
     header = struct.pack(">IIBBBBB", 9_000, 9_000, 16, RGBA, 0, 0, 0)  # allowed, but the bytes cannot hold it
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
-    with pytest.raises(DecodeError, match="^truncated: the header promises"):
+    with pytest.raises(DecodeError, match=r"^truncated: the header promises"):
         _core.decode(data)
     assert time.monotonic() - start < 0.5
 
@@ -212,7 +213,7 @@ def test_a_decompression_bomb_costs_neither_memory_nor_time() -> None:
 def test_limit_of_pixels_can_be_set() -> None:
     data = png(picture(10, 10), depth=8, kind=GRAY)
     assert _core.decode(data, max_pixels=100)[0].shape == (10, 10)
-    with pytest.raises(DecodeError, match="too_large: the header says 10x10 pixels, more than the limit of 99"):
+    with pytest.raises(DecodeError, match=r"too_large: the header says 10x10 pixels, more than the limit of 99"):
         _core.decode(data, max_pixels=99)
 
 
@@ -380,13 +381,13 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     out = np.zeros((2, 8, 8), np.uint8)
     with pytest.raises(ValueError, match="expected one picture for each of the 1 paths, got room for 2"):
         _core.process_files(["a"], out, recipe="area", equalise=True)
-    with pytest.raises(ValueError, match="recipe: expected area or paper, got fast"):
+    with pytest.raises(ValueError, match=r"recipe: expected area or paper, got fast"):
         _core.process_files(["a", "b"], out, recipe="fast", equalise=True)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="incompatible function arguments"):
         _core.process_files(["a", "b"], out.astype(np.float32), recipe="area", equalise=True)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="incompatible function arguments"):
         _core.process_files(["a"], out[:, ::2, :], recipe="area", equalise=True)
-    with pytest.raises(ValueError, match="pixels: expected a two-dimensional array"):
+    with pytest.raises(ValueError, match=r"pixels: expected a two-dimensional array"):
         _core.resample(np.zeros((0, 3), np.uint8), height=2, width=2)
     assert _core.process_files([], np.zeros((0, 8, 8), np.uint8), recipe="area", equalise=True) == []
 
@@ -430,6 +431,47 @@ def test_libraries_tell_their_versions() -> None:
     versions = _core.codecs()
     assert versions["jpeg"].startswith("libjpeg")
     assert versions["png"].startswith("libpng 1.")
+
+
+# --- under the sanitizers
+
+
+def has_sanitizers(folder: Path) -> bool:
+    (folder / "main.cpp").write_text("int main() {}")
+    command = ["c++", "-fsanitize=address,undefined", str(folder / "main.cpp"), "-o", str(folder / "main")]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+        return subprocess.run([folder / "main"], capture_output=True, check=False).returncode == 0
+    except (OSError, subprocess.CalledProcessError):
+        return False
+
+
+@pytest.mark.slow
+def test_core_under_the_sanitizers(tmp_path: Path) -> None:
+    cmake = shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if cmake is None or not has_sanitizers(tmp_path):
+        pytest.skip("needs cmake and the libraries of AddressSanitizer and UndefinedBehaviorSanitizer")
+    root = Path(__file__).parent.parent
+    build = root / "build" / "sanitize"
+    options = ["-DDPDT_PYTHON=OFF", "-DDPDT_TESTS=ON", "-DDPDT_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=RelWithDebInfo"]
+    for command in ([cmake, "-S", root, "-B", build, *options], [cmake, "--build", build, "-j", "2"]):
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+    colour = np.stack([smooth(), smooth()[::-1], smooth()[:, ::-1]], axis=2)
+    files = {
+        "gray.jpg": jpeg(smooth()),
+        "progressive.jpg": jpeg(colour, progressive=True),
+        "gray16.png": png(picture(high=65536), depth=16, kind=GRAY),
+        "rgba.png": png(picture(channels=4), depth=8, kind=RGBA, interlaced=True),
+        "bits.png": png(picture(high=2), depth=1, kind=GRAY, interlaced=True),
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    result = subprocess.run(
+        [build / "core_tests", *(tmp_path / name for name in files)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "checks passed" in result.stdout
 
 
 # --- real radiographs

@@ -28,8 +28,8 @@ def calls(study: Study, what: str = "start") -> list[str]:
     return [row["task"] for row in rows if row["what"] == what]
 
 
-def test_a_study_has_a_task_for_each_domain_and_each_cell(make_study: MakeStudy) -> None:
-    study = make_study()
+def test_a_study_has_a_task_for_each_domain_and_each_cell(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study()
     numbers = {stage: len(tasks(study, stage)) for stage in STAGES}
     # a, b and the public domain; 2 domains x 2 epsilons x 1 seed
     assert numbers == {"cohort": 3, "shards": 3, "pretrain": 1, "train": 4, "evaluate": 4, "report": 1, "track": 1}
@@ -43,15 +43,15 @@ def test_a_study_without_a_public_domain_has_no_pretraining(tmp_path: Path) -> N
     assert [before.name for before in needs(study)[tasks(study, "train")[0]]] == ["shards-vindr"]
 
 
-def test_labels_are_for_people(make_study: MakeStudy) -> None:
-    labels = [task.label for task in needs(make_study())]
+def test_labels_are_for_people(make_fake_study: MakeStudy) -> None:
+    labels = [task.label for task in needs(make_fake_study())]
     assert labels[0] == "cohort a"
     assert "train a, epsilon 1, seed 0" in labels
     assert "evaluate b, no DP, seed 0" in labels
 
 
-def test_each_task_needs_what_it_reads(make_study: MakeStudy) -> None:
-    study = make_study()
+def test_each_task_needs_what_it_reads(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study()
     run_id = study.run_id(study.cells()[0])
     found = {task.name: {before.name for before in after} for task, after in needs(study).items()}
     assert found["cohort-a"] == set()
@@ -78,8 +78,8 @@ def test_a_task_can_be_pickled_and_compared_without_its_label() -> None:
     assert pickle.loads(pickle.dumps(task)) == task == Task("train", "a-1")
 
 
-def test_a_task_is_run_once_and_then_done(make_study: MakeStudy, capsys: pytest.CaptureFixture[str]) -> None:
-    study = make_study()
+def test_a_task_is_run_once_and_then_done(make_fake_study: MakeStudy, capsys: pytest.CaptureFixture[str]) -> None:
+    study = make_fake_study()
     for task in needs(study):
         assert not is_done(study, task)
         run_task(str(study.file), task)
@@ -89,8 +89,8 @@ def test_a_task_is_run_once_and_then_done(make_study: MakeStudy, capsys: pytest.
     assert "made cohort-a\ncohort a: already done\n" in capsys.readouterr().out
 
 
-def test_the_report_and_mlflow_are_due_again_when_a_run_changed(make_study: MakeStudy) -> None:
-    study = make_study()
+def test_the_report_and_mlflow_are_due_again_when_a_run_changed(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study()
     for task in needs(study):
         run_task(str(study.file), task)
     report, track = tasks(study, "report")[0], tasks(study, "track")[0]
@@ -101,13 +101,13 @@ def test_the_report_and_mlflow_are_due_again_when_a_run_changed(make_study: Make
     assert not is_done(study, track)
 
 
-def test_outputs_are_private_unless_the_study_says_otherwise(make_study: MakeStudy) -> None:
+def test_outputs_are_private_unless_the_study_says_otherwise(make_fake_study: MakeStudy) -> None:
     before = os.umask(0o022)
     try:
-        study = make_study()
+        study = make_fake_study()
         run_task(str(study.file), tasks(study, "cohort")[0])
         assert stat.S_IMODE(study.paths.cohort_record("a").stat().st_mode) == 0o600
-        study = make_study("[study]\nprivate_files = false\n")
+        study = make_fake_study("[study]\nprivate_files = false\n")
         run_task(str(study.file), tasks(study, "cohort")[1])
         assert stat.S_IMODE(study.paths.cohort_record("b").stat().st_mode) == 0o644
         assert os.umask(0o022) == 0o022
@@ -115,16 +115,16 @@ def test_outputs_are_private_unless_the_study_says_otherwise(make_study: MakeStu
         os.umask(before)
 
 
-def test_threads_are_given_only_where_the_study_leaves_them_open(make_study: MakeStudy) -> None:
-    study = make_study("[train]\nnum_threads = 5\n")
+def test_threads_are_given_only_where_the_study_leaves_them_open(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study("[train]\nnum_threads = 5\n")
     run_task(str(study.file), tasks(study, "cohort")[0], num_threads=3)
     row = json.loads((study.folder / "calls.jsonl").read_text().splitlines()[0])
     assert row["threads"] == [3, 5]  # shards, train
-    assert [t.key for t in tasks(study, "train")] == [t.key for t in tasks(make_study(), "train")]
+    assert [t.key for t in tasks(study, "train")] == [t.key for t in tasks(make_fake_study(), "train")]
 
 
-def test_a_second_process_waits_for_the_first(make_study: MakeStudy) -> None:
-    study = make_study()
+def test_a_second_process_waits_for_the_first(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study()
     task = tasks(study, "cohort")[0]
     code = f"from dpdt.stages import *; run_task({str(study.file)!r}, Task('cohort', 'a', 'cohort a'))"
     with exclusive_lock(study.paths.task_lock(task.name)):
@@ -139,8 +139,8 @@ def test_a_second_process_waits_for_the_first(make_study: MakeStudy) -> None:
     assert calls(study) == []  # it found the work done
 
 
-def test_run_stage_runs_what_is_asked_for(make_study: MakeStudy) -> None:
-    study = make_study()
+def test_run_stage_runs_what_is_asked_for(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study()
     run_stage(study, "cohort", domains=["b"])
     run_stage(study, "train", domains=["a"], target_epsilons=[math.inf], seeds=[0])
     cell = next(cell for cell in study.cells() if cell.domain == "a" and not cell.private)
@@ -156,25 +156,25 @@ def test_run_stage_runs_what_is_asked_for(make_study: MakeStudy) -> None:
     ],
 )
 def test_run_stage_says_what_the_study_does_not_have(
-    make_study: MakeStudy, asked: dict[str, list[object]], message: str
+    make_fake_study: MakeStudy, asked: dict[str, list[object]], message: str
 ) -> None:
     with pytest.raises(StudyError, match=message):
-        run_stage(make_study(), "train", **asked)  # type: ignore[arg-type]
+        run_stage(make_fake_study(), "train", **asked)  # type: ignore[arg-type]
 
 
-def test_a_training_that_the_study_no_longer_has_is_refused(make_study: MakeStudy) -> None:
+def test_a_training_that_the_study_no_longer_has_is_refused(make_fake_study: MakeStudy) -> None:
     with pytest.raises(StudyError, match="has no training gone-1"):
-        run_task(str(make_study().file), Task("train", "gone-1", "train gone"))
+        run_task(str(make_fake_study().file), Task("train", "gone-1", "train gone"))
 
 
-def test_a_task_that_stopped_early_is_no_success(make_study: MakeStudy) -> None:
-    study = make_study(stop=["cohort-a"])
+def test_a_task_that_stopped_early_is_no_success(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study(stop=["cohort-a"])
     with pytest.raises(ClusterError, match="cohort a: stopped before its end"):
         run_task(str(study.file), tasks(study, "cohort")[0])
 
 
-def test_a_frozen_study_is_the_same_study(make_study: MakeStudy, tmp_path: Path) -> None:
-    study = make_study('[model]\ninit_weights = "weights.pt"\n[study]\nfolder = "out"\n')
+def test_a_frozen_study_is_the_same_study(make_fake_study: MakeStudy, tmp_path: Path) -> None:
+    study = make_fake_study('[model]\ninit_weights = "weights.pt"\n[study]\nfolder = "out"\n')
     freeze_study(study, tmp_path / "elsewhere" / "study.json")
     study.file.write_text("[study]\nseed = 5\n")
     frozen = thaw_study(tmp_path / "elsewhere" / "study.json")
@@ -190,8 +190,8 @@ def test_a_damaged_frozen_study_is_one_clear_error(tmp_path: Path) -> None:
         thaw_study(tmp_path / "study.json")
 
 
-def test_cohort_and_shards_do_not_load_torch(make_study: MakeStudy) -> None:
-    study = make_study()
+def test_cohort_and_shards_do_not_load_torch(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study()
     code = f"from dpdt.stages import *; [run_task({str(study.file)!r}, Task(s, 'a')) for s in ('cohort', 'shards')]"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
     rows = [json.loads(line) for line in (study.folder / "calls.jsonl").read_text().splitlines()]

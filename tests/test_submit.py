@@ -56,9 +56,9 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 def test_debug_runs_everything_in_this_process_and_then_nothing(
-    make_study: MakeStudy, capsys: pytest.CaptureFixture[str]
+    make_fake_study: MakeStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study = make_study()
+    study = make_fake_study()
     summary = submit(study, cluster="debug")
     assert started(study) == [task.name for task in needs(study)]
     assert {row["pid"] for row in events(study)} == {os.getpid()}
@@ -67,35 +67,35 @@ def test_debug_runs_everything_in_this_process_and_then_nothing(
     assert capsys.readouterr().out.endswith("Nothing to send: 17 tasks are done.\n")
 
 
-def test_debug_ends_at_the_first_failure_with_one_line(make_study: MakeStudy) -> None:
-    study = make_study(fail=["shards-b"])
+def test_debug_ends_at_the_first_failure_with_one_line(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study(fail=["shards-b"])
     with pytest.raises(ClusterError, match=r"^shards b: RuntimeError: shards-b was told to fail$"):
         submit(study, cluster="debug")
     assert started(study)[-1] == "shards-b"
 
 
-def test_only_the_named_stages_are_sent(make_study: MakeStudy) -> None:
-    study = make_study()
+def test_only_the_named_stages_are_sent(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study()
     submit(study, cluster="debug", stages=["shards", "cohort"])
     assert started(study) == ["cohort-a", "cohort-b", "cohort-public", "shards-a", "shards-b", "shards-public"]
 
 
-def test_an_unknown_stage_is_answered_with_the_valid_ones(make_study: MakeStudy) -> None:
+def test_an_unknown_stage_is_answered_with_the_valid_ones(make_fake_study: MakeStudy) -> None:
     with pytest.raises(StudyError, match=r"unknown stage 'sync'\. Valid stages: cohort, shards"):
-        submit(make_study(), cluster="debug", stages=["sync"])
+        submit(make_fake_study(), cluster="debug", stages=["sync"])
 
 
-def test_an_unknown_cluster_and_not_waiting_locally_are_refused(make_study: MakeStudy) -> None:
+def test_an_unknown_cluster_and_not_waiting_locally_are_refused(make_fake_study: MakeStudy) -> None:
     with pytest.raises(ClusterError, match="expected slurm, local or debug, got 'pbs'"):
-        submit(make_study(), cluster="pbs")  # type: ignore[arg-type]
+        submit(make_fake_study(), cluster="pbs")  # type: ignore[arg-type]
     with pytest.raises(ClusterError, match="--no-wait goes with --cluster slurm only"):
-        submit(make_study(), cluster="local", wait=False)
+        submit(make_fake_study(), cluster="local", wait=False)
 
 
 def test_a_dry_run_prints_a_table_and_leaves_no_trace(
-    make_study: MakeStudy, capsys: pytest.CaptureFixture[str]
+    make_fake_study: MakeStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study = make_study("[cluster]\ngpus_per_task = 1\ntimeout_min = 90\n")
+    study = make_fake_study("[cluster]\ngpus_per_task = 1\ntimeout_min = 90\n")
     before = sorted(study.folder.rglob("*"))
     summary = submit(study, cluster="slurm", dry_run=True)
     assert sorted(study.folder.rglob("*")) == before
@@ -112,10 +112,10 @@ def test_a_dry_run_prints_a_table_and_leaves_no_trace(
 
 
 def test_local_runs_at_most_so_many_at_once_and_divides_the_cores(
-    make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+    make_fake_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dpdt.submit.local.num_cores", lambda: 4)
-    study = make_study("[cluster]\nlocal_parallelism = 2\n", seconds=0.3)
+    study = make_fake_study("[cluster]\nlocal_parallelism = 2\n", starts=2)
     submit(study, cluster="local", stages=["cohort", "pretrain"])
     rows = sorted(events(study), key=lambda row: float(str(row["time"])))
     at_once = [sum(1 if row["what"] == "start" else -1 for row in rows[: n + 1]) for n in range(len(rows))]
@@ -129,9 +129,9 @@ def test_local_runs_at_most_so_many_at_once_and_divides_the_cores(
 
 
 def test_a_failure_names_the_task_its_log_and_the_last_line(
-    make_study: MakeStudy, capsys: pytest.CaptureFixture[str]
+    make_fake_study: MakeStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study = make_study(fail=["cohort-a"])
+    study = make_fake_study(fail=["cohort-a"])
     with pytest.raises(ClusterError) as raised:
         submit(study, cluster="local", stages=["cohort"])
     message = str(raised.value)
@@ -145,8 +145,8 @@ def test_a_failure_names_the_task_its_log_and_the_last_line(
     assert row["log"] == str(log)
 
 
-def test_a_failed_task_fails_only_what_needs_it(make_study: MakeStudy) -> None:
-    study = make_study("[evaluate]\ndomains = ['a']\n", fail=["shards-b"])
+def test_a_failed_task_fails_only_what_needs_it(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study("[evaluate]\ndomains = ['a']\n", fail=["shards-b"])
     with pytest.raises(ClusterError, match=r"shards-b was told to fail .*; 4 not run because of that"):
         submit(study, cluster="local")
     found = states(study)
@@ -157,7 +157,7 @@ def test_a_failed_task_fails_only_what_needs_it(make_study: MakeStudy) -> None:
         assert found[f"evaluate-{run_of(study, 'a', private=private)}"] == "done"
     assert (found["report"], found["track"]) == ("done", "done")
     notes = {row["task"]: row["note"] for row in study_status(study)}
-    assert notes["train b, epsilon 1, seed 0"] == "not run: shards b is failed"
+    assert notes["train b, epsilon 1, seed 0"] == "not run: shards b failed"
 
     before = len(started(study))
     (study.folder / "behave.json").write_text("{}")
@@ -169,13 +169,13 @@ def test_a_failed_task_fails_only_what_needs_it(make_study: MakeStudy) -> None:
     )
 
 
-def test_a_killed_task_is_a_failure(make_study: MakeStudy) -> None:
+def test_a_killed_task_is_a_failure(make_fake_study: MakeStudy) -> None:
     with pytest.raises(ClusterError, match=r"cohort b: ended without a result, killed perhaps .*attempt 1"):
-        submit(make_study(kill=["cohort-b"]), cluster="local", stages=["cohort"])
+        submit(make_fake_study(kill=["cohort-b"]), cluster="local", stages=["cohort"])
 
 
-def test_a_second_local_submission_is_refused(make_study: MakeStudy) -> None:
-    study = make_study()
+def test_a_second_local_submission_is_refused(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study()
     with (
         exclusive_lock(study.paths.local_lock),
         pytest.raises(ClusterError, match="another `dpdt submit --cluster local` works on this study"),
@@ -184,8 +184,8 @@ def test_a_second_local_submission_is_refused(make_study: MakeStudy) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_tasks_end_with_their_starter_and_a_rerun_finishes_the_rest(make_study: MakeStudy, how: int) -> None:
-    study = make_study("[cluster]\nlocal_parallelism = 2\n", seconds=60)
+def test_tasks_end_with_their_starter_and_a_rerun_finishes_the_rest(make_fake_study: MakeStudy, how: int) -> None:
+    study = make_fake_study("[cluster]\nlocal_parallelism = 2\n", seconds=60)
     code = (
         "from dpdt.study import load_study; from dpdt.submit import submit; "
         f"submit(load_study({str(study.file)!r}), cluster='local')"
@@ -220,8 +220,8 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_editing_the_study_file_does_not_change_tasks_that_were_sent(make_study: MakeStudy) -> None:
-    study = make_study()
+def test_editing_the_study_file_does_not_change_tasks_that_were_sent(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study()
     plan = make_plan(study)
     from dpdt.jobs import new_submission
 
@@ -232,8 +232,8 @@ def test_editing_the_study_file_does_not_change_tasks_that_were_sent(make_study:
     assert started(study) == [task.name for task in plan.send]
 
 
-def test_pickles_refer_to_the_package_and_not_to_main(make_study: MakeStudy) -> None:
-    study = make_study()
+def test_pickles_refer_to_the_package_and_not_to_main(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study()
     done = subprocess.run(
         [sys.executable, "-m", "dpdt.submit", str(study.file), "--cluster", "local", "--stages", "cohort"],
         capture_output=True,
@@ -272,8 +272,8 @@ def test_local_tasks_share_the_gpus_that_this_process_may_use(monkeypatch: pytes
     assert _visible_gpus() == []
 
 
-def test_the_study_file_wins_over_the_profile_and_a_stage_over_both(make_study: MakeStudy) -> None:
-    study = make_study('[cluster]\nprofile = "./site.toml"\nmem_gb = 64\ntimeout_min = 600\n')
+def test_the_study_file_wins_over_the_profile_and_a_stage_over_both(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study('[cluster]\nprofile = "./site.toml"\nmem_gb = 64\ntimeout_min = 600\n')
     (study.file.parent / "site.toml").write_text(
         'partition = "gpu"\naccount = "lung"\ngpus_per_task = 1\nmem_gb = 32\nsetup = ["module load cuda"]\n'
         '[stages.cohort]\npartition = "cpu"\ntimeout_min = 30\n'
@@ -301,8 +301,8 @@ def test_the_study_file_wins_over_the_profile_and_a_stage_over_both(make_study: 
         ),
     ],
 )
-def test_a_wrong_profile_is_one_clear_error(make_study: MakeStudy, text: str | None, message: str) -> None:
-    study = make_study('[cluster]\nprofile = "site.toml"\n')
+def test_a_wrong_profile_is_one_clear_error(make_fake_study: MakeStudy, text: str | None, message: str) -> None:
+    study = make_fake_study('[cluster]\nprofile = "site.toml"\n')
     if text is not None:
         (study.file.parent / "site.toml").write_text(text)
     with pytest.raises(StudyError, match=message):
@@ -310,14 +310,16 @@ def test_a_wrong_profile_is_one_clear_error(make_study: MakeStudy, text: str | N
 
 
 @pytest.mark.parametrize("file", sorted(PROFILES.glob("*.toml")), ids=lambda file: file.stem)
-def test_the_profiles_of_the_repository_are_valid(make_study: MakeStudy, file: Path) -> None:
-    assert resources(make_study(f'[cluster]\nprofile = "{file.stem}"\n'))["train"].timeout_min > 0
+def test_the_profiles_of_the_repository_are_valid(make_fake_study: MakeStudy, file: Path) -> None:
+    assert resources(make_fake_study(f'[cluster]\nprofile = "{file.stem}"\n'))["train"].timeout_min > 0
 
 
-def test_tasks_are_not_sent_while_an_earlier_submission_has_them(make_study: MakeStudy) -> None:
-    study = make_study()
-    queued = tasks(study, "cohort")[:1]
-    plan = make_plan(study, queued=queued)
-    assert plan.num_queued == 1
-    assert not set(queued) & set(plan.send)
-    assert plan.stages[0].num_tasks == 3
+def test_tasks_are_not_sent_while_an_earlier_submission_has_them(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study()
+    submit(study, cluster="debug", stages=["cohort"])
+    cohort, shards, report = (tasks(study, stage) for stage in ("cohort", "shards", "report"))
+    plan = make_plan(study, queued=[cohort[0], shards[0], *report])
+    assert plan.stages[0].done == tuple(cohort)  # its job is only winding down
+    assert plan.stages[1].queued == tuple(shards[:1])
+    assert plan.stages[1].send == tuple(shards[1:])
+    assert plan.num_queued == 2

@@ -69,8 +69,8 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     return FakeSlurm(folder)
 
 
-def test_arrays_wait_for_exactly_what_their_tasks_read(make_study: MakeStudy, fake_slurm: FakeSlurm) -> None:
-    submit(make_study(), cluster="slurm")
+def test_arrays_wait_for_exactly_what_their_tasks_read(make_fake_study: MakeStudy, fake_slurm: FakeSlurm) -> None:
+    submit(make_fake_study(), cluster="slurm")
     found = [fake_slurm.options(n) for n in range(1, fake_slurm.count + 1)]
     sent = [(o["job-name"].removeprefix("dpdt-"), o.get("array"), o.get("dependency")) for o in found]
     assert sent == [
@@ -86,8 +86,8 @@ def test_arrays_wait_for_exactly_what_their_tasks_read(make_study: MakeStudy, fa
     ]
 
 
-def test_nothing_waits_for_what_is_done(make_study: MakeStudy, fake_slurm: FakeSlurm) -> None:
-    study = make_study()
+def test_nothing_waits_for_what_is_done(make_fake_study: MakeStudy, fake_slurm: FakeSlurm) -> None:
+    study = make_fake_study()
     submit(study, cluster="debug", stages=["cohort", "shards", "pretrain"])
     submit(study, cluster="slurm", stages=["train"])
     assert fake_slurm.count == 2  # four trainings in one array, which Slurm takes in two parts of three at most
@@ -95,8 +95,10 @@ def test_nothing_waits_for_what_is_done(make_study: MakeStudy, fake_slurm: FakeS
     assert [fake_slurm.options(n).get("array") for n in (1, 2)] == ["0-2%3", None]
 
 
-def test_evaluations_without_an_array_of_partners_wait_one_by_one(make_study: MakeStudy, fake_slurm: FakeSlurm) -> None:
-    study = make_study()
+def test_evaluations_without_an_array_of_partners_wait_one_by_one(
+    make_fake_study: MakeStudy, fake_slurm: FakeSlurm
+) -> None:
+    study = make_fake_study()
     submit(study, cluster="debug", stages=["cohort", "shards", "pretrain"])
     submit(study, cluster="slurm", stages=["train", "evaluate"])
     found = [fake_slurm.options(n).get("dependency") for n in range(1, fake_slurm.count + 1)]
@@ -104,29 +106,29 @@ def test_evaluations_without_an_array_of_partners_wait_one_by_one(make_study: Ma
 
 
 def test_an_outer_job_does_not_leak_into_new_jobs(
-    make_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+    make_fake_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("SLURM_ARRAY_JOB_ID", "SLURM_CPU_BIND", "SLURM_MEM_PER_CPU", "SBATCH_PARTITION", "SLURM_CONF"):
         monkeypatch.setenv(name, "outer")
-    submit(make_study(), cluster="slurm", stages=["cohort"])
+    submit(make_fake_study(), cluster="slurm", stages=["cohort"])
     lines = (fake_slurm.folder / "1.env").read_text().splitlines()
     assert [line for line in lines if line.startswith(("SLURM_", "SBATCH_"))] == ["SLURM_CONF=outer"]
     assert os.environ["SLURM_CPU_BIND"] == "outer"
 
 
 def test_a_refused_array_takes_back_those_before_it(
-    make_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+    make_fake_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_SLURM_REFUSE", "3")
-    study = make_study()
+    study = make_fake_study()
     with pytest.raises(ClusterError, match=r"^Slurm refused a job: sbatch: error: invalid partition\. Nothing is left"):
         submit(study, cluster="slurm")
     assert fake_slurm.cancelled == "1 2\n"
     assert {row["state"] for row in study_status(study)} == {"missing"}
 
 
-def test_the_script_that_slurm_gets(make_study: MakeStudy, fake_slurm: FakeSlurm) -> None:
-    study = make_study(
+def test_the_script_that_slurm_gets(make_fake_study: MakeStudy, fake_slurm: FakeSlurm) -> None:
+    study = make_fake_study(
         "[cluster]\npartition = 'gpu'\naccount = 'lung'\nconstraint = 'a100'\ngpus_per_task = 1\ncpus_per_task = 4\n"
         "mem_gb = 1.5\nsetup = ['module load cuda']\n"
     )
@@ -155,7 +157,6 @@ def test_the_script_that_slurm_gets(make_study: MakeStudy, fake_slurm: FakeSlurm
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
 #SBATCH --time=240
-#SBATCH --wckey=submitit
 
 # setup
 export OMP_NUM_THREADS=4
@@ -168,10 +169,10 @@ srun --unbuffered --output {folder}/%A_%a_%t_log.out --cpus-per-task=4 {python} 
     )
 
 
-def test_without_slurm_it_says_so(make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_slurm_it_says_so(make_fake_study: MakeStudy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ClusterError, match="no Slurm here: sbatch and srun were not found"):
-        submit(make_study(), cluster="slurm")
+        submit(make_fake_study(), cluster="slurm")
 
 
 def test_a_call_asks_to_be_started_again_with_the_same_task() -> None:
@@ -180,24 +181,24 @@ def test_a_call_asks_to_be_started_again_with_the_same_task() -> None:
 
 
 def test_a_job_that_left_no_trace_is_a_failure_even_without_accounting(
-    make_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+    make_fake_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dpdt.submit.slurm.POLL_SECONDS", 0.05)
     monkeypatch.setattr("dpdt.submit.slurm.GONE_SECONDS", 0.1)
-    study = make_study()
+    study = make_fake_study()
     with pytest.raises(
         ClusterError, match=r"^cohort a: ended without a result \(Slurm's state: unknown\).*3 tasks failed; 14 not run"
     ):
         submit(study, cluster="slurm", wait=True)
     rows = {row["task"]: row for row in study_status(study)}
     assert rows["cohort a"]["state"] == "failed"
-    assert rows["shards a"]["note"] == "not run: cohort a is failed"
+    assert rows["shards a"]["note"] == "not run: cohort a failed"
 
 
 def test_while_squeue_does_not_answer_nothing_is_sent_and_no_task_is_called_failed(
-    make_study: MakeStudy, fake_slurm: FakeSlurm
+    make_fake_study: MakeStudy, fake_slurm: FakeSlurm
 ) -> None:
-    study = make_study()
+    study = make_fake_study()
     submit(study, cluster="slurm", stages=["cohort"])
     (fake_slurm.folder / "squeue").write_text("#!/bin/bash\nexit 1\n")
     rows = study_status(study)

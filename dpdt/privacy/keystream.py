@@ -37,9 +37,7 @@ class KeyStream:
 
     def __init__(self, key: bytes, *, draws: int = 0, seeded: bool = False) -> None:
         if len(key) != KEY_BYTES or draws < 0:
-            raise PrivacyError(
-                f"keystream: expected a key of {KEY_BYTES} bytes and draws >= 0, got {len(key)}, {draws}."
-            )
+            raise PrivacyError(f"keystream: expected {KEY_BYTES} key bytes and draws >= 0, got {len(key)}, {draws}.")
         self._key = key
         self._draws = draws
         self.seeded = seeded

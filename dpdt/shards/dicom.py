@@ -143,6 +143,7 @@ def _without_padding(pixels: NDArray[Any], dataset: "Dataset", *, invert: bool) 
 
 def _unsigned(pixels: NDArray[Any]) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Order-preserving straight line into uint8 or uint16; only types wider than 16 bits lose anything by it."""
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)  # Explicit VR Big Endian
     if pixels.dtype in (np.uint8, np.uint16):
         return np.ascontiguousarray(pixels)
     if pixels.dtype == np.int8:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from dpdt.errors import ClusterError
-from dpdt.jobs import Submission, new_submission
+from dpdt.jobs import Job, Submission, new_submission
 from dpdt.stages import Task, private_umask
 from dpdt.study import Study
 from dpdt.submit.local import run_debug, run_local, study_claimed
@@ -89,7 +89,7 @@ def submit(
 
 def _plan(study: Study, stages: Sequence[str] | None, cluster: str) -> Plan:
     """The plan; on a machine with Slurm it leaves out what is in the queue."""
-    queued: dict[Task, str] = {}
+    queued: dict[Task, Job] = {}
     if cluster == "slurm":
         with contextlib.suppress(ClusterError):
             queued = queued_tasks(study)
@@ -108,14 +108,16 @@ def _run(study: Study, stages: Sequence[str] | None, cluster: str) -> SubmitSumm
 
 
 def _send_to_slurm(study: Study, stages: Sequence[str] | None, *, wait: bool) -> SubmitSummary:
-    """Send what is missing to Slurm."""
+    """Send what is missing to Slurm; if asked to, wait for that and for what was in the queue already."""
     queued = queued_tasks(study)
     plan = make_plan(study, stages, queued=queued)
-    if not plan.send:
+    in_queue = [queued[task] for stage in plan.stages for task in stage.queued]
+    if not plan.send and not (wait and in_queue):
         return SubmitSummary("slurm", 0, plan.num_done, plan.num_queued)
     submission = new_submission(study, "slurm")
     send(study, plan, submission, queued=queued)
-    return _summary(plan, submission, wait_for(plan, submission) if wait else Outcomes())
+    outcomes = wait_for(plan, [*in_queue, *submission.jobs]) if wait else Outcomes()
+    return _summary(plan, submission, outcomes)
 
 
 def _summary(plan: Plan, submission: Submission, outcomes: Outcomes) -> SubmitSummary:

@@ -66,13 +66,16 @@ def make_plan(study: Study, stages: Sequence[str] | None = None, *, queued: Coll
     asked = resources(study)
     before = needs(study)
     found: list[StagePlan] = []
-    coming: set[Task] = set(queued)
+    coming: set[Task] = set()
+    for task in before:  # a job may still be in the queue for a moment when its task is done
+        if task in queued and _is_due(study, task, before[task], coming):
+            coming.add(task)
     for stage in chosen:
         of_stage = [task for task in before if task.stage == stage]
-        waiting = [task for task in of_stage if task in queued]
-        send = [task for task in of_stage if task not in queued and _is_due(study, task, before[task], coming)]
+        waiting = [task for task in of_stage if task in coming]
+        send = [task for task in of_stage if task not in coming and _is_due(study, task, before[task], coming)]
         coming.update(send)
-        done = [task for task in of_stage if task not in queued and task not in send]
+        done = [task for task in of_stage if task not in coming]
         found.append(StagePlan(stage, tuple(done), tuple(waiting), tuple(send), asked[stage]))
     return Plan(tuple(found), before)
 

@@ -47,8 +47,8 @@ class _Array:
     dependency: str | None
 
 
-def queued_tasks(study: Study) -> dict[Task, str]:
-    """Tasks that an earlier submission has in Slurm's queue (waiting or running), with their job ids.
+def queued_tasks(study: Study) -> dict[Task, Job]:
+    """Tasks that an earlier submission has in Slurm's queue, waiting or running.
 
     Raises:
         ClusterError: There is no Slurm here, or it does not answer.
@@ -61,17 +61,17 @@ def queued_tasks(study: Study) -> dict[Task, str]:
     if queue is None:
         raise ClusterError("squeue does not answer: is slurmctld up (`scontrol ping`)? Nothing was sent.")
     jobs = (job for _, job in latest_jobs(study).values() if job.cluster == "slurm")
-    return {job.task: job.job_id for job in jobs if job.job_id in queue and queue[job.job_id].active}
+    return {job.task: job for job in jobs if job.job_id in queue and queue[job.job_id].active}
 
 
-def send(study: Study, plan: Plan, submission: Submission, *, queued: Mapping[Task, str]) -> None:
+def send(study: Study, plan: Plan, submission: Submission, *, queued: Mapping[Task, Job]) -> None:
     """Send all stages of a plan. If Slurm refuses one array, those sent before it are cancelled.
 
     Args:
         study: The study.
         plan: What to send.
         submission: Where jobs are noted.
-        queued: Job ids of tasks that are in the queue already; new tasks wait for them too.
+        queued: Tasks that are in the queue already; new tasks wait for them too.
 
     Raises:
         ClusterError: Slurm refused a job; the message is Slurm's.
@@ -96,11 +96,11 @@ def send(study: Study, plan: Plan, submission: Submission, *, queued: Mapping[Ta
 class _Sender:
     """Sends stage after stage and knows which task became which job."""
 
-    def __init__(self, study: Study, plan: Plan, submission: Submission, queued: Mapping[Task, str]) -> None:
+    def __init__(self, study: Study, plan: Plan, submission: Submission, queued: Mapping[Task, Job]) -> None:
         self.study = study
         self.needs = plan.needs
         self.submission = submission
-        self.job_ids = dict(queued)
+        self.job_ids = {task: job.job_id for task, job in queued.items()}
         self.arrays: dict[str, list[str]] = {}
         self.max_array_size = _max_array_size()
 
@@ -199,6 +199,7 @@ def _executor(
         ntasks_per_node=1,
         mem=f"{max(1, round(asked.mem_gb * 1024))}M",
         time=asked.timeout_min,
+        wckey=None,
         signal_delay_s=asked.signal_delay_s,
         array_parallelism=limit,
         dependency=dependency,
@@ -249,10 +250,10 @@ def _outside_of_any_job() -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def wait_for(plan: Plan, submission: Submission) -> Outcomes:
-    """Wait until every job of a submission has ended; ask squeue only, so that no accounting is needed."""
+def wait_for(plan: Plan, jobs: Sequence[Job]) -> Outcomes:
+    """Wait until every job has ended; ask squeue only, so that no accounting is needed."""
     outcomes = Outcomes()
-    pending = {job.task: job for job in submission.jobs}
+    pending = {job.task: job for job in jobs}
     gone_since: dict[Task, float] = {}
     with progress("slurm", len(pending), unit="tasks") as advance:
         while pending:

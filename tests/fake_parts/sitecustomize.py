@@ -2,7 +2,8 @@
 
 Python imports a `sitecustomize` on its path at the start, so a job with this folder in PYTHONPATH finds the stand-ins
 instead of dpdt.cohort, dpdt.shards and so on. `behave.json` in the study's folder says what shall happen:
-`{"seconds": 0.1, "fail": ["shards-b"], "kill": ["train-…"]}`; `calls.jsonl` says what did.
+`{"seconds": 0.1, "fail": ["shards-b"], "kill": ["train-…"], "stop": ["train-…"]}`, or `{"starts": 2}`: no task ends
+before two have started. `calls.jsonl` says what did happen.
 """
 
 import json
@@ -22,6 +23,7 @@ def work(study: Any, name: str, result: Path) -> str:
     note(study, name, "start")
     try:
         time.sleep(told.get("seconds", 0.0))
+        wait_for_starts(study, told.get("starts", 0))
         if name in told.get("fail", ()):
             raise RuntimeError(f"{name} was told to fail")
         if name in told.get("kill", ()):
@@ -33,6 +35,13 @@ def work(study: Any, name: str, result: Path) -> str:
     finally:
         note(study, name, "end")
     return f"made {name}"
+
+
+def wait_for_starts(study: Any, number: int) -> None:
+    """Wait until so many tasks have started."""
+    last = time.monotonic() + 30
+    while (study.folder / "calls.jsonl").read_text().count('"start"') < number and time.monotonic() < last:
+        time.sleep(0.02)
 
 
 def note(study: Any, name: str, what: str) -> None:
@@ -84,11 +93,8 @@ FAKES = {
         "build_shards": lambda study, domain, **_: work(study, f"shards-{domain}", shards_file(study, domain)),
         "shards_done": lambda study, domain: shards_file(study, domain).exists(),
     },
-    "train": {
-        "train": train,
-        "pretrain": pretrain,
-        "run_done": lambda study, run_id: state_file(study, run_id).exists(),
-    },
+    "runs": {"run_done": lambda study, run_id: state_file(study, run_id).exists()},
+    "train": {"train": train, "pretrain": pretrain},
     "evaluate": {
         "evaluate_run": lambda study, run_id: work(study, f"evaluate-{run_id}", metrics_file(study, run_id)),
         "evaluation_done": lambda study, run_id: metrics_file(study, run_id).exists(),

@@ -17,11 +17,17 @@ from dpdt.status import study_status
 from dpdt.study import Study
 from dpdt.submit import submit
 
-pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster", "quick_polls")]
 
 MakeStudy = Callable[..., Study]
 CLUSTER = "[cluster]\npartition = 'low'\ncpus_per_task = 2\nmem_gb = 0.5\ntimeout_min = 10\ngpus_per_task = 1\n"
 STAGES_RUN = sorted(["cohort", "shards"] * 3 + ["pretrain"] + ["train", "evaluate"] * 4 + ["report", "track"])
+
+
+@pytest.fixture
+def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look often: here, squeue disturbs nobody."""
+    monkeypatch.setattr("dpdt.submit.slurm.POLL_SECONDS", 0.5)
 
 
 def started(study: Study) -> list[str]:
@@ -56,9 +62,9 @@ def job_details(job_id: str) -> dict[str, str]:
 
 
 def test_a_study_finishes_though_nobody_waits_and_is_not_sent_again(
-    make_study: MakeStudy, capsys: pytest.CaptureFixture[str]
+    make_fake_study: MakeStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study = make_study(CLUSTER + "array_parallelism = 2\n", seconds=1.0)
+    study = make_fake_study(CLUSTER + "array_parallelism = 2\n", seconds=1.0)
     outer_job = {"SLURM_ARRAY_JOB_ID": "999", "SLURM_MEM_PER_CPU": "1", "SBATCH_PARTITION": "none"}
     done = subprocess.run(
         [sys.executable, "-m", "dpdt.submit", str(study.file), "--cluster", "slurm"],
@@ -93,8 +99,8 @@ def test_a_study_finishes_though_nobody_waits_and_is_not_sent_again(
     assert "Nothing to send: 17 tasks are done." in capsys.readouterr().out
 
 
-def test_what_needs_a_failed_task_is_cancelled_and_the_rest_goes_on(make_study: MakeStudy) -> None:
-    study = make_study(CLUSTER + "[evaluate]\ndomains = ['a']\n")
+def test_what_needs_a_failed_task_is_cancelled_and_the_rest_goes_on(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study(CLUSTER + "[evaluate]\ndomains = ['a']\n")
     failing = next(study.run_id(cell) for cell in study.cells() if cell.domain == "a" and cell.private)
     told = {"fail": ["shards-b", f"train-{failing}"], "seconds": 0.5}
     (study.folder / "behave.json").write_text(json.dumps(told))
@@ -105,7 +111,7 @@ def test_what_needs_a_failed_task_is_cancelled_and_the_rest_goes_on(make_study: 
     assert settled(study)
     rows = {row["task"]: row for row in study_status(study)}
     assert rows["shards b"]["state"] == "failed"
-    assert rows["train b, no DP, seed 0"]["note"] == "not run: shards b is failed"
+    assert rows["train b, no DP, seed 0"]["note"] == "not run: shards b failed"
     assert rows["train a, epsilon 1, seed 0"]["state"] == "failed"
     assert rows["train a, epsilon 1, seed 0"]["note"].endswith("was told to fail")
     assert Path(rows["train a, epsilon 1, seed 0"]["log"]).exists()
@@ -114,8 +120,8 @@ def test_what_needs_a_failed_task_is_cancelled_and_the_rest_goes_on(make_study: 
     assert rows["report"]["state"] == rows["track"]["state"] == "done"
 
 
-def test_slurms_refusal_is_one_line_and_leaves_nothing_in_the_queue(make_study: MakeStudy) -> None:
-    study = make_study(CLUSTER.replace("gpus_per_task = 1", "gpus_per_task = 9"))
+def test_slurms_refusal_is_one_line_and_leaves_nothing_in_the_queue(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study(CLUSTER.replace("gpus_per_task = 1", "gpus_per_task = 9"))
     with pytest.raises(ClusterError, match=r"Slurm refused a job: .*Requested node configuration is not available"):
         submit(study, cluster="slurm")
     wait_until(lambda: subprocess.run(["squeue", "--noheader"], capture_output=True, check=True).stdout == b"")
@@ -123,16 +129,16 @@ def test_slurms_refusal_is_one_line_and_leaves_nothing_in_the_queue(make_study: 
     assert started(study) == []
 
 
-def test_tasks_in_the_queue_are_not_sent_twice(make_study: MakeStudy) -> None:
-    study = make_study(CLUSTER, seconds=3.0)
+def test_tasks_in_the_queue_are_not_sent_twice(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study(CLUSTER, seconds=3.0)
     submit(study, cluster="slurm", stages=["cohort"])
     summary = submit(study, cluster="slurm", stages=["cohort", "shards"], wait=True)
-    assert (summary.sent, summary.queued) == (3, 3)
+    assert (summary.sent, summary.queued, summary.finished) == (3, 3, 6)  # it waited for those too
     assert sorted(started(study)) == ["cohort-a", "cohort-b", "cohort-public", "shards-a", "shards-b", "shards-public"]
 
 
-def test_status_tells_a_cancelled_task_from_one_that_runs(make_study: MakeStudy) -> None:
-    study = make_study(CLUSTER, seconds=60)
+def test_status_tells_a_cancelled_task_from_one_that_runs(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study(CLUSTER, seconds=60)
     submit(study, cluster="slurm", stages=["cohort"])
     wait_until(lambda: states(study)["cohort-a"] == "running")
     job_id = study_status(study)[0]["job"]
@@ -144,8 +150,8 @@ def test_status_tells_a_cancelled_task_from_one_that_runs(make_study: MakeStudy)
     wait_until(lambda: settled(study))
 
 
-def test_a_task_that_is_warned_comes_back_by_itself(make_study: MakeStudy) -> None:
-    study = make_study(CLUSTER, seconds=60)
+def test_a_task_that_is_warned_comes_back_by_itself(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study(CLUSTER, seconds=60)
     submit(study, cluster="slurm", stages=["cohort"])
     wait_until(lambda: len(started(study)) == 3)
     (study.folder / "behave.json").write_text("{}")

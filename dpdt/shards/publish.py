@@ -1,0 +1,99 @@
+"""From finished parts to the index, the rejects and, last, the manifest."""
+
+import shutil
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from dpdt import _core
+from dpdt.cohort import read_record
+from dpdt.errors import ShardError
+from dpdt.files import atomic_path, exclusive_lock, sha256_file, write_json
+from dpdt.shards.job import ShardJob, part_record
+from dpdt.shards.reader import FORMAT, INDEX_COLUMNS
+
+__all__ = ["publish"]
+
+REJECT_COLUMNS: Final = ("image_id", "path", "reason", "message")
+
+
+def publish(job: ShardJob) -> None:
+    """Write index, rejects and manifest if every shard is made; one task at a time.
+
+    Raises:
+        ShardError: Too many images were rejected; rejects.csv is written, the manifest is not.
+    """
+    with exclusive_lock(job.paths.lock):
+        if job.paths.manifest.exists():
+            job.check_manifest()
+            return
+        if not all(job.is_made(number) for number in range(job.num_shards)):
+            return
+        parts = [job.paths.part(number) for number in range(job.num_shards)]
+        table = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
+        good = table["reason"] == ""
+        with atomic_path(job.paths.rejects) as temporary:
+            table.loc[~good, list(REJECT_COLUMNS)].to_csv(temporary, index=False)
+        _check_rejects(job, table[~good], parts, images=len(table))
+        with atomic_path(job.paths.index) as temporary:
+            table.loc[good, list(INDEX_COLUMNS)].to_parquet(temporary, index=False)
+        write_json(job.paths.manifest, _manifest(job, table, parts))
+        shutil.rmtree(parts[0].parent, ignore_errors=True)
+
+
+def _check_rejects(job: ShardJob, rejects: pd.DataFrame, parts: list[Path], *, images: int) -> None:
+    """Fail on too many; their shards are made again next time, when the files may be there."""
+    allowed = job.study.shards.max_reject_fraction
+    fraction = len(rejects) / images
+    if fraction <= allowed:
+        return
+    for number in rejects["shard"].unique():
+        parts[number].unlink()
+    reasons = ", ".join(f"{reason} {count}" for reason, count in _counts(rejects["reason"]).items())
+    raise ShardError(
+        f"{job.domain}: {len(rejects)} of {images} images were rejected ({fraction:.1%}; {reasons}), more "
+        f"than shards.max_reject_fraction = {allowed:g} allows. {job.paths.rejects} names them: repair the files "
+        "or raise the limit, then run the same command again."
+    )
+
+
+def _manifest(job: ShardJob, table: pd.DataFrame, parts: list[Path]) -> dict[str, Any]:
+    good = table["reason"] == ""
+    records = [part_record(part) for part in parts]
+    return {
+        "format": FORMAT,
+        "domain": job.domain,
+        **job.origin,
+        "settings": job.study.shards.model_dump(mode="json", exclude={"num_threads", "max_reject_fraction"}),
+        "recipe": job.study.shards.recipe,
+        "codecs": {**_core.codecs(), "dicom": f"pydicom {version('pydicom')}", "dpdt": version("dpdt")},
+        "images": int(good.sum()),
+        "rejected": int((~good).sum()),
+        "rejected_reasons": _counts(table.loc[~good, "reason"]),
+        "warnings": int(table["warnings"].sum()),
+        "duplicates_across_splits": _count_duplicates(job, table[good]),
+        "synthetic": bool(read_record(job.study, job.domain).get("synthetic", False)),
+        "index": {"file": job.paths.index.name, "sha256": sha256_file(job.paths.index)},
+        "shards": [{key: record[key] for key in ("file", "rows", "sha256")} for record in records],
+    }
+
+
+def _count_duplicates(job: ShardJob, images: pd.DataFrame) -> int:
+    """Images whose very pixels occur in more than one split: a leak that no patient id shows."""
+    split = images["image_id"].map(job.cohort.set_index("image_id")["split"])
+    count = int((split.groupby(images["sha256"]).transform("nunique") > 1).sum())
+    if count:
+        print(
+            f"warning: {job.domain}: {count} images have pixels that occur in more than one split (same sha256 in "
+            f"{job.paths.index})",
+            file=sys.stderr,
+        )
+    return count
+
+
+def _counts(values: pd.Series) -> dict[str, int]:
+    """How often each value occurs, sorted by name."""
+    return {str(value): int(count) for value, count in values.value_counts().sort_index().items()}

@@ -1,0 +1,77 @@
+"""Random numbers: their distribution, and that no draw is ever repeated."""
+
+import numpy as np
+import pytest
+import torch
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+from scipy import stats
+
+from dpdt.errors import PrivacyError
+from dpdt.privacy.keystream import KeyStream
+
+
+def test_words_are_the_chacha20_keystream() -> None:
+    key = bytes(range(32))
+    stream = KeyStream(key, draws=5)
+    expected = Cipher(ChaCha20(key, bytes(4) + (5).to_bytes(12, "little")), mode=None).encryptor().update(bytes(16))
+    first = int.from_bytes(expected[:8], "little") >> 11
+    assert stream.uniform(2)[0] == first / 2**53
+
+
+def test_uniform_numbers_are_uniform() -> None:
+    numbers = KeyStream.from_seed("uniform").uniform(100_000)
+    assert numbers.dtype == np.float64
+    assert 0 <= numbers.min() < numbers.max() < 1
+    assert stats.kstest(numbers, "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 100_001, 300_000])
+def test_normal_numbers_are_standard_normal(count: int) -> None:
+    numbers = KeyStream.from_seed("normal").normal(count)
+    assert numbers.shape == (count,)
+    assert numbers.dtype == torch.float64
+    assert bool(numbers.isfinite().all())
+    if count > 1000:
+        assert stats.kstest(numbers.numpy(), "norm").pvalue > 1e-3
+        assert stats.kurtosistest(numbers.numpy()).pvalue > 1e-3
+        neighbours = np.corrcoef(numbers[:-1], numbers[1:])[0, 1]
+        assert abs(neighbours) < 4 / count**0.5
+
+
+def test_neighbouring_halves_of_a_draw_are_independent() -> None:
+    numbers = KeyStream.from_seed("halves").normal(100_000).numpy()
+    assert abs(np.corrcoef(numbers[:50_000], numbers[50_000:])[0, 1]) < 0.02
+    assert abs(np.corrcoef(numbers[:50_000] ** 2, numbers[50_000:] ** 2)[0, 1]) < 0.02
+
+
+def test_a_stream_goes_on_where_its_state_was_saved() -> None:
+    stream = KeyStream.fresh()
+    stream.normal(7)
+    copy = KeyStream.from_state(stream.state_dict())
+    assert torch.equal(copy.normal(1000), stream.normal(1000))
+    assert np.array_equal(copy.uniform(1000), stream.uniform(1000))
+
+
+def test_no_two_draws_and_no_two_keys_give_the_same_numbers() -> None:
+    one, other = KeyStream.fresh(), KeyStream.fresh()
+    draws = [stream.normal(10).numpy().tobytes() for stream in (one, other) for _ in range(50)]
+    assert len(set(draws)) == 100
+
+
+def test_only_a_seeded_stream_is_reproducible_and_says_so() -> None:
+    assert np.array_equal(KeyStream.from_seed("a", 1).uniform(5), KeyStream.from_seed("a", 1).uniform(5))
+    assert not np.array_equal(KeyStream.from_seed("a", 1).uniform(5), KeyStream.from_seed("a1").uniform(5))
+    assert KeyStream.from_seed("a").seeded
+    assert not KeyStream.fresh().seeded
+
+
+@pytest.mark.parametrize("state", [None, {}, {"key": "no hex", "draws": 0, "seeded": False}, {"key": "00" * 32}])
+def test_a_state_that_cannot_be_read_is_refused(state: object) -> None:
+    with pytest.raises(PrivacyError, match="the state of the random numbers cannot be read"):
+        KeyStream.from_state(state)
+
+
+def test_a_short_key_is_refused() -> None:
+    with pytest.raises(PrivacyError, match="expected 32 key bytes"):
+        KeyStream(b"short")

@@ -1,0 +1,550 @@
+"""Shards: the right pixels, the same bytes however they are made, and damage found."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from dpdt.errors import DecodeError, ShardError, StudyError
+from dpdt.files import write_json
+from dpdt.shards import Shards, build_shards, num_shards, shards_done, verify_shards
+from dpdt.shards.dicom import read_dicom
+from dpdt.study import Study, load_study
+from dpdt.vocabulary import LABELS
+
+REAL_DATA = os.environ.get("DPDT_REAL_DATA")
+needs_real_data = pytest.mark.skipif(not REAL_DATA, reason="DPDT_REAL_DATA is not set")
+SIZE = 16
+
+
+def picture(number: int, *, height: int = 40, width: int = 30, dtype: type = np.uint8) -> NDArray[np.integer]:
+    high = 4096 if dtype != np.uint8 else 256
+    return np.random.default_rng(number).integers(0, high, (height, width)).astype(dtype)
+
+
+def write_dicom(path: Path, pixels: NDArray[np.integer], **elements: object) -> None:
+    """An uncompressed DICOM file, as small as pydicom reads it."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3"
+    dataset.Rows, dataset.Columns = pixels.shape[:2]
+    dataset.SamplesPerPixel = pixels.shape[2] if pixels.ndim == 3 else 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.BitsAllocated = pixels.dtype.itemsize * 8
+    dataset.BitsStored = 8 if pixels.dtype.itemsize == 1 else 12
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    dataset.PixelData = pixels.tobytes()
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    if "BitsStored" in dataset:
+        dataset.HighBit = dataset.BitsStored - 1
+    dataset["PixelData"].VR = "OB" if pixels.dtype.itemsize == 1 else "OW"
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def make_study(folder: Path, files: list[str], **shards: object) -> Study:
+    """A study whose domain vindr has a cohort of these files (below folder/raw), written by hand."""
+    (folder / "raw").mkdir(parents=True, exist_ok=True)
+    options = {"size": SIZE, "shard_bytes": 4 * SIZE * SIZE, "num_threads": 2, **shards}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in options.items()]
+    (folder / "study.toml").write_text("\n".join(['[domains.vindr]\nroot = "raw"\n[shards]', *lines]))
+    study = load_study(folder / "study.toml")
+    count = len(files)
+    cohort = pd.DataFrame(
+        {
+            "image_id": [f"image-{n:03d}" for n in range(count)],
+            "path": files,
+            "domain": "vindr",
+            "patient_id": [f"patient-{n}" for n in range(count)],
+            "study_id": "",
+            "view": "PA",
+            "sex": "female",
+            "age_years": 50.0,
+            "split": [("train", "train", "val", "test")[n % 4] for n in range(count)],
+        }
+    )
+    for label in LABELS:
+        cohort[label] = pd.array([1] * count, dtype="Int8")
+    table = study.paths.cohort_table("vindr")
+    table.parent.mkdir(parents=True, exist_ok=True)
+    cohort.to_parquet(table, index=False)
+    study.paths.cohort_exclusions("vindr").write_text("image_id,reason\n")
+    record = {"fingerprint": study.cohort_fingerprint("vindr"), "synthetic": True}
+    write_json(study.paths.cohort_record("vindr"), record)
+    return study
+
+
+def make_mixed_study(folder: Path, *, count: int = 18, **shards: object) -> Study:
+    """PNG, JPEG and DICOM files in turn; the images 5 and 11 are broken."""
+    raw = folder / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    files = []
+    for number in range(count):
+        suffix = (".png", ".jpg", ".dcm")[number % 3]
+        file = raw / f"{number}{suffix}"
+        if suffix == ".dcm":
+            write_dicom(file, picture(number, dtype=np.uint16))
+        else:
+            cv2.imwrite(str(file), picture(number))
+        if number in (5, 11):
+            file.write_bytes(file.read_bytes()[:400])
+        files.append(file.name)
+    return make_study(folder, files, **{"max_reject_fraction": 0.5, **shards})
+
+
+def folder_bytes(study: Study) -> dict[str, bytes]:
+    folder = study.paths.shards("vindr").folder
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.name != ".lock"}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return make_mixed_study(tmp_path)
+
+
+@pytest.fixture
+def built(study: Study) -> Study:
+    build_shards(study, "vindr")
+    return study
+
+
+# --- what is in them
+
+
+def test_shards_hold_the_cohorts_images_in_its_order_without_the_rejects(study: Study) -> None:
+    assert not shards_done(study, "vindr")
+    assert num_shards(study, "vindr") == 5
+    summary = build_shards(study, "vindr")
+    assert (summary.images, summary.rejected, summary.shards, summary.complete) == (16, 2, 5, True)
+    assert str(summary) == "shards vindr: 16 images in 5 shards, 2 rejected"
+    assert shards_done(study, "vindr")
+    shards = Shards.open(study.paths.shards("vindr"))
+    expected_ids = [f"image-{n:03d}" for n in range(18) if n not in (5, 11)]
+    assert shards.index["image_id"].tolist() == expected_ids
+    assert shards.index["shard"].tolist() == [0] * 4 + [1] * 3 + [2] * 3 + [3] * 4 + [4] * 2
+    assert shards.index["format"].tolist()[:5] == ["png", "jpeg", "dicom", "png", "jpeg"]
+    assert shards.index["bits"].tolist()[:3] == [8, 8, 12]
+
+
+@pytest.mark.parametrize("equalise", [False, True])
+def test_pixels_are_those_of_opencv(tmp_path: Path, equalise: bool) -> None:
+    study = make_mixed_study(tmp_path, equalise=equalise, recipe="area")
+    build_shards(study, "vindr")
+    shards = Shards.open(study.paths.shards("vindr"))
+    for position, image_id in enumerate(shards.index["image_id"]):
+        number = int(image_id[-3:])
+        if number % 3 == 1:
+            continue  # JPEG
+        pixels = picture(number, dtype=np.uint8 if number % 3 == 0 else np.uint16)
+        resized = cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+        expected = cv2.normalize(resized, None, 0, 255, cv2.NORM_MINMAX, dtype=cv2.CV_8U)
+        found = shards.images(np.array([position]))[0]
+        if equalise:
+            # one level more or less before it is a step of several after it
+            assert np.corrcoef(found.ravel(), cv2.equalizeHist(expected).ravel())[0, 1] > 0.999
+        else:
+            assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+def test_shard_files_are_plain_npy(built: Study) -> None:
+    shards = Shards.open(built.paths.shards("vindr"))
+    arrays = [np.load(built.paths.shards("vindr").shard(n), mmap_mode="r") for n in range(5)]
+    assert [array.shape for array in arrays] == [(n, SIZE, SIZE) for n in (4, 3, 3, 4, 2)]
+    assert {array.dtype for array in arrays} == {np.dtype(np.uint8)}
+    assert np.array_equal(np.concatenate(arrays), shards.images(np.arange(16)))
+
+
+def test_images_come_in_the_asked_order(built: Study) -> None:
+    shards = Shards.open(built.paths.shards("vindr"))
+    everything = shards.images(np.arange(len(shards)))
+    order = np.array([15, 0, 7, 7, 3, 12])
+    assert np.array_equal(shards.images(order), everything[order])
+    assert shards.images(np.array([], dtype=np.int64)).shape == (0, SIZE, SIZE)
+    with pytest.raises(ShardError, match=r"positions must be in \[0, 16\), got \[16\]"):
+        shards.images(np.array([16]))
+    assert np.array_equal(pickle.loads(pickle.dumps(shards)).images(order), everything[order])
+
+
+def test_rejects_have_their_reasons(built: Study) -> None:
+    rejects = pd.read_csv(built.paths.shards("vindr").rejects)
+    assert rejects["image_id"].tolist() == ["image-005", "image-011"]
+    assert rejects["path"].tolist() == ["5.dcm", "11.dcm"]
+    assert set(rejects["reason"]) <= {"truncated", "unreadable", "empty"}
+    assert rejects["message"].str.len().min() > 10
+
+
+def test_manifest_says_what_was_done(built: Study) -> None:
+    manifest = json.loads(built.paths.shards("vindr").manifest.read_text())
+    assert manifest["format"] == 1
+    assert (manifest["domain"], manifest["recipe"], manifest["synthetic"]) == ("vindr", "area", True)
+    assert (manifest["images"], manifest["rejected"]) == (16, 2)
+    assert manifest["fingerprint"] == built.shards_fingerprint("vindr")
+    assert manifest["settings"] == {"size": 16, "recipe": "area", "equalise": True, "shard_bytes": 1024}
+    assert set(manifest["codecs"]) == {"jpeg", "png", "zlib", "dicom", "dpdt"}
+    assert [shard["rows"] for shard in manifest["shards"]] == [4, 3, 3, 4, 2]
+    assert not built.paths.shards("vindr").part(0).parent.exists()
+
+
+def test_equal_images_in_two_splits_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(4):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), picture(number))
+    # splits: train train val test, train train val test; files 0 and 3 are in train and test, file 1 only in train
+    study = make_study(tmp_path, [f"../{n}.png" for n in (0, 1, 2, 3, 3, 1, 2, 0)])
+    assert build_shards(study, "vindr").duplicates_across_splits == 4
+    assert "warning: vindr: 4 images have pixels that occur in more than one split" in capsys.readouterr().err
+
+
+def test_a_shard_whose_images_are_all_rejected_is_empty(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "good.png"), picture(1))
+    study = make_study(tmp_path, ["missing.png"] * 4 + ["../good.png"], max_reject_fraction=0.9)
+    assert build_shards(study, "vindr").images == 1
+    shards = Shards.open(study.paths.shards("vindr"))
+    assert [len(np.load(study.paths.shards("vindr").shard(n))) for n in range(2)] == [0, 1]
+    assert shards.images(np.array([0])).shape == (1, SIZE, SIZE)
+    assert verify_shards(study, "vindr") == []
+
+
+# --- the same bytes, however they are made
+
+
+def test_bytes_do_not_depend_on_threads_or_tasks(built: Study, tmp_path: Path) -> None:
+    expected = folder_bytes(built)
+    one = make_mixed_study(tmp_path / "one", num_threads=1)
+    build_shards(one, "vindr")
+    assert folder_bytes(one) == expected
+    split = make_mixed_study(tmp_path / "split", num_threads=3)
+    for task in (2, 0, 1):
+        summary = build_shards(split, "vindr", task_index=task, num_tasks=3)
+        assert summary.complete == (task == 1)
+    assert folder_bytes(split) == expected
+
+
+def test_bytes_do_not_depend_on_how_much_is_held_in_memory(
+    built: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpdt.shards.build.CHUNK_BYTES", 3 * SIZE * SIZE)
+    chunked = make_mixed_study(tmp_path / "chunked")
+    build_shards(chunked, "vindr")
+    assert folder_bytes(chunked) == folder_bytes(built)
+
+
+def test_tasks_at_the_same_time_end_with_the_same_bytes(built: Study, tmp_path: Path) -> None:
+    together = make_mixed_study(tmp_path / "together")
+    # tasks 0 and 1 of 2, and one more that does everything: some shards are wanted by two
+    tasks = [(0, 2), (1, 2), (0, 1)]
+    threads = [
+        threading.Thread(target=build_shards, args=(together, "vindr"), kwargs={"task_index": i, "num_tasks": n})
+        for i, n in tasks
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert folder_bytes(together) == folder_bytes(built)
+
+
+KILLED = """
+import os, signal, sys
+from dpdt import files
+from dpdt.shards import build_shards, build
+from dpdt.study import load_study
+
+study = load_study(sys.argv[1])
+calls = 0
+
+def count(original, when):
+    def counted(*args, **kwargs):
+        global calls
+        calls += 1
+        if calls == when:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs)
+    return counted
+
+deaths = 0
+for when in (1, 2, 3, 5, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 20):
+    child = os.fork()
+    if child == 0:
+        # killed before the when-th write of a header, checksum, fsync of a file or of a folder
+        moments = (build, "shard_header"), (build, "sha256_file"), (files, "sync_folder"), (files.os, "fsync")
+        for module, name in moments:
+            setattr(module, name, count(getattr(module, name), when))
+        build_shards(study, "vindr")
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    deaths += os.WIFSIGNALED(status)
+print(deaths)
+"""
+
+
+def test_killed_at_any_point_a_rerun_ends_with_the_same_bytes(built: Study, tmp_path: Path) -> None:
+    killed = make_mixed_study(tmp_path / "killed")
+    result = subprocess.run(
+        [sys.executable, "-c", KILLED, str(killed.file)], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert int(result.stdout.split()[-1]) >= 8, result.stderr
+    build_shards(killed, "vindr")
+    assert folder_bytes(killed) == folder_bytes(built)
+    assert verify_shards(killed, "vindr") == []
+
+
+def test_what_is_there_is_not_made_again(built: Study) -> None:
+    folder = built.paths.shards("vindr").folder
+    before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    summary = build_shards(built, "vindr")
+    assert (summary.built, summary.images) == (0, 16)
+    assert str(summary).endswith("2 rejected (nothing to do)")
+    assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == before
+
+
+def test_other_settings_never_overwrite(built: Study, tmp_path: Path) -> None:
+    changed = make_mixed_study(tmp_path, equalise=False)
+    assert not shards_done(changed, "vindr")
+    with pytest.raises(ShardError, match=r"manifest.json: made with other settings than the study now has.*remove"):
+        build_shards(changed, "vindr")
+    other = make_mixed_study(tmp_path, count=15)
+    with pytest.raises(ShardError, match=r"manifest.json: made from another cohort"):
+        build_shards(other, "vindr")
+
+
+def test_parts_of_other_settings_are_not_mixed_in(study: Study, tmp_path: Path) -> None:
+    build_shards(study, "vindr", task_index=0, num_tasks=2)
+    changed = make_mixed_study(tmp_path, recipe="paper")
+    with pytest.raises(ShardError, match=r"shard-00000.parquet: made with other settings"):
+        build_shards(changed, "vindr")
+
+
+# --- failures
+
+
+def test_too_many_rejects_fail_after_they_are_written_and_are_tried_again(tmp_path: Path) -> None:
+    study = make_mixed_study(tmp_path, max_reject_fraction=0.1)
+    with pytest.raises(ShardError, match=r"vindr: 2 of 18 images were rejected \(11.1%; .*max_reject_fraction = 0.1"):
+        build_shards(study, "vindr")
+    assert not shards_done(study, "vindr")
+    assert len(pd.read_csv(study.paths.shards("vindr").rejects)) == 2
+    for number in (5, 11):
+        write_dicom(tmp_path / "raw" / f"{number}.dcm", picture(number, dtype=np.uint16))
+    summary = build_shards(study, "vindr")
+    assert (summary.built, summary.images, summary.rejected) == (2, 18, 0)
+
+
+def test_missing_raw_folder_is_one_clear_error(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "raw").rename(tmp_path / "moved")
+    with pytest.raises(StudyError, match=r"domains.vindr.root: no folder .*raw. Correct the path in .*study.toml"):
+        build_shards(study, "vindr")
+
+
+def test_task_numbers_are_checked(study: Study) -> None:
+    with pytest.raises(ShardError, match=r"task_index: expected a number in \[0, 2\), got 2"):
+        build_shards(study, "vindr", task_index=2, num_tasks=2)
+
+
+def test_full_disk_is_a_clear_error_and_leaves_no_part(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dpdt.shards.build.sha256_file", full)
+    with pytest.raises(ShardError, match=r"shard-00000.npy: cannot be written \(No space left on device\)"):
+        build_shards(study, "vindr")
+    monkeypatch.undo()
+    assert [f.name for f in study.paths.shards("vindr").folder.iterdir()] == ["parts"]
+    assert build_shards(study, "vindr").complete
+
+
+# --- damage
+
+
+def flip(file: Path, offset: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[offset] ^= 1
+    file.write_bytes(data)
+
+
+def swap(first: Path, second: Path) -> None:
+    one, two = first.read_bytes(), second.read_bytes()
+    first.write_bytes(two)
+    second.write_bytes(one)
+
+
+def shorten(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def wrong_index(file: Path) -> None:
+    index = pd.read_parquet(file)
+    index["image_id"] = index["image_id"].to_numpy()[::-1]
+    index.to_parquet(file, index=False)
+
+
+DAMAGE: dict[str, tuple[Callable[[Study], None], str]] = {
+    "flipped byte": (lambda s: flip(s.paths.shards("vindr").shard(1), 300), "shard-00001.npy: its checksum"),
+    "flipped header": (lambda s: flip(s.paths.shards("vindr").shard(1), 20), "shard-00001.npy: its header"),
+    "short file": (lambda s: shorten(s.paths.shards("vindr").shard(2)), "shard-00002.npy: 895 bytes, expected 896"),
+    "missing file": (lambda s: s.paths.shards("vindr").shard(2).unlink(), "shard-00002.npy: no such file"),
+    "swapped shards": (
+        lambda s: swap(s.paths.shards("vindr").shard(1), s.paths.shards("vindr").shard(2)),
+        "shard-00001.npy: has the content of shard-00002.npy",
+    ),
+    "foreign shard": (
+        lambda s: s.paths.shards("vindr").shard(9).write_bytes(b""),
+        "shard-00009.npy: not in the manifest",
+    ),
+    "wrong index": (lambda s: wrong_index(s.paths.shards("vindr").index), "index.parquet: its checksum"),
+    "missing index": (lambda s: s.paths.shards("vindr").index.unlink(), "index.parquet: no such file"),
+    "missing manifest": (lambda s: s.paths.shards("vindr").manifest.unlink(), "manifest.json: no shards yet"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_verify_finds(built: Study, kind: str) -> None:
+    assert verify_shards(built, "vindr") == []
+    damage, expected = DAMAGE[kind]
+    damage(built)
+    problems = verify_shards(built, "vindr")
+    assert any(expected in problem for problem in problems), problems
+
+
+def test_verify_finds_pixels_that_are_not_those_of_the_index(built: Study) -> None:
+    paths = built.paths.shards("vindr")
+    flip(paths.shard(1), 128 + SIZE * SIZE + 3)  # the second image of shard 1, and its checksum in the manifest with it
+    manifest = json.loads(paths.manifest.read_text())
+    from dpdt.files import sha256_file
+
+    manifest["shards"][1]["sha256"] = sha256_file(paths.shard(1))
+    write_json(paths.manifest, manifest)
+    [problem] = verify_shards(built, "vindr")
+    assert "shard 1, row 1: the pixels of image-006 are not those of the index" in problem
+
+
+@pytest.mark.parametrize("kind", ["short file", "missing file", "flipped header", "missing index", "missing manifest"])
+def test_damaged_shards_are_refused_at_open(built: Study, kind: str) -> None:
+    damage, expected = DAMAGE[kind]
+    damage(built)
+    with pytest.raises(ShardError, match=expected):
+        Shards.open(built.paths.shards("vindr"))
+
+
+def test_index_that_points_past_a_shard_is_refused_at_open(built: Study) -> None:
+    file = built.paths.shards("vindr").index
+    index = pd.read_parquet(file)
+    index.loc[3, "row"] = 4
+    index.to_parquet(file, index=False)
+    with pytest.raises(ShardError, match=r"index.parquet: its rows do not fit the shards"):
+        Shards.open(built.paths.shards("vindr"))
+
+
+# --- DICOM
+
+
+def test_dicom_monochrome1_is_inverted_after_min_max(tmp_path: Path) -> None:
+    pixels = picture(1, dtype=np.uint16)
+    write_dicom(tmp_path / "two.dcm", pixels)
+    write_dicom(tmp_path / "one.dcm", pixels, PhotometricInterpretation="MONOCHROME1")
+    write_dicom(tmp_path / "falling.dcm", pixels, RescaleSlope="-2", RescaleIntercept="7")
+    study = make_study(tmp_path, ["../two.dcm", "../one.dcm", "../falling.dcm"], equalise=False)
+    build_shards(study, "vindr")
+    two, one, falling = Shards.open(study.paths.shards("vindr")).images(np.arange(3))
+    assert np.array_equal(one, 255 - two)
+    assert np.array_equal(falling, one)
+
+
+def test_signed_dicom_equals_its_shifted_twin(tmp_path: Path) -> None:
+    pixels = picture(2, dtype=np.uint16)
+    write_dicom(tmp_path / "signed.dcm", pixels.astype(np.int16) - 2000, BitsStored=13)
+    write_dicom(tmp_path / "unsigned.dcm", pixels, BitsStored=13)
+    study = make_study(tmp_path, ["../signed.dcm", "../unsigned.dcm"])
+    build_shards(study, "vindr")
+    signed, unsigned = Shards.open(study.paths.shards("vindr")).images(np.arange(2))
+    assert np.array_equal(signed, unsigned)
+    assert read_dicom(str(tmp_path / "signed.dcm")).bits == 13
+
+
+def test_dicom_padding_does_not_widen_the_range(tmp_path: Path) -> None:
+    pixels = picture(3, dtype=np.int16)
+    padded = pixels.copy()
+    padded[:4] = -30000
+    padded[4:8] = -29000
+    write_dicom(tmp_path / "a.dcm", padded, BitsStored=16, PixelPaddingValue=-30000, PixelPaddingRangeLimit=-29000)
+    shown = read_dicom(str(tmp_path / "a.dcm")).pixels.astype(int) - 32768
+    assert np.array_equal(shown[8:], pixels[8:])
+    assert (shown[:8] == pixels[8:].min()).all()
+
+
+def test_bare_dicom_without_preamble_is_read(tmp_path: Path) -> None:
+    pixels = picture(4, dtype=np.uint16)
+    write_dicom(tmp_path / "a.dcm", pixels)
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    del dataset.file_meta
+    dataset.preamble = None
+    pydicom.dcmwrite(tmp_path / "bare.dcm", dataset, implicit_vr=True, little_endian=True)
+    study = make_study(tmp_path, ["../bare.dcm"])
+    assert build_shards(study, "vindr").images == 1
+    assert np.array_equal(read_dicom(str(tmp_path / "bare.dcm")).pixels, pixels)
+
+
+BAD_DICOM: dict[str, tuple[dict[str, object], str]] = {
+    "short": ({"PixelData": b"\0" * 100}, "^truncated: 100 bytes of pixels, expected 2400"),
+    "huge": ({"Rows": 60000, "Columns": 60000}, "^too_large: the header says 60000x60000 pixels"),
+    "frames": ({"NumberOfFrames": 3}, "^unsupported: 3 frames"),
+    "palette": ({"PhotometricInterpretation": "PALETTE COLOR"}, "^unsupported: photometric interpretation PALETTE"),
+    "no rows": ({"Rows": 0}, "^empty: the header says 30x0 pixels"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_DICOM)
+def test_bad_dicom_is_a_reject_with_its_reason(tmp_path: Path, kind: str) -> None:
+    elements, expected = BAD_DICOM[kind]
+    write_dicom(tmp_path / "a.dcm", picture(5, dtype=np.uint16), **elements)
+    with pytest.raises(DecodeError, match=expected):
+        read_dicom(str(tmp_path / "a.dcm"))
+
+
+def test_colour_dicom_becomes_gray_as_in_opencv(tmp_path: Path) -> None:
+    colour = np.random.default_rng(6).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    write_dicom(tmp_path / "a.dcm", colour, PhotometricInterpretation="RGB", PlanarConfiguration=0)
+    assert np.array_equal(read_dicom(str(tmp_path / "a.dcm")).pixels, cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY))
+
+
+# --- real radiographs
+
+
+@needs_real_data
+def test_every_real_image_is_shown_or_rejected_with_a_reason(tmp_path: Path) -> None:
+    root = Path(str(REAL_DATA))
+    files = pd.read_csv(root / "INDEX.csv")["path"].tolist()
+    study = make_study(
+        tmp_path, [str(root / file) for file in files], size=64, shard_bytes=1 << 17, max_reject_fraction=0.1
+    )
+    start = time.monotonic()
+    summary = build_shards(study, "vindr")
+    assert time.monotonic() - start < 60
+    rejects = pd.read_csv(study.paths.shards("vindr").rejects)
+    assert summary.images == len(files) - 2
+    assert sorted(Path(path).parent.name for path in rejects["path"]) == ["invalid", "invalid"]
+    assert verify_shards(study, "vindr") == []
+
+    index = Shards.open(study.paths.shards("vindr"))
+    names = {f"image-{n:03d}": Path(file).name for n, file in enumerate(files)}
+    pixels = dict(zip([names[i] for i in index.index["image_id"]], index.images(np.arange(len(index))), strict=True))
+    # The same picture in eight transfer syntaxes (see the corpus's PROVENANCE).
+    twins = [name for name in pixels if name.startswith("gdcm-CR-MONO1-10-chest")]
+    assert len(twins) == 8
+    assert all(np.array_equal(pixels[name], pixels[twins[0]]) for name in twins)
+    assert np.array_equal(pixels["RG1_UNCR.dcm"], pixels["RG1_J2KR.dcm"])

@@ -1,0 +1,434 @@
+"""Whole trainings on small data: both arms, resumed, interrupted, crashed, refused."""
+
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import dpdt.loop
+from dpdt.dataset import load_split
+from dpdt.errors import DpdtError, PrivacyError, StudyError
+from dpdt.files import exclusive_lock, read_json
+from dpdt.model import build_model, load_weights
+from dpdt.paths import RunPaths
+from dpdt.privacy.accounting import epsilon
+from dpdt.privacy.ledger import read_spent_steps
+from dpdt.stop import StopFlag
+from dpdt.study import Cell, Study
+from dpdt.train import pretrain, run_done, train
+from tests.small_data import MakeStudy
+
+DP = Cell("uka", 8.0, 0)
+PLAIN = Cell("uka", math.inf, 0)
+NUM_STEPS = 20  # 5 epochs of 32 patients, 8 a batch
+
+
+@pytest.fixture
+def study(make_study: MakeStudy) -> Study:
+    """A study whose pretraining is done."""
+    study = make_study()
+    pretrain(study)
+    return study
+
+
+def paths_of(study: Study, cell: Cell) -> RunPaths:
+    return study.paths.run(study.run_id(cell))
+
+
+def weights_of(study: Study, cell: Cell) -> dict[str, torch.Tensor]:
+    loaded: dict[str, torch.Tensor] = torch.load(paths_of(study, cell).weights, weights_only=True)
+    return loaded
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+class StopAfter(StopFlag):
+    """Asks to stop once it has been looked at so many times."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+        super().__init__()
+
+    @property
+    def requested(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+    @requested.setter
+    def requested(self, value: bool) -> None:
+        pass
+
+
+class Crash(Exception):
+    """Stands for the end of the process."""
+
+
+def crash_at_step(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the training die in the middle of a step, after its noise."""
+    plain = dpdt.loop.TrainingLoop._take_step
+
+    def take(self: dpdt.loop.TrainingLoop, rows: Any) -> torch.Tensor:
+        losses = plain(self, rows)
+        if self.step + 1 == number:
+            raise Crash
+        return losses
+
+    monkeypatch.setattr(dpdt.loop.TrainingLoop, "_take_step", take)
+
+
+def test_a_dp_training_leaves_every_file_of_the_run(study: Study) -> None:
+    summary = train(study, DP)
+    paths = paths_of(study, DP)
+    assert (summary.status, summary.step, summary.num_steps) == ("finished", NUM_STEPS, NUM_STEPS)
+    assert "finished, 20 of 20 steps, epsilon" in summary.line
+    config = read_json(paths.config)
+    assert (config["kind"], config["domain"], config["seed"], config["target_epsilon"]) == ("train", "uka", 0, 8.0)
+    assert config["data"]["units"] == 32
+    assert config["num_steps"] == NUM_STEPS
+    assert config["sample_rate"] == 0.25
+    assert config["initial_weights"]["source"] == study.pretrain_run_id
+    assert config["synthetic"] is True
+    state = read_json(paths.state)
+    assert state["status"] == "finished"
+    assert state["target_epsilon"] == 8.0
+    spent = epsilon(noise_multiplier=config["noise_multiplier"], sample_rate=0.25, num_steps=NUM_STEPS, delta=1e-3)
+    assert state["epsilon"] == spent
+    assert 0.98 * 8 <= spent <= 8
+    assert read_spent_steps(paths.ledger) == NUM_STEPS
+    lines = [json.loads(line) for line in paths.metrics_log.read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(2, NUM_STEPS + 1, 2))  # a checkpoint, so a block, in 2 steps
+    assert all(a["epsilon"] < b["epsilon"] for a, b in itertools.pairwise(lines))
+    assert set(lines[0]) == {"step", "epoch", "loss", "epsilon", "step_s", "time"}
+    statement = read_json(paths.privacy)
+    assert statement["epsilon"] == spent
+    assert statement["complete"]
+    assert statement["unit"] == "patient"
+    assert sorted(p.name for p in paths.checkpoints.iterdir()) == ["final.pt"]  # the keys of the noise are gone
+
+
+def test_the_arm_without_dp_has_the_same_files_without_an_epsilon(study: Study) -> None:
+    summary = train(study, PLAIN)
+    paths = paths_of(study, PLAIN)
+    assert summary.epsilon is None
+    assert summary.target_epsilon is None
+    assert "no DP" in summary.line
+    assert read_json(paths.privacy)["mechanism"] == "none"
+    assert read_json(paths.privacy)["epsilon"] is None
+    assert read_json(paths.state)["epsilon"] is None
+    assert read_json(paths.config)["target_epsilon"] is None
+    assert not paths.ledger.exists()
+
+
+def test_a_finished_run_is_not_trained_again(study: Study) -> None:
+    train(study, PLAIN)
+    before = paths_of(study, PLAIN).weights.stat().st_mtime_ns
+    again = train(study, PLAIN)
+    assert again.status == "finished"
+    assert again.seconds == 0.0
+    assert "done before" in again.line
+    assert paths_of(study, PLAIN).weights.stat().st_mtime_ns == before
+    assert run_done(study, study.run_id(PLAIN))
+
+
+def test_final_weights_load_strictly_without_opacus(study: Study) -> None:
+    # DP-15: names with the wrapper's prefix did not load in the evaluation job.
+    train(study, DP)
+    code = (
+        "import sys, torch; from dpdt.study import load_study; from dpdt.model import build_model;"
+        f"model = build_model(load_study({str(study.file)!r}).model);"
+        f"state = torch.load({str(paths_of(study, DP).weights)!r}, weights_only=True);"
+        "model.load_state_dict(state, strict=True); assert 'opacus' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_opacus_and_mlflow_are_not_imported_without_dp(study: Study) -> None:
+    code = (
+        "import sys, math; from dpdt.study import load_study, Cell; from dpdt.train import train;"
+        f"train(load_study({str(study.file)!r}), Cell('uka', math.inf, 0));"
+        "assert not {'opacus', 'mlflow', 'sklearn', 'dp_accounting'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("cell", [DP, PLAIN], ids=["dp", "plain"])
+@pytest.mark.parametrize("looks", [1, 2, 7, 16])
+def test_an_orderly_stop_and_a_resume_give_the_same_weights_bit_by_bit(
+    study: Study, make_study: MakeStudy, cell: Cell, looks: int, tmp_path: Path
+) -> None:
+    train(study, cell, seeded_randomness=True)
+    expected = weights_of(study, cell)
+    paths = paths_of(study, cell)
+    paths.folder.rename(tmp_path / "undisturbed")
+    first = train(study, cell, stop=StopAfter(looks), seeded_randomness=True)
+    assert first.status == "interrupted"
+    assert first.step < NUM_STEPS
+    assert read_json(paths.state)["status"] == "interrupted"
+    if cell.private:
+        assert read_spent_steps(paths.ledger) == first.step  # no budget is lost
+    second = train(study, cell, seeded_randomness=True)
+    assert second.status == "finished"
+    assert second.step == NUM_STEPS
+    assert equal(weights_of(study, cell), expected)
+
+
+def test_with_cryptographic_randomness_two_trainings_differ(study: Study, tmp_path: Path) -> None:
+    train(study, DP)
+    first = weights_of(study, DP)
+    paths_of(study, DP).folder.rename(tmp_path / "first")
+    train(study, DP)
+    assert not equal(weights_of(study, DP), first)
+
+
+def test_the_number_of_images_at_once_changes_neither_run_nor_result(
+    study: Study, make_study: MakeStudy, tmp_path: Path
+) -> None:
+    train(study, DP, seeded_randomness=True)
+    first, run_id = weights_of(study, DP), study.run_id(DP)
+    paths_of(study, DP).folder.rename(tmp_path / "first")
+    other = make_study(("physical_batch_size = 5", "physical_batch_size = 2"))
+    assert other.run_id(DP) == run_id
+    train(other, DP, seeded_randomness=True)
+    for name, value in weights_of(other, DP).items():
+        torch.testing.assert_close(value, first[name], rtol=1e-3, atol=1e-4)
+
+
+def test_after_a_crash_the_steps_taken_again_are_paid_for_again(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        crash_at_step(patch, 8)
+        with pytest.raises(Crash):
+            train(study, DP)
+    paths = paths_of(study, DP)
+    state = read_json(paths.state)
+    assert state["status"] == "failed"
+    assert read_spent_steps(paths.ledger) == 8  # the block of steps 7 and 8 was reserved
+    mechanism = read_json(paths.config)
+    shared = {"noise_multiplier": mechanism["noise_multiplier"], "sample_rate": 0.25, "delta": 1e-3}
+    assert state["epsilon"] == epsilon(num_steps=8, **shared)  # never below what was spent
+    summary = train(study, DP)
+    assert summary.status == "finished"
+    assert summary.step == NUM_STEPS - 2  # steps 7 and 8 were taken twice, two others never
+    assert read_spent_steps(paths.ledger) == NUM_STEPS
+    assert summary.epsilon is not None
+    assert summary.epsilon <= 8
+    steps = [json.loads(line)["step"] for line in paths.metrics_log.read_text().splitlines()]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == NUM_STEPS - 2
+
+
+def test_noise_of_different_steps_never_coincides_across_crashes_and_resumes(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # DP-02: the noise stream was replayed from the start after a resume.
+    from dpdt.privacy.keystream import KeyStream
+
+    drawn: list[bytes] = []
+    plain = KeyStream.normal
+
+    def normal(self: KeyStream, count: int) -> torch.Tensor:
+        noise = plain(self, count)
+        drawn.append(noise.numpy().tobytes())
+        return noise
+
+    monkeypatch.setattr(KeyStream, "normal", normal)
+    for number in (3, 9, 12):
+        with monkeypatch.context() as patch:
+            crash_at_step(patch, number)
+            with pytest.raises(Crash):
+                train(study, DP)
+    train(study, DP, stop=StopAfter(3))
+    train(study, DP)
+    assert len(drawn) <= NUM_STEPS  # not one noisy step more than the budget
+    assert len(set(drawn)) == len(drawn) > 10
+
+
+def test_without_dp_a_crash_costs_nothing_and_the_result_is_the_same(
+    study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    train(study, PLAIN)
+    expected = weights_of(study, PLAIN)
+    paths_of(study, PLAIN).folder.rename(tmp_path / "undisturbed")
+    with monkeypatch.context() as patch:
+        crash_at_step(patch, 9)
+        with pytest.raises(Crash):
+            train(study, PLAIN)
+    train(study, PLAIN)
+    assert equal(weights_of(study, PLAIN), expected)
+
+
+def test_a_budget_spent_in_crashes_ends_in_a_refusal_not_in_an_untrained_model(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash_at_step(monkeypatch, 1)
+    for _ in range(NUM_STEPS // 2):
+        with pytest.raises(Crash):
+            train(study, DP)
+    with pytest.raises(PrivacyError, match="all 20 steps are spent, and no checkpoint is left"):
+        train(study, DP)
+
+
+def interrupted(study: Study) -> RunPaths:
+    """A DP run that was stopped at step 6."""
+    assert train(study, DP, stop=StopAfter(9)).step == 6
+    return paths_of(study, DP)
+
+
+def test_a_checkpoint_without_its_ledger_is_refused(study: Study) -> None:
+    interrupted(study).ledger.unlink()
+    with pytest.raises(PrivacyError, match="missing, but the run has begun"):
+        train(study, DP)
+
+
+def test_an_older_copy_of_the_ledger_is_refused(study: Study) -> None:
+    paths = interrupted(study)
+    lines = paths.ledger.read_bytes().splitlines(keepends=True)
+    paths.ledger.write_bytes(b"".join(lines[:2]))
+    with pytest.raises(PrivacyError, match="counts 2 steps, but the checkpoint has spent 6"):
+        train(study, DP)
+
+
+@pytest.mark.parametrize(
+    "broken", [None, {"key": "zz"}, {"key": "00", "draws": 1, "seeded": False}], ids=["missing", "no hex", "short"]
+)
+def test_a_checkpoint_whose_noise_state_cannot_be_read_is_refused(
+    study: Study, monkeypatch: pytest.MonkeyPatch, broken: object
+) -> None:
+    interrupted(study)
+    plain = dpdt.loop.load_checkpoint
+    monkeypatch.setattr(dpdt.loop, "load_checkpoint", lambda folder: {**(plain(folder) or {}), "noise": broken})
+    with pytest.raises(PrivacyError, match=r"keystream|random numbers cannot be read"):
+        train(study, DP)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("noise_multiplier", 0.5), ("sample_rate", 0.5), ("target_epsilon", 3.0), ("num_steps", 30)]
+)
+def test_a_config_that_was_altered_is_refused(study: Study, key: str, value: float) -> None:
+    paths = interrupted(study)
+    paths.config.write_text(json.dumps({**read_json(paths.config), key: value}))
+    with pytest.raises((PrivacyError, StudyError), match=key):
+        train(study, DP)
+
+
+def test_a_ledger_of_other_noise_is_refused(study: Study) -> None:
+    paths = interrupted(study)
+    config = read_json(paths.config)
+    paths.config.write_text(json.dumps({**config, "noise_multiplier": config["noise_multiplier"] + 1}))
+    with pytest.raises(PrivacyError, match=r"noise_multiplier is .* in the ledger and .* in the run's config"):
+        train(study, DP)
+
+
+def test_data_that_changed_since_the_run_began_is_refused(study: Study) -> None:
+    interrupted(study)
+    manifest = study.paths.shards("uka").manifest
+    manifest.write_text(manifest.read_text().replace('"synthetic": true', '"synthetic":  true'))
+    with pytest.raises(StudyError, match=r"data\.manifest_sha256"):
+        train(study, DP)
+
+
+def test_a_second_process_on_the_same_run_is_refused(study: Study) -> None:
+    with (
+        exclusive_lock(paths_of(study, DP).lock),
+        pytest.raises(DpdtError, match="another process is training this run"),
+    ):
+        train(study, DP)
+
+
+def test_trainings_wait_for_the_pretraining(make_study: MakeStudy) -> None:
+    study = make_study()
+    with pytest.raises(StudyError, match=r"pretraining is not finished.*Run `dpdt pretrain"):
+        train(study, DP)
+
+
+def test_cuda_that_is_asked_for_and_missing_is_an_error_at_once(
+    make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # CT-03: a job without its GPU trained on the CPU for days.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(StudyError, match=r"train\.device: 'cuda' was asked for, but torch sees no GPU"):
+        pretrain(make_study(('device = "cpu"', 'device = "cuda"')))
+
+
+def test_delta_must_be_below_one_over_the_units(make_study: MakeStudy) -> None:
+    study = make_study(("delta = 1e-3", "delta = 0.04"))
+    pretrain(study)
+    with pytest.raises(PrivacyError, match=r"privacy\.delta: 0\.04 is not below 1 / 32 patients"):
+        train(study, DP)
+
+
+def test_a_signal_stops_in_good_order_and_reaches_the_handler_of_before(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: got.append(number))
+    plain = dpdt.loop.TrainingLoop._take_step
+
+    def take(self: dpdt.loop.TrainingLoop, rows: Any) -> torch.Tensor:
+        if self.step == 4:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        return plain(self, rows)
+
+    monkeypatch.setattr(dpdt.loop.TrainingLoop, "_take_step", take)
+    try:
+        summary = train(study, DP)
+        assert got == [signal.SIGUSR2]  # as submitit's handler, which requeues the job
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert summary.status == "interrupted"
+    assert summary.step == 5
+    assert read_spent_steps(paths_of(study, DP).ledger) == 5
+
+
+def test_epoch_ends_are_told(study: Study) -> None:
+    seen: list[int] = []
+    train(study, PLAIN, on_epoch_end=lambda paths: seen.append(read_json(paths.state)["step"]))
+    assert len(seen) == 5
+
+
+def test_pretraining_counts_the_class_weights_of_the_public_domain(study: Study) -> None:
+    assert study.pretrain_run_id is not None
+    config = read_json(study.paths.run(study.pretrain_run_id).config)
+    labels = load_split(study, "mimic", "train").labels
+    expected = (labels == 0).sum(0) / (labels == 1).sum(0)
+    np.testing.assert_allclose(config["public_class_weights"], expected)
+    assert config["kind"] == "pretrain"
+    assert config["class_weights"] is None
+
+
+def test_public_class_weights_are_used_and_stated(make_study: MakeStudy) -> None:
+    study = make_study(('device = "cpu"', 'device = "cpu"\nclass_weights = "public"'))
+    pretrain(study)
+    train(study, DP)
+    assert study.pretrain_run_id is not None
+    public = read_json(study.paths.run(study.pretrain_run_id).config)["public_class_weights"]
+    assert read_json(paths_of(study, DP).config)["class_weights"] == public
+    assert "public pretraining data" in read_json(paths_of(study, DP).privacy)["other_releases"][0]["source"]
+
+
+def test_weights_of_a_file_are_the_start_instead_of_pretraining(make_study: MakeStudy, tmp_path: Path) -> None:
+    study = make_study(("width = 8", 'width = 8\ninit_weights = "init.pt"'))
+    torch.save(build_model(study.model).state_dict(), tmp_path / "init.pt")
+    with pytest.raises(StudyError, match="nothing to pretrain on"):
+        pretrain(study)
+    train(study, PLAIN)
+    assert read_json(paths_of(study, PLAIN).config)["initial_weights"]["source"] == "file init.pt"
+
+
+def test_without_dp_the_loss_falls(study: Study, make_study: MakeStudy) -> None:
+    study = make_study(("num_epochs = 5", "num_epochs = 40"))
+    train(study, PLAIN)
+    losses = [json.loads(line)["loss"] for line in paths_of(study, PLAIN).metrics_log.read_text().splitlines()]
+    assert losses[-1] < 0.7 * losses[0]
+    model = build_model(study.model)
+    load_weights(model, paths_of(study, PLAIN).weights)
