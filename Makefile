@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PYTHON
 
-.PHONY: install demo test check format clean slurm-up slurm-down
+.PHONY: install demo test check format clean slurm-up slurm-down bench-evaluate
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -34,6 +34,10 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(wildcard csrc/*.cpp csrc/*.hpp tests/csrc/*.cpp)
+
+# The bootstrap against a loop over scikit-learn, one core: a table, and build/bench/evaluate.json.
+bench-evaluate: install
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/evaluate.py
 
 # A throw-away Slurm of four nodes on this machine, below build/slurm.
 slurm-up:

@@ -128,10 +128,10 @@ def _compare(study: Study, run: Run, without: Run, domain: str) -> Iterator[dict
             row |= {"test": "permutation", "p": permutation_test(target[known], *scores, units=units[known])}
         yield row
     if pairs:
-        means = np.mean(pairs, axis=0)
+        means = [float(mean) for mean in np.mean(pairs, axis=0)]
         error = _error(np.mean(influences, axis=0))
         note = "" if len(pairs) == len(LABELS) else f"over {len(pairs)} of {len(LABELS)} labels"
-        yield {"label": AVERAGE, **_tested(*means, error, study), "test": "DeLong", "reason": note}
+        yield {"label": AVERAGE, **_tested(means[0], means[1], error, study), "test": "DeLong", "reason": note}
 
 
 def _error(influence: np.ndarray[Any, np.dtype[np.float64]]) -> float:
@@ -167,7 +167,11 @@ def metrics_table(study: Study) -> pd.DataFrame:
     for cell, run in cell_runs(study).items():
         table = run.metrics() if run else None
         if table is not None:
-            head = {"target_epsilon": cell.target_epsilon, "train_domain": cell.domain, "seed": cell.seed}
+            head: dict[str, Any] = {
+                "target_epsilon": cell.target_epsilon,
+                "train_domain": cell.domain,
+                "seed": cell.seed,
+            }
             tables.append(table.assign(**head)[[*head, *table.columns]])
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*KEYS[:2], "seed", *COLUMNS])
 

@@ -172,7 +172,7 @@ def sizes_figure(sizes: pd.DataFrame) -> Drawing:
         for number, group in enumerate(g for g in SUBGROUPS if g in shares):
             height = np.arange(len(shares)) + 0.16 * (number - 2)
             colour, hatch = ARM_COLOURS[number], ("", "///", "", "...", "xxx")[number]
-            look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+            look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
             axes.barh(height, shares[group], 0.15, label=group_name(group), **look)
         axes.set_yticks(range(len(shares)), [f"{d}\n{counts.loc[d, ALL]:,.0f} images" for d in shares.index])
         axes.invert_yaxis()

@@ -147,7 +147,9 @@ def answer(arms: Sequence[Arm], grid: Grid) -> str:
     clauses: list[str] = []
     for epsilon in epsilons:
         of_arm = {scope: cells[epsilon, scope] for scope in SCOPES if (epsilon, scope) in cells}
-        values = [f"{arm.auc:.3f}{_difference(arm)}{'' if clauses else WHERE[scope]}" for scope, arm in of_arm.items()]
+        values = [
+            f"{plain(arm.auc)}{_difference(arm)}{'' if clauses else WHERE[scope]}" for scope, arm in of_arm.items()
+        ]
         name = f"with {grid.name(epsilon)}" if math.isfinite(epsilon) else "without DP"
         clauses.append(f"{name} {'it' if clauses else 'the mean macro AUC'} is {' and '.join(values)}")
     compared = any(not math.isnan(arm.difference) for arm in arms)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from dpdt.files import atomic_path, write_text
-from dpdt.metrics import AVERAGE
+from dpdt.metrics import ALL, AVERAGE
 from dpdt.report import figures, sections, tables
 from dpdt.report.grid import Grid
 from dpdt.report.page import Contents, arms_table, heat_map_name, subgroup_table
@@ -21,7 +21,7 @@ def draw(grid: Grid, auc: pd.DataFrame, curve: pd.DataFrame, subgroups: pd.DataF
     """All figures by name; none where there is no number to show."""
     if auc["auc"].notna().sum() == 0:
         return {}
-    scale = figures.auc_scale(auc)
+    scale = figures.auc_scale(auc[auc["subgroup"] == ALL])  # small subgroups would stretch it
     names = {epsilon: grid.name(epsilon) for epsilon in grid.epsilons}
     labels = [label for label in (AVERAGE, *LABELS) if label in set(auc["label"])]
     drawn = {}
@@ -70,15 +70,16 @@ def publish(
     for name, table in csv.items():
         with atomic_path(folder / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
-    for name, text in tex.items():
-        write_text(folder / "tables" / f"{name}.tex", text)
+    texts = {folder / "tables" / f"{name}.tex": text for name, text in tex.items()}
+    for file, text in texts.items():
+        write_text(file, text)
     wanted = {folder / "figures" / f"{name}.{kind}": data for name, of in drawn.items() for kind, data in of.items()}
     for file, data in wanted.items():
         with atomic_path(file) as temporary:
             temporary.write_bytes(data)
     stale = [file for kind in ("png", "svg", "pdf") for file in (folder / "figures").glob(f"*.{kind}")]
     for file in (*stale, *(folder / "tables").glob("*.tex")):
-        if file not in wanted and file.stem not in tex:
+        if file not in wanted and file not in texts:
             file.unlink()
     write_text(folder / "index.html", page)
     return folder / "index.html"

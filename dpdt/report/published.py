@@ -100,8 +100,8 @@ def read_auc_table(frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, Grid]:
     values = pd.to_numeric(frame["auc"], errors="coerce")
     bad = frame["auc"].notna() & (values.isna() | (values < 0) | (values > 1))
     if bad.any():
-        raise StudyError(f"--from-csv {name}: auc: expected numbers in [0, 1], got {frame['auc'][bad].iloc[0]!r}.")
-    table = frame[CELL].assign(target_epsilon=epsilon, auc=values)
+        raise StudyError(f"--from-csv {name}: auc: expected numbers in [0, 1], got {str(frame['auc'][bad].iloc[0])!r}.")
+    table: pd.DataFrame = frame[CELL].assign(target_epsilon=epsilon, auc=values)
     twice = table.duplicated(["target_epsilon", *CELL])
     if twice.any():
         row = table[twice].iloc[0]

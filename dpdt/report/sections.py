@@ -133,7 +133,7 @@ def _with_change(table: pd.DataFrame, without: pd.DataFrame, epsilon: float, dra
     def keys(of_epsilon: float, pairs: pd.Index) -> list[DrawKey]:
         chosen = table.loc[pairs]
         names = zip(chosen["label"], chosen["attribute"], chosen["measure"], strict=True)
-        return [DrawKey(of_epsilon, *pair, *name) for pair, name in zip(pairs, names, strict=True)]
+        return [DrawKey(of_epsilon, pair[0], pair[1], *name) for pair, name in zip(pairs, names, strict=True)]
 
     interval = interval_text(draws.mean(keys(epsilon, table.index)))
     text = plain(float(table["value"].mean())) + (f" ({interval})" if interval else "")
