@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from dpdt.files import make_folder, write_json
+from dpdt.metrics import compare_aucs
 from dpdt.report import auc_matrix, auc_table, figures, tables, write_report
 from dpdt.report.grid import Grid
 from dpdt.report.page import answer
@@ -20,6 +21,19 @@ from tests.fake_runs import FIVE, FakeRuns
 
 Make = Callable[..., FakeRuns]
 TWO = ("vindr", "uka")
+
+
+@pytest.fixture
+def real_figures() -> None:
+    """A test that asks for it draws; the others need the figures' names alone, and drawing takes most of the time."""
+
+
+@pytest.fixture(autouse=True)
+def quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "real_figures" not in request.fixturenames:
+        stub = dict.fromkeys(("png", "svg", "pdf"), b"not drawn")
+        for name in ("heat_map", "epsilon_figure", "subgroup_figure"):
+            monkeypatch.setattr(figures, name, lambda *_, **__: stub)
 
 
 def page_text(study: Study) -> str:
@@ -126,7 +140,7 @@ def test_a_damaged_metrics_file_counts_as_missing(fake_runs: Make) -> None:
     assert "trained, not evaluated yet" in page_text(runs.study)
 
 
-def test_the_page_needs_no_server_and_no_network(fake_runs: Make) -> None:
+def test_the_page_needs_no_server_and_no_network(fake_runs: Make, real_figures: None) -> None:
     study = fake_runs(TWO, "[8.0, inf]").all().study
     html = write_report(study).read_text(encoding="utf-8")
     assert "<script" not in html
@@ -241,3 +255,70 @@ def test_a_second_report_replaces_the_first(fake_runs: Make) -> None:
     write_report(study)
     assert not stale.exists()
     assert (study.paths.report / "index.html").read_bytes() == first
+
+
+def test_models_are_compared_on_the_same_draws_with_their_tests(fake_runs: Make) -> None:
+    study = fake_runs(TWO, "[1.0, inf]").all().study
+    write_report(study)
+    table = pd.read_csv(study.paths.report / "comparisons.csv")
+    assert len(table) == 2 * 2 * (len(LABELS) + 1)
+    chosen = table[(table["train_domain"] == "vindr") & (table["test_domain"] == "uka") & (table["label"] == "healthy")]
+    (row,) = chosen.to_dict("records")
+    frames = [
+        pd.read_parquet(study.paths.run(study.run_id(Cell("vindr", epsilon, 0))).predictions("uka"))
+        for epsilon in (1.0, math.inf)
+    ]
+    first, second = (frame[frame["label"] == "healthy"] for frame in frames)
+    test = compare_aucs(first["target"].to_numpy(dtype=int), first["score"].to_numpy(), second["score"].to_numpy())
+    assert row["difference"] == pytest.approx(test.difference, abs=1e-6)
+    # Two images a patient whose findings are independent: the error by patient is near to that by image.
+    assert row["standard_error"] == pytest.approx(test.standard_error, rel=0.25)
+    assert row["p_holm"] >= row["p"]
+    assert row["ci_low"] <= row["ci_high"]
+    assert row["p_equivalence"] > 0.05  # 240 images cannot show a difference below .01
+    assert "are shown to be within ±0.01 macro AUC" in page_text(study)
+
+
+def test_a_label_that_is_undefined_has_no_comparison_but_a_reason(fake_runs: Make) -> None:
+    study = fake_runs(("vindr",), "[1.0, inf]").all(change=lambda frame: frame.assign(target_pneumonia=0.0)).study
+    write_report(study)
+    table = pd.read_csv(study.paths.report / "comparisons.csv").set_index("label")
+    assert math.isnan(table.loc["pneumonia", "p"])
+    assert table.loc["pneumonia", "reason"] == "one class only: 0 of 240 images positive"
+    assert table.loc["average", "reason"] == "over 4 of 5 labels"
+
+
+def test_a_small_class_is_tested_by_permutation(fake_runs: Make) -> None:
+    def few(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(target_healthy=[1.0] * 12 + [0.0] * (len(frame) - 12))
+
+    study = fake_runs(("vindr",), "[1.0, inf]").all(change=few).study
+    write_report(study)
+    table = pd.read_csv(study.paths.report / "comparisons.csv").set_index("label")
+    assert table.loc["healthy", "test"] == "permutation"
+    assert table.loc["pneumonia", "test"] == "DeLong"
+
+
+def test_fairness_both_protocols_and_intervals_are_on_the_page(fake_runs: Make) -> None:
+    study = fake_runs(TWO, "[1.0, inf]").all().study
+    write_report(study)
+    text = page_text(study)
+    for expected in ("AUC gap, sex", "AUC of the worst group, age", "underdiagnosis gap", "paper (optimistic)"):
+        assert expected in text
+    table = pd.read_csv(study.paths.report / "fairness.csv")
+    private = table[(table["target_epsilon"] == 1.0) & (table["label"] == "average")]
+    assert private["difference_low"].notna().all()
+    curve = pd.read_csv(study.paths.report / "epsilon_curve.csv")
+    means = curve[curve["train_domain"] == "mean"]
+    assert ((means["ci_low"] <= means["auc"]) & (means["auc"] <= means["ci_high"])).all()
+
+
+def test_tables_for_a_paper_are_latex(fake_runs: Make) -> None:
+    study = fake_runs(TWO, "[1.0, inf]").all().study
+    write_report(study)
+    names = {file.stem for file in (study.paths.report / "tables").glob("*.tex")}
+    assert names >= {"arms", "comparisons", "transfer_eps1", "subgroups_on-domain", "fairness_off-domain"}
+    text = (study.paths.report / "tables" / "arms.tex").read_text()
+    assert r"\begin{tabular}{lcccc}" in text
+    assert r"$\varepsilon$ = 1" in text
+    assert "−" not in text

@@ -137,4 +137,5 @@ def _with_averages(table: pd.DataFrame) -> pd.DataFrame:
     of_labels = table[table["subgroup"] == ALL]
     by = ["target_epsilon", "subgroup", "train_domain", "test_domain"]
     means = of_labels.groupby(by, sort=False, as_index=False)["auc"].mean().assign(label=AVERAGE)
-    return pd.concat([means, table], ignore_index=True)
+    whole: pd.DataFrame = pd.concat([means, table], ignore_index=True)
+    return whole
