@@ -235,7 +235,10 @@ class ClusterSettings(Section):
     cpus_per_task: Integer = Field(default=2, ge=1)
     mem_gb: Number = Field(default=8.0, gt=0)
     timeout_min: Integer = Field(default=240, ge=1)
-    array_parallelism: Integer = Field(default=64, ge=1, description="Tasks of one array that may run at once.")
+    array_parallelism: Integer = Field(default=64, ge=1, description="Tasks of one stage that may run at once.")
+    max_attempts: Integer = Field(default=100, ge=1, description="Starts of a job in all; each requeue is one more.")
+    shard_tasks: Integer = Field(default=1, ge=1, description="Tasks that share the making of one domain's shards.")
+    scratch: str | None = Field(default=None, description="Folder of the node for shards, e.g. `$SLURM_TMPDIR`.")
     local_parallelism: Integer = Field(default=2, ge=1, description="Tasks at once with --cluster local.")
     setup: tuple[str, ...] = Field(default=(), description="Shell lines before the task, e.g. `module load …`.")
 

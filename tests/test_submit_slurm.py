@@ -161,17 +161,28 @@ def test_the_script_that_slurm_gets(make_fake_study: MakeStudy, fake_slurm: Fake
 # setup
 export OMP_NUM_THREADS=4
 module load cuda
+trap : TERM
+set +e
 
 # command
 export SUBMITIT_EXECUTOR=slurm
 srun --unbuffered --output {folder}/%A_%a_%t_log.out --cpus-per-task=4 {python} -m submitit.core._submit {folder}
-"""
+
+
+# teardown
+code=$?
+if [ $code = 75 ] || [ $code = 140 ] || [ $code = 143 ]; then
+  job=$SLURM_JOB_ID
+  [ -z "$SLURM_ARRAY_TASK_ID" ] || job=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
+  [ "$(timeout 60 squeue --noheader --job="$job" --format=%T)" = RUNNING ] && timeout 60 scontrol requeue "$job"
+fi
+exit $code"""
     )
 
 
 def test_without_slurm_it_says_so(make_fake_study: MakeStudy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ClusterError, match="no Slurm here: sbatch and srun were not found"):
+    with pytest.raises(ClusterError, match="no Slurm here: not found: sbatch, srun, squeue, scontrol"):
         submit(make_fake_study(), cluster="slurm")
 
 
@@ -183,8 +194,8 @@ def test_a_call_asks_to_be_started_again_with_the_same_task() -> None:
 def test_a_job_that_left_no_trace_is_a_failure_even_without_accounting(
     make_fake_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dpdt.submit.slurm.POLL_SECONDS", 0.05)
-    monkeypatch.setattr("dpdt.submit.slurm.GONE_SECONDS", 0.1)
+    monkeypatch.setattr("dpdt.submit.wait.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("dpdt.submit.wait.GONE_SECONDS", 0.1)
     study = make_fake_study()
     with pytest.raises(
         ClusterError, match=r"^cohort a: ended without a result \(Slurm's state: unknown\).*3 tasks failed; 14 not run"

@@ -3,9 +3,9 @@
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 import dpdt
 from dpdt.errors import StudyError
@@ -14,8 +14,11 @@ from dpdt.study import ClusterSettings, Study
 
 __all__ = ["PROFILES", "Profile", "Resources", "StageSettings", "resources"]
 
-# The profiles of the repository: present where dpdt is installed from a checkout (`make install`).
-PROFILES: Final = Path(dpdt.__file__).parents[1] / "slurm" / "clusters"
+# The profiles of the repository: in the checkout, or where an installation puts them.
+_PACKAGE: Final = Path(dpdt.__file__).parent
+PROFILES: Final = next(
+    (folder for folder in [_PACKAGE.parent / "slurm" / "clusters"] if folder.is_dir()), _PACKAGE / "clusters"
+)
 
 
 class StageSettings(BaseModel):
@@ -37,8 +40,16 @@ class Profile(ClusterSettings):
     """A file of slurm/clusters: the keys of `[cluster]`, and what only a site needs."""
 
     python: str | None = Field(default=None, description="Shell command that starts Python on a node.")
+    image: str | None = Field(default=None, description="Apptainer image that has dpdt; python is run in it.")
+    binds: tuple[str, ...] = Field(default=(), description="Folders of the host that are visible in the image.")
     signal_delay_s: int = Field(default=90, ge=10, description="Seconds between the warning signal and the time limit.")
     stages: dict[str, StageSettings] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_python(self) -> Self:
+        if self.image is not None and self.python is not None:
+            raise ValueError("python and image: only one of them may be given; an image starts its own python")
+        return self
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,11 @@ class Resources:
     array_parallelism: int
     setup: tuple[str, ...]
     python: str | None
+    image: str | None
+    binds: tuple[str, ...]
     signal_delay_s: int
+    max_attempts: int
+    scratch: str | None
 
 
 def resources(study: Study) -> dict[str, Resources]:
@@ -88,7 +103,11 @@ def _of_stage(profile: Profile, stage: str) -> Resources:
         array_parallelism=values["array_parallelism"],
         setup=tuple(values["setup"]),
         python=values["python"],
+        image=values["image"],
+        binds=tuple(values["binds"]),
         signal_delay_s=values["signal_delay_s"],
+        max_attempts=values["max_attempts"],
+        scratch=values["scratch"],
     )
 
 
@@ -110,6 +129,8 @@ def _read_profile(study: Study, given: dict[str, Any]) -> Profile:
     for stage in raw.get("stages", {}):
         if stage not in STAGES:
             raise StudyError(f"{file}: stages.{stage}: unknown stage. Valid stages: {', '.join(STAGES)}.")
+    if "shard_tasks" in raw:
+        raise StudyError(f"{file}: shard_tasks: belongs in [cluster] of the study file, not in a profile.")
     try:
         return Profile.model_validate({**raw, **given})
     except ValidationError as err:
