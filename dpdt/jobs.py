@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from dpdt.attempts import attempts_file
 from dpdt.errors import ClusterError
-from dpdt.files import make_folder, read_json, write_json
+from dpdt.files import NO_LOCKS, make_folder, read_json, write_json
 from dpdt.frozen import freeze_study
 from dpdt.paths import SubmissionPaths
 from dpdt.stages import Task
@@ -217,6 +217,9 @@ def is_locked(file: Path) -> bool:
         return False
     except BlockingIOError:
         return True
+    except OSError as err:
+        if err.errno not in NO_LOCKS:
+            raise
     return False
 
 
@@ -243,17 +246,35 @@ def read_accounting(job_ids: Sequence[str]) -> dict[str, Queued] | None:
         None where the site keeps no accounting.
     """
     whole = sorted({job_id.split("_")[0] for job_id in job_ids})
-    columns = "--format=JobID,State,NodeList"
     answer = _ask(
-        "sacct", "--noheader", "--parsable2", "--allocations", "--array", columns, f"--jobs={','.join(whole)}"
+        "sacct",
+        "--noheader",
+        "--parsable2",
+        "--allocations",
+        "--format=JobID,State,NodeList",
+        f"--jobs={','.join(whole)}",
     )
     if answer is None:
         return None
-    rows = (line.split("|") for line in answer.splitlines() if line.count("|") == 2)
-    found = {
-        job_id: Queued(state.split(" ")[0], "", "" if node == "None assigned" else node) for job_id, state, node in rows
-    }
+    found: dict[str, Queued] = {}
+    for line in answer.splitlines():
+        listed, state, node = (*line.split("|"), "", "")[:3]
+        row = Queued(state.split(" ")[0], "", "" if node == "None assigned" else node)
+        found.update(dict.fromkeys(_elements(listed), row))
     return {job_id: found[job_id] for job_id in job_ids if job_id in found}
+
+
+def _elements(listed: str) -> list[str]:
+    """Job ids of a line of sacct, which writes elements of an array that never started together.
+
+    >>> _elements("12_3"), _elements("12_[0,4-6%2]")
+    (['12_3'], ['12_0', '12_4', '12_5', '12_6'])
+    """
+    array_id, bracket, inside = listed.partition("_[")
+    if not bracket:
+        return [listed]
+    ends = [part.split("-") for part in inside.rstrip("]").split("%")[0].split(",")]
+    return [f"{array_id}_{number}" for end in ends for number in range(int(end[0]), int(end[-1]) + 1)]
 
 
 def _ask(*command: str) -> str | None:

@@ -14,7 +14,7 @@ LAYERS = [
     {"study", "checkpoint"},
     {"domains", "metrics", "model", "privacy", "runs"},
     {"cohort"},
-    {"shards"},
+    {"shards", "scratch"},
     {"dataset"},
     {"predict"},
     {"loop"},

@@ -115,8 +115,9 @@ def _too_much(stage: str, one: Resources, rows: list[list[str]]) -> Iterator[str
         yield f"{stage}: no node has cpus_per_task = {one.cpus} CPUs"
     if all(_number(row[4]) < one.mem_gb * 1024 for row in rows):
         yield f"{stage}: no node has mem_gb = {one.mem_gb:g}"
-    if one.gpus and all(_gpus(row[5]) < one.gpus for row in rows):
-        yield f"{stage}: no node has gpus_per_task = {one.gpus} GPUs"
+    if one.gpus and all(_gpus(row[5], one.gpu_type) < one.gpus for row in rows):
+        kind = f" of gpu_type = {one.gpu_type}" if one.gpu_type else ""
+        yield f"{stage}: no node has gpus_per_task = {one.gpus} GPUs{kind}"
     if one.constraint and re.fullmatch(r"[\w.-]+", one.constraint):
         features = sorted({feature for row in rows for feature in row[7].split(",")})
         if one.constraint not in features:
@@ -259,13 +260,14 @@ def _number(text: str) -> int:
     return int(found[0]) if found else 0
 
 
-def _gpus(gres: str) -> int:
-    """GPUs of a node.
+def _gpus(gres: str, kind: str | None = None) -> int:
+    """GPUs of a node, of one kind or of all.
 
-    >>> _gpus("gpu:a100:4(S:0-1),shard:8"), _gpus("(null)"), _gpus("gpu:2")
-    (4, 0, 2)
+    >>> _gpus("gpu:a100:4(S:0-1),shard:8"), _gpus("(null)"), _gpus("gpu:2"), _gpus("gpu:a100:4,gpu:t4:1", "t4")
+    (4, 0, 2, 1)
     """
-    return sum(int(count) for count in re.findall(r"\bgpu(?::[^:,(]+)?:(\d+)", gres))
+    found = re.findall(r"\bgpu(?::([^:,(]+))?:(\d+)", gres)
+    return sum(int(count) for name, count in found if kind in (None, name))
 
 
 def _minutes(limit: str) -> int | None:

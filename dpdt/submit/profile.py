@@ -30,6 +30,7 @@ class StageSettings(BaseModel):
     qos: str | None = None
     constraint: str | None = None
     gpus_per_task: int | None = Field(default=None, ge=0)
+    gpu_type: str | None = None
     cpus_per_task: int | None = Field(default=None, ge=1)
     mem_gb: float | None = Field(default=None, gt=0)
     timeout_min: int | None = Field(default=None, ge=1)
@@ -61,6 +62,7 @@ class Resources:
     qos: str | None
     constraint: str | None
     gpus: int
+    gpu_type: str | None
     cpus: int
     mem_gb: float
     timeout_min: int
@@ -97,6 +99,7 @@ def _of_stage(profile: Profile, stage: str) -> Resources:
         qos=values["qos"],
         constraint=values["constraint"],
         gpus=values["gpus_per_task"] if stage in GPU_STAGES else 0,
+        gpu_type=values["gpu_type"],
         cpus=values["cpus_per_task"],
         mem_gb=values["mem_gb"],
         timeout_min=values["timeout_min"],
@@ -136,6 +139,8 @@ def _read_profile(study: Study, given: dict[str, Any]) -> Profile:
     except ValidationError as err:
         first = err.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        if not first["loc"]:
+            raise StudyError(f"{file}: {first['msg'].removeprefix('Value error, ')}.") from err
         valid = StageSettings.model_fields if first["loc"][0] == "stages" else Profile.model_fields
         raise StudyError(f"{file}: {where}: {first['msg']}. Valid keys: {', '.join(valid)}.") from err
 

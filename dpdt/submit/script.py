@@ -53,7 +53,7 @@ def make_executor(
         account=asked.account,
         qos=asked.qos,
         constraint=asked.constraint,
-        gpus_per_node=asked.gpus or None,
+        gpus_per_node=f"{asked.gpu_type}:{asked.gpus}" if asked.gpus and asked.gpu_type else asked.gpus or None,
         cpus_per_task=asked.cpus,
         ntasks_per_node=1,
         mem=f"{max(1, round(asked.mem_gb * 1024))}M",

@@ -134,6 +134,7 @@ def test_eight_trainings_on_four_nodes_survive_what_a_cluster_does(
         slurm("scontrol", "requeue", job[by_hand])
         slurm("scontrol", "update", f"nodename={drained}", "state=drain", "reason=test")
         slurm("scontrol", "update", f"nodename={broken}", "state=down", "reason=test")
+        slurm("scontrol", "update", f"nodename={broken}", "state=drain", "reason=test")  # it shall not come back yet
         slurm("sbatch", "-p", "high", "-w", busy, "-c", "2", "--mem=10", "-o", "/dev/null", "--wrap", "sleep 1")
         wait_until(lambda: any(rows_of(study)[run_id]["state"] == "waiting" for run_id in on_node[busy]))
         (in_time,) = (run_id for run_id in on_node[busy] if rows_of(study)[run_id]["state"] == "running")
