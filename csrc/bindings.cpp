@@ -66,10 +66,10 @@ dpdt::Recipe recipe_of(const std::string& name, bool equalise, const Array<std::
 
 // A pixel array that takes over the vector's memory.
 template <class T>
-py::array to_array(std::vector<T>&& pixels, std::size_t height, std::size_t width) {
-    auto owned = std::make_unique<std::vector<T>>(std::move(pixels));
+py::array to_array(dpdt::Samples<T>&& pixels, std::size_t height, std::size_t width) {
+    auto owned = std::make_unique<dpdt::Samples<T>>(std::move(pixels));
     T* const data = owned->data();
-    const py::capsule owner(owned.release(), [](void* pointer) { delete static_cast<std::vector<T>*>(pointer); });
+    const py::capsule owner(owned.release(), [](void* pointer) { delete static_cast<dpdt::Samples<T>*>(pointer); });
     return py::array_t<T>({height, width}, data, owner);
 }
 
@@ -90,7 +90,7 @@ py::array resample(const Array<T>& pixels, std::size_t height, std::size_t width
     if (height < 1 || width < 1 || height > 32767 || width > 32767) {
         throw py::value_error("height and width: expected numbers in 1..32767");
     }
-    std::vector<T> out(height * width);
+    dpdt::Samples<T> out(height * width);
     without_gil([&] { dpdt::resample(source, resampling, out.data(), height, width); });
     return to_array(std::move(out), height, width);
 }
@@ -141,7 +141,7 @@ py::dict codecs() {
     py::dict versions;
     versions["jpeg"] = dpdt::jpeg_version();
     versions["png"] = dpdt::png_version();
-    versions["zlib"] = dpdt::inflate_version();
+    versions["inflate"] = dpdt::inflate_version();
     return versions;
 }
 

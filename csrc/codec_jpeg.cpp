@@ -159,7 +159,7 @@ Image decode_jpeg(const std::uint8_t* data, std::size_t size, const DecodeLimits
     image.height = info.output_height;
     image.width = info.output_width;
     image.bits = 8;
-    std::vector<std::uint8_t> pixels(image.height * image.width);
+    Samples<std::uint8_t> pixels(image.height * image.width);
     if (cmyk) {
         std::vector<std::uint8_t> row(4 * image.width);
         for (std::size_t y = 0; y < image.height; ++y) {

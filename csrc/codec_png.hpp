@@ -1,4 +1,4 @@
-// PNG through libpng.
+// PNG: the usual kinds through libdeflate and loops of our own, the others through libpng.
 #pragma once
 
 #include <string>
@@ -11,7 +11,7 @@ namespace dpdt {
 // Alpha, transparency, gamma and colour profiles are ignored. Damaged data are errors.
 Image decode_png(const std::uint8_t* data, std::size_t size, const DecodeLimits& limits);
 
-// Names and versions of the library and of the one that inflates its data.
+// Names and versions of the libraries.
 std::string png_version();
 std::string inflate_version();
 

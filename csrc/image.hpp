@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -35,16 +36,36 @@ struct View {
     const T* row(std::size_t y) const { return data + y * width; }
 };
 
+// Leaves new elements as they are: every sample is written anyway, and clearing ten megapixels first costs time.
+template <class T>
+struct Uninitialised : std::allocator<T> {
+    template <class U>
+    struct rebind {
+        using other = Uninitialised<U>;
+    };
+    template <class U>
+    void construct(U* place) noexcept {
+        ::new (static_cast<void*>(place)) U;
+    }
+    template <class U, class... Values>
+    void construct(U* place, Values&&... values) {
+        ::new (static_cast<void*>(place)) U(std::forward<Values>(values)...);
+    }
+};
+
+template <class T>
+using Samples = std::vector<T, Uninitialised<T>>;
+
 struct Image {
     std::size_t height = 0;
     std::size_t width = 0;
     int bits = 0;              // a sample as stored in the file: 1, 2, 4, 8 or 16; 1 to 4 are stretched to 8 here
     std::size_t warnings = 0;  // oddities that do not change pixels, such as bytes after the picture's end
-    std::variant<std::vector<std::uint8_t>, std::vector<std::uint16_t>> pixels;
+    std::variant<Samples<std::uint8_t>, Samples<std::uint16_t>> pixels;
 
     template <class T>
     View<T> view() const {
-        return {std::get<std::vector<T>>(pixels).data(), height, width};
+        return {std::get<Samples<T>>(pixels).data(), height, width};
     }
 };
 

@@ -155,7 +155,7 @@ def _calibrate(target: float, rate: float, steps: int, delta: float, accountant:
 
 
 def _guess(target: float, rate: float, steps: int, delta: float) -> float:
-    """Where to look first, good to some 10 %, no bound: central limit of Bu et al. 2020 (arXiv 1911.11607)."""
+    """Where to look first: the central limit of Bu et al. 2020 (arXiv 1911.11607), good to some 10 %; no bound."""
     tail = math.sqrt(2 * math.log(1 / delta))
     mu = math.sqrt(tail**2 + 2 * target) - tail
     sigma = 1 / math.sqrt(math.log1p(mu**2 / (rate**2 * steps)))

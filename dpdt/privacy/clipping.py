@@ -6,8 +6,8 @@ sum moves by at most that much when one unit is added or removed (Abadi et al. 2
 and add Gaussian noise of standard deviation noise_multiplier · max_grad_norm. Both arms divide by the
 expected batch size, which is public, never by the drawn one, which is not.
 
-Opacus gives the gradient (hooks) or its norm (ghost) of each image; norms are added up and compared in float64,
-because its float32 norms of long rows come out low and let a sum pass the bound.
+Opacus gives the gradient (hooks) or its norm (ghost) of each image. Norms are added up in float64: a float32 norm of a
+long row comes out low, and the sum could pass the bound.
 """
 
 import abc
@@ -23,8 +23,8 @@ from dpdt.privacy.keystream import KeyStream
 
 __all__ = ["CLIPPING", "ClippedGradientSum", "GhostClipping", "GradientSum", "HooksClipping"]
 
-# Gradient entries of an image that are squared and added at once; bounds the float64 copies.
-BLOCK: Final = 1 << 16
+# Entries of a gradient whose squares are added up in float32; few enough that nothing is lost.
+BLOCK: Final = 1024
 # Ghost norms are float32 sums over pixels: allow for their rounding, so that the true norm keeps to max_grad_norm.
 GHOST_MARGIN: Final = 1e-4
 
@@ -209,6 +209,9 @@ def _take(parameter: nn.Parameter, name: str, *, rows: int | None = None) -> Ten
 
 
 def _squared_norms(rows: Tensor) -> Tensor:
-    """Squared norm of each row in float64."""
-    blocks = (rows[:, start : start + BLOCK] for start in range(0, rows.shape[1], BLOCK))
-    return torch.stack([block.double().square().sum(1) for block in blocks]).sum(0)
+    """Squared norm of each row, in float64 from the float32 norms of short blocks of the row."""
+    num_blocks = rows.shape[1] // BLOCK
+    whole = rows[:, : num_blocks * BLOCK].reshape(len(rows), num_blocks, BLOCK)
+    blocks = torch.linalg.vector_norm(whole, dim=2)
+    rest = torch.linalg.vector_norm(rows[:, num_blocks * BLOCK :], dim=1, keepdim=True)
+    return torch.cat((blocks, rest), dim=1).double().square().sum(1)
