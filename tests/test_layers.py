@@ -11,6 +11,7 @@ PACKAGE = Path(dpdt.__file__).parent
 LAYERS = [
     {"errors", "vocabulary", "_core"},
     {"files", "paths", "console", "stop"},
+    {"domain_settings"},
     {"study", "checkpoint"},
     {"domains", "metrics", "model", "privacy", "runs"},
     {"cohort"},
