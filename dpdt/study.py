@@ -69,6 +69,14 @@ class ShardSettings(Section):
     size: Integer = Field(default=512, ge=8, le=4096, description="Height and width in pixels.")
     recipe: Literal["area", "paper"] = Field(default="area", description="Resampling, see docs.")
     equalise: bool = Field(default=True, description="Histogram equalisation after min-max.")
+    aspect: Literal["stretch", "pad"] = Field(
+        default="stretch", description="pad: keep the picture's shape, centred, with 0 around it."
+    )
+    exact_decode: bool = Field(
+        default=False,
+        description="Recipe area: decode JPEG and JPEG 2000 at full scale even where half of it leaves enough.",
+    )
+    voi_window: bool = Field(default=False, description="DICOM: apply the window that the file names, if it does.")
     shard_bytes: Integer = Field(default=1 << 30, ge=1, description="Pixels of one shard file, in bytes, at most.")
     num_threads: Integer = Field(default=0, ge=0, description="0: all cores given to the process.")
     max_reject_fraction: Number = Field(default=0.01, ge=0.0, le=1.0, description="More rejects fail the stage.")
