@@ -11,7 +11,7 @@ PACKAGE = Path(dpdt.__file__).parent
 LAYERS = [
     {"errors", "vocabulary", "_core"},
     {"files", "paths", "console", "stop"},
-    {"study", "checkpoint"},
+    {"study", "checkpoint", "ranks"},
     {"domains", "metrics", "model", "privacy", "runs"},
     {"cohort"},
     {"shards", "scratch"},
