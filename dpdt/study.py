@@ -185,6 +185,7 @@ class ClusterSettings(Section):
     qos: str | None = None
     constraint: str | None = None
     gpus_per_task: Integer = Field(default=0, ge=0, description="For pretrain, train and evaluate.")
+    nodes_per_task: Integer = Field(default=1, ge=1, description="For pretrain and train: one process a GPU on each.")
     gpu_type: str | None = Field(default=None, description="Slurm's name of the kind of GPU, e.g. `a100`.")
     cpus_per_task: Integer = Field(default=2, ge=1)
     mem_gb: Number = Field(default=8.0, gt=0)
