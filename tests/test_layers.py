@@ -14,6 +14,7 @@ LAYERS = [
     {"domain_settings"},
     {"study", "checkpoint"},
     {"domains", "metrics", "model", "privacy", "runs"},
+    {"counts", "splits"},
     {"cohort"},
     {"shards"},
     {"dataset"},
