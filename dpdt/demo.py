@@ -96,7 +96,7 @@ def show_comparison(study: Study) -> None:
     for target_epsilon in sorted(study.privacy.target_epsilons, reverse=True):
         arm = "no DP" if format_epsilon(target_epsilon) == "inf" else f"DP, epsilon {format_epsilon(target_epsilon)}"
         columns, rows = auc_table(study, target_epsilon)
-        show_table(f"Macro AUC on test patients, {arm} (rows: trained on; columns: tested on)", columns, rows)
+        show_table(f"Macro AUC by test domain, {arm}", columns, rows)
     print("All images are synthetic: these numbers say nothing about real radiographs.")
     print(f"Report: {study.paths.report / 'index.html'}")
     print(f"MLflow: dpdt ui {study.file}")

@@ -69,6 +69,14 @@ class ShardSettings(Section):
     size: Integer = Field(default=512, ge=8, le=4096, description="Height and width in pixels.")
     recipe: Literal["area", "paper"] = Field(default="area", description="Resampling, see docs.")
     equalise: bool = Field(default=True, description="Histogram equalisation after min-max.")
+    aspect: Literal["stretch", "pad"] = Field(
+        default="stretch", description="pad: keep the picture's shape, centred, with 0 around it."
+    )
+    exact_decode: bool = Field(
+        default=False,
+        description="Recipe area: decode JPEG and JPEG 2000 at full scale even where half of it leaves enough.",
+    )
+    voi_window: bool = Field(default=False, description="DICOM: apply the window that the file names, if it does.")
     shard_bytes: Integer = Field(default=1 << 30, ge=1, description="Pixels of one shard file, in bytes, at most.")
     num_threads: Integer = Field(default=0, ge=0, description="0: all cores given to the process.")
     max_reject_fraction: Number = Field(default=0.01, ge=0.0, le=1.0, description="More rejects fail the stage.")
@@ -177,10 +185,14 @@ class ClusterSettings(Section):
     qos: str | None = None
     constraint: str | None = None
     gpus_per_task: Integer = Field(default=0, ge=0, description="For pretrain, train and evaluate.")
+    gpu_type: str | None = Field(default=None, description="Slurm's name of the kind of GPU, e.g. `a100`.")
     cpus_per_task: Integer = Field(default=2, ge=1)
     mem_gb: Number = Field(default=8.0, gt=0)
     timeout_min: Integer = Field(default=240, ge=1)
-    array_parallelism: Integer = Field(default=64, ge=1, description="Tasks of one array that may run at once.")
+    array_parallelism: Integer = Field(default=64, ge=1, description="Tasks of one stage that may run at once.")
+    max_attempts: Integer = Field(default=100, ge=1, description="Starts of a job in all; each requeue is one more.")
+    shard_tasks: Integer = Field(default=1, ge=1, description="Tasks that share the making of one domain's shards.")
+    scratch: str | None = Field(default=None, description="Folder of the node for shards, e.g. `$SLURM_TMPDIR`.")
     local_parallelism: Integer = Field(default=2, ge=1, description="Tasks at once with --cluster local.")
     setup: tuple[str, ...] = Field(default=(), description="Shell lines before the task, e.g. `module load …`.")
 

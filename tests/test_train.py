@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,28 @@ def test_after_a_crash_the_steps_taken_again_are_paid_for_again(study: Study, mo
     steps = [json.loads(line)["step"] for line in paths.metrics_log.read_text().splitlines()]
     assert steps == sorted(set(steps))
     assert steps[-1] == NUM_STEPS - 2
+
+
+def test_a_killed_process_leaves_a_run_that_goes_on_within_its_budget(study: Study) -> None:
+    # DP-01: after SIGKILL and a new process the accountant had forgotten the steps before.
+    code = (
+        "from dpdt.study import Cell, load_study; from dpdt.train import train;"
+        f"train(load_study({str(study.file)!r}), Cell('uka', 8.0, 0))"
+    )
+    paths = paths_of(study, DP)
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        while process.poll() is None and (not paths.ledger.exists() or paths.ledger.read_bytes().count(b"\n") < 4):
+            time.sleep(0.001)
+        process.kill()
+    before = read_spent_steps(paths.ledger)
+    assert before >= 6
+    assert read_json(paths.state)["status"] in ("running", "finished")
+    summary = train(study, DP)
+    assert summary.status == "finished"
+    assert summary.epsilon is not None
+    assert summary.epsilon <= 8
+    assert read_spent_steps(paths.ledger) == NUM_STEPS
+    assert NUM_STEPS - 4 <= summary.step <= NUM_STEPS
 
 
 def test_noise_of_different_steps_never_coincides_across_crashes_and_resumes(

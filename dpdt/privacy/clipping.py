@@ -210,7 +210,8 @@ def _take(parameter: nn.Parameter, name: str, *, rows: int | None = None) -> Ten
 
 def _squared_norms(rows: Tensor) -> Tensor:
     """Squared norm of each row, in float64 from the float32 norms of short blocks of the row."""
-    whole = rows.shape[1] // BLOCK * BLOCK
-    blocks = torch.linalg.vector_norm(rows[:, :whole].unflatten(1, (-1, BLOCK)), dim=2)
-    rest = torch.linalg.vector_norm(rows[:, whole:], dim=1, keepdim=True)
+    num_blocks = rows.shape[1] // BLOCK
+    whole = rows[:, : num_blocks * BLOCK].reshape(len(rows), num_blocks, BLOCK)
+    blocks = torch.linalg.vector_norm(whole, dim=2)
+    rest = torch.linalg.vector_norm(rows[:, num_blocks * BLOCK :], dim=1, keepdim=True)
     return torch.cat((blocks, rest), dim=1).double().square().sum(1)
