@@ -431,7 +431,9 @@ def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
             next(names, None)  # a name of the user's own, as in `domains.<name>`
         inside = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
         model = next((kind for kind in inside if issubclass(kind, BaseModel)), None)
-    return [name for name in model.model_fields if name != "file"] if model is not None else []
+    if model is None:
+        return []
+    return _section_names() if model is Study else list(model.model_fields)
 
 
 def _first_error(error: ValidationError) -> str:

@@ -14,6 +14,7 @@ LAYERS = [
     {"domain_settings"},
     {"study", "checkpoint", "ranks"},
     {"domains", "metrics", "model", "privacy", "runs"},
+    {"counts", "splits"},
     {"cohort"},
     {"shards", "scratch"},
     {"dataset"},
