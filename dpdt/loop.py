@@ -7,6 +7,8 @@ undisturbed one would have drawn. After a crash in a block those numbers may hav
 checkpoint, its streams get new keys, and the steps that it takes again are paid for again.
 """
 
+import io
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -36,7 +38,7 @@ from dpdt.runs import append_metrics, keep_metrics_until, read_state, write_stat
 from dpdt.stop import StopFlag
 from dpdt.vocabulary import LABELS
 
-__all__ = ["EpochEnd", "TrainingLoop", "TrainingPlan", "image_losses", "open_ledger"]
+__all__ = ["EpochEnd", "TrainingLoop", "TrainingPlan", "image_losses", "open_ledger", "physical_batches"]
 
 FORMAT: Final = 1
 # However rare checkpoints shall be, a run has at least so many, so that a crash costs a bounded part of its budget.
@@ -60,6 +62,7 @@ class TrainingPlan:
         class_weights: Weight of the positives of each label in the loss; None for 1.
         mechanism: None without DP.
         clipping: Key of ``CLIPPING``.
+        images_per_unit: Images of a drawn unit.
         seed: Names the random streams of a run whose randomness is seeded.
         seeded: Whether it is: always without DP; with DP only in tests.
         physical_batch_size: Images at once in memory.
@@ -78,6 +81,7 @@ class TrainingPlan:
     class_weights: tuple[float, ...] | None
     mechanism: Mechanism | None
     clipping: str
+    images_per_unit: int
     seed: str
     seeded: bool
     physical_batch_size: int
@@ -107,6 +111,26 @@ def image_losses(logits: Tensor, labels: Tensor, *, class_weights: Tensor | None
     return (losses * known).sum(1) / len(LABELS)
 
 
+def physical_batches(rows: NDArray[np.int64], units: NDArray[np.int64], *, size: int) -> list[NDArray[np.int64]]:
+    """Cut a logical batch into pieces of at most `size` images, but never between two images of a unit.
+
+    Args:
+        rows: Images, shape (n,); those of a unit side by side.
+        units: Unit of each of them, shape (n,).
+        size: Images at once; a unit that has more is a piece of its own.
+
+    >>> [list(part) for part in physical_batches(np.arange(5), np.array([7, 7, 8, 9, 9]), size=3)]
+    [[np.int64(0), np.int64(1), np.int64(2)], [np.int64(3), np.int64(4)]]
+    """
+    ends = np.flatnonzero(np.diff(units, append=-1))  # last image of each unit
+    cuts, start = [], 0
+    for before, end in itertools.pairwise(ends):
+        if end + 1 - start > size:
+            start = int(before) + 1
+            cuts.append(start)
+    return np.split(rows, cuts) if len(rows) else []
+
+
 def open_ledger(plan: TrainingPlan) -> Ledger:
     """The ledger of a DP run.
 
@@ -123,6 +147,29 @@ def open_ledger(plan: TrainingPlan) -> Ledger:
             f"Restore the ledger, or remove {paths.folder} to train anew (which spends privacy again)."
         )
     return Ledger(paths.ledger, mechanism=mechanism.as_dict(), num_steps=plan.num_steps)
+
+
+def _make_sampler(plan: TrainingPlan, data: DomainData, stream: KeyStream) -> PoissonSampler:
+    return PoissonSampler(data.units, sample_rate=plan.sample_rate, stream=stream, images_per_unit=plan.images_per_unit)
+
+
+def _check_sampling(plan: TrainingPlan, sampler: PoissonSampler) -> None:
+    """Refuse to train with other batches than those that are accounted for: this is the one place that sees both."""
+    mechanism = plan.mechanism
+    if mechanism is None:
+        return
+    if type(sampler) is not PoissonSampler:
+        raise PrivacyError(
+            f"{plan.paths.run_id}: batches of a {type(sampler).__name__} are not Poisson samples, which the "
+            "accountant's epsilon holds for. A DP arm takes a PoissonSampler and nothing else."
+        )
+    drawn = (sampler.num_units, sampler.sample_rate, sampler.images_per_unit)
+    accounted = (mechanism.num_units, mechanism.sample_rate, mechanism.images_per_unit)
+    if drawn != accounted:
+        raise PrivacyError(
+            f"{plan.paths.run_id}: (units, rate, images a unit) of the batches are {drawn}, accounted for are "
+            f"{accounted}."
+        )
 
 
 class TrainingLoop:
@@ -159,7 +206,8 @@ class TrainingLoop:
         if checkpoint is not None:
             self.model.load_state_dict(checkpoint["model"])
             self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.sampler = PoissonSampler(data.units, sample_rate=plan.sample_rate, stream=streams["sampling"])
+        self.sampler = _make_sampler(plan, data, streams["sampling"])
+        _check_sampling(plan, self.sampler)
         self.noise = streams["noise"]
         self.gradients = self._gradient_sum()
         if ranks.leads:
@@ -257,10 +305,11 @@ class TrainingLoop:
         rows = rows[self.ranks.part(self.data.units[rows])]
         total = torch.zeros((), device=plan.device)
         self.gradients.clear()
-        for start in range(0, len(rows), plan.physical_batch_size):
-            part = rows[start : start + plan.physical_batch_size]
+        for part in physical_batches(rows, self.data.units[rows], size=plan.physical_batch_size):
             inputs = as_input(self.data.images(part), plan.device)
-            total += self.gradients.add(inputs, self.labels[torch.from_numpy(part).to(plan.device)]).sum()
+            labels = self.labels[torch.from_numpy(part).to(plan.device)]
+            units = torch.from_numpy(self.data.units[part]).to(plan.device) if plan.images_per_unit > 1 else None
+            total += self.gradients.add(inputs, labels, units=units).sum()
         self.ranks.add(self.gradients.partial_sums())
         self.gradients.release(expected_batch_size=plan.expected_batch_size)
         self.optimizer.step()
@@ -292,6 +341,12 @@ class TrainingLoop:
             raise PrivacyError(
                 f"{plan.paths.ledger}: counts {spent} steps, but the checkpoint has spent {saved}. The ledger "
                 "is an older copy; restore the right one."
+            )
+        reported = 0 if plan.mechanism is None else int((read_state(plan.paths) or {}).get("step", 0))
+        if reported > spent:
+            raise PrivacyError(
+                f"{plan.paths.ledger}: counts {spent} steps, but {plan.paths.state.name} tells of {reported} taken "
+                "ones. The ledger is an older copy; restore the right one."
             )
         if plan.mechanism and self.step == 0 and spent >= plan.num_steps:
             raise PrivacyError(
@@ -325,5 +380,7 @@ class TrainingLoop:
         if not self.ranks.leads:
             return
         weights = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
+        content = io.BytesIO()  # torch's own writing ends in a RuntimeError when the disk is full
+        torch.save(weights, content)
         with atomic_path(self.plan.paths.weights) as temporary:
-            torch.save(weights, temporary)
+            temporary.write_bytes(content.getbuffer())

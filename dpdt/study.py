@@ -144,7 +144,13 @@ class PrivacySettings(Section):
         default=(1.0, 8.0, math.inf), min_length=1, description="One training a value; inf is the arm without DP."
     )
     unit: Literal["patient", "image"] = Field(default="patient", description="What one unit of the guarantee is.")
+    images_per_patient: Integer = Field(
+        default=1, ge=1, description="Images of a drawn patient; their gradients are averaged, then clipped as one."
+    )
     delta: Number = Field(default=1e-5, gt=0, lt=1)
+    allow_large_delta: bool = Field(
+        default=False, description="Accept delta >= 1 / units, which protects nobody for sure; the statement says so."
+    )
     max_grad_norm: Number = Field(default=1.5, gt=0)
     accountant: Literal["pld", "prv", "rdp"] = "pld"
     clipping: Literal["hooks", "ghost"] = Field(default="hooks", description="How per-sample gradients are clipped.")
@@ -157,6 +163,17 @@ class PrivacySettings(Section):
                 raise ValueError(f"target_epsilons: expected positive numbers (inf for no DP), got {value}")
         if len(set(self.target_epsilons)) != len(self.target_epsilons):
             raise ValueError(f"target_epsilons: a value occurs twice in {list(self.target_epsilons)}")
+        return self
+
+    @model_validator(mode="after")
+    def _several_images(self) -> Self:
+        if self.images_per_patient > 1 and self.unit != "patient":
+            raise ValueError(f"images_per_patient: {self.images_per_patient} needs unit = 'patient'")
+        if self.images_per_patient > 1 and self.clipping == "ghost":
+            raise ValueError(
+                f"images_per_patient: {self.images_per_patient} needs clipping = 'hooks'; ghost clipping has no norm "
+                "of several images' mean gradient"
+            )
         return self
 
 
@@ -338,7 +355,7 @@ class Study(Section):
                 "model": self.model.model_dump(mode="json"),
                 "pretrain": self.pretrain_run_id,
                 "train": self.train.model_dump(mode="json", exclude=speed),
-                "privacy": privacy if cell.private else {"unit": self.privacy.unit},
+                "privacy": {key: privacy[key] for key in (privacy if cell.private else ("unit", "images_per_patient"))},
                 "cell": [cell.domain, format_epsilon(cell.target_epsilon), cell.seed, self.study.seed],
             }
         )

@@ -142,6 +142,7 @@ def train(
 def _train(run: _Run, *, on_epoch_end: EpochEnd | None, stop: StopFlag | None) -> RunSummary:
     """Do a run, or what is left of it."""
     if run_done(run.study, run.run_id):
+        _remove_noise_keys(run)
         return summary_of(run.paths)
     begun = time.perf_counter()
     device = _device(run.study.train.device)
@@ -177,6 +178,13 @@ def _leading(paths: RunPaths, ranks: Ranks, signals: contextlib.AbstractContextM
         if ranks.leads:
             stack.enter_context(_failure_recorded(paths))
         yield flag
+
+
+def _remove_noise_keys(run: _Run) -> None:
+    """Remove what a process left that was killed between its last report and the removal of its checkpoints."""
+    if any(path != run.paths.weights for path in run.paths.checkpoints.iterdir()):
+        with run_lock(run.paths):
+            remove_checkpoints(run.paths.checkpoints)
 
 
 def _plan(
@@ -233,6 +241,7 @@ def _plan(
         class_weights=None if class_weights is None else tuple(class_weights),
         mechanism=mechanism,
         clipping=study.privacy.clipping,
+        images_per_unit=study.privacy.images_per_patient if run.cell else 1,
         seed=f"{study.study.seed}/{run.run_id}",
         seeded=run.seeded,
         physical_batch_size=study.train.physical_batch_size,
