@@ -49,7 +49,7 @@ PAPER_PRESET: Final[dict[str, Any]] = {
         "class_weights": "public",
     },
     "privacy": {"unit": "image", "delta": 6e-6, "max_grad_norm": 1.5, "target_epsilons": [1.0, 8.0, math.inf]},
-    "evaluate": {"bootstrap_draws": 1000},
+    "evaluate": {"bootstrap_draws": 1000, "bootstrap_unit": "image"},
 }
 
 
@@ -181,9 +181,15 @@ class EvaluateSettings(Section):
     """`[evaluate]`: which models are tested where, and how surely."""
 
     domains: tuple[str, ...] | None = Field(default=None, description="Test domains; default: the train domains.")
-    bootstrap_draws: Integer = Field(default=1000, ge=0, description="Patient bootstrap draws; 0: no intervals.")
+    bootstrap_draws: Integer = Field(default=1000, ge=0, description="Bootstrap draws; 0: no intervals.")
+    bootstrap_unit: Literal["patient", "image"] = Field(
+        default="patient", description="What a draw takes; images of one patient are not independent."
+    )
     confidence: Number = Field(default=0.95, gt=0, lt=1)
     min_subgroup_size: Integer = Field(default=10, ge=1, description="Cells with fewer images are left empty.")
+    equivalence_margin: Number = Field(
+        default=0.01, gt=0, lt=1, description="A difference in AUC within ± this counts as equivalent (TOST)."
+    )
 
 
 class TrackingSettings(Section):
