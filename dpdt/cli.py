@@ -247,11 +247,14 @@ def calibrate(
 @app.command(epilog="Example: dpdt demo --folder demo")
 def demo(
     folder: Annotated[Path, typer.Option(help="Where the demo's data and results go.")] = Path("dpdt-demo"),
+    patients: Annotated[
+        int | None, typer.Option(help="Patients of each hospital, for a quick look; default: 550 to 1,000.", min=20)
+    ] = None,
 ) -> None:
     """Run the whole way on six small synthetic hospitals: about five minutes on two cores."""
     from dpdt.demo import run_demo
 
-    run_demo(folder)
+    run_demo(folder, patients=patients)
 
 
 def _known(domains: Sequence[str], wanted: Sequence[str] | None) -> Sequence[str]:
