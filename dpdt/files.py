@@ -1,6 +1,7 @@
 """Files that a crash cannot leave half-written, and that other users cannot read."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 CHUNK_BYTES = 1 << 20
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def make_folder(folder: Path) -> Path:
@@ -126,8 +128,17 @@ def exclusive_lock(path: Path, *, blocking: bool = True) -> Iterator[None]:
 
     Raises:
         BlockingIOError: `blocking` is false and the lock is taken.
+        DpdtError: The file system knows no locks.
     """
     make_folder(path.parent)
     with path.open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
+        except OSError as err:
+            if err.errno not in NO_LOCKS:
+                raise
+            raise DpdtError(
+                f"{path}: this file system has no locks ({err.strerror}), and without them two tasks could spend one "
+                "privacy budget twice. Mount it with them (Lustre: -o flock), or set study.folder to another place."
+            ) from err
         yield

@@ -18,8 +18,8 @@ from dpdt.cohort import (
     read_record,
 )
 from dpdt.errors import CohortError, StudyError
-from dpdt.study import DOMAIN_KINDS, Study, load_study
-from dpdt.synth import make_hospitals
+from dpdt.study import Study, load_study
+from dpdt.synth import HOSPITALS, make_hospitals
 from dpdt.vocabulary import LABELS, SPLITS
 
 
@@ -54,7 +54,7 @@ def master_list(folder: Path, rows: list[dict[str, object]]) -> Path:
 # ---- tables ----
 
 
-@pytest.mark.parametrize("domain", DOMAIN_KINDS)
+@pytest.mark.parametrize("domain", HOSPITALS)
 def test_cohort_table_has_the_agreed_columns_sorted_by_image(study: Study, domain: str) -> None:
     summary = build_cohort(study, domain)
     table = read_cohort(study, domain)
@@ -70,7 +70,7 @@ def test_cohort_table_has_the_agreed_columns_sorted_by_image(study: Study, domai
     assert summary.splits == {split: int((table["split"] == split).sum()) for split in SPLITS}
 
 
-@pytest.mark.parametrize("domain", DOMAIN_KINDS)
+@pytest.mark.parametrize("domain", HOSPITALS)
 def test_no_patient_in_two_splits_and_test_is_the_official_one(study: Study, domain: str) -> None:
     build_cohort(study, domain)
     table = read_cohort(study, domain)

@@ -11,7 +11,7 @@ from dpdt.domains import RAW_COLUMNS, RawCohort, reader
 from dpdt.domains.padchest import parse_labels
 from dpdt.domains.raw import age_from_text
 from dpdt.errors import CohortError, StudyError
-from dpdt.study import DOMAIN_KINDS, DomainSettings
+from dpdt.study import DomainSettings
 from dpdt.synth import hospital_pictures, make_hospitals
 from dpdt.synth.layouts import LAYOUTS
 from dpdt.vocabulary import LABELS
@@ -35,7 +35,7 @@ def edit(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
 # ---- every hospital ----
 
 
-@pytest.mark.parametrize("kind", DOMAIN_KINDS)
+@pytest.mark.parametrize("kind", LAYOUTS)
 def test_labels_read_back_are_the_labels_drawn(kind: str, hospitals: dict[str, Path]) -> None:
     raw = read(kind, hospitals[kind])
     layout = LAYOUTS[kind]
@@ -53,7 +53,7 @@ def test_labels_read_back_are_the_labels_drawn(kind: str, hospitals: dict[str, P
         assert row["view"][:2] == picture.view
 
 
-@pytest.mark.parametrize("kind", DOMAIN_KINDS)
+@pytest.mark.parametrize("kind", LAYOUTS)
 def test_columns_are_the_agreed_ones_and_ids_are_text(kind: str, hospitals: dict[str, Path]) -> None:
     frame = read(kind, hospitals[kind]).frame
     assert tuple(frame.columns) == RAW_COLUMNS
@@ -62,13 +62,13 @@ def test_columns_are_the_agreed_ones_and_ids_are_text(kind: str, hospitals: dict
     assert all((hospitals[kind] / path).is_file() for path in frame["path"])
 
 
-@pytest.mark.parametrize("kind", DOMAIN_KINDS)
+@pytest.mark.parametrize("kind", LAYOUTS)
 def test_unknown_file_name_is_answered_with_the_valid_ones(kind: str, hospitals: dict[str, Path]) -> None:
     with pytest.raises(StudyError, match=r"files: unknown name 'tabel'. Valid names: \w+"):
         read(kind, hospitals[kind], files={"tabel": "x.csv"})
 
 
-@pytest.mark.parametrize("kind", DOMAIN_KINDS)
+@pytest.mark.parametrize("kind", LAYOUTS)
 def test_missing_folder_and_missing_file_are_named(kind: str, tmp_path: Path) -> None:
     with pytest.raises(CohortError, match=r"no such folder. Set `root`"):
         read(kind, tmp_path / "nowhere")
@@ -77,7 +77,7 @@ def test_missing_folder_and_missing_file_are_named(kind: str, tmp_path: Path) ->
         read(kind, tmp_path)
 
 
-@pytest.mark.parametrize("kind", DOMAIN_KINDS)
+@pytest.mark.parametrize("kind", LAYOUTS)
 def test_tables_may_be_gzipped_or_not(kind: str, hospitals: dict[str, Path], tmp_path: Path) -> None:
     before = read(kind, hospitals[kind])
     for path in [*hospitals[kind].rglob("*.csv*"), *hospitals[kind].rglob("*list.txt")]:
