@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . docker/engine.sh
 python=.venv/bin/python
-work=build/image
+work=build/image-test
 max_bytes=1800000000
 rm -rf "$work"
 mkdir -p "$work"/{image,here}
@@ -64,6 +64,9 @@ names = {part["name"] for part in bom["components"]}
 missing = {"torch", "dpdt", "mlflow", "libjpeg62-turbo", "python3.11"} - names
 assert not missing, f"not in the bill of materials: {missing}"
 print(bom["bomFormat"], bom["specVersion"], len(names), "components")'
+
+step "dpdt doctor"
+run dpdt:cpu doctor
 
 step "smoke tests"
 run -v "$PWD/tests:/src/tests:ro" -v "$PWD/pyproject.toml:/src/pyproject.toml:ro" -w /src dpdt:test \

@@ -29,7 +29,7 @@ LAYERS = [
     {"status"},
     {"logs"},
     {"submit"},
-    {"demo"},
+    {"demo", "machine"},
     {"cli"},
     {"__main__"},
 ]
