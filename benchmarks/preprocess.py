@@ -119,7 +119,7 @@ def pillow_reduced(file: Path) -> object:
 
 
 def vipsthumbnail(file: Path) -> object:
-    """libvips as a process of its own; its start is part of it."""
+    """Libvips as a process of its own; its start is part of it."""
     command = ["vipsthumbnail", str(file), "--size", f"{SIZE}x{SIZE}!", "-o", "/tmp/%s-dpdt-bench.png"]
     return subprocess.run(command, check=True, env={**os.environ, "VIPS_CONCURRENCY": "1"}, capture_output=True)
 

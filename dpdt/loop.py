@@ -31,6 +31,7 @@ from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.ledger import Countdown, Ledger
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.sampling import PoissonSampler
+from dpdt.ranks import ALONE, Ranks
 from dpdt.runs import append_metrics, keep_metrics_until, read_state, write_state
 from dpdt.stop import StopFlag
 from dpdt.vocabulary import LABELS
@@ -131,23 +132,29 @@ class TrainingLoop:
         plan: What to do.
         model: With its initial weights; trained in place.
         data: The train split.
-        steps: The open ledger of a DP run; None without DP.
+        steps: The open ledger of a DP run; None without DP, and in a rank that does not lead.
+        ranks: The processes that train together.
 
     Raises:
         PrivacyError: Checkpoint and ledger do not belong together.
     """
 
-    def __init__(self, plan: TrainingPlan, *, model: nn.Module, data: DomainData, steps: Ledger | None) -> None:
+    def __init__(
+        self, plan: TrainingPlan, *, model: nn.Module, data: DomainData, steps: Ledger | None, ranks: Ranks = ALONE
+    ) -> None:
         self.plan = plan
+        self.ranks = ranks
         self.data = data
         self.model = model.to(plan.device).train()
         self.labels = torch.from_numpy(data.labels).to(plan.device)
         self.optimizer = torch.optim.NAdam(model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
         if plan.device.type == "cuda":  # a gradient's norm and its part of the sum must be those of the same numbers
             torch.backends.cudnn.allow_tf32 = False
-        checkpoint = load_checkpoint(plan.paths.checkpoints)
+        checkpoint = ranks.share(load_checkpoint(plan.paths.checkpoints) if ranks.leads else None)
         self.step = 0 if checkpoint is None else int(checkpoint["step"])
-        self.steps = steps or Countdown(num_steps=plan.num_steps, taken=self.step)
+        spent = ranks.share(self.step if steps is None else steps.spent_steps)
+        # the other ranks count along with rank 0's ledger: they take the same steps, and stop at the same one
+        self.steps = steps or Countdown(num_steps=plan.num_steps, taken=spent)
         streams = self._streams(checkpoint)
         if checkpoint is not None:
             self.model.load_state_dict(checkpoint["model"])
@@ -155,7 +162,8 @@ class TrainingLoop:
         self.sampler = PoissonSampler(data.units, sample_rate=plan.sample_rate, stream=streams["sampling"])
         self.noise = streams["noise"]
         self.gradients = self._gradient_sum()
-        keep_metrics_until(plan.paths, self.step)
+        if ranks.leads:
+            keep_metrics_until(plan.paths, self.step)
 
     def run(self, *, stop: StopFlag, on_epoch_end: EpochEnd | None = None) -> str:
         """Take steps until the budget is used up or somebody asks to stop.
@@ -167,7 +175,7 @@ class TrainingLoop:
         epoch, saved = int(self.epoch), self.step
         with progress(plan.title, plan.num_steps, unit="steps") as advance:
             advance(self.steps.spent_steps)
-            while not stop.requested and (block := self.steps.reserve(self._block_steps(saved))):
+            while not self._stops(stop) and (block := self.steps.reserve(self._block_steps(saved))):
                 self.report("running")
                 self._block(block, stop, advance)
                 if self.step - saved >= plan.checkpoint_steps:
@@ -175,7 +183,7 @@ class TrainingLoop:
                     saved = self.step
                 if int(self.epoch) > epoch:
                     epoch = int(self.epoch)
-                    if on_epoch_end:
+                    if on_epoch_end and self.ranks.leads:
                         on_epoch_end(plan.paths)
         if self.step != saved:
             self._save()
@@ -200,6 +208,8 @@ class TrainingLoop:
 
     def report(self, status: str) -> None:
         """Publish the run's state."""
+        if not self.ranks.leads:
+            return
         mechanism = self.plan.mechanism
         write_state(
             self.plan.paths,
@@ -218,7 +228,7 @@ class TrainingLoop:
         """Take the reserved steps, unless asked to stop between two of them; log them."""
         begun, taken, images = time.perf_counter(), 0, 0
         total = torch.zeros((), device=self.plan.device)
-        while taken < steps and not stop.requested:
+        while taken < steps and not self._stops(stop):
             self.steps.take()
             rows = self.sampler.draw()
             total += self._take_step(rows)
@@ -227,23 +237,31 @@ class TrainingLoop:
             advance(1)
         if not taken:
             return
+        self.ranks.add([total])
         loss = total.item() / images if images else math.nan
         epsilon = self.epsilon
         seconds = (time.perf_counter() - begun) / taken
-        append_metrics(
-            self.plan.paths, step=self.step, epoch=round(self.epoch, 4), loss=loss, epsilon=epsilon, step_s=seconds
-        )
+        if self.ranks.leads:
+            append_metrics(
+                self.plan.paths, step=self.step, epoch=round(self.epoch, 4), loss=loss, epsilon=epsilon, step_s=seconds
+            )
         advance(0, f"loss {loss:.3f}" + ("" if epsilon is None else f", epsilon {epsilon:.2f}"))
 
+    def _stops(self, stop: StopFlag) -> bool:
+        """Whether any rank was asked to stop: then all stop here."""
+        return self.ranks.any(stop.requested)
+
     def _take_step(self, rows: NDArray[np.int64]) -> Tensor:
-        """One logical step; the sum of the batch's losses."""
+        """One logical step; the sum of the losses of this rank's part of the batch."""
         plan = self.plan
+        rows = rows[self.ranks.part(self.data.units[rows])]
         total = torch.zeros((), device=plan.device)
         self.gradients.clear()
         for start in range(0, len(rows), plan.physical_batch_size):
             part = rows[start : start + plan.physical_batch_size]
             inputs = as_input(self.data.images(part), plan.device)
             total += self.gradients.add(inputs, self.labels[torch.from_numpy(part).to(plan.device)]).sum()
+        self.ranks.add(self.gradients.partial_sums())
         self.gradients.release(expected_batch_size=plan.expected_batch_size)
         self.optimizer.step()
         return total
@@ -285,9 +303,12 @@ class TrainingLoop:
             return {name: KeyStream.from_state(checkpoint.get(name)) for name in names}
         if plan.seeded:
             return {name: KeyStream.from_seed(name, plan.seed, spent) for name in names}
-        return {name: KeyStream.fresh() for name in names}
+        states = self.ranks.share({name: KeyStream.fresh().state_dict() for name in names})
+        return {name: KeyStream.from_state(states[name]) for name in names}
 
     def _save(self) -> None:
+        if not self.ranks.leads:
+            return
         content = {
             "format": FORMAT,
             "step": self.step,
@@ -301,6 +322,8 @@ class TrainingLoop:
 
     def _publish_weights(self) -> None:
         """Write the final weights, on the CPU and under the network's own names."""
+        if not self.ranks.leads:
+            return
         weights = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
         with atomic_path(self.plan.paths.weights) as temporary:
             torch.save(weights, temporary)

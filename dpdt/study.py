@@ -185,6 +185,7 @@ class ClusterSettings(Section):
     qos: str | None = None
     constraint: str | None = None
     gpus_per_task: Integer = Field(default=0, ge=0, description="For pretrain, train and evaluate.")
+    nodes_per_task: Integer = Field(default=1, ge=1, description="For pretrain and train: one process a GPU on each.")
     gpu_type: str | None = Field(default=None, description="Slurm's name of the kind of GPU, e.g. `a100`.")
     cpus_per_task: Integer = Field(default=2, ge=1)
     mem_gb: Number = Field(default=8.0, gt=0)
@@ -430,7 +431,9 @@ def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
             next(names, None)  # a name of the user's own, as in `domains.<name>`
         inside = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
         model = next((kind for kind in inside if issubclass(kind, BaseModel)), None)
-    return [name for name in model.model_fields if name != "file"] if model is not None else []
+    if model is None:
+        return []
+    return _section_names() if model is Study else list(model.model_fields)
 
 
 def _first_error(error: ValidationError) -> str:

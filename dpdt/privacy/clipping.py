@@ -60,15 +60,20 @@ class GradientSum:
         losses.sum().backward()  # type: ignore[no-untyped-call]
         return losses.detach()
 
+    def partial_sums(self) -> list[Tensor]:
+        """The sum so far, one tensor a parameter, to be changed in place: several processes add theirs up here."""
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+
     def release(self, *, expected_batch_size: int) -> None:
         """End the logical batch: put the sum over expected_batch_size into each parameter's ``grad``.
 
         An empty batch leaves zeros (or, in a DP arm, noise alone).
         """
-        for parameter in self.parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            parameter.grad.div_(expected_batch_size)
+        for total in self.partial_sums():
+            total.div_(expected_batch_size)
 
     def clear(self) -> None:
         """Forget the last logical batch, released or not."""
@@ -109,6 +114,10 @@ class ClippedGradientSum(GradientSum, abc.ABC):
     @abc.abstractmethod
     def add(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Add the clipped gradients of one physical batch; an image whose gradient is not finite adds zero."""
+
+    def partial_sums(self) -> list[Tensor]:
+        """The clipped sum so far, without noise."""
+        return self.sums
 
     def release(self, *, expected_batch_size: int) -> None:
         """Put (clipped sum + noise) / expected_batch_size into each parameter's ``grad``."""

@@ -18,13 +18,13 @@ from typing import Any, Final
 
 import pandas as pd
 
-from dpdt.cohort.counts import SUMMARY_COLUMNS, count, show
-from dpdt.cohort.split import check_patients, fill_split, one_spelling, patient_fraction
 from dpdt.console import warn
+from dpdt.counts import SUMMARY_COLUMNS, count, show
 from dpdt.domains import RAW_COLUMNS, RawCohort, reader
 from dpdt.domains.versions import content_sha256, version
 from dpdt.errors import CohortError, StudyError
 from dpdt.files import atomic_path, exclusive_lock, read_json, sha256_file, write_json
+from dpdt.splits import check_patients, fill_split, one_spelling, patient_fraction
 from dpdt.study import Study
 from dpdt.vocabulary import LABELS
 
