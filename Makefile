@@ -35,9 +35,10 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(wildcard csrc/*.cpp csrc/*.hpp tests/csrc/*.cpp)
 
-# A throw-away Slurm of four nodes on this machine, below build/slurm.
+# A throw-away Slurm of four nodes on this machine, below build/slurm; `make slurm-up SLURM=--accounting` has sacct.
+SLURM ?=
 slurm-up:
-	@slurm/dev/start.sh
+	@slurm/dev/start.sh $(SLURM)
 
 slurm-down:
 	@slurm/dev/stop.sh

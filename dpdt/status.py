@@ -3,6 +3,7 @@
 Only for jobs that left Slurm's memory without a result is the accounting asked, once: its answer is kept.
 """
 
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -240,7 +241,8 @@ def watch_status(study: Study, *, every_seconds: float) -> None:
     """Print the status again and again until nothing runs or waits; Ctrl-C ends it earlier."""
     while True:
         rows = study_status(study)
-        print("\033[2J\033[H", end="")
+        if sys.stdout.isatty():
+            print("\033[2J\033[H", end="")  # on an empty screen
         show_status(rows)
         if not any(row["state"] in ("running", "waiting") for row in rows):
             return
