@@ -22,7 +22,7 @@ demo: install
 	@$(BIN)/dpdt demo --folder build/demo
 
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff check .

@@ -58,7 +58,9 @@ def make_cases(folder: Path) -> list[Case]:
         base = invented(1955, 1841)
         small = [folder / f"small-{n}.png" for n in range(4)]
         for number, file in enumerate(small):
-            Image.fromarray((cv2.resize(invented(1024, 1024, seed=number), (1024, 1024)) >> 7).astype(np.uint8)).save(file)
+            Image.fromarray((cv2.resize(invented(1024, 1024, seed=number), (1024, 1024)) >> 7).astype(np.uint8)).save(
+                file
+            )
     large = cv2.resize(base, LARGE, interpolation=cv2.INTER_LINEAR)
     large += np.random.default_rng(0).integers(0, 4, large.shape, dtype=np.uint16)  # resizing took the noise away
     Image.fromarray(large).save(folder / "large16.png")
@@ -117,7 +119,7 @@ def pillow_reduced(file: Path) -> object:
 
 
 def vipsthumbnail(file: Path) -> object:
-    """libvips as a process of its own; its start is part of it."""
+    """Libvips as a process of its own; its start is part of it."""
     command = ["vipsthumbnail", str(file), "--size", f"{SIZE}x{SIZE}!", "-o", "/tmp/%s-dpdt-bench.png"]
     return subprocess.run(command, check=True, env={**os.environ, "VIPS_CONCURRENCY": "1"}, capture_output=True)
 
@@ -198,7 +200,8 @@ def table(rows: Sequence[dict[str, object]]) -> str:
     print(f"{'case':<37} {'recipe':<6} {'method':<32} {'ms':>8} {'gain':>6}", file=stream)
     for row in rows:
         print(
-            f"{row['case']:<37} {row['recipe']:<6} {row['method']:<32} {row['ms']:8.2f} {row['gain']:5.2f}x", file=stream
+            f"{row['case']:<37} {row['recipe']:<6} {row['method']:<32} {row['ms']:8.2f} {row['gain']:5.2f}x",
+            file=stream,
         )
     return stream.getvalue()
 

@@ -156,14 +156,13 @@ Samples<T> read_pixels(Reader& png) {
 
 }  // namespace
 
-Image decode_libpng(const std::uint8_t* data, std::size_t size, const DecodeLimits& limits) {
+Image decode_libpng(const std::uint8_t* data, std::size_t size, const DecodeOptions& options) {
     Reader png(data, size);
     png.read_header();
-    check_size(png.height(), png.width(), limits.max_pixels);
+    check_size(png.height(), png.width(), options.max_pixels);
     check_plausible(png.height(), png.width() * png.channels() * static_cast<std::size_t>(png.bits()), size);
     Image image;
-    image.height = png.height();
-    image.width = png.width();
+    image.set_size(png.height(), png.width());
     image.bits = png.bits();
     png.set_output();
     if (image.bits == 16) {

@@ -65,8 +65,7 @@ bool read_pixels(const PlainPng& png, Samples<T>& pixels) {
 }
 
 bool decode_plain(const PlainPng& png, Image& image) {
-    image.height = png.height;
-    image.width = png.width;
+    image.set_size(png.height, png.width);
     image.bits = static_cast<int>(8 * png.sample_bytes);
     image.warnings = png.rest ? 1 : 0;
     if (png.sample_bytes == 2) return read_pixels(png, image.pixels.emplace<Samples<std::uint16_t>>());
@@ -75,13 +74,13 @@ bool decode_plain(const PlainPng& png, Image& image) {
 
 }  // namespace
 
-Image decode_png(const std::uint8_t* data, std::size_t size, const DecodeLimits& limits) {
-    if (const auto png = read_plain_png(data, size, limits.max_pixels)) {
+Image decode_png(const std::uint8_t* data, std::size_t size, const DecodeOptions& options) {
+    if (const auto png = read_plain_png(data, size, options.max_pixels)) {
         const bool small = png->channels == 1 || png->height * png->row_bytes() <= max_colour_bytes;
         Image image;
         if (small && decode_plain(*png, image)) return image;
     }
-    return decode_libpng(data, size, limits);  // another kind, or something is wrong: libpng says what
+    return decode_libpng(data, size, options);  // another kind, or something is wrong: libpng says what
 }
 
 std::string png_version() { return libpng_version(); }

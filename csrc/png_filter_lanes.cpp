@@ -48,11 +48,12 @@ struct Chain {
         const __m128i to_left = absolute(rise);
         const __m128i to_above = absolute(run);
         const __m128i nearest = _mm_min_epi16(_mm_min_epi16(to_left, to_above), absolute(_mm_add_epi16(rise, run)));
-        const __m128i paeth = choose(_mm_cmpeq_epi16(nearest, to_left), left,
-                                     choose(_mm_cmpeq_epi16(nearest, to_above), above, corner));
+        const __m128i paeth =
+            choose(_mm_cmpeq_epi16(nearest, to_left), left, choose(_mm_cmpeq_epi16(nearest, to_above), above, corner));
         const __m128i average = _mm_srli_epi16(_mm_add_epi16(left, above), 1);
         const __m128i simple = _mm_or_si128(_mm_and_si128(filters.sub, left), _mm_and_si128(filters.up, above));
-        const __m128i mixed = _mm_or_si128(_mm_and_si128(filters.average, average), _mm_and_si128(filters.paeth, paeth));
+        const __m128i mixed =
+            _mm_or_si128(_mm_and_si128(filters.average, average), _mm_and_si128(filters.paeth, paeth));
         corner = above;
         left = _mm_and_si128(_mm_add_epi16(raw, _mm_or_si128(simple, mixed)), _mm_set1_epi16(255));
         return left;

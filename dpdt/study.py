@@ -7,14 +7,14 @@ change epsilon.
 
 import difflib
 import math
-import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple, Self, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from dpdt.domain_settings import DOMAIN_KINDS, DomainSettings, Folder, Integer, Number, Section
 from dpdt.errors import StudyError
 from dpdt.files import fingerprint
 from dpdt.paths import StudyPaths
@@ -38,8 +38,6 @@ __all__ = [
     "load_study",
 ]
 
-DOMAIN_KINDS: Final = ("vindr", "chestxray14", "chexpert", "uka", "padchest", "mimic")
-
 PAPER_PRESET: Final[dict[str, Any]] = {
     "shards": {"size": 512, "recipe": "paper", "equalise": True},
     "model": {"name": "resnet9", "width": 64, "in_channels": 3},
@@ -55,34 +53,6 @@ PAPER_PRESET: Final[dict[str, Any]] = {
 }
 
 
-def _number(value: Any) -> Any:
-    """Refuse numbers in quotes: `2e-4` without a dot is a float in TOML, but people quote it out of habit."""
-    if isinstance(value, str):
-        raise ValueError(f"expected a number, got {value!r} (text). Remove the quotes.")  # noqa: TRY004
-    return value
-
-
-def _expand(value: Any) -> Any:
-    """Expand `~` and `$NAME` in a path; a variable that is not set is an error, not an empty string."""
-    if not isinstance(value, str | Path):
-        return value
-    text = os.path.expandvars(str(value))
-    if "$" in text:
-        raise ValueError(f"the environment variable in {str(value)!r} is not set. Set it, or write the folder itself.")
-    return Path(text).expanduser()
-
-
-Number = Annotated[float, BeforeValidator(_number)]
-Integer = Annotated[int, BeforeValidator(_number)]
-Folder = Annotated[Path, BeforeValidator(_expand)]
-
-
-class Section(BaseModel):
-    """A table of the study file: unknown keys are errors, values are read-only."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
 class StudySettings(Section):
     """`[study]`: name, where outputs go, seed."""
 
@@ -93,37 +63,20 @@ class StudySettings(Section):
     private_files: bool = Field(default=True, description="Create files 0600 and folders 0700.")
 
 
-class DomainSettings(Section):
-    """`[domains.<name>]`: one institution's raw data."""
-
-    root: Folder = Field(description="Folder of the raw data, as published.")
-    kind: Literal["vindr", "chestxray14", "chexpert", "uka", "padchest", "mimic"] | None = Field(
-        default=None, description="Which institution's layout; default: the domain's own name."
-    )
-    role: Literal["study", "public"] | None = Field(
-        default=None, description="`public` data is used for pretraining only; default: public for kind mimic."
-    )
-    files: dict[str, Path] = Field(
-        default_factory=dict, description="Files or folders with other names than published, relative to root."
-    )
-    uncertain: Literal["paper", "unknown", "positive", "negative"] = Field(
-        default="paper", description="What an uncertain label (-1 of CheXpert and MIMIC) means."
-    )
-    unknown_views: Literal["exclude", "include"] = Field(
-        default="exclude", description="Images whose view is not recorded."
-    )
-    val_fraction: Number = Field(default=0.1, ge=0.0, lt=1.0, description="Part of the training patients for `val`.")
-    test_fraction: Number = Field(
-        default=0.2, gt=0.0, lt=1.0, description="Part of the patients for `test` where no official split exists."
-    )
-
-
 class ShardSettings(Section):
     """`[shards]`: how radiographs become pixels."""
 
     size: Integer = Field(default=512, ge=8, le=4096, description="Height and width in pixels.")
     recipe: Literal["area", "paper"] = Field(default="area", description="Resampling, see docs.")
     equalise: bool = Field(default=True, description="Histogram equalisation after min-max.")
+    aspect: Literal["stretch", "pad"] = Field(
+        default="stretch", description="pad: keep the picture's shape, centred, with 0 around it."
+    )
+    exact_decode: bool = Field(
+        default=False,
+        description="Recipe area: decode JPEG and JPEG 2000 at full scale even where half of it leaves enough.",
+    )
+    voi_window: bool = Field(default=False, description="DICOM: apply the window that the file names, if it does.")
     shard_bytes: Integer = Field(default=1 << 30, ge=1, description="Pixels of one shard file, in bytes, at most.")
     num_threads: Integer = Field(default=0, ge=0, description="0: all cores given to the process.")
     max_reject_fraction: Number = Field(default=0.01, ge=0.0, le=1.0, description="More rejects fail the stage.")
@@ -268,6 +221,13 @@ class Study(Section):
                 raise ValueError(f"domains.{name}: use letters, digits and _ only, the name becomes a file name")
             if domain.kind is None and name not in DOMAIN_KINDS:
                 raise ValueError(f"domains.{name}: add kind = one of {', '.join(DOMAIN_KINDS)}")
+            kind = domain.kind or name
+            if (kind == "table") != (domain.table is not None):
+                missing = f'kind = "table" needs [domains.{name}.table], see docs/own-hospital.md'
+                given = f'[domains.{name}.table] belongs to kind = "table", this domain is of kind {kind!r}'
+                raise ValueError(f"domains.{name}: {missing if domain.table is None else given}")
+            if domain.sublabels and kind != "padchest":
+                raise ValueError(f"domains.{name}.sublabels: only for kind padchest, this domain is of kind {kind!r}")
         for key, names in (("train.domains", self.train.domains), ("evaluate.domains", self.evaluate.domains)):
             for name in names or ():
                 if name not in self.domains:
@@ -461,12 +421,19 @@ def _section_names() -> list[str]:
 
 def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
     """Keys that exist beside the unknown one at `location`."""
-    if len(location) == 1:
-        return _section_names()
-    if location[0] == "domains":
-        return list(DomainSettings.model_fields)
-    section = Study.model_fields[str(location[0])].annotation
-    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+    model: type[BaseModel] | None = Study
+    names = iter(location[:-1])
+    for key in names:
+        if model is None or key not in model.model_fields:
+            return []
+        annotation = model.model_fields[str(key)].annotation
+        if get_origin(annotation) is dict:
+            next(names, None)  # a name of the user's own, as in `domains.<name>`
+        inside = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        model = next((kind for kind in inside if issubclass(kind, BaseModel)), None)
+    if model is None:
+        return []
+    return _section_names() if model is Study else list(model.model_fields)
 
 
 def _first_error(error: ValidationError) -> str:

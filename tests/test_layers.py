@@ -11,8 +11,10 @@ PACKAGE = Path(dpdt.__file__).parent
 LAYERS = [
     {"errors", "vocabulary", "_core"},
     {"files", "paths", "console", "stop"},
+    {"domain_settings"},
     {"study", "checkpoint", "ranks"},
     {"domains", "metrics", "model", "privacy", "runs"},
+    {"counts", "splits"},
     {"cohort"},
     {"shards", "scratch"},
     {"dataset"},
