@@ -39,9 +39,10 @@ format: install
 torture-privacy: install
 	$(BIN)/python -m tests.torture_privacy --kills 200 --output build/torture/privacy.json
 
-# A throw-away Slurm of four nodes on this machine, below build/slurm.
+# A throw-away Slurm of four nodes on this machine, below build/slurm; `make slurm-up SLURM=--accounting` has sacct.
+SLURM ?=
 slurm-up:
-	@slurm/dev/start.sh
+	@slurm/dev/start.sh $(SLURM)
 
 slurm-down:
 	@slurm/dev/stop.sh

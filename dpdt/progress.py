@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from dpdt.errors import DpdtError
 from dpdt.files import read_json
+from dpdt.paths import RunPaths, StudyPaths
 from dpdt.stages import Task
-from dpdt.study import Study
 
 __all__ = ["last_auc", "run_progress"]
 
@@ -17,11 +17,11 @@ KEYS: Final = ("step", "num_steps", "epsilon", "target_epsilon")
 TAIL_BYTES: Final = 2048
 
 
-def run_progress(study: Study, task: Task, *, running: bool) -> dict[str, Any]:
+def run_progress(paths: StudyPaths, task: Task, *, running: bool) -> dict[str, Any]:
     """Progress of a pretraining or training.
 
     Args:
-        study: The study.
+        paths: The study's.
         task: One of its tasks.
         running: Whether somebody is at it: only then the time that is left is told.
 
@@ -31,26 +31,27 @@ def run_progress(study: Study, task: Task, *, running: bool) -> dict[str, Any]:
     values: dict[str, Any] = dict.fromkeys((*KEYS, "time_left_s"))
     if task.stage not in ("pretrain", "train"):
         return values
-    paths = study.paths.run(task.key)
+    run = paths.run(task.key)
     with suppress(DpdtError):
-        state = read_json(paths.state)
+        state = read_json(run.state)
         values.update((key, state.get(key)) for key in KEYS)
-        if running and (seconds := _step_seconds(paths.metrics_log)):
+        if running and (seconds := _step_seconds(run.metrics_log)):
             values["time_left_s"] = round(seconds * max(0, state["num_steps"] - state["step"]), 1)
     return values
 
 
-def last_auc(study: Study, task: Task) -> float | None:
-    """The average AUC on the run's own domain, from its evaluation; None before that, and for the pretraining."""
-    file = study.paths.run(task.key).metrics
-    if task.stage not in ("train", "evaluate") or not file.exists():
+def last_auc(run: RunPaths) -> float | None:
+    """The average AUC of a training on its own domain, from its evaluation; None before that."""
+    if not run.metrics.exists():
         return None
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    wanted = {"metric": "auc", "label": "average", "subgroup": "all", "test_domain": task.key.split("-")[0]}
+    wanted = {"metric": "auc", "label": "average", "subgroup": "all", "test_domain": run.run_id.split("-")[0]}
     try:
-        table = pq.read_table(file, columns=["value", *wanted], filters=[(k, "==", v) for k, v in wanted.items()])
+        table = pq.read_table(
+            run.metrics, columns=["value", *wanted], filters=[(k, "==", v) for k, v in wanted.items()]
+        )
     except (pa.ArrowInvalid, OSError, KeyError):
         return None  # not whole, or not ours: for the evaluation to say
     values = [value for value in table["value"].to_pylist() if value is not None]

@@ -3,6 +3,7 @@
 Only for jobs that left Slurm's memory without a result is the accounting asked, once: its answer is kept.
 """
 
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -87,6 +88,8 @@ class _Look:
 
     def __init__(self, study: Study) -> None:
         self.study = study
+        self.paths = study.paths
+        self.aucs: dict[str, float | None] = {}
         self.jobs: Jobs = latest_jobs(study)
         self.queue = read_queue() if any(job.cluster == "slurm" for _, job in self.jobs.values()) else {}
         self.outcomes: dict[Task, str | None] = {}
@@ -115,7 +118,7 @@ class _Look:
         """State and note of one task, without a look at what it needs."""
         if self._is_done(task):
             return "done", ""
-        if is_locked(self.study.paths.task_lock(task.name)):
+        if is_locked(self.paths.task_lock(task.name)):
             return "running", ""
         if task not in self.jobs:
             return "missing", ""
@@ -200,7 +203,7 @@ class _Look:
     def _row(self, task: Task, state: str, note: str) -> dict[str, Any]:
         job = self.jobs[task][1] if task in self.jobs else None
         attempt = last_attempt(job.attempts) if job else None
-        progress = run_progress(self.study, task, running=state == "running")
+        progress = run_progress(self.paths, task, running=state == "running")
         return {
             "stage": task.stage,
             "task": task.label,
@@ -208,13 +211,21 @@ class _Look:
             "key": task.key,
             "state": state,
             **progress,
-            "auc": last_auc(self.study, task),
+            "auc": self._auc(task),
             "job": job.job_id if job else None,
             "node": self._node(job, attempt),
             "attempt": attempt.number if attempt else None,
             "log": str(job.log) if job and attempt and job.log.exists() else None,
             "note": note or None,
         }
+
+    def _auc(self, task: Task) -> float | None:
+        """The last AUC of a training, which two rows show."""
+        if task.stage not in ("train", "evaluate"):
+            return None
+        if task.key not in self.aucs:
+            self.aucs[task.key] = last_auc(self.paths.run(task.key))
+        return self.aucs[task.key]
 
     def _node(self, job: Job | None, attempt: Attempt | None) -> str | None:
         """Where the job runs, or last ran."""
@@ -240,7 +251,8 @@ def watch_status(study: Study, *, every_seconds: float) -> None:
     """Print the status again and again until nothing runs or waits; Ctrl-C ends it earlier."""
     while True:
         rows = study_status(study)
-        print("\033[2J\033[H", end="")
+        if sys.stdout.isatty():
+            print("\033[2J\033[H", end="")  # on an empty screen
         show_status(rows)
         if not any(row["state"] in ("running", "waiting") for row in rows):
             return

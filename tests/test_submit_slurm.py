@@ -1,6 +1,7 @@
 """What Slurm is given: scripts and dependencies, kept by programs that stand for sbatch and squeue."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -140,6 +141,17 @@ def test_without_slurm_it_says_so(make_fake_study: MakeStudy, monkeypatch: pytes
 def test_a_call_asks_to_be_started_again_with_the_same_task() -> None:
     call = TaskCall("study.json", Task("train", "a-1"), num_threads=2)
     assert call.checkpoint().function is call
+
+
+def test_a_task_that_got_fewer_cores_than_it_asked_for_says_so(
+    make_fake_study: MakeStudy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_fake_study()
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    TaskCall(str(study.file), Task("cohort", "a", "cohort a"), num_threads=4)()
+    shown = capsys.readouterr()
+    assert re.search(r"== cohort a: attempt 1 on \S+ at \d{4}-", shown.out)
+    assert "warning: asked for 4 cores, got 1" in shown.err
 
 
 def test_a_job_that_left_no_trace_is_a_failure_even_without_accounting(

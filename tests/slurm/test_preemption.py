@@ -93,6 +93,7 @@ def requeued(study: Study, run_ids: set[str]) -> None:
         slurm("scontrol", "update", job, "StartTime=now+3")
 
 
+@pytest.mark.timeout(600)
 def test_eight_trainings_on_four_nodes_survive_what_a_cluster_does(
     make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +157,29 @@ def test_eight_trainings_on_four_nodes_survive_what_a_cluster_does(
 
     other = undisturbed(study, calm, set(runs) - {failing})
     assert [r for r in runs if r != failing and not is_same_result(study, other, r)] == []
+    _kill_and_resume(study, failing)
+
+
+def _kill_and_resume(study: Study, run_id: str) -> None:
+    """Send the failed training again, kill it without grace, and once more: it goes on, and its budget is kept."""
+    (study.folder / "fail").unlink()
+    (study.folder / "hold").touch()
+    assert submit(study, cluster="slurm", stages=["train"], retry_failed=True).sent == 1
+    wait_until(lambda: (study.folder / "held" / run_id).exists())
+    slurm("pkill", "-KILL", "-f", f"submitit.core._submit {latest_jobs_folder(study, run_id)}")
+    wait_until(lambda: rows_of(study)[run_id]["state"] == "failed")
+    assert "ended without a result (Slurm's state: FAILED)" in rows_of(study)[run_id]["note"]
+    (study.folder / "hold").unlink()
+    assert submit(study, cluster="slurm", stages=["train"], retry_failed=True).sent == 1
+    wait_until(lambda: states(study) == {"done": 8})
+    statement = read_json(study.paths.run(run_id).privacy)
+    assert statement["epsilon"] <= 8.0
+    assert statement["num_steps"] == read_json(study.paths.run(run_id).config)["num_steps"]
+
+
+def latest_jobs_folder(study: Study, run_id: str) -> Path:
+    """Where the newest job of a training has its files."""
+    return next(job.log.parent for task, (_, job) in latest_jobs(study).items() if task.key == run_id)
 
 
 def test_two_processes_train_one_model_and_come_back_together(
