@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PYTHON
 
-.PHONY: install demo test check format clean slurm-up slurm-down
+.PHONY: install demo test check format clean slurm-up slurm-down torture-privacy
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -34,6 +34,10 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(wildcard csrc/*.cpp csrc/*.hpp tests/csrc/*.cpp)
+
+# Trainings killed at 200 random places: does the ledger count every noisy step? About two minutes.
+torture-privacy: install
+	$(BIN)/python -m tests.torture_privacy --kills 200 --output build/torture/privacy.json
 
 # A throw-away Slurm of four nodes on this machine, below build/slurm.
 slurm-up:

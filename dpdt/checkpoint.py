@@ -47,11 +47,13 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """The newest checkpoint that is whole.
 
     Returns:
-        What was saved, tensors on the CPU; None if there is no checkpoint.
+        What was saved, tensors on the CPU; None if there is no checkpoint. A part that a killed process left of one is
+        removed.
 
     Raises:
         DpdtError: There are checkpoints, but none of them can be read.
     """
+    _sweep(folder)
     files = _files(folder)
     for path in reversed(files):
         try:
@@ -80,6 +82,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 def remove_checkpoints(folder: Path) -> None:
     """Remove all checkpoints, and with them the keys of the noise; final weights stay."""
+    _sweep(folder)
     for path in [*_files(folder), *folder.glob("step-*.damaged")]:
         path.unlink(missing_ok=True)
 
@@ -87,6 +90,12 @@ def remove_checkpoints(folder: Path) -> None:
 def _files(folder: Path) -> list[Path]:
     """Checkpoints from the oldest to the newest."""
     return sorted(make_folder(folder).glob("step-*.pt"), key=lambda path: (path.stem[:13], path.stat().st_mtime_ns))
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed process was writing: it has keys of noise. The caller is the one process on this run."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def _check(data: bytes | memoryview) -> str:

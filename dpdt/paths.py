@@ -103,6 +103,11 @@ class RunPaths:
         return self.folder / "predictions" / f"{test_domain}.parquet"
 
     @property
+    def draws(self) -> Path:
+        """Bootstrap draws of the metrics that models are compared by; written just before `metrics`."""
+        return self.folder / "draws.parquet"
+
+    @property
     def metrics(self) -> Path:
         """AUC and other metrics by test domain, label and subgroup; written last by evaluation."""
         return self.folder / "metrics.parquet"

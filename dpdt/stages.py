@@ -14,6 +14,7 @@ from typing import Any, Final
 from dpdt.errors import ClusterError, StudyError
 from dpdt.files import exclusive_lock
 from dpdt.frozen import thaw_study
+from dpdt.ranks import this_rank
 from dpdt.stamps import is_current, stamped
 from dpdt.study import Cell, Study, format_epsilon
 
@@ -164,7 +165,8 @@ def run_task(study_file: str, task: Task, *, num_threads: int = 0) -> None:
     study = thaw_study(study_file)
     if num_threads:
         study = _with_threads(study, num_threads)
-    with private_umask(study), _claim(study, task):
+    # of several processes of one training, the first claims it for all
+    with private_umask(study), _claim(study, task) if this_rank() == 0 else nullcontext():
         if is_done(study, task):
             print(f"{task.label}: already done")
             return

@@ -49,7 +49,7 @@ PAPER_PRESET: Final[dict[str, Any]] = {
         "class_weights": "public",
     },
     "privacy": {"unit": "image", "delta": 6e-6, "max_grad_norm": 1.5, "target_epsilons": [1.0, 8.0, math.inf]},
-    "evaluate": {"bootstrap_draws": 1000},
+    "evaluate": {"bootstrap_draws": 1000, "bootstrap_unit": "image"},
 }
 
 
@@ -144,7 +144,13 @@ class PrivacySettings(Section):
         default=(1.0, 8.0, math.inf), min_length=1, description="One training a value; inf is the arm without DP."
     )
     unit: Literal["patient", "image"] = Field(default="patient", description="What one unit of the guarantee is.")
+    images_per_patient: Integer = Field(
+        default=1, ge=1, description="Images of a drawn patient; their gradients are averaged, then clipped as one."
+    )
     delta: Number = Field(default=1e-5, gt=0, lt=1)
+    allow_large_delta: bool = Field(
+        default=False, description="Accept delta >= 1 / units, which protects nobody for sure; the statement says so."
+    )
     max_grad_norm: Number = Field(default=1.5, gt=0)
     accountant: Literal["pld", "prv", "rdp"] = "pld"
     clipping: Literal["hooks", "ghost"] = Field(default="hooks", description="How per-sample gradients are clipped.")
@@ -159,14 +165,31 @@ class PrivacySettings(Section):
             raise ValueError(f"target_epsilons: a value occurs twice in {list(self.target_epsilons)}")
         return self
 
+    @model_validator(mode="after")
+    def _several_images(self) -> Self:
+        if self.images_per_patient > 1 and self.unit != "patient":
+            raise ValueError(f"images_per_patient: {self.images_per_patient} needs unit = 'patient'")
+        if self.images_per_patient > 1 and self.clipping == "ghost":
+            raise ValueError(
+                f"images_per_patient: {self.images_per_patient} needs clipping = 'hooks'; ghost clipping has no norm "
+                "of several images' mean gradient"
+            )
+        return self
+
 
 class EvaluateSettings(Section):
     """`[evaluate]`: which models are tested where, and how surely."""
 
     domains: tuple[str, ...] | None = Field(default=None, description="Test domains; default: the train domains.")
-    bootstrap_draws: Integer = Field(default=1000, ge=0, description="Patient bootstrap draws; 0: no intervals.")
+    bootstrap_draws: Integer = Field(default=1000, ge=0, description="Bootstrap draws; 0: no intervals.")
+    bootstrap_unit: Literal["patient", "image"] = Field(
+        default="patient", description="What a draw takes; images of one patient are not independent."
+    )
     confidence: Number = Field(default=0.95, gt=0, lt=1)
     min_subgroup_size: Integer = Field(default=10, ge=1, description="Cells with fewer images are left empty.")
+    equivalence_margin: Number = Field(
+        default=0.01, gt=0, lt=1, description="A difference in AUC within ± this counts as equivalent (TOST)."
+    )
 
 
 class TrackingSettings(Section):
@@ -185,6 +208,7 @@ class ClusterSettings(Section):
     qos: str | None = None
     constraint: str | None = None
     gpus_per_task: Integer = Field(default=0, ge=0, description="For pretrain, train and evaluate.")
+    nodes_per_task: Integer = Field(default=1, ge=1, description="For pretrain and train: one process a GPU on each.")
     gpu_type: str | None = Field(default=None, description="Slurm's name of the kind of GPU, e.g. `a100`.")
     cpus_per_task: Integer = Field(default=2, ge=1)
     mem_gb: Number = Field(default=8.0, gt=0)
@@ -337,7 +361,7 @@ class Study(Section):
                 "model": self.model.model_dump(mode="json"),
                 "pretrain": self.pretrain_run_id,
                 "train": self.train.model_dump(mode="json", exclude=speed),
-                "privacy": privacy if cell.private else {"unit": self.privacy.unit},
+                "privacy": {key: privacy[key] for key in (privacy if cell.private else ("unit", "images_per_patient"))},
                 "cell": [cell.domain, format_epsilon(cell.target_epsilon), cell.seed, self.study.seed],
             }
         )

@@ -27,6 +27,7 @@ from dpdt.paths import RunPaths
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.sampling import num_steps_for, sample_rate_for
 from dpdt.privacy.statement import privacy_statement, statement_without_privacy
+from dpdt.ranks import Ranks, joined
 from dpdt.runs import (
     RunSummary,
     freeze_config,
@@ -141,27 +142,49 @@ def train(
 def _train(run: _Run, *, on_epoch_end: EpochEnd | None, stop: StopFlag | None) -> RunSummary:
     """Do a run, or what is left of it."""
     if run_done(run.study, run.run_id):
+        _remove_noise_keys(run)
         return summary_of(run.paths)
     begun = time.perf_counter()
     device = _device(run.study.train.device)
     _set_threads(run.study.train.num_threads)
     signals = contextlib.nullcontext(stop) if stop else stop_on_signals()
-    with run_lock(run.paths), signals as flag, _failure_recorded(run.paths):
+    with joined() as ranks, _leading(run.paths, ranks, signals) as flag:
         data = load_split(run.study, run.domain, "train")
         model, initial = _initial_model(run)
-        plan, config = _plan(run, data, initial, device)
+        with ranks.leader_first():  # who freezes the config; the others compare
+            plan, config = _plan(run, data, initial, device)
         with contextlib.ExitStack() as stack:
-            ledger = stack.enter_context(open_ledger(plan)) if plan.mechanism else None
-            loop = TrainingLoop(plan, model=model, data=data, steps=ledger)
-            if plan.mechanism:
+            ledger = stack.enter_context(open_ledger(plan)) if plan.mechanism and ranks.leads else None
+            loop = TrainingLoop(plan, model=model, data=data, steps=ledger, ranks=ranks)
+            if plan.mechanism and ranks.leads:
                 write_json(run.paths.privacy, _statement(run, plan, config, data, spent_steps=plan.num_steps))
             status = loop.run(stop=flag, on_epoch_end=on_epoch_end)
-            if status == "finished":
+            if status == "finished" and ranks.leads:
                 spent = loop.steps.spent_steps
                 write_json(run.paths.privacy, _statement(run, plan, config, data, spent_steps=spent, complete=True))
                 loop.report("finished")
                 remove_checkpoints(run.paths.checkpoints)  # and with them the keys of the noise
+        ranks.share(None)  # nobody goes on before the last file is written
     return summary_of(run.paths, seconds=time.perf_counter() - begun)
+
+
+@contextlib.contextmanager
+def _leading(paths: RunPaths, ranks: Ranks, signals: contextlib.AbstractContextManager[StopFlag]) -> Iterator[StopFlag]:
+    """Listen to the signals; rank 0 also holds the run's lock and records a failure."""
+    with contextlib.ExitStack() as stack:
+        if ranks.leads:
+            stack.enter_context(run_lock(paths))
+        flag = stack.enter_context(signals)
+        if ranks.leads:
+            stack.enter_context(_failure_recorded(paths))
+        yield flag
+
+
+def _remove_noise_keys(run: _Run) -> None:
+    """Remove what a process left that was killed between its last report and the removal of its checkpoints."""
+    if any(path != run.paths.weights for path in run.paths.checkpoints.iterdir()):
+        with run_lock(run.paths):
+            remove_checkpoints(run.paths.checkpoints)
 
 
 def _plan(
@@ -218,6 +241,7 @@ def _plan(
         class_weights=None if class_weights is None else tuple(class_weights),
         mechanism=mechanism,
         clipping=study.privacy.clipping,
+        images_per_unit=study.privacy.images_per_patient if run.cell else 1,
         seed=f"{study.study.seed}/{run.run_id}",
         seeded=run.seeded,
         physical_batch_size=study.train.physical_batch_size,
@@ -319,7 +343,11 @@ def _device(choice: str) -> torch.device:
             "train.device: 'cuda' was asked for, but torch sees no GPU here. Ask the scheduler for one "
             "(cluster.gpus_per_task), install torch with CUDA, or set device = 'cpu'."
         )
-    return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
+    if choice == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if "LOCAL_RANK" in os.environ:  # one of several processes on this node: each has its own GPU
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    return torch.device("cuda")
 
 
 def _set_threads(wanted: int) -> None:

@@ -12,7 +12,7 @@ LAYERS = [
     {"errors", "vocabulary", "_core"},
     {"files", "paths", "console", "stop"},
     {"domain_settings"},
-    {"study", "checkpoint"},
+    {"study", "checkpoint", "ranks"},
     {"domains", "metrics", "model", "privacy", "runs"},
     {"counts", "splits"},
     {"cohort"},

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import dpdt.loop
+from dpdt.checkpoint import remove_checkpoints
 from dpdt.dataset import load_split
 from dpdt.errors import DpdtError, PrivacyError, StudyError
 from dpdt.files import exclusive_lock, read_json
@@ -455,3 +456,34 @@ def test_without_dp_the_loss_falls(study: Study, make_study: MakeStudy) -> None:
     assert losses[-1] < 0.7 * losses[0]
     model = build_model(study.model)
     load_weights(model, paths_of(study, PLAIN).weights)
+
+
+def test_keys_of_noise_that_a_kill_left_beside_a_finished_run_are_removed(study: Study) -> None:
+    train(study, DP)
+    left = paths_of(study, DP).checkpoints / "step-00000020-0123456789abcdef.pt"
+    left.write_bytes(b"killed after the last report, before the checkpoints were removed")
+    train(study, DP)
+    assert not left.exists()
+
+
+def test_a_ledger_that_is_older_than_the_state_is_refused(study: Study) -> None:
+    train(study, DP, stop=StopAfter(8))
+    paths = paths_of(study, DP)
+    remove_checkpoints(paths.checkpoints)  # which would tell as well
+    lines = paths.ledger.read_text().splitlines(keepends=True)
+    paths.ledger.write_text("".join(lines[:2]))
+    with pytest.raises(PrivacyError, match=r"counts 2 steps, but state\.json tells of . taken ones"):
+        train(study, DP)
+
+
+def test_several_images_a_patient_are_recorded_and_in_the_run_id(make_study: MakeStudy) -> None:
+    one = make_study()
+    study = make_study(("delta = 1e-3", "delta = 1e-3\nimages_per_patient = 2"))
+    assert study.run_id(DP) != one.run_id(DP)
+    assert study.run_id(PLAIN) != one.run_id(PLAIN)
+    pretrain(study)
+    train(study, DP)
+    train(study, PLAIN)
+    statement = read_json(paths_of(study, DP).privacy)
+    assert statement["images_per_unit"] == 2
+    assert statement["epsilon"] <= 8

@@ -67,13 +67,15 @@ def epsilon(
     0.0
     """
     _check(sample_rate=sample_rate, num_steps=num_steps, delta=delta, accountant=accountant)
-    if not noise_multiplier >= 0:
-        raise PrivacyError(f"noise_multiplier: expected a number >= 0, got {noise_multiplier!r}.")
+    if not 0 <= noise_multiplier < math.inf:
+        raise PrivacyError(f"noise_multiplier: expected a finite number >= 0, got {noise_multiplier!r}.")
     if num_steps == 0:
         return 0.0
     if noise_multiplier < MIN_NOISE_MULTIPLIER:
         return math.inf
-    return _epsilon(float(noise_multiplier), float(sample_rate), int(num_steps), float(delta), accountant)
+    # Less noise than there is costs more, so the most that the accountants' series bear is a bound for any above it.
+    sigma = min(float(noise_multiplier), MAX_NOISE_MULTIPLIER)
+    return _epsilon(sigma, float(sample_rate), int(num_steps), float(delta), accountant)
 
 
 def calibrate_noise_multiplier(
@@ -115,7 +117,7 @@ def _check(*, sample_rate: float, num_steps: int, delta: float, accountant: str)
         raise PrivacyError(f"sample_rate: expected a number in (0, 1], got {sample_rate!r}.")
     if not 0 < delta < 1:
         raise PrivacyError(f"delta: expected a number in (0, 1), got {delta!r}.")
-    if num_steps < 0 or num_steps != int(num_steps):
+    if not 0 <= num_steps < math.inf or num_steps != int(num_steps):
         raise PrivacyError(f"num_steps: expected a whole number >= 0, got {num_steps!r}.")
 
 
@@ -180,7 +182,9 @@ def _pld_epsilon(sigma: float, rate: float, steps: int, delta: float) -> float:
     if interval > COARSEST_INTERVAL:
         return _rdp_epsilon(sigma, rate, steps, delta)
     composed = _step_distribution(sigma, rate, interval).self_compose(steps)
-    return float(composed.get_epsilon_for_delta(delta))
+    found = float(composed.get_epsilon_for_delta(delta))
+    # At a delta below the mass that the discretisation cuts off, the rdp bound may still be finite.
+    return found if math.isfinite(found) else _rdp_epsilon(sigma, rate, steps, delta)
 
 
 @functools.lru_cache(maxsize=16)

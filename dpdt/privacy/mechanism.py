@@ -27,6 +27,7 @@ class Mechanism:
         delta: Below 1 / num_units.
         accountant: ``pld``, ``prv`` or ``rdp``.
         target_epsilon: What all steps together stay within.
+        images_per_unit: Images of a drawn unit, whose gradients are averaged before clipping; no matter for epsilon.
     """
 
     unit: str
@@ -38,6 +39,7 @@ class Mechanism:
     delta: float
     accountant: str
     target_epsilon: float
+    images_per_unit: int = 1
 
     @classmethod
     def plan(
@@ -55,11 +57,12 @@ class Mechanism:
         Raises:
             PrivacyError: Delta is not below 1 / num_units, the target cannot be reached, or the given noise misses it.
         """
-        if settings.delta >= 1 / num_units:
+        if settings.delta >= 1 / num_units and not settings.allow_large_delta:
             raise PrivacyError(
                 f"privacy.delta: {settings.delta:g} is not below 1 / {num_units} {settings.unit}s = "
                 f"{1 / num_units:.3g}. With such a delta a "
-                "mechanism that publishes one of them whole would count as private. Choose a smaller one."
+                "mechanism that publishes one of them whole would count as private. Choose a smaller one, or, for a "
+                "trial that protects nobody, set privacy.allow_large_delta."
             )
         if noise_multiplier is None:
             noise_multiplier = calibrate_noise_multiplier(
@@ -79,6 +82,7 @@ class Mechanism:
             delta=settings.delta,
             accountant=settings.accountant,
             target_epsilon=target_epsilon,
+            images_per_unit=settings.images_per_patient,
         )
         if mechanism.epsilon(num_steps) > target_epsilon * (1 + TOLERANCE):
             raise PrivacyError(

@@ -50,6 +50,7 @@ def privacy_statement(
         "sample_rate": mechanism.sample_rate,
         "noise_multiplier": mechanism.noise_multiplier,
         "max_grad_norm": mechanism.max_grad_norm,
+        "images_per_unit": mechanism.images_per_unit,
         "num_steps": spent_steps,
         "planned_num_steps": mechanism.num_steps,
         "delta": mechanism.delta,
@@ -83,6 +84,7 @@ def statement_without_privacy(
         "sample_rate": None,
         "noise_multiplier": None,
         "max_grad_norm": None,
+        "images_per_unit": None,
         "num_steps": num_steps,
         "planned_num_steps": num_steps,
         "delta": None,
@@ -186,6 +188,12 @@ def _paragraph(statement: dict[str, Any]) -> str:
         parts.insert(1, "The training is not complete; the epsilon is what the whole of it may spend.")
     if statement["randomness"] == "seeded":
         parts.insert(1, "Its noise came from a seed: whoever knows the seed can remove it, so the guarantee is void.")
+    if statement["delta"] * statement["num_units"] >= 1:
+        parts.insert(
+            1,
+            f"Its delta is not below one over the number of {unit}s: a training that publishes one of them whole "
+            "would satisfy it, so nobody should rely on this guarantee.",
+        )
     if unit == "image":
         bound = statement["patient_bound"]
         patient = "no finite bound" if bound["epsilon"] is None else f"epsilon = {bound['epsilon']:.3g}"

@@ -24,6 +24,8 @@ __all__ = ["TaskCall"]
 
 # A task that was told to stop may finish what it writes, at most so long.
 GRACE_SECONDS: Final = 20.0
+# Below the range that systems hand out by themselves.
+FIRST_PORT, NUM_PORTS = 20_000, 10_000
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,10 @@ class TaskCall:
 
     def _run_in_slurm(self, slurm: SlurmAttempt) -> None:
         """Run as one attempt of a job; what an earlier attempt left as its result is void."""
-        submitit.JobEnvironment().paths.result_pickle.unlink(missing_ok=True)
+        environment = submitit.JobEnvironment()
+        environment.paths.result_pickle.unlink(missing_ok=True)
+        if environment.num_tasks > 1:
+            os.environ.update(_torch_variables(environment))
         slurm.begin()
         if self.scratch is not None:
             os.environ["DPDT_SCRATCH"] = os.path.expandvars(self.scratch)
@@ -105,6 +110,18 @@ class TaskCall:
         cores = len(os.sched_getaffinity(0))
         if cores < self.num_threads:
             print(f"warning: asked for {self.num_threads} cores, got {cores}", file=sys.stderr, flush=True)
+
+
+def _torch_variables(environment: Any) -> dict[str, str]:
+    """How the processes of a training find each other: what torchrun would set."""
+    first = environment.hostnames[0] if environment.num_nodes > 1 else "127.0.0.1"
+    return {
+        "RANK": str(environment.global_rank),
+        "LOCAL_RANK": str(environment.local_rank),
+        "WORLD_SIZE": str(environment.num_tasks),
+        "MASTER_ADDR": first,
+        "MASTER_PORT": str(FIRST_PORT + int(environment.raw_job_id) % NUM_PORTS),
+    }
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:

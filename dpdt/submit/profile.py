@@ -21,6 +21,10 @@ PROFILES: Final = next(
 )
 
 
+# Stages that several processes do together; the others have no use for a second GPU.
+RANKED_STAGES: Final = ("pretrain", "train")
+
+
 class StageSettings(BaseModel):
     """`[stages.<stage>]` of a profile: what one stage asks for instead of the general values."""
 
@@ -55,7 +59,10 @@ class Profile(ClusterSettings):
 
 @dataclass(frozen=True)
 class Resources:
-    """What each task of one stage asks for; gpus is 0 for stages that only use CPUs."""
+    """What each task of one stage asks for on each node.
+
+    gpus is 0 for stages that only use CPUs; ranks are the processes that share gpus, cpus and mem_gb.
+    """
 
     partition: str | None
     account: str | None
@@ -63,6 +70,8 @@ class Resources:
     constraint: str | None
     gpus: int
     gpu_type: str | None
+    nodes: int
+    ranks: int
     cpus: int
     mem_gb: float
     timeout_min: int
@@ -93,12 +102,18 @@ def resources(study: Study) -> dict[str, Resources]:
 def _of_stage(profile: Profile, stage: str) -> Resources:
     special = profile.stages.get(stage, StageSettings())
     values = {**profile.model_dump(), **special.model_dump(exclude_none=True)}
+    gpus = values["gpus_per_task"] if stage in GPU_STAGES else 0
+    trains = stage in RANKED_STAGES
+    if not trains:
+        gpus = min(gpus, 1)
     return Resources(
         partition=values["partition"],
         account=values["account"],
         qos=values["qos"],
         constraint=values["constraint"],
-        gpus=values["gpus_per_task"] if stage in GPU_STAGES else 0,
+        gpus=gpus,
+        nodes=values["nodes_per_task"] if trains else 1,
+        ranks=max(1, gpus),
         gpu_type=values["gpu_type"],
         cpus=values["cpus_per_task"],
         mem_gb=values["mem_gb"],

@@ -21,6 +21,7 @@ from typing import Final, NoReturn
 
 from dpdt.attempts import Attempt, begin_attempt, stop_attempt
 from dpdt.errors import ClusterError
+from dpdt.ranks import this_rank
 from dpdt.stages import GPU_STAGES, Task
 
 __all__ = ["REQUEUE_CODE", "SETUP", "TEARDOWN", "Limits", "SlurmAttempt"]
@@ -82,7 +83,8 @@ class SlurmAttempt:
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGCONT, signal.SIG_DFL)  # comes along with SIGTERM; submitit would note it in the log
-        begin_attempt(self.file, self.attempt)
+        if this_rank() == 0:
+            begin_attempt(self.file, self.attempt)
 
     def ended(self, stop: SystemExit) -> NoReturn:
         """Let the job come back, or, after its last attempt, fail in a state from which a new one goes on.
@@ -96,7 +98,7 @@ class SlurmAttempt:
         raise stop
 
     def _give_up(self, what: str) -> NoReturn:
-        stop_attempt(self.file, self.attempt, "too many attempts")
+        self._note("too many attempts")
         raise ClusterError(
             f"{self.task.label}: {what}, and cluster.max_attempts allows {self.limits.max_attempts}. Nothing that it "
             "did is lost: `dpdt submit --retry-failed` sends it again, and it goes on from there."
@@ -107,13 +109,18 @@ class SlurmAttempt:
         for other in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(other, signal.SIG_IGN)
         reason = self._reason(number)
-        stop_attempt(self.file, self.attempt, reason)
+        self._note(reason)
         print(f"== {self.task.label}: attempt {self.attempt.number} stops: {reason}", flush=True)
         if self.task.stage not in GPU_STAGES:
             killer = threading.Timer(STOP_SECONDS, os._exit, args=(REQUEUE_CODE,))
             killer.daemon = True
             killer.start()
         raise SystemExit(REQUEUE_CODE)
+
+    def _note(self, reason: str) -> None:
+        """Write down why the attempt stops, once for all of its processes."""
+        if this_rank() == 0:
+            stop_attempt(self.file, self.attempt, reason)
 
     def _reason(self, number: int) -> str:
         if number == signal.SIGTERM:

@@ -14,7 +14,7 @@ from dpdt.jobs import Submission
 from dpdt.submit.profile import Resources
 from dpdt.submit.requeue import SETUP, TEARDOWN
 
-__all__ = ["check_python", "make_executor"]
+__all__ = ["check_python", "cpus_per_rank", "make_executor"]
 
 PYTHON_SECONDS: Final = 300.0
 # Prints what must be the same where a task is pickled and where it is run.
@@ -47,6 +47,8 @@ def make_executor(
         array_parallelism: Tasks of the array at once.
     """
     executor = submitit.SlurmExecutor(folder=submission.paths.jobs(stage), python=python_command(submission, asked))
+    cpus = cpus_per_rank(asked)
+    together = ["--kill-on-bad-exit=1"] if asked.nodes * asked.ranks > 1 else []
     executor.update_parameters(
         job_name=f"dpdt-{stage}",
         partition=asked.partition,
@@ -54,21 +56,27 @@ def make_executor(
         qos=asked.qos,
         constraint=asked.constraint,
         gpus_per_node=f"{asked.gpu_type}:{asked.gpus}" if asked.gpus and asked.gpu_type else asked.gpus or None,
-        cpus_per_task=asked.cpus,
-        ntasks_per_node=1,
+        nodes=asked.nodes,
+        cpus_per_task=cpus,
+        ntasks_per_node=asked.ranks,
         mem=f"{max(1, round(asked.mem_gb * 1024))}M",
         time=asked.timeout_min,
         wckey=None,
         signal_delay_s=asked.signal_delay_s,
         array_parallelism=array_parallelism,
         dependency=dependency,
-        setup=[f"export OMP_NUM_THREADS={asked.cpus}", *asked.setup, *SETUP],
+        setup=[f"export OMP_NUM_THREADS={cpus}", *asked.setup, *SETUP],
         teardown=list(TEARDOWN),
-        srun_args=[f"--cpus-per-task={asked.cpus}"],  # since Slurm 22.05 srun does not take it from sbatch
+        srun_args=[f"--cpus-per-task={cpus}", *together],  # since Slurm 22.05 srun does not take it from sbatch
         stderr_to_stdout=True,
         additional_parameters={"kill-on-invalid-dep": "yes", "requeue": True},
     )
     return executor
+
+
+def cpus_per_rank(asked: Resources) -> int:
+    """Cores of each of the processes that share a task's."""
+    return max(1, asked.cpus // asked.ranks)
 
 
 def python_command(submission: Submission, asked: Resources) -> str | None:

@@ -24,7 +24,7 @@ from dpdt.study import Study
 from dpdt.submit.call import TaskCall
 from dpdt.submit.plan import Plan, StagePlan
 from dpdt.submit.requeue import Limits
-from dpdt.submit.script import check_python, make_executor
+from dpdt.submit.script import check_python, cpus_per_rank, make_executor
 
 __all__ = ["COMMAND_SECONDS", "PROGRAMS", "max_array_size", "outside_of_any_job", "queued_tasks", "send"]
 
@@ -175,7 +175,8 @@ class _Sender:
         limits = Limits(asked.max_attempts, asked.timeout_min, asked.signal_delay_s)
         study = str(self.submission.paths.study)
         calls = [
-            TaskCall(study, task, num_threads=asked.cpus, limits=limits, scratch=asked.scratch) for task in array.tasks
+            TaskCall(study, task, num_threads=cpus_per_rank(asked), limits=limits, scratch=asked.scratch)
+            for task in array.tasks
         ]
         with contextlib.redirect_stderr(io.StringIO()):  # the error that is raised says the same
             handles = executor.submit_array(calls)

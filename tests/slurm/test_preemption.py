@@ -158,6 +158,43 @@ def test_eight_trainings_on_four_nodes_survive_what_a_cluster_does(
     assert [r for r in runs if r != failing and not is_same_result(study, other, r)] == []
 
 
+def test_two_processes_train_one_model_and_come_back_together(
+    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Started by srun; the fake GPUs make two processes of it, the device is the CPU."""
+    import torch
+
+    from dpdt.train import pretrain
+
+    root = Path(dpdt.__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REAL_TRAINING), str(root)]))
+    study = make_study(
+        ("target_epsilons = [8.0, inf]", "target_epsilons = [8.0]"),
+        ("reserve_steps = 4\n", f"reserve_steps = 4\n{CLUSTER}gpus_per_task = 2\n"),
+    )
+    pretrain(study)
+    calm = tmp_path.parent / f"{tmp_path.name}-calm"
+    shutil.copytree(tmp_path, calm)
+    run_id = study.run_id(study.cells()[0])
+    (study.folder / "held").mkdir()
+    (study.folder / "hold").touch()
+    submit(study, cluster="slurm", stages=["train"])
+    wait_until(lambda: any((study.folder / "held").iterdir()))
+    slurm("scancel", "--signal=USR2", rows_of(study)[run_id]["job"])
+    (study.folder / "hold").unlink()
+    requeued(study, {run_id})
+    wait_until(lambda: rows_of(study)[run_id]["state"] not in ("waiting", "running"))
+    row = rows_of(study)[run_id]
+    assert (row["state"], row["attempt"]) == ("done", 2), row["note"]
+
+    other = undisturbed(study, calm, {run_id})
+    one, two = study.paths.run(run_id), other.paths.run(run_id)
+    weights, wanted = (torch.load(paths.weights, weights_only=True) for paths in (one, two))
+    for name in wanted:
+        torch.testing.assert_close(weights[name], wanted[name], rtol=1e-4, atol=1e-5)
+    assert read_json(one.privacy) == read_json(two.privacy)
+
+
 def behave(study: Study, **told: object) -> None:
     """Tell the stand-ins what shall happen from now on."""
     (study.folder / "behave.json").write_text(json.dumps(told))
