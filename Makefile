@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PYTHON
 
-.PHONY: install demo test check format clean slurm-up slurm-down torture-privacy
+.PHONY: install demo test check format clean slurm-up slurm-down torture-privacy image image-test image-save
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -45,6 +45,18 @@ slurm-up:
 
 slurm-down:
 	@slurm/dev/stop.sh
+
+# The container image with podman or docker, and the checks of it; docs/containers.md.
+image:
+	@docker/build.sh cpu test
+
+image-test: install
+	@docker/test.sh
+
+# An archive for a machine without a network, and for Apptainer. IMAGE=cuda: after `docker/build.sh cuda`.
+IMAGE ?= cpu
+image-save:
+	@docker/save.sh $(IMAGE)
 
 clean:
 	rm -rf build $(VENV)

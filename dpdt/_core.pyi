@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 _Pixel = TypeVar("_Pixel", np.uint8, np.uint16)
 _Recipe = Literal["area", "paper"]
 
+__version__: Final[str]
 MAX_PIXELS: Final[int]
 
 class ImageResult:

@@ -221,20 +221,30 @@ def cancel(
     print(f"{len(found)} jobs cancelled.")
 
 
-@app.command(epilog="Example: dpdt doctor study.toml --cluster")
+@app.command(epilog="Example: dpdt doctor study.toml --cluster   (dpdt doctor alone: this machine)")
 def doctor(
-    study: StudyFile,
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="With --cluster: the study file.")] = None,
     cluster: Annotated[bool, typer.Option("--cluster", help="Check what the study's Slurm jobs will need.")] = False,
     probe: Annotated[bool, typer.Option("--probe", help="Also ask a node, by a job of one minute at most.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check the cluster before anything is queued: partition, limits, GPUs, folder, python."""
+    """Show what this machine offers; with --cluster, check the cluster before anything is queued."""
     from dpdt.console import show_table
+
+    if not cluster:
+        from dpdt.machine import machine_facts
+
+        facts = machine_facts()
+        if as_json:
+            print(json.dumps(facts, indent=2))
+        else:
+            show_table("this machine", ("what", "found"), list(facts.items()))
+        return
+    if study is None:
+        raise typer.BadParameter("--cluster needs the study file: dpdt doctor study.toml --cluster")
     from dpdt.study import load_study
     from dpdt.submit import check_cluster
 
-    if not cluster:
-        raise typer.BadParameter("say what to check: --cluster")
     checks = check_cluster(load_study(study), probe=probe)
     if as_json:
         print(json.dumps([check.as_dict() for check in checks], indent=2))
@@ -317,11 +327,14 @@ def calibrate(
 @app.command(epilog="Example: dpdt demo --folder demo")
 def demo(
     folder: Annotated[Path, typer.Option(help="Where the demo's data and results go.")] = Path("dpdt-demo"),
+    patients: Annotated[
+        int | None, typer.Option(help="Patients of each hospital, for a quick look; default: 550 to 1,000.", min=20)
+    ] = None,
 ) -> None:
     """Run the whole way on six small synthetic hospitals: about five minutes on two cores."""
     from dpdt.demo import run_demo
 
-    run_demo(folder)
+    run_demo(folder, patients=patients)
 
 
 def _known(domains: Sequence[str], wanted: Sequence[str] | None) -> Sequence[str]:

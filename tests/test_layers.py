@@ -30,7 +30,7 @@ LAYERS = [
     {"status"},
     {"logs"},
     {"submit"},
-    {"demo"},
+    {"demo", "machine"},
     {"cli"},
     {"__main__"},
 ]
