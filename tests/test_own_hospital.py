@@ -294,3 +294,19 @@ def test_the_mapping_is_part_of_the_fingerprint(tmp_path: Path) -> None:
         "own"
     )
     assert before != after
+
+
+def test_files_key_and_wrong_separator_are_answered(tmp_path: Path) -> None:
+    study = own(tmp_path, ('kind = "table"', 'kind = "table"\nfiles = { table = "x.csv" }'))
+    with pytest.raises(StudyError, match=r"domains.own.files: belongs to published layouts"):
+        build_cohort(study, "own")
+    study = own(tmp_path)
+    ROWS.to_csv(tmp_path / "list.csv", index=False, sep=";")
+    with pytest.raises(CohortError, match=r"no column 'image' \(image\); found .* Is `separator` right\?"):
+        build_cohort(study, "own")
+
+
+def test_byte_order_mark_of_a_spreadsheet_is_no_part_of_a_name(tmp_path: Path) -> None:
+    study = own(tmp_path)
+    ROWS.to_csv(tmp_path / "list.csv", index=False, encoding="utf-8-sig")
+    assert build_cohort(study, "own").images == 40

@@ -7,6 +7,8 @@ torchxrayvision 1.5.7 (`pip download --no-deps torchxrayvision==1.5.7`), whose p
 import gzip
 import io
 import os
+import re
+import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +16,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import dpdt
 from dpdt.cohort import build_cohort, read_cohort, read_record
 from dpdt.domains import RawCohort, reader
+from dpdt.domains.padchest import SUBLABELS
 from dpdt.study import DomainSettings, load_study
 from dpdt.vocabulary import LABELS
 
@@ -227,3 +231,11 @@ def test_padchest_contradictions_are_settled_by_the_named_rule(tables: Path, tmp
         assert notes[next(name for name in notes if name.startswith("healthy with a finding"))] == 50
         assert record["policies"]["contradictions"] == rule
     assert sizes["exclude"] == sizes["keep"] - 50
+
+
+def test_the_sublabels_in_the_docs_are_the_defaults() -> None:
+    page = Path(dpdt.__file__).parents[1] / "docs" / "cohorts.md"
+    found = re.search(r"^```toml\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert found is not None
+    documented = tomllib.loads(found.group(1))["domains"]["padchest"]["sublabels"]
+    assert {label: frozenset(names) for label, names in documented.items()} == SUBLABELS

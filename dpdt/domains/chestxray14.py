@@ -11,7 +11,7 @@ from typing import Final
 import pandas as pd
 
 from dpdt.domains.files import RawFiles, list_files
-from dpdt.domains.raw import FileNames, Filter, RawCohort, age_from_text, sex_word, to_label
+from dpdt.domains.raw import FileNames, Filter, RawCohort, age_from_text, is_among, sex_word, to_label
 from dpdt.errors import CohortError
 from dpdt.study import DomainSettings
 
@@ -58,7 +58,7 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
         raise CohortError(f"{root}: {len(train & test)} images are in both the train_val and the test list.")
     lost = _listed_without_row(files, table["image_id"], train | test)
     rows = Filter(table)
-    listed = table["image_id"].isin(train | test)
+    listed = is_among(table["image_id"], train | test)
     rows.drop(~listed, "in neither official list")
     if settings.unknown_views == "exclude":
         rows.drop(~rows.kept["view"].isin(["PA", "AP"]), "view unknown")
@@ -74,7 +74,7 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
             "view": kept["view"].where(kept["view"].isin(["PA", "AP"]), "unknown"),
             "sex": sex_word(kept["sex"]),
             "age_years": age_from_text(kept["age"]),
-            "split": kept["image_id"].isin(test).map({True: "test", False: "train"}).astype(str),
+            "split": is_among(kept["image_id"], test).map({True: "test", False: "train"}).astype(str),
         }
     )
     findings = kept["findings"].str.split("|")
@@ -82,7 +82,7 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
         frame[label] = to_label(findings.map(lambda names, name=name: name in names).astype(bool))
     counts = {
         "listed images that a table of a sample does not have": lost,
-        "images not found where expected": int((~kept["image_id"].isin(found.keys())).sum()),
+        "images not found where expected": int((~is_among(kept["image_id"], found)).sum()),
     }
     return RawCohort(frame, rows.exclusions, files.read, counts, {"findings": "names compared whole"})
 

@@ -9,7 +9,7 @@ from typing import Final
 import pandas as pd
 
 from dpdt.domains.files import RawFiles
-from dpdt.domains.raw import FileNames, Filter, RawCohort, possible_age, sex_word
+from dpdt.domains.raw import FileNames, Filter, RawCohort, is_among, possible_age, sex_word
 from dpdt.domains.uncertainty import COLUMNS as LABELLER_COLUMNS
 from dpdt.domains.uncertainty import apply_policy, policies
 from dpdt.errors import CohortError
@@ -79,12 +79,12 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
 def _unique(values: "pd.Series[str]", path: Path, what: str) -> None:
     twice = values[values.duplicated()]
     if len(twice):
-        raise CohortError(f"{path}: {len(twice)} rows repeat a {what}, first {twice.iloc[0]!r}.")
+        raise CohortError(f"{path}: {len(twice)} rows repeat a {what}, first row {int(twice.index[0]) + 1}.")
 
 
 def _matching(values: "pd.Series[str]", known: "pd.Series[str]", path: Path, other: Path, what: str) -> None:
     """Every value must be known."""
-    left = values[~values.isin(known)]
+    left = values[~is_among(values, known)]
     if len(left):
         first = ", ".join(left.iloc[:3])
         raise CohortError(
@@ -113,10 +113,10 @@ def _join_labels(files: RawFiles, rows: Filter, studies: "pd.Series[str]") -> No
     path, metadata = files.path("labels"), files.path("metadata")
     _unique(labels["study_id"], path, "study_id")
     _matching(labels["study_id"], studies, path, metadata, "study_ids")
-    unlabelled = studies[~studies.isin(labels["study_id"])].drop_duplicates()
+    unlabelled = studies[~is_among(studies, labels["study_id"])].drop_duplicates()
     if len(unlabelled) > STUDIES_WITHOUT_LABELS:
         _matching(unlabelled, labels["study_id"], metadata, path, "study_ids")
-    rows.drop(rows.kept["study_id"].isin(unlabelled), "study without labels")
+    rows.drop(is_among(rows.kept["study_id"], unlabelled), "study without labels")
     by_study = labels.set_index("study_id")
     belongs = rows.kept["study_id"].map(by_study["subject_id"]) == rows.kept["subject_id"]
     if not belongs.all():
@@ -146,7 +146,7 @@ def _people(files: RawFiles, kept: pd.DataFrame) -> "tuple[pd.Series[str], pd.Se
     if "year" in by_subject and "study_date" in kept:
         anchor = pd.to_numeric(kept["subject_id"].map(by_subject["year"]), errors="coerce")
         passed = (pd.to_numeric(kept["study_date"].str[:4], errors="coerce") - anchor).astype("float64")
-    strangers = ~kept["subject_id"].isin(by_subject.index)
+    strangers = ~is_among(kept["subject_id"], by_subject.index)
     unmoved = age.notna() & passed.isna() & (age < TOP_CODED_AGE)
     counts = {
         "subject not in the patients table, sex and age unknown": int(strangers.sum()),

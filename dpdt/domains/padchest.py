@@ -13,7 +13,7 @@ from typing import Any, Final
 import pandas as pd
 
 from dpdt.domains.files import RawFiles
-from dpdt.domains.raw import FileNames, Filter, RawCohort, possible_age, sex_word, to_label
+from dpdt.domains.raw import FileNames, Filter, RawCohort, is_among, possible_age, sex_word, to_label
 from dpdt.errors import CohortError, StudyError
 from dpdt.study import DomainSettings
 
@@ -78,7 +78,7 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
         rows.drop(rows.kept["view"] == view, f"view {view}")
     rows.drop(rows.kept["labels"].isin(EMPTY_LABELS), "no labels")
     if files.optional("bad_files") is not None:
-        rows.drop(rows.kept["image_id"].isin(files.lines("bad_files")), "in the list of bad files")
+        rows.drop(is_among(rows.kept["image_id"], files.lines("bad_files")), "in the list of bad files")
     labels = rows.kept["labels"].map(_cached_labels(rows.kept["labels"], files.path("table")))
     for word in ("exclude", "suboptimal study"):
         rows.drop(labels[rows.kept.index].map(lambda names, word=word: word in names).astype(bool), f"label {word}")

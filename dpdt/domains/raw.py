@@ -1,6 +1,6 @@
 """What every reader shares: the form of its answer, and the words for sex, age and labels in it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -20,6 +20,7 @@ __all__ = [
     "RawCohort",
     "Reader",
     "age_from_text",
+    "is_among",
     "possible_age",
     "sex_word",
     "to_label",
@@ -111,6 +112,12 @@ def age_from_text(values: "pd.Series[str]", *, at_least: float = 0.0) -> "pd.Ser
     parts = values.str.strip().str.extract(r"^(?:>=?\s*)?(-?\d+(?:\.\d+)?)\s*([YMWDymwd]?)\+?$")
     units = parts[1].fillna("").str.upper().map({"": 1.0, **YEARS_PER_UNIT})
     return possible_age(pd.to_numeric(parts[0]).astype("float64") * units.astype("float64"), at_least=at_least)
+
+
+def is_among(values: "pd.Series[str]", names: Iterable[str]) -> "pd.Series[bool]":
+    """Whether each value is one of many names; on text several times as fast as pandas' `isin`."""
+    known = frozenset(names)
+    return pd.Series([value in known for value in values], index=values.index, dtype=bool)
 
 
 def to_label(values: "pd.Series[bool] | np.ndarray[tuple[int], np.dtype[np.bool_]]") -> "pd.Series[int]":

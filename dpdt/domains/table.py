@@ -13,7 +13,7 @@ import pandas as pd
 
 from dpdt.domain_settings import TableSettings
 from dpdt.domains.files import RawFiles, csv_header, list_files, read_csv
-from dpdt.domains.raw import FRONTAL, FileNames, Filter, RawCohort, age_from_text, possible_age, to_label
+from dpdt.domains.raw import FRONTAL, FileNames, Filter, RawCohort, age_from_text, is_among, possible_age, to_label
 from dpdt.errors import CohortError, StudyError
 from dpdt.study import DomainSettings
 from dpdt.vocabulary import LABELS
@@ -47,6 +47,10 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
         StudyError: `files` is given; names belong to the table's own keys.
         CohortError: The file or a column is missing, or a cell is empty or not explained.
     """
+    if settings.files:
+        raise StudyError(
+            "files: belongs to published layouts. Name the list and the images folder in the table itself."
+        )
     files = RawFiles(root, FILES, settings)
     table = settings.table
     if table is None:
@@ -100,7 +104,11 @@ def _cells(path: Path, table: TableSettings) -> pd.DataFrame:
         if name not in header:
             raise CohortError(
                 f"{path}: no column {name!r} ({key.replace(':', ' ')}); found {', '.join(map(repr, header))}. "
-                "Names are compared exactly; correct the domain's table in the study file."
+                + (
+                    "Is `separator` right?"
+                    if len(header) == 1
+                    else "Names are compared exactly; correct the study file."
+                )
             )
     columns = sorted(set(wanted.values()))
     if parquet:
@@ -259,4 +267,4 @@ def _missing(root: Path, paths: "pd.Series[str]") -> int:
     """How many images are not there, from one listing of each folder."""
     folders = {path.rpartition("/")[0] for path in paths}
     found = {f"{folder}/{name}" if folder else name for folder in folders for name in list_files([root / folder], root)}
-    return int((~paths.isin(found)).sum())
+    return int((~is_among(paths, found)).sum())
