@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 
 from dpdt.errors import DpdtError
-from dpdt.files import atomic_path, make_folder
+from dpdt.files import atomic_path, make_folder, remove_leftovers
 
 __all__ = ["has_checkpoint", "load_checkpoint", "remove_checkpoints", "save_checkpoint"]
 
@@ -53,7 +53,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     Raises:
         DpdtError: There are checkpoints, but none of them can be read.
     """
-    _sweep(folder)
+    remove_leftovers(folder)  # of a checkpoint that a killed process was writing: it has keys of noise
     files = _files(folder)
     for path in reversed(files):
         try:
@@ -82,7 +82,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 def remove_checkpoints(folder: Path) -> None:
     """Remove all checkpoints, and with them the keys of the noise; final weights stay."""
-    _sweep(folder)
+    remove_leftovers(folder)
     for path in [*_files(folder), *folder.glob("step-*.damaged")]:
         path.unlink(missing_ok=True)
 
@@ -90,12 +90,6 @@ def remove_checkpoints(folder: Path) -> None:
 def _files(folder: Path) -> list[Path]:
     """Checkpoints from the oldest to the newest."""
     return sorted(make_folder(folder).glob("step-*.pt"), key=lambda path: (path.stem[:13], path.stat().st_mtime_ns))
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a killed process was writing: it has keys of noise. The caller is the one process on this run."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
 
 
 def _check(data: bytes | memoryview) -> str:

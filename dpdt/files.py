@@ -19,6 +19,7 @@ __all__ = [
     "fingerprint",
     "make_folder",
     "read_json",
+    "remove_leftovers",
     "sha256_file",
     "write_json",
     "write_text",
@@ -61,6 +62,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes were writing to `folder` by `atomic_path`; only for who alone may write there."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

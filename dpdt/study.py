@@ -115,10 +115,11 @@ class TrainSettings(Section):
     physical_batch_size: Integer = Field(default=32, ge=1, description="Images at once in memory.")
     learning_rate: Number = Field(default=2e-4, gt=0)
     weight_decay: Number = Field(default=0.0, ge=0)
-    class_weights: Literal["none", "public"] | tuple[Number, ...] = Field(
+    class_weights: Literal["none", "public", "private"] | tuple[Number, ...] = Field(
         default="none",
-        description="Weight of positives in the loss: none, from the public domain, or five given numbers. "
-        "Exact counts of private labels are not offered: they would be released outside of epsilon.",
+        description="Weight of positives in the loss: none, from the public domain, five given numbers, or private: "
+        "counted with noise that privacy.class_weights_share of epsilon pays for. Exact counts of private labels are "
+        "not offered in a DP arm: they would be released outside of epsilon.",
     )
     checkpoint_every_steps: Integer = Field(default=50, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -152,6 +153,9 @@ class PrivacySettings(Section):
         default=False, description="Accept delta >= 1 / units, which protects nobody for sure; the statement says so."
     )
     max_grad_norm: Number = Field(default=1.5, gt=0)
+    class_weights_share: Number = Field(
+        default=0.05, gt=0, lt=1, description="Part of epsilon that train.class_weights = 'private' counts labels with."
+    )
     accountant: Literal["pld", "prv", "rdp"] = "pld"
     clipping: Literal["hooks", "ghost"] = Field(default="hooks", description="How per-sample gradients are clipped.")
     reserve_steps: Integer = Field(default=10, ge=1, description="Noisy steps that the ledger reserves at once.")
@@ -463,7 +467,9 @@ def _first_error(error: ValidationError) -> str:
     """One line about the first thing that is wrong."""
     first = error.errors()[0]
     location = first["loc"]
-    where = ".".join(str(part) for part in location if part not in ("tuple[Number, ...]", "literal['none','public']"))
+    where = ".".join(
+        str(part) for part in location if part not in ("tuple[Number, ...]", "literal['none','public','private']")
+    )
     if first["type"] == "extra_forbidden":
         valid = _valid_keys(location)
         close = difflib.get_close_matches(str(location[-1]), valid, n=1)

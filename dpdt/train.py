@@ -19,11 +19,13 @@ from torch import nn
 
 from dpdt.checkpoint import remove_checkpoints
 from dpdt.dataset import DomainData, load_split
-from dpdt.errors import DpdtError, StudyError
-from dpdt.files import read_json, sha256_file, write_json
+from dpdt.errors import DpdtError, PrivacyError, StudyError
+from dpdt.files import read_json, remove_leftovers, sha256_file, write_json
 from dpdt.loop import EpochEnd, TrainingLoop, TrainingPlan, open_ledger
 from dpdt.model import build_model, load_weights
 from dpdt.paths import RunPaths
+from dpdt.privacy.counts import class_weights_of, noisy_counts
+from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.sampling import num_steps_for, sample_rate_for
 from dpdt.privacy.statement import privacy_statement, statement_without_privacy
@@ -149,6 +151,8 @@ def _train(run: _Run, *, on_epoch_end: EpochEnd | None, stop: StopFlag | None) -
     _set_threads(run.study.train.num_threads)
     signals = contextlib.nullcontext(stop) if stop else stop_on_signals()
     with joined() as ranks, _leading(run.paths, ranks, signals) as flag:
+        if ranks.leads:
+            remove_leftovers(run.paths.folder)
         data = load_split(run.study, run.domain, "train")
         model, initial = _initial_model(run)
         with ranks.leader_first():  # who freezes the config; the others compare
@@ -196,8 +200,9 @@ def _plan(
     rate = sample_rate_for(**sizes, section="train" if run.cell else "pretrain")
     num_steps = num_steps_for(num_epochs=settings.num_epochs, **sizes)
     mechanism = None
+    frozen = read_json(run.paths.config) if run.paths.config.exists() else {}
     if target is not None:
-        frozen = read_json(run.paths.config) if run.paths.config.exists() else {}
+        counted = study.train.class_weights == "private"
         mechanism = Mechanism.plan(
             study.privacy,
             target_epsilon=target,
@@ -205,8 +210,10 @@ def _plan(
             sample_rate=rate,
             num_steps=num_steps,
             noise_multiplier=frozen.get("noise_multiplier"),
+            counts_share=study.privacy.class_weights_share if counted else None,
+            counts_noise=frozen.get("counts_noise"),
         )
-    class_weights = _class_weights(run)
+    class_weights = frozen["class_weights"] if "class_weights" in frozen else _class_weights(run, data, mechanism)
     config = {
         "run_id": run.run_id,
         "kind": run.kind,
@@ -223,6 +230,7 @@ def _plan(
         "num_steps": num_steps,
         "sample_rate": rate,
         "noise_multiplier": mechanism and mechanism.noise_multiplier,
+        "counts_noise": mechanism and mechanism.counts_noise,
         "class_weights": class_weights,
         "initial_weights": initial,
         "randomness": "seeded" if run.seeded else "cryptographic",
@@ -312,12 +320,24 @@ def _initial_weights(run: _Run) -> tuple[str, Path | None]:
     return study.pretrain_run_id, study.paths.run(study.pretrain_run_id).weights
 
 
-def _class_weights(run: _Run) -> list[float] | None:
-    """Weight of the positives of each label in this run's loss."""
+def _class_weights(run: _Run, data: DomainData, mechanism: Mechanism | None) -> list[float] | None:
+    """Weight of the positives of each label in this run's loss.
+
+    In a DP arm private labels are counted once, with noise; the weights are published by the same rename as the config
+    that accounts for them, so a crash before it leaves nothing that was counted.
+    """
     study = run.study
     choice = study.train.class_weights
     if run.cell is None or choice == "none":
         return None
+    if choice == "private":
+        if mechanism is None:
+            return _count_class_weights(data)  # nothing in this arm is protected
+        if mechanism.counts_noise is None:
+            raise PrivacyError(f"{run.run_id}: exact counts of private labels must not enter a DP training.")
+        stream = KeyStream.from_seed("counts", run.run_id) if run.seeded else KeyStream.fresh()
+        noisy = noisy_counts(data.labels, data.units, noise_multiplier=mechanism.counts_noise, noise=stream)
+        return class_weights_of(noisy)
     if choice != "public":
         return [float(weight) for weight in choice]
     if study.pretrain_run_id is None:
@@ -330,7 +350,7 @@ def _class_weights(run: _Run) -> list[float] | None:
 
 
 def _count_class_weights(data: DomainData) -> list[float]:
-    """Negatives over positives of each label, 1 where one of them is missing. Exact counts: for public data alone."""
+    """Negatives over positives of each label, 1 where one of them is missing. Exact counts: never in a DP arm."""
     positives, negatives = (data.labels == 1).sum(axis=0), (data.labels == 0).sum(axis=0)
     usable = (positives > 0) & (negatives > 0)
     return [float(w) for w in np.where(usable, negatives / np.maximum(positives, 1), 1.0)]

@@ -24,6 +24,7 @@ from dpdt.model import build_model, load_weights
 from dpdt.paths import RunPaths
 from dpdt.privacy.accounting import epsilon
 from dpdt.privacy.ledger import read_spent_steps
+from dpdt.privacy.mechanism import Mechanism
 from dpdt.stop import StopFlag
 from dpdt.study import Cell, Study
 from dpdt.train import pretrain, run_done, train
@@ -487,3 +488,35 @@ def test_several_images_a_patient_are_recorded_and_in_the_run_id(make_study: Mak
     statement = read_json(paths_of(study, DP).privacy)
     assert statement["images_per_unit"] == 2
     assert statement["epsilon"] <= 8
+
+
+def test_private_class_weights_are_noisy_in_the_dp_arm_frozen_and_paid_for(make_study: MakeStudy) -> None:
+    study = make_study(('device = "cpu"', 'device = "cpu"\nclass_weights = "private"'))
+    pretrain(study)
+    train(study, DP, stop=StopAfter(5))
+    config = read_json(paths_of(study, DP).config)
+    summary = train(study, DP)
+    assert read_json(paths_of(study, DP).config)["class_weights"] == config["class_weights"]  # drawn once
+    labels = load_split(study, "uka", "train").labels
+    exact = [float(w) for w in (labels == 0).sum(0) / (labels == 1).sum(0)]
+    assert config["class_weights"] != pytest.approx(exact, rel=1e-3)
+    shared = {"noise_multiplier": config["noise_multiplier"], "sample_rate": 0.25, "num_steps": 20, "delta": 1e-3}
+    assert summary.epsilon == epsilon(**shared, gaussian_noise=config["counts_noise"])
+    assert summary.epsilon > epsilon(**shared)
+    assert summary.epsilon <= 8
+    assert "in epsilon" in read_json(paths_of(study, DP).privacy)["other_releases"][0]["accounted"]
+    train(study, PLAIN)
+    assert read_json(paths_of(study, PLAIN).config)["class_weights"] == pytest.approx(exact)
+    assert "without protection" in read_json(paths_of(study, PLAIN).privacy)["other_releases"][0]["accounted"]
+
+
+def test_exact_counts_of_private_labels_in_a_dp_arm_are_refused(
+    make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study(('device = "cpu"', 'device = "cpu"\nclass_weights = "private"'))
+    pretrain(study)
+    plain = Mechanism.plan
+    forget = {"counts_share": None, "counts_noise": None}
+    monkeypatch.setattr(Mechanism, "plan", lambda settings, **given: plain(settings, **{**given, **forget}))
+    with pytest.raises(PrivacyError, match="exact counts of private labels must not enter a DP training"):
+        train(study, DP)

@@ -185,7 +185,7 @@ class GhostClipping(ClippedGradientSum):
 
     def add(self, inputs: Tensor, targets: Tensor, *, units: Tensor | None = None) -> Tensor:
         """Add the clipped gradients of one physical batch; an image whose gradient is not finite adds zero."""
-        if units is not None and len(units.unique()) < len(units):
+        if units is not None and len(torch.unique(units)) < len(units):
             raise PrivacyError("privacy.clipping: ghost has no norm of several images' mean gradient. Use hooks.")
         self._hooks.enable_hooks()
         losses = self.loss(self.model(inputs), targets)
@@ -212,13 +212,14 @@ def _weights(losses: Tensor, units: Tensor | None) -> Tensor:
     """What each loss counts: one over the number of its unit's images."""
     if units is None:
         return torch.ones_like(losses)
-    _, place, counts = units.unique(return_inverse=True, return_counts=True)
-    return counts[place].to(losses.dtype).reciprocal()
+    _, place, counts = torch.unique(units, return_inverse=True, return_counts=True)
+    weights: Tensor = counts[place].to(losses.dtype).reciprocal()
+    return weights
 
 
 def _sum_by_unit(rows: Tensor, units: Tensor) -> Tensor:
     """Sums of the rows of each unit: the unit's mean gradient, because the losses were weighted."""
-    distinct, place = units.unique(return_inverse=True)
+    distinct, place = torch.unique(units, return_inverse=True)
     if len(distinct) == len(units):
         return rows
     return rows.new_zeros(len(distinct), rows.shape[1]).index_add_(0, place, rows)

@@ -66,7 +66,8 @@ class PoissonSampler:
         # Of every drawn unit the images with the smallest of independent uniform numbers: a random subset.
         shuffled = np.lexsort((self.stream.uniform(len(unit)), unit))
         chosen = shuffled[place_in_unit < self.images_per_unit]
-        return self._by_unit[np.repeat(self._first[drawn], counts)[chosen] + place_in_unit[chosen]]
+        rows: NDArray[np.int64] = self._by_unit[np.repeat(self._first[drawn], counts)[chosen] + place_in_unit[chosen]]
+        return rows
 
 
 def sample_rate_for(*, expected_batch_size: int, num_units: int, section: str = "train") -> float:
