@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHON
 
 .PHONY: install demo test check format clean slurm-up slurm-down torture-privacy image image-test image-save
+.PHONY: bench-cohort bench-evaluate bench-preprocess
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -34,6 +35,10 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(wildcard csrc/*.cpp csrc/*.hpp tests/csrc/*.cpp)
+
+# The bootstrap against a loop over scikit-learn, one core: a table, and build/bench/evaluate.json.
+bench-evaluate: install
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/evaluate.py
 
 # Trainings killed at 200 random places: does the ledger count every noisy step? About two minutes.
 torture-privacy: install

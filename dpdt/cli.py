@@ -117,10 +117,26 @@ def evaluate(study: StudyFile, domain: Domain = None) -> None:
     _run_stage(study, "evaluate", domain)
 
 
-@app.command(epilog="Example: dpdt report study.toml")
-def report(study: StudyFile) -> None:
-    """Write the report: heat maps, curves and tables as HTML, PNG and CSV."""
-    _run_stage(study, "report")
+@app.command(epilog="Example: dpdt report study.toml   or: dpdt report --from-csv auc.csv --output report")
+def report(
+    study: Annotated[
+        str | None, typer.Argument(metavar="[STUDY]", help="The study file (study.toml), or its folder.")
+    ] = None,
+    from_csv: Annotated[
+        list[Path] | None,
+        typer.Option(help="Instead of a study: a table of AUCs such as report/auc.csv; twice for test set sizes too."),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="With --from-csv: where the report goes.")] = Path("dpdt-report"),
+) -> None:
+    """Write the report: heat maps, curves, comparisons and tables as HTML, CSV, LaTeX and figures."""
+    if (study is None) == (not from_csv):
+        raise typer.BadParameter("expected either STUDY or --from-csv FILE")
+    if from_csv:
+        from dpdt.report import write_published
+
+        print(f"Report: {write_published(from_csv, output)}")
+    elif study:
+        _run_stage(study, "report")
 
 
 @app.command(epilog="Example: dpdt sync study.toml")

@@ -11,11 +11,12 @@ import pytest
 
 from dpdt.files import make_folder, write_json
 from dpdt.report import auc_matrix, auc_table, figures, tables, write_report
+from dpdt.report.grid import Grid
 from dpdt.report.page import answer
 from dpdt.report.tables import Arm
 from dpdt.study import Cell, Study
 from dpdt.vocabulary import LABELS, SUBGROUPS
-from tests.fake_runs import FakeRuns
+from tests.fake_runs import FIVE, FakeRuns
 
 Make = Callable[..., FakeRuns]
 TWO = ("vindr", "uka")
@@ -69,7 +70,7 @@ def test_an_undefined_cell_is_empty_but_has_its_n(fake_runs: Make) -> None:
 def test_means_and_differences_are_those_of_the_matrices(fake_runs: Make) -> None:
     study = fake_runs(("vindr", "uka", "padchest")).all().study
     auc = tables.mean_over_seeds(study, tables.auc_by_run(study))
-    found = {(arm.target_epsilon, arm.scope): arm for arm in tables.arms(study, auc)}
+    found = {(arm.target_epsilon, arm.scope): arm for arm in tables.arms(Grid.of(study), auc)}
     without, private = auc_matrix(study, math.inf).to_numpy(), auc_matrix(study, 1.0).to_numpy()
     on = found[1.0, "on-domain"]
     assert on.auc == pytest.approx(private.trace() / 3)
@@ -84,7 +85,7 @@ def test_the_difference_is_over_pairs_that_both_arms_have(fake_runs: Make) -> No
     runs = fake_runs(TWO, "[1.0, inf]").all()
     runs.study.paths.run(runs.study.run_id(Cell("uka", 1.0, 0))).metrics.unlink()
     auc = tables.mean_over_seeds(runs.study, tables.auc_by_run(runs.study))
-    on = next(a for a in tables.arms(runs.study, auc) if a.target_epsilon == 1 and a.scope == "on-domain")
+    on = next(a for a in tables.arms(Grid.of(runs.study), auc) if a.target_epsilon == 1 and a.scope == "on-domain")
     expected = (
         auc_matrix(runs.study, 1.0).loc["vindr", "vindr"] - auc_matrix(runs.study, math.inf).loc["vindr", "vindr"]
     )
@@ -176,7 +177,9 @@ def test_one_domain_and_many_work(fake_runs: Make) -> None:
     assert auc_matrix(study, math.inf).shape == (7, 7)
     one = fake_runs(("somewhere",), "[2.0, inf]").all().study
     write_report(one)
-    assert "off-domain" not in answer(tables.arms(one, tables.mean_over_seeds(one, tables.auc_by_run(one))))
+    assert "off-domain" not in answer(
+        tables.arms(Grid.of(one), tables.mean_over_seeds(one, tables.auc_by_run(one))), Grid.of(one)
+    )
     assert not (one.paths.report / "figures" / "subgroups_off-domain.png").exists()
 
 
@@ -217,7 +220,7 @@ def test_the_answer_has_its_numbers() -> None:
         Arm(math.inf, "off-domain", 0.77, 20, 20, math.nan, 0),
         Arm(1.0, "off-domain", 0.72, 20, 20, -0.05, 20),
     ]
-    assert answer(arms) == (
+    assert answer(arms, Grid(FIVE, FIVE, (math.inf, 1.0))) == (
         "Without DP the mean macro AUC is 0.860 on the models' own domain and 0.770 on the other domains; with ε = 1 "
         "it is 0.810 (−0.050) and 0.720 (−0.050) (in brackets: the difference to the same models without DP)."
     )

@@ -1,8 +1,8 @@
 """Tests that compare two models on the same images, or two sets of pairs; and what many tests at once need."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from dpdt.metrics.draws import Floats
 
 __all__ = ["Equivalence", "PairedT", "holm", "normal_p", "paired_t", "permutation_test", "tost"]
 
-Statistic = Callable[[NDArray[Any], NDArray[Any]], float]
+SWAPS_AT_ONCE: Final = 100
 
 
 class PairedT(NamedTuple):
@@ -119,45 +119,61 @@ def permutation_test(
     first: NDArray[Any],
     second: NDArray[Any],
     *,
-    statistic: Statistic,
     units: NDArray[Any] | None = None,
     permutations: int = 2000,
     seed: int = 0,
 ) -> float:
-    """Two-sided P value that two models' statistics are equal: the models' scores are swapped unit by unit.
+    """Two-sided P value that two models' AUCs are equal: the models' scores are swapped unit by unit.
 
-    Exact for any number of images, so it is the test where n is small. The scores are first replaced by their ranks
-    within each model, so that only the order counts and not the models' scales.
+    It needs no large sample, so it is the test where a class is small. Scores are first replaced by their ranks within
+    each model, so that only the order counts and not the models' scales.
 
     Args:
         target: 0 or 1, (n,).
         first: Scores of one model, (n,).
         second: Scores of the other, (n,).
-        statistic: E.g. `auc`; of a target and scores.
         units: Unit of each image, swapped as a whole, (n,); default: every image is one.
-        permutations: How many random swaps; all of them are taken if there are no more.
+        permutations: How many random swaps; all possible ones are taken if there are no more.
         seed: Of the random swaps.
 
     Returns:
         The share of swaps (the data's own included) with a difference at least as large; NaN if it is undefined.
 
-    Source: Bandos, Rockette & Gur, Statist. Med. 24 (2005); Phipson & Smyth (2010) for counting the data's own.
+    Sources: Bandos, Rockette & Gur, Statist. Med. 24 (2005); Phipson & Smyth (2010) for counting the data's own.
     """
     from scipy.stats import rankdata
 
-    ranks = np.stack([rankdata(first), rankdata(second)])
-    observed = statistic(target, ranks[0]) - statistic(target, ranks[1])
-    if math.isnan(observed):
+    is_positive = np.asarray(target) == 1
+    if is_positive.all() or not is_positive.any():
         return math.nan
+    ranks = np.stack([rankdata(first), rankdata(second)])
     unit = np.arange(len(target)) if units is None else np.unique(units, return_inverse=True)[1]
     number = int(unit.max()) + 1
     everything = number <= 30 and 2**number <= permutations
     rng = np.random.default_rng(seed)
-    as_large = 0
     total = 2**number if everything else permutations
-    for k in range(total):
-        swap = (k >> np.arange(number)) & 1 if everything else rng.integers(0, 2, number)
-        of_image = swap[unit].astype(bool)
-        mixed = [np.where(of_image, ranks[1 - i], ranks[i]) for i in (0, 1)]
-        as_large += abs(statistic(target, mixed[0]) - statistic(target, mixed[1])) >= abs(observed) - 1e-12
+    as_large, observed = 0, abs(_auc_differences(is_positive, ranks, np.zeros((1, len(unit)), dtype=bool))[0])
+    for begin in range(0, total, SWAPS_AT_ONCE):
+        count = min(SWAPS_AT_ONCE, total - begin)
+        if everything:
+            swaps = (np.arange(begin, begin + count)[:, None] >> np.arange(number)) & 1
+        else:
+            swaps = rng.integers(0, 2, (count, number))
+        differences = _auc_differences(is_positive, ranks, swaps[:, unit].astype(bool))
+        as_large += int((np.abs(differences) >= observed - 1e-12).sum())
     return as_large / total if everything else (as_large + 1) / (total + 1)
+
+
+def _auc_differences(is_positive: NDArray[np.bool_], ranks: Floats, swaps: NDArray[np.bool_]) -> Floats:
+    """Difference of both AUCs for each row of swaps: every image of the smaller class against the larger class."""
+    result = np.zeros(len(swaps))
+    for sign, (own, other) in ((1.0, (0, 1)), (-1.0, (1, 0))):
+        mixed = np.where(swaps, ranks[other], ranks[own])
+        positives, negatives = mixed[:, is_positive], mixed[:, ~is_positive]
+        few, many = (positives, negatives) if positives.shape[1] <= negatives.shape[1] else (negatives, positives)
+        won = np.zeros(len(swaps))
+        for column in few.T:
+            won += (column[:, None] > many).sum(axis=1) + 0.5 * (column[:, None] == many).sum(axis=1)
+        share = won / (few.shape[1] * many.shape[1])
+        result += sign * (share if few is positives else 1 - share)
+    return result

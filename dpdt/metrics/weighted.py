@@ -99,7 +99,7 @@ class Ranking:
             won += 0.5 * _dot(positive, tied)
         hits = np.cumsum(positive[::-1], axis=0)[::-1]  # positives at or above each cut
         called = hits + (up_to[-1] - below)
-        precision = np.divide(hits, called, out=np.zeros(hits.shape), where=called > 0)
+        precision = np.divide(hits, called, out=np.zeros(hits.shape), where=called > 0, dtype=np.float64)
         found = {
             "auc": _ratio(won, positives * negatives),
             "average_precision": _ratio(_dot(positive, precision), positives),
