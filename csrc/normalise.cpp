@@ -58,8 +58,8 @@ inline Range range_loop(const T* values, std::size_t count) {
     T low = values[0];
     T high = values[0];
     for (std::size_t i = 0; i < count; ++i) {
-        low = std::min(low, values[i]);
-        high = std::max(high, values[i]);
+        low = values[i] < low ? values[i] : low;  // not std::min, whose references keep the loop scalar
+        high = values[i] > high ? values[i] : high;
     }
     return {low, high};
 }
