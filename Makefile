@@ -4,7 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PYTHON
 
-.PHONY: install demo test check format clean slurm-up slurm-down bench-evaluate
+.PHONY: install demo test check format clean slurm-up slurm-down torture-privacy image image-test image-save
+.PHONY: bench-cohort bench-evaluate bench-preprocess
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -22,7 +23,7 @@ demo: install
 	@$(BIN)/dpdt demo --folder build/demo
 
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff check .
@@ -39,12 +40,29 @@ format: install
 bench-evaluate: install
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/evaluate.py
 
-# A throw-away Slurm of four nodes on this machine, below build/slurm.
+# Trainings killed at 200 random places: does the ledger count every noisy step? About two minutes.
+torture-privacy: install
+	$(BIN)/python -m tests.torture_privacy --kills 200 --output build/torture/privacy.json
+
+# A throw-away Slurm of four nodes on this machine, below build/slurm; `make slurm-up SLURM=--accounting` has sacct.
+SLURM ?=
 slurm-up:
-	@slurm/dev/start.sh
+	@slurm/dev/start.sh $(SLURM)
 
 slurm-down:
 	@slurm/dev/stop.sh
+
+# The container image with podman or docker, and the checks of it; docs/containers.md.
+image:
+	@docker/build.sh cpu test
+
+image-test: install
+	@docker/test.sh
+
+# An archive for a machine without a network, and for Apptainer. IMAGE=cuda: after `docker/build.sh cuda`.
+IMAGE ?= cpu
+image-save:
+	@docker/save.sh $(IMAGE)
 
 clean:
 	rm -rf build $(VENV)

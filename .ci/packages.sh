@@ -14,6 +14,7 @@ need g++ c++ --version
 need make make --version
 need libjpeg-dev header jpeglib.h
 need libpng-dev header png.h
+need libdeflate-dev header libdeflate.h
 need python3-venv "$python" -c "import ensurepip, venv"
 need python3-dev "$python" -c "import os, sysconfig; os.stat(os.path.join(sysconfig.get_paths()['include'], 'Python.h'))"
 [ -z "$missing" ] && exit 0

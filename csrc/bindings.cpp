@@ -61,22 +61,23 @@ std::uint8_t* output_of(Array<std::uint8_t>& out, py::ssize_t ndim) {
 dpdt::Recipe recipe_of(const std::string& name, bool equalise, const Array<std::uint8_t>& out) {
     const auto height = static_cast<std::size_t>(out.shape(out.ndim() - 2));
     const auto width = static_cast<std::size_t>(out.shape(out.ndim() - 1));
-    return {dpdt::resampling_of(name), equalise, height, width};
+    return {dpdt::resampling_of(name), equalise, height, width, false};
 }
 
 // A pixel array that takes over the vector's memory.
 template <class T>
-py::array to_array(std::vector<T>&& pixels, std::size_t height, std::size_t width) {
-    auto owned = std::make_unique<std::vector<T>>(std::move(pixels));
+py::array to_array(dpdt::Samples<T>&& pixels, std::size_t height, std::size_t width) {
+    auto owned = std::make_unique<dpdt::Samples<T>>(std::move(pixels));
     T* const data = owned->data();
-    const py::capsule owner(owned.release(), [](void* pointer) { delete static_cast<std::vector<T>*>(pointer); });
+    const py::capsule owner(owned.release(), [](void* pointer) { delete static_cast<dpdt::Samples<T>*>(pointer); });
     return py::array_t<T>({height, width}, data, owner);
 }
 
 py::tuple decode(const py::bytes& data, std::size_t max_pixels) {
     const std::string_view bytes = data;
-    dpdt::Image image = without_gil(
-        [&] { return dpdt::decode(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size(), {max_pixels}); });
+    dpdt::Image image = without_gil([&] {
+        return dpdt::decode(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size(), {max_pixels, 0, 0});
+    });
     const py::array pixels =
         std::visit([&](auto& values) -> py::array { return to_array(std::move(values), image.height, image.width); },
                    image.pixels);
@@ -90,7 +91,7 @@ py::array resample(const Array<T>& pixels, std::size_t height, std::size_t width
     if (height < 1 || width < 1 || height > 32767 || width > 32767) {
         throw py::value_error("height and width: expected numbers in 1..32767");
     }
-    std::vector<T> out(height * width);
+    dpdt::Samples<T> out(height * width);
     without_gil([&] { dpdt::resample(source, resampling, out.data(), height, width); });
     return to_array(std::move(out), height, width);
 }
@@ -112,7 +113,7 @@ std::string path_of(const py::handle& path) {
 
 std::vector<dpdt::ImageResult> process_files(const py::sequence& paths, Array<std::uint8_t> out,
                                              const std::string& recipe, bool equalise, std::size_t num_threads,
-                                             std::size_t max_pixels, const py::object& progress) {
+                                             bool exact_decode, std::size_t max_pixels, const py::object& progress) {
     std::vector<std::string> names;
     names.reserve(paths.size());
     for (const py::handle path : paths) names.push_back(path_of(path));
@@ -123,7 +124,8 @@ std::vector<dpdt::ImageResult> process_files(const py::sequence& paths, Array<st
     }
     dpdt::Pipeline pipeline;
     pipeline.recipe = recipe_of(recipe, equalise, out);
-    pipeline.limits.max_pixels = max_pixels;
+    pipeline.max_pixels = max_pixels;
+    pipeline.recipe.exact_decode = exact_decode;
     pipeline.num_threads = num_threads;
 
     std::size_t reported = 0;
@@ -141,7 +143,7 @@ py::dict codecs() {
     py::dict versions;
     versions["jpeg"] = dpdt::jpeg_version();
     versions["png"] = dpdt::png_version();
-    versions["zlib"] = dpdt::inflate_version();
+    versions["inflate"] = dpdt::inflate_version();
     return versions;
 }
 
@@ -157,7 +159,8 @@ void define_pixel_functions(py::module_& module) {
 
 PYBIND11_MODULE(_core, module) {
     module.doc() = "Decoding, resampling and normalising of radiographs, many at once.";
-    module.attr("MAX_PIXELS") = dpdt::DecodeLimits{}.max_pixels;
+    module.attr("__version__") = DPDT_VERSION;
+    module.attr("MAX_PIXELS") = dpdt::DecodeOptions{}.max_pixels;
 
     py::class_<dpdt::ImageResult>(module, "ImageResult")
         .def_property_readonly("ok", [](const dpdt::ImageResult& r) { return r.reason == dpdt::Reason::none; })
@@ -172,7 +175,7 @@ PYBIND11_MODULE(_core, module) {
     module.def("available_threads", &dpdt::available_threads);
     module.def("codecs", &codecs);
     module.def("decode", &decode, py::arg("data"), py::kw_only(),
-               py::arg("max_pixels") = dpdt::DecodeLimits{}.max_pixels);
+               py::arg("max_pixels") = dpdt::DecodeOptions{}.max_pixels);
     define_pixel_functions<std::uint8_t>(module);
     define_pixel_functions<std::uint16_t>(module);
     module.def(
@@ -184,6 +187,6 @@ PYBIND11_MODULE(_core, module) {
         },
         py::arg("pixels").noconvert());
     module.def("process_files", &process_files, py::arg("paths"), py::arg("out").noconvert(), py::kw_only(),
-               py::arg("recipe"), py::arg("equalise"), py::arg("num_threads") = 0,
-               py::arg("max_pixels") = dpdt::DecodeLimits{}.max_pixels, py::arg("progress") = py::none());
+               py::arg("recipe"), py::arg("equalise"), py::arg("num_threads") = 0, py::arg("exact_decode") = false,
+               py::arg("max_pixels") = dpdt::DecodeOptions{}.max_pixels, py::arg("progress") = py::none());
 }

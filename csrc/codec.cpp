@@ -45,13 +45,13 @@ const char* format_name(Format format) {
     return "unknown";
 }
 
-Image decode(const std::uint8_t* data, std::size_t size, const DecodeLimits& limits) {
+Image decode(const std::uint8_t* data, std::size_t size, const DecodeOptions& options) {
     if (size == 0) throw ImageError(Reason::empty, "the file has 0 bytes");
     switch (detect_format(data, size)) {
         case Format::jpeg:
-            return decode_jpeg(data, size, limits);
+            return decode_jpeg(data, size, options);
         case Format::png:
-            return decode_png(data, size, limits);
+            return decode_png(data, size, options);
         case Format::dicom:
             throw ImageError(Reason::dicom, "a DICOM file: its pixels are read through pydicom");
         case Format::unknown:

@@ -10,8 +10,14 @@ namespace dpdt {
 
 enum class Format { unknown, jpeg, png, dicom };
 
-struct DecodeLimits {
+struct DecodeOptions {
     std::size_t max_pixels = 100'000'000;
+
+    // Not 0: the codec may decode at the smallest scale that leaves at least this many rows and columns.
+    std::size_t min_height = 0;
+    std::size_t min_width = 0;
+
+    bool reducible() const { return min_height > 0 && min_width > 0; }
 };
 
 // Bytes that detect_format looks at, at most.
@@ -23,6 +29,6 @@ const char* format_name(Format format);
 
 // Decodes a JPEG or PNG file to gray; alpha is ignored. Throws ImageError; with reason `dicom` for a DICOM file, whose
 // pixels are read elsewhere. Thread-safe.
-Image decode(const std::uint8_t* data, std::size_t size, const DecodeLimits& limits);
+Image decode(const std::uint8_t* data, std::size_t size, const DecodeOptions& options);
 
 }  // namespace dpdt

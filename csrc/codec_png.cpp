@@ -1,194 +1,90 @@
 #include "codec_png.hpp"
 
-#include <png.h>
-#include <zlib.h>
+#include <libdeflate.h>
 
-#include <csetjmp>
-#include <cstdio>
 #include <cstring>
+#include <memory>
+#include <new>
+
+#include "codec_libpng.hpp"
+#include "png_chunks.hpp"
+#include "png_filter.hpp"
 
 namespace dpdt {
 namespace {
 
-constexpr std::size_t max_deflate_ratio = 1100;  // deflate cannot do better than 1032 : 1
+// Colour pictures above it are read row by row through libpng, so that a thread's memory stays bounded.
+constexpr std::size_t max_colour_bytes = std::size_t{32} << 20;
 
-// What libpng's callbacks need to know.
-struct Source {
-    const std::uint8_t* data;
-    std::size_t size;
-    std::size_t position;
-    std::size_t warnings;
-    bool truncated;
-    char message[256];
+struct FreeDecompressor {
+    void operator()(libdeflate_decompressor* pointer) const { libdeflate_free_decompressor(pointer); }
 };
 
-[[noreturn]] void on_error(png_structp png, png_const_charp message) {
-    Source& source = *static_cast<Source*>(png_get_error_ptr(png));
-    std::snprintf(source.message, sizeof(source.message), "%s", message);
-    png_longjmp(png, 1);
-}
-
-void on_warning(png_structp png, png_const_charp) { ++static_cast<Source*>(png_get_error_ptr(png))->warnings; }
-
-void on_read(png_structp png, png_bytep out, std::size_t count) {
-    Source& source = *static_cast<Source*>(png_get_io_ptr(png));
-    if (count > source.size - source.position) {
-        source.truncated = true;
-        png_error(png, "unexpected end of file");
-    }
-    std::memcpy(out, source.data + source.position, count);
-    source.position += count;
-}
-
-// Owns libpng's state. A longjmp out of libpng always lands in the method that called it, which holds nothing that
-// needs a destructor and turns it into an exception.
-class Reader {
-  public:
-    Reader(const std::uint8_t* data, std::size_t size)
-        : source_{data, size, 0, 0, false, {}},
-          png_(png_create_read_struct(PNG_LIBPNG_VER_STRING, &source_, on_error, on_warning)),
-          info_(png_ == nullptr ? nullptr : png_create_info_struct(png_)) {
-        if (info_ == nullptr) {
-            png_destroy_read_struct(&png_, nullptr, nullptr);
-            throw std::bad_alloc();
-        }
-        png_set_read_fn(png_, &source_, on_read);
-        png_set_user_limits(png_, PNG_UINT_31_MAX, PNG_UINT_31_MAX);  // check_size has the limits
-    }
-    ~Reader() { png_destroy_read_struct(&png_, &info_, nullptr); }
-    Reader(const Reader&) = delete;
-    Reader& operator=(const Reader&) = delete;
-
-    void read_header() {
-        if (setjmp(png_jmpbuf(png_)) != 0) fail();
-        png_read_info(png_, info_);
-    }
-
-    // Asks for gray or RGB samples of 8 or 16 bits, without alpha, in this machine's byte order.
-    void set_output() {
-        if (setjmp(png_jmpbuf(png_)) != 0) fail();
-        if (png_get_color_type(png_, info_) == PNG_COLOR_TYPE_PALETTE) png_set_palette_to_rgb(png_);
-        if (png_get_color_type(png_, info_) == PNG_COLOR_TYPE_GRAY) png_set_expand_gray_1_2_4_to_8(png_);
-        png_set_strip_alpha(png_);
-        if (png_get_bit_depth(png_, info_) == 16 && is_little_endian()) png_set_swap(png_);
-        png_set_interlace_handling(png_);
-        png_read_update_info(png_, info_);
-    }
-
-    void read_row(png_bytep row) {
-        if (setjmp(png_jmpbuf(png_)) != 0) fail();
-        png_read_row(png_, row, nullptr);
-    }
-
-    void read_image(png_bytepp rows) {
-        if (setjmp(png_jmpbuf(png_)) != 0) fail();
-        png_read_image(png_, rows);
-    }
-
-    void finish() {
-        if (setjmp(png_jmpbuf(png_)) != 0) fail();
-        png_read_end(png_, nullptr);
-        if (source_.position < source_.size) ++source_.warnings;
-    }
-
-    std::size_t height() const { return png_get_image_height(png_, info_); }
-    std::size_t width() const { return png_get_image_width(png_, info_); }
-    std::size_t channels() const { return png_get_channels(png_, info_); }
-    std::size_t row_bytes() const { return png_get_rowbytes(png_, info_); }
-    int bits() const { return png_get_bit_depth(png_, info_); }
-    bool interlaced() const { return png_get_interlace_type(png_, info_) != PNG_INTERLACE_NONE; }
-    std::size_t warnings() const { return source_.warnings; }
-
-  private:
-    static bool is_little_endian() {
-        const std::uint16_t one = 1;
-        std::uint8_t first = 0;
-        std::memcpy(&first, &one, 1);
-        return first == 1;
-    }
-
-    [[noreturn]] void fail() const {
-        const std::string detail = std::string(" (libpng: ") + source_.message + ")";
-        if (source_.truncated) throw ImageError(Reason::truncated, "the PNG data end too early" + detail);
-        throw ImageError(Reason::unreadable, "damaged PNG data" + detail);
-    }
-
-    Source source_;
-    png_structp png_;
-    png_infop info_;
-};
-
-// A header may promise more pixels than the file's bytes can hold: say so before memory is taken for them.
-void check_plausible(const Reader& png, std::size_t size) {
-    const std::size_t bits_per_row = png.width() * png.channels() * static_cast<std::size_t>(png.bits());
-    const std::size_t raw = png.height() * (bits_per_row / 8 + 1);
-    if (raw / max_deflate_ratio > size) {
-        throw ImageError(Reason::truncated, "the header promises " + std::to_string(raw) + " bytes of pixels, which " +
-                                                std::to_string(size) + " bytes of PNG cannot hold");
-    }
+// Inflates exactly `count` bytes, or tells that the data hold something else.
+bool inflate(const Bytes& deflated, std::uint8_t* out, std::size_t count) {
+    const std::unique_ptr<libdeflate_decompressor, FreeDecompressor> inflater(libdeflate_alloc_decompressor());
+    if (!inflater) throw std::bad_alloc();
+    return libdeflate_zlib_decompress(inflater.get(), deflated.data(), deflated.size(), out, count, nullptr) ==
+           LIBDEFLATE_SUCCESS;
 }
 
 template <class T>
-void to_gray(const T* row, T* out, std::size_t width, std::size_t channels) {
-    if (channels == 1) {
-        std::memcpy(out, row, width * sizeof(T));
-        return;
-    }
-    for (std::size_t x = 0; x < width; ++x) out[x] = gray<T>(row[3 * x], row[3 * x + 1], row[3 * x + 2]);
+T sample(const std::uint8_t* bytes) {
+    if constexpr (sizeof(T) == 1) return *bytes;
+    return static_cast<T>(bytes[0] << 8 | bytes[sizeof(T) - 1]);
 }
 
 template <class T>
-std::vector<T> read_pixels(Reader& png) {
-    const std::size_t height = png.height();
-    const std::size_t width = png.width();
-    const std::size_t channels = png.channels();
-    if (png.row_bytes() != width * channels * sizeof(T)) {
-        throw ImageError(Reason::unsupported, "an unexpected row length in PNG data");
+void to_gray(const std::uint8_t* bytes, std::size_t channels, T* out, std::size_t count) {
+    const std::size_t step = channels * sizeof(T);
+    for (std::size_t i = 0; i < count; ++i, bytes += step) {
+        const T first = sample<T>(bytes);
+        out[i] = channels < 3 ? first : gray<T>(first, sample<T>(bytes + sizeof(T)), sample<T>(bytes + 2 * sizeof(T)));
     }
-    std::vector<T> pixels(height * width);
-    if (png.interlaced()) {  // passes touch all rows, so all of them have to be there
-        std::vector<T> samples(channels == 1 ? 0 : height * width * channels);
-        T* const target = channels == 1 ? pixels.data() : samples.data();
-        std::vector<png_bytep> rows(height);
-        for (std::size_t y = 0; y < height; ++y) rows[y] = reinterpret_cast<png_bytep>(target + y * width * channels);
-        png.read_image(rows.data());
-        if (channels != 1) to_gray(samples.data(), pixels.data(), height * width, channels);
-    } else if (channels == 1) {
-        for (std::size_t y = 0; y < height; ++y) png.read_row(reinterpret_cast<png_bytep>(pixels.data() + y * width));
+}
+
+// Pixels at the file's depth; none if something is wrong with the data.
+template <class T>
+bool read_pixels(const PlainPng& png, Samples<T>& pixels) {
+    const std::size_t raw_bytes = png.height * (png.row_bytes() + 1);
+    Samples<T> raw((raw_bytes + sizeof(T) - 1) / sizeof(T));  // of T: gray pixels take the place of their filtered rows
+    auto* const bytes = reinterpret_cast<std::uint8_t*>(raw.data());
+    const FilteredRows rows{bytes, png.height, png.row_bytes(), png.pixel_bytes()};
+    if (!inflate(png.deflated, bytes, raw_bytes) || !has_valid_filters(rows)) return false;
+    const std::size_t count = png.height * png.width;
+    if (png.channels == 1) {
+        undo_gray_filters(rows, bytes);
+        raw.resize(count);
+        pixels = std::move(raw);
     } else {
-        std::vector<T> row(width * channels);
-        for (std::size_t y = 0; y < height; ++y) {
-            png.read_row(reinterpret_cast<png_bytep>(row.data()));
-            to_gray(row.data(), pixels.data() + y * width, width, channels);
-        }
+        undo_filters(rows, bytes);
+        pixels.resize(count);
+        to_gray(bytes, png.channels, pixels.data(), count);
     }
-    return pixels;
+    return true;
+}
+
+bool decode_plain(const PlainPng& png, Image& image) {
+    image.set_size(png.height, png.width);
+    image.bits = static_cast<int>(8 * png.sample_bytes);
+    image.warnings = png.rest ? 1 : 0;
+    if (png.sample_bytes == 2) return read_pixels(png, image.pixels.emplace<Samples<std::uint16_t>>());
+    return read_pixels(png, image.pixels.emplace<Samples<std::uint8_t>>());
 }
 
 }  // namespace
 
-Image decode_png(const std::uint8_t* data, std::size_t size, const DecodeLimits& limits) {
-    Reader png(data, size);
-    png.read_header();
-    check_size(png.height(), png.width(), limits.max_pixels);
-    check_plausible(png, size);
-    Image image;
-    image.height = png.height();
-    image.width = png.width();
-    image.bits = png.bits();
-    png.set_output();
-    if (image.bits == 16) {
-        image.pixels = read_pixels<std::uint16_t>(png);
-    } else {
-        image.pixels = read_pixels<std::uint8_t>(png);
+Image decode_png(const std::uint8_t* data, std::size_t size, const DecodeOptions& options) {
+    if (const auto png = read_plain_png(data, size, options.max_pixels)) {
+        const bool small = png->channels == 1 || png->height * png->row_bytes() <= max_colour_bytes;
+        Image image;
+        if (small && decode_plain(*png, image)) return image;
     }
-    png.finish();
-    image.warnings = png.warnings();
-    return image;
+    return decode_libpng(data, size, options);  // another kind, or something is wrong: libpng says what
 }
 
-std::string png_version() { return std::string("libpng ") + png_get_libpng_ver(nullptr); }
+std::string png_version() { return libpng_version(); }
 
-std::string inflate_version() { return std::string("zlib ") + zlibVersion(); }
+std::string inflate_version() { return "libdeflate " LIBDEFLATE_VERSION_STRING; }
 
 }  // namespace dpdt

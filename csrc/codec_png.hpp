@@ -1,4 +1,4 @@
-// PNG through libpng.
+// PNG: the usual kinds through libdeflate and loops of our own, the others through libpng.
 #pragma once
 
 #include <string>
@@ -9,9 +9,9 @@ namespace dpdt {
 
 // Gray, gray with alpha, palette, RGB and RGBA of 1 to 16 bits, interlaced or not. 16-bit files give 16-bit pixels.
 // Alpha, transparency, gamma and colour profiles are ignored. Damaged data are errors.
-Image decode_png(const std::uint8_t* data, std::size_t size, const DecodeLimits& limits);
+Image decode_png(const std::uint8_t* data, std::size_t size, const DecodeOptions& options);
 
-// Names and versions of the library and of the one that inflates its data.
+// Names and versions of the libraries.
 std::string png_version();
 std::string inflate_version();
 

@@ -4,11 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
-#include <vector>
+
+#include "image.hpp"
 
 namespace dpdt {
 
-using Bytes = std::vector<std::uint8_t>;
+using Bytes = Samples<std::uint8_t>;
 
 // An open regular file. Throws ImageError: missing, empty, not a file or not readable.
 class File {

@@ -1,6 +1,27 @@
 #include "image.hpp"
 
+#include <sys/mman.h>
+
+#include <limits>
+#include <new>
+
 namespace dpdt {
+
+void* take_memory(std::size_t count, std::size_t item_bytes) {
+    constexpr std::size_t huge_page = std::size_t{2} << 20;
+    if (count > std::numeric_limits<std::size_t>::max() / 2 / item_bytes) throw std::bad_alloc();
+    const std::size_t bytes = count * item_bytes;
+    if (bytes < 2 * huge_page) {
+        if (void* const place = std::malloc(bytes)) return place;
+        throw std::bad_alloc();
+    }
+    void* const place = std::aligned_alloc(huge_page, (bytes + huge_page - 1) / huge_page * huge_page);
+    if (place == nullptr) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+    ::madvise(place, bytes, MADV_HUGEPAGE);
+#endif
+    return place;
+}
 
 const char* reason_name(Reason reason) {
     switch (reason) {

@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -26,25 +28,82 @@ class ImageError : public std::runtime_error {
     Reason reason_;
 };
 
+// Where the pixels of one axis lie in the file's picture, in units of the codec's choice: pixel i covers
+// [origin + i * pixel, origin + (i + 1) * pixel) of a picture that covers [0, length). A picture decoded at a smaller
+// scale need not end where its last pixel does.
+struct Grid {
+    std::int64_t origin = 0;
+    std::int64_t pixel = 1;
+    std::int64_t length = 1;
+
+    static Grid of(std::size_t count) { return {0, 1, static_cast<std::int64_t>(count)}; }
+};
+
 // Rows of a picture that somebody else owns, without padding between rows.
 template <class T>
 struct View {
     const T* data;
     std::size_t height;
     std::size_t width;
+    Grid rows;
+    Grid columns;
+
+    View(const T* pixels, std::size_t num_rows, std::size_t num_columns)
+        : View(pixels, num_rows, num_columns, Grid::of(num_rows), Grid::of(num_columns)) {}
+    View(const T* pixels, std::size_t num_rows, std::size_t num_columns, const Grid& of_rows, const Grid& of_columns)
+        : data(pixels), height(num_rows), width(num_columns), rows(of_rows), columns(of_columns) {}
+
     const T* row(std::size_t y) const { return data + y * width; }
 };
 
+// Memory for `std::free`; of whole pictures, in huge pages where the system has them: ten megapixels are 5,000 small
+// ones, each of which costs an interrupt. Throws std::bad_alloc.
+void* take_memory(std::size_t count, std::size_t item_bytes);
+
+// Leaves new elements as they are: every sample is written anyway, and clearing ten megapixels first costs time.
+template <class T>
+struct Uninitialised : std::allocator<T> {
+    T* allocate(std::size_t count) { return static_cast<T*>(take_memory(count, sizeof(T))); }
+    void deallocate(T* place, std::size_t) noexcept { std::free(place); }
+    template <class U>
+    struct rebind {
+        using other = Uninitialised<U>;
+    };
+    template <class U>
+    void construct(U* place) noexcept {
+        ::new (static_cast<void*>(place)) U;
+    }
+    template <class U, class... Values>
+    void construct(U* place, Values&&... values) {
+        ::new (static_cast<void*>(place)) U(std::forward<Values>(values)...);
+    }
+};
+
+template <class T>
+using Samples = std::vector<T, Uninitialised<T>>;
+
 struct Image {
-    std::size_t height = 0;
+    std::size_t height = 0;  // of the pixels here
     std::size_t width = 0;
+    std::size_t file_height = 0;  // of the file's picture; larger if it was decoded at a smaller scale
+    std::size_t file_width = 0;
+    Grid rows;
+    Grid columns;
     int bits = 0;              // a sample as stored in the file: 1, 2, 4, 8 or 16; 1 to 4 are stretched to 8 here
     std::size_t warnings = 0;  // oddities that do not change pixels, such as bytes after the picture's end
-    std::variant<std::vector<std::uint8_t>, std::vector<std::uint16_t>> pixels;
+    std::variant<Samples<std::uint8_t>, Samples<std::uint16_t>> pixels;
+
+    // At full scale.
+    void set_size(std::size_t num_rows, std::size_t num_columns) {
+        height = file_height = num_rows;
+        width = file_width = num_columns;
+        rows = Grid::of(num_rows);
+        columns = Grid::of(num_columns);
+    }
 
     template <class T>
     View<T> view() const {
-        return {std::get<std::vector<T>>(pixels).data(), height, width};
+        return {std::get<Samples<T>>(pixels).data(), height, width, rows, columns};
     }
 };
 

@@ -25,7 +25,7 @@ struct ImageResult {
 
 struct Pipeline {
     Recipe recipe;
-    DecodeLimits limits;
+    std::size_t max_pixels = DecodeOptions{}.max_pixels;
     std::size_t max_file_bytes = std::size_t{1} << 30;
     std::size_t num_threads = 0;  // 0: available_threads()
 

@@ -1,7 +1,5 @@
 #include "recipe.hpp"
 
-#include <vector>
-
 #include "normalise.hpp"
 #include "resample_area.hpp"
 #include "resample_spline.hpp"
@@ -12,6 +10,11 @@ Resampling resampling_of(const std::string& name) {
     if (name == "area") return Resampling::area;
     if (name == "paper") return Resampling::paper;
     throw std::invalid_argument("recipe: expected area or paper, got " + name);
+}
+
+DecodeOptions Recipe::decode_options(std::size_t max_pixels) const {
+    const bool reducible = resampling == Resampling::area && !exact_decode;
+    return {max_pixels, reducible ? 2 * height : 0, reducible ? 2 * width : 0};
 }
 
 template <class T>
@@ -26,10 +29,9 @@ void resample(View<T> source, Resampling resampling, T* out, std::size_t height,
 
 template <class T>
 void apply_recipe(View<T> source, const Recipe& recipe, bool invert, std::uint8_t* out) {
-    std::vector<T> resampled(recipe.height * recipe.width);
+    Samples<T> resampled(recipe.height * recipe.width);
     resample(source, recipe.resampling, resampled.data(), recipe.height, recipe.width);
-    stretch(View<T>{resampled.data(), recipe.height, recipe.width}, out, invert);
-    if (recipe.equalise) equalise(out, resampled.size());
+    stretch(View<T>{resampled.data(), recipe.height, recipe.width}, out, invert, recipe.equalise);
 }
 
 template void resample(View<std::uint8_t>, Resampling, std::uint8_t*, std::size_t, std::size_t);

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#include "image.hpp"
+#include "codec.hpp"
 
 namespace dpdt {
 
@@ -16,6 +16,10 @@ struct Recipe {
     bool equalise = false;
     std::size_t height = 0;
     std::size_t width = 0;
+    bool exact_decode = false;  // decode at full scale even where a smaller one is enough
+
+    // `area` needs no more than twice the target: what is smaller is averaged away. `paper` needs every pixel.
+    DecodeOptions decode_options(std::size_t max_pixels) const;
 };
 
 // Throws std::invalid_argument for other names than `area` and `paper`.

@@ -22,20 +22,24 @@ struct Axis {
     std::vector<Span> spans;
 };
 
-// In units of 1/out of a source pixel, source pixel i covers [i * out, (i + 1) * out) and output pixel j covers
-// [j * in, (j + 1) * in): all overlaps are integers.
-Axis shrinking_axis(std::uint32_t in, std::uint32_t out) {
-    const std::uint32_t divisor = std::gcd(in, out);
-    const std::uint64_t length = in / divisor;
-    const std::uint64_t step = out / divisor;
+// In units of 1/out of the grid's own, source pixel i covers [origin + i * pixel, origin + (i + 1) * pixel) * out and
+// output pixel j covers [j * length, (j + 1) * length): all overlaps are integers. The outermost source pixels reach to
+// the picture's edges.
+Axis shrinking_axis(const Grid& grid, std::size_t in, std::size_t out) {
+    const auto targets = static_cast<std::int64_t>(out);
+    const auto last_source = static_cast<std::int64_t>(in) - 1;
+    const std::int64_t divisor = std::gcd(std::gcd(grid.length, grid.pixel * targets), grid.origin * targets);
+    const std::int64_t length = grid.length / divisor;
+    const std::int64_t step = grid.pixel * targets / divisor;
+    const std::int64_t origin = grid.origin * targets / divisor;
     Axis axis{static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(length), {}};
-    for (std::uint64_t j = 0; j < out; ++j) {
-        const std::uint64_t low = j * length;
-        const std::uint64_t high = low + length;
-        const std::uint64_t begin = low / step;
-        const std::uint64_t end = (high + step - 1) / step;
-        const std::uint64_t first = std::min((begin + 1) * step, high) - low;
-        const std::uint64_t last = end - begin == 1 ? 0 : high - (end - 1) * step;
+    for (std::int64_t j = 0; j < targets; ++j) {
+        const std::int64_t low = j * length - origin;
+        const std::int64_t high = low + length;
+        const std::int64_t begin = std::min(low / step, last_source);
+        const std::int64_t end = std::clamp((high + step - 1) / step, begin + 1, last_source + 1);
+        const std::int64_t first = end - begin == 1 ? length : (begin + 1) * step - low;
+        const std::int64_t last = end - begin == 1 ? 0 : high - (end - 1) * step;
         axis.spans.push_back({static_cast<std::uint32_t>(begin), static_cast<std::uint32_t>(end),
                               static_cast<std::uint32_t>(first), static_cast<std::uint32_t>(last)});
     }
@@ -58,10 +62,9 @@ Axis growing_axis(std::uint32_t in, std::uint32_t out) {
     return axis;
 }
 
-Axis make_axis(std::size_t in, std::size_t out) {
-    const auto source = static_cast<std::uint32_t>(in);
-    const auto target = static_cast<std::uint32_t>(out);
-    return out <= in ? shrinking_axis(source, target) : growing_axis(source, target);
+Axis make_axis(const Grid& grid, std::size_t in, std::size_t out) {
+    if (out <= in) return shrinking_axis(grid, in, out);
+    return growing_axis(static_cast<std::uint32_t>(in), static_cast<std::uint32_t>(out));
 }
 
 template <class T>
@@ -130,17 +133,35 @@ class Divider {
     double inverse_;
 };
 
+// Two source pixels an output pixel on both axes, as for 1024 pixels to 512: the same as below, at once.
+template <class T>
+inline void halve_loop(const std::uint32_t* __restrict sum, T* __restrict out, std::size_t out_width) {
+    for (std::size_t x = 0; x < out_width; ++x) out[x] = static_cast<T>((sum[2 * x] + sum[2 * x + 1] + 2) >> 2);
+}
+
+DPDT_WIDE void halve(const std::uint32_t* sum, std::uint8_t* out, std::size_t out_width) {
+    halve_loop(sum, out, out_width);
+}
+DPDT_WIDE void halve(const std::uint32_t* sum, std::uint16_t* out, std::size_t out_width) {
+    halve_loop(sum, out, out_width);
+}
+
 }  // namespace
 
 template <class T>
 void resample_area(View<T> source, T* out, std::size_t out_height, std::size_t out_width) {
-    const Axis rows = make_axis(source.height, out_height);
-    const Axis columns = make_axis(source.width, out_width);
+    const Axis rows = make_axis(source.rows, source.height, out_height);
+    const Axis columns = make_axis(source.columns, source.width, out_width);
     const Divider divide(std::uint64_t{rows.total} * columns.total);
+    const bool half = rows.total == 2 && columns.total == 2 && rows.inner_weight == 1 && columns.inner_weight == 1;
     std::vector<std::uint32_t> sum(source.width);
     for (std::size_t y = 0; y < out_height; ++y) {
         sum_rows(source, rows, rows.spans[y], sum.data());
         T* const target = out + y * out_width;
+        if (half) {
+            halve(sum.data(), target, out_width);
+            continue;
+        }
         for (std::size_t x = 0; x < out_width; ++x) {
             target[x] = static_cast<T>(divide(sum_columns(sum.data(), columns, columns.spans[x])));
         }

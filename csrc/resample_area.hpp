@@ -14,7 +14,8 @@ namespace dpdt {
 // centres (cv2.INTER_LINEAR). The weights are fractions with one denominator, so sums are exact and the result is
 // rounded once, half up; it depends on no order of summation.
 //
-// REQUIRES: source sides in 1..65535, target sides in 1..32767. out has out_height * out_width values.
+// REQUIRES: source sides in 1..65535, target sides in 1..32767; the length of a grid times the largest value of T is
+// below 2^32. out has out_height * out_width values.
 template <class T>
 void resample_area(View<T> source, T* out, std::size_t out_height, std::size_t out_width);
 

@@ -1,7 +1,9 @@
 #include "resample_spline.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -10,111 +12,184 @@
 namespace dpdt {
 namespace {
 
-constexpr std::size_t lanes = 16;                 // columns that are filtered side by side: a strip stays in the cache
 constexpr double pole = -0.17157287525380990239;  // sqrt(8) - 3
-constexpr std::size_t pole_terms = 32;            // pole^32 is below 1e-24: more terms change no double
+constexpr std::size_t band = 8;                   // output rows that are made together, side by side in one vector
+constexpr std::size_t block = 32;                 // pixels of a row that are summed in registers
 
-// The three spline coefficients of one output position.
-struct Tap {
-    std::size_t index[3];
-    double weight[3];
+// The spline's prefilter never ends, but falls sixfold a pixel: this far out, all the rest together is below 0.003 of
+// T's levels.
+template <class T>
+constexpr std::ptrdiff_t reach = sizeof(T) == 1 ? 6 : 9;
+
+// The source pixels that make one output pixel, the farthest (and lightest) first, so that little is lost in the sum.
+template <class T>
+struct Taps {
+    static constexpr std::size_t count = 2 * reach<T> + 1;
+    std::array<std::uint32_t, count> index;
+    std::array<float, count> weight;
 };
 
-std::size_t mirror(std::ptrdiff_t index, std::size_t count) {
+// Mirrored at the centres of the outermost pixels, which repeats after 2 * count - 2.
+std::uint32_t mirror(std::ptrdiff_t index, std::size_t count) {
     if (count == 1) return 0;
     const auto last = static_cast<std::ptrdiff_t>(count) - 1;
-    if (index < 0) index = -index;
-    return static_cast<std::size_t>(index > last ? 2 * last - index : index);
+    const std::ptrdiff_t inside = std::abs(index) % (2 * last);
+    return static_cast<std::uint32_t>(inside > last ? 2 * last - inside : inside);
 }
 
-std::vector<Tap> make_taps(std::size_t in, std::size_t out) {
-    const double step = out > 1 ? static_cast<double>(in - 1) / static_cast<double>(out - 1) : 1.0;
-    std::vector<Tap> taps(out);
-    for (std::size_t j = 0; j < out; ++j) {
-        // scipy takes a position past the last centre, even by rounding, for outside; that is the last centre here.
-        const double position = std::min(static_cast<double>(j) * step, static_cast<double>(in - 1));
-        const double nearest = std::floor(position + 0.5);
-        const double offset = position - nearest;
-        const double first = 0.5 * (0.5 - offset) * (0.5 - offset);
-        const double middle = 0.75 - offset * offset;
-        const auto centre = static_cast<std::ptrdiff_t>(nearest);
-        taps[j] = {{mirror(centre - 1, in), mirror(centre, in), mirror(centre + 1, in)},
-                   {first, middle, 1.0 - first - middle}};
+// The prefilter's impulse response: weight of the pixel at each distance in the spline's coefficient of a pixel.
+template <class T>
+std::array<double, reach<T> + 2> make_prefilter() {
+    std::array<double, reach<T> + 2> weights;
+    weights[0] = -8.0 * pole / (1.0 - pole * pole);
+    for (std::size_t i = 1; i < weights.size(); ++i) weights[i] = pole * weights[i - 1];
+    return weights;
+}
+
+template <class T>
+Taps<T> taps_at(double position, std::size_t in) {
+    static const auto response = make_prefilter<T>();
+    const auto prefilter = [](std::ptrdiff_t distance) {
+        return response[static_cast<std::size_t>(std::abs(distance))];
+    };
+    const double nearest = std::floor(position + 0.5);
+    const double offset = position - nearest;
+    const double before = 0.5 * (0.5 - offset) * (0.5 - offset);
+    const double middle = 0.75 - offset * offset;
+    const double after = 1.0 - before - middle;
+    const auto weight_at = [&](std::ptrdiff_t distance) {
+        return before * prefilter(distance + 1) + middle * prefilter(distance) + after * prefilter(distance - 1);
+    };
+    double sum = 0;
+    for (std::ptrdiff_t distance = -reach<T>; distance <= reach<T>; ++distance) sum += weight_at(distance);
+    Taps<T> taps;
+    for (std::size_t k = 0; k < Taps<T>::count; ++k) {
+        const std::ptrdiff_t away = reach<T> - static_cast<std::ptrdiff_t>(k / 2);
+        const std::ptrdiff_t distance = k % 2 == 0 ? -away : away;
+        taps.index[k] = mirror(static_cast<std::ptrdiff_t>(nearest) + distance, in);
+        taps.weight[k] = static_cast<float>(weight_at(distance) / sum);
     }
     return taps;
 }
 
-// Turns a strip (rows of `lanes` values) into spline coefficients down its columns, in place.
-DPDT_WIDE void filter_strip(double* strip, std::size_t rows) {
-    if (rows == 1) return;
-    const double gain = (1.0 - pole) * (1.0 - 1.0 / pole);
-    for (std::size_t i = 0; i < rows * lanes; ++i) strip[i] *= gain;
-
-    // Start of the causal pass: the signal mirrored at both ends, which is periodic with 2 * rows - 2.
-    const double far = std::pow(pole, static_cast<double>(rows - 1));
-    double* const last = strip + (rows - 1) * lanes;
-    for (std::size_t x = 0; x < lanes; ++x) strip[x] += far * last[x];
-    double power = pole;
-    for (std::size_t i = 1; i + 1 < rows && i <= pole_terms; ++i, power *= pole) {
-        const double* const near_row = strip + i * lanes;
-        const double* const far_row = strip + (rows - 1 - i) * lanes;
-        for (std::size_t x = 0; x < lanes; ++x) strip[x] += power * (near_row[x] + far * far_row[x]);
+template <class T>
+std::vector<Taps<T>> make_taps(std::size_t in, std::size_t out) {
+    const double step = out > 1 ? static_cast<double>(in - 1) / static_cast<double>(out - 1) : 1.0;
+    std::vector<Taps<T>> taps(out);
+    for (std::size_t j = 0; j < out; ++j) {
+        // scipy takes a position past the last centre, even by rounding, for outside; that is the last centre here.
+        taps[j] = taps_at<T>(std::min(static_cast<double>(j) * step, static_cast<double>(in - 1)), in);
     }
-    for (std::size_t x = 0; x < lanes; ++x) strip[x] /= 1.0 - far * far;
-    for (std::size_t i = lanes; i < rows * lanes; ++i) strip[i] += pole * strip[i - lanes];
+    return taps;
+}
 
-    for (std::size_t x = 0; x < lanes; ++x) last[x] = (pole * last[x - lanes] + last[x]) * pole / (pole * pole - 1.0);
-    for (std::size_t y = rows - 1; y-- > 0;) {
-        double* const row = strip + y * lanes;
-        for (std::size_t x = 0; x < lanes; ++x) row[x] = pole * (row[x + lanes] - row[x]);
+// Samples are held as floats around the middle of T's range, where floats are finest.
+template <class T>
+constexpr float middle_of = static_cast<float>(1U << (8 * sizeof(T) - 1));
+
+template <class T>
+inline void centre_loop(const T* __restrict row, float* __restrict out, std::size_t width) {
+    for (std::size_t x = 0; x < width; ++x) out[x] = static_cast<float>(static_cast<int>(row[x])) - middle_of<T>;
+}
+
+DPDT_WIDE void centre(const std::uint8_t* row, float* out, std::size_t width) { centre_loop(row, out, width); }
+DPDT_WIDE void centre(const std::uint16_t* row, float* out, std::size_t width) { centre_loop(row, out, width); }
+
+struct Floats {
+    float value[band];
+};
+
+// Never handed to a function by value: how that is done depends on the processor.
+using Vector = float __attribute__((vector_size(band * sizeof(float)), aligned(alignof(float)), may_alias));
+
+// Weighted sum of rows; their width is a multiple of `block`.
+DPDT_WIDE void mix_rows(const float* const* rows, const float* weights, std::size_t count, float* out,
+                        std::size_t width) {
+    constexpr std::size_t parts = block / band;
+    for (std::size_t x = 0; x < width; x += block) {
+        Vector sums[parts] = {};
+        for (std::size_t k = 0; k < count; ++k) {
+            for (std::size_t i = 0; i < parts; ++i)
+                sums[i] += weights[k] * reinterpret_cast<const Vector*>(rows[k] + x)[i];
+        }
+        std::memcpy(out + x, sums, sizeof(sums));
     }
 }
 
-DPDT_WIDE void mix_rows(const double* strip, const Tap& tap, double* out) {
-    const double* const a = strip + tap.index[0] * lanes;
-    const double* const b = strip + tap.index[1] * lanes;
-    const double* const c = strip + tap.index[2] * lanes;
-    for (std::size_t x = 0; x < lanes; ++x) out[x] = tap.weight[0] * a[x] + tap.weight[1] * b[x] + tap.weight[2] * c[x];
+// Puts the pixels of a band's rows that lie below each other side by side.
+DPDT_WIDE void turn_band(const float* rows, std::size_t stride, Floats* out, std::size_t width) {
+    for (std::size_t x = 0; x < width; ++x) {
+        for (std::size_t i = 0; i < band; ++i) out[x].value[i] = rows[i * stride + x];
+    }
 }
 
-// Filters and samples the columns of `source` (height x width); writes the result transposed (width x taps), so that
-// doing it twice handles both axes. The axes may be done one after the other because the filter of one commutes with
-// the sampling of the other.
-template <class In, class Write>
-void resample_columns(const In* source, std::size_t height, std::size_t width, const std::vector<Tap>& taps,
-                      const Write& write) {
-    std::vector<double> strip(height * lanes);
-    double mixed[lanes];
-    for (std::size_t left = 0; left < width; left += lanes) {
-        const std::size_t count = std::min(lanes, width - left);
-        for (std::size_t y = 0; y < height; ++y) {
-            const In* const row = source + y * width + left;
-            for (std::size_t x = 0; x < count; ++x) strip[y * lanes + x] = static_cast<double>(row[x]);
-        }
-        filter_strip(strip.data(), height);
-        for (std::size_t j = 0; j < taps.size(); ++j) {
-            mix_rows(strip.data(), taps[j], mixed);
-            for (std::size_t x = 0; x < count; ++x) write(left + x, j, mixed[x]);
-        }
-    }
+DPDT_WIDE void mix_columns(const Floats* columns, const std::uint32_t* index, const float* weights, std::size_t count,
+                           Floats& out) {
+    Vector sum = {};
+    for (std::size_t k = 0; k < count; ++k)
+        sum += weights[k] * *reinterpret_cast<const Vector*>(columns[index[k]].value);
+    std::memcpy(&out, &sum, sizeof(out));
 }
 
 template <class T>
-T to_integer(double value) {
-    constexpr double highest = std::numeric_limits<T>::max();
-    return static_cast<T>(std::clamp(value + 0.5, 0.0, highest));
+T to_integer(float centred) {
+    constexpr auto highest = static_cast<float>(std::numeric_limits<T>::max());
+    return static_cast<T>(std::clamp(centred + (middle_of<T> + 0.5F), 0.0F, highest));
 }
+
+// Source rows as floats, converted when first asked for; as many are held as one output row needs.
+template <class T>
+class CentredRows {
+  public:
+    explicit CentredRows(View<T> source)
+        : source_(source), stride_((source.width + block - 1) / block * block), floats_(Taps<T>::count * stride_) {
+        held_.fill(std::numeric_limits<std::uint32_t>::max());
+    }
+
+    std::size_t stride() const { return stride_; }
+
+    const float* row(std::uint32_t y) {
+        const std::size_t slot = y % Taps<T>::count;
+        float* const place = floats_.data() + slot * stride_;
+        if (held_[slot] != y) centre(source_.row(y), place, source_.width);
+        held_[slot] = y;
+        return place;
+    }
+
+  private:
+    View<T> source_;
+    std::size_t stride_;
+    std::vector<float> floats_;
+    std::array<std::uint32_t, Taps<T>::count> held_;
+};
 
 }  // namespace
 
 template <class T>
 void resample_spline(View<T> source, T* out, std::size_t out_height, std::size_t out_width) {
-    std::vector<double> turned(source.width * out_height);
-    resample_columns(source.data, source.height, source.width, make_taps(source.height, out_height),
-                     [&](std::size_t x, std::size_t j, double value) { turned[x * out_height + j] = value; });
-    resample_columns(
-        turned.data(), source.width, out_height, make_taps(source.width, out_width),
-        [&](std::size_t y, std::size_t j, double value) { out[y * out_width + j] = to_integer<T>(value); });
+    const std::vector<Taps<T>> rows = make_taps<T>(source.height, out_height);
+    const std::vector<Taps<T>> columns = make_taps<T>(source.width, out_width);
+    CentredRows<T> centred(source);
+    std::vector<float> mixed(band * centred.stride());
+    std::vector<Floats> turned(source.width);
+    for (std::size_t top = 0; top < out_height; top += band) {
+        const std::size_t count = std::min(band, out_height - top);
+        for (std::size_t i = 0; i < count; ++i) {
+            const Taps<T>& taps = rows[top + i];
+            std::array<const float*, Taps<T>::count> lines;
+            for (std::size_t k = 0; k < lines.size(); ++k) lines[k] = centred.row(taps.index[k]);
+            mix_rows(lines.data(), taps.weight.data(), lines.size(), mixed.data() + i * centred.stride(),
+                     centred.stride());
+        }
+        turn_band(mixed.data(), centred.stride(), turned.data(), source.width);
+        for (std::size_t x = 0; x < out_width; ++x) {
+            Floats sums;
+            mix_columns(turned.data(), columns[x].index.data(), columns[x].weight.data(), Taps<T>::count, sums);
+            for (std::size_t i = 0; i < count; ++i) {
+                out[(top + i) * out_width + x] = to_integer<T>(sums.value[i]);
+            }
+        }
+    }
 }
 
 template void resample_spline(View<std::uint8_t>, std::uint8_t*, std::size_t, std::size_t);

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 _Pixel = TypeVar("_Pixel", np.uint8, np.uint16)
 _Recipe = Literal["area", "paper"]
 
+__version__: Final[str]
 MAX_PIXELS: Final[int]
 
 class ImageResult:
@@ -113,6 +114,7 @@ def process_files(
     recipe: _Recipe,
     equalise: bool,
     num_threads: int = 0,
+    exact_decode: bool = False,
     max_pixels: int = ...,
     progress: Callable[[int], object] | None = None,
 ) -> list[ImageResult]:
@@ -124,6 +126,7 @@ def process_files(
         recipe: See `resample`.
         equalise: Equalise the histogram at the end.
         num_threads: 0: `available_threads()`. The bytes do not depend on it.
+        exact_decode: Decode at full scale. Otherwise `area` may let the codec leave out detail below twice the target.
         max_pixels: Larger pictures are refused before memory is taken for them.
         progress: Called on the calling thread, every 50 ms at most, with the number of files done since the last call
             (without DICOM files, which are not done yet).

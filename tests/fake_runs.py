@@ -145,8 +145,10 @@ def long_form(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 @pytest.fixture
-def fake_runs(tmp_path: Path) -> Callable[..., FakeRuns]:
+def fake_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeRuns]:
     """Make a study file; its runs are then made one by one or all at once."""
+
+    monkeypatch.setattr("dpdt.report.figures.DPI", 40)  # most of a report's time goes into pixels
 
     def make(
         domains: Sequence[str] = FIVE,

@@ -108,3 +108,10 @@ def test_removing_leaves_the_final_weights(tmp_path: Path) -> None:
     (tmp_path / "final.pt").write_bytes(b"weights")
     remove_checkpoints(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["final.pt"]
+
+
+def test_what_a_killed_process_was_writing_is_removed_with_the_keys_in_it(tmp_path: Path) -> None:
+    for remove in (load_checkpoint, remove_checkpoints):
+        (tmp_path / ".step-00000004-0123.pt.abc.tmp").write_bytes(b"key of the noise")
+        remove(tmp_path)
+        assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,7 @@
+import gzip
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,8 @@ from dpdt.cohort import (
     read_record,
 )
 from dpdt.errors import CohortError, StudyError
-from dpdt.study import DOMAIN_KINDS, Study, load_study
-from dpdt.synth import make_hospitals
+from dpdt.study import Study, load_study
+from dpdt.synth import HOSPITALS, make_hospitals
 from dpdt.vocabulary import LABELS, SPLITS
 
 
@@ -54,7 +56,7 @@ def master_list(folder: Path, rows: list[dict[str, object]]) -> Path:
 # ---- tables ----
 
 
-@pytest.mark.parametrize("domain", DOMAIN_KINDS)
+@pytest.mark.parametrize("domain", HOSPITALS)
 def test_cohort_table_has_the_agreed_columns_sorted_by_image(study: Study, domain: str) -> None:
     summary = build_cohort(study, domain)
     table = read_cohort(study, domain)
@@ -70,7 +72,7 @@ def test_cohort_table_has_the_agreed_columns_sorted_by_image(study: Study, domai
     assert summary.splits == {split: int((table["split"] == split).sum()) for split in SPLITS}
 
 
-@pytest.mark.parametrize("domain", DOMAIN_KINDS)
+@pytest.mark.parametrize("domain", HOSPITALS)
 def test_no_patient_in_two_splits_and_test_is_the_official_one(study: Study, domain: str) -> None:
     build_cohort(study, domain)
     table = read_cohort(study, domain)
@@ -113,6 +115,32 @@ def test_a_finding_wins_over_healthy_and_is_counted(tmp_path: Path, study: Study
     assert set(table["cardiomegaly"]) == {1}
     notes = {row["value"]: row["images"] for row in read_record(own, "padchest")["counts"] if row["what"] == "note"}
     assert notes["healthy with a finding, set to 0"] == len(table)
+
+
+@pytest.mark.parametrize(
+    ("rule", "healthy", "note"),
+    [
+        ("finding", [0], "set to 0"),
+        ("unknown", [None], "set to unknown"),
+        ("keep", [1], "kept"),
+    ],
+)
+def test_contradictions_follow_the_named_rule(
+    rule: str, healthy: list[int | None], note: str, tmp_path: Path, study: Study
+) -> None:
+    name = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
+    (tmp_path / "padchest").mkdir()
+    table = pd.read_csv(study.root("padchest") / name, dtype=str, keep_default_na=False)
+    table = table.assign(Labels="['cardiomegaly', ' normal']", Projection="PA")
+    table.to_csv(tmp_path / "padchest" / name, index=False)
+    own = write_study(tmp_path, {"padchest": tmp_path / "padchest"}, f'contradictions = "{rule}"')
+    build_cohort(own, "padchest")
+    found = read_cohort(own, "padchest")["healthy"].unique().tolist()
+    assert [None if pd.isna(value) else value for value in found] == healthy
+    record = read_record(own, "padchest")
+    notes = {row["value"]: row["images"] for row in record["counts"] if row["what"] == "note"}
+    assert notes[f"healthy with a finding, {note}"] == len(table)
+    assert record["policies"]["contradictions"] == rule
 
 
 # ---- idempotence ----
@@ -185,6 +213,59 @@ def test_record_has_hashes_of_inputs_and_split_and_says_synthetic(study: Study) 
         f"{i}\t{p}\t{s}\n" for i, p, s in zip(table["image_id"], table["patient_id"], table["split"], strict=True)
     )
     assert record["split_sha256"] == hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_record_names_every_policy_and_how_the_split_came_about(study: Study) -> None:
+    for domain, rules in {
+        "chexpert": {"uncertain": "paper", "blank": "negative", "test": "patients by hash, seed 0, test_fraction 0.2"},
+        "mimic": {"uncertain": "paper", "test": "official", "val": "official"},
+        "vindr": {"test": "official", "val": "patients of train by hash, seed 0, val_fraction 0.1"},
+    }.items():
+        build_cohort(study, domain)
+        record = read_record(study, domain)
+        assert record["policies"].items() >= {**rules, "views": "frontal", "contradictions": "finding"}.items()
+        assert record["seed"] == 0
+
+
+def test_views_of_every_row_read_are_counted(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    """LB-06 of the collected user reports: PA, AP, lateral and unknown, before anything is left out."""
+    build_cohort(study, "mimic")
+    views = {r["value"]: r["images"] for r in read_record(study, "mimic")["counts"] if r["what"] == "view read"}
+    raw = pd.read_csv(study.root("mimic") / "mimic-cxr-2.0.0-metadata.csv.gz")["ViewPosition"]
+    assert views == raw.fillna("unknown").value_counts().to_dict()
+    assert "view read" in capsys.readouterr().out
+
+
+def test_content_hash_does_not_depend_on_compression(study: Study, tmp_path: Path) -> None:
+    build_cohort(study, "mimic")
+    entry = read_record(study, "mimic")["inputs"][0]
+    path = study.root("mimic") / entry["file"]
+    assert entry["content_sha256"] == hashlib.sha256(gzip.decompress(path.read_bytes())).hexdigest()
+    assert entry["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_unknown_version_of_a_label_file_warns_unless_it_is_synthetic(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """LB-09 of the collected user reports."""
+    build_cohort(study, "chestxray14")
+    assert "warning" not in capsys.readouterr().err
+    root = tmp_path / "copy"
+    shutil.copytree(study.root("chestxray14"), root, ignore=shutil.ignore_patterns("SYNTHETIC.txt", "images"))
+    (tmp_path / "other").mkdir()
+    own = write_study(tmp_path / "other", {"chestxray14": root})
+    build_cohort(own, "chestxray14")
+    assert "Data_Entry_2017_v2020.csv: not a version of this file that dpdt knows" in capsys.readouterr().err
+    assert len(read_record(own, "chestxray14")["warnings"]) == 3
+
+
+def test_patients_recorded_with_two_sexes_are_counted_and_left_as_recorded(tmp_path: Path) -> None:
+    rows = [{"subject_id": n // 2, "patient_sex": "M" if n == 5 else "F"} for n in range(40)]
+    study = write_study(tmp_path, {"uka": master_list(tmp_path / "raw", rows)})
+    build_cohort(study, "uka")
+    notes = {row["value"]: row["images"] for row in read_record(study, "uka")["counts"] if row["what"] == "note"}
+    assert notes["patients with two sexes"] == 1
+    assert (read_cohort(study, "uka")["sex"] == "male").sum() == 1
 
 
 def test_without_the_marker_nothing_is_called_synthetic(tmp_path: Path) -> None:

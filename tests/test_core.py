@@ -312,6 +312,16 @@ def test_paper_equals_scipy(height: int, width: int, size: int, wide: bool, seed
     assert (difference > 0).mean() < 0.01 if difference.size else True
 
 
+@pytest.mark.parametrize("shape", [(1203, 1001), (1200, 1000), (1201, 1015)])
+def test_reduced_jpeg_lies_where_the_full_one_lies(tmp_path: Path, shape: tuple[int, int]) -> None:
+    pixels = cv2.resize(smooth(), shape[::-1], interpolation=cv2.INTER_CUBIC)
+    (tmp_path / "a.jpg").write_bytes(jpeg(pixels))
+    [result], reduced = processed([tmp_path / "a.jpg"], size=64)
+    _, exact = processed([tmp_path / "a.jpg"], size=64, exact_decode=True)
+    assert (result.height, result.width) == shape
+    assert np.abs(reduced.astype(int) - exact).max() <= 2  # a shift of half a pixel would be 6
+
+
 # --- normalising
 
 
@@ -509,3 +519,21 @@ def test_paper_agrees_with_scipy_on_real_images() -> None:
         out = np.zeros((512, 512), np.uint8)
         _core.process_array(pixels, out, recipe="paper", equalise=False)
         assert (np.abs(out - expected) <= 1).mean() >= 0.999, file
+
+
+def psnr(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
+    error = ((first.astype(float) - second) ** 2).mean()
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+@needs_real_data
+@pytest.mark.parametrize("size", [64, 128, 224, 512])
+def test_reduced_decoding_of_real_jpegs_stays_above_45_db(size: int) -> None:
+    files = [file for file in real_images() if file.suffix != ".png"]
+    results, reduced = processed(files, size=size)
+    _, exact = processed(files, size=size, exact_decode=True)
+    assert all(result.ok for result in results)
+    assert min(map(psnr, reduced, exact)) >= 45
+    changed = [not np.array_equal(a, b) for a, b in zip(reduced, exact, strict=True)]
+    large = [min(result.height, result.width) >= 4 * size for result in results]
+    assert changed == large  # half scale leaves at least twice the target

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from dpdt.dataset import DomainData, load_split
 from dpdt.errors import PrivacyError
-from dpdt.loop import TrainingLoop, TrainingPlan, image_losses, open_ledger
+from dpdt.loop import TrainingLoop, TrainingPlan, image_losses, open_ledger, physical_batches
 from dpdt.model import build_model
 from dpdt.paths import RunPaths
 from dpdt.privacy.mechanism import Mechanism
+from dpdt.privacy.sampling import PoissonSampler
 from dpdt.stop import StopFlag
 from dpdt.study import Study
 from tests.small_data import MakeStudy
@@ -34,6 +35,7 @@ def plan(folder: Path, mechanism: Mechanism | None, **changes: Any) -> TrainingP
         class_weights=(1.0, 2.0, 1.0, 1.0, 1.0),
         mechanism=mechanism,
         clipping="hooks",
+        images_per_unit=1,
         seed="test",
         seeded=True,
         physical_batch_size=3,
@@ -110,3 +112,54 @@ def test_an_unknown_label_moves_no_weight() -> None:
 def test_a_run_without_dp_has_no_ledger(tmp_path: Path) -> None:
     with pytest.raises(PrivacyError, match="a run without DP has no ledger"):
         open_ledger(plan(tmp_path, None))
+
+
+class Weighted(PoissonSampler):
+    """Stands for torch's weighted and shuffled samplers, which are no Poisson samples."""
+
+
+def test_a_sampler_that_is_not_poissons_is_refused(
+    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # DP-04, DP-05: weighted and shuffled batches were accounted as Poisson samples. The loop makes its own sampler, so
+    # that none can be given; a subclass that is put in its place is refused too.
+    study = make_study()
+    settings = plan(tmp_path / "r", SILENT)
+    monkeypatch.setattr(
+        "dpdt.loop._make_sampler",
+        lambda plan, data, stream: Weighted(data.units, sample_rate=plan.sample_rate, stream=stream),
+    )
+    with pytest.raises(PrivacyError, match="batches of a Weighted are not Poisson samples"):
+        weights_after(settings, study, load_split(study, "uka", "train"))
+
+
+@pytest.mark.parametrize("change", [{"sample_rate": 0.125}, {"num_units": 31}, {"images_per_unit": 2}])
+def test_other_batches_than_those_accounted_for_are_refused(
+    make_study: MakeStudy, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    study = make_study()
+    settings = plan(tmp_path / "r", dataclasses.replace(SILENT, **change))
+    with pytest.raises(PrivacyError, match=r"of the batches are .*, accounted for are"):
+        weights_after(settings, study, load_split(study, "uka", "train"))
+
+
+def test_a_physical_batch_never_parts_the_images_of_a_unit() -> None:
+    units = np.array([3, 3, 4, 5, 5, 5, 5, 6, 7, 7])
+    parts = physical_batches(np.arange(10), units, size=3)
+    assert [list(units[part]) for part in parts] == [[3, 3, 4], [5, 5, 5, 5], [6, 7, 7]]
+    assert physical_batches(np.arange(0), units[:0], size=3) == []
+    assert [len(part) for part in physical_batches(np.arange(8), np.arange(8), size=3)] == [3, 3, 2]
+
+
+def test_several_images_a_patient_train_and_physical_batches_change_nothing(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    study = make_study()
+    data = load_split(study, "uka", "train")
+    mechanism = dataclasses.replace(SILENT, images_per_unit=2, max_grad_norm=1.0)
+    found = [
+        weights_after(plan(tmp_path / str(size), mechanism, images_per_unit=2, physical_batch_size=size), study, data)
+        for size in (2, 100)
+    ]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)

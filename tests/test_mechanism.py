@@ -38,3 +38,8 @@ def test_delta_of_one_over_the_units_or_more_is_refused(units: int) -> None:
 
 def test_the_dict_has_all_that_a_step_depends_on() -> None:
     assert set(plan().as_dict()) >= {"unit", "sample_rate", "noise_multiplier", "max_grad_norm", "delta", "accountant"}
+
+
+def test_a_large_delta_may_be_asked_for() -> None:
+    settings = PrivacySettings(delta=1e-4, allow_large_delta=True)
+    assert Mechanism.plan(settings, target_epsilon=3.0, num_units=10**6, sample_rate=0.05, num_steps=10).delta == 1e-4

@@ -241,9 +241,10 @@ def test_the_answer_has_its_numbers() -> None:
 
 
 def test_the_colour_scale_is_shared_and_starts_at_chance_or_below() -> None:
-    assert figures.auc_scale(pd.DataFrame({"auc": [0.7, 0.9]})) == (0.5, 1.0)
-    assert figures.auc_scale(pd.DataFrame({"auc": [0.43, 0.9]})) == (0.4, 1.0)
-    assert figures.auc_scale(pd.DataFrame({"auc": []})) == (0.5, 1.0)
+    groups = ["all", "all", "female"]  # no heat map shows a subgroup
+    assert figures.auc_scale(pd.DataFrame({"auc": [0.7, 0.9, 0.1], "subgroup": groups})) == (0.5, 1.0)
+    assert figures.auc_scale(pd.DataFrame({"auc": [0.43, 0.9, 0.1], "subgroup": groups})) == (0.4, 1.0)
+    assert figures.auc_scale(pd.DataFrame({"auc": [], "subgroup": []})) == (0.5, 1.0)
 
 
 def test_a_second_report_replaces_the_first(fake_runs: Make) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from dpdt.runs import (
     append_metrics,
     freeze_config,
     frozen_settings,
+    image_digest,
     keep_metrics_until,
     read_state,
     run_done,
@@ -36,6 +38,18 @@ def test_the_config_is_written_once(paths: RunPaths) -> None:
     written = paths.config.read_bytes()
     assert freeze_config(paths, CONFIG) == first
     assert paths.config.read_bytes() == written
+
+
+def test_the_config_names_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DPDT_IMAGE_DIGEST", raising=False)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert image_digest() is None
+    assert "image" not in freeze_config(RunPaths(tmp_path / "outside"), CONFIG)["versions"]
+    (tmp_path / "share/dpdt").mkdir(parents=True)
+    (tmp_path / "share/dpdt/image.txt").write_text("contents-sha256:aa\n")
+    assert freeze_config(RunPaths(tmp_path / "inside"), CONFIG)["versions"]["image"] == "contents-sha256:aa"
+    monkeypatch.setenv("DPDT_IMAGE_DIGEST", "sha256:bb")
+    assert freeze_config(RunPaths(tmp_path / "told"), CONFIG)["versions"]["image"] == "sha256:bb"
 
 
 def test_a_run_begun_with_other_settings_is_refused_and_the_key_named(paths: RunPaths) -> None:
@@ -103,5 +117,5 @@ def test_a_run_is_done_when_it_says_so_and_has_its_weights(make_study: MakeStudy
 
 def test_a_summary_is_one_line() -> None:
     summary = RunSummary("r", "finished", 9, 9, epsilon=7.954, target_epsilon=8.0, seconds=1.25)
-    assert summary.line == "r: finished, 9 of 9 steps, epsilon 7.95 of 8, 1.2 s"
-    assert RunSummary("r", "interrupted", 3, 9, None, None).line == "r: interrupted, 3 of 9 steps, no DP, done before"
+    assert str(summary) == "r: finished, 9 of 9 steps, epsilon 7.95 of 8, 1.2 s"
+    assert str(RunSummary("r", "interrupted", 3, 9, None, None)) == "r: interrupted, 3 of 9 steps, no DP, done before"

@@ -195,8 +195,16 @@ def test_manifest_says_what_was_done(built: Study) -> None:
     assert (manifest["domain"], manifest["recipe"], manifest["synthetic"]) == ("vindr", "area", True)
     assert (manifest["images"], manifest["rejected"]) == (16, 2)
     assert manifest["fingerprint"] == built.shards_fingerprint("vindr")
-    assert manifest["settings"] == {"size": 16, "recipe": "area", "equalise": True, "shard_bytes": 1024}
-    assert set(manifest["codecs"]) == {"jpeg", "png", "zlib", "dicom", "dpdt"}
+    assert manifest["settings"] == {
+        "size": 16,
+        "recipe": "area",
+        "equalise": True,
+        "aspect": "stretch",
+        "exact_decode": False,
+        "voi_window": False,
+        "shard_bytes": 1024,
+    }
+    assert set(manifest["codecs"]) == {"jpeg", "png", "inflate", "dicom", "dpdt"}
     assert [shard["rows"] for shard in manifest["shards"]] == [4, 3, 3, 4, 2]
     assert not built.paths.shards("vindr").part(0).parent.exists()
 

@@ -116,3 +116,8 @@ def test_without_dp_it_says_so() -> None:
     assert found["epsilon"] is None
     assert "without differential privacy" in found["paragraph"]
     assert set(found) == set(statement())
+
+
+def test_a_delta_that_protects_nobody_is_said_in_plain_words() -> None:
+    assert "nobody should rely on" in statement(dataclasses.replace(MECHANISM, delta=1e-3))["paragraph"]
+    assert "nobody should rely on" not in statement()["paragraph"]

@@ -1,6 +1,10 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +67,38 @@ def test_killed_half_way_and_started_again_completes_and_redraws_nothing(small: 
     make_hospitals(folder, **SMALL)
     assert digests(folder) == digests(small)
     assert kept.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_sigkill_leaves_no_process_behind_and_a_second_call_completes(tmp_path: Path) -> None:
+    arguments = {"domains": ["chexpert"], "patients": 600, "image_size": 48}
+    code = "import sys; from dpdt.synth import make_hospitals; make_hospitals(sys.argv[1], num_processes=2, "
+    code += "domains=['chexpert'], patients=600, image_size=48)"
+    command = [sys.executable, "-c", code, str(tmp_path / "killed")]
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL) as process:
+        until(lambda: any((tmp_path / "killed").rglob("*.jpg")))
+        process.kill()
+    until(lambda: not group_lives(process.pid))
+    make_hospitals(tmp_path / "killed", **arguments)  # type: ignore[arg-type]
+    make_hospitals(tmp_path / "whole", **arguments)  # type: ignore[arg-type]
+    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+
+
+def until(happened: Callable[[], bool], *, seconds: float = 60) -> None:
+    """Wait for something, but not for ever."""
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def group_lives(group: int) -> bool:
+    """Whether a process group has a process."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_finished_hospitals_are_left_alone(small: Path) -> None:

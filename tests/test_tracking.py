@@ -184,7 +184,7 @@ def test_twice_is_once(runs: Make) -> None:
     assert after == before
 
 
-@pytest.mark.parametrize("calls", [0, 1, 2, 3, 5, 8, 13, 21, 34])
+@pytest.mark.parametrize("calls", [0, 1, 2, 3, 7, 20])
 def test_killed_half_way_and_repeated_is_once(runs: Make, monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
     from mlflow import MlflowClient
 

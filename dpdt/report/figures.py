@@ -36,7 +36,7 @@ NO_DP_COLOUR: Final = "#222222"
 
 def auc_scale(auc: pd.DataFrame) -> tuple[float, float]:
     """The colour scale that all heat maps share: from 0.5 (chance), or lower if a model is worse, to 1."""
-    lowest = auc["auc"].min() if len(auc) else math.nan
+    lowest = auc.loc[auc["subgroup"] == ALL, "auc"].min() if len(auc) else math.nan
     return (0.5 if math.isnan(lowest) else min(0.5, math.floor(lowest * 20) / 20), 1.0)
 
 
@@ -147,6 +147,7 @@ def subgroup_figure(table: pd.DataFrame, *, scope: str, names: Mapping[float, st
         axes.set_yticks(range(len(groups)), [group_name(group) for group in groups])
         axes.invert_yaxis()
         axes.margins(x=0.08)
+        axes.locator_params(axis="x", nbins=6)
         axes.set_xlabel(f"{scope} macro AUC")
         axes.grid(axis="x", color="#dddddd", linewidth=0.6)
         axes.axhline(0.5, color="#bbbbbb", linewidth=0.8)

@@ -83,6 +83,7 @@ def process_images(
         recipe=settings.recipe,
         equalise=settings.equalise,
         num_threads=num_workers(settings),
+        exact_decode=settings.exact_decode,
         progress=advance,
     )
     outcomes = [ImageOutcome.of(result) for result in results]

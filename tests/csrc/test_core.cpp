@@ -39,7 +39,7 @@ std::vector<T> noise(std::size_t count) {
 // A picture or an ImageError; anything else ends the program.
 bool survives(const dpdt::Bytes& bytes) {
     try {
-        const dpdt::Image image = dpdt::decode(bytes.data(), bytes.size(), {1'000'000});
+        const dpdt::Image image = dpdt::decode(bytes.data(), bytes.size(), {1'000'000, 0, 0});
         return image.height > 0 && image.width > 0;
     } catch (const dpdt::ImageError& error) {
         return error.reason() != dpdt::Reason::none && error.what()[0] != '\0';
@@ -99,12 +99,11 @@ void test_largest_sums() {  // 65535 rows of the largest value: the 32-bit sums 
 void test_normalising() {
     const std::vector<std::uint16_t> pixels = noise<std::uint16_t>(1000);
     std::vector<std::uint8_t> out(1000);
-    dpdt::stretch(dpdt::View<std::uint16_t>{pixels.data(), 10, 100}, out.data(), false);
-    dpdt::equalise(out.data(), out.size());
+    dpdt::stretch(dpdt::View<std::uint16_t>{pixels.data(), 10, 100}, out.data(), false, true);
     const std::vector<std::uint16_t> flat(1000, 7);
     bool refused = false;
     try {
-        dpdt::stretch(dpdt::View<std::uint16_t>{flat.data(), 10, 100}, out.data(), false);
+        dpdt::stretch(dpdt::View<std::uint16_t>{flat.data(), 10, 100}, out.data(), false, false);
     } catch (const dpdt::ImageError& error) {
         refused = error.reason() == dpdt::Reason::constant;
     }
