@@ -23,6 +23,7 @@ from dpdt.vocabulary import LABELS
 IMAGES, PATIENTS, DRAWS, LOOP_DRAWS = 25_596, 2_797, 1_000, 20  # ChestX-ray14's official test list has 2,797 patients
 PREVALENCE = dict(zip(LABELS, (0.04, 0.18, 0.02, 0.13, 0.39), strict=True))
 STUDY_TEST_IMAGES = {"vindr": 3_000, "chestxray14": 25_596, "chexpert": 29_320, "uka": 39_824, "padchest": 22_045}
+LARGE_TEST_IMAGES = 591_682 // 5  # were all images of the paper's five domains tested
 RESULT = Path("build/bench/evaluate.json")
 
 
@@ -91,7 +92,7 @@ def main() -> None:
     ]
     thresholds = {label: Threshold(0.6, "val", 1000, 100) for label in LABELS}
     study_ms = 0.0
-    for domain, images in STUDY_TEST_IMAGES.items():
+    for domain, images in {**STUDY_TEST_IMAGES, "a fifth of 591,682": LARGE_TEST_IMAGES}.items():
         of_domain = test_set(images, images // 3)
 
         def whole(of_domain: pd.DataFrame = of_domain) -> None:
@@ -100,7 +101,7 @@ def main() -> None:
             measure_domain(of_domain, thresholds=thresholds, weights=weights, **settings)
 
         ms = timed(whole, 1)
-        study_ms += 15 * ms
+        study_ms += 15 * ms if domain in STUDY_TEST_IMAGES else 0.0
         results.append(
             {
                 "case": f"{images:,} images ({domain}), all metrics, 12 subgroups, fairness, {DRAWS:,} draws",
@@ -112,7 +113,7 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     results.append(
         {
-            "case": f"15 models x 5 domains, all metrics (sum of the above x 15; peak memory {peak:.2f} GiB)",
+            "case": f"15 models x 5 domains, all metrics (the five domains' times x 15; peak memory {peak:.2f} GiB)",
             "method": "dpdt, one core",
             "ms": study_ms,
             "speedup": None,

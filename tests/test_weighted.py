@@ -70,6 +70,22 @@ def test_single_precision_blocks_count_exactly(case: Labelled) -> None:
         np.testing.assert_array_equal(blocks[name], np.tile(values, 30))
 
 
+def test_a_large_test_set_with_ties_equals_scikit_learn_in_every_draw() -> None:
+    rng = np.random.default_rng(5)
+    target, score = rng.integers(0, 2, 3000), rng.normal(size=3000).round(2).astype(np.float32)
+    drawn = patient_draws(rng.integers(0, 900, 3000), draws=40, seed=0, domain="uka")
+    found = Ranking(target, score, thresholds=[0.1]).over(drawn)
+    for number in range(40):
+        w = drawn[:, number]
+        expected = sk.roc_auc_score(target, score, sample_weight=w)
+        assert found["auc"][number] == pytest.approx(expected, abs=1e-12)
+        expected = sk.average_precision_score(target, score, sample_weight=w)
+        assert found["average_precision"][number] == pytest.approx(expected, abs=1e-12)
+        called = score >= np.float64(0.1)
+        expected = sk.accuracy_score(target, called, sample_weight=w)
+        assert found["accuracy@0"][number] == pytest.approx(expected, abs=1e-12)
+
+
 def test_images_can_be_drawn_instead_of_patients() -> None:
     drawn = patient_draws(np.array(["i1", "i2", "i3", "i4"]), draws=40, seed=0, domain="uka")
     assert (drawn.sum(axis=0) == 4).all()
