@@ -76,6 +76,16 @@ def test_chestxray14_rows_patients_and_official_split(nih: pd.DataFrame) -> None
 
 
 @needs_data
+def test_chestxray14_sample_finds_each_of_its_78_images() -> None:
+    root = Path(REAL_DATA)
+    lists = {"train_list": "lists/train_val_list.txt.gz", "test_list": "lists/test_list.txt.gz"}
+    raw = read("chestxray14", root, files={"table": "nih_sample.csv", "images": "images/nih", **lists})
+    assert len(raw.frame) == 78
+    assert raw.counts["images not found where expected"] == 0
+    assert all((root / path).is_file() for path in raw.frame["path"])
+
+
+@needs_data
 def test_chestxray14_positives_in_test_and_train(nih: pd.DataFrame) -> None:
     assert positives(nih[nih["split"] == "test"]) == [1_069, 4_658, 555, 3_279, 9_861]
     assert positives(nih[nih["split"] == "train"]) == [1_707, 8_659, 876, 8_280, 50_500]

@@ -66,7 +66,7 @@ def test_a_key_in_the_file_wins_over_the_preset(tmp_path: Path) -> None:
         ("[privacy]\ntarget_epsilons = [1, 1.0]", r"target_epsilons: a value occurs twice"),
         ('[privacy]\naccountant = "gdp"', r"privacy\.accountant: input should be 'pld', 'prv' or 'rdp', got 'gdp'"),
         ("[train]\nclass_weights = [1, 2]", r"class_weights: expected 5 numbers .*, got 2"),
-        ('[train]\nclass_weights = "private"', r"train\.class_weights: input should be 'none' or 'public'"),
+        ('[train]\nclass_weights = "balanced"', r"train\.class_weights: input should be 'none', 'public' or 'private'"),
         (
             '[train]\ndomains = ["nowhere"]',
             r"train\.domains: no \[domains\.nowhere\]; known: vindr, chestxray14, mimic",
