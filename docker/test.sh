@@ -39,7 +39,7 @@ echo "pyproject.toml $version, label $label, wheel $wheel, core $core"
 step "an ordinary user; nothing of the host's Python reaches in"
 [ "$(run --entrypoint id dpdt:cpu -u)" != 0 ] || fail "it runs as root"
 [ "$("$engine" image inspect --format '{{ .Config.User }}' dpdt:cpu)" = 1000:1000 ] || fail "the image names another user"
-run -e PYTHONPATH=/work/not-there -e HOME=/work --entrypoint python dpdt:cpu -c '
+run -e PYTHONPATH=/study/not-there -e HOME=/study --entrypoint python dpdt:cpu -c '
 import site, sys
 assert not site.ENABLE_USER_SITE, "~/.local is on the path"
 import dpdt
@@ -74,12 +74,12 @@ run -v "$PWD/tests:/src/tests:ro" -v "$PWD/pyproject.toml:/src/pyproject.toml:ro
     tests/test_train.py tests/test_cli.py
 
 step "the demo, small"
-run -v "$PWD/$work/image:/work" dpdt:cpu demo --folder /work/demo --patients 40 > "$work/demo.log" 2>&1 \
+run -v "$PWD/$work/image:/study" dpdt:cpu demo --folder /study/demo --patients 40 > "$work/demo.log" 2>&1 \
     || { tail -n 40 "$work/demo.log"; fail "the demo failed"; }
 grep -m 1 -A 4 'Macro AUC' "$work/demo.log"
 digest=$(run --entrypoint cat dpdt:cpu /opt/dpdt/share/dpdt/image.txt)
 grep -q "$digest" "$work"/image/demo/runs/*/config.json || fail "the runs do not name the image ($digest)"
-run -v "$PWD/$work/image:/work" dpdt:cpu verify /work/demo/study.toml
+run -v "$PWD/$work/image:/study" dpdt:cpu verify /study/demo/study.toml
 
 step "the same bytes in the image and in .venv"
 $python -c "
