@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -300,6 +300,7 @@ def test_checkerboard_of_single_pixels_becomes_flat_gray() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(height=sides, width=sides, size=st.integers(1, 64), wide=st.booleans(), seed=st.integers(0, 999))
+@example(height=1, width=16, size=8, wide=True, seed=485)  # a near tie, rounded apart in all eight equal rows
 def test_paper_equals_scipy(height: int, width: int, size: int, wide: bool, seed: int) -> None:
     dtype = np.uint16 if wide else np.uint8
     pixels = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, (height, width), dtype=dtype)
@@ -307,9 +308,10 @@ def test_paper_equals_scipy(height: int, width: int, size: int, wide: bool, seed
     result = _core.resample(pixels, height=size, width=size, recipe="paper")
     # SciPy writes 0 where rounding puts the last position a hair past the last pixel; here it is that pixel.
     inside = np.ix_(*(np.arange(size) * ((n - 1) / max(size - 1, 1)) <= n - 1 for n in (height, width)))
-    difference = np.abs(result.astype(int) - expected)[inside]
-    assert difference.max(initial=0) <= 1
-    assert (difference > 0).mean() < 0.01 if difference.size else True
+    assert np.abs(result.astype(int) - expected)[inside].max(initial=0) <= 1
+    # Before rounding they agree to a hundredth of a level of the source's depth; so only near ties round apart.
+    unrounded = np.clip(zoom(pixels.astype(np.float64), (size / height, size / width), order=2), 0, np.iinfo(dtype).max)
+    assert np.abs(result - unrounded)[inside].max(initial=0) <= 0.51
 
 
 @pytest.mark.parametrize("shape", [(1203, 1001), (1200, 1000), (1201, 1015)])
