@@ -4,7 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PYTHON
 
-.PHONY: install demo test check format clean slurm-up slurm-down bench-preprocess fuzz
+.PHONY: install demo test check format clean slurm-up slurm-down torture-privacy image image-test image-save
+.PHONY: bench-cohort bench-evaluate bench-preprocess fuzz
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -22,7 +23,7 @@ demo: install
 	@$(BIN)/dpdt demo --folder build/demo
 
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff check .
@@ -35,16 +36,29 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(wildcard csrc/*.cpp csrc/*.hpp tests/csrc/*.cpp)
 
-# A throw-away Slurm of four nodes on this machine, below build/slurm.
+# The cohort stage on 592,000 rows in the form of three institutions: time and peak memory.
+bench-cohort: install
+	@$(BIN)/python benchmarks/cohort.py
+
+# Shards against opencv-python and scipy, one thread: a table, and build/bench/preprocess.json.
+bench-preprocess: install
+	@$(BIN)/python benchmarks/preprocess.py
+
+# The bootstrap against a loop over scikit-learn, one core: a table, and build/bench/evaluate.json.
+bench-evaluate: install
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/evaluate.py
+
+# Trainings killed at 200 random places: does the ledger count every noisy step? About two minutes.
+torture-privacy: install
+	$(BIN)/python -m tests.torture_privacy --kills 200 --output build/torture/privacy.json
+
+# A throw-away Slurm of four nodes on this machine, below build/slurm; `make slurm-up SLURM=--accounting` has sacct.
+SLURM ?=
 slurm-up:
-	@slurm/dev/start.sh
+	@slurm/dev/start.sh $(SLURM)
 
 slurm-down:
 	@slurm/dev/stop.sh
-
-# Preprocessing beside OpenCV, pydicom, Pillow, SciPy: a table, and build/bench/preprocess.json.
-bench-preprocess: install
-	$(BIN)/python benchmarks/preprocess.py
 
 # libFuzzer over every codec path, FUZZ_SECONDS each. Needs clang and its sanitizers' libraries.
 FUZZ_SECONDS ?= 60
@@ -54,6 +68,18 @@ fuzz: install
 		-DDPDT_PYTHON=OFF -DDPDT_FUZZ=ON > build/fuzz-cmake.log
 	$(BIN)/cmake --build build/fuzz/programs -j 2
 	$(BIN)/python tests/csrc/fuzz.py --seconds $(FUZZ_SECONDS)
+
+# The container image with podman or docker, and the checks of it; docs/containers.md.
+image:
+	@docker/build.sh cpu test
+
+image-test: install
+	@docker/test.sh
+
+# An archive for a machine without a network, and for Apptainer. IMAGE=cuda: after `docker/build.sh cuda`.
+IMAGE ?= cpu
+image-save:
+	@docker/save.sh $(IMAGE)
 
 clean:
 	rm -rf build $(VENV)

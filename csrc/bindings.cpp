@@ -210,6 +210,7 @@ void define_pixel_functions(py::module_& module) {
 
 PYBIND11_MODULE(_core, module) {
     module.doc() = "Decoding, resampling and normalising of radiographs, many at once.";
+    module.attr("__version__") = DPDT_VERSION;
     module.attr("MAX_PIXELS") = dpdt::DecodeOptions{}.max_pixels;
 
     py::class_<dpdt::ImageResult>(module, "ImageResult")

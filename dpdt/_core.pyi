@@ -13,6 +13,7 @@ _Aspect = Literal["stretch", "pad"]
 _Codec = Literal["plain", "rle", "jpeg", "jpeg_lossless", "jpeg_ls", "jpeg2000"]
 _Grid = tuple[tuple[int, int, int], tuple[int, int, int]]
 
+__version__: Final[str]
 MAX_PIXELS: Final[int]
 
 class ImageResult:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 
 from dpdt.errors import DpdtError
-from dpdt.files import atomic_path, make_folder
+from dpdt.files import atomic_path, make_folder, remove_leftovers
 
 __all__ = ["has_checkpoint", "load_checkpoint", "remove_checkpoints", "save_checkpoint"]
 
@@ -47,11 +47,13 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """The newest checkpoint that is whole.
 
     Returns:
-        What was saved, tensors on the CPU; None if there is no checkpoint.
+        What was saved, tensors on the CPU; None if there is no checkpoint. A part that a killed process left of one is
+        removed.
 
     Raises:
         DpdtError: There are checkpoints, but none of them can be read.
     """
+    remove_leftovers(folder)  # of a checkpoint that a killed process was writing: it has keys of noise
     files = _files(folder)
     for path in reversed(files):
         try:
@@ -80,6 +82,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 def remove_checkpoints(folder: Path) -> None:
     """Remove all checkpoints, and with them the keys of the noise; final weights stay."""
+    remove_leftovers(folder)
     for path in [*_files(folder), *folder.glob("step-*.damaged")]:
         path.unlink(missing_ok=True)
 

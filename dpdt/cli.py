@@ -117,22 +117,32 @@ def evaluate(study: StudyFile, domain: Domain = None) -> None:
     _run_stage(study, "evaluate", domain)
 
 
-@app.command(epilog="Example: dpdt report study.toml")
-def report(study: StudyFile) -> None:
-    """Write the report: heat maps, curves and tables as HTML, PNG and CSV."""
-    from dpdt.report import write_report
-    from dpdt.study import load_study
+@app.command(epilog="Example: dpdt report study.toml   or: dpdt report --from-csv auc.csv --output report")
+def report(
+    study: Annotated[
+        str | None, typer.Argument(metavar="[STUDY]", help="The study file (study.toml), or its folder.")
+    ] = None,
+    from_csv: Annotated[
+        list[Path] | None,
+        typer.Option(help="Instead of a study: a table of AUCs such as report/auc.csv; twice for test set sizes too."),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="With --from-csv: where the report goes.")] = Path("dpdt-report"),
+) -> None:
+    """Write the report: heat maps, curves, comparisons and tables as HTML, CSV, LaTeX and figures."""
+    if (study is None) == (not from_csv):
+        raise typer.BadParameter("expected either STUDY or --from-csv FILE")
+    if from_csv:
+        from dpdt.report import write_published
 
-    print(f"Report: {write_report(load_study(study))}")
+        print(f"Report: {write_published(from_csv, output)}")
+    elif study:
+        _run_stage(study, "report")
 
 
 @app.command(epilog="Example: dpdt sync study.toml")
 def sync(study: StudyFile) -> None:
     """Feed MLflow from the run folders; twice is once."""
-    from dpdt.study import load_study
-    from dpdt.tracking import sync as sync_study
-
-    print(sync_study(load_study(study)))
+    _run_stage(study, "track")
 
 
 @app.command(epilog="Example: dpdt ui study.toml --port 5000")
@@ -159,26 +169,106 @@ def submit(
     wait: Annotated[
         bool | None, typer.Option("--wait/--no-wait", help="Wait for the end; the default waits except on slurm.")
     ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Only what failed or was stopped, and what needed that.")
+    ] = False,
 ) -> None:
     """Send every stage as arrays with their dependencies; what is done is skipped."""
     from dpdt.study import load_study
     from dpdt.submit import submit as submit_study
 
     names = [name.strip() for name in stages.split(",")] if stages is not None else None
-    submit_study(load_study(study), cluster=cluster, stages=names, dry_run=dry_run, wait=wait)
+    submit_study(
+        load_study(study), cluster=cluster, stages=names, dry_run=dry_run, wait=wait, retry_failed=retry_failed
+    )
 
 
-@app.command(epilog="Example: dpdt status study.toml --json")
-def status(study: StudyFile, as_json: AsJson = False) -> None:
-    """Show the state of every task: done, running, waiting or failed, with steps and epsilon."""
-    from dpdt.status import show_status, study_status
+@app.command(epilog="Example: dpdt status study.toml --watch")
+def status(
+    study: StudyFile,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again until nothing runs or waits.")] = False,
+    every: Annotated[float, typer.Option(help="With --watch: seconds between two looks.", min=1.0)] = 15.0,
+) -> None:
+    """Show the state of every task: done, running, waiting, failed, with node, attempt, steps and epsilon."""
+    from dpdt.status import show_status, study_status, watch_status
     from dpdt.study import load_study
 
+    if watch and not as_json:
+        watch_status(load_study(study), every_seconds=every)
+        return
     rows = study_status(load_study(study))
     if as_json:
         print(json.dumps(rows, indent=2, allow_nan=False))
     else:
         show_status(rows)
+
+
+@app.command(epilog="Example: dpdt logs study.toml padchest --lines 100")
+def logs(
+    study: StudyFile,
+    task: Annotated[
+        list[str] | None, typer.Argument(help="A task, or a part of its name; default: all that failed.")
+    ] = None,
+    lines: Annotated[int, typer.Option(help="So many lines of each log; 0: all.", min=0)] = 40,
+) -> None:
+    """Print the end of tasks' logs; a log holds all attempts, each under a header."""
+    from dpdt.logs import show_logs
+    from dpdt.study import load_study
+
+    show_logs(load_study(study), task or (), lines=lines)
+
+
+@app.command(epilog="Example: dpdt cancel study.toml train")
+def cancel(
+    study: StudyFile,
+    task: Annotated[
+        list[str] | None, typer.Argument(help="A stage, a task, or a part of its name; default: all.")
+    ] = None,
+) -> None:
+    """Take the study's jobs out of Slurm; what they did stays, and `dpdt submit` goes on from there."""
+    from dpdt.logs import find_tasks
+    from dpdt.study import load_study
+    from dpdt.submit import cancel as cancel_tasks
+
+    loaded = load_study(study)
+    for cancelled in (found := cancel_tasks(loaded, find_tasks(loaded, task) if task else None)):
+        print(f"cancelled: {cancelled.label}")
+    print(f"{len(found)} jobs cancelled.")
+
+
+@app.command(epilog="Example: dpdt doctor study.toml --cluster   (dpdt doctor alone: this machine)")
+def doctor(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="With --cluster: the study file.")] = None,
+    cluster: Annotated[bool, typer.Option("--cluster", help="Check what the study's Slurm jobs will need.")] = False,
+    probe: Annotated[bool, typer.Option("--probe", help="Also ask a node, by a job of one minute at most.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what this machine offers; with --cluster, check the cluster before anything is queued."""
+    from dpdt.console import show_table
+
+    if not cluster:
+        from dpdt.machine import machine_facts
+
+        facts = machine_facts()
+        if as_json:
+            print(json.dumps(facts, indent=2))
+        else:
+            show_table("this machine", ("what", "found"), list(facts.items()))
+        return
+    if study is None:
+        raise typer.BadParameter("--cluster needs the study file: dpdt doctor study.toml --cluster")
+    from dpdt.study import load_study
+    from dpdt.submit import check_cluster
+
+    checks = check_cluster(load_study(study), probe=probe)
+    if as_json:
+        print(json.dumps([check.as_dict() for check in checks], indent=2))
+    else:
+        rows = [(check.name, check.state, check.found) for check in checks]
+        show_table("cluster", ("what", "state", "found"), rows)
+    if any(check.state == "bad" for check in checks):
+        raise typer.Exit(FAILED)
 
 
 @app.command(epilog="Example: dpdt verify study.toml")
@@ -253,11 +343,14 @@ def calibrate(
 @app.command(epilog="Example: dpdt demo --folder demo")
 def demo(
     folder: Annotated[Path, typer.Option(help="Where the demo's data and results go.")] = Path("dpdt-demo"),
+    patients: Annotated[
+        int | None, typer.Option(help="Patients of each hospital, for a quick look; default: 550 to 1,000.", min=20)
+    ] = None,
 ) -> None:
     """Run the whole way on six small synthetic hospitals: about five minutes on two cores."""
     from dpdt.demo import run_demo
 
-    run_demo(folder)
+    run_demo(folder, patients=patients)
 
 
 def _known(domains: Sequence[str], wanted: Sequence[str] | None) -> Sequence[str]:

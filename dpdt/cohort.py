@@ -5,7 +5,8 @@ Rules, each counted in `cohort/<domain>.json` and `cohort/summary.csv`:
 - Official splits are kept. Where none exists a patient goes to `test` if a salted hash of the patient id falls below
   `test_fraction`; `val` is carved out of train in the same way. A patient's place depends on the id and the study's
   seed alone, so files that are added later move nobody.
-- Healthy contradicting a finding: the finding wins, `healthy` becomes 0.
+- Healthy contradicting a finding: `contradictions` decides; by default the finding wins and `healthy` becomes 0.
+- Ids of patients that differ only in blanks, case or leading zeros are one patient.
 - An image without a single label is left out.
 """
 
@@ -15,15 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import pandas as pd
 
-from dpdt.console import show_table
+from dpdt.console import warn
+from dpdt.counts import SUMMARY_COLUMNS, count, show
 from dpdt.domains import RAW_COLUMNS, RawCohort, reader
+from dpdt.domains.versions import content_sha256, version
 from dpdt.errors import CohortError, StudyError
 from dpdt.files import atomic_path, exclusive_lock, read_json, sha256_file, write_json
+from dpdt.splits import check_patients, fill_split, one_spelling, patient_fraction
 from dpdt.study import Study
-from dpdt.vocabulary import LABELS, SEXES, SPLITS, age_group
+from dpdt.vocabulary import LABELS
 
 __all__ = [
     "COLUMNS",
@@ -37,10 +40,15 @@ __all__ = [
 ]
 
 COLUMNS: Final = ("image_id", "path", "domain", *RAW_COLUMNS[2:])
-SUMMARY_COLUMNS: Final = ("domain", "split", "what", "value", "images", "patients")
 SYNTHETIC_MARKER: Final = "SYNTHETIC.txt"
 """A raw folder with this file holds drawn data; everything made from it is marked."""
 
+CONTRADICTIONS: Final = {
+    "finding": "healthy with a finding, set to 0",
+    "unknown": "healthy with a finding, set to unknown",
+    "exclude": "healthy with a finding, left out",
+    "keep": "healthy with a finding, kept",
+}
 FINDINGS: Final = tuple(label for label in LABELS if label != "healthy")
 
 
@@ -68,6 +76,12 @@ class CohortSummary:
     synthetic: bool
     built: bool
 
+    def __str__(self) -> str:
+        """One line for people."""
+        splits = ", ".join(f"{name} {count}" for name, count in self.splits.items())
+        made = "" if self.built else ", done before"
+        return f"cohort {self.domain}: {self.images} images of {self.patients} patients ({splits}){made}"
+
 
 def build_cohort(study: Study, domain: str) -> CohortSummary:
     """Read a domain's raw metadata, split it, check it and write it; quick where that is done.
@@ -94,21 +108,27 @@ def build_cohort(study: Study, domain: str) -> CohortSummary:
         raw = reader(study.kind(domain)).read(root, study.domains[domain])
     except StudyError as err:
         raise StudyError(f"domains.{domain}.{err}") from err
-    frame, contradictions = _resolve_healthy(raw.frame)
-    unlabelled = frame[list(LABELS)].isna().all(axis=1)
-    exclusions = pd.concat([raw.exclusions, frame[unlabelled][["image_id", "view"]].assign(reason="no known label")])
-    frame = _split(frame[~unlabelled], study, domain)
-    _check(frame, domain)
+    frame, gone, notes = _resolve(raw.frame, study.domains[domain].contradictions)
+    exclusions = pd.concat([raw.exclusions, gone])
+    _check_rows(frame, domain)
+    frame, respelled = one_spelling(frame)
+    frame, how = fill_split(frame, study, domain)
+    check_patients(frame, domain)
+    if not (frame["split"] == "train").any():
+        raise CohortError(f"{domain}: no image is left for training ({len(frame)} images in all).")
     table = _table(frame, domain)
-    rows = _count(table, exclusions, {**raw.counts, "healthy with a finding, set to 0": contradictions})
-    record = _record(study, domain, table, raw, rows)
+    notes |= {"spellings of a patient's id made one": respelled, "patients with two sexes": _two_sexes(table)}
+    rows = count(table, exclusions, {**raw.counts, **notes})
+    record = _record(study, domain, table, raw, rows, how)
     with atomic_path(paths.cohort_table(domain)) as temporary:
         table.to_parquet(temporary, index=False)
     with atomic_path(paths.cohort_exclusions(domain)) as temporary:
         exclusions.to_csv(temporary, index=False)
     write_json(paths.cohort_record(domain), record)
     _write_summary(study)
-    _show(record)
+    show(record)
+    for text in record["warnings"]:
+        warn(text)
     return _summary(record, built=True)
 
 
@@ -155,55 +175,33 @@ def _require(study: Study, domain: str) -> None:
         raise CohortError(f"{study.paths.cohort_table(domain)}: no cohort yet. Run `dpdt cohort {study.file}`.")
 
 
-def normalise_patient_id(patient_id: str) -> str:
-    """One spelling of a patient id: without blanks, case and leading zeros.
+def _resolve(frame: pd.DataFrame, contradictions: str) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
+    """Settle images that are healthy and have a finding, and leave out those without any known label.
 
-    >>> normalise_patient_id(" 0012 ") == normalise_patient_id("12")
-    True
+    Returns:
+        What stays, what goes (columns image_id, view, reason), and the number of contradictions under its rule.
     """
-    return patient_id.strip().casefold().lstrip("0")
-
-
-def patient_fraction(patient_id: str, *, salt: str) -> float:
-    """A number in [0, 1) that depends on the patient and the salt alone: SHA-256, first 53 bits.
-
-    >>> patient_fraction("0012", salt="0:test") == patient_fraction("12", salt="0:test")
-    True
-    """
-    digest = hashlib.sha256(f"dpdt:{salt}:{normalise_patient_id(patient_id)}".encode()).digest()
-    return (int.from_bytes(digest[:8], "big") >> 11) / float(1 << 53)
-
-
-def _resolve_healthy(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """The finding wins over healthy."""
     wrong = (frame["healthy"] == 1).fillna(False) & (frame[list(FINDINGS)] == 1).fillna(False).any(axis=1)
-    return frame.assign(healthy=frame["healthy"].mask(wrong, 0)), int(wrong.sum())
+    if contradictions in ("finding", "unknown"):
+        value = 0 if contradictions == "finding" else pd.NA
+        frame = frame.assign(healthy=frame["healthy"].mask(wrong, value))
+    reasons = pd.Series("", index=frame.index, dtype="str")
+    reasons = reasons.mask(frame[list(LABELS)].isna().all(axis=1), "no known label")
+    if contradictions == "exclude":
+        reasons = reasons.mask(wrong, "healthy with a finding (policy exclude)")
+    gone = frame[reasons != ""]
+    exclusions = gone[["image_id", "view"]].assign(reason=reasons[reasons != ""])
+    return frame[reasons == ""], exclusions, {CONTRADICTIONS[contradictions]: int(wrong.sum())}
 
 
-def _hashed_below(patient_ids: "pd.Series[str]", fraction: float, salt: str) -> "pd.Series[bool]":
-    """Whether each row's patient falls below `fraction`."""
-    places = {patient: patient_fraction(patient, salt=salt) < fraction for patient in patient_ids.unique()}
-    return patient_ids.map(places).astype(bool)
+def _two_sexes(table: pd.DataFrame) -> int:
+    """Patients recorded as female and as male; each image keeps what is recorded with it."""
+    known = table[table["sex"] != "unknown"][["patient_id", "sex"]].drop_duplicates()
+    return int(known["patient_id"].duplicated().sum())
 
 
-def _split(frame: pd.DataFrame, study: Study, domain: str) -> pd.DataFrame:
-    """Fill in `split`: official, else by hash; val out of train where none is official."""
-    settings, seed = study.domains[domain], study.study.seed
-    split = frame["split"].astype(object)
-    official = split.notna()
-    if official.any() and not official.all():
-        raise CohortError(f"{domain}: {int((~official).sum())} of {len(frame)} rows have no official split.")
-    if not official.any():
-        test = _hashed_below(frame["patient_id"], settings.test_fraction, f"{seed}:test")
-        split = pd.Series(np.where(test, "test", "train"), index=frame.index, dtype=object)
-    if not (split == "val").any():
-        val = _hashed_below(frame["patient_id"], settings.val_fraction, f"{seed}:val")
-        split = split.mask((split == "train") & val, "val")
-    return frame.assign(split=split.astype("str"))
-
-
-def _check(frame: pd.DataFrame, domain: str) -> None:
-    """What must hold for every cohort."""
+def _check_rows(frame: pd.DataFrame, domain: str) -> None:
+    """What must hold for every row of a cohort."""
     twice = frame["image_id"][frame["image_id"].duplicated()]
     if len(twice):
         row, other = (int(row) + 1 for row in frame.index[frame["image_id"] == twice.iloc[0]][:2])
@@ -212,19 +210,10 @@ def _check(frame: pd.DataFrame, domain: str) -> None:
             "Each image must occur once."
         )
     for column in ("image_id", "patient_id", "path"):
-        if (frame[column].isna() | (frame[column] == "")).any():
-            raise CohortError(f"{domain}: {column} is empty in {int((frame[column] == '').sum())} rows.")
-    keys = frame["patient_id"].map({p: normalise_patient_id(p) for p in frame["patient_id"].unique()})
-    splits = frame["split"].groupby(keys).nunique()
-    crossing = splits.index[splits > 1]
-    if len(crossing):
-        first = hashlib.sha256(min(crossing).encode()).hexdigest()[:12]
-        raise CohortError(
-            f"{domain}: {len(crossing)} patients are in more than one split (first, as a hash: {first}). "
-            "The published split is not disjoint by patient; correct the list."
-        )
-    if not (frame["split"] == "train").any():
-        raise CohortError(f"{domain}: no image is left for training ({len(frame)} images in all).")
+        empty = frame[column].isna() | (frame[column] == "")
+        if empty.any():
+            row = int(frame.index[empty][0]) + 1
+            raise CohortError(f"{domain}: {column} is empty in {int(empty.sum())} rows, first row {row}.")
 
 
 def _table(frame: pd.DataFrame, domain: str) -> pd.DataFrame:
@@ -234,69 +223,45 @@ def _table(frame: pd.DataFrame, domain: str) -> pd.DataFrame:
     return table.astype({**types, "age_years": "float64", **dict.fromkeys(LABELS, "Int8")})
 
 
-def _count(table: pd.DataFrame, exclusions: pd.DataFrame, counts: dict[str, int]) -> list[dict[str, Any]]:
-    """Rows of the summary."""
-    domain = table["domain"].iloc[0]
-
-    def number(what: str, value: str, images: int) -> dict[str, Any]:
-        return dict(zip(SUMMARY_COLUMNS, (domain, "", what, value, images, ""), strict=True))
-
-    def row(split: str, what: str, value: str, part: pd.DataFrame) -> dict[str, Any]:
-        cells = (domain, split, what, value, len(part), int(part["patient_id"].nunique()))
-        return dict(zip(SUMMARY_COLUMNS, cells, strict=True))
-
-    rows = [number("rows read", "", len(table) + len(exclusions))]
-    rows += [number("excluded", str(why), int(n)) for why, n in exclusions["reason"].value_counts().items()]
-    rows += [number("note", what, n) for what, n in counts.items() if n]
-    rows.append(row("all", "total", "", table))
-    for split in SPLITS:
-        part = table[table["split"] == split]
-        groups = part["age_years"].map(age_group)
-        rows.append(row(split, "total", "", part))
-        rows += [row(split, "view", view, part[part["view"] == view]) for view in sorted(part["view"].unique())]
-        rows += [row(split, "sex", sex, part[part["sex"] == sex]) for sex in SEXES]
-        rows += [row(split, "age", group, part[groups == group]) for group in sorted(groups.unique())]
-        for label in LABELS:
-            rows.append(row(split, label, "positive", part[(part[label] == 1).fillna(False)]))
-            if part[label].isna().any():
-                rows.append(row(split, label, "unknown", part[part[label].isna()]))
-    return rows
-
-
 def _record(
-    study: Study, domain: str, table: pd.DataFrame, raw: RawCohort, rows: list[dict[str, Any]]
+    study: Study, domain: str, table: pd.DataFrame, raw: RawCohort, rows: list[dict[str, Any]], how: dict[str, str]
 ) -> dict[str, Any]:
     """What is kept about how the cohort came about."""
-    root = study.root(domain)
+    root, settings = study.root(domain), study.domains[domain]
+    synthetic = (root / SYNTHETIC_MARKER).is_file()
     keys = table["image_id"] + "\t" + table["patient_id"] + "\t" + table["split"] + "\n"
+    inputs, warnings = _inputs(study.kind(domain), raw, root)
+    views = {"views": "frontal" + (" and unknown" if settings.unknown_views == "include" else "")}
     return {
-        "format": 1,
+        "format": 2,
         "domain": domain,
         "kind": study.kind(domain),
         "fingerprint": study.cohort_fingerprint(domain),
-        "settings": study.domains[domain].model_dump(mode="json", exclude={"root"}),
+        "settings": settings.model_dump(mode="json", exclude={"root"}),
+        "policies": {**views, **raw.policies, "contradictions": settings.contradictions, **how},
         "seed": study.study.seed,
-        "synthetic": (root / SYNTHETIC_MARKER).is_file(),
-        "inputs": [{"file": _relative(path, root), "sha256": sha256_file(path)} for path in raw.files],
+        "synthetic": synthetic,
+        "inputs": inputs,
+        "warnings": [] if synthetic else warnings,
         "split_sha256": hashlib.sha256("".join(keys).encode()).hexdigest(),
         "counts": [{name: row[name] for name in SUMMARY_COLUMNS} for row in rows],
     }
 
 
-def _show(record: dict[str, Any]) -> None:
-    """Print the counts: a line a value, a column a split."""
-    lines: dict[tuple[str, str], dict[str, int]] = {}
-    for row in record["counts"]:
-        what = "images" if row["what"] == "total" else row["what"]
-        lines.setdefault((what, row["value"]), {})[row["split"] or "all"] = row["images"]
-        if row["what"] == "total":
-            lines.setdefault(("patients", ""), {})[row["split"]] = row["patients"]
-    rows = []
-    for (what, value), images in lines.items():
-        total = images.get("all", sum(images.values()))
-        rows.append([what, value, total, *(images.get(split, 0 if "all" not in images else "") for split in SPLITS)])
-    title = f"Cohort {record['domain']}" + (" (synthetic)" if record["synthetic"] else "")
-    show_table(title, ("what", "value", "all", *SPLITS), rows)
+def _inputs(kind: str, raw: RawCohort, root: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Every file that was read, with its hashes and its version where known; and a warning for each unknown one."""
+    inputs, warnings = [], []
+    for name, path in raw.files.items():
+        content = content_sha256(path)
+        published, found = version(kind, name, content)
+        entry = {"name": name, "file": _relative(path, root), "sha256": sha256_file(path)}
+        inputs.append({**entry, "content_sha256": content, "version": found})
+        if published and found is None:
+            warnings.append(
+                f"{path}: not a version of this file that dpdt knows (SHA-256 {content[:12]}…). It was read all the "
+                "same; compare the counts with docs/cohorts.md."
+            )
+    return inputs, warnings
 
 
 def _relative(path: Path, root: Path) -> str:

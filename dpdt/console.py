@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["Advance", "progress", "show_table"]
+__all__ = ["Advance", "progress", "show_table", "warn"]
 
 LOG_EVERY_SECONDS = 10.0
 
@@ -88,3 +88,8 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table)
+
+
+def warn(text: str) -> None:
+    """Tell people, on stderr, about something that stops nothing."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)

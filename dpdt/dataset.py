@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from dpdt.cohort import read_cohort, read_record
 from dpdt.errors import ShardError
 from dpdt.files import sha256_file
+from dpdt.scratch import staged
 from dpdt.shards import Shards
 from dpdt.study import Study
 from dpdt.vocabulary import LABELS
@@ -88,7 +89,7 @@ def load_split(study: Study, domain: str, split: str) -> DomainData:
     if not paths.manifest.exists():
         raise ShardError(f"{paths.folder}: no shards of {domain}. Run `dpdt shards` first.")
     cohort = read_cohort(study, domain)
-    shards = Shards.open(paths)
+    shards = Shards.open(staged(paths))
     if shards.manifest["fingerprint"] != study.shards_fingerprint(domain):
         raise ShardError(
             f"{paths.manifest}: made with other settings than the study file has now. "

@@ -11,7 +11,7 @@ from dpdt import metrics
 from dpdt.cohort import read_cohort, read_record
 from dpdt.errors import CohortError, DpdtError, StudyError
 from dpdt.files import read_json, sha256_file
-from dpdt.metrics import Threshold
+from dpdt.metrics import DomainMetrics, Threshold
 from dpdt.paths import RunPaths
 from dpdt.predict import Stamp, predictor, read_predictions, read_stamp, wide, write_stamped
 from dpdt.runs import read_state
@@ -54,6 +54,8 @@ def evaluation_done(study: Study, run_id: str) -> bool:
         stamps = {domain: read_stamp(paths.predictions(domain)) for domain in study.test_domains}
     except (DpdtError, OSError, ValueError):
         return False
+    if not paths.draws.exists():
+        return False
     same_data = all(stamps[domain].items() >= wanted[domain].items() for domain in wanted)
     return same_data and found == {"evaluate": _settings_stamp(study), "predictions": stamps}
 
@@ -91,8 +93,10 @@ def evaluate_run(study: Study, run_id: str) -> EvaluateSummary:
             write_stamped(paths.predictions(name), frames[name], stamps[name])
         thresholds = _thresholds(study, domain, predict(domain, "val") if val else None)
     tables = [_threshold_rows(domain, thresholds)]
-    tables += [_domain_metrics(study, name, frames[name], thresholds) for name in study.test_domains]
+    measured = [_domain_metrics(study, name, frames[name], thresholds) for name in study.test_domains]
+    tables += [of_domain.table for of_domain in measured]
     stamp = {"evaluate": _settings_stamp(study), "predictions": stamps}
+    write_stamped(paths.draws, pd.concat([of_domain.draws for of_domain in measured], ignore_index=True), stamp)
     write_stamped(paths.metrics, pd.concat(tables, ignore_index=True), stamp)
     return _summary(study, paths, domain, seconds=time.monotonic() - started, skipped=False)
 
@@ -145,7 +149,10 @@ def _data_stamp(study: Study, domain: str) -> Stamp:
 
 def _settings_stamp(study: Study) -> Stamp:
     """What else decides the metrics."""
-    return {**study.evaluate.model_dump(mode="json", exclude={"domains"}), "seed": study.study.seed}
+    return {
+        **study.evaluate.model_dump(mode="json", exclude={"domains", "equivalence_margin"}),
+        "seed": study.study.seed,
+    }
 
 
 def _thresholds(study: Study, domain: str, predictions: pd.DataFrame | None) -> dict[str, Threshold]:
@@ -175,6 +182,7 @@ def _threshold_rows(domain: str, thresholds: dict[str, Threshold]) -> pd.DataFra
                 "label": label,
                 "subgroup": metrics.ALL,
                 "metric": "threshold",
+                "protocol": metrics.STRICT,
                 "value": threshold.value,
                 "n": threshold.n,
                 "n_positive": threshold.n_positive,
@@ -187,14 +195,15 @@ def _threshold_rows(domain: str, thresholds: dict[str, Threshold]) -> pd.DataFra
 
 def _domain_metrics(
     study: Study, domain: str, predictions: pd.DataFrame, thresholds: dict[str, Threshold]
-) -> pd.DataFrame:
+) -> DomainMetrics:
     """All metrics on one test domain."""
     frame = wide(predictions)
     settings = study.evaluate
+    unit = "patient_key" if settings.bootstrap_unit == "patient" else "image_id"
     weights = metrics.patient_draws(
-        frame["patient_key"].to_numpy(), draws=settings.bootstrap_draws, seed=study.study.seed, domain=domain
+        frame[unit].to_numpy(), draws=settings.bootstrap_draws, seed=study.study.seed, domain=domain
     )
-    return metrics.domain_metrics(
+    return metrics.measure_domain(
         frame,
         test_domain=domain,
         thresholds=thresholds,

@@ -1,6 +1,7 @@
 """Files that a crash cannot leave half-written, and that other users cannot read."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -18,12 +19,14 @@ __all__ = [
     "fingerprint",
     "make_folder",
     "read_json",
+    "remove_leftovers",
     "sha256_file",
     "write_json",
     "write_text",
 ]
 
 CHUNK_BYTES = 1 << 20
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def make_folder(folder: Path) -> Path:
@@ -59,6 +62,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes were writing to `folder` by `atomic_path`; only for who alone may write there."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -126,8 +135,17 @@ def exclusive_lock(path: Path, *, blocking: bool = True) -> Iterator[None]:
 
     Raises:
         BlockingIOError: `blocking` is false and the lock is taken.
+        DpdtError: The file system knows no locks.
     """
     make_folder(path.parent)
     with path.open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
+        except OSError as err:
+            if err.errno not in NO_LOCKS:
+                raise
+            raise DpdtError(
+                f"{path}: this file system has no locks ({err.strerror}), and without them two tasks could spend one "
+                "privacy budget twice. Mount it with them (Lustre: -o flock), or set study.folder to another place."
+            ) from err
         yield

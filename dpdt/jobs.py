@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from dpdt.attempts import attempts_file
 from dpdt.errors import ClusterError
-from dpdt.files import make_folder, read_json, write_json
+from dpdt.files import NO_LOCKS, make_folder, read_json, write_json
 from dpdt.frozen import freeze_study
 from dpdt.paths import SubmissionPaths
 from dpdt.stages import Task
@@ -32,11 +33,12 @@ __all__ = [
     "latest_jobs",
     "new_submission",
     "outcome",
+    "read_accounting",
     "read_queue",
     "submissions",
 ]
 
-SQUEUE_SECONDS: Final = 30.0
+ASK_SECONDS: Final = 30.0
 LOG_TAIL_BYTES: Final = 8192
 # Words of Slurm for a job that has not ended.
 ACTIVE_STATES: Final = frozenset(
@@ -62,13 +64,25 @@ class Job:
     result: Path
     cluster: str
 
+    @property
+    def attempts(self) -> Path:
+        """Where its attempts are noted."""
+        return attempts_file(self.result.parent, self.job_id)
+
 
 @dataclass(frozen=True)
 class Queued:
-    """A job in Slurm's queue."""
+    """A job as Slurm knows it.
+
+    Attributes:
+        state: Slurm's word in full, e.g. `RUNNING`.
+        reason: Why it waits; "" if it does not.
+        node: Where it runs or ran; "" if it never did.
+    """
 
     state: str
-    reason: str
+    reason: str = ""
+    node: str = ""
 
     @property
     def active(self) -> bool:
@@ -92,6 +106,8 @@ class Submission:
                 "stage": job.task.stage,
                 "key": job.task.key,
                 "label": job.task.label,
+                "part": job.task.part,
+                "num_parts": job.task.num_parts,
                 "job_id": job.job_id,
                 "log": os.path.relpath(job.log, self.paths.folder),
                 "result": os.path.relpath(job.result, self.paths.folder),
@@ -130,7 +146,7 @@ def submissions(study: Study) -> Iterator[Submission]:
         record = read_json(paths.record)
         jobs = [
             Job(
-                task=Task(row["stage"], row["key"], row["label"]),
+                task=Task(row["stage"], row["key"], row["label"], row.get("part", 0), row.get("num_parts", 1)),
                 job_id=row["job_id"],
                 log=paths.folder / row["log"],
                 result=paths.folder / row["result"],
@@ -201,6 +217,9 @@ def is_locked(file: Path) -> bool:
         return False
     except BlockingIOError:
         return True
+    except OSError as err:
+        if err.errno not in NO_LOCKS:
+            raise
     return False
 
 
@@ -210,12 +229,59 @@ def read_queue() -> dict[str, Queued] | None:
     Returns:
         None where there is no squeue or it does not answer; that says nothing about the jobs.
     """
-    if shutil.which("squeue") is None:
+    answer = _ask("squeue", "--noheader", "--array", "--me", "--states=all", "--format=%i|%T|%r|%N")
+    if answer is None:
         return None
-    command = ["squeue", "--noheader", "--array", "--me", "--states=all", "--format=%i|%T|%r"]
+    rows = (line.strip().split("|", 3) for line in answer.splitlines() if line.count("|") >= 3)
+    return {job_id: Queued(state, "" if reason == "None" else reason, node) for job_id, state, reason, node in rows}
+
+
+def read_accounting(job_ids: Sequence[str]) -> dict[str, Queued] | None:
+    """What the accounting says of jobs that have left Slurm's memory, from one call of sacct.
+
+    Args:
+        job_ids: `12` or `12_3`.
+
+    Returns:
+        None where the site keeps no accounting.
+    """
+    whole = sorted({job_id.split("_")[0] for job_id in job_ids})
+    answer = _ask(
+        "sacct",
+        "--noheader",
+        "--parsable2",
+        "--allocations",
+        "--format=JobID,State,NodeList",
+        f"--jobs={','.join(whole)}",
+    )
+    if answer is None:
+        return None
+    found: dict[str, Queued] = {}
+    for line in answer.splitlines():
+        listed, state, node = (*line.split("|"), "", "")[:3]
+        row = Queued(state.split(" ")[0], "", "" if node == "None assigned" else node)
+        found.update(dict.fromkeys(_elements(listed), row))
+    return {job_id: found[job_id] for job_id in job_ids if job_id in found}
+
+
+def _elements(listed: str) -> list[str]:
+    """Job ids of a line of sacct, which writes elements of an array that never started together.
+
+    >>> _elements("12_3"), _elements("12_[0,4-6%2]")
+    (['12_3'], ['12_0', '12_4', '12_5', '12_6'])
+    """
+    array_id, bracket, inside = listed.partition("_[")
+    if not bracket:
+        return [listed]
+    ends = [part.split("-") for part in inside.rstrip("]").split("%")[0].split(",")]
+    return [f"{array_id}_{number}" for end in ends for number in range(int(end[0]), int(end[-1]) + 1)]
+
+
+def _ask(*command: str) -> str | None:
+    """What a program of Slurm prints; None where it is missing, fails or does not answer."""
+    if shutil.which(command[0]) is None:
+        return None
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SQUEUE_SECONDS, check=True)
+        return subprocess.run(command, capture_output=True, text=True, timeout=ASK_SECONDS, check=True).stdout
     except (subprocess.SubprocessError, OSError):
         return None
-    rows = (line.strip().split("|", 2) for line in done.stdout.splitlines() if line.count("|") >= 2)
-    return {job_id: Queued(state, "" if reason == "None" else reason) for job_id, state, reason in rows}

@@ -7,6 +7,8 @@ undisturbed one would have drawn. After a crash in a block those numbers may hav
 checkpoint, its streams get new keys, and the steps that it takes again are paid for again.
 """
 
+import io
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -31,11 +33,12 @@ from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.ledger import Countdown, Ledger
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.sampling import PoissonSampler
+from dpdt.ranks import ALONE, Ranks
 from dpdt.runs import append_metrics, keep_metrics_until, read_state, write_state
 from dpdt.stop import StopFlag
 from dpdt.vocabulary import LABELS
 
-__all__ = ["EpochEnd", "TrainingLoop", "TrainingPlan", "image_losses", "open_ledger"]
+__all__ = ["EpochEnd", "TrainingLoop", "TrainingPlan", "image_losses", "open_ledger", "physical_batches"]
 
 FORMAT: Final = 1
 # However rare checkpoints shall be, a run has at least so many, so that a crash costs a bounded part of its budget.
@@ -59,6 +62,7 @@ class TrainingPlan:
         class_weights: Weight of the positives of each label in the loss; None for 1.
         mechanism: None without DP.
         clipping: Key of ``CLIPPING``.
+        images_per_unit: Images of a drawn unit.
         seed: Names the random streams of a run whose randomness is seeded.
         seeded: Whether it is: always without DP; with DP only in tests.
         physical_batch_size: Images at once in memory.
@@ -77,6 +81,7 @@ class TrainingPlan:
     class_weights: tuple[float, ...] | None
     mechanism: Mechanism | None
     clipping: str
+    images_per_unit: int
     seed: str
     seeded: bool
     physical_batch_size: int
@@ -106,6 +111,26 @@ def image_losses(logits: Tensor, labels: Tensor, *, class_weights: Tensor | None
     return (losses * known).sum(1) / len(LABELS)
 
 
+def physical_batches(rows: NDArray[np.int64], units: NDArray[np.int64], *, size: int) -> list[NDArray[np.int64]]:
+    """Cut a logical batch into pieces of at most `size` images, but never between two images of a unit.
+
+    Args:
+        rows: Images, shape (n,); those of a unit side by side.
+        units: Unit of each of them, shape (n,).
+        size: Images at once; a unit that has more is a piece of its own.
+
+    >>> [list(part) for part in physical_batches(np.arange(5), np.array([7, 7, 8, 9, 9]), size=3)]
+    [[np.int64(0), np.int64(1), np.int64(2)], [np.int64(3), np.int64(4)]]
+    """
+    ends = np.flatnonzero(np.diff(units, append=-1))  # last image of each unit
+    cuts, start = [], 0
+    for before, end in itertools.pairwise(ends):
+        if end + 1 - start > size:
+            start = int(before) + 1
+            cuts.append(start)
+    return np.split(rows, cuts) if len(rows) else []
+
+
 def open_ledger(plan: TrainingPlan) -> Ledger:
     """The ledger of a DP run.
 
@@ -124,6 +149,29 @@ def open_ledger(plan: TrainingPlan) -> Ledger:
     return Ledger(paths.ledger, mechanism=mechanism.as_dict(), num_steps=plan.num_steps)
 
 
+def _make_sampler(plan: TrainingPlan, data: DomainData, stream: KeyStream) -> PoissonSampler:
+    return PoissonSampler(data.units, sample_rate=plan.sample_rate, stream=stream, images_per_unit=plan.images_per_unit)
+
+
+def _check_sampling(plan: TrainingPlan, sampler: PoissonSampler) -> None:
+    """Refuse to train with other batches than those that are accounted for: this is the one place that sees both."""
+    mechanism = plan.mechanism
+    if mechanism is None:
+        return
+    if type(sampler) is not PoissonSampler:
+        raise PrivacyError(
+            f"{plan.paths.run_id}: batches of a {type(sampler).__name__} are not Poisson samples, which the "
+            "accountant's epsilon holds for. A DP arm takes a PoissonSampler and nothing else."
+        )
+    drawn = (sampler.num_units, sampler.sample_rate, sampler.images_per_unit)
+    accounted = (mechanism.num_units, mechanism.sample_rate, mechanism.images_per_unit)
+    if drawn != accounted:
+        raise PrivacyError(
+            f"{plan.paths.run_id}: (units, rate, images a unit) of the batches are {drawn}, accounted for are "
+            f"{accounted}."
+        )
+
+
 class TrainingLoop:
     """One run, taken up where its files say it is.
 
@@ -131,31 +179,39 @@ class TrainingLoop:
         plan: What to do.
         model: With its initial weights; trained in place.
         data: The train split.
-        steps: The open ledger of a DP run; None without DP.
+        steps: The open ledger of a DP run; None without DP, and in a rank that does not lead.
+        ranks: The processes that train together.
 
     Raises:
         PrivacyError: Checkpoint and ledger do not belong together.
     """
 
-    def __init__(self, plan: TrainingPlan, *, model: nn.Module, data: DomainData, steps: Ledger | None) -> None:
+    def __init__(
+        self, plan: TrainingPlan, *, model: nn.Module, data: DomainData, steps: Ledger | None, ranks: Ranks = ALONE
+    ) -> None:
         self.plan = plan
+        self.ranks = ranks
         self.data = data
         self.model = model.to(plan.device).train()
         self.labels = torch.from_numpy(data.labels).to(plan.device)
         self.optimizer = torch.optim.NAdam(model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
         if plan.device.type == "cuda":  # a gradient's norm and its part of the sum must be those of the same numbers
             torch.backends.cudnn.allow_tf32 = False
-        checkpoint = load_checkpoint(plan.paths.checkpoints)
+        checkpoint = ranks.share(load_checkpoint(plan.paths.checkpoints) if ranks.leads else None)
         self.step = 0 if checkpoint is None else int(checkpoint["step"])
-        self.steps = steps or Countdown(num_steps=plan.num_steps, taken=self.step)
+        spent = ranks.share(self.step if steps is None else steps.spent_steps)
+        # the other ranks count along with rank 0's ledger: they take the same steps, and stop at the same one
+        self.steps = steps or Countdown(num_steps=plan.num_steps, taken=spent)
         streams = self._streams(checkpoint)
         if checkpoint is not None:
             self.model.load_state_dict(checkpoint["model"])
             self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.sampler = PoissonSampler(data.units, sample_rate=plan.sample_rate, stream=streams["sampling"])
+        self.sampler = _make_sampler(plan, data, streams["sampling"])
+        _check_sampling(plan, self.sampler)
         self.noise = streams["noise"]
         self.gradients = self._gradient_sum()
-        keep_metrics_until(plan.paths, self.step)
+        if ranks.leads:
+            keep_metrics_until(plan.paths, self.step)
 
     def run(self, *, stop: StopFlag, on_epoch_end: EpochEnd | None = None) -> str:
         """Take steps until the budget is used up or somebody asks to stop.
@@ -167,7 +223,7 @@ class TrainingLoop:
         epoch, saved = int(self.epoch), self.step
         with progress(plan.title, plan.num_steps, unit="steps") as advance:
             advance(self.steps.spent_steps)
-            while not stop.requested and (block := self.steps.reserve(self._block_steps(saved))):
+            while not self._stops(stop) and (block := self.steps.reserve(self._block_steps(saved))):
                 self.report("running")
                 self._block(block, stop, advance)
                 if self.step - saved >= plan.checkpoint_steps:
@@ -175,7 +231,7 @@ class TrainingLoop:
                     saved = self.step
                 if int(self.epoch) > epoch:
                     epoch = int(self.epoch)
-                    if on_epoch_end:
+                    if on_epoch_end and self.ranks.leads:
                         on_epoch_end(plan.paths)
         if self.step != saved:
             self._save()
@@ -200,6 +256,8 @@ class TrainingLoop:
 
     def report(self, status: str) -> None:
         """Publish the run's state."""
+        if not self.ranks.leads:
+            return
         mechanism = self.plan.mechanism
         write_state(
             self.plan.paths,
@@ -218,7 +276,7 @@ class TrainingLoop:
         """Take the reserved steps, unless asked to stop between two of them; log them."""
         begun, taken, images = time.perf_counter(), 0, 0
         total = torch.zeros((), device=self.plan.device)
-        while taken < steps and not stop.requested:
+        while taken < steps and not self._stops(stop):
             self.steps.take()
             rows = self.sampler.draw()
             total += self._take_step(rows)
@@ -227,23 +285,32 @@ class TrainingLoop:
             advance(1)
         if not taken:
             return
+        self.ranks.add([total])
         loss = total.item() / images if images else math.nan
         epsilon = self.epsilon
         seconds = (time.perf_counter() - begun) / taken
-        append_metrics(
-            self.plan.paths, step=self.step, epoch=round(self.epoch, 4), loss=loss, epsilon=epsilon, step_s=seconds
-        )
+        if self.ranks.leads:
+            append_metrics(
+                self.plan.paths, step=self.step, epoch=round(self.epoch, 4), loss=loss, epsilon=epsilon, step_s=seconds
+            )
         advance(0, f"loss {loss:.3f}" + ("" if epsilon is None else f", epsilon {epsilon:.2f}"))
 
+    def _stops(self, stop: StopFlag) -> bool:
+        """Whether any rank was asked to stop: then all stop here."""
+        return self.ranks.any(stop.requested)
+
     def _take_step(self, rows: NDArray[np.int64]) -> Tensor:
-        """One logical step; the sum of the batch's losses."""
+        """One logical step; the sum of the losses of this rank's part of the batch."""
         plan = self.plan
+        rows = rows[self.ranks.part(self.data.units[rows])]
         total = torch.zeros((), device=plan.device)
         self.gradients.clear()
-        for start in range(0, len(rows), plan.physical_batch_size):
-            part = rows[start : start + plan.physical_batch_size]
+        for part in physical_batches(rows, self.data.units[rows], size=plan.physical_batch_size):
             inputs = as_input(self.data.images(part), plan.device)
-            total += self.gradients.add(inputs, self.labels[torch.from_numpy(part).to(plan.device)]).sum()
+            labels = self.labels[torch.from_numpy(part).to(plan.device)]
+            units = torch.from_numpy(self.data.units[part]).to(plan.device) if plan.images_per_unit > 1 else None
+            total += self.gradients.add(inputs, labels, units=units).sum()
+        self.ranks.add(self.gradients.partial_sums())
         self.gradients.release(expected_batch_size=plan.expected_batch_size)
         self.optimizer.step()
         return total
@@ -275,6 +342,12 @@ class TrainingLoop:
                 f"{plan.paths.ledger}: counts {spent} steps, but the checkpoint has spent {saved}. The ledger "
                 "is an older copy; restore the right one."
             )
+        reported = 0 if plan.mechanism is None else int((read_state(plan.paths) or {}).get("step", 0))
+        if reported > spent:
+            raise PrivacyError(
+                f"{plan.paths.ledger}: counts {spent} steps, but {plan.paths.state.name} tells of {reported} taken "
+                "ones. The ledger is an older copy; restore the right one."
+            )
         if plan.mechanism and self.step == 0 and spent >= plan.num_steps:
             raise PrivacyError(
                 f"{plan.paths.ledger}: all {spent} steps are spent, and no checkpoint is left. "
@@ -285,9 +358,12 @@ class TrainingLoop:
             return {name: KeyStream.from_state(checkpoint.get(name)) for name in names}
         if plan.seeded:
             return {name: KeyStream.from_seed(name, plan.seed, spent) for name in names}
-        return {name: KeyStream.fresh() for name in names}
+        states = self.ranks.share({name: KeyStream.fresh().state_dict() for name in names})
+        return {name: KeyStream.from_state(states[name]) for name in names}
 
     def _save(self) -> None:
+        if not self.ranks.leads:
+            return
         content = {
             "format": FORMAT,
             "step": self.step,
@@ -301,6 +377,10 @@ class TrainingLoop:
 
     def _publish_weights(self) -> None:
         """Write the final weights, on the CPU and under the network's own names."""
+        if not self.ranks.leads:
+            return
         weights = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
+        content = io.BytesIO()  # torch's own writing ends in a RuntimeError when the disk is full
+        torch.save(weights, content)
         with atomic_path(self.plan.paths.weights) as temporary:
-            torch.save(weights, temporary)
+            temporary.write_bytes(content.getbuffer())

@@ -78,6 +78,12 @@ class RunPaths:
         return self.checkpoints / "final.pt"
 
     @property
+    def saved_step(self) -> int | None:
+        """Step of the newest checkpoint, from its name; None if there is none."""
+        steps = [int(path.name[5:13]) for path in self.checkpoints.glob("step-*.pt")]
+        return max(steps, default=None)
+
+    @property
     def privacy(self) -> Path:
         """The privacy statement."""
         return self.folder / "privacy.json"
@@ -95,6 +101,11 @@ class RunPaths:
     def predictions(self, test_domain: str) -> Path:
         """Scores of this model on one domain's test images."""
         return self.folder / "predictions" / f"{test_domain}.parquet"
+
+    @property
+    def draws(self) -> Path:
+        """Bootstrap draws of the metrics that models are compared by; written just before `metrics`."""
+        return self.folder / "draws.parquet"
 
     @property
     def metrics(self) -> Path:
@@ -117,6 +128,16 @@ class SubmissionPaths:
     def record(self) -> Path:
         """Which task became which job, and where its log lies."""
         return self.folder / "record.json"
+
+    @property
+    def container(self) -> Path:
+        """Starts python in the cluster profile's image."""
+        return self.folder / "python.sh"
+
+    @property
+    def ended(self) -> Path:
+        """What the accounting said of jobs that left Slurm's memory without a result."""
+        return self.folder / "ended.json"
 
     @property
     def alive(self) -> Path:

@@ -3,11 +3,14 @@
 import contextlib
 import json
 import math
+import os
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final
 
 from dpdt.errors import DpdtError, StudyError
@@ -20,6 +23,7 @@ __all__ = [
     "append_metrics",
     "freeze_config",
     "frozen_settings",
+    "image_digest",
     "keep_metrics_until",
     "read_state",
     "run_done",
@@ -60,8 +64,7 @@ class RunSummary:
     target_epsilon: float | None
     seconds: float = 0.0
 
-    @property
-    def line(self) -> str:
+    def __str__(self) -> str:
         """One line for people."""
         privacy = "no DP"
         if self.target_epsilon is not None:
@@ -198,8 +201,24 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def image_digest() -> str | None:
+    """Which container image this process runs in.
+
+    Returns:
+        `DPDT_IMAGE_DIGEST`, where whoever started the container gave it; else the digest of what the image's build
+        put into it (an image cannot contain its own digest); None outside of dpdt's images.
+    """
+    given = os.environ.get("DPDT_IMAGE_DIGEST")
+    if given:
+        return given
+    built = Path(sys.prefix) / "share" / "dpdt" / "image.txt"
+    return built.read_text(encoding="utf-8").strip() if built.exists() else None
+
+
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    digest = image_digest()
+    libraries = {name: version(name) for name in LIBRARIES}
+    return {"python": platform.python_version(), **libraries, **({"image": digest} if digest else {})}
 
 
 def _finite(value: float | None) -> float | None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from dpdt.errors import ClusterError, StudyError
 from dpdt.files import exclusive_lock
 from dpdt.frozen import thaw_study
+from dpdt.ranks import this_rank
 from dpdt.stamps import is_current, stamped
 from dpdt.study import Cell, Study, format_epsilon
 
@@ -48,16 +49,21 @@ class Task:
         stage: One of STAGES.
         key: The domain (cohort, shards), the run id (pretrain, train, evaluate), or "" (report, track).
         label: For people.
+        part: With shards: which part of the domain's work this is, from 0.
+        num_parts: With shards: into how many parts it is cut.
     """
 
     stage: str
     key: str
     label: str = field(compare=False, default="")
+    part: int = 0
+    num_parts: int = 1
 
     @property
     def name(self) -> str:
-        """Name for files and folders."""
-        return f"{self.stage}-{self.key}" if self.key else self.stage
+        """Name for files and folders, and for people who mean this task."""
+        name = f"{self.stage}-{self.key}" if self.key else self.stage
+        return name if self.num_parts == 1 else f"{name}-{self.part + 1}of{self.num_parts}"
 
 
 def check_stages(names: Sequence[str] | None) -> tuple[str, ...]:
@@ -83,8 +89,10 @@ def tasks(study: Study, stage: str) -> list[Task]:
         StudyError: The stage is unknown.
     """
     check_stages([stage])
-    if stage in ("cohort", "shards"):
+    if stage == "cohort":
         return [Task(stage, domain, f"{stage} {domain}") for domain in study.used_domains]
+    if stage == "shards":
+        return [task for domain in study.used_domains for task in _parts(domain, study.cluster.shard_tasks)]
     if stage == "pretrain":
         run_id = study.pretrain_run_id
         return [Task(stage, run_id, f"{stage} {study.public_domain}")] if run_id else []
@@ -96,13 +104,16 @@ def tasks(study: Study, stage: str) -> list[Task]:
 def needs(study: Study) -> dict[Task, tuple[Task, ...]]:
     """Every task of the study, in the order of the stages, with the tasks whose results it reads."""
     cohort, shards, pretrain, train, evaluate, report, track = (tasks(study, stage) for stage in STAGES)
-    shards_of = {task.key: task for task in shards}
+    cohort_of = {task.key: task for task in cohort}
+    shards_of: dict[str, tuple[Task, ...]] = dict.fromkeys(cohort_of, ())
+    for task in shards:
+        shards_of[task.key] += (task,)
     found: dict[Task, tuple[Task, ...]] = dict.fromkeys(cohort, ())
-    found.update((task, (before,)) for task, before in zip(shards, cohort, strict=True))
-    found.update((task, (shards_of[study.public_domains[0]],)) for task in pretrain)
+    found.update((task, (cohort_of[task.key],)) for task in shards)
+    found.update((task, shards_of[study.public_domains[0]]) for task in pretrain)
     for cell, task in zip(study.cells(), train, strict=True):
-        found[task] = (*pretrain, shards_of[cell.domain])
-    tested = tuple(shards_of[domain] for domain in study.test_domains)
+        found[task] = (*pretrain, *shards_of[cell.domain])
+    tested = tuple(task for domain in study.test_domains for task in shards_of[domain])
     found.update((task, (before, *tested)) for task, before in zip(evaluate, train, strict=True))
     found.update((task, tuple(evaluate)) for task in report)
     found.update((task, tuple(report)) for task in track)
@@ -154,12 +165,14 @@ def run_task(study_file: str, task: Task, *, num_threads: int = 0) -> None:
     study = thaw_study(study_file)
     if num_threads:
         study = _with_threads(study, num_threads)
-    with private_umask(study), _claim(study, task):
+    # of several processes of one training, the first claims it for all
+    with private_umask(study), _claim(study, task) if this_rank() == 0 else nullcontext():
         if is_done(study, task):
             print(f"{task.label}: already done")
             return
-        print(_RUNNERS[task.stage](study, task.key))
-        if task.stage not in LAST_STAGES and not is_done(study, task):
+        print(_runner(task)(study, task.key))
+        # the last one of several parts to end completes the domain
+        if task.stage not in LAST_STAGES and task.num_parts == 1 and not is_done(study, task):
             raise ClusterError(f"{task.label}: stopped before its end (a signal?). Send it again: it goes on.")
 
 
@@ -225,6 +238,21 @@ def _claim(study: Study, task: Task) -> Iterator[None]:
         yield
 
 
+def _parts(domain: str, number: int) -> list[Task]:
+    """The tasks that make a domain's shards."""
+    if number == 1:
+        return [Task("shards", domain, f"shards {domain}")]
+    return [Task("shards", domain, f"shards {domain}, {part + 1} of {number}", part, number) for part in range(number)]
+
+
+def _runner(task: Task) -> Callable[..., object]:
+    """What runs a task, given study and key."""
+    runner = _RUNNERS[task.stage]
+    if task.num_parts == 1:
+        return runner
+    return functools.partial(runner, task_index=task.part, num_tasks=task.num_parts)
+
+
 def _cell_label(cell: Cell) -> str:
     arm = "no DP" if not cell.private else f"epsilon {format_epsilon(cell.target_epsilon)}"
     return f"{cell.domain}, {arm}, seed {cell.seed}"
@@ -239,6 +267,8 @@ def _choose(
 ) -> list[Task]:
     """The tasks of a stage that fit; each wanted value must be in the study."""
     found = tasks(study, stage)
+    if stage == "shards":  # here, a domain is one task
+        found = [task for domain in study.used_domains for task in _parts(domain, 1)]
     if stage in ("cohort", "shards"):
         known = study.used_domains
         rows: list[tuple[object, object, object]] = [(task.key, None, None) for task in found]

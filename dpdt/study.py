@@ -7,14 +7,14 @@ change epsilon.
 
 import difflib
 import math
-import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple, Self, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from dpdt.domain_settings import DOMAIN_KINDS, DomainSettings, Folder, Integer, Number, Section
 from dpdt.errors import StudyError
 from dpdt.files import fingerprint
 from dpdt.paths import StudyPaths
@@ -38,8 +38,6 @@ __all__ = [
     "load_study",
 ]
 
-DOMAIN_KINDS: Final = ("vindr", "chestxray14", "chexpert", "uka", "padchest", "mimic")
-
 PAPER_PRESET: Final[dict[str, Any]] = {
     "shards": {"size": 512, "recipe": "paper", "equalise": True},
     "model": {"name": "resnet9", "width": 64, "in_channels": 3},
@@ -51,36 +49,8 @@ PAPER_PRESET: Final[dict[str, Any]] = {
         "class_weights": "public",
     },
     "privacy": {"unit": "image", "delta": 6e-6, "max_grad_norm": 1.5, "target_epsilons": [1.0, 8.0, math.inf]},
-    "evaluate": {"bootstrap_draws": 1000},
+    "evaluate": {"bootstrap_draws": 1000, "bootstrap_unit": "image"},
 }
-
-
-def _number(value: Any) -> Any:
-    """Refuse numbers in quotes: `2e-4` without a dot is a float in TOML, but people quote it out of habit."""
-    if isinstance(value, str):
-        raise ValueError(f"expected a number, got {value!r} (text). Remove the quotes.")  # noqa: TRY004
-    return value
-
-
-def _expand(value: Any) -> Any:
-    """Expand `~` and `$NAME` in a path; a variable that is not set is an error, not an empty string."""
-    if not isinstance(value, str | Path):
-        return value
-    text = os.path.expandvars(str(value))
-    if "$" in text:
-        raise ValueError(f"the environment variable in {str(value)!r} is not set. Set it, or write the folder itself.")
-    return Path(text).expanduser()
-
-
-Number = Annotated[float, BeforeValidator(_number)]
-Integer = Annotated[int, BeforeValidator(_number)]
-Folder = Annotated[Path, BeforeValidator(_expand)]
-
-
-class Section(BaseModel):
-    """A table of the study file: unknown keys are errors, values are read-only."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class StudySettings(Section):
@@ -91,31 +61,6 @@ class StudySettings(Section):
     preset: Literal["paper"] | None = Field(default=None, description="Start from the paper's values.")
     seed: Integer = Field(default=0, ge=0, description="For splits, the public pretraining and the non-DP arm.")
     private_files: bool = Field(default=True, description="Create files 0600 and folders 0700.")
-
-
-class DomainSettings(Section):
-    """`[domains.<name>]`: one institution's raw data."""
-
-    root: Folder = Field(description="Folder of the raw data, as published.")
-    kind: Literal["vindr", "chestxray14", "chexpert", "uka", "padchest", "mimic"] | None = Field(
-        default=None, description="Which institution's layout; default: the domain's own name."
-    )
-    role: Literal["study", "public"] | None = Field(
-        default=None, description="`public` data is used for pretraining only; default: public for kind mimic."
-    )
-    files: dict[str, Path] = Field(
-        default_factory=dict, description="Files or folders with other names than published, relative to root."
-    )
-    uncertain: Literal["paper", "unknown", "positive", "negative"] = Field(
-        default="paper", description="What an uncertain label (-1 of CheXpert and MIMIC) means."
-    )
-    unknown_views: Literal["exclude", "include"] = Field(
-        default="exclude", description="Images whose view is not recorded."
-    )
-    val_fraction: Number = Field(default=0.1, ge=0.0, lt=1.0, description="Part of the training patients for `val`.")
-    test_fraction: Number = Field(
-        default=0.2, gt=0.0, lt=1.0, description="Part of the patients for `test` where no official split exists."
-    )
 
 
 class ShardSettings(Section):
@@ -170,10 +115,11 @@ class TrainSettings(Section):
     physical_batch_size: Integer = Field(default=32, ge=1, description="Images at once in memory.")
     learning_rate: Number = Field(default=2e-4, gt=0)
     weight_decay: Number = Field(default=0.0, ge=0)
-    class_weights: Literal["none", "public"] | tuple[Number, ...] = Field(
+    class_weights: Literal["none", "public", "private"] | tuple[Number, ...] = Field(
         default="none",
-        description="Weight of positives in the loss: none, from the public domain, or five given numbers. "
-        "Exact counts of private labels are not offered: they would be released outside of epsilon.",
+        description="Weight of positives in the loss: none, from the public domain, five given numbers, or private: "
+        "counted with noise that privacy.class_weights_share of epsilon pays for. Exact counts of private labels are "
+        "not offered in a DP arm: they would be released outside of epsilon.",
     )
     checkpoint_every_steps: Integer = Field(default=50, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -199,8 +145,17 @@ class PrivacySettings(Section):
         default=(1.0, 8.0, math.inf), min_length=1, description="One training a value; inf is the arm without DP."
     )
     unit: Literal["patient", "image"] = Field(default="patient", description="What one unit of the guarantee is.")
+    images_per_patient: Integer = Field(
+        default=1, ge=1, description="Images of a drawn patient; their gradients are averaged, then clipped as one."
+    )
     delta: Number = Field(default=1e-5, gt=0, lt=1)
+    allow_large_delta: bool = Field(
+        default=False, description="Accept delta >= 1 / units, which protects nobody for sure; the statement says so."
+    )
     max_grad_norm: Number = Field(default=1.5, gt=0)
+    class_weights_share: Number = Field(
+        default=0.05, gt=0, lt=1, description="Part of epsilon that train.class_weights = 'private' counts labels with."
+    )
     accountant: Literal["pld", "prv", "rdp"] = "pld"
     clipping: Literal["hooks", "ghost"] = Field(default="hooks", description="How per-sample gradients are clipped.")
     reserve_steps: Integer = Field(default=10, ge=1, description="Noisy steps that the ledger reserves at once.")
@@ -214,14 +169,31 @@ class PrivacySettings(Section):
             raise ValueError(f"target_epsilons: a value occurs twice in {list(self.target_epsilons)}")
         return self
 
+    @model_validator(mode="after")
+    def _several_images(self) -> Self:
+        if self.images_per_patient > 1 and self.unit != "patient":
+            raise ValueError(f"images_per_patient: {self.images_per_patient} needs unit = 'patient'")
+        if self.images_per_patient > 1 and self.clipping == "ghost":
+            raise ValueError(
+                f"images_per_patient: {self.images_per_patient} needs clipping = 'hooks'; ghost clipping has no norm "
+                "of several images' mean gradient"
+            )
+        return self
+
 
 class EvaluateSettings(Section):
     """`[evaluate]`: which models are tested where, and how surely."""
 
     domains: tuple[str, ...] | None = Field(default=None, description="Test domains; default: the train domains.")
-    bootstrap_draws: Integer = Field(default=1000, ge=0, description="Patient bootstrap draws; 0: no intervals.")
+    bootstrap_draws: Integer = Field(default=1000, ge=0, description="Bootstrap draws; 0: no intervals.")
+    bootstrap_unit: Literal["patient", "image"] = Field(
+        default="patient", description="What a draw takes; images of one patient are not independent."
+    )
     confidence: Number = Field(default=0.95, gt=0, lt=1)
     min_subgroup_size: Integer = Field(default=10, ge=1, description="Cells with fewer images are left empty.")
+    equivalence_margin: Number = Field(
+        default=0.01, gt=0, lt=1, description="A difference in AUC within ± this counts as equivalent (TOST)."
+    )
 
 
 class TrackingSettings(Section):
@@ -240,10 +212,15 @@ class ClusterSettings(Section):
     qos: str | None = None
     constraint: str | None = None
     gpus_per_task: Integer = Field(default=0, ge=0, description="For pretrain, train and evaluate.")
+    nodes_per_task: Integer = Field(default=1, ge=1, description="For pretrain and train: one process a GPU on each.")
+    gpu_type: str | None = Field(default=None, description="Slurm's name of the kind of GPU, e.g. `a100`.")
     cpus_per_task: Integer = Field(default=2, ge=1)
     mem_gb: Number = Field(default=8.0, gt=0)
     timeout_min: Integer = Field(default=240, ge=1)
-    array_parallelism: Integer = Field(default=64, ge=1, description="Tasks of one array that may run at once.")
+    array_parallelism: Integer = Field(default=64, ge=1, description="Tasks of one stage that may run at once.")
+    max_attempts: Integer = Field(default=100, ge=1, description="Starts of a job in all; each requeue is one more.")
+    shard_tasks: Integer = Field(default=1, ge=1, description="Tasks that share the making of one domain's shards.")
+    scratch: str | None = Field(default=None, description="Folder of the node for shards, e.g. `$SLURM_TMPDIR`.")
     local_parallelism: Integer = Field(default=2, ge=1, description="Tasks at once with --cluster local.")
     setup: tuple[str, ...] = Field(default=(), description="Shell lines before the task, e.g. `module load …`.")
 
@@ -271,6 +248,13 @@ class Study(Section):
                 raise ValueError(f"domains.{name}: use letters, digits and _ only, the name becomes a file name")
             if domain.kind is None and name not in DOMAIN_KINDS:
                 raise ValueError(f"domains.{name}: add kind = one of {', '.join(DOMAIN_KINDS)}")
+            kind = domain.kind or name
+            if (kind == "table") != (domain.table is not None):
+                missing = f'kind = "table" needs [domains.{name}.table], see docs/own-hospital.md'
+                given = f'[domains.{name}.table] belongs to kind = "table", this domain is of kind {kind!r}'
+                raise ValueError(f"domains.{name}: {missing if domain.table is None else given}")
+            if domain.sublabels and kind != "padchest":
+                raise ValueError(f"domains.{name}.sublabels: only for kind padchest, this domain is of kind {kind!r}")
         for key, names in (("train.domains", self.train.domains), ("evaluate.domains", self.evaluate.domains)):
             for name in names or ():
                 if name not in self.domains:
@@ -381,7 +365,7 @@ class Study(Section):
                 "model": self.model.model_dump(mode="json"),
                 "pretrain": self.pretrain_run_id,
                 "train": self.train.model_dump(mode="json", exclude=speed),
-                "privacy": privacy if cell.private else {"unit": self.privacy.unit},
+                "privacy": {key: privacy[key] for key in (privacy if cell.private else ("unit", "images_per_patient"))},
                 "cell": [cell.domain, format_epsilon(cell.target_epsilon), cell.seed, self.study.seed],
             }
         )
@@ -464,19 +448,28 @@ def _section_names() -> list[str]:
 
 def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
     """Keys that exist beside the unknown one at `location`."""
-    if len(location) == 1:
-        return _section_names()
-    if location[0] == "domains":
-        return list(DomainSettings.model_fields)
-    section = Study.model_fields[str(location[0])].annotation
-    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+    model: type[BaseModel] | None = Study
+    names = iter(location[:-1])
+    for key in names:
+        if model is None or key not in model.model_fields:
+            return []
+        annotation = model.model_fields[str(key)].annotation
+        if get_origin(annotation) is dict:
+            next(names, None)  # a name of the user's own, as in `domains.<name>`
+        inside = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        model = next((kind for kind in inside if issubclass(kind, BaseModel)), None)
+    if model is None:
+        return []
+    return _section_names() if model is Study else list(model.model_fields)
 
 
 def _first_error(error: ValidationError) -> str:
     """One line about the first thing that is wrong."""
     first = error.errors()[0]
     location = first["loc"]
-    where = ".".join(str(part) for part in location if part not in ("tuple[Number, ...]", "literal['none','public']"))
+    where = ".".join(
+        str(part) for part in location if part not in ("tuple[Number, ...]", "literal['none','public','private']")
+    )
     if first["type"] == "extra_forbidden":
         valid = _valid_keys(location)
         close = difflib.get_close_matches(str(location[-1]), valid, n=1)

@@ -19,14 +19,17 @@ from torch import nn
 
 from dpdt.checkpoint import remove_checkpoints
 from dpdt.dataset import DomainData, load_split
-from dpdt.errors import DpdtError, StudyError
-from dpdt.files import read_json, sha256_file, write_json
+from dpdt.errors import DpdtError, PrivacyError, StudyError
+from dpdt.files import read_json, remove_leftovers, sha256_file, write_json
 from dpdt.loop import EpochEnd, TrainingLoop, TrainingPlan, open_ledger
 from dpdt.model import build_model, load_weights
 from dpdt.paths import RunPaths
+from dpdt.privacy.counts import class_weights_of, noisy_counts
+from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.sampling import num_steps_for, sample_rate_for
 from dpdt.privacy.statement import privacy_statement, statement_without_privacy
+from dpdt.ranks import Ranks, joined
 from dpdt.runs import (
     RunSummary,
     freeze_config,
@@ -141,27 +144,51 @@ def train(
 def _train(run: _Run, *, on_epoch_end: EpochEnd | None, stop: StopFlag | None) -> RunSummary:
     """Do a run, or what is left of it."""
     if run_done(run.study, run.run_id):
+        _remove_noise_keys(run)
         return summary_of(run.paths)
     begun = time.perf_counter()
     device = _device(run.study.train.device)
     _set_threads(run.study.train.num_threads)
     signals = contextlib.nullcontext(stop) if stop else stop_on_signals()
-    with run_lock(run.paths), signals as flag, _failure_recorded(run.paths):
+    with joined() as ranks, _leading(run.paths, ranks, signals) as flag:
+        if ranks.leads:
+            remove_leftovers(run.paths.folder)
         data = load_split(run.study, run.domain, "train")
         model, initial = _initial_model(run)
-        plan, config = _plan(run, data, initial, device)
+        with ranks.leader_first():  # who freezes the config; the others compare
+            plan, config = _plan(run, data, initial, device)
         with contextlib.ExitStack() as stack:
-            ledger = stack.enter_context(open_ledger(plan)) if plan.mechanism else None
-            loop = TrainingLoop(plan, model=model, data=data, steps=ledger)
-            if plan.mechanism:
+            ledger = stack.enter_context(open_ledger(plan)) if plan.mechanism and ranks.leads else None
+            loop = TrainingLoop(plan, model=model, data=data, steps=ledger, ranks=ranks)
+            if plan.mechanism and ranks.leads:
                 write_json(run.paths.privacy, _statement(run, plan, config, data, spent_steps=plan.num_steps))
             status = loop.run(stop=flag, on_epoch_end=on_epoch_end)
-            if status == "finished":
+            if status == "finished" and ranks.leads:
                 spent = loop.steps.spent_steps
                 write_json(run.paths.privacy, _statement(run, plan, config, data, spent_steps=spent, complete=True))
                 loop.report("finished")
                 remove_checkpoints(run.paths.checkpoints)  # and with them the keys of the noise
+        ranks.share(None)  # nobody goes on before the last file is written
     return summary_of(run.paths, seconds=time.perf_counter() - begun)
+
+
+@contextlib.contextmanager
+def _leading(paths: RunPaths, ranks: Ranks, signals: contextlib.AbstractContextManager[StopFlag]) -> Iterator[StopFlag]:
+    """Listen to the signals; rank 0 also holds the run's lock and records a failure."""
+    with contextlib.ExitStack() as stack:
+        if ranks.leads:
+            stack.enter_context(run_lock(paths))
+        flag = stack.enter_context(signals)
+        if ranks.leads:
+            stack.enter_context(_failure_recorded(paths))
+        yield flag
+
+
+def _remove_noise_keys(run: _Run) -> None:
+    """Remove what a process left that was killed between its last report and the removal of its checkpoints."""
+    if any(path != run.paths.weights for path in run.paths.checkpoints.iterdir()):
+        with run_lock(run.paths):
+            remove_checkpoints(run.paths.checkpoints)
 
 
 def _plan(
@@ -170,10 +197,12 @@ def _plan(
     """What the loop needs, and the config: frozen now, or checked against the one that is frozen."""
     study, settings, target = run.study, run.settings, run.target_epsilon
     sizes = {"expected_batch_size": settings.expected_batch_size, "num_units": data.num_units}
-    rate, num_steps = sample_rate_for(**sizes), num_steps_for(num_epochs=settings.num_epochs, **sizes)
+    rate = sample_rate_for(**sizes, section="train" if run.cell else "pretrain")
+    num_steps = num_steps_for(num_epochs=settings.num_epochs, **sizes)
     mechanism = None
+    frozen = read_json(run.paths.config) if run.paths.config.exists() else {}
     if target is not None:
-        frozen = read_json(run.paths.config) if run.paths.config.exists() else {}
+        counted = study.train.class_weights == "private"
         mechanism = Mechanism.plan(
             study.privacy,
             target_epsilon=target,
@@ -181,8 +210,10 @@ def _plan(
             sample_rate=rate,
             num_steps=num_steps,
             noise_multiplier=frozen.get("noise_multiplier"),
+            counts_share=study.privacy.class_weights_share if counted else None,
+            counts_noise=frozen.get("counts_noise"),
         )
-    class_weights = _class_weights(run)
+    class_weights = frozen["class_weights"] if "class_weights" in frozen else _class_weights(run, data, mechanism)
     config = {
         "run_id": run.run_id,
         "kind": run.kind,
@@ -199,6 +230,7 @@ def _plan(
         "num_steps": num_steps,
         "sample_rate": rate,
         "noise_multiplier": mechanism and mechanism.noise_multiplier,
+        "counts_noise": mechanism and mechanism.counts_noise,
         "class_weights": class_weights,
         "initial_weights": initial,
         "randomness": "seeded" if run.seeded else "cryptographic",
@@ -217,6 +249,7 @@ def _plan(
         class_weights=None if class_weights is None else tuple(class_weights),
         mechanism=mechanism,
         clipping=study.privacy.clipping,
+        images_per_unit=study.privacy.images_per_patient if run.cell else 1,
         seed=f"{study.study.seed}/{run.run_id}",
         seeded=run.seeded,
         physical_batch_size=study.train.physical_batch_size,
@@ -287,12 +320,24 @@ def _initial_weights(run: _Run) -> tuple[str, Path | None]:
     return study.pretrain_run_id, study.paths.run(study.pretrain_run_id).weights
 
 
-def _class_weights(run: _Run) -> list[float] | None:
-    """Weight of the positives of each label in this run's loss."""
+def _class_weights(run: _Run, data: DomainData, mechanism: Mechanism | None) -> list[float] | None:
+    """Weight of the positives of each label in this run's loss.
+
+    In a DP arm private labels are counted once, with noise; the weights are published by the same rename as the config
+    that accounts for them, so a crash before it leaves nothing that was counted.
+    """
     study = run.study
     choice = study.train.class_weights
     if run.cell is None or choice == "none":
         return None
+    if choice == "private":
+        if mechanism is None:
+            return _count_class_weights(data)  # nothing in this arm is protected
+        if mechanism.counts_noise is None:
+            raise PrivacyError(f"{run.run_id}: exact counts of private labels must not enter a DP training.")
+        stream = KeyStream.from_seed("counts", run.run_id) if run.seeded else KeyStream.fresh()
+        noisy = noisy_counts(data.labels, data.units, noise_multiplier=mechanism.counts_noise, noise=stream)
+        return class_weights_of(noisy)
     if choice != "public":
         return [float(weight) for weight in choice]
     if study.pretrain_run_id is None:
@@ -305,7 +350,7 @@ def _class_weights(run: _Run) -> list[float] | None:
 
 
 def _count_class_weights(data: DomainData) -> list[float]:
-    """Negatives over positives of each label, 1 where one of them is missing. Exact counts: for public data alone."""
+    """Negatives over positives of each label, 1 where one of them is missing. Exact counts: never in a DP arm."""
     positives, negatives = (data.labels == 1).sum(axis=0), (data.labels == 0).sum(axis=0)
     usable = (positives > 0) & (negatives > 0)
     return [float(w) for w in np.where(usable, negatives / np.maximum(positives, 1), 1.0)]
@@ -318,7 +363,11 @@ def _device(choice: str) -> torch.device:
             "train.device: 'cuda' was asked for, but torch sees no GPU here. Ask the scheduler for one "
             "(cluster.gpus_per_task), install torch with CUDA, or set device = 'cpu'."
         )
-    return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
+    if choice == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if "LOCAL_RANK" in os.environ:  # one of several processes on this node: each has its own GPU
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    return torch.device("cuda")
 
 
 def _set_threads(wanted: int) -> None:

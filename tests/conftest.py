@@ -1,3 +1,11 @@
 """Fixtures that several test modules share, each kind in a module of its own."""
 
-pytest_plugins = ["tests.fake_runs", "tests.fake_parts_plugin", "tests.small_data"]
+import os
+
+from hypothesis import settings
+
+pytest_plugins = ["tests.fake_runs", "tests.fake_parts_plugin", "tests.fake_slurm", "tests.small_data"]
+
+# A busy machine is no reason to fail, and CI shall fail twice on the same input.
+settings.register_profile("dpdt", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("dpdt")

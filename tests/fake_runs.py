@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from dpdt.files import make_folder, write_json, write_text
-from dpdt.metrics import Threshold, domain_metrics, patient_draws
+from dpdt.metrics import Threshold, measure_domain, patient_draws
 from dpdt.paths import RunPaths
 from dpdt.study import Cell, Study, load_study
 from dpdt.vocabulary import LABELS
@@ -87,15 +87,16 @@ class FakeRuns:
         """What an evaluation writes: `change` may alter each test domain's images first."""
         paths = self.study.paths.run(self.study.run_id(cell))
         thresholds = {label: Threshold(0.5, f"val of {cell.domain}", 50, 25) for label in LABELS}
-        tables = []
+        measured = []
         for domain in self.study.test_domains:
             frame = change(images_of(domain, signal=signal(cell, domain)))
             weights = patient_draws(frame["patient_key"].to_numpy(), draws=20, seed=0, domain=domain)
             settings = {"test_domain": domain, "thresholds": thresholds, "minimum": 10, "confidence": 0.95}
-            tables.append(domain_metrics(frame, weights=weights, **settings))
+            measured.append(measure_domain(frame, weights=weights, **settings))
             make_folder(paths.predictions(domain).parent)
-            frame.to_parquet(paths.predictions(domain), index=False)
-        pd.concat(tables).to_parquet(paths.metrics, index=False)
+            long_form(frame).to_parquet(paths.predictions(domain), index=False)
+        pd.concat([m.draws for m in measured]).to_parquet(paths.draws, index=False)
+        pd.concat([m.table for m in measured]).to_parquet(paths.metrics, index=False)
         return paths
 
     def all(self, **options: Any) -> "FakeRuns":
@@ -129,9 +130,25 @@ def images_of(domain: str, *, signal: float, n: int = 240) -> pd.DataFrame:
     return frame
 
 
+def long_form(frame: pd.DataFrame) -> pd.DataFrame:
+    """Predictions as they are stored: one row an image and label."""
+    images = frame[["image_id", "patient_key", "sex", "age_group"]]
+    parts = [
+        images.assign(
+            label=label,
+            target=frame[f"target_{label}"].astype("Float64").astype("Int8"),
+            score=frame[f"score_{label}"],
+        )
+        for label in LABELS
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
 @pytest.fixture
-def fake_runs(tmp_path: Path) -> Callable[..., FakeRuns]:
+def fake_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeRuns]:
     """Make a study file; its runs are then made one by one or all at once."""
+
+    monkeypatch.setattr("dpdt.report.figures.DPI", 40)  # most of a report's time goes into pixels
 
     def make(
         domains: Sequence[str] = FIVE,

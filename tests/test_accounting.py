@@ -80,7 +80,8 @@ def test_no_step_spends_nothing_and_no_noise_everything(accountant: str) -> None
 
 @pytest.mark.parametrize("accountant", ACCOUNTANTS)
 @pytest.mark.parametrize(
-    ("sigma", "rate", "steps"), [(0.3, 0.05, 5000), (0.05, 0.05, 5000), (1e4, 1e-4, 10), (0.02, 1.0, 10**6)]
+    ("sigma", "rate", "steps"),
+    [(0.3, 0.05, 5000), (1e12, 0.1, 5), (0.05, 0.05, 5000), (1e4, 1e-4, 10), (0.02, 1.0, 10**6)],
 )
 def test_odd_settings_answer_in_bounded_time_and_never_nan(
     accountant: str, sigma: float, rate: float, steps: int
@@ -111,7 +112,9 @@ def test_gdp_is_refused_because_it_reports_too_little() -> None:
         ({"sample_rate": 1.5}, r"sample_rate: expected a number in \(0, 1\]"),
         ({"delta": 1.0}, r"delta: expected a number in \(0, 1\)"),
         ({"num_steps": -1}, "num_steps: expected a whole number"),
-        ({"noise_multiplier": math.nan}, "noise_multiplier: expected a number >= 0"),
+        ({"num_steps": math.nan}, "num_steps: expected a whole number"),
+        ({"noise_multiplier": math.nan}, "noise_multiplier: expected a finite number >= 0"),
+        ({"noise_multiplier": math.inf}, "noise_multiplier: expected a finite number >= 0"),  # rdp never answered
         ({"accountant": "moments"}, "accountant: expected one of pld, prv, rdp"),
     ],
 )

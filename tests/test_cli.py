@@ -57,6 +57,15 @@ def test_calibrate_keeps_within_the_target(capsys: pytest.CaptureFixture[str]) -
     assert 0.98 * 3 <= found["epsilon"] <= 3
 
 
+def test_doctor_alone_looks_at_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("doctor", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["dpdt"] == facts["C++ core"] == "0.1.0"
+    assert facts["image"].startswith("none")
+    assert run("doctor", "--cluster") == 2
+    assert "needs the study file" in capsys.readouterr().err
+
+
 def test_help_imports_nothing_heavy() -> None:
     script = "import sys, dpdt.cli; print([m for m in ('torch', 'pandas', 'mlflow', 'numpy') if m in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

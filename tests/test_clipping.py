@@ -206,3 +206,72 @@ def test_the_state_dict_has_the_networks_own_names(model: nn.Module) -> None:
     names = list(model.state_dict())
     for kind in CLIPPING:
         assert list(clipped(kind, model).model.state_dict()) == names
+
+
+UNITS = torch.tensor([0, 0, 0, 1, 2, 2, 5, 6, 6])
+
+
+def unit_reference(model: nn.Module, inputs: Tensor, targets: Tensor, units: Tensor, *, norm: float) -> Tensor:
+    """The sum over units of the clipped mean gradient of a unit's images, in float64."""
+    exact = copy.deepcopy(model).double()
+    total = torch.zeros(sum(p.numel() for p in exact.parameters()), dtype=torch.float64)
+    for unit in units.unique():
+        exact.zero_grad()
+        loss(exact(inputs[units == unit].double()), targets[units == unit].double()).mean().backward()
+        gradient = flat([p.grad for p in exact.parameters() if p.grad is not None])
+        total += gradient * min(1.0, norm / gradient.norm().item())
+    return total
+
+
+@pytest.mark.parametrize("norm", [0.01, 4.0, 1e4], ids=["all clipped", "some clipped", "none clipped"])
+def test_the_images_of_a_unit_are_averaged_and_then_clipped_as_one(
+    norm: float, model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    sums = clipped("hooks", model, norm=norm)
+    sums.add(*batch, units=UNITS)
+    expected = unit_reference(model, *batch, UNITS, norm=norm)
+    assert (flat(sums.sums) - expected).norm() <= RELATIVE["hooks"] * expected.norm()
+
+
+def test_a_unit_of_several_images_moves_the_sum_by_no_more_than_the_norm(
+    model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    # The sensitivity that Mironov, Talwar & Zhang 2019 (arXiv 1908.10530), section 3, take for granted.
+    inputs, targets = batch[0] * torch.linspace(1, 100, IMAGES)[:, None, None, None], batch[1]
+    whole = clipped("hooks", model, norm=0.5)
+    whole.add(inputs, targets, units=UNITS)
+    for unit in UNITS.unique():
+        rest = clipped("hooks", model, norm=0.5)
+        rest.add(inputs[unit != UNITS], targets[unit != UNITS], units=UNITS[unit != UNITS])
+        assert 0 < (flat(whole.sums) - flat(rest.sums)).norm() <= 0.5 * (1 + 1e-5)
+
+
+def test_without_dp_the_images_of_a_unit_are_averaged_too(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    plain, silent = GradientSum(copy.deepcopy(model), loss), clipped("hooks", model, norm=1e6)
+    for sums in (plain, silent):
+        sums.add(*batch, units=UNITS)
+        sums.release(expected_batch_size=4)
+    found, expected = ([p.grad for p in sums.parameters if p.grad is not None] for sums in (plain, silent))
+    torch.testing.assert_close(flat(found), flat(expected), rtol=1e-4, atol=1e-6)
+
+
+def test_a_unit_with_a_broken_image_adds_zero(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    inputs = batch[0].clone()
+    inputs[4] = torch.nan
+    sums = clipped("hooks", model)
+    sums.add(inputs, batch[1], units=UNITS)
+    keep = UNITS != 2
+    expected = unit_reference(model, batch[0][keep], batch[1][keep], UNITS[keep], norm=NORM)
+    assert (flat(sums.sums) - expected).norm() <= RELATIVE["hooks"] * expected.norm()
+
+
+def test_ghost_clipping_of_several_images_a_unit_is_refused(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(PrivacyError, match="ghost has no norm of several images' mean gradient"):
+        clipped("ghost", model).add(*batch, units=UNITS)
+
+
+@both
+def test_a_batch_of_broken_images_alone_adds_zero(kind: str, model: nn.Module) -> None:
+    sums = clipped(kind, model)
+    sums.add(torch.full((3, 1, 32, 32), torch.nan), torch.ones(3, 5))
+    assert flat(sums.sums).norm() == 0

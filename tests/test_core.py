@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -300,6 +300,7 @@ def test_checkerboard_of_single_pixels_becomes_flat_gray() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(height=sides, width=sides, size=st.integers(1, 64), wide=st.booleans(), seed=st.integers(0, 999))
+@example(height=1, width=16, size=8, wide=True, seed=485)  # a near tie, rounded apart in all eight equal rows
 def test_paper_equals_scipy(height: int, width: int, size: int, wide: bool, seed: int) -> None:
     dtype = np.uint16 if wide else np.uint8
     pixels = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, (height, width), dtype=dtype)
@@ -309,7 +310,7 @@ def test_paper_equals_scipy(height: int, width: int, size: int, wide: bool, seed
     # SciPy writes 0 where rounding puts the last position a hair past the last pixel; here it is that pixel.
     inside = np.ix_(*(np.arange(size) * ((n - 1) / max(size - 1, 1)) <= n - 1 for n in (height, width)))
     difference = np.abs(result - expected)[inside]
-    assert difference.max(initial=0) <= 0.52  # rounded, from less than 0.02 beside SciPy's value before rounding
+    assert difference.max(initial=0) <= 0.51  # rounded, from less than 0.01 beside SciPy's value before rounding
 
 
 @pytest.mark.parametrize("shape", [(1203, 1001), (1200, 1000), (1201, 1015)])

@@ -32,6 +32,7 @@ shard_bytes = 40_000
 width = 8
 [pretrain]
 num_epochs = 1
+expected_batch_size = 16
 [train]
 num_epochs = 1
 expected_batch_size = 16

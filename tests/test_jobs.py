@@ -72,13 +72,13 @@ def test_the_newest_job_of_a_task_counts(make_fake_study: Callable[..., Study]) 
 def test_the_queue_is_read_from_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     squeue = tmp_path / "squeue"
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    squeue.write_text("#!/bin/bash\nprintf '12_3|PENDING|Dependency\\n13|OUT_OF_MEMORY|None\\n'\n")
+    squeue.write_text("#!/bin/bash\nprintf '12_3|PENDING|Dependency|\\n13|OUT_OF_MEMORY|None|node2\\n'\n")
     squeue.chmod(0o755)
     queue = read_queue()
     assert queue is not None
-    assert {key: (row.state, row.reason, row.active) for key, row in queue.items()} == {
-        "12_3": ("PENDING", "Dependency", True),
-        "13": ("OUT_OF_MEMORY", "", False),
+    assert {key: (row.state, row.reason, row.node, row.active) for key, row in queue.items()} == {
+        "12_3": ("PENDING", "Dependency", "", True),
+        "13": ("OUT_OF_MEMORY", "", "node2", False),
     }
     squeue.write_text("#!/bin/bash\nexit 1\n")
     assert read_queue() is None

@@ -10,15 +10,30 @@ import pandas as pd
 import pytest
 
 from dpdt.files import make_folder, write_json
+from dpdt.metrics import compare_aucs
 from dpdt.report import auc_matrix, auc_table, figures, tables, write_report
+from dpdt.report.grid import Grid
 from dpdt.report.page import answer
 from dpdt.report.tables import Arm
 from dpdt.study import Cell, Study
 from dpdt.vocabulary import LABELS, SUBGROUPS
-from tests.fake_runs import FakeRuns
+from tests.fake_runs import FIVE, FakeRuns
 
 Make = Callable[..., FakeRuns]
 TWO = ("vindr", "uka")
+
+
+@pytest.fixture
+def real_figures() -> None:
+    """A test that asks for it draws; the others need the figures' names alone, and drawing takes most of the time."""
+
+
+@pytest.fixture(autouse=True)
+def quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "real_figures" not in request.fixturenames:
+        stub = dict.fromkeys(("png", "svg", "pdf"), b"not drawn")
+        for name in ("heat_map", "epsilon_figure", "subgroup_figure"):
+            monkeypatch.setattr(figures, name, lambda *_, **__: stub)
 
 
 def page_text(study: Study) -> str:
@@ -69,7 +84,7 @@ def test_an_undefined_cell_is_empty_but_has_its_n(fake_runs: Make) -> None:
 def test_means_and_differences_are_those_of_the_matrices(fake_runs: Make) -> None:
     study = fake_runs(("vindr", "uka", "padchest")).all().study
     auc = tables.mean_over_seeds(study, tables.auc_by_run(study))
-    found = {(arm.target_epsilon, arm.scope): arm for arm in tables.arms(study, auc)}
+    found = {(arm.target_epsilon, arm.scope): arm for arm in tables.arms(Grid.of(study), auc)}
     without, private = auc_matrix(study, math.inf).to_numpy(), auc_matrix(study, 1.0).to_numpy()
     on = found[1.0, "on-domain"]
     assert on.auc == pytest.approx(private.trace() / 3)
@@ -84,7 +99,7 @@ def test_the_difference_is_over_pairs_that_both_arms_have(fake_runs: Make) -> No
     runs = fake_runs(TWO, "[1.0, inf]").all()
     runs.study.paths.run(runs.study.run_id(Cell("uka", 1.0, 0))).metrics.unlink()
     auc = tables.mean_over_seeds(runs.study, tables.auc_by_run(runs.study))
-    on = next(a for a in tables.arms(runs.study, auc) if a.target_epsilon == 1 and a.scope == "on-domain")
+    on = next(a for a in tables.arms(Grid.of(runs.study), auc) if a.target_epsilon == 1 and a.scope == "on-domain")
     expected = (
         auc_matrix(runs.study, 1.0).loc["vindr", "vindr"] - auc_matrix(runs.study, math.inf).loc["vindr", "vindr"]
     )
@@ -125,7 +140,7 @@ def test_a_damaged_metrics_file_counts_as_missing(fake_runs: Make) -> None:
     assert "trained, not evaluated yet" in page_text(runs.study)
 
 
-def test_the_page_needs_no_server_and_no_network(fake_runs: Make) -> None:
+def test_the_page_needs_no_server_and_no_network(fake_runs: Make, real_figures: None) -> None:
     study = fake_runs(TWO, "[8.0, inf]").all().study
     html = write_report(study).read_text(encoding="utf-8")
     assert "<script" not in html
@@ -176,7 +191,9 @@ def test_one_domain_and_many_work(fake_runs: Make) -> None:
     assert auc_matrix(study, math.inf).shape == (7, 7)
     one = fake_runs(("somewhere",), "[2.0, inf]").all().study
     write_report(one)
-    assert "off-domain" not in answer(tables.arms(one, tables.mean_over_seeds(one, tables.auc_by_run(one))))
+    assert "off-domain" not in answer(
+        tables.arms(Grid.of(one), tables.mean_over_seeds(one, tables.auc_by_run(one))), Grid.of(one)
+    )
     assert not (one.paths.report / "figures" / "subgroups_off-domain.png").exists()
 
 
@@ -217,16 +234,17 @@ def test_the_answer_has_its_numbers() -> None:
         Arm(math.inf, "off-domain", 0.77, 20, 20, math.nan, 0),
         Arm(1.0, "off-domain", 0.72, 20, 20, -0.05, 20),
     ]
-    assert answer(arms) == (
+    assert answer(arms, Grid(FIVE, FIVE, (math.inf, 1.0))) == (
         "Without DP the mean macro AUC is 0.860 on the models' own domain and 0.770 on the other domains; with ε = 1 "
         "it is 0.810 (−0.050) and 0.720 (−0.050) (in brackets: the difference to the same models without DP)."
     )
 
 
 def test_the_colour_scale_is_shared_and_starts_at_chance_or_below() -> None:
-    assert figures.auc_scale(pd.DataFrame({"auc": [0.7, 0.9]})) == (0.5, 1.0)
-    assert figures.auc_scale(pd.DataFrame({"auc": [0.43, 0.9]})) == (0.4, 1.0)
-    assert figures.auc_scale(pd.DataFrame({"auc": []})) == (0.5, 1.0)
+    groups = ["all", "all", "female"]  # no heat map shows a subgroup
+    assert figures.auc_scale(pd.DataFrame({"auc": [0.7, 0.9, 0.1], "subgroup": groups})) == (0.5, 1.0)
+    assert figures.auc_scale(pd.DataFrame({"auc": [0.43, 0.9, 0.1], "subgroup": groups})) == (0.4, 1.0)
+    assert figures.auc_scale(pd.DataFrame({"auc": [], "subgroup": []})) == (0.5, 1.0)
 
 
 def test_a_second_report_replaces_the_first(fake_runs: Make) -> None:
@@ -238,3 +256,70 @@ def test_a_second_report_replaces_the_first(fake_runs: Make) -> None:
     write_report(study)
     assert not stale.exists()
     assert (study.paths.report / "index.html").read_bytes() == first
+
+
+def test_models_are_compared_on_the_same_draws_with_their_tests(fake_runs: Make) -> None:
+    study = fake_runs(TWO, "[1.0, inf]").all().study
+    write_report(study)
+    table = pd.read_csv(study.paths.report / "comparisons.csv")
+    assert len(table) == 2 * 2 * (len(LABELS) + 1)
+    chosen = table[(table["train_domain"] == "vindr") & (table["test_domain"] == "uka") & (table["label"] == "healthy")]
+    (row,) = chosen.to_dict("records")
+    frames = [
+        pd.read_parquet(study.paths.run(study.run_id(Cell("vindr", epsilon, 0))).predictions("uka"))
+        for epsilon in (1.0, math.inf)
+    ]
+    first, second = (frame[frame["label"] == "healthy"] for frame in frames)
+    test = compare_aucs(first["target"].to_numpy(dtype=int), first["score"].to_numpy(), second["score"].to_numpy())
+    assert row["difference"] == pytest.approx(test.difference, abs=1e-6)
+    # Two images a patient whose findings are independent: the error by patient is near to that by image.
+    assert row["standard_error"] == pytest.approx(test.standard_error, rel=0.25)
+    assert row["p_holm"] >= row["p"]
+    assert row["ci_low"] <= row["ci_high"]
+    assert row["p_equivalence"] > 0.05  # 240 images cannot show a difference below .01
+    assert "are shown to be within ±0.01 macro AUC" in page_text(study)
+
+
+def test_a_label_that_is_undefined_has_no_comparison_but_a_reason(fake_runs: Make) -> None:
+    study = fake_runs(("vindr",), "[1.0, inf]").all(change=lambda frame: frame.assign(target_pneumonia=0.0)).study
+    write_report(study)
+    table = pd.read_csv(study.paths.report / "comparisons.csv").set_index("label")
+    assert math.isnan(table.loc["pneumonia", "p"])
+    assert table.loc["pneumonia", "reason"] == "one class only: 0 of 240 images positive"
+    assert table.loc["average", "reason"] == "over 4 of 5 labels"
+
+
+def test_a_small_class_is_tested_by_permutation(fake_runs: Make) -> None:
+    def few(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(target_healthy=[1.0] * 12 + [0.0] * (len(frame) - 12))
+
+    study = fake_runs(("vindr",), "[1.0, inf]").all(change=few).study
+    write_report(study)
+    table = pd.read_csv(study.paths.report / "comparisons.csv").set_index("label")
+    assert table.loc["healthy", "test"] == "permutation"
+    assert table.loc["pneumonia", "test"] == "DeLong"
+
+
+def test_fairness_both_protocols_and_intervals_are_on_the_page(fake_runs: Make) -> None:
+    study = fake_runs(TWO, "[1.0, inf]").all().study
+    write_report(study)
+    text = page_text(study)
+    for expected in ("AUC gap, sex", "AUC of the worst group, age", "underdiagnosis gap", "paper (optimistic)"):
+        assert expected in text
+    table = pd.read_csv(study.paths.report / "fairness.csv")
+    private = table[(table["target_epsilon"] == 1.0) & (table["label"] == "average")]
+    assert private["difference_low"].notna().all()
+    curve = pd.read_csv(study.paths.report / "epsilon_curve.csv")
+    means = curve[curve["train_domain"] == "mean"]
+    assert ((means["ci_low"] <= means["auc"]) & (means["auc"] <= means["ci_high"])).all()
+
+
+def test_tables_for_a_paper_are_latex(fake_runs: Make) -> None:
+    study = fake_runs(TWO, "[1.0, inf]").all().study
+    write_report(study)
+    names = {file.stem for file in (study.paths.report / "tables").glob("*.tex")}
+    assert names >= {"arms", "comparisons", "transfer_eps1", "subgroups_on-domain", "fairness_off-domain"}
+    text = (study.paths.report / "tables" / "arms.tex").read_text()
+    assert r"\begin{tabular}{lcccc}" in text
+    assert r"$\varepsilon$ = 1" in text
+    assert "−" not in text

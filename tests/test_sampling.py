@@ -1,5 +1,7 @@
 """Poisson sampling over units: rates, one image a unit, empty batches."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -20,7 +22,7 @@ def test_a_drawn_unit_brings_exactly_one_of_its_images() -> None:
     for _ in range(300):
         rows = drawn.draw()
         assert len(set(UNITS[rows])) == len(rows)
-        assert list(rows) == sorted(rows)
+        assert list(UNITS[rows]) == sorted(UNITS[rows])
 
 
 def test_at_rate_one_every_unit_is_in_every_batch() -> None:
@@ -95,3 +97,26 @@ def test_an_epoch_has_exactly_its_steps(units: int) -> None:
 
 def test_there_is_always_a_step() -> None:
     assert num_steps_for(num_epochs=0.01, expected_batch_size=8, num_units=10) == 1
+
+
+def test_several_images_of_a_drawn_unit_are_different_ones_and_no_more_than_it_has() -> None:
+    drawn = PoissonSampler(UNITS, sample_rate=0.6, stream=KeyStream.from_seed("several"), images_per_unit=2)
+    for _ in range(200):
+        rows = drawn.draw()
+        assert len(set(rows)) == len(rows)
+        units, counts = np.unique(UNITS[rows], return_counts=True)
+        assert list(counts) == [{0: 2, 1: 1, 2: 2, 3: 1}[unit] for unit in units]
+        assert list(UNITS[rows]) == sorted(UNITS[rows])
+
+
+def test_all_pairs_of_a_units_images_are_equally_likely() -> None:
+    drawn = PoissonSampler(np.zeros(4, np.int64), sample_rate=1.0, stream=KeyStream.from_seed("p"), images_per_unit=2)
+    pairs = [tuple(sorted(drawn.draw())) for _ in range(6000)]
+    counts = [pairs.count(pair) for pair in itertools.combinations(range(4), 2)]
+    assert sum(counts) == 6000
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_less_than_one_image_of_a_unit_is_refused() -> None:
+    with pytest.raises(PrivacyError, match="at least 1 image of a drawn unit, got 0"):
+        PoissonSampler(UNITS, sample_rate=0.5, stream=KeyStream.fresh(), images_per_unit=0)

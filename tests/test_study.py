@@ -66,7 +66,7 @@ def test_a_key_in_the_file_wins_over_the_preset(tmp_path: Path) -> None:
         ("[privacy]\ntarget_epsilons = [1, 1.0]", r"target_epsilons: a value occurs twice"),
         ('[privacy]\naccountant = "gdp"', r"privacy\.accountant: input should be 'pld', 'prv' or 'rdp', got 'gdp'"),
         ("[train]\nclass_weights = [1, 2]", r"class_weights: expected 5 numbers .*, got 2"),
-        ('[train]\nclass_weights = "private"', r"train\.class_weights: input should be 'none' or 'public'"),
+        ('[train]\nclass_weights = "balanced"', r"train\.class_weights: input should be 'none', 'public' or 'private'"),
         (
             '[train]\ndomains = ["nowhere"]',
             r"train\.domains: no \[domains\.nowhere\]; known: vindr, chestxray14, mimic",
@@ -135,3 +135,17 @@ def test_privacy_settings_leave_the_arm_without_dp_alone(tmp_path: Path) -> None
 
 def test_epsilon_is_written_shortly() -> None:
     assert [format_epsilon(e) for e in (1.0, 0.5, 10.0, math.inf)] == ["1", "0.5", "10", "inf"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ('unit = "image"', "images_per_patient: 3 needs unit = 'patient'"),
+        ('clipping = "ghost"', "images_per_patient: 3 needs clipping = 'hooks'"),
+    ],
+)
+def test_several_images_a_patient_need_the_patient_as_unit_and_hooks(tmp_path: Path, lines: str, message: str) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text(f"[privacy]\nimages_per_patient = 3\n{lines}\n")
+    with pytest.raises(StudyError, match=message):
+        load_study(file)

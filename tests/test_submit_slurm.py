@@ -4,7 +4,6 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,56 +16,9 @@ from dpdt.study import Study
 from dpdt.submit import submit
 from dpdt.submit.call import TaskCall
 from dpdt.submit.slurm import _share
+from tests.fake_slurm import FakeSlurm
 
 MakeStudy = Callable[..., Study]
-
-
-@dataclass
-class FakeSlurm:
-    """Programs that stand for Slurm's: sbatch keeps each script and its environment."""
-
-    folder: Path
-
-    def script(self, job_id: int) -> str:
-        """What was given to sbatch."""
-        return (self.folder / f"{job_id}.sh").read_text()
-
-    def options(self, job_id: int) -> dict[str, str]:
-        """Its #SBATCH lines."""
-        return dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", self.script(job_id), re.MULTILINE))
-
-    @property
-    def count(self) -> int:
-        """Number of arrays and jobs."""
-        return len(list(self.folder.glob("*.sh")))
-
-    @property
-    def cancelled(self) -> str:
-        """Job ids given to scancel."""
-        file = self.folder / "cancelled"
-        return file.read_text() if file.exists() else ""
-
-
-@pytest.fixture
-def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    """A Slurm that takes everything (up to job `FAKE_SLURM_REFUSE`) and runs nothing; MaxArraySize is 3."""
-    folder = tmp_path / "slurm"
-    folder.mkdir()
-    programs = {
-        "sbatch": f"""
-            n=$(ls {folder}/*.sh 2> /dev/null | wc -l); n=$((n + 1))
-            [ "$n" = "$FAKE_SLURM_REFUSE" ] && {{ echo 'sbatch: error: invalid partition' >&2; exit 1; }}
-            cp "$1" {folder}/$n.sh; env > {folder}/$n.env; echo "Submitted batch job $n" """,
-        "srun": "exit 0",
-        "squeue": "exit 0",
-        "scontrol": "echo 'MaxArraySize            = 3'",
-        "scancel": f'echo "$*" > {folder}/cancelled',
-    }
-    for name, text in programs.items():
-        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    return FakeSlurm(folder)
 
 
 def test_arrays_wait_for_exactly_what_their_tasks_read(make_fake_study: MakeStudy, fake_slurm: FakeSlurm) -> None:
@@ -161,17 +113,28 @@ def test_the_script_that_slurm_gets(make_fake_study: MakeStudy, fake_slurm: Fake
 # setup
 export OMP_NUM_THREADS=4
 module load cuda
+trap : TERM
+set +e
 
 # command
 export SUBMITIT_EXECUTOR=slurm
 srun --unbuffered --output {folder}/%A_%a_%t_log.out --cpus-per-task=4 {python} -m submitit.core._submit {folder}
-"""
+
+
+# teardown
+code=$?
+if [ $code = 75 ] || [ $code = 140 ] || [ $code = 143 ]; then
+  job=$SLURM_JOB_ID
+  [ -z "$SLURM_ARRAY_TASK_ID" ] || job=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
+  [ "$(timeout 60 squeue --noheader --job="$job" --format=%T)" = RUNNING ] && timeout 60 scontrol requeue "$job"
+fi
+exit $code"""
     )
 
 
 def test_without_slurm_it_says_so(make_fake_study: MakeStudy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ClusterError, match="no Slurm here: sbatch and srun were not found"):
+    with pytest.raises(ClusterError, match="no Slurm here: not found: sbatch, srun, squeue, scontrol"):
         submit(make_fake_study(), cluster="slurm")
 
 
@@ -180,11 +143,22 @@ def test_a_call_asks_to_be_started_again_with_the_same_task() -> None:
     assert call.checkpoint().function is call
 
 
+def test_a_task_that_got_fewer_cores_than_it_asked_for_says_so(
+    make_fake_study: MakeStudy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_fake_study()
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    TaskCall(str(study.file), Task("cohort", "a", "cohort a"), num_threads=4)()
+    shown = capsys.readouterr()
+    assert re.search(r"== cohort a: attempt 1 on \S+ at \d{4}-", shown.out)
+    assert "warning: asked for 4 cores, got 1" in shown.err
+
+
 def test_a_job_that_left_no_trace_is_a_failure_even_without_accounting(
     make_fake_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dpdt.submit.slurm.POLL_SECONDS", 0.05)
-    monkeypatch.setattr("dpdt.submit.slurm.GONE_SECONDS", 0.1)
+    monkeypatch.setattr("dpdt.submit.wait.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("dpdt.submit.wait.GONE_SECONDS", 0.1)
     study = make_fake_study()
     with pytest.raises(
         ClusterError, match=r"^cohort a: ended without a result \(Slurm's state: unknown\).*3 tasks failed; 14 not run"

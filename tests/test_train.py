@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 import dpdt.loop
+from dpdt.checkpoint import remove_checkpoints
 from dpdt.dataset import load_split
 from dpdt.errors import DpdtError, PrivacyError, StudyError
 from dpdt.files import exclusive_lock, read_json
@@ -22,6 +24,7 @@ from dpdt.model import build_model, load_weights
 from dpdt.paths import RunPaths
 from dpdt.privacy.accounting import epsilon
 from dpdt.privacy.ledger import read_spent_steps
+from dpdt.privacy.mechanism import Mechanism
 from dpdt.stop import StopFlag
 from dpdt.study import Cell, Study
 from dpdt.train import pretrain, run_done, train
@@ -91,7 +94,7 @@ def test_a_dp_training_leaves_every_file_of_the_run(study: Study) -> None:
     summary = train(study, DP)
     paths = paths_of(study, DP)
     assert (summary.status, summary.step, summary.num_steps) == ("finished", NUM_STEPS, NUM_STEPS)
-    assert "finished, 20 of 20 steps, epsilon" in summary.line
+    assert "finished, 20 of 20 steps, epsilon" in str(summary)
     config = read_json(paths.config)
     assert (config["kind"], config["domain"], config["seed"], config["target_epsilon"]) == ("train", "uka", 0, 8.0)
     assert config["data"]["units"] == 32
@@ -122,7 +125,7 @@ def test_the_arm_without_dp_has_the_same_files_without_an_epsilon(study: Study) 
     paths = paths_of(study, PLAIN)
     assert summary.epsilon is None
     assert summary.target_epsilon is None
-    assert "no DP" in summary.line
+    assert "no DP" in str(summary)
     assert read_json(paths.privacy)["mechanism"] == "none"
     assert read_json(paths.privacy)["epsilon"] is None
     assert read_json(paths.state)["epsilon"] is None
@@ -136,7 +139,7 @@ def test_a_finished_run_is_not_trained_again(study: Study) -> None:
     again = train(study, PLAIN)
     assert again.status == "finished"
     assert again.seconds == 0.0
-    assert "done before" in again.line
+    assert "done before" in str(again)
     assert paths_of(study, PLAIN).weights.stat().st_mtime_ns == before
     assert run_done(study, study.run_id(PLAIN))
 
@@ -163,7 +166,7 @@ def test_opacus_and_mlflow_are_not_imported_without_dp(study: Study) -> None:
 
 
 @pytest.mark.parametrize("cell", [DP, PLAIN], ids=["dp", "plain"])
-@pytest.mark.parametrize("looks", [1, 2, 7, 16])
+@pytest.mark.parametrize("looks", [1, 7, 16])
 def test_an_orderly_stop_and_a_resume_give_the_same_weights_bit_by_bit(
     study: Study, make_study: MakeStudy, cell: Cell, looks: int, tmp_path: Path
 ) -> None:
@@ -225,6 +228,28 @@ def test_after_a_crash_the_steps_taken_again_are_paid_for_again(study: Study, mo
     steps = [json.loads(line)["step"] for line in paths.metrics_log.read_text().splitlines()]
     assert steps == sorted(set(steps))
     assert steps[-1] == NUM_STEPS - 2
+
+
+def test_a_killed_process_leaves_a_run_that_goes_on_within_its_budget(study: Study) -> None:
+    # DP-01: after SIGKILL and a new process the accountant had forgotten the steps before.
+    code = (
+        "from dpdt.study import Cell, load_study; from dpdt.train import train;"
+        f"train(load_study({str(study.file)!r}), Cell('uka', 8.0, 0))"
+    )
+    paths = paths_of(study, DP)
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        while process.poll() is None and (not paths.ledger.exists() or paths.ledger.read_bytes().count(b"\n") < 4):
+            time.sleep(0.001)
+        process.kill()
+    before = read_spent_steps(paths.ledger)
+    assert before >= 6
+    assert read_json(paths.state)["status"] in ("running", "finished")
+    summary = train(study, DP)
+    assert summary.status == "finished"
+    assert summary.epsilon is not None
+    assert summary.epsilon <= 8
+    assert read_spent_steps(paths.ledger) == NUM_STEPS
+    assert NUM_STEPS - 4 <= summary.step <= NUM_STEPS
 
 
 def test_noise_of_different_steps_never_coincides_across_crashes_and_resumes(
@@ -432,3 +457,66 @@ def test_without_dp_the_loss_falls(study: Study, make_study: MakeStudy) -> None:
     assert losses[-1] < 0.7 * losses[0]
     model = build_model(study.model)
     load_weights(model, paths_of(study, PLAIN).weights)
+
+
+def test_keys_of_noise_that_a_kill_left_beside_a_finished_run_are_removed(study: Study) -> None:
+    train(study, DP)
+    left = paths_of(study, DP).checkpoints / "step-00000020-0123456789abcdef.pt"
+    left.write_bytes(b"killed after the last report, before the checkpoints were removed")
+    train(study, DP)
+    assert not left.exists()
+
+
+def test_a_ledger_that_is_older_than_the_state_is_refused(study: Study) -> None:
+    train(study, DP, stop=StopAfter(8))
+    paths = paths_of(study, DP)
+    remove_checkpoints(paths.checkpoints)  # which would tell as well
+    lines = paths.ledger.read_text().splitlines(keepends=True)
+    paths.ledger.write_text("".join(lines[:2]))
+    with pytest.raises(PrivacyError, match=r"counts 2 steps, but state\.json tells of . taken ones"):
+        train(study, DP)
+
+
+def test_several_images_a_patient_are_recorded_and_in_the_run_id(make_study: MakeStudy) -> None:
+    one = make_study()
+    study = make_study(("delta = 1e-3", "delta = 1e-3\nimages_per_patient = 2"))
+    assert study.run_id(DP) != one.run_id(DP)
+    assert study.run_id(PLAIN) != one.run_id(PLAIN)
+    pretrain(study)
+    train(study, DP)
+    train(study, PLAIN)
+    statement = read_json(paths_of(study, DP).privacy)
+    assert statement["images_per_unit"] == 2
+    assert statement["epsilon"] <= 8
+
+
+def test_private_class_weights_are_noisy_in_the_dp_arm_frozen_and_paid_for(make_study: MakeStudy) -> None:
+    study = make_study(('device = "cpu"', 'device = "cpu"\nclass_weights = "private"'))
+    pretrain(study)
+    train(study, DP, stop=StopAfter(5))
+    config = read_json(paths_of(study, DP).config)
+    summary = train(study, DP)
+    assert read_json(paths_of(study, DP).config)["class_weights"] == config["class_weights"]  # drawn once
+    labels = load_split(study, "uka", "train").labels
+    exact = [float(w) for w in (labels == 0).sum(0) / (labels == 1).sum(0)]
+    assert config["class_weights"] != pytest.approx(exact, rel=1e-3)
+    shared = {"noise_multiplier": config["noise_multiplier"], "sample_rate": 0.25, "num_steps": 20, "delta": 1e-3}
+    assert summary.epsilon == epsilon(**shared, gaussian_noise=config["counts_noise"])
+    assert summary.epsilon > epsilon(**shared)
+    assert summary.epsilon <= 8
+    assert "in epsilon" in read_json(paths_of(study, DP).privacy)["other_releases"][0]["accounted"]
+    train(study, PLAIN)
+    assert read_json(paths_of(study, PLAIN).config)["class_weights"] == pytest.approx(exact)
+    assert "without protection" in read_json(paths_of(study, PLAIN).privacy)["other_releases"][0]["accounted"]
+
+
+def test_exact_counts_of_private_labels_in_a_dp_arm_are_refused(
+    make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study(('device = "cpu"', 'device = "cpu"\nclass_weights = "private"'))
+    pretrain(study)
+    plain = Mechanism.plan
+    forget = {"counts_share": None, "counts_noise": None}
+    monkeypatch.setattr(Mechanism, "plan", lambda settings, **given: plain(settings, **{**given, **forget}))
+    with pytest.raises(PrivacyError, match="exact counts of private labels must not enter a DP training"):
+        train(study, DP)

@@ -10,7 +10,8 @@ from typing import Final
 
 import pandas as pd
 
-from dpdt.domains.raw import FileNames, Filter, RawCohort, RawFiles, age_from_text, list_files, sex_word, to_label
+from dpdt.domains.files import RawFiles, list_files
+from dpdt.domains.raw import FileNames, Filter, RawCohort, age_from_text, is_among, sex_word, to_label
 from dpdt.errors import CohortError
 from dpdt.study import DomainSettings
 
@@ -40,20 +41,24 @@ FINDINGS: Final = {
 ID_DIGITS: Final = 8
 """Patients are numbers in the table and eight digits in file names; the latter is used."""
 
+SAMPLE_FRACTION: Final = 0.5
+"""A table with at most this part of the listed images is taken for a sample of the data set."""
+
 
 def read(root: Path, settings: DomainSettings) -> RawCohort:
     """Read the table and the two lists; rows in neither list are excluded.
 
     Raises:
-        CohortError: A file or column is missing, or an image is in both lists.
+        CohortError: A file or column is missing, an image is in both lists, or a listed one is not in the table.
     """
     files = RawFiles(root, FILES, settings)
     table = files.table("table", COLUMNS)
     train, test = set(files.lines("train_list")), set(files.lines("test_list"))
     if train & test:
         raise CohortError(f"{root}: {len(train & test)} images are in both the train_val and the test list.")
+    lost = _listed_without_row(files, table["image_id"], train | test)
     rows = Filter(table)
-    listed = table["image_id"].isin(train | test)
+    listed = is_among(table["image_id"], train | test)
     rows.drop(~listed, "in neither official list")
     if settings.unknown_views == "exclude":
         rows.drop(~rows.kept["view"].isin(["PA", "AP"]), "view unknown")
@@ -69,14 +74,28 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
             "view": kept["view"].where(kept["view"].isin(["PA", "AP"]), "unknown"),
             "sex": sex_word(kept["sex"]),
             "age_years": age_from_text(kept["age"]),
-            "split": kept["image_id"].isin(test).map({True: "test", False: "train"}).astype(str),
+            "split": is_among(kept["image_id"], test).map({True: "test", False: "train"}).astype(str),
         }
     )
     findings = kept["findings"].str.split("|")
     for label, name in FINDINGS.items():
         frame[label] = to_label(findings.map(lambda names, name=name: name in names).astype(bool))
-    counts = {"images not found where expected": int((~kept["image_id"].isin(found.keys())).sum())}
-    return RawCohort(frame, rows.exclusions, files.read, counts)
+    counts = {
+        "listed images that a table of a sample does not have": lost,
+        "images not found where expected": int((~is_among(kept["image_id"], found)).sum()),
+    }
+    return RawCohort(frame, rows.exclusions, files.read, counts, {"findings": "names compared whole"})
+
+
+def _listed_without_row(files: RawFiles, image_ids: "pd.Series[str]", listed: set[str]) -> int:
+    """How many listed images the table lacks: any is an error, unless the table has so few that it is a sample."""
+    lost = sorted(listed.difference(image_ids))
+    if lost and len(listed) - len(lost) > SAMPLE_FRACTION * len(listed):
+        raise CohortError(
+            f"{files.path('table')}: {len(lost)} of {len(listed)} listed images have no row, first "
+            f"{', '.join(lost[:3])}. Are table and lists of one release?"
+        )
+    return len(lost)
 
 
 def _images(files: RawFiles) -> dict[str, str]:

@@ -4,14 +4,17 @@ Source: Irvin et al., AAAI 2019. 223,414 rows, 191,027 frontal, 64,540 patients.
 patients; for a test set of a usable size patients are split by a stable hash, as nothing official exists.
 """
 
+import os
+import re
 from pathlib import Path
 from typing import Final
 
 import pandas as pd
 
-from dpdt.domains.raw import FRONTAL, FileNames, Filter, RawCohort, RawFiles, age_from_text, sex_word
+from dpdt.domains.files import RawFiles
+from dpdt.domains.raw import FRONTAL, FileNames, Filter, RawCohort, age_from_text, sex_word
 from dpdt.domains.uncertainty import COLUMNS as LABELLER_COLUMNS
-from dpdt.domains.uncertainty import apply_policy
+from dpdt.domains.uncertainty import apply_policy, policies
 from dpdt.errors import CohortError
 from dpdt.study import DomainSettings
 from dpdt.vocabulary import LABELS
@@ -19,8 +22,10 @@ from dpdt.vocabulary import LABELS
 __all__ = ["FILES", "read"]
 
 RELEASES: Final = ("CheXpert-v1.0-small", "CheXpert-v1.0")
+BATCH_OF_TABLES: Final = "CheXpert-v1.0 batch 1 (validate & csv)"
+BATCH_OF_IMAGES: Final = re.compile(r"CheXpert-v1\.0 batch \d+ \(train \d+\)")
 FILES: Final[FileNames] = {
-    "table": ("train.csv", *(f"{release}/train.csv" for release in RELEASES)),
+    "table": ("train.csv", *(f"{release}/train.csv" for release in (*RELEASES, BATCH_OF_TABLES))),
     "images": (".", *RELEASES),
 }
 COLUMNS: Final = {
@@ -31,6 +36,9 @@ COLUMNS: Final = {
     "projection": ("AP/PA",),
     **{name: (name,) for name in LABELLER_COLUMNS},
 }
+
+MIN_AGE_YEARS: Final = 18.0
+"""The collection is of adults: its three ages of 0 are missing ones."""
 
 
 def read(root: Path, settings: DomainSettings) -> RawCohort:
@@ -55,24 +63,35 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
     table["view"] = table["view"].where(table["side"] == "Frontal", table["side"].str.casefold().replace("", "unknown"))
     rows = Filter(table)
     rows.drop(rows.kept["view"] == "lateral", "view lateral")
-    rows.drop(~rows.kept["view"].isin(["PA", "AP", FRONTAL]), "view unknown")
+    unknown = ~rows.kept["view"].isin(["PA", "AP", FRONTAL])
+    if settings.unknown_views == "exclude":
+        rows.drop(unknown, "view unknown")
     counts = apply_policy(rows, settings)
     kept = rows.kept
-    prefix = _prefix(files, table["path"])
     frame = pd.DataFrame(
         {
             "image_id": kept["image_id"],
-            "path": prefix + kept["relative"],
+            "path": _paths(files, kept),
             "patient_id": kept["patient_id"],
             "study_id": kept["study_id"],
-            "view": kept["view"],
+            "view": kept["view"].where(kept["view"].isin(["PA", "AP", FRONTAL]), "unknown"),
             "sex": sex_word(kept["sex"]),
-            "age_years": age_from_text(kept["age"]),
+            "age_years": age_from_text(kept["age"], at_least=MIN_AGE_YEARS),
             "split": pd.Series(None, index=kept.index, dtype="str"),
             **{label: kept[label] for label in LABELS},
         }
     )
-    return RawCohort(frame, rows.exclusions, files.read, counts)
+    return RawCohort(frame, rows.exclusions, files.read, counts, policies(settings))
+
+
+def _paths(files: RawFiles, kept: pd.DataFrame) -> "pd.Series[str]":
+    """Path of each image below root; the full release also comes in batches, each with a part of the patients."""
+    batches = [] if files.given("images") else [e for e in files.root.iterdir() if BATCH_OF_IMAGES.fullmatch(e.name)]
+    if not batches:
+        return _prefix(files, kept["path"]) + kept["relative"]
+    folders = {entry.name: f"{batch.name}/" for batch in sorted(batches) for entry in os.scandir(batch)}
+    inside = kept["relative"].str.removeprefix("train/")
+    return kept["patient_id"].map(folders).fillna("train/").astype("str") + inside
 
 
 def _prefix(files: RawFiles, paths: "pd.Series[str]") -> str:

@@ -8,9 +8,10 @@ from typing import Final
 
 import pandas as pd
 
-from dpdt.domains.raw import FileNames, Filter, RawCohort, RawFiles, possible_age, sex_word
+from dpdt.domains.files import RawFiles
+from dpdt.domains.raw import FileNames, Filter, RawCohort, is_among, possible_age, sex_word
 from dpdt.domains.uncertainty import COLUMNS as LABELLER_COLUMNS
-from dpdt.domains.uncertainty import apply_policy
+from dpdt.domains.uncertainty import apply_policy, policies
 from dpdt.errors import CohortError
 from dpdt.study import DomainSettings
 from dpdt.vocabulary import LABELS
@@ -41,7 +42,9 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
     """
     files = RawFiles(root, FILES, settings)
     table = files.table(
-        "metadata", {"image_id": ("dicom_id",), **KEYS, "view": ("ViewPosition",), "study_date": ("StudyDate",)}
+        "metadata",
+        {"image_id": ("dicom_id",), **KEYS, "view": ("ViewPosition",)},
+        {"study_date": ("StudyDate",)},
     )
     table = table.assign(split=_splits(files, table["image_id"]))
     rows = Filter(table)
@@ -56,7 +59,7 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
     subject = kept["subject_id"]
     folder = files.names("images")[0]
     study = "p" + subject.str[:2] + "/p" + subject + "/s" + kept["study_id"]
-    sex, age = _people(files, kept)
+    sex, age, people = _people(files, kept)
     frame = pd.DataFrame(
         {
             "image_id": kept["image_id"],
@@ -70,18 +73,18 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
             **{label: kept[label] for label in LABELS},
         }
     )
-    return RawCohort(frame, rows.exclusions, files.read, counts)
+    return RawCohort(frame, rows.exclusions, files.read, {**counts, **people}, policies(settings))
 
 
 def _unique(values: "pd.Series[str]", path: Path, what: str) -> None:
     twice = values[values.duplicated()]
     if len(twice):
-        raise CohortError(f"{path}: {len(twice)} rows repeat a {what}, first {twice.iloc[0]!r}.")
+        raise CohortError(f"{path}: {len(twice)} rows repeat a {what}, first row {int(twice.index[0]) + 1}.")
 
 
 def _matching(values: "pd.Series[str]", known: "pd.Series[str]", path: Path, other: Path, what: str) -> None:
     """Every value must be known."""
-    left = values[~values.isin(known)]
+    left = values[~is_among(values, known)]
     if len(left):
         first = ", ".join(left.iloc[:3])
         raise CohortError(
@@ -110,10 +113,10 @@ def _join_labels(files: RawFiles, rows: Filter, studies: "pd.Series[str]") -> No
     path, metadata = files.path("labels"), files.path("metadata")
     _unique(labels["study_id"], path, "study_id")
     _matching(labels["study_id"], studies, path, metadata, "study_ids")
-    unlabelled = studies[~studies.isin(labels["study_id"])].drop_duplicates()
+    unlabelled = studies[~is_among(studies, labels["study_id"])].drop_duplicates()
     if len(unlabelled) > STUDIES_WITHOUT_LABELS:
         _matching(unlabelled, labels["study_id"], metadata, path, "study_ids")
-    rows.drop(rows.kept["study_id"].isin(unlabelled), "study without labels")
+    rows.drop(is_among(rows.kept["study_id"], unlabelled), "study without labels")
     by_study = labels.set_index("study_id")
     belongs = rows.kept["study_id"].map(by_study["subject_id"]) == rows.kept["subject_id"]
     if not belongs.all():
@@ -122,10 +125,14 @@ def _join_labels(files: RawFiles, rows: Filter, studies: "pd.Series[str]") -> No
     rows.kept = rows.kept.assign(**{name: rows.kept["study_id"].map(by_study[name]) for name in LABELLER_COLUMNS})
 
 
-def _people(files: RawFiles, kept: pd.DataFrame) -> "tuple[pd.Series[str], pd.Series[float]]":
-    """Sex and age by the patients table; unknown without it. Age is anchor_age moved to the year of the study."""
+def _people(files: RawFiles, kept: pd.DataFrame) -> "tuple[pd.Series[str], pd.Series[float], dict[str, int]]":
+    """Sex and age by the patients table; unknown without it.
+
+    Age is `anchor_age` moved from `anchor_year` to the year of the study, where both years are given.
+    """
     if files.optional("patients") is None:
-        return pd.Series("unknown", index=kept.index), pd.Series(float("nan"), index=kept.index)
+        unknown = pd.Series("unknown", index=kept.index), pd.Series(float("nan"), index=kept.index)
+        return *unknown, {"no patients table, sex and age unknown": len(kept)}
     patients = files.table(
         "patients",
         {"subject_id": ("subject_id",), "sex": ("gender",), "age": ("anchor_age",)},
@@ -135,8 +142,16 @@ def _people(files: RawFiles, kept: pd.DataFrame) -> "tuple[pd.Series[str], pd.Se
     by_subject = patients.set_index("subject_id")
     sex = sex_word(kept["subject_id"].map(by_subject["sex"]).fillna(""))
     age = pd.to_numeric(kept["subject_id"].map(by_subject["age"]), errors="coerce").astype("float64")
-    if "year" in by_subject:
+    passed = pd.Series(float("nan"), index=kept.index)
+    if "year" in by_subject and "study_date" in kept:
         anchor = pd.to_numeric(kept["subject_id"].map(by_subject["year"]), errors="coerce")
         passed = (pd.to_numeric(kept["study_date"].str[:4], errors="coerce") - anchor).astype("float64")
-        age = age + passed.where(age < TOP_CODED_AGE, 0.0)
-    return sex, possible_age(age)
+    strangers = ~is_among(kept["subject_id"], by_subject.index)
+    unmoved = age.notna() & passed.isna() & (age < TOP_CODED_AGE)
+    counts = {
+        "subject not in the patients table, sex and age unknown": int(strangers.sum()),
+        "age is anchor_age, no year to move it by": int(unmoved.sum()),
+        "age top-coded, taken as it is": int((age >= TOP_CODED_AGE).sum()),
+    }
+    age = age + passed.fillna(0.0).where(age < TOP_CODED_AGE, 0.0)
+    return sex, possible_age(age), counts

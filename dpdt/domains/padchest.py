@@ -6,13 +6,15 @@ rows). Labels are a Python list as text with stray spaces; they are parsed, trim
 """
 
 import ast
+import difflib
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
-from dpdt.domains.raw import FileNames, Filter, RawCohort, RawFiles, possible_age, sex_word, to_label
-from dpdt.errors import CohortError
+from dpdt.domains.files import RawFiles
+from dpdt.domains.raw import FileNames, Filter, RawCohort, is_among, possible_age, sex_word, to_label
+from dpdt.errors import CohortError, StudyError
 from dpdt.study import DomainSettings
 
 __all__ = ["FILES", "SUBLABELS", "parse_labels", "read"]
@@ -52,8 +54,10 @@ SUBLABELS: Final = {
     ),
     "healthy": frozenset({"normal"}),
 }
-"""PadChest's labels below each of ours in its own tree. With them 5.6 % of the frontal rows have atelectasis, as in the
-paper's test set (1,240 of 22,045); `atelectasis` alone would be 2.0 %."""
+"""PadChest's labels below each of ours in its own tree; `sublabels` of the study file replaces a label's set.
+
+With these, 5.6 % of the frontal rows have atelectasis, as in the paper's test set (1,240 of 22,045); with
+`atelectasis` alone it would be 2.0 %."""
 
 EMPTY_LABELS: Final = ("", "nan")
 
@@ -74,7 +78,7 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
         rows.drop(rows.kept["view"] == view, f"view {view}")
     rows.drop(rows.kept["labels"].isin(EMPTY_LABELS), "no labels")
     if files.optional("bad_files") is not None:
-        rows.drop(rows.kept["image_id"].isin(files.lines("bad_files")), "in the list of bad files")
+        rows.drop(is_among(rows.kept["image_id"], files.lines("bad_files")), "in the list of bad files")
     labels = rows.kept["labels"].map(_cached_labels(rows.kept["labels"], files.path("table")))
     for word in ("exclude", "suboptimal study"):
         rows.drop(labels[rows.kept.index].map(lambda names, word=word: word in names).astype(bool), f"label {word}")
@@ -92,9 +96,26 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
             "split": pd.Series(None, index=kept.index, dtype="str"),
         }
     )
-    for label, names in SUBLABELS.items():
+    sublabels = _sublabels(settings, labels, files.path("table"))
+    for label, names in sublabels.items():
         frame[label] = to_label(labels.map(lambda found, names=names: not names.isdisjoint(found)).astype(bool))
-    return RawCohort(frame, rows.exclusions, files.read)
+    sexes = table["sex"].where(table["sex"] != "nan").groupby(table["patient_id"]).nunique()
+    counts = {"patients with two sexes in the table": int((sexes > 1).sum())}
+    return RawCohort(
+        frame, rows.exclusions, files.read, counts, {"sublabels": {k: sorted(v) for k, v in sublabels.items()}}
+    )
+
+
+def _sublabels(settings: DomainSettings, labels: "pd.Series[Any]", path: Path) -> dict[str, frozenset[str]]:
+    """Which of PadChest's labels make each of ours; one that is given, but in no row, is a mistake."""
+    given = {label: frozenset(name.strip() for name in names) for label, names in settings.sublabels.items()}
+    known = frozenset().union(*labels.unique())
+    for label, names in given.items():
+        for name in sorted(names - known - SUBLABELS[label]):
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise StudyError(f"sublabels.{label}: {name!r} is a label of no frontal row of {path.name}.{hint}")
+    return {**SUBLABELS, **given}
 
 
 def parse_labels(text: str) -> frozenset[str]:

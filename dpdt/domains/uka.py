@@ -20,7 +20,8 @@ from typing import Final
 
 import pandas as pd
 
-from dpdt.domains.raw import FRONTAL, FileNames, Filter, RawCohort, RawFiles, list_files, possible_age, sex_word
+from dpdt.domains.files import RawFiles, list_files
+from dpdt.domains.raw import FRONTAL, FileNames, Filter, RawCohort, age_from_text, possible_age, sex_word
 from dpdt.errors import CohortError
 from dpdt.study import DomainSettings
 
@@ -97,7 +98,7 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
     frame["healthy"] = (
         none.all(axis=1).astype("Int8").mask((none | grades.isna()).all(axis=1) & grades.isna().any(axis=1))
     )
-    return RawCohort(frame, rows.exclusions, files.read)
+    return RawCohort(frame, rows.exclusions, files.read, policies={"grades": "3 or 4 on either side is positive"})
 
 
 def _grade(values: "pd.Series[str]", column: str, path: Path) -> "pd.Series[int]":
@@ -129,8 +130,8 @@ def _split(kept: pd.DataFrame, path: Path) -> "pd.Series[str]":
 def _age(kept: pd.DataFrame) -> "pd.Series[float]":
     age = pd.Series(float("nan"), index=kept.index)
     if "age" in kept:
-        age = pd.to_numeric(kept["age"], errors="coerce").astype("float64")
-    elif "birth_date" in kept and "examination_date" in kept:
+        return age_from_text(kept["age"])
+    if "birth_date" in kept and "examination_date" in kept:
         birth = pd.to_datetime(kept["birth_date"], errors="coerce", format="ISO8601")
         examined = pd.to_datetime(kept["examination_date"], errors="coerce", format="ISO8601")
         age = ((examined - birth).dt.days / DAYS_PER_YEAR).astype("float64")

@@ -9,7 +9,7 @@ from dpdt.domains.raw import Filter, to_label
 from dpdt.errors import CohortError
 from dpdt.study import DomainSettings
 
-__all__ = ["COLUMNS", "apply_policy"]
+__all__ = ["COLUMNS", "apply_policy", "policies"]
 
 LABEL_COLUMNS: Final[Mapping[str, str]] = {
     "cardiomegaly": "Cardiomegaly",
@@ -27,6 +27,11 @@ COLUMNS: Final = tuple(dict.fromkeys((*LABEL_COLUMNS.values(), *PAPER_FILTER)))
 MEANING: Final = {"1": 1.0, "0": 0.0, "-1": -1.0}
 
 
+def policies(settings: DomainSettings) -> dict[str, str]:
+    """Names of the policies that `apply_policy` follows, for the cohort's record."""
+    return {"uncertain": settings.uncertain, "blank": "negative"}
+
+
 def apply_policy(rows: Filter, settings: DomainSettings) -> dict[str, int]:
     """Turn the published columns of `rows.kept` into labels; blank is always negative.
 
@@ -38,7 +43,7 @@ def apply_policy(rows: Filter, settings: DomainSettings) -> dict[str, int]:
         settings: The domain's settings.
 
     Returns:
-        How many -1 of each label were read as what.
+        How many -1 and blanks of each label were read as what.
 
     Raises:
         CohortError: A value other than 1, 0, -1 and blank.
@@ -60,6 +65,7 @@ def apply_policy(rows: Filter, settings: DomainSettings) -> dict[str, int]:
         labels[label] = values
         meaning = "negative" if settings.uncertain == "paper" else settings.uncertain
         counts[f"uncertain {label} read as {meaning}"] = int(uncertain.sum())
+        counts[f"blank {label} read as negative"] = int(numbers[name].isna().sum())
     rows.kept = rows.kept.assign(**labels)
     return counts
 

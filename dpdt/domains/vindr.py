@@ -12,7 +12,8 @@ from typing import Final
 import pandas as pd
 
 from dpdt.console import progress
-from dpdt.domains.raw import FileNames, RawCohort, RawFiles, age_from_text, list_files, sex_word, to_label
+from dpdt.domains.files import RawFiles, list_files
+from dpdt.domains.raw import FileNames, RawCohort, age_from_text, sex_word, to_label
 from dpdt.errors import CohortError
 from dpdt.study import DomainSettings
 from dpdt.vocabulary import LABELS
@@ -20,7 +21,7 @@ from dpdt.vocabulary import LABELS
 __all__ = ["FILES", "read"]
 
 FILES: Final[FileNames] = {
-    "train_labels": ("annotations/image_labels_train.csv",),
+    "train_labels": ("annotations/image_labels_train.csv", "train.csv", "vinbigdata-train.csv"),
     "test_labels": ("annotations/image_labels_test.csv",),
     "train_images": ("train",),
     "test_images": ("test",),
@@ -32,6 +33,7 @@ FINDINGS: Final = {
     "atelectasis": "Atelectasis",
     "healthy": "No finding",
 }
+READERS: Final = 3
 MIN_AGE_YEARS: Final = 18.0
 """The collection is of adults: smaller ages in its headers are placeholders."""
 
@@ -48,8 +50,10 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
     """
     files = RawFiles(root, FILES, settings)
     kaggle = "class_name" in files.header("train_labels")
-    parts = [_kaggle(files) if kaggle else _votes(files, "train_labels").assign(split="train")]
-    if not kaggle or files.optional("test_labels") is not None:
+    tested = not kaggle or files.optional("test_labels") is not None
+    train = _kaggle(files) if kaggle else _votes(files, "train_labels")
+    parts = [train.assign(split="train" if tested else pd.Series(None, index=train.index, dtype="str"))]
+    if tested:
         parts.append(_votes(files, "test_labels").assign(split="test"))
     labels = pd.concat(parts, ignore_index=True)
     folders = {split: files.names(f"{split}_images")[0] for split in ("train", "test")}
@@ -75,13 +79,25 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
         }
     )
     exclusions = pd.DataFrame({"image_id": [], "view": [], "reason": []}, dtype="str")
-    counts = {"images not found where expected": len(paths) - len(headers)}
-    return RawCohort(frame, exclusions, files.read, counts)
+    counts = {
+        "training images not read by three readers": int((train["readers"] != READERS).sum()),
+        "pneumonia unknown, not a class of the Kaggle table": len(train) if kaggle else 0,
+        "images not found where expected": len(paths) - len(headers),
+    }
+    read = {"kaggle_table" if kaggle and name == "train_labels" else name: path for name, path in files.read.items()}
+    return RawCohort(
+        frame, exclusions, read, counts, {"readers": "majority of the readers in train, consensus in test"}
+    )
 
 
 def _votes(files: RawFiles, name: str) -> pd.DataFrame:
     """Labels by the majority of an image's readers (more than half; one consensus row in the test table)."""
-    table = files.table(name, {"image_id": ("image_id",), **{label: (f,) for label, f in FINDINGS.items()}})
+    columns = {"image_id": ("image_id",), **{label: (finding,) for label, finding in FINDINGS.items()}}
+    table = files.table(name, columns, {"reader": ("rad_id", "rad_ID")})
+    twice = table.duplicated(["image_id", *(["reader"] if "reader" in table else [])])
+    if twice.any():
+        image = table["image_id"][twice].iloc[0]
+        raise CohortError(f"{files.path(name)}: {int(twice.sum())} rows repeat an image and reader, first {image!r}.")
     votes = table[["image_id"]].copy()
     for label in LABELS:
         values = pd.to_numeric(table[label], errors="coerce")
@@ -90,8 +106,10 @@ def _votes(files: RawFiles, name: str) -> pd.DataFrame:
             found = table[label][row]
             raise CohortError(f"{files.path(name)}: row {row + 1}: {FINDINGS[label]}: expected 0 or 1, got {found!r}.")
         votes[label] = values.astype("int64")
-    means = votes.groupby("image_id", sort=False).mean()
-    return pd.DataFrame({label: to_label(means[label] > 0.5) for label in LABELS}).reset_index()
+    by_image = votes.groupby("image_id", sort=False)
+    means = by_image.mean()
+    labels = pd.DataFrame({label: to_label(means[label] > 0.5) for label in LABELS})
+    return labels.assign(readers=by_image.size()).reset_index()
 
 
 def _kaggle(files: RawFiles) -> pd.DataFrame:
@@ -104,7 +122,7 @@ def _kaggle(files: RawFiles) -> pd.DataFrame:
         votes = table[table["class_name"] == finding].groupby("image_id")["rad_id"].nunique()
         labels[label] = to_label(2 * votes.reindex(readers.index, fill_value=0) > readers)
     labels["pneumonia"] = pd.Series(pd.NA, index=labels.index, dtype="Int8")
-    return labels.reset_index().assign(split=pd.Series(None, index=range(len(labels)), dtype="str"))
+    return labels.assign(readers=readers).reset_index()
 
 
 def _headers(root: Path, paths: list[str]) -> dict[str, tuple[str, str]]:

@@ -46,7 +46,13 @@ COARSEST_INTERVAL: Final = 1.0
 
 
 def epsilon(
-    *, noise_multiplier: float, sample_rate: float, num_steps: int, delta: float, accountant: str = "pld"
+    *,
+    noise_multiplier: float,
+    sample_rate: float,
+    num_steps: int,
+    delta: float,
+    accountant: str = "pld",
+    gaussian_noise: float | None = None,
 ) -> float:
     """Epsilon that `num_steps` noisy steps spend, an upper bound whichever accountant is asked.
 
@@ -56,6 +62,8 @@ def epsilon(
         num_steps: Logical steps taken, >= 0.
         delta: In (0, 1).
         accountant: ``pld``, ``prv`` or ``rdp``.
+        gaussian_noise: Noise over sensitivity of one Gaussian release over all units that is composed with the steps
+            (noisy counts, for instance); None: there is none.
 
     Returns:
         Epsilon >= 0; 0.0 for no steps, infinity without (or with next to no) noise; never NaN.
@@ -67,17 +75,28 @@ def epsilon(
     0.0
     """
     _check(sample_rate=sample_rate, num_steps=num_steps, delta=delta, accountant=accountant)
-    if not noise_multiplier >= 0:
-        raise PrivacyError(f"noise_multiplier: expected a number >= 0, got {noise_multiplier!r}.")
+    if not 0 <= noise_multiplier < math.inf:
+        raise PrivacyError(f"noise_multiplier: expected a finite number >= 0, got {noise_multiplier!r}.")
+    once = None if gaussian_noise is None else float(gaussian_noise)
+    if once is not None and not MIN_NOISE_MULTIPLIER <= once < math.inf:
+        raise PrivacyError(f"gaussian_noise: expected a number >= {MIN_NOISE_MULTIPLIER}, got {gaussian_noise!r}.")
     if num_steps == 0:
-        return 0.0
+        return 0.0 if once is None else _epsilon(once, 1.0, 1, float(delta), accountant)
     if noise_multiplier < MIN_NOISE_MULTIPLIER:
         return math.inf
-    return _epsilon(float(noise_multiplier), float(sample_rate), int(num_steps), float(delta), accountant)
+    # Less noise than there is costs more, so the most that the accountants' series bear is a bound for any above it.
+    sigma = min(float(noise_multiplier), MAX_NOISE_MULTIPLIER)
+    return _epsilon(sigma, float(sample_rate), int(num_steps), float(delta), accountant, once)
 
 
 def calibrate_noise_multiplier(
-    *, target_epsilon: float, sample_rate: float, num_steps: int, delta: float, accountant: str = "pld"
+    *,
+    target_epsilon: float,
+    sample_rate: float,
+    num_steps: int,
+    delta: float,
+    accountant: str = "pld",
+    gaussian_noise: float | None = None,
 ) -> float:
     """The smallest noise (to 0.5 % of epsilon) with which `num_steps` steps stay within the target.
 
@@ -87,6 +106,7 @@ def calibrate_noise_multiplier(
         num_steps: Logical steps of the whole training, >= 1.
         delta: In (0, 1).
         accountant: ``pld``, ``prv`` or ``rdp``.
+        gaussian_noise: As for ``epsilon``: a release that the target has to cover too.
 
     Returns:
         noise_multiplier. ``epsilon`` of it is never above the target; it is at least 0.995 of it except where even
@@ -100,7 +120,9 @@ def calibrate_noise_multiplier(
         raise PrivacyError(f"target_epsilon: expected a positive finite number, got {target_epsilon!r}.")
     if num_steps < 1:
         raise PrivacyError("num_steps: expected at least 1 to calibrate noise for, got 0.")
-    return _calibrate(float(target_epsilon), float(sample_rate), int(num_steps), float(delta), accountant)
+    return _calibrate(
+        float(target_epsilon), float(sample_rate), int(num_steps), float(delta), accountant, gaussian_noise
+    )
 
 
 def _check(*, sample_rate: float, num_steps: int, delta: float, accountant: str) -> None:
@@ -115,26 +137,29 @@ def _check(*, sample_rate: float, num_steps: int, delta: float, accountant: str)
         raise PrivacyError(f"sample_rate: expected a number in (0, 1], got {sample_rate!r}.")
     if not 0 < delta < 1:
         raise PrivacyError(f"delta: expected a number in (0, 1), got {delta!r}.")
-    if num_steps < 0 or num_steps != int(num_steps):
+    if not 0 <= num_steps < math.inf or num_steps != int(num_steps):
         raise PrivacyError(f"num_steps: expected a whole number >= 0, got {num_steps!r}.")
 
 
 @functools.lru_cache(maxsize=65536)
-def _epsilon(sigma: float, rate: float, steps: int, delta: float, accountant: str) -> float:
-    if accountant == "rdp":
-        return _rdp_epsilon(sigma, rate, steps, delta)
-    if accountant == "prv":
-        return _prv_epsilon(sigma, rate, steps, delta)
-    return _pld_epsilon(sigma, rate, steps, delta)
+def _epsilon(sigma: float, rate: float, steps: int, delta: float, accountant: str, once: float | None = None) -> float:
+    compute = {"rdp": _rdp_epsilon, "prv": _prv_epsilon, "pld": _pld_epsilon}[accountant]
+    return compute(sigma, rate, steps, delta, once)
 
 
 @functools.lru_cache(maxsize=1024)
-def _calibrate(target: float, rate: float, steps: int, delta: float, accountant: str) -> float:
+def _calibrate(
+    target: float, rate: float, steps: int, delta: float, accountant: str, once: float | None = None
+) -> float:
     """Bracket, then interpolate ln(epsilon) over ln(sigma); the upper end always keeps the target."""
 
     def spent(sigma: float) -> float:
-        return _epsilon(sigma, rate, steps, delta, accountant) if sigma >= MIN_NOISE_MULTIPLIER else math.inf
+        return _epsilon(sigma, rate, steps, delta, accountant, once) if sigma >= MIN_NOISE_MULTIPLIER else math.inf
 
+    if once is not None and _epsilon(once, 1.0, 1, delta, accountant) > target:
+        raise PrivacyError(
+            f"target_epsilon: {target:g} cannot be reached, the counts of labels alone spend more. Raise the target."
+        )
     low, high = _bracket(spent, target, start=_guess(target, rate, steps, delta))
     if math.isinf(high):
         raise PrivacyError(
@@ -155,7 +180,7 @@ def _calibrate(target: float, rate: float, steps: int, delta: float, accountant:
 
 
 def _guess(target: float, rate: float, steps: int, delta: float) -> float:
-    """Where to look first: central limit of Bu, Dong, Long & Su 2020 (arXiv 1911.11607), good to some 10 %; no bound."""
+    """Where to look first: the central limit of Bu et al. 2020 (arXiv 1911.11607), good to some 10 %; no bound."""
     tail = math.sqrt(2 * math.log(1 / delta))
     mu = math.sqrt(tail**2 + 2 * target) - tail
     sigma = 1 / math.sqrt(math.log1p(mu**2 / (rate**2 * steps)))
@@ -175,12 +200,16 @@ def _bracket(spent: Callable[[float], float], target: float, *, start: float) ->
     return low, high
 
 
-def _pld_epsilon(sigma: float, rate: float, steps: int, delta: float) -> float:
-    interval = _interval(sigma, rate, steps)
+def _pld_epsilon(sigma: float, rate: float, steps: int, delta: float, once: float | None) -> float:
+    interval = _interval(sigma, rate, steps, once)
     if interval > COARSEST_INTERVAL:
-        return _rdp_epsilon(sigma, rate, steps, delta)
+        return _rdp_epsilon(sigma, rate, steps, delta, once)
     composed = _step_distribution(sigma, rate, interval).self_compose(steps)
-    return float(composed.get_epsilon_for_delta(delta))
+    if once is not None:
+        composed = composed.compose(_step_distribution(once, 1.0, interval))
+    found = float(composed.get_epsilon_for_delta(delta))
+    # At a delta below the mass that the discretisation cuts off, the rdp bound may still be finite.
+    return found if math.isfinite(found) else _rdp_epsilon(sigma, rate, steps, delta, once)
 
 
 @functools.lru_cache(maxsize=16)
@@ -193,7 +222,7 @@ def _step_distribution(sigma: float, rate: float, interval: float) -> Any:
     )
 
 
-def _interval(sigma: float, rate: float, steps: int) -> float:
+def _interval(sigma: float, rate: float, steps: int, once: float | None) -> float:
     """Discretisation interval: fine beside one step's loss, coarse enough that the sum's range stays in bounds.
 
     A coarser interval only raises the epsilon (the estimate is pessimistic), so this choice costs tightness at most.
@@ -208,11 +237,13 @@ def _interval(sigma: float, rate: float, steps: int) -> float:
     deviation = float(np.sqrt((weight * (loss - mean) ** 2).sum()))
     sum_range = steps * abs(mean) + 10 * math.sqrt(steps) * deviation
     coarsest = max(np.abs(loss).max() / MAX_STEP_BUCKETS, sum_range / MAX_SUM_BUCKETS)
+    if once is not None:
+        coarsest = max(coarsest, (1 + 18 * once) / (2 * once**2) / MAX_STEP_BUCKETS)
     interval = max(min(deviation / BUCKETS_PER_DEVIATION, MAX_INTERVAL), coarsest)
     return 2.0 ** math.floor(math.log2(interval))
 
 
-def _rdp_epsilon(sigma: float, rate: float, steps: int, delta: float) -> float:
+def _rdp_epsilon(sigma: float, rate: float, steps: int, delta: float, once: float | None) -> float:
     from dp_accounting import dp_event
     from dp_accounting.rdp import RdpAccountant
 
@@ -220,22 +251,25 @@ def _rdp_epsilon(sigma: float, rate: float, steps: int, delta: float) -> float:
     log = logging.getLogger("absl")
     was_disabled, log.disabled = log.disabled, True  # it reports each fractional order whose series does not converge
     try:
-        found = float(RdpAccountant().compose(step, steps).get_epsilon(delta))
+        composed = RdpAccountant().compose(step, steps)
+        if once is not None:
+            composed.compose(dp_event.GaussianDpEvent(once))
+        found = float(composed.get_epsilon(delta))
     finally:
         log.disabled = was_disabled
     return math.inf if math.isnan(found) else found
 
 
-def _prv_epsilon(sigma: float, rate: float, steps: int, delta: float) -> float:
+def _prv_epsilon(sigma: float, rate: float, steps: int, delta: float, once: float | None) -> float:
     """Opacus' upper bound where it is quick and finite, else the rdp bound (never below it, so calibration holds)."""
-    bound = _rdp_epsilon(sigma, rate, steps, delta)
+    bound = _rdp_epsilon(sigma, rate, steps, delta, once)
     if bound > MAX_PRV_EPSILON:
         return bound
     from opacus.accountants import PRVAccountant
 
     accountant = PRVAccountant()
-    accountant.history = [(sigma, rate, steps)]
-    with warnings.catch_warnings():
+    accountant.history = [(sigma, rate, steps)] + ([] if once is None else [(once, 1.0, 1)])
+    with warnings.catch_warnings(), np.errstate(divide="ignore"):  # log(1 - q) of a release over all units
         # Opacus sizes its grid with RDP and says so when its largest order is the best one; any order is a bound.
         warnings.filterwarnings("ignore", message="Optimal order is the", category=UserWarning)
         found = float(accountant.get_epsilon(delta))

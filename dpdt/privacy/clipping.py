@@ -6,8 +6,8 @@ sum moves by at most that much when one unit is added or removed (Abadi et al. 2
 and add Gaussian noise of standard deviation noise_multiplier · max_grad_norm. Both arms divide by the
 expected batch size, which is public, never by the drawn one, which is not.
 
-Opacus gives the gradient (hooks) or its norm (ghost) of each image; norms are added up and compared in float64,
-because its float32 norms of long rows come out low and let a sum pass the bound.
+Opacus gives the gradient (hooks) or its norm (ghost) of each image. Norms are added up in float64: a float32 norm of a
+long row comes out low, and the sum could pass the bound.
 """
 
 import abc
@@ -23,8 +23,8 @@ from dpdt.privacy.keystream import KeyStream
 
 __all__ = ["CLIPPING", "ClippedGradientSum", "GhostClipping", "GradientSum", "HooksClipping"]
 
-# Gradient entries of an image that are squared and added at once; bounds the float64 copies.
-BLOCK: Final = 1 << 16
+# Entries of a gradient whose squares are added up in float32; few enough that nothing is lost.
+BLOCK: Final = 1024
 # Ghost norms are float32 sums over pixels: allow for their rounding, so that the true norm keeps to max_grad_norm.
 GHOST_MARGIN: Final = 1e-4
 
@@ -46,29 +46,36 @@ class GradientSum:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.model.zero_grad(set_to_none=True)
 
-    def add(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def add(self, inputs: Tensor, targets: Tensor, *, units: Tensor | None = None) -> Tensor:
         """Add the gradients of one physical batch (not empty).
 
         Args:
             inputs: What the model takes, images along the first axis.
             targets: What the loss takes, images along the first axis.
+            units: Unit of each image, whole numbers, shape (images,): what is added is the mean gradient of each
+                unit's images, all of which must be in this physical batch. None: every image is a unit of its own.
 
         Returns:
             The losses, detached, shape (images,).
         """
         losses = self.loss(self.model(inputs), targets)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        losses.backward(_weights(losses, units))  # type: ignore[no-untyped-call]
         return losses.detach()
+
+    def partial_sums(self) -> list[Tensor]:
+        """The sum so far, one tensor a parameter, to be changed in place: several processes add theirs up here."""
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
     def release(self, *, expected_batch_size: int) -> None:
         """End the logical batch: put the sum over expected_batch_size into each parameter's ``grad``.
 
         An empty batch leaves zeros (or, in a DP arm, noise alone).
         """
-        for parameter in self.parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            parameter.grad.div_(expected_batch_size)
+        for total in self.partial_sums():
+            total.div_(expected_batch_size)
 
     def clear(self) -> None:
         """Forget the last logical batch, released or not."""
@@ -107,8 +114,17 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         """Make the model keep what the norms need."""
 
     @abc.abstractmethod
-    def add(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Add the clipped gradients of one physical batch; an image whose gradient is not finite adds zero."""
+    def add(self, inputs: Tensor, targets: Tensor, *, units: Tensor | None = None) -> Tensor:
+        """Add the clipped gradients of one physical batch; a unit whose gradient is not finite adds zero.
+
+        A unit of several images has one gradient, the mean of theirs, and that is clipped. So it moves the sum by at
+        most max_grad_norm however many images it has (Abadi et al. 2016, section 3.1, with a patient's images for their
+        example; averaging before clipping as in Charles et al. 2024, arXiv 2407.07737, user-level sampling).
+        """
+
+    def partial_sums(self) -> list[Tensor]:
+        """The clipped sum so far, without noise."""
+        return self.sums
 
     def release(self, *, expected_batch_size: int) -> None:
         """Put (clipped sum + noise) / expected_batch_size into each parameter's ``grad``."""
@@ -139,11 +155,13 @@ class HooksClipping(ClippedGradientSum):
 
         self._hooks = GradSampleHooks(self.model, loss_reduction="sum")
 
-    def add(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Add the clipped gradients of one physical batch; an image whose gradient is not finite adds zero."""
+    def add(self, inputs: Tensor, targets: Tensor, *, units: Tensor | None = None) -> Tensor:
+        """Add the clipped gradients of one physical batch; a unit whose gradient is not finite adds zero."""
         losses = self.loss(self.model(inputs), targets)
-        _backward(losses, torch.ones_like(losses))
+        _backward(losses, _weights(losses, units))
         rows = [_take(p, "grad_sample", rows=len(inputs)).flatten(1) for p in self.parameters]
+        if units is not None:
+            rows = [_sum_by_unit(row, units) for row in rows]
         norms = torch.stack([_squared_norms(r) for r in rows]).sum(0).sqrt()
         factors, broken = self._factors(norms), ~norms.isfinite()
         for total, row in zip(self.sums, rows, strict=True):
@@ -165,8 +183,10 @@ class GhostClipping(ClippedGradientSum):
 
         self._hooks = GradSampleHooksFastGradientClipping(self.model, loss_reduction="sum")
 
-    def add(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def add(self, inputs: Tensor, targets: Tensor, *, units: Tensor | None = None) -> Tensor:
         """Add the clipped gradients of one physical batch; an image whose gradient is not finite adds zero."""
+        if units is not None and len(torch.unique(units)) < len(units):
+            raise PrivacyError("privacy.clipping: ghost has no norm of several images' mean gradient. Use hooks.")
         self._hooks.enable_hooks()
         losses = self.loss(self.model(inputs), targets)
         _backward(losses, torch.ones_like(losses), retain_graph=True)
@@ -186,6 +206,23 @@ class GhostClipping(ClippedGradientSum):
 
 
 CLIPPING: Final[dict[str, type[ClippedGradientSum]]] = {"hooks": HooksClipping, "ghost": GhostClipping}
+
+
+def _weights(losses: Tensor, units: Tensor | None) -> Tensor:
+    """What each loss counts: one over the number of its unit's images."""
+    if units is None:
+        return torch.ones_like(losses)
+    _, place, counts = torch.unique(units, return_inverse=True, return_counts=True)
+    weights: Tensor = counts[place].to(losses.dtype).reciprocal()
+    return weights
+
+
+def _sum_by_unit(rows: Tensor, units: Tensor) -> Tensor:
+    """Sums of the rows of each unit: the unit's mean gradient, because the losses were weighted."""
+    distinct, place = torch.unique(units, return_inverse=True)
+    if len(distinct) == len(units):
+        return rows
+    return rows.new_zeros(len(distinct), rows.shape[1]).index_add_(0, place, rows)
 
 
 def _backward(losses: Tensor, weights: Tensor, *, retain_graph: bool = False) -> None:
@@ -209,6 +246,9 @@ def _take(parameter: nn.Parameter, name: str, *, rows: int | None = None) -> Ten
 
 
 def _squared_norms(rows: Tensor) -> Tensor:
-    """Squared norm of each row in float64."""
-    blocks = (rows[:, start : start + BLOCK] for start in range(0, rows.shape[1], BLOCK))
-    return torch.stack([block.double().square().sum(1) for block in blocks]).sum(0)
+    """Squared norm of each row, in float64 from the float32 norms of short blocks of the row."""
+    num_blocks = rows.shape[1] // BLOCK
+    whole = rows[:, : num_blocks * BLOCK].reshape(len(rows), num_blocks, BLOCK)
+    blocks = torch.linalg.vector_norm(whole, dim=2)
+    rest = torch.linalg.vector_norm(rows[:, num_blocks * BLOCK :], dim=1, keepdim=True)
+    return torch.cat((blocks, rest), dim=1).double().square().sum(1)

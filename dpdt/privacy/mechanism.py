@@ -27,6 +27,9 @@ class Mechanism:
         delta: Below 1 / num_units.
         accountant: ``pld``, ``prv`` or ``rdp``.
         target_epsilon: What all steps together stay within.
+        images_per_unit: Images of a drawn unit, whose gradients are averaged before clipping; no matter for epsilon.
+        counts_noise: Noise over sensitivity of the counts of labels that class weights were made from, composed with
+            the steps; None: nothing was counted.
     """
 
     unit: str
@@ -38,6 +41,8 @@ class Mechanism:
     delta: float
     accountant: str
     target_epsilon: float
+    images_per_unit: int = 1
+    counts_noise: float | None = None
 
     @classmethod
     def plan(
@@ -49,17 +54,34 @@ class Mechanism:
         sample_rate: float,
         num_steps: int,
         noise_multiplier: float | None = None,
+        counts_share: float | None = None,
+        counts_noise: float | None = None,
     ) -> Self:
         """Calibrate the noise, or check one that was calibrated before.
+
+        Args:
+            settings: The study file's choices.
+            target_epsilon: What everything together may spend.
+            num_units: Units of the train split.
+            sample_rate: Probability of each of them to be in a batch.
+            num_steps: Steps of the whole run.
+            noise_multiplier: The frozen one, if the run was begun before.
+            counts_share: Part of the target that noisy counts of labels would spend alone; None: nothing is counted.
+            counts_noise: The frozen one, if the run was begun before.
 
         Raises:
             PrivacyError: Delta is not below 1 / num_units, the target cannot be reached, or the given noise misses it.
         """
-        if settings.delta >= 1 / num_units:
+        if settings.delta >= 1 / num_units and not settings.allow_large_delta:
             raise PrivacyError(
                 f"privacy.delta: {settings.delta:g} is not below 1 / {num_units} {settings.unit}s = "
                 f"{1 / num_units:.3g}. With such a delta a "
-                "mechanism that publishes one of them whole would count as private. Choose a smaller one."
+                "mechanism that publishes one of them whole would count as private. Choose a smaller one, or, for a "
+                "trial that protects nobody, set privacy.allow_large_delta."
+            )
+        if counts_share is not None and counts_noise is None:
+            counts_noise = calibrate_noise_multiplier(
+                target_epsilon=counts_share * target_epsilon, sample_rate=1.0, num_steps=1, delta=settings.delta
             )
         if noise_multiplier is None:
             noise_multiplier = calibrate_noise_multiplier(
@@ -68,6 +90,7 @@ class Mechanism:
                 num_steps=num_steps,
                 delta=settings.delta,
                 accountant=settings.accountant,
+                gaussian_noise=counts_noise,
             )
         mechanism = cls(
             unit=settings.unit,
@@ -79,6 +102,8 @@ class Mechanism:
             delta=settings.delta,
             accountant=settings.accountant,
             target_epsilon=target_epsilon,
+            images_per_unit=settings.images_per_patient,
+            counts_noise=counts_noise,
         )
         if mechanism.epsilon(num_steps) > target_epsilon * (1 + TOLERANCE):
             raise PrivacyError(
@@ -88,13 +113,14 @@ class Mechanism:
         return mechanism
 
     def epsilon(self, steps: int) -> float:
-        """What so many steps spend."""
+        """What so many steps spend, with the counts of labels if there are any."""
         return epsilon(
             noise_multiplier=self.noise_multiplier,
             sample_rate=self.sample_rate,
             num_steps=steps,
             delta=self.delta,
             accountant=self.accountant,
+            gaussian_noise=self.counts_noise,
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -14,30 +14,38 @@ MIN_STEPS: Final = 1
 
 
 class PoissonSampler:
-    """Draws every unit independently with one probability, then one image of each drawn unit uniformly at random.
+    """Draws every unit independently with one probability, then `images_per_unit` images of each drawn unit.
 
-    This is the sampling that the accountants assume; shuffled or weighted batches are not. Because a drawn patient
-    brings one image, a patient moves one clipped gradient of the sum, and the guarantee is the patient's. Batches vary
+    This is the sampling that the accountants assume (Mironov, Talwar & Zhang 2019, arXiv 1908.10530, section 3);
+    shuffled or weighted batches are not. A drawn patient brings one image, or several whose gradients are averaged
+    before they are clipped: either way a patient moves one clipped gradient of the sum, and the guarantee is the
+    patient's. The images are drawn uniformly and without replacement; a patient who has fewer brings all. Batches vary
     in size and may be empty: an empty one is a step too.
 
     Args:
         units: Privacy unit of each image, whole numbers, shape (n,).
         sample_rate: Probability q in (0, 1] of each unit.
         stream: Where the random numbers come from; its state is all the state there is.
+        images_per_unit: Images of a drawn unit, at most; at least 1.
 
     Raises:
         PrivacyError: No image, or q outside (0, 1].
     """
 
-    def __init__(self, units: NDArray[np.int64], *, sample_rate: float, stream: KeyStream) -> None:
+    def __init__(
+        self, units: NDArray[np.int64], *, sample_rate: float, stream: KeyStream, images_per_unit: int = 1
+    ) -> None:
         if units.ndim != 1 or len(units) == 0:
             raise PrivacyError(f"sampling: expected the units of at least one image, got shape {units.shape}.")
         if not 0 < sample_rate <= 1:
             raise PrivacyError(f"sampling: expected a sample_rate in (0, 1], got {sample_rate!r}.")
+        if images_per_unit < 1:
+            raise PrivacyError(f"sampling: expected at least 1 image of a drawn unit, got {images_per_unit}.")
         self._by_unit = np.argsort(units, kind="stable")
         _, self._first, self._images = np.unique(units[self._by_unit], return_index=True, return_counts=True)
         self.sample_rate = sample_rate
         self.stream = stream
+        self.images_per_unit = images_per_unit
 
     @property
     def num_units(self) -> int:
@@ -50,21 +58,32 @@ class PoissonSampler:
         return int(self._images.max())
 
     def draw(self) -> NDArray[np.int64]:
-        """Image numbers (places in `units`) of one logical batch, sorted; a unit occurs at most once."""
+        """Image numbers (places in `units`) of one logical batch; those of a unit lie side by side, units ascend."""
         drawn = np.flatnonzero(self.stream.uniform(self.num_units) < self.sample_rate)
-        choice = (self.stream.uniform(len(drawn)) * self._images[drawn]).astype(np.int64)
-        return np.sort(self._by_unit[self._first[drawn] + choice])
+        counts = self._images[drawn]
+        unit = np.repeat(np.arange(len(drawn)), counts)
+        place_in_unit = np.arange(len(unit)) - np.repeat(np.cumsum(counts) - counts, counts)
+        # Of every drawn unit the images with the smallest of independent uniform numbers: a random subset.
+        shuffled = np.lexsort((self.stream.uniform(len(unit)), unit))
+        chosen = shuffled[place_in_unit < self.images_per_unit]
+        rows: NDArray[np.int64] = self._by_unit[np.repeat(self._first[drawn], counts)[chosen] + place_in_unit[chosen]]
+        return rows
 
 
-def sample_rate_for(*, expected_batch_size: int, num_units: int) -> float:
+def sample_rate_for(*, expected_batch_size: int, num_units: int, section: str = "train") -> float:
     """q: the probability that makes the expected batch have the wanted size.
+
+    Args:
+        expected_batch_size: Units of a step, in expectation.
+        num_units: Units of the train split.
+        section: The study file's table that the batch size stands in, for the message.
 
     Raises:
         PrivacyError: There are fewer units than the batch shall have, or none.
     """
     if num_units < 1 or expected_batch_size > num_units:
         raise PrivacyError(
-            f"train.expected_batch_size: {expected_batch_size} is more than the {num_units} privacy units of the "
+            f"{section}.expected_batch_size: {expected_batch_size} is more than the {num_units} privacy units of the "
             "train split. Make it smaller."
         )
     return expected_batch_size / num_units

@@ -30,7 +30,7 @@ def privacy_statement(
         domain: Whose patients.
         spent_steps: Steps that the ledger counts; before and while it runs, those of the whole run.
         randomness: ``cryptographic`` or ``seeded``.
-        class_weights: The study file's choice, ``none``, ``public`` or ``given``.
+        class_weights: The study file's choice, ``none``, ``public``, ``given`` or ``private``.
         initial_weights: Where the weights before the first step came from.
         max_images_per_patient: Images of the patient with most in the train split.
         complete: Whether the training has ended; otherwise the epsilon is what the whole of it may spend.
@@ -50,6 +50,7 @@ def privacy_statement(
         "sample_rate": mechanism.sample_rate,
         "noise_multiplier": mechanism.noise_multiplier,
         "max_grad_norm": mechanism.max_grad_norm,
+        "images_per_unit": mechanism.images_per_unit,
         "num_steps": spent_steps,
         "planned_num_steps": mechanism.num_steps,
         "delta": mechanism.delta,
@@ -59,7 +60,7 @@ def privacy_statement(
         "complete": complete,
         "randomness": randomness,
         "initial_weights": initial_weights,
-        "other_releases": _other_releases(class_weights, private=True),
+        "other_releases": _other_releases(class_weights, counts_noise=mechanism.counts_noise, private=True),
         "paragraph": "",
     }
     if mechanism.unit == "image":
@@ -83,6 +84,7 @@ def statement_without_privacy(
         "sample_rate": None,
         "noise_multiplier": None,
         "max_grad_norm": None,
+        "images_per_unit": None,
         "num_steps": num_steps,
         "planned_num_steps": num_steps,
         "delta": None,
@@ -130,17 +132,20 @@ def _patient_bound(epsilon: float, delta: float, images: int) -> dict[str, Any]:
     }
 
 
-def _other_releases(class_weights: str, *, private: bool) -> list[dict[str, str]]:
+def _other_releases(class_weights: str, *, private: bool, counts_noise: float | None = None) -> list[dict[str, str]]:
     """What left the private data, or might be thought to have, besides the weights."""
     weights = {
         "none": "not used",
         "public": "counted in the public pretraining data",
         "given": "numbers of the study file; dpdt did not count them. If they were counted in private data, that is "
         "not covered by epsilon",
+        "private": "exact counts of the train split"
+        if counts_noise is None
+        else f"counts of the train split with Gaussian noise of {counts_noise:.3g} times what one unit can change",
     }[class_weights]
     not_covered = "not covered by epsilon" if private else "as everything else here, without protection"
     return [
-        {"what": "class weights", "source": weights, "accounted": "no cost"},
+        {"what": "class weights", "source": weights, "accounted": _cost_of_weights(class_weights, counts_noise)},
         {"what": "number of units", "source": "exact count of the train split", "accounted": "taken as public"},
         {
             "what": "training loss over steps (metrics.jsonl, progress, MLflow)",
@@ -166,6 +171,12 @@ def _other_releases(class_weights: str, *, private: bool) -> list[dict[str, str]
     ]
 
 
+def _cost_of_weights(class_weights: str, counts_noise: float | None) -> str:
+    if class_weights != "private":
+        return "no cost"
+    return "as everything else here, without protection" if counts_noise is None else "in epsilon, composed with it"
+
+
 def _paragraph(statement: dict[str, Any]) -> str:
     """For somebody who answers for patients' data and is no mathematician."""
     unit, epsilon = statement["unit"], statement["epsilon"]
@@ -186,6 +197,12 @@ def _paragraph(statement: dict[str, Any]) -> str:
         parts.insert(1, "The training is not complete; the epsilon is what the whole of it may spend.")
     if statement["randomness"] == "seeded":
         parts.insert(1, "Its noise came from a seed: whoever knows the seed can remove it, so the guarantee is void.")
+    if statement["delta"] * statement["num_units"] >= 1:
+        parts.insert(
+            1,
+            f"Its delta is not below one over the number of {unit}s: a training that publishes one of them whole "
+            "would satisfy it, so nobody should rely on this guarantee.",
+        )
     if unit == "image":
         bound = statement["patient_bound"]
         patient = "no finite bound" if bound["epsilon"] is None else f"epsilon = {bound['epsilon']:.3g}"

@@ -1,25 +1,32 @@
-"""The report's figures, as PNG bytes; each is legible at the width of a phone."""
+"""The report's figures, as PNG for the page and as SVG and PDF for a paper; each is legible at the width of a phone."""
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
 
 from dpdt.metrics import ALL
-from dpdt.study import format_epsilon
 from dpdt.vocabulary import SUBGROUPS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["arm_name", "auc_scale", "epsilon_figure", "heat_map", "subgroup_figure"]
+__all__ = ["Drawing", "auc_scale", "epsilon_figure", "group_name", "heat_map", "sizes_figure", "subgroup_figure"]
+
+Drawing = dict[str, bytes]  # by the file's ending: png, svg, pdf
 
 DPI: Final = 170
-FONT: Final = {"font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False}
+STYLE: Final[dict[str, Any]] = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+FONT: Final = {**STYLE, "svg.hashsalt": "dpdt", "pdf.fonttype": 42}
 COLOUR_MAP: Final = "Blues"  # one hue, monotone in lightness: the same to colour-blind readers and in grey print
 ON_DOMAIN, OFF_DOMAIN, QUIET = "#0072B2", "#D55E00", "#999999"  # Okabe and Ito's palette
 ARM_COLOURS: Final = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -27,14 +34,9 @@ ARM_MARKERS: Final = ("s", "^", "v", "P", "X", "d")
 NO_DP_COLOUR: Final = "#222222"
 
 
-def arm_name(target_epsilon: float) -> str:
-    """``ε = 8``, or ``no DP``."""
-    return f"ε = {format_epsilon(target_epsilon)}" if math.isfinite(target_epsilon) else "no DP"
-
-
 def auc_scale(auc: pd.DataFrame) -> tuple[float, float]:
     """The colour scale that all heat maps share: from 0.5 (chance), or lower if a model is worse, to 1."""
-    lowest = auc["auc"].min() if len(auc) else math.nan
+    lowest = auc.loc[auc["subgroup"] == ALL, "auc"].min() if len(auc) else math.nan
     return (0.5 if math.isnan(lowest) else min(0.5, math.floor(lowest * 20) / 20), 1.0)
 
 
@@ -45,13 +47,19 @@ def _figure(width: float, height: float) -> tuple["Figure", "Axes"]:
     return figure, figure.add_subplot()
 
 
-def _png(figure: "Figure") -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
-    return stream.getvalue()
+def _export(figure: "Figure") -> Drawing:
+    """The same bytes for the same figure: nothing says when it was drawn."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the layout is found; it would be sought again for each format
+    drawing = {}
+    for kind, undated in (("png", {"Software": None}), ("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
+        stream = io.BytesIO()
+        figure.savefig(stream, format=kind, dpi=DPI, metadata=undated)
+        drawing[kind] = stream.getvalue()
+    return drawing
 
 
-def heat_map(matrix: pd.DataFrame, *, title: str, scale: tuple[float, float]) -> bytes:
+def heat_map(matrix: pd.DataFrame, *, title: str, scale: tuple[float, float]) -> Drawing:
     """AUC by train domain (rows) and test domain (columns), annotated; on-domain cells are framed."""
     from matplotlib import rc_context
     from matplotlib.patches import Rectangle
@@ -76,7 +84,7 @@ def heat_map(matrix: pd.DataFrame, *, title: str, scale: tuple[float, float]) ->
         axes.spines[:].set_visible(False)
         bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
         bar.outline.set_visible(False)
-        return _png(figure)
+        return _export(figure)
 
 
 def _ink(value: float, scale: tuple[float, float]) -> str:
@@ -84,8 +92,8 @@ def _ink(value: float, scale: tuple[float, float]) -> str:
     return "white" if (value - scale[0]) / (scale[1] - scale[0]) > 0.65 else "black"
 
 
-def epsilon_figure(curve: pd.DataFrame) -> bytes:
-    """Macro AUC over epsilon, on- and off-domain; the arm without DP is the rightmost point."""
+def epsilon_figure(curve: pd.DataFrame, *, names: Mapping[float, str]) -> Drawing:
+    """Macro AUC over epsilon, on- and off-domain, with intervals; the arm without DP is the rightmost point."""
     from matplotlib import rc_context
 
     epsilons = sorted(curve["target_epsilon"].unique())
@@ -102,18 +110,22 @@ def epsilon_figure(curve: pd.DataFrame) -> bytes:
                 axes.plot(
                     line["target_epsilon"].map(place), line["auc"], style, color=colour, **(look if mean else quiet)
                 )
+            mean = of_scope[of_scope["train_domain"] == "mean"].dropna(subset="ci_low").sort_values("target_epsilon")
+            if len(mean):
+                places = mean["target_epsilon"].map(place)
+                axes.fill_between(places, mean["ci_low"], mean["ci_high"], color=colour, alpha=0.18, linewidth=0)
         axes.plot([], [], "-", color=QUIET, linewidth=0.8, label="one train domain")
-        axes.set_xticks(range(len(epsilons)), [format_epsilon(e) if math.isfinite(e) else "no DP" for e in epsilons])
+        axes.set_xticks(range(len(epsilons)), [names[e].removeprefix("ε = ") for e in epsilons])
         axes.set_xlim(-0.3, len(epsilons) - 0.7)
         axes.set(xlabel="target ε (smaller is more private)", ylabel="macro AUC")
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         figure.legend(loc="outside upper left", frameon=False, ncols=2)
-        return _png(figure)
+        return _export(figure)
 
 
-def subgroup_figure(table: pd.DataFrame, *, scope: str) -> bytes:
-    """Mean macro AUC by subgroup, one marker an epsilon."""
+def subgroup_figure(table: pd.DataFrame, *, scope: str, names: Mapping[float, str]) -> Drawing:
+    """Mean macro AUC by subgroup with its interval, one marker an epsilon."""
     from matplotlib import rc_context
 
     groups: Sequence[str] = (ALL, *SUBGROUPS)
@@ -123,16 +135,19 @@ def subgroup_figure(table: pd.DataFrame, *, scope: str) -> bytes:
         figure, axes = _figure(4.7, 3.3)
         finite = 0
         for number, epsilon in enumerate(epsilons):
-            values = chosen[chosen["target_epsilon"] == epsilon].set_index("subgroup")["auc"].reindex(list(groups))
+            rows = chosen[chosen["target_epsilon"] == epsilon].set_index("subgroup").reindex(list(groups))
+            values = rows["auc"]
             height = np.arange(len(groups)) + 0.16 * (number - (len(epsilons) - 1) / 2)
             colour, marker = NO_DP_COLOUR, "o"
             if math.isfinite(epsilon):
                 colour, marker = ARM_COLOURS[finite % len(ARM_COLOURS)], ARM_MARKERS[finite % len(ARM_MARKERS)]
                 finite += 1
-            axes.plot(values, height, marker, color=colour, markersize=6, label=arm_name(epsilon))
+            axes.plot(values, height, marker, color=colour, markersize=6, label=names[epsilon])
+            axes.hlines(height, rows["ci_low"], rows["ci_high"], color=colour, linewidth=1)
         axes.set_yticks(range(len(groups)), [group_name(group) for group in groups])
         axes.invert_yaxis()
         axes.margins(x=0.08)
+        axes.locator_params(axis="x", nbins=6)
         axes.set_xlabel(f"{scope} macro AUC")
         axes.grid(axis="x", color="#dddddd", linewidth=0.6)
         axes.axhline(0.5, color="#bbbbbb", linewidth=0.8)
@@ -140,7 +155,33 @@ def subgroup_figure(table: pd.DataFrame, *, scope: str) -> bytes:
         axes.tick_params(axis="y", length=0)
         axes.set_axisbelow(True)
         figure.legend(loc="outside upper left", frameon=False, ncols=3)
-        return _png(figure)
+        return _export(figure)
+
+
+def sizes_figure(sizes: pd.DataFrame) -> Drawing:
+    """Test images by domain and subgroup, each as its part of the domain's test set.
+
+    Args:
+        sizes: Columns `test_domain, subgroup, images`, with the subgroup `all`.
+    """
+    from matplotlib import rc_context
+
+    counts = sizes.pivot_table(index="test_domain", columns="subgroup", values="images", sort=False)
+    shares = 100 * counts.div(counts[ALL], axis=0)
+    with rc_context(FONT):
+        figure, axes = _figure(4.7, 3.5)
+        for number, group in enumerate(g for g in SUBGROUPS if g in shares):
+            height = np.arange(len(shares)) + 0.16 * (number - 2)
+            colour, hatch = ARM_COLOURS[number], ("", "///", "", "...", "xxx")[number]
+            look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+            axes.barh(height, shares[group], 0.15, label=group_name(group), **look)
+        axes.set_yticks(range(len(shares)), [f"{d}\n{counts.loc[d, ALL]:,.0f} images" for d in shares.index])
+        axes.invert_yaxis()
+        axes.set_xlabel("part of the test images (%)")
+        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        figure.legend(loc="outside upper left", frameon=False, ncols=3)
+        return _export(figure)
 
 
 def group_name(group: str) -> str:

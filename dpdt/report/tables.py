@@ -7,6 +7,8 @@ from typing import Final
 import pandas as pd
 
 from dpdt.metrics import ALL, AVERAGE
+from dpdt.report.draws import UNKNOWN, DrawKey, Draws, Interval
+from dpdt.report.grid import Grid
 from dpdt.results import cell_runs
 from dpdt.study import Study
 from dpdt.vocabulary import LABELS, SUBGROUPS
@@ -40,6 +42,8 @@ class Arm:
     expected_pairs: int
     difference: float  # to no DP, over the pairs defined in both; NaN where there is none
     shared_pairs: int
+    interval: Interval = UNKNOWN
+    difference_interval: Interval = UNKNOWN
 
 
 def auc_by_run(study: Study) -> pd.DataFrame:
@@ -49,7 +53,8 @@ def auc_by_run(study: Study) -> pd.DataFrame:
         metrics = run.metrics() if run else None
         if run is None or metrics is None:
             continue
-        table = metrics[metrics["metric"] == "auc"].rename(columns={"value": "auc"})
+        table = metrics[(metrics["metric"] == "auc") & metrics["subgroup"].isin((ALL, *SUBGROUPS))]
+        table = table.rename(columns={"value": "auc"})
         tables.append(
             table.assign(
                 privacy_unit=run.unit,
@@ -104,19 +109,19 @@ def missing_runs(study: Study) -> list[tuple[str, str]]:
 
 
 def macro_matrix(
-    study: Study, auc: pd.DataFrame, target_epsilon: float, *, label: str = AVERAGE, subgroup: str = ALL
+    grid: Grid, auc: pd.DataFrame, target_epsilon: float, *, label: str = AVERAGE, subgroup: str = ALL
 ) -> pd.DataFrame:
     """AUC by train domain (rows) and test domain (columns); NaN where it is missing or undefined."""
     chosen = auc[(auc["target_epsilon"] == target_epsilon) & (auc["label"] == label) & (auc["subgroup"] == subgroup)]
     matrix = chosen.pivot_table(index="train_domain", columns="test_domain", values="auc", dropna=False)
-    return matrix.reindex(index=list(study.train_domains), columns=list(study.test_domains)).astype("float64")
+    return matrix.reindex(index=list(grid.train_domains), columns=list(grid.test_domains)).astype("float64")
 
 
-def _pairs(study: Study, auc: pd.DataFrame, scope: str, subgroup: str = ALL) -> dict[float, "pd.Series[float]"]:
+def _pairs(grid: Grid, auc: pd.DataFrame, scope: str, subgroup: str = ALL) -> dict[float, "pd.Series[float]"]:
     """Macro AUC by train × test domain pair within one scope, for each target epsilon."""
     pairs = {}
-    for epsilon in sorted(study.privacy.target_epsilons):
-        matrix = macro_matrix(study, auc, epsilon, subgroup=subgroup)
+    for epsilon in sorted(grid.epsilons):
+        matrix = macro_matrix(grid, auc, epsilon, subgroup=subgroup)
         index = pd.MultiIndex.from_product([matrix.index, matrix.columns], names=["train_domain", "test_domain"])
         values = pd.Series(matrix.to_numpy(dtype="float64").ravel(), index=index)
         on_domain = values.index.get_level_values(0) == values.index.get_level_values(1)
@@ -124,15 +129,17 @@ def _pairs(study: Study, auc: pd.DataFrame, scope: str, subgroup: str = ALL) -> 
     return pairs
 
 
-def arms(study: Study, auc: pd.DataFrame, *, subgroup: str = ALL) -> list[Arm]:
+def arms(grid: Grid, auc: pd.DataFrame, *, subgroup: str = ALL, draws: Draws | None = None) -> list[Arm]:
     """Mean on- and off-domain macro AUC for each target epsilon, with the paired difference to no DP."""
     result = []
     for scope in SCOPES:
-        pairs = _pairs(study, auc, scope, subgroup)
+        pairs = _pairs(grid, auc, scope, subgroup)
         without = pairs.get(math.inf)
         for epsilon, values in sorted(pairs.items(), reverse=True):
             shared = (values - without).dropna() if without is not None and math.isfinite(epsilon) else values.iloc[:0]
             defined = values.dropna()
+            keys = [_key(epsilon, pair, subgroup) for pair in defined.index]
+            both = [[_key(e, pair, subgroup) for pair in shared.index] for e in (epsilon, math.inf)]
             result.append(
                 Arm(
                     target_epsilon=epsilon,
@@ -142,23 +149,32 @@ def arms(study: Study, auc: pd.DataFrame, *, subgroup: str = ALL) -> list[Arm]:
                     expected_pairs=len(values),
                     difference=float(shared.mean()) if len(shared) else math.nan,
                     shared_pairs=len(shared),
+                    interval=draws.mean(keys) if draws and keys else UNKNOWN,
+                    difference_interval=draws.mean(both[0], minus=both[1]) if draws and both[0] else UNKNOWN,
                 )
             )
     return result
 
 
-def epsilon_curve(study: Study, auc: pd.DataFrame) -> pd.DataFrame:
+def epsilon_curve(grid: Grid, auc: pd.DataFrame, draws: Draws | None = None) -> pd.DataFrame:
     """Macro AUC over epsilon: by scope and train domain (off-domain: mean over the other domains), and their mean."""
     rows = []
     for scope in SCOPES:
-        for epsilon, values in _pairs(study, auc, scope).items():
+        for epsilon, values in _pairs(grid, auc, scope).items():
             by_domain = values.groupby(level=0, sort=False).mean()
-            rows += [(epsilon, scope, domain, value) for domain, value in by_domain.items()]
-            rows.append((epsilon, scope, "mean", values.mean()))
-    return pd.DataFrame(rows, columns=["target_epsilon", "scope", "train_domain", "auc"])
+            rows += [(epsilon, scope, domain, value, *UNKNOWN) for domain, value in by_domain.items()]
+            keys = [_key(epsilon, pair, ALL) for pair in values.dropna().index]
+            rows.append((epsilon, scope, "mean", values.mean(), *(draws.mean(keys) if draws and keys else UNKNOWN)))
+    return pd.DataFrame(rows, columns=["target_epsilon", "scope", "train_domain", "auc", "ci_low", "ci_high"])
 
 
-def subgroup_table(study: Study, auc: pd.DataFrame) -> pd.DataFrame:
+def _key(epsilon: float, pair: object, subgroup: str) -> DrawKey:
+    """Key of the draws of a macro AUC."""
+    train_domain, test_domain = pair if isinstance(pair, tuple) else (pair, pair)
+    return DrawKey(epsilon, str(train_domain), str(test_domain), AVERAGE, subgroup, "auc")
+
+
+def subgroup_table(grid: Grid, auc: pd.DataFrame, draws: Draws | None = None) -> pd.DataFrame:
     """Mean macro AUC by subgroup, scope and epsilon, with the paired difference to no DP."""
     rows = [
         {
@@ -166,10 +182,14 @@ def subgroup_table(study: Study, auc: pd.DataFrame) -> pd.DataFrame:
             "scope": arm.scope,
             "target_epsilon": arm.target_epsilon,
             "auc": arm.auc,
+            "ci_low": arm.interval.low,
+            "ci_high": arm.interval.high,
             "difference_to_no_dp": arm.difference,
+            "difference_low": arm.difference_interval.low,
+            "difference_high": arm.difference_interval.high,
             "pairs": arm.pairs,
         }
         for subgroup in (ALL, *SUBGROUPS)
-        for arm in arms(study, auc, subgroup=subgroup)
+        for arm in arms(grid, auc, subgroup=subgroup, draws=draws)
     ]
     return pd.DataFrame(rows)

@@ -11,14 +11,18 @@ from typing import Literal
 
 from dpdt.errors import ClusterError
 from dpdt.jobs import Job, Submission, new_submission
-from dpdt.stages import Task, private_umask
+from dpdt.stages import LAST_STAGES, Task, needs, private_umask
+from dpdt.status import task_states
 from dpdt.study import Study
+from dpdt.submit.cancel import cancel
+from dpdt.submit.checks import Check, check_cluster
 from dpdt.submit.local import run_debug, run_local, study_claimed
 from dpdt.submit.outcomes import Outcomes
 from dpdt.submit.plan import Plan, make_plan, show_plan
-from dpdt.submit.slurm import queued_tasks, send, wait_for
+from dpdt.submit.slurm import queued_tasks, send
+from dpdt.submit.wait import wait_for
 
-__all__ = ["SubmitSummary", "submit"]
+__all__ = ["Check", "SubmitSummary", "cancel", "check_cluster", "submit"]
 
 Cluster = Literal["slurm", "local", "debug"]
 
@@ -58,6 +62,7 @@ def submit(
     stages: Sequence[str] | None = None,
     dry_run: bool = False,
     wait: bool | None = None,
+    retry_failed: bool = False,
 ) -> SubmitSummary:
     """Send every task that is not done, with its dependencies, and print a summary.
 
@@ -68,6 +73,7 @@ def submit(
         stages: Only these; None means all.
         dry_run: Print a table of what would be sent; send nothing.
         wait: Wait for the end and fail if a task failed. Default: no on slurm, yes elsewhere.
+        retry_failed: Only tasks that failed or were stopped, and what was not run because of them.
 
     Raises:
         StudyError: Unknown stage or cluster, or a wrong cluster profile.
@@ -77,29 +83,44 @@ def submit(
         raise ClusterError(f"cluster: expected slurm, local or debug, got {cluster!r}.")
     if wait is False and cluster != "slurm":
         raise ClusterError(f"--no-wait goes with --cluster slurm only: {cluster} runs in this process. Leave it out.")
+    only = _unfinished(study) if retry_failed else None
     if dry_run:
-        plan = _plan(study, stages, cluster)
+        plan = _plan(study, stages, cluster, only)
         show_plan(study, plan, cluster=cluster)
         return SubmitSummary(cluster, len(plan.send), plan.num_done, plan.num_queued)
     with private_umask(study):
-        summary = _send_to_slurm(study, stages, wait=bool(wait)) if cluster == "slurm" else _run(study, stages, cluster)
+        if cluster == "slurm":
+            summary = _send_to_slurm(study, stages, only, wait=bool(wait))
+        else:
+            summary = _run(study, stages, only, cluster)
     print(summary)
     return summary
 
 
-def _plan(study: Study, stages: Sequence[str] | None, cluster: str) -> Plan:
+def _unfinished(study: Study) -> set[Task]:
+    """Tasks that failed or were stopped, and those that nobody will run because of them."""
+    states = task_states(study)
+    found: set[Task] = set()
+    for task, before in needs(study).items():
+        follows = states[task] == "missing" or task.stage in LAST_STAGES
+        if states[task] in ("failed", "stopped") or (follows and not found.isdisjoint(before)):
+            found.add(task)
+    return found
+
+
+def _plan(study: Study, stages: Sequence[str] | None, cluster: str, only: set[Task] | None) -> Plan:
     """The plan; on a machine with Slurm it leaves out what is in the queue."""
     queued: dict[Task, Job] = {}
     if cluster == "slurm":
         with contextlib.suppress(ClusterError):
             queued = queued_tasks(study)
-    return make_plan(study, stages, queued=queued)
+    return make_plan(study, stages, queued=queued, only=only)
 
 
-def _run(study: Study, stages: Sequence[str] | None, cluster: str) -> SubmitSummary:
+def _run(study: Study, stages: Sequence[str] | None, only: set[Task] | None, cluster: str) -> SubmitSummary:
     """Run what is missing on this machine."""
     with study_claimed(study):
-        plan = make_plan(study, stages)
+        plan = make_plan(study, stages, only=only)
         if not plan.send:
             return SubmitSummary(cluster, 0, plan.num_done)
         submission = new_submission(study, cluster)
@@ -107,10 +128,10 @@ def _run(study: Study, stages: Sequence[str] | None, cluster: str) -> SubmitSumm
     return _summary(plan, submission, outcomes)
 
 
-def _send_to_slurm(study: Study, stages: Sequence[str] | None, *, wait: bool) -> SubmitSummary:
+def _send_to_slurm(study: Study, stages: Sequence[str] | None, only: set[Task] | None, *, wait: bool) -> SubmitSummary:
     """Send what is missing to Slurm; if asked to, wait for that and for what was in the queue already."""
     queued = queued_tasks(study)
-    plan = make_plan(study, stages, queued=queued)
+    plan = make_plan(study, stages, queued=queued, only=only)
     in_queue = [queued[task] for stage in plan.stages for task in stage.queued]
     if not plan.send and not (wait and in_queue):
         return SubmitSummary("slurm", 0, plan.num_done, plan.num_queued)

@@ -8,22 +8,29 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn
 
+import submitit
 from submitit.helpers import DelayedSubmission
 
+from dpdt.attempts import Attempt, attempts_file, begin_attempt
+from dpdt.frozen import thaw_study
 from dpdt.stages import Task, run_task
+from dpdt.submit.requeue import Limits, SlurmAttempt
 
 __all__ = ["TaskCall"]
 
 # A task that was told to stop may finish what it writes, at most so long.
 GRACE_SECONDS: Final = 20.0
+# Below the range that systems hand out by themselves.
+FIRST_PORT, NUM_PORTS = 20_000, 10_000
 
 
 @dataclass(frozen=True)
 class TaskCall:
-    """Call it to run a task; `checkpoint` is what submitit calls before it requeues the job.
+    """Call it to run a task.
 
     Attributes:
         study_file: The frozen study.
@@ -31,6 +38,8 @@ class TaskCall:
         num_threads: Cores for it.
         alive: Local jobs: a file that is locked while the process that started them lives. They stop without it.
         cuda_devices: Local jobs: the value of CUDA_VISIBLE_DEVICES; None leaves it alone.
+        limits: Slurm jobs: how often and how long it may run.
+        scratch: Slurm jobs: a folder of the node that shards are copied to, e.g. `$SLURM_TMPDIR`.
     """
 
     study_file: str
@@ -38,29 +47,81 @@ class TaskCall:
     num_threads: int
     alive: str | None = None
     cuda_devices: str | None = None
+    limits: Limits | None = None
+    scratch: str | None = None
 
     def __call__(self) -> None:
         """Run the task; the result is in the study's folder."""
-        self._print_header()
+        attempt = self._this_attempt()
+        if self.limits is not None:
+            self._run_in_slurm(SlurmAttempt(self.task, attempt, self.limits, self._attempts_file()))
+            return
         if self.cuda_devices is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.cuda_devices
         if self.alive is not None:
+            begin_attempt(self._attempts_file(), attempt)
             signal.signal(signal.SIGTERM, _stop)
             threading.Thread(target=_stop_without, args=(self.alive,), daemon=True).start()
-        run_task(self.study_file, self.task, num_threads=self.num_threads)
+        self._run(attempt)
 
     def checkpoint(self) -> DelayedSubmission:
-        """Start the same task again: a training goes on from its own last checkpoint."""
+        """Start the same task again: what submitit calls if it is warned before the task listens itself."""
         return DelayedSubmission(self)
 
-    def _print_header(self) -> None:
+    def _run_in_slurm(self, slurm: SlurmAttempt) -> None:
+        """Run as one attempt of a job; what an earlier attempt left as its result is void."""
+        environment = submitit.JobEnvironment()
+        environment.paths.result_pickle.unlink(missing_ok=True)
+        if environment.num_tasks > 1:
+            os.environ.update(_torch_variables(environment))
+        slurm.begin()
+        if self.scratch is not None:
+            os.environ["DPDT_SCRATCH"] = os.path.expandvars(self.scratch)
+        try:
+            self._run(slurm.attempt)
+        except SystemExit as stop:
+            slurm.ended(stop)
+
+    def _run(self, attempt: Attempt) -> None:
+        self._print_header(attempt)
+        run_task(self.study_file, self.task, num_threads=self.num_threads)
+
+    def _this_attempt(self) -> Attempt:
+        number = int(os.environ.get("SLURM_RESTART_COUNT", "0")) + 1
+        # several slurmd on one host have names of their own
+        host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+        return Attempt(number, host, time.time(), self._saved_step())
+
+    def _attempts_file(self) -> Path:
+        environment = submitit.JobEnvironment()
+        return attempts_file(environment.paths.folder, environment.job_id)
+
+    def _saved_step(self) -> int | None:
+        """Step of the training's newest checkpoint."""
+        if self.task.stage not in ("pretrain", "train"):
+            return None
+        return thaw_study(self.study_file).paths.run(self.task.key).saved_step
+
+    def _print_header(self, attempt: Attempt) -> None:
         """Each attempt's part of the log begins with a line that says which it is."""
-        attempt = int(os.environ.get("SLURM_RESTART_COUNT", "0")) + 1
-        now = time.strftime("%Y-%m-%d %H:%M:%S")
-        print(f"== {self.task.label}: attempt {attempt} on {socket.gethostname()} at {now}", flush=True)
+        now = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.begun))
+        since = "" if attempt.step is None else f", going on from step {attempt.step}"
+        print(f"== {self.task.label}: attempt {attempt.number} on {attempt.host} at {now}{since}", flush=True)
         cores = len(os.sched_getaffinity(0))
         if cores < self.num_threads:
             print(f"warning: asked for {self.num_threads} cores, got {cores}", file=sys.stderr, flush=True)
+
+
+def _torch_variables(environment: Any) -> dict[str, str]:
+    """How the processes of a training find each other: what torchrun would set."""
+    first = environment.hostnames[0] if environment.num_nodes > 1 else "127.0.0.1"
+    return {
+        "RANK": str(environment.global_rank),
+        "LOCAL_RANK": str(environment.local_rank),
+        "WORLD_SIZE": str(environment.num_tasks),
+        "MASTER_ADDR": first,
+        "MASTER_PORT": str(FIRST_PORT + int(environment.raw_job_id) % NUM_PORTS),
+    }
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -51,13 +51,20 @@ class Plan:
         return sum(len(stage.queued) for stage in self.stages)
 
 
-def make_plan(study: Study, stages: Sequence[str] | None = None, *, queued: Collection[Task] = ()) -> Plan:
+def make_plan(
+    study: Study,
+    stages: Sequence[str] | None = None,
+    *,
+    queued: Collection[Task] = (),
+    only: Collection[Task] | None = None,
+) -> Plan:
     """Look at what is done and decide what to send.
 
     Args:
         study: The study.
         stages: Only these; None means all.
         queued: Tasks that an earlier submission still has in the queue: they are not sent again.
+        only: No others than these are sent; None means all.
 
     Raises:
         StudyError: An unknown stage, or a wrong cluster profile.
@@ -71,7 +78,7 @@ def make_plan(study: Study, stages: Sequence[str] | None = None, *, queued: Coll
         if task in queued and _is_due(study, task, before[task], coming):
             coming.add(task)
     for stage in chosen:
-        of_stage = [task for task in before if task.stage == stage]
+        of_stage = [task for task in before if task.stage == stage and (only is None or task in only)]
         waiting = [task for task in of_stage if task in coming]
         send = [task for task in of_stage if task not in coming and _is_due(study, task, before[task], coming)]
         coming.update(send)

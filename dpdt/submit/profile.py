@@ -3,9 +3,9 @@
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 import dpdt
 from dpdt.errors import StudyError
@@ -14,8 +14,15 @@ from dpdt.study import ClusterSettings, Study
 
 __all__ = ["PROFILES", "Profile", "Resources", "StageSettings", "resources"]
 
-# The profiles of the repository: present where dpdt is installed from a checkout (`make install`).
-PROFILES: Final = Path(dpdt.__file__).parents[1] / "slurm" / "clusters"
+# The profiles of the repository: in the checkout, or where an installation puts them.
+_PACKAGE: Final = Path(dpdt.__file__).parent
+PROFILES: Final = next(
+    (folder for folder in [_PACKAGE.parent / "slurm" / "clusters"] if folder.is_dir()), _PACKAGE / "clusters"
+)
+
+
+# Stages that several processes do together; the others have no use for a second GPU.
+RANKED_STAGES: Final = ("pretrain", "train")
 
 
 class StageSettings(BaseModel):
@@ -27,6 +34,7 @@ class StageSettings(BaseModel):
     qos: str | None = None
     constraint: str | None = None
     gpus_per_task: int | None = Field(default=None, ge=0)
+    gpu_type: str | None = None
     cpus_per_task: int | None = Field(default=None, ge=1)
     mem_gb: float | None = Field(default=None, gt=0)
     timeout_min: int | None = Field(default=None, ge=1)
@@ -37,26 +45,44 @@ class Profile(ClusterSettings):
     """A file of slurm/clusters: the keys of `[cluster]`, and what only a site needs."""
 
     python: str | None = Field(default=None, description="Shell command that starts Python on a node.")
+    image: str | None = Field(default=None, description="Apptainer image that has dpdt; python is run in it.")
+    binds: tuple[str, ...] = Field(default=(), description="Folders of the host that are visible in the image.")
     signal_delay_s: int = Field(default=90, ge=10, description="Seconds between the warning signal and the time limit.")
     stages: dict[str, StageSettings] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_python(self) -> Self:
+        if self.image is not None and self.python is not None:
+            raise ValueError("python and image: only one of them may be given; an image starts its own python")
+        return self
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What each task of one stage asks for; gpus is 0 for stages that only use CPUs."""
+    """What each task of one stage asks for on each node.
+
+    gpus is 0 for stages that only use CPUs; ranks are the processes that share gpus, cpus and mem_gb.
+    """
 
     partition: str | None
     account: str | None
     qos: str | None
     constraint: str | None
     gpus: int
+    gpu_type: str | None
+    nodes: int
+    ranks: int
     cpus: int
     mem_gb: float
     timeout_min: int
     array_parallelism: int
     setup: tuple[str, ...]
     python: str | None
+    image: str | None
+    binds: tuple[str, ...]
     signal_delay_s: int
+    max_attempts: int
+    scratch: str | None
 
 
 def resources(study: Study) -> dict[str, Resources]:
@@ -76,19 +102,30 @@ def resources(study: Study) -> dict[str, Resources]:
 def _of_stage(profile: Profile, stage: str) -> Resources:
     special = profile.stages.get(stage, StageSettings())
     values = {**profile.model_dump(), **special.model_dump(exclude_none=True)}
+    gpus = values["gpus_per_task"] if stage in GPU_STAGES else 0
+    trains = stage in RANKED_STAGES
+    if not trains:
+        gpus = min(gpus, 1)
     return Resources(
         partition=values["partition"],
         account=values["account"],
         qos=values["qos"],
         constraint=values["constraint"],
-        gpus=values["gpus_per_task"] if stage in GPU_STAGES else 0,
+        gpus=gpus,
+        nodes=values["nodes_per_task"] if trains else 1,
+        ranks=max(1, gpus),
+        gpu_type=values["gpu_type"],
         cpus=values["cpus_per_task"],
         mem_gb=values["mem_gb"],
         timeout_min=values["timeout_min"],
         array_parallelism=values["array_parallelism"],
         setup=tuple(values["setup"]),
         python=values["python"],
+        image=values["image"],
+        binds=tuple(values["binds"]),
         signal_delay_s=values["signal_delay_s"],
+        max_attempts=values["max_attempts"],
+        scratch=values["scratch"],
     )
 
 
@@ -110,11 +147,15 @@ def _read_profile(study: Study, given: dict[str, Any]) -> Profile:
     for stage in raw.get("stages", {}):
         if stage not in STAGES:
             raise StudyError(f"{file}: stages.{stage}: unknown stage. Valid stages: {', '.join(STAGES)}.")
+    if "shard_tasks" in raw:
+        raise StudyError(f"{file}: shard_tasks: belongs in [cluster] of the study file, not in a profile.")
     try:
         return Profile.model_validate({**raw, **given})
     except ValidationError as err:
         first = err.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        if not first["loc"]:
+            raise StudyError(f"{file}: {first['msg'].removeprefix('Value error, ')}.") from err
         valid = StageSettings.model_fields if first["loc"][0] == "stages" else Profile.model_fields
         raise StudyError(f"{file}: {where}: {first['msg']}. Valid keys: {', '.join(valid)}.") from err
 

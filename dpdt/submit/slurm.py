@@ -11,32 +11,26 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
 import submitit
 
-from dpdt.console import progress
 from dpdt.errors import ClusterError
-from dpdt.jobs import Job, Submission, latest_jobs, outcome, read_queue
+from dpdt.jobs import Job, Submission, latest_jobs, read_queue
 from dpdt.stages import CORRESPONDS, LAST_STAGES, Task
 from dpdt.study import Study
 from dpdt.submit.call import TaskCall
-from dpdt.submit.outcomes import Outcomes
 from dpdt.submit.plan import Plan, StagePlan
-from dpdt.submit.profile import Resources
+from dpdt.submit.requeue import Limits
+from dpdt.submit.script import check_python, cpus_per_rank, make_executor
 
-__all__ = ["queued_tasks", "send", "wait_for"]
+__all__ = ["COMMAND_SECONDS", "PROGRAMS", "max_array_size", "outside_of_any_job", "queued_tasks", "send"]
 
-# How often submitit may requeue a task that ran into its time limit before it says that the task failed.
-MAX_TIMEOUTS: Final = 100
-POLL_SECONDS: Final = 5.0
-# A job that left the queue may take a moment to show its result (network file systems).
-GONE_SECONDS: Final = 30.0
 COMMAND_SECONDS: Final = 60.0
 DEFAULT_MAX_ARRAY_SIZE: Final = 1001
+PROGRAMS: Final = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 
 
 @dataclass(frozen=True)
@@ -53,9 +47,11 @@ def queued_tasks(study: Study) -> dict[Task, Job]:
     Raises:
         ClusterError: There is no Slurm here, or it does not answer.
     """
-    if shutil.which("sbatch") is None or shutil.which("srun") is None:
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing:
         raise ClusterError(
-            "no Slurm here: sbatch and srun were not found. Log in to a node that has them, or use --cluster local."
+            f"no Slurm here: not found: {', '.join(missing)}. `dpdt submit` runs on the host, not in the container; "
+            "log in to a node that has Slurm's programs, or use --cluster local."
         )
     queue = read_queue()
     if queue is None:
@@ -78,7 +74,8 @@ def send(study: Study, plan: Plan, submission: Submission, *, queued: Mapping[Ta
     """
     sender = _Sender(study, plan, submission, queued)
     try:
-        with _outside_of_any_job():
+        with outside_of_any_job():
+            check_python(submission, [stage.resources for stage in plan.stages if stage.send])
             for stage in plan.stages:
                 if stage.send:
                     sender.send_stage(stage)
@@ -102,14 +99,18 @@ class _Sender:
         self.submission = submission
         self.job_ids = {task: job.job_id for task, job in queued.items()}
         self.arrays: dict[str, list[str]] = {}
-        self.max_array_size = _max_array_size()
+        self.max_array_size = max_array_size()
 
     def send_stage(self, stage: StagePlan) -> None:
-        """Send one stage as one array or more."""
+        """Send one stage as one array or more; together they keep to the stage's limit of tasks at once."""
         arrays = [part for array in self._group(stage) for part in self._cut(array)]
         limits = _share(stage.resources.array_parallelism, [len(array.tasks) for array in arrays])
-        for array, limit in zip(arrays, limits, strict=True):
-            self._send_array(stage, array, limit)
+        lanes: list[str] = []
+        for number, (array, limit) in enumerate(zip(arrays, limits, strict=True)):
+            if number >= stage.resources.array_parallelism:  # more arrays than tasks at once: one after another
+                before = f"afterany:{lanes[number - stage.resources.array_parallelism]}"
+                array = replace(array, dependency=_both(before, array.dependency))
+            lanes.append(self._send_array(stage, array, limit))
 
     def cancel(self) -> None:
         """Take back what was sent."""
@@ -121,9 +122,10 @@ class _Sender:
     def _group(self, stage: StagePlan) -> list[_Array]:
         """Put tasks with the same dependencies together."""
         groups: dict[tuple[str | None, tuple[str, ...]], list[Task]] = {}
+        partners: dict[Task, str | None] = {}
         for task in stage.send:
-            partner, others = self._waits_for(task)
-            array_id = partner.split("_")[0] if partner else None
+            partners[task], others = self._waits_for(task)
+            array_id = (partners[task] or "").split("_")[0] or None
             groups.setdefault((array_id, others), []).append(task)
         word = "afterany" if stage.stage in LAST_STAGES else "afterok"
         arrays = []
@@ -131,10 +133,15 @@ class _Sender:
             after = f"{word}:{':'.join(self._whole_arrays(others))}" if others else None
             if array_id is None:
                 arrays.append(_Array(tuple(tasks), after))
-            elif [self._waits_for(task)[0] for task in tasks] == self.arrays.get(array_id):
+            elif [partners[task] for task in tasks] == self.arrays.get(array_id):
                 arrays.append(_Array(tuple(tasks), _both(f"aftercorr:{array_id}", after)))
-            else:  # not one to one: each task waits for its own partner
-                arrays += [_Array((task,), _both(f"afterok:{self._waits_for(task)[0]}", after)) for task in tasks]
+            else:  # not one to one: an array for each partner
+                of_partner: dict[str | None, list[Task]] = {}
+                for task in tasks:
+                    of_partner.setdefault(partners[task], []).append(task)
+                arrays += [
+                    _Array(tuple(some), _both(f"afterok:{partner}", after)) for partner, some in of_partner.items()
+                ]
         return arrays
 
     def _waits_for(self, task: Task) -> tuple[str | None, tuple[str, ...]]:
@@ -159,10 +166,17 @@ class _Sender:
             for text in ([array_id] if len(members) == len(self.arrays.get(array_id, ())) else members)
         ]
 
-    def _send_array(self, stage: StagePlan, array: _Array, limit: int) -> None:
-        executor = _executor(self.study, self.submission, stage.stage, stage.resources, array.dependency, limit)
+    def _send_array(self, stage: StagePlan, array: _Array, limit: int) -> str:
+        """Send an array, or a job if it is one task; returns its id."""
+        asked = stage.resources
+        executor = make_executor(
+            self.submission, stage.stage, asked, dependency=array.dependency, array_parallelism=limit
+        )
+        limits = Limits(asked.max_attempts, asked.timeout_min, asked.signal_delay_s)
+        study = str(self.submission.paths.study)
         calls = [
-            TaskCall(str(self.submission.paths.study), task, num_threads=stage.resources.cpus) for task in array.tasks
+            TaskCall(study, task, num_threads=cpus_per_rank(asked), limits=limits, scratch=asked.scratch)
+            for task in array.tasks
         ]
         with contextlib.redirect_stderr(io.StringIO()):  # the error that is raised says the same
             handles = executor.submit_array(calls)
@@ -172,43 +186,15 @@ class _Sender:
         ]
         self.submission.add(jobs)
         self.job_ids.update((job.task, job.job_id) for job in jobs)
+        array_id = jobs[0].job_id.split("_")[0]
         if len(jobs) > 1:
-            self.arrays[jobs[0].job_id.split("_")[0]] = [job.job_id for job in jobs]
+            self.arrays[array_id] = [job.job_id for job in jobs]
+        return array_id
 
 
 def _both(first: str, second: str | None) -> str:
     """Two conditions, both of which must hold."""
     return f"{first},{second}" if second else first
-
-
-def _executor(
-    study: Study, submission: Submission, stage: str, asked: Resources, dependency: str | None, limit: int
-) -> Any:
-    """A submitit executor with a stage's resources."""
-    executor = submitit.SlurmExecutor(
-        folder=submission.paths.jobs(stage), max_num_timeout=MAX_TIMEOUTS, python=asked.python
-    )
-    executor.update_parameters(
-        job_name=f"dpdt-{stage}",
-        partition=asked.partition,
-        account=asked.account,
-        qos=asked.qos,
-        constraint=asked.constraint,
-        gpus_per_node=asked.gpus or None,
-        cpus_per_task=asked.cpus,
-        ntasks_per_node=1,
-        mem=f"{max(1, round(asked.mem_gb * 1024))}M",
-        time=asked.timeout_min,
-        wckey=None,
-        signal_delay_s=asked.signal_delay_s,
-        array_parallelism=limit,
-        dependency=dependency,
-        setup=[f"export OMP_NUM_THREADS={asked.cpus}", *asked.setup],
-        srun_args=[f"--cpus-per-task={asked.cpus}"],  # since Slurm 22.05 srun does not take it from sbatch
-        stderr_to_stdout=True,
-        additional_parameters={"kill-on-invalid-dep": "yes", "requeue": True},
-    )
-    return executor
 
 
 def _share(limit: int, sizes: Sequence[int]) -> list[int]:
@@ -222,7 +208,7 @@ def _share(limit: int, sizes: Sequence[int]) -> list[int]:
     return [1 + cuts[number + 1] - cuts[number] for number in range(len(sizes))]
 
 
-def _max_array_size() -> int:
+def max_array_size() -> int:
     """Slurm's limit on the number of tasks of an array."""
     try:
         config = subprocess.run(
@@ -235,7 +221,7 @@ def _max_array_size() -> int:
 
 
 @contextlib.contextmanager
-def _outside_of_any_job() -> Iterator[None]:
+def outside_of_any_job() -> Iterator[None]:
     """Hide the variables of a job that this process runs in: sbatch and the new jobs would take them for their own."""
     hidden = {
         name: value
@@ -248,42 +234,3 @@ def _outside_of_any_job() -> Iterator[None]:
         yield
     finally:
         os.environ.update(hidden)
-
-
-def wait_for(plan: Plan, jobs: Sequence[Job]) -> Outcomes:
-    """Wait until every job has ended; ask squeue only, so that no accounting is needed."""
-    outcomes = Outcomes()
-    pending = {job.task: job for job in jobs}
-    gone_since: dict[Task, float] = {}
-    with progress("slurm", len(pending), unit="tasks") as advance:
-        while pending:
-            queue = read_queue()
-            for task, job in list(pending.items()):
-                listed = queue.get(job.job_id) if queue is not None else None
-                if listed is not None and listed.active:  # a requeued job may have an old result
-                    gone_since.pop(task, None)
-                    continue
-                error = outcome(job)
-                if error is None:
-                    since = gone_since.setdefault(task, time.monotonic())
-                    young = time.monotonic() - since < GONE_SECONDS
-                    waits = any(before in pending for before in plan.needs[task])
-                    if queue is None or waits or (listed is None and young):
-                        continue
-                del pending[task]
-                _note(outcomes, plan, job, error, "unknown" if listed is None else listed.state)
-                advance(1, task.label if task in outcomes.done else f"failed: {task.label}")
-            if pending:
-                time.sleep(POLL_SECONDS)
-    return outcomes
-
-
-def _note(outcomes: Outcomes, plan: Plan, job: Job, error: str | None, state: str) -> None:
-    """Note how a job ended."""
-    blocker = outcomes.blocker(job.task, plan.needs[job.task])
-    if error == "":
-        outcomes.done.add(job.task)
-    elif error is None and blocker is not None:
-        outcomes.blocked[job.task] = blocker
-    else:
-        outcomes.fail(job.task, error or f"ended without a result (Slurm's state: {state})", job.log)

@@ -9,12 +9,14 @@ Drawn radiographs (`drawing`) of invented patients (`patients`), photographed by
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from dpdt.cohort import SYNTHETIC_MARKER
 from dpdt.console import progress
 from dpdt.errors import DpdtError, StudyError
 from dpdt.files import exclusive_lock, make_folder, read_json, write_json, write_text
@@ -27,7 +29,6 @@ __all__ = ["DEFAULT_IMAGE_SIZE", "HOSPITALS", "Picture", "hospital_pictures", "m
 
 DEFAULT_IMAGE_SIZE: Final = 144
 FORMAT: Final = 1
-MARKER: Final = "SYNTHETIC.txt"
 STATE: Final = "synthetic.json"
 CHUNK_PATIENTS: Final = 25
 POOL_PATIENTS: Final = 150
@@ -90,7 +91,7 @@ def make_hospitals(
         missing = [d for d in chosen if not _finished(roots[d], wanted[d])]
         for domain in missing:
             make_folder(roots[domain])
-            write_text(roots[domain] / MARKER, NOTICE.format(domain=domain, seed=seed))
+            write_text(roots[domain] / SYNTHETIC_MARKER, NOTICE.format(domain=domain, seed=seed))
             write_json(roots[domain] / STATE, {**wanted[domain], "finished": False})
         chunks = [
             _Chunk(d, roots[d], seed, first, min(first + CHUNK_PATIENTS, counts[d]), image_size)
@@ -125,7 +126,7 @@ def _finished(root: Path, wanted: dict[str, object]) -> bool:
     """Whether a hospital is complete."""
     path = root / STATE
     if not path.is_file():
-        if root.is_dir() and any(root.iterdir()) and not (root / MARKER).is_file():
+        if root.is_dir() and any(root.iterdir()) and not (root / SYNTHETIC_MARKER).is_file():
             raise DpdtError(f"{root}: not empty, and nothing says that it is synthetic. Choose another folder.")
         return False
     found = read_json(path)
@@ -146,16 +147,25 @@ def _draw_all(chunks: list[_Chunk], num_processes: int | None) -> None:
                 advance(_draw_chunk(chunk))
             return
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as pool:
+        with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker) as pool:
             for done in as_completed([pool.submit(_draw_chunk, chunk) for chunk in chunks]):
                 advance(done.result())
 
 
-def _one_thread() -> None:
-    """A process a core: OpenCV's own threads would only get in each other's way."""
+def _start_worker() -> None:
+    """A process a core (OpenCV's own threads would only get in each other's way) that ends with its parent."""
     import cv2
 
     cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait for the parent; one killed by SIGKILL cannot tell its workers to stop."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _draw_chunk(chunk: _Chunk) -> int:

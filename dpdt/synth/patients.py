@@ -100,7 +100,7 @@ def _find(picture: Picture, hospital: Hospital, random: np.random.Generator) -> 
 def _again(picture: Picture, hospital: Hospital, random: np.random.Generator) -> Picture:
     """A radiograph of the same findings: view and oddities are drawn anew."""
     sick = bool(picture.findings or picture.other)
-    view = "AP" if random.random() < hospital.bedside * (1.0 if sick else 1 / 3) or hospital.supine else "PA"
+    view = "AP" if random.random() < hospital.bedside * (1.0 if sick else 1 / 3) or hospital.bedside == 1 else "PA"
     quirk = ""
     draw = random.random()
     for name, chance in hospital.quirks.items():

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import pandas as pd
 
 from dpdt.files import exclusive_lock, fingerprint
-from dpdt.metrics import ALL, AVERAGE
+from dpdt.metrics import ALL, AVERAGE, PAPER
 from dpdt.results import Run
 from dpdt.study import format_epsilon
 from dpdt.vocabulary import LABELS, SUBGROUPS
@@ -213,7 +213,7 @@ def _named_values(run: Run, table: pd.DataFrame) -> Iterator[tuple[str, float, s
     """Name, value and reason of the evaluation's metrics, the most wanted first."""
     keyed = {
         (str(row["test_domain"]), str(row["label"]), str(row["subgroup"]), str(row["metric"])): row
-        for row in table[table["split"] == "test"].to_dict("records")
+        for row in table[(table["split"] == "test") & (table["protocol"] != PAPER)].to_dict("records")
     }
     domains = list(dict.fromkeys(key[0] for key in keyed))
 

@@ -44,9 +44,11 @@ stop() {
 }
 stop slurmd "$FOLDER"/pid/slurmd.*.pid
 stop slurmctld "$FOLDER/pid/slurmctld.pid"
+stop slurmdbd "$FOLDER/pid/slurmdbd.pid"
+stop mariadbd "$FOLDER/db/my.pid"
 stop munged "$FOLDER/munge/munged.pid"
 if [ $KEEP = 0 ]; then
-  rm -rf "$FOLDER"/{etc,log,pid,state,spool,munge}
+  rm -rf "$FOLDER"/{etc,log,pid,state,spool,munge,db}
   rmdir "$FOLDER" 2> /dev/null # whatever else is in it stays
 fi
 exit 0

@@ -27,7 +27,7 @@ STAGES_RUN = sorted(["cohort", "shards"] * 3 + ["pretrain"] + ["train", "evaluat
 @pytest.fixture
 def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look often: here, squeue disturbs nobody."""
-    monkeypatch.setattr("dpdt.submit.slurm.POLL_SECONDS", 0.5)
+    monkeypatch.setattr("dpdt.submit.wait.POLL_SECONDS", 0.5)
 
 
 def started(study: Study) -> list[str]:
@@ -143,7 +143,7 @@ def test_status_tells_a_cancelled_task_from_one_that_runs(make_fake_study: MakeS
     wait_until(lambda: states(study)["cohort-a"] == "running")
     job_id = study_status(study)[0]["job"]
     subprocess.run(["scancel", job_id], check=True)
-    wait_until(lambda: states(study)["cohort-a"] == "failed")
+    wait_until(lambda: states(study)["cohort-a"] == "stopped")
     assert study_status(study)[0]["note"].startswith("ended without a result (Slurm's state: CANCELLED)")
     assert states(study)["cohort-b"] == "running"
     subprocess.run(["scancel", job_id.split("_")[0]], check=True)

@@ -25,6 +25,7 @@ class PadChest:
         "fibrosis": ("pulmonary fibrosis",),
         "device": ("pacemaker",),
     }
+    OTHER_VIEWS: Final = ("L", "L", "L", "COSTAL", "UNK")
     DECOYS: Final = ("", "unchanged", "scoliosis", "pericardial effusion", "costophrenic angle blunting")
 
     def image_id(self, picture: Picture) -> str:
@@ -43,8 +44,11 @@ class PadChest:
         """The one table."""
         rows = []
         for number, p in enumerate(pictures):
-            view = {"lateral": "L"}.get(p.quirk, "AP_horizontal" if p.view == "AP" else "PA")
-            sex = "O" if p.generator(2).random() < 0.01 else p.sex[0].upper()
+            view = "AP_horizontal" if p.view == "AP" else "PA"
+            if p.quirk == "lateral":
+                view = str(p.generator(4).choice(self.OTHER_VIEWS))
+            odd = p.generator(2).random()
+            sex = "O" if odd < 0.01 else None if odd > 0.99 else p.sex[0].upper()
             rows.append(
                 {
                     "": number,
@@ -71,6 +75,8 @@ class PadChest:
         names = [str(random.choice(self.NAMES[name])) for name in shown] or ["normal"]
         if shown and random.random() < 0.3:
             names.append(str(random.choice(self.DECOYS)))
+        if picture.findings and random.random() < 0.02:
+            names.append(" normal")  # the finding wins
         if picture.quirk in ("exclude", "suboptimal study"):
             names.append(picture.quirk)
         return str(names)

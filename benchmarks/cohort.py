@@ -1,0 +1,155 @@
+"""The cohort stage on made-up tables of 592,000 rows: time and memory. `python benchmarks/cohort.py` runs it.
+
+Prints a table and writes build/bench/cohort.json. Each table is read in a process of its own, so that the peak of
+memory is its own, too. Nothing here describes a person: ids, labels and ages are drawn.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from dpdt.cohort import build_cohort
+from dpdt.console import show_table
+from dpdt.domains.uncertainty import COLUMNS as LABELLER_COLUMNS
+from dpdt.study import load_study
+
+ROWS: Final = 592_000
+GZIP: Final[dict[str, Any]] = {"method": "gzip", "compresslevel": 1}
+
+OWN: Final = """
+[domains.own]
+kind = "table"
+root = "."
+[domains.own.table]
+file = "list.csv"
+image = "file"
+patient = "mrn"
+view = "view"
+sex = "sex"
+birth_date = "born"
+study_date = "taken"
+findings = "findings"
+no_findings = "negative"
+[domains.own.table.labels]
+cardiomegaly = { findings = ["heart"] }
+healthy = { findings = ["normal"] }
+"""
+
+
+def chestxray14(root: Path, random: np.random.Generator) -> None:
+    """One CSV and two lists."""
+    patients = np.sort(random.integers(0, ROWS // 4, ROWS))
+    follow_up = pd.Series(patients).groupby(patients).cumcount()
+    names = np.array([f"{p:08d}_{f:03d}.png" for p, f in zip(patients, follow_up, strict=True)])
+    findings = ["Cardiomegaly", "Effusion", "No Finding", "Mass|Effusion", "Atelectasis|Cardiomegaly", "Pneumonia"]
+    table = {
+        "Image Index": names,
+        "Finding Labels": random.choice(findings, ROWS),
+        "Follow-up #": follow_up,
+        "Patient ID": patients,
+        "Patient Age": random.integers(0, 96, ROWS),
+        "Patient Gender": random.choice(["M", "F"], ROWS),
+        "View Position": random.choice(["PA", "AP"], ROWS),
+    }
+    pd.DataFrame(table).to_csv(root / "Data_Entry_2017_v2020.csv", index=False)
+    (root / "test_list.txt").write_text("\n".join(names[patients % 5 == 0]))
+    (root / "train_val_list.txt").write_text("\n".join(names[patients % 5 != 0]))
+
+
+def mimic(root: Path, random: np.random.Generator) -> None:
+    """Four gzipped CSVs."""
+    count = ROWS * 3 // 5
+    studies = np.sort(np.concatenate([np.arange(count), random.integers(0, count, ROWS - count)]))
+    subjects = 10_000_000 + studies // 4
+    keys = {
+        "dicom_id": ["-".join(f"{part:08x}" for part in row) for row in random.integers(0, 2**32, (ROWS, 5))],
+        "subject_id": subjects,
+        "study_id": 50_000_000 + studies,
+    }
+    views = random.choice(["PA", "AP", "LATERAL", ""], ROWS, p=[0.3, 0.4, 0.26, 0.04])
+    split = np.where(subjects % 50 == 0, "test", np.where(subjects % 50 == 1, "validate", "train"))
+    every = np.arange(count)
+    labels = {name: random.choice(["1.0", "0.0", "-1.0", ""], count) for name in LABELLER_COLUMNS}
+    people = np.unique(subjects)
+    tables = {
+        "mimic-cxr-2.0.0-metadata": {**keys, "ViewPosition": views, "StudyDate": "21500101"},
+        "mimic-cxr-2.0.0-split": {**keys, "split": split},
+        "mimic-cxr-2.0.0-chexpert": {"subject_id": 10_000_000 + every // 4, "study_id": 50_000_000 + every, **labels},
+        "patients": {"subject_id": people, "gender": "F", "anchor_age": people % 73 + 18, "anchor_year": 2148},
+    }
+    for name, columns in tables.items():
+        pd.DataFrame(columns).to_csv(root / f"{name}.csv.gz", index=False, compression=GZIP)
+
+
+def own(root: Path, random: np.random.Generator) -> None:
+    """A hospital's own CSV."""
+    table = {
+        "file": [f"{row // 10_000}/{row}.png" for row in range(ROWS)],
+        "mrn": random.integers(0, ROWS // 4, ROWS),
+        "view": random.choice(["PA", "AP", "lateral"], ROWS),
+        "sex": random.choice(["F", "M", ""], ROWS),
+        "born": "1950-01-31",
+        "taken": "2020-02-01",
+        "findings": random.choice(["effusion; heart", "normal", "", "plate"], ROWS),
+    }
+    pd.DataFrame(table).to_csv(root / "list.csv", index=False)
+
+
+CASES: Final[dict[str, Callable[[Path, np.random.Generator], None]]] = {
+    "chestxray14": chestxray14,
+    "mimic": mimic,
+    "own": own,
+}
+
+
+def measure(folder: Path, domain: str) -> dict[str, Any]:
+    """Build one cohort in this process."""
+    file = folder / "study.toml"
+    file.write_text(OWN if domain == "own" else f'[domains.{domain}]\nroot = "."\n')
+    start = time.perf_counter()
+    summary = build_cohort(load_study(file), domain)
+    elapsed = 1000 * (time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "case": f"{domain}, {ROWS} rows",
+        "method": "dpdt cohort",
+        "ms": round(elapsed),
+        "peak_bytes": peak,
+        "images": summary.images,
+    }
+
+
+def main() -> None:
+    """Make the tables, read each in a fresh process, print and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--measure", nargs=2, metavar=("FOLDER", "DOMAIN"), help="build one cohort, print its figures")
+    chosen = parser.parse_args().measure
+    if chosen:
+        print(json.dumps(measure(Path(chosen[0]), chosen[1])))
+        return
+    figures = []
+    for domain, make in CASES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            make(Path(folder), np.random.default_rng(0))
+            command = [sys.executable, __file__, "--measure", folder, domain]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            figures.append(json.loads(done.stdout.splitlines()[-1]))
+    rows = [[f["case"], f["ms"] / 1000, f["peak_bytes"] // 2**20, f["images"]] for f in figures]
+    show_table("Cohort stage", ("case", "seconds", "peak MiB", "images"), rows)
+    output = Path("build/bench/cohort.json")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The attempts of a job, kept beside its result: a line when one begins, a line when it is told to stop."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Attempt", "attempts_file", "begin_attempt", "last_attempt", "stop_attempt"]
+
+TAIL_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a job.
+
+    Attributes:
+        number: From 1; each requeue is one more.
+        host: Where it ran.
+        begun: Seconds since 1970.
+        step: The checkpoint that it went on from; None if there was none.
+        stopped: Why it was told to stop (`preempted`, `time limit`, `SIGTERM`); "" if it was not.
+    """
+
+    number: int
+    host: str
+    begun: float
+    step: int | None
+    stopped: str = ""
+
+
+def attempts_file(folder: Path, job_id: str) -> Path:
+    """Where a job's attempts are kept."""
+    return folder / f"{job_id}_attempts.jsonl"
+
+
+def begin_attempt(file: Path, attempt: Attempt) -> None:
+    """Note that an attempt begins."""
+    values = {"attempt": attempt.number, "host": attempt.host, "begun": attempt.begun, "step": attempt.step}
+    _append(file, values)
+
+
+def stop_attempt(file: Path, attempt: Attempt, reason: str) -> None:
+    """Note that an attempt was told to stop, and why."""
+    _append(file, {"attempt": attempt.number, "stopped": reason, "time": time.time()})
+
+
+def last_attempt(file: Path) -> Attempt | None:
+    """The newest attempt; None if the job never started."""
+    found: Attempt | None = None
+    for row in _rows(file):
+        if "begun" in row:
+            found = Attempt(row["attempt"], row["host"], row["begun"], row["step"])  # type: ignore[arg-type]
+        elif found is not None and row.get("attempt") == found.number:
+            found = Attempt(found.number, found.host, found.begun, found.step, str(row["stopped"]))
+    return found
+
+
+def _append(file: Path, values: dict[str, object]) -> None:
+    """One write of one line, so that a kill cannot mix two."""
+    with file.open("ab") as stream:
+        stream.write(f"{json.dumps(values)}\n".encode())
+
+
+def _rows(file: Path) -> Iterator[dict[str, object]]:
+    """The last lines; one that a kill cut off is left out."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - TAIL_BYTES))
+            lines = stream.read().splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        with suppress(ValueError):
+            yield json.loads(line)

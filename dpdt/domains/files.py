@@ -1,0 +1,183 @@
+"""Finding an institution's raw files and reading their tables, with a progress bar where they are large."""
+
+import gzip
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from dpdt.console import progress
+from dpdt.domains.raw import FileNames
+from dpdt.errors import CohortError, StudyError
+from dpdt.study import DomainSettings
+
+__all__ = ["RawFiles", "csv_header", "list_files", "read_csv"]
+
+CHUNK_ROWS: Final = 50_000
+MEGABYTE: Final = 1_000_000
+AS_TEXT: Final[dict[str, Any]] = {"dtype": str, "keep_default_na": False, "na_filter": False}
+
+
+class RawFiles:
+    """An institution's raw files by logical name; the study file may give other names than the published ones."""
+
+    def __init__(self, root: Path, published: FileNames, settings: DomainSettings) -> None:
+        unknown = sorted(set(settings.files) - set(published))
+        if unknown:
+            raise StudyError(f"files: unknown name {unknown[0]!r}. Valid names: {', '.join(published)}.")
+        if not root.is_dir():
+            raise CohortError(f"{root}: no such folder. Set `root` of the domain to the folder with the raw data.")
+        self.root = root
+        self._published = published
+        self._given = settings.files
+        self._read: dict[str, Path] = {}
+
+    @property
+    def read(self) -> dict[str, Path]:
+        """Every file that was read so far, by its logical name."""
+        return dict(self._read)
+
+    def given(self, name: str) -> bool:
+        """Whether the study file names this file or folder."""
+        return name in self._given
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """Paths relative to root at which a file may be, best first."""
+        return (str(self._given[name]),) if name in self._given else self._published[name]
+
+    def optional(self, name: str) -> Path | None:
+        """Path of a file, compressed or not; None if there is none. A name given in the study file must exist."""
+        for candidate in self.names(name):
+            other = candidate.removesuffix(".gz") if candidate.endswith(".gz") else f"{candidate}.gz"
+            for relative in (candidate, other):
+                if (self.root / relative).is_file():
+                    return self.root / relative
+        if name in self._given:
+            raise self._missing(name)
+        return None
+
+    def path(self, name: str) -> Path:
+        """Path of a file, compressed or not.
+
+        Raises:
+            CohortError: There is none; the message says where it was looked for.
+        """
+        found = self.optional(name)
+        if found is None:
+            raise self._missing(name)
+        return found
+
+    def _missing(self, name: str) -> CohortError:
+        inside = sorted(entry.name for entry in self.root.iterdir())
+        found = ", ".join(inside[:8]) + (", …" if len(inside) > 8 else "") if inside else "nothing"
+        return CohortError(
+            f"{self.root}: no {' or '.join(self.names(name))} (plain or .gz); found {found}. "
+            f'Correct `root`, or name the file: files = {{ {name} = "…" }}.'
+        )
+
+    def table(
+        self, name: str, columns: Mapping[str, Sequence[str]], optional: Mapping[str, Sequence[str]] | None = None
+    ) -> pd.DataFrame:
+        """Read a CSV as text, missing cells as empty strings.
+
+        Args:
+            name: Logical name of the file.
+            columns: Column name in the answer -> names it may have in the file (compared trimmed, without case).
+            optional: The same for columns that may be missing; they are then missing in the answer, too.
+
+        Returns:
+            The wanted columns, trimmed; the index is the row number from 0.
+
+        Raises:
+            CohortError: File or column missing, or not a CSV.
+        """
+        path = self.path(name)
+        self._read[name] = path
+        header = {column.strip().casefold(): column for column in self.header(name)}
+        wanted: dict[str, str] = {}
+        for column, names in [*columns.items(), *(optional or {}).items()]:
+            found = next((header[n.casefold()] for n in names if n.casefold() in header), None)
+            if found is not None:
+                wanted[column] = found
+            elif column in columns:
+                raise CohortError(
+                    f"{path}: no column {' or '.join(repr(n) for n in names)}; found {', '.join(header.values())}. "
+                    "Is this the published file?"
+                )
+        table = read_csv(path, columns=sorted(set(wanted.values())))
+        return pd.DataFrame({column: table[found].str.strip() for column, found in wanted.items()})
+
+    def header(self, name: str) -> tuple[str, ...]:
+        """Column names of a CSV, as written there."""
+        return csv_header(self.path(name))
+
+    def lines(self, name: str) -> list[str]:
+        """Read a text file of one name a line; empty lines are left out."""
+        path = self.path(name)
+        self._read[name] = path
+        opener = gzip.open if path.suffix == ".gz" else open
+        try:
+            with opener(path, "rt", encoding="utf-8") as stream:
+                return [line.strip() for line in stream if line.strip()]
+        except (UnicodeDecodeError, OSError, EOFError) as err:
+            raise CohortError(f"{path}: cannot be read as a list of names ({err}).") from err
+
+
+def csv_header(path: Path, *, separator: str = ",", encoding: str = "utf-8") -> tuple[str, ...]:
+    """Column names of a CSV (.gz or not), as written there.
+
+    Raises:
+        CohortError: The file is empty or not a CSV.
+    """
+    try:
+        header = pd.read_csv(path, nrows=0, sep=separator, encoding=encoding, **AS_TEXT)
+    except (ValueError, LookupError, OSError, EOFError) as err:  # pandas' parser errors are ValueErrors
+        raise CohortError(f"{path}: cannot be read as CSV ({err}).") from err
+    return tuple(str(column) for column in header.columns)
+
+
+def read_csv(path: Path, *, columns: Sequence[str], separator: str = ",", encoding: str = "utf-8") -> pd.DataFrame:
+    """Read columns of a CSV (.gz or not) as text, missing cells as empty strings.
+
+    Raises:
+        CohortError: It cannot be read; the message says why.
+    """
+    try:
+        size = _megabytes(path.stat().st_size)
+        with path.open("rb") as raw, progress(f"reading {path.name}", size, unit="MB") as advance:
+            chunks = pd.read_csv(
+                raw,
+                usecols=list(columns),
+                sep=separator,
+                encoding=encoding,
+                chunksize=CHUNK_ROWS,
+                compression="gzip" if path.suffix == ".gz" else None,
+                **AS_TEXT,
+            )
+            parts, done = [], 0
+            for part in chunks:
+                parts.append(part)
+                now = _megabytes(raw.tell())
+                advance(now - done, f"{sum(map(len, parts))} rows")
+                done = now
+    except (ValueError, LookupError, OSError, EOFError) as err:  # pandas' parser errors are ValueErrors
+        raise CohortError(f"{path}: cannot be read as CSV ({err}).") from err
+    return pd.concat(parts)
+
+
+def _megabytes(count: int) -> int:
+    return math.ceil(count / MEGABYTE)
+
+
+def list_files(folders: Iterable[Path], root: Path) -> dict[str, str]:
+    """File name -> path relative to `root`, from one listing of each folder that exists (no look at single files)."""
+    found: dict[str, str] = {}
+    for folder in folders:
+        if folder.is_dir():
+            prefix = folder.relative_to(root).as_posix()
+            with os.scandir(folder) as entries:
+                found.update({e.name: e.name if prefix == "." else f"{prefix}/{e.name}" for e in entries})
+    return found

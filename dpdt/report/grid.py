@@ -1,0 +1,39 @@
+"""Which models stand in a report: their domains and arms, from a study file or from a table of published numbers."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dpdt.study import Study, format_epsilon
+
+__all__ = ["Grid", "arm_name"]
+
+
+def arm_name(target_epsilon: float) -> str:
+    """``ε = 8``, or ``no DP``."""
+    return f"ε = {format_epsilon(target_epsilon)}" if math.isfinite(target_epsilon) else "no DP"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Train domains × test domains × arms."""
+
+    train_domains: tuple[str, ...]
+    test_domains: tuple[str, ...]
+    epsilons: tuple[float, ...]  # no DP (inf) first, then falling
+    names: Mapping[float, str] = field(default_factory=dict)  # of arms whose epsilon is a band
+
+    @classmethod
+    def of(cls, study: Study) -> "Grid":
+        """A study's."""
+        epsilons = tuple(sorted(study.privacy.target_epsilons, reverse=True))
+        return cls(study.train_domains, study.test_domains, epsilons)
+
+    @property
+    def private(self) -> tuple[float, ...]:
+        """The arms with DP."""
+        return tuple(epsilon for epsilon in self.epsilons if math.isfinite(epsilon))
+
+    def name(self, epsilon: float) -> str:
+        """An arm in words."""
+        return self.names.get(epsilon, arm_name(epsilon))

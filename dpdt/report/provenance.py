@@ -1,0 +1,115 @@
+"""The report's sections on who was studied, what privacy means, and where the numbers come from."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import pandas as pd
+
+from dpdt.report.view import Table, thousands
+from dpdt.results import Run
+from dpdt.study import Study
+from dpdt.vocabulary import LABELS, SPLITS
+
+__all__ = ["cohort", "other_releases", "paragraphs", "privacy_table", "provenance", "versions"]
+
+HASH_DIGITS: Final = 12
+
+
+def cohort(study: Study) -> dict[str, Table] | None:
+    """How each domain's images became its cohort, and its positives; None without a summary."""
+    path = study.paths.cohort_summary
+    if not path.exists():
+        return None
+    summary = pd.read_csv(path, keep_default_na=False, dtype=str)
+    counts = summary.set_index(["domain", "what", "value", "split"])["images"]
+    patients = summary.set_index(["domain", "what", "value", "split"])["patients"]
+
+    def images(domain: str, what: str, value: str, split: str) -> str:
+        return thousands(str(counts.get((domain, what, value, split), "")))
+
+    def both(domain: str, split: str) -> str:
+        n, of = images(domain, "total", "", split), thousands(str(patients.get((domain, "total", "", split), "")))
+        return f"{n} ({of})" if n != "–" else n
+
+    domains = [domain for domain in study.used_domains if domain in set(summary["domain"])]
+    flow = [
+        [domain, images(domain, "rows read", "", ""), *(both(domain, split) for split in ("all", *SPLITS))]
+        for domain in domains
+    ]
+    excluded = summary[(summary["what"] == "excluded") & summary["domain"].isin(domains)]
+    reasons = [[str(row.domain), thousands(str(row.images)), str(row.value)] for row in excluded.itertuples()]
+    positives = [
+        [domain, split, *(images(domain, label, "positive", split) for label in LABELS)]
+        for domain in domains
+        for split in ("train", "test")
+    ]
+    return {
+        "flow": Table(["domain", "rows read", "in the cohort", *SPLITS], flow),
+        "excluded": Table(["domain", "images", "reason"], reasons),
+        "positives": Table(["domain", "split", *(label.replace("_", " ") for label in LABELS)], positives),
+    }
+
+
+def privacy_table(runs: Sequence[Run]) -> Table:
+    """What each DP run guarantees, from its privacy statement."""
+    fields = {
+        "epsilon": "ε spent",
+        "delta": "δ",
+        "num_units": f"{runs[0].unit if runs else 'unit'}s",
+        "neighbouring_relation": "neighbours",
+        "noise_multiplier": "noise multiplier",
+        "max_grad_norm": "clipping norm",
+        "sample_rate": "sample rate",
+        "num_steps": "steps",
+        "accountant": "accountant",
+    }
+    rows = []
+    for run in runs:
+        statement = run.privacy() or {}
+        if run.private:
+            rows.append([run.title, *(_value(statement.get(key)) for key in fields)])
+            if not statement.get("complete", True):
+                rows[-1][1] += " when complete"
+    return Table(["model", *fields.values()], rows)
+
+
+def _value(value: Any) -> str:
+    """A value of a statement as text."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def paragraphs(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Each run's statement in plain words."""
+    statements = ((run.title, run.privacy() or {}) for run in runs)
+    return [(title, str(found["paragraph"])) for title, found in statements if found.get("paragraph")]
+
+
+def other_releases(runs: Sequence[Run]) -> Table:
+    """What else was let out of the private data, as the DP runs' statements say, each entry once."""
+    columns = ["what", "source", "accounted"]
+    found: dict[tuple[str, ...], None] = {}
+    for run in runs:
+        statement = (run.privacy() or {}) if run.private else {}
+        for release in statement.get("other_releases") or []:
+            found[tuple(str(release.get(column, "")) for column in columns)] = None
+    return Table(["also let out", "where from", "is it in ε?"], [list(row) for row in found])
+
+
+def provenance(runs: Sequence[Run]) -> Table:
+    """Which run folders the report rests on."""
+    rows = []
+    for run in runs:
+        data = run.config.get("data", {})
+        steps = f"{run.state.get('step', 0):,} of {run.config.get('num_steps', 0):,}"
+        hashes = [str(data.get(key, ""))[:HASH_DIGITS] or "–" for key in ("split_sha256", "manifest_sha256")]
+        rows.append([run.title, run.run_id, run.status, steps, *hashes])
+    return Table(["model", "run", "status", "steps", "split SHA-256", "shards SHA-256"], rows)
+
+
+def versions(runs: Sequence[Run]) -> list[str]:
+    """Software that the runs were made with, each combination once."""
+    return sorted({", ".join(f"{k} {v}" for k, v in run.config.get("versions", {}).items()) for run in runs} - {""})

@@ -1,0 +1,123 @@
+"""The paper's analysis of domain transfer: how much AUC falls where a model was not trained, with and without DP.
+
+For a test domain, each other train domain and each label is a pair. Its fall is the AUC of the model of the test domain
+itself without DP, less the AUC of the model from elsewhere. The falls with and without DP are compared by Student's
+paired t test. Source: Radiology: Artificial Intelligence 2024, 6(1):e230212.
+"""
+
+import math
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from dpdt.metrics import ALL, AVERAGE, holm, paired_t
+from dpdt.report.grid import Grid
+
+__all__ = ["TRANSFER_COLUMNS", "transfer_pairs", "transfer_table"]
+
+TRANSFER_COLUMNS: Final = (
+    "target_epsilon",
+    "test_domain",
+    "on_domain_auc",
+    "off_domain_auc_no_dp",
+    "off_domain_auc_dp",
+    "fall_no_dp",
+    "fall_dp",
+    "macro_fall_no_dp",
+    "macro_fall_dp",
+    "difference",
+    "t",
+    "p",
+    "p_holm",
+    "pairs",
+    "reason",
+)
+
+
+def transfer_pairs(auc: pd.DataFrame, grid: Grid, target_epsilon: float, test_domain: str) -> pd.DataFrame:
+    """Falls of every pair of another train domain and a label.
+
+    Args:
+        auc: Columns `target_epsilon, label, subgroup, train_domain, test_domain, auc`; once a cell.
+        grid: The domains.
+        target_epsilon: The arm with DP.
+        test_domain: Where the models are tested.
+
+    Returns:
+        `train_domain, label, on_domain, no_dp, dp, fall_no_dp, fall_dp`; NaN where an AUC is missing.
+    """
+    cells = auc[(auc["subgroup"] == ALL) & (auc["label"] != AVERAGE) & (auc["test_domain"] == test_domain)]
+    by_key = cells.set_index(["target_epsilon", "train_domain", "label"])["auc"].to_dict()
+    labels = list(dict.fromkeys(cells["label"]))
+    rows = [
+        {
+            "train_domain": train_domain,
+            "label": label,
+            "on_domain": by_key.get((math.inf, test_domain, label), math.nan),
+            "no_dp": by_key.get((math.inf, train_domain, label), math.nan),
+            "dp": by_key.get((target_epsilon, train_domain, label), math.nan),
+        }
+        for train_domain in grid.train_domains
+        if train_domain != test_domain
+        for label in labels
+    ]
+    table = pd.DataFrame(rows, columns=["train_domain", "label", "on_domain", "no_dp", "dp"]).astype(
+        dict.fromkeys(("on_domain", "no_dp", "dp"), "float64")
+    )
+    return table.assign(
+        fall_no_dp=table["on_domain"] - table["no_dp"],
+        fall_dp=table["on_domain"] - table["dp"],
+    )
+
+
+def transfer_table(auc: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+    """The analysis for every arm with DP and every test domain, with TRANSFER_COLUMNS.
+
+    Means are over the pairs in which all three AUCs are defined; `macro_fall_…` are the same from the macro AUCs, which
+    the paper prints. P values of one arm are adjusted together by Holm.
+    """
+    tables = []
+    for epsilon in grid.private:
+        rows = [_row(auc, grid, epsilon, domain) for domain in grid.test_domains if domain in grid.train_domains]
+        table = pd.DataFrame(rows, columns=list(TRANSFER_COLUMNS))
+        table["p_holm"] = holm(table["p"].to_numpy(dtype=np.float64))
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(TRANSFER_COLUMNS))
+
+
+def _row(auc: pd.DataFrame, grid: Grid, epsilon: float, domain: str) -> dict[str, object]:
+    """One test domain under one arm."""
+    pairs = transfer_pairs(auc, grid, epsilon, domain)
+    used = pairs.dropna()
+    # The on-domain AUC is common to both falls: testing the AUCs themselves is the same test with less rounding.
+    test = paired_t(used["no_dp"].to_numpy(), used["dp"].to_numpy())
+    mean = used[["on_domain", "no_dp", "dp", "fall_no_dp", "fall_dp"]].mean()
+    left_out = len(pairs) - len(used)
+    notes = [test.reason] if test.reason else []
+    notes += [f"without {left_out} of {len(pairs)} pairs (no AUC)"] if left_out else []
+    return {
+        "target_epsilon": epsilon,
+        "test_domain": domain,
+        "on_domain_auc": mean["on_domain"],
+        "off_domain_auc_no_dp": mean["no_dp"],
+        "off_domain_auc_dp": mean["dp"],
+        "fall_no_dp": mean["fall_no_dp"],
+        "fall_dp": mean["fall_dp"],
+        "macro_fall_no_dp": _macro_fall(auc, grid, math.inf, domain),
+        "macro_fall_dp": _macro_fall(auc, grid, epsilon, domain),
+        "difference": test.difference,
+        "t": test.t,
+        "p": test.p,
+        "p_holm": math.nan,
+        "pairs": test.pairs,
+        "reason": "; ".join(notes),
+    }
+
+
+def _macro_fall(auc: pd.DataFrame, grid: Grid, epsilon: float, domain: str) -> float:
+    """On-domain macro AUC without DP less the mean off-domain macro AUC of an arm; NaN if one of them is missing."""
+    macro = auc[(auc["subgroup"] == ALL) & (auc["label"] == AVERAGE) & (auc["test_domain"] == domain)]
+    by_key = macro.set_index(["target_epsilon", "train_domain"])["auc"].to_dict()
+    elsewhere = [by_key.get((epsilon, other), math.nan) for other in grid.train_domains if other != domain]
+    return float(by_key.get((math.inf, domain), math.nan) - np.mean(elsewhere)) if elsewhere else math.nan

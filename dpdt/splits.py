@@ -1,0 +1,94 @@
+"""Train, val and test: official where it exists, otherwise by a hash of the patient's id; never across a patient."""
+
+import hashlib
+import unicodedata
+
+import numpy as np
+import pandas as pd
+
+from dpdt.errors import CohortError
+from dpdt.study import Study
+
+__all__ = ["check_patients", "fill_split", "normalise_patient_id", "one_spelling", "patient_fraction"]
+
+
+def normalise_patient_id(patient_id: str) -> str:
+    """One spelling of a patient id: without blanks, case and leading zeros.
+
+    >>> normalise_patient_id(" P 0012 ") == normalise_patient_id("p0012"), normalise_patient_id("007")
+    (True, '7')
+    """
+    return "".join(unicodedata.normalize("NFKC", patient_id).split()).casefold().lstrip("0")
+
+
+def patient_fraction(patient_id: str, *, salt: str) -> float:
+    """A number in [0, 1) that depends on the patient and the salt alone: SHA-256, first 53 bits.
+
+    >>> patient_fraction("0012", salt="0:test") == patient_fraction("12", salt="0:test")
+    True
+    """
+    digest = hashlib.sha256(f"dpdt:{salt}:{normalise_patient_id(patient_id)}".encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / float(1 << 53)
+
+
+def one_spelling(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Give patients whose ids differ only in blanks, case or leading zeros one id: they are one privacy unit.
+
+    Returns:
+        The frame with the first spelling (in sorting order) of each id, and the number of spellings that went.
+    """
+    first: dict[str, str] = {}
+    ids = sorted(frame["patient_id"].unique())
+    spelled = {patient: first.setdefault(normalise_patient_id(patient), patient) for patient in ids}
+    if len(first) == len(ids):
+        return frame, 0
+    return frame.assign(patient_id=frame["patient_id"].map(spelled).astype("str")), len(ids) - len(first)
+
+
+def fill_split(frame: pd.DataFrame, study: Study, domain: str) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Fill in `split`: official, else by hash; val out of train where none is official.
+
+    Returns:
+        The frame, and how test and val came about, for the record.
+
+    Raises:
+        CohortError: Only some rows have an official split.
+    """
+    settings, seed = study.domains[domain], study.study.seed
+    split = frame["split"].astype(object)
+    official = split.notna()
+    if official.any() and not official.all():
+        raise CohortError(f"{domain}: {int((~official).sum())} of {len(frame)} rows have no official split.")
+    how = {"test": "official", "val": "official"}
+    if not official.any():
+        test = _hashed_below(frame["patient_id"], settings.test_fraction, f"{seed}:test")
+        split = pd.Series(np.where(test, "test", "train"), index=frame.index, dtype=object)
+        how["test"] = f"patients by hash, seed {seed}, test_fraction {settings.test_fraction:g}"
+    if not (split == "val").any():
+        val = _hashed_below(frame["patient_id"], settings.val_fraction, f"{seed}:val")
+        split = split.mask((split == "train") & val, "val")
+        how["val"] = f"patients of train by hash, seed {seed}, val_fraction {settings.val_fraction:g}"
+    return frame.assign(split=split.astype("str")), how
+
+
+def check_patients(frame: pd.DataFrame, domain: str) -> None:
+    """No patient may be in two splits, however the id is spelled.
+
+    Raises:
+        CohortError: One is; the message has a hash instead of the id.
+    """
+    keys = frame["patient_id"].map({p: normalise_patient_id(p) for p in frame["patient_id"].unique()})
+    splits = pd.DataFrame({"key": keys, "split": frame["split"]}).drop_duplicates()["key"].value_counts()
+    crossing = splits.index[splits > 1]
+    if len(crossing):
+        first = hashlib.sha256(min(crossing).encode()).hexdigest()[:12]
+        raise CohortError(
+            f"{domain}: {len(crossing)} patients are in more than one split (first, as a hash: {first}). "
+            "The published split is not disjoint by patient; correct the list."
+        )
+
+
+def _hashed_below(patient_ids: "pd.Series[str]", fraction: float, salt: str) -> "pd.Series[bool]":
+    """Whether each row's patient falls below `fraction`."""
+    places = {patient: patient_fraction(patient, salt=salt) < fraction for patient in patient_ids.unique()}
+    return patient_ids.map(places).astype(bool)

@@ -1,0 +1,48 @@
+"""One process of a training of the tests: `python ranks_worker.py STUDY RESULT [STOP_STEP]`.
+
+Trains the study's first cell, seeded; writes the sums of clipped gradients of the first steps, before noise, to RESULT.
+The rank with the highest number asks to stop after STOP_STEP steps.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from dpdt.loop import TrainingLoop
+from dpdt.privacy.clipping import HooksClipping
+from dpdt.stop import StopFlag
+from dpdt.study import load_study
+from dpdt.train import train
+
+SUMS_KEPT = 3
+
+
+def main(study_file: str, result: str, stop_step: int = 0) -> None:
+    """Train, and keep the sums."""
+    torch.set_num_threads(1)
+    sums: list[list[torch.Tensor]] = []
+    flag, last = StopFlag(), os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1)
+    release, take_step = HooksClipping.release, TrainingLoop._take_step
+
+    def kept(self: HooksClipping, *, expected_batch_size: int) -> None:
+        if len(sums) < SUMS_KEPT:
+            sums.append([total.clone() for total in self.partial_sums()])
+        release(self, expected_batch_size=expected_batch_size)
+
+    def counted(self: TrainingLoop, rows: object) -> torch.Tensor:
+        total = take_step(self, rows)  # type: ignore[arg-type]
+        if last and self.step + 1 == stop_step:
+            flag.request()
+        return total
+
+    HooksClipping.release = kept  # type: ignore[method-assign]
+    TrainingLoop._take_step = counted  # type: ignore[method-assign]
+    study = load_study(study_file)
+    summary = train(study, study.cells()[0], seeded_randomness=True, stop=flag)
+    torch.save({"sums": sums, "status": summary.status, "step": summary.step}, Path(result))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))

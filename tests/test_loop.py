@@ -1,0 +1,165 @@
+"""The loop's loss, and the equality of both arms through the whole loop. Whole trainings: test_train.py."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dpdt.dataset import DomainData, load_split
+from dpdt.errors import PrivacyError
+from dpdt.loop import TrainingLoop, TrainingPlan, image_losses, open_ledger, physical_batches
+from dpdt.model import build_model
+from dpdt.paths import RunPaths
+from dpdt.privacy.mechanism import Mechanism
+from dpdt.privacy.sampling import PoissonSampler
+from dpdt.stop import StopFlag
+from dpdt.study import Study
+from tests.small_data import MakeStudy
+
+SILENT = Mechanism("patient", 32, 0.25, 0.0, 1e6, 10, 1e-3, "pld", 8.0)  # no noise, and a norm that nothing reaches
+
+
+def plan(folder: Path, mechanism: Mechanism | None, **changes: Any) -> TrainingPlan:
+    settings = TrainingPlan(
+        paths=RunPaths(folder),
+        title="test",
+        num_steps=10,
+        sample_rate=0.25,
+        expected_batch_size=8,
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        class_weights=(1.0, 2.0, 1.0, 1.0, 1.0),
+        mechanism=mechanism,
+        clipping="hooks",
+        images_per_unit=1,
+        seed="test",
+        seeded=True,
+        physical_batch_size=3,
+        reserve_steps=4,
+        checkpoint_every_steps=50,
+        device=torch.device("cpu"),
+    )
+    return dataclasses.replace(settings, **changes)
+
+
+def weights_after(plan: TrainingPlan, study: Study, data: DomainData) -> list[Tensor]:
+    torch.manual_seed(0)
+    model = build_model(study.model)
+    if plan.mechanism is None:
+        assert TrainingLoop(plan, model=model, data=data, steps=None).run(stop=StopFlag()) == "finished"
+    else:
+        with open_ledger(plan) as ledger:
+            loop = TrainingLoop(plan, model=model, data=data, steps=ledger)
+            assert loop.run(stop=StopFlag()) == "finished"
+    return [p.detach() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("clipping", ["hooks", "ghost"])
+def test_without_noise_and_clipping_the_dp_arm_is_the_other_arm(
+    make_study: MakeStudy, tmp_path: Path, clipping: str
+) -> None:
+    # DP-14: sigma 0, an unreachable norm, the same batches: equal weights after ten steps.
+    study = make_study()
+    data = load_split(study, "uka", "train")
+    without = weights_after(plan(tmp_path / "plain", None), study, data)
+    silent = weights_after(plan(tmp_path / clipping, SILENT, clipping=clipping), study, data)
+    torch.manual_seed(0)
+    start = list(build_model(study.model).parameters())
+    assert max((a - b).abs().max().item() for a, b in zip(without, start, strict=True)) > 1e-3
+    assert max((a - b).abs().max().item() for a, b in zip(without, silent, strict=True)) < 1e-5
+
+
+def test_a_tiny_data_set_has_empty_batches_and_ends_well(make_study: MakeStudy, tmp_path: Path) -> None:
+    # DP-06: N = 10, one expected: every third batch is empty.
+    study = make_study(patients=12)
+    data = load_split(study, "uka", "train")
+    assert data.num_units == 10
+    mechanism = dataclasses.replace(SILENT, num_units=10, sample_rate=0.1, noise_multiplier=1.0, num_steps=60)
+    settings = plan(tmp_path / "r", mechanism, num_steps=60, sample_rate=0.1, expected_batch_size=1, class_weights=None)
+    weights = weights_after(settings, study, data)
+    assert all(bool(w.isfinite().all()) for w in weights)
+    assert settings.paths.weights.exists()
+
+
+def test_a_loss_is_the_mean_over_five_labels_and_unknown_ones_add_zero() -> None:
+    logits = torch.zeros(3, 5)
+    labels = torch.tensor([[1.0, 0, 1, 0, 1], [torch.nan, 0, 1, 0, 1], [torch.nan] * 5])
+    log2 = np.log(2)  # the cross-entropy of an undecided logit
+    torch.testing.assert_close(image_losses(logits, labels), torch.tensor([log2, 0.8 * log2, 0.0]).float())
+
+
+def test_class_weights_weigh_positives_alone() -> None:
+    logits, labels = torch.zeros(2, 5), torch.tensor([[1.0] * 5, [0.0] * 5])
+    weights = torch.tensor([3.0, 1, 1, 1, 1])
+    log2 = np.log(2)
+    expected = torch.tensor([(3 + 4) / 5 * log2, log2]).float()
+    torch.testing.assert_close(image_losses(logits, labels, class_weights=weights), expected)
+
+
+def test_an_unknown_label_moves_no_weight() -> None:
+    logits = torch.randn(1, 5, requires_grad=True)
+    labels = torch.tensor([[1.0, torch.nan, 0, torch.nan, 1]])
+    image_losses(logits, labels).sum().backward()
+    assert logits.grad is not None
+    assert bool((logits.grad[0, [1, 3]] == 0).all())
+    assert bool((logits.grad[0, [0, 2, 4]] != 0).all())
+
+
+def test_a_run_without_dp_has_no_ledger(tmp_path: Path) -> None:
+    with pytest.raises(PrivacyError, match="a run without DP has no ledger"):
+        open_ledger(plan(tmp_path, None))
+
+
+class Weighted(PoissonSampler):
+    """Stands for torch's weighted and shuffled samplers, which are no Poisson samples."""
+
+
+def test_a_sampler_that_is_not_poissons_is_refused(
+    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # DP-04, DP-05: weighted and shuffled batches were accounted as Poisson samples. The loop makes its own sampler, so
+    # that none can be given; a subclass that is put in its place is refused too.
+    study = make_study()
+    settings = plan(tmp_path / "r", SILENT)
+    monkeypatch.setattr(
+        "dpdt.loop._make_sampler",
+        lambda plan, data, stream: Weighted(data.units, sample_rate=plan.sample_rate, stream=stream),
+    )
+    with pytest.raises(PrivacyError, match="batches of a Weighted are not Poisson samples"):
+        weights_after(settings, study, load_split(study, "uka", "train"))
+
+
+@pytest.mark.parametrize("change", [{"sample_rate": 0.125}, {"num_units": 31}, {"images_per_unit": 2}])
+def test_other_batches_than_those_accounted_for_are_refused(
+    make_study: MakeStudy, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    study = make_study()
+    settings = plan(tmp_path / "r", dataclasses.replace(SILENT, **change))
+    with pytest.raises(PrivacyError, match=r"of the batches are .*, accounted for are"):
+        weights_after(settings, study, load_split(study, "uka", "train"))
+
+
+def test_a_physical_batch_never_parts_the_images_of_a_unit() -> None:
+    units = np.array([3, 3, 4, 5, 5, 5, 5, 6, 7, 7])
+    parts = physical_batches(np.arange(10), units, size=3)
+    assert [list(units[part]) for part in parts] == [[3, 3, 4], [5, 5, 5, 5], [6, 7, 7]]
+    assert physical_batches(np.arange(0), units[:0], size=3) == []
+    assert [len(part) for part in physical_batches(np.arange(8), np.arange(8), size=3)] == [3, 3, 2]
+
+
+def test_several_images_a_patient_train_and_physical_batches_change_nothing(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    study = make_study()
+    data = load_split(study, "uka", "train")
+    mechanism = dataclasses.replace(SILENT, images_per_unit=2, max_grad_norm=1.0)
+    found = [
+        weights_after(plan(tmp_path / str(size), mechanism, images_per_unit=2, physical_batch_size=size), study, data)
+        for size in (2, 100)
+    ]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,312 @@
+"""docs/own-hospital.md, followed literally; then what kind `table` accepts and what it says when it does not."""
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+import dpdt
+from dpdt.cli import main
+from dpdt.cohort import build_cohort, read_cohort, read_record
+from dpdt.errors import CohortError, StudyError
+from dpdt.study import Study, load_study
+from dpdt.vocabulary import LABELS
+
+PAGE = Path(dpdt.__file__).parents[1] / "docs" / "own-hospital.md"
+
+
+def block(language: str) -> str:
+    """The page's first code block of a language."""
+    found = re.search(rf"^```{language}\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found.group(1)
+
+
+@pytest.fixture
+def st_mary(tmp_path: Path) -> Path:
+    """A folder with the page's list, its images and its study file."""
+    (tmp_path / "st-mary").mkdir()
+    (tmp_path / "st-mary" / "list.csv").write_text(block("csv"))
+    (tmp_path / "study.toml").write_text(block("toml"))
+    random = np.random.default_rng(0)
+    for name in pd.read_csv(tmp_path / "st-mary" / "list.csv")["Filename"]:
+        path = tmp_path / "st-mary" / "png" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), random.integers(0, 255, (40, 32), dtype=np.uint8))
+    return tmp_path
+
+
+def test_the_pages_command_prints_the_pages_table(
+    st_mary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(st_mary)
+    command = block("sh").split()
+    assert command[0] == "dpdt"
+    with pytest.raises(SystemExit) as end:
+        main(command[1:])
+    assert end.value.code == 0
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    wanted = [line.rstrip() for line in block("text").splitlines()]
+    start = printed.index(wanted[0])
+    assert printed[start : start + len(wanted)] == wanted
+
+
+def test_the_pages_rows_become_what_the_page_says(st_mary: Path) -> None:
+    study = load_study(st_mary / "study.toml")
+    build_cohort(study, "st_mary")
+    table = read_cohort(study, "st_mary").set_index("image_id")
+    exclusions = pd.read_csv(study.paths.cohort_exclusions("st_mary")).set_index("image_id")["reason"].to_dict()
+    assert exclusions == {"a/0002.png": "view lat", "b/0010.png": "view unknown"}
+    first = table.loc["a/0001.png"]
+    assert first["path"] == "png/a/0001.png"
+    assert (first["patient_id"], first["study_id"], first["view"], first["sex"]) == ("7001", "A100", "PA", "female")
+    assert first["age_years"] == pytest.approx(68.9, abs=0.05)  # born 1951-03-12, taken 2020-01-30
+    assert first[list(LABELS)].tolist() == [1, 1, 0, 1, 0]
+    assert pd.isna(table.loc["a/0004.png", "cardiomegaly"])
+    assert table.loc["b/0006.png", "sex"] == "unknown"
+    assert np.isnan(table.loc["b/0006.png", "age_years"])
+    assert table["split"].value_counts().to_dict() == {"train": 5, "test": 2, "val": 1}
+    assert read_record(study, "st_mary")["policies"]["test"] == "official"
+
+
+def test_the_pages_images_become_shards(st_mary: Path) -> None:
+    pytest.importorskip("dpdt._core")
+    from dpdt.shards import build_shards
+
+    file = st_mary / "study.toml"
+    file.write_text(file.read_text() + "[shards]\nsize = 16\n")
+    study = load_study(file)
+    build_cohort(study, "st_mary")
+    build_shards(study, "st_mary")
+    assert len(pd.read_parquet(study.paths.shards("st_mary").index)) == 8
+
+
+# ---- other shapes of the list ----
+
+PLAIN = """
+[domains.own]
+kind = "table"
+root = "."
+[domains.own.table]
+file = "list.csv"
+image = "image"
+patient = "patient"
+sex = "sex"
+age = "age"
+[domains.own.table.labels]
+cardiomegaly = { column = "heart" }
+healthy = { column = "healthy" }
+"""
+ROWS = pd.DataFrame(
+    {
+        "image": [f"{n}.png" for n in range(40)],
+        "patient": [f"p{n // 2}" for n in range(40)],
+        "sex": ["F", "male", "", "M"] * 10,
+        "age": ["58", "090+", "012Y", "unclear"] * 10,
+        "heart": ["1", "0", "", "0"] * 10,
+        "healthy": ["0", "1", "1", "0"] * 10,
+    }
+)
+
+
+def own(folder: Path, *changes: tuple[str, str], rows: pd.DataFrame = ROWS) -> Study:
+    text = PLAIN
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "study.toml").write_text(text)
+    rows.to_csv(folder / "list.csv", index=False)
+    return load_study(folder / "study.toml")
+
+
+def test_defaults_read_a_plain_list_and_split_by_patient(tmp_path: Path) -> None:
+    study = own(tmp_path)
+    build_cohort(study, "own")
+    table = read_cohort(study, "own").set_index("image_id").loc[[f"{n}.png" for n in range(4)]]
+    assert table["sex"].tolist() == ["female", "male", "unknown", "male"]
+    np.testing.assert_equal(table["age_years"].to_numpy(), [58, 90, 12, np.nan])
+    assert table["cardiomegaly"].tolist() == [1, 0, pd.NA, 0]
+    assert table["pneumonia"].isna().all()
+    assert set(table["view"]) == {"frontal"}
+    notes = {row["value"]: row["images"] for row in read_record(study, "own")["counts"] if row["what"] == "note"}
+    assert notes["age not understood or impossible, unknown"] == 10
+    assert notes["pneumonia unknown in every image"] == 40
+    assert notes["images not found where expected"] == 40
+    assert read_record(study, "own")["policies"]["test"] == "patients by hash, seed 0, test_fraction 0.2"
+
+
+@pytest.mark.parametrize("suffix", ["csv.gz", "tsv", "parquet", "latin"])
+def test_csv_compressed_tabs_parquet_and_other_encodings_read_the_same(suffix: str, tmp_path: Path) -> None:
+    study = own(tmp_path)
+    build_cohort(study, "own")
+    wanted = read_cohort(study, "own")
+    other = tmp_path / "other"
+    other.mkdir()
+    name = f"list.{'csv' if suffix == 'latin' else suffix}"
+    extra = '\nseparator = ";"\nencoding = "latin-1"' if suffix == "latin" else ""
+    study = own(other, ('file = "list.csv"', f'file = "{name}"{extra}'))
+    rows = ROWS.assign(sex=ROWS["sex"].replace("", "unknown"))
+    if suffix == "parquet":
+        typed = rows.assign(
+            heart=pd.to_numeric(rows["heart"]), healthy=rows["healthy"] == "1"
+        )  # floats with NaN, bools
+        typed.to_parquet(other / name)
+    elif suffix == "latin":
+        rows.assign(note="Größe").to_csv(other / name, index=False, sep=";", encoding="latin-1")
+    else:
+        rows.to_csv(other / name, index=False, sep="\t" if suffix == "tsv" else ",")
+    build_cohort(study, "own")
+    pd.testing.assert_frame_equal(read_cohort(study, "own"), wanted)
+
+
+@pytest.mark.parametrize(("rule", "labels"), [("unknown", [None, None]), ("negative", [0, 0]), ("healthy", [0, 1])])
+def test_an_empty_findings_cell_means_what_the_study_file_says(
+    rule: str, labels: list[int | None], tmp_path: Path
+) -> None:
+    rows = ROWS.assign(found=["Effusion | Other", "", "normal", "EFFUSION"] * 10)
+    study = own(
+        tmp_path,
+        (
+            'healthy = { column = "healthy" }',
+            'healthy = { findings = ["Normal"] }\npleural_effusion = { findings = ["effusion"] }',
+        ),
+        ('age = "age"', f'age = "age"\nfindings = "found"\nfindings_separator = "|"\nno_findings = "{rule}"'),
+        rows=rows,
+    )
+    build_cohort(study, "own")
+    table = read_cohort(study, "own").set_index("image_id")
+    assert table.loc[["0.png", "3.png"], "pleural_effusion"].tolist() == [1, 1]
+    assert table.loc["2.png", ["pleural_effusion", "healthy"]].tolist() == [0, 1]
+    empty = table.loc["1.png", ["pleural_effusion", "healthy"]].tolist()
+    assert [None if pd.isna(value) else value for value in empty] == labels
+
+
+def test_ids_that_differ_only_in_spelling_are_one_patient(tmp_path: Path) -> None:
+    """LB-04 of the collected user reports: the same patient on both sides of a split."""
+    spelled = [f"{'00' * (n % 2)}{n // 4 + 1}" for n in range(40)]
+    study = own(tmp_path, rows=ROWS.assign(patient=spelled))
+    assert build_cohort(study, "own").patients == 10
+    table = read_cohort(study, "own")
+    assert (table.groupby("patient_id")["split"].nunique() == 1).all()
+    notes = {row["value"]: row["images"] for row in read_record(study, "own")["counts"] if row["what"] == "note"}
+    assert notes["spellings of a patient's id made one"] == 10
+
+
+def test_an_official_split_that_parts_two_spellings_is_an_error(tmp_path: Path) -> None:
+    rows = ROWS.assign(patient=["p 1", "P1", *ROWS["patient"][2:]], part=["train", "test", *["train"] * 38])
+    study = own(tmp_path, ('age = "age"', 'age = "age"\nsplit = "part"'), rows=rows)
+    with pytest.raises(CohortError, match=r"own: 1 patients are in more than one split"):
+        build_cohort(study, "own")
+    with pytest.raises(SystemExit) as end:
+        main(["cohort", str(tmp_path / "study.toml")])
+    assert end.value.code == 1
+
+
+# ---- what it says when something is wrong ----
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('patient = "patient"', "", r"domains\.own\.table\.patient: missing\. Add it to the study file"),
+        ('file = "list.csv"', "", r"domains\.own\.table\.file: missing"),
+        (
+            'sex = "sex"',
+            'sexx = "sex"',
+            r"own\.table\.sexx: unknown key\. Did you mean 'sex'\? Valid keys: file",
+        ),
+        ("cardiomegaly =", "heart =", r"labels\.heart: unknown key\. .*Valid keys: cardiomegaly, pleural_effusion"),
+        ('{ column = "heart" }', "{ colum = 1 }", r"cardiomegaly\.colum: unknown key\. Did you mean 'column'\?"),
+        ('{ column = "heart" }', "{}", r"labels\.cardiomegaly: give either column = "),
+        (
+            '{ column = "heart" }',
+            '{ column = "heart", positive = ["0"] }',
+            r"'0' is listed as positive and as neg",
+        ),
+        ('{ column = "heart" }', '{ findings = ["x"] }', r"labels\.cardiomegaly has findings = .*add findings = "),
+        ('age = "age"', 'age = "age"\nbirth_date = "b"', r"give age, or birth_date and study_date, not both"),
+        ('age = "age"', 'birth_date = "b"', r"birth_date and study_date belong together"),
+        ('age = "age"', 'findings = "f"', r"no label has findings"),
+        ('kind = "table"', 'kind = "uka"', r"\[domains\.own\.table\] belongs to kind = \"table\", this .* kind 'uka'"),
+        (
+            'kind = "table"',
+            'kind = "table"\nsublabels = { pneumonia = ["x"] }',
+            r"own\.sublabels: only for kind pad",
+        ),
+        ('kind = "table"', 'kind = "table"\nsublabels = { lung = ["x"] }', r"sublabels\.lung: no such label\. Valid"),
+    ],
+)
+def test_a_mistake_in_the_study_file_gets_one_clear_line(old: str, new: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=message) as caught:
+        own(tmp_path, (old, new))
+    assert "\n" not in str(caught.value)
+
+
+def test_kind_table_without_its_table_names_the_page(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text('[domains.own]\nkind = "table"\nroot = "."')
+    with pytest.raises(StudyError, match=r'kind = "table" needs \[domains.own.table\], see docs/own-hospital.md'):
+        load_study(tmp_path / "study.toml")
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "message"),
+    [
+        ("patient", {3: ""}, r"list\.csv: row 4: column 'patient' \(patient\) is empty"),
+        ("image", {5: " "}, r"list\.csv: row 6: column 'image' \(image\) is empty"),
+        ("image", {5: "4.png"}, r"1 rows repeat an image_id, first rows 5 and 6"),
+        ("sex", {2: "X"}, r"column 'sex': 1 cells are not explained: 'X' \(first in row 3\).*table.sexes"),
+        ("heart", {9: "maybe"}, r"'heart': 1 cells are not explained: 'maybe' .first in row 10.*positive, negative or"),
+    ],
+)
+def test_a_cell_that_is_wrong_is_named_with_its_row(
+    column: str, cells: dict[int, str], message: str, tmp_path: Path
+) -> None:
+    values = ROWS[column].tolist()
+    for row, cell in cells.items():
+        values[row] = cell
+    with pytest.raises(CohortError, match=message):
+        build_cohort(own(tmp_path, rows=ROWS.assign(**{column: values})), "own")
+
+
+def test_missing_file_column_date_and_finding_are_named(tmp_path: Path) -> None:
+    study = own(tmp_path)
+    (tmp_path / "list.csv").unlink()
+    with pytest.raises(CohortError, match=r"list\.csv: no such file\. Correct `root`, or `file`"):
+        build_cohort(study, "own")
+    with pytest.raises(CohortError, match=r"no column 'patient' \(patient\); found 'image', 'MRN'"):
+        build_cohort(own(tmp_path, rows=ROWS.rename(columns={"patient": "MRN"})), "own")
+    dates = ('age = "age"', 'birth_date = "born"\nstudy_date = "taken"')
+    rows = ROWS.assign(born="1950-01-31", taken=["2020-02-01", "3.2.2020"] * 20)
+    with pytest.raises(CohortError, match=r"'taken': 20 cells are no date of the form ISO 8601.*row 2.*date_format"):
+        build_cohort(own(tmp_path, dates, rows=rows), "own")
+    found = ('{ column = "heart" }', '{ findings = ["Cardiomegly"] }')
+    column = ('age = "age"', 'age = "age"\nfindings = "found"')
+    with pytest.raises(CohortError, match=r"no row has the finding 'Cardiomegly' of cardiomegaly; found cardiomegaly"):
+        build_cohort(own(tmp_path, found, column, rows=ROWS.assign(found="Cardiomegaly;")), "own")
+
+
+def test_the_mapping_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+    before = own(tmp_path).cohort_fingerprint("own")
+    after = own(tmp_path, ('{ column = "heart" }', '{ column = "heart", unknown = ["", "2"] }')).cohort_fingerprint(
+        "own"
+    )
+    assert before != after
+
+
+def test_files_key_and_wrong_separator_are_answered(tmp_path: Path) -> None:
+    study = own(tmp_path, ('kind = "table"', 'kind = "table"\nfiles = { table = "x.csv" }'))
+    with pytest.raises(StudyError, match=r"domains.own.files: belongs to published layouts"):
+        build_cohort(study, "own")
+    study = own(tmp_path)
+    ROWS.to_csv(tmp_path / "list.csv", index=False, sep=";")
+    with pytest.raises(CohortError, match=r"no column 'image' \(image\); found .* Is `separator` right\?"):
+        build_cohort(study, "own")
+
+
+def test_byte_order_mark_of_a_spreadsheet_is_no_part_of_a_name(tmp_path: Path) -> None:
+    study = own(tmp_path)
+    ROWS.to_csv(tmp_path / "list.csv", index=False, encoding="utf-8-sig")
+    assert build_cohort(study, "own").images == 40

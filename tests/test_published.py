@@ -1,0 +1,176 @@
+"""The paper's analysis of domain transfer, and a report from a table of AUCs alone."""
+
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dpdt.errors import StudyError
+from dpdt.report import write_published, write_report
+from dpdt.report.grid import Grid
+from dpdt.report.published import read_auc_table
+from dpdt.report.transfer import transfer_pairs, transfer_table
+from dpdt.report.view import plain
+from tests.fake_runs import FakeRuns
+
+# Two hospitals, two labels, made up. On a: own model .90 and .80; from b .85 and .70 without DP, .80 and .72 with DP.
+TABLE = """epsilon_band,label,subgroup,train_domain,test_domain,auc
+inf,cardiomegaly,all,a,a,0.90
+inf,healthy,all,a,a,0.80
+inf,cardiomegaly,all,b,a,0.85
+inf,healthy,all,b,a,0.70
+0-1,cardiomegaly,all,b,a,0.80
+0-1,healthy,all,b,a,0.72
+0-1,cardiomegaly,all,a,a,0.88
+0-1,healthy,all,a,a,0.78
+inf,cardiomegaly,all,a,b,0.60
+inf,healthy,all,a,b,0.65
+0-1,cardiomegaly,all,a,b,0.60
+0-1,healthy,all,a,b,
+inf,cardiomegaly,all,b,b,0.75
+inf,healthy,all,b,b,0.75
+"""
+
+
+def paper_tables() -> Path:
+    """The paper's figures, which are not part of the repository."""
+    given = os.environ.get("DPDT_PAPER_TABLES")
+    data = os.environ.get("DPDT_REAL_DATA")
+    folder = Path(given) if given else Path(data) / ".." / "paper" if data else None
+    if folder is None or not (folder / "auc.csv").is_file():
+        pytest.skip("the paper's tables are not here: set DPDT_PAPER_TABLES to the folder of auc.csv")
+    return folder
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    file = tmp_path / "auc.csv"
+    file.write_text(TABLE)
+    return file
+
+
+def transfer(file: Path) -> tuple[pd.DataFrame, Grid]:
+    auc, grid = read_auc_table(pd.read_csv(file, dtype={"epsilon_band": str}), file.name)
+    return transfer_table(auc, grid), grid
+
+
+def test_falls_and_t_of_a_table_calculated_by_hand(table: Path) -> None:
+    found, grid = transfer(table)
+    assert grid == Grid(("a", "b"), ("a", "b"), (math.inf, 1.0), {math.inf: "no DP", 1.0: "ε 0–1"})
+    on_a = found.set_index("test_domain").loc["a"]
+    # Falls without DP .05 and .10, mean .075; with DP .10 and .08, mean .09.
+    assert on_a["fall_no_dp"] == pytest.approx(0.075)
+    assert on_a["fall_dp"] == pytest.approx(0.09)
+    assert on_a["on_domain_auc"] == pytest.approx(0.85)
+    # Differences +.05 and -.02: mean .015, standard deviation .07 / sqrt 2, error .035, t = .015 / .035 = 3/7 with one
+    # degree of freedom, P = 1 - 2/pi atan(3/7).
+    assert on_a["t"] == pytest.approx(3 / 7)
+    assert on_a["p"] == pytest.approx(1 - 2 / math.pi * math.atan(3 / 7))
+    assert on_a["pairs"] == 2
+
+
+def test_pairs_without_an_auc_are_left_out_and_counted(table: Path) -> None:
+    on_b = transfer(table)[0].set_index("test_domain").loc["b"]
+    assert (on_b["pairs"], on_b["reason"]) == (1, "1 pairs, fewer than 2; without 1 of 2 pairs (no AUC)")
+    assert math.isnan(on_b["p"])
+    assert on_b["fall_no_dp"] == pytest.approx(0.15)
+
+
+def test_the_paper_s_falls_and_p_values() -> None:
+    folder = paper_tables()
+    found, grid = transfer(folder / "auc.csv")
+    strongest = found[found["target_epsilon"] == 1.0].set_index("test_domain")
+    assert list(strongest.index) == ["vindr", "chestxray14", "chexpert", "uka", "padchest"]
+    # Published: 0.07/0.07, 0.07/0.06, 0.07/0.07, 0.18/0.18, 0.07/0.07 and P = .96, .12, .18, .90, .35. The two-decimal
+    # table gives .96, .12, .14, .67, .27, and .08 for chexpert with DP.
+    falls = [(plain(row.macro_fall_dp, 2), plain(row.macro_fall_no_dp, 2)) for row in strongest.itertuples()]
+    assert falls == [("0.07", "0.07"), ("0.07", "0.06"), ("0.08", "0.07"), ("0.18", "0.18"), ("0.07", "0.07")]
+    assert [round(p, 2) for p in strongest["p"]] == [0.96, 0.12, 0.14, 0.67, 0.27]
+    assert (strongest["pairs"] == 20).all()
+    auc = read_auc_table(pd.read_csv(folder / "auc.csv", dtype={"epsilon_band": str}), "auc.csv")[0]
+    assert len(transfer_pairs(auc, grid, 1.0, "uka")) == 20
+
+
+def test_the_paper_s_tables_make_a_whole_report(tmp_path: Path) -> None:
+    folder = paper_tables()
+    page = write_published([folder / "auc.csv", folder / "test_set_sizes.csv"], tmp_path)
+    html = page.read_text(encoding="utf-8")
+    # 4 arms x (average + 5 labels), the curve, two subgroup figures, the sizes
+    assert len(re.findall(r'src="data:image/png;base64,', html)) == 4 * 6 + 1 + 2 + 1
+    assert "<script" not in html
+    # The macro AUC of the model of chexpert without DP on its own patients, as published.
+    auc = pd.read_csv(tmp_path / "auc.csv")
+    chosen = (auc["train_domain"] == "chexpert") & (auc["test_domain"] == "chexpert") & (auc["subgroup"] == "all")
+    assert auc[chosen & (auc["label"] == "average") & (auc["target_epsilon"] == math.inf)]["auc"].item() == 0.82
+
+
+def test_a_small_table_makes_a_report(table: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    html = write_published([table], folder).read_text(encoding="utf-8")
+    assert "Published AUCs: auc.csv" in html
+    assert "Who was studied" not in html
+    assert not re.search(r'(?:href|url\()\s*["\']?(?:https?:)?//', html)
+    for link in re.findall(r'href="([^"]+)"', html):
+        assert (folder / link).is_file(), link
+    assert r"\toprule" in (folder / "tables" / "transfer_eps1.tex").read_text()
+    figures = {file.suffix for file in (folder / "figures").iterdir()}
+    assert figures == {".png", ".svg", ".pdf"}
+    assert (folder / "figures" / "auc_epsinf_average.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_report_s_own_auc_csv_can_be_read_back(
+    fake_runs: Callable[..., FakeRuns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("dpdt.report", "dpdt.report.published"):
+        monkeypatch.setattr(f"{module}.draw", lambda *_: {})  # figures are drawn in other tests, and take long
+    study = fake_runs(("vindr", "uka"), "[1.0, inf]").all().study
+    write_report(study)
+    write_published([study.paths.report / "auc.csv"], tmp_path / "again")
+    first = pd.read_csv(study.paths.report / "transfer.csv")
+    second = pd.read_csv(tmp_path / "again" / "transfer.csv")
+    pd.testing.assert_frame_equal(first, second, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("epsilon_band", "privacy", r"no column epsilon_band or target_epsilon; found privacy, label"),
+        (",auc\n", ",area\n", r"no column auc; found"),
+        ("0.90", "1.90", r"auc: expected numbers in \[0, 1\], got '1\.9'"),
+        ("0.90", "good", r"auc: expected numbers in \[0, 1\], got 'good'"),
+        ("0-1,healthy,all,b,a", "0-1,cardiomegaly,all,b,a", r"the cell cardiomegaly, all, b, a is there twice"),
+        ("0-1,", "strong,", r"expected a number, a band or inf, got 'strong'"),
+    ],
+)
+def test_a_wrong_table_is_a_clear_error(table: Path, tmp_path: Path, old: str, new: str, message: str) -> None:
+    table.write_text(TABLE.replace(old, new))
+    with pytest.raises(StudyError, match=message):
+        write_published([table], tmp_path / "out")
+
+
+def test_missing_files_and_two_tables_are_clear_errors(table: Path, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"--from-csv .*none\.csv: no such file"):
+        write_published([tmp_path / "none.csv"], tmp_path / "out")
+    other = tmp_path / "other.csv"
+    other.write_text(TABLE)
+    with pytest.raises(StudyError, match=r"expected one table of AUCs, got 2 of 2 files"):
+        write_published([table, other], tmp_path / "out")
+
+
+def test_the_command_takes_a_study_or_a_table_but_not_both(table: Path, tmp_path: Path) -> None:
+    def dpdt(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "dpdt", "report", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+    made = dpdt("--from-csv", str(table), "--output", str(tmp_path / "out"))
+    assert (made.returncode, made.stderr) == (0, "")
+    assert (tmp_path / "out" / "index.html").is_file()
+    wrong = dpdt()
+    assert wrong.returncode == 2
+    assert "either STUDY or --from-csv FILE" in wrong.stderr

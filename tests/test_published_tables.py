@@ -1,0 +1,251 @@
+"""The readers on the institutions' real tables, counted to the row.
+
+ChestX-ray14's table and lists come from $DPDT_REAL_DATA; CheXpert's, PadChest's and VinDr's from the wheel of
+torchxrayvision 1.5.7 (`pip download --no-deps torchxrayvision==1.5.7`), whose path is in $DPDT_XRV_WHEEL.
+"""
+
+import gzip
+import io
+import os
+import re
+import tomllib
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import dpdt
+from dpdt.cohort import build_cohort, read_cohort, read_record
+from dpdt.domains import RawCohort, reader
+from dpdt.domains.padchest import SUBLABELS
+from dpdt.study import DomainSettings, load_study
+from dpdt.vocabulary import LABELS
+
+WHEEL = os.environ.get("DPDT_XRV_WHEEL", "")
+REAL_DATA = os.environ.get("DPDT_REAL_DATA", "")
+needs_wheel = pytest.mark.skipif(not WHEEL, reason="DPDT_XRV_WHEEL names no wheel of torchxrayvision 1.5.7")
+needs_data = pytest.mark.skipif(not REAL_DATA, reason="DPDT_REAL_DATA names no folder of real data")
+
+PADCHEST = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz"
+Read = Callable[..., RawCohort]
+
+
+def published(folder: Path, *names: str) -> Path:
+    """A folder with tables of the wheel."""
+    with zipfile.ZipFile(WHEEL) as wheel:
+        for name in names:
+            (folder / name).write_bytes(wheel.read(f"torchxrayvision/data/{name}"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    names = ("chexpert_train.csv.gz", PADCHEST, "vinbigdata-train.csv.gz")
+    return published(tmp_path_factory.mktemp("published"), *names)
+
+
+def read(kind: str, root: Path, **settings: object) -> RawCohort:
+    return reader(kind).read(root, DomainSettings.model_validate({"root": root, **settings}))
+
+
+def positives(frame: pd.DataFrame) -> list[int]:
+    return [int((frame[label] == 1).sum()) for label in LABELS]
+
+
+# ---- chestxray14: Wang et al., CVPR 2017, the official lists ----
+
+
+@pytest.fixture(scope="module")
+def nih() -> pd.DataFrame:
+    files = {
+        "table": "metadata/Data_Entry_2017_v2020.csv.gz",
+        "train_list": "lists/train_val_list.txt.gz",
+        "test_list": "lists/test_list.txt.gz",
+    }
+    return read("chestxray14", Path(REAL_DATA), files=files).frame
+
+
+@needs_data
+def test_chestxray14_rows_patients_and_official_split(nih: pd.DataFrame) -> None:
+    assert len(nih) == 112_120
+    assert nih["patient_id"].nunique() == 30_805
+    assert nih["split"].value_counts().to_dict() == {"train": 86_524, "test": 25_596}
+    assert nih.groupby("patient_id")["split"].nunique().max() == 1
+
+
+@needs_data
+def test_chestxray14_sample_finds_each_of_its_78_images() -> None:
+    root = Path(REAL_DATA)
+    lists = {"train_list": "lists/train_val_list.txt.gz", "test_list": "lists/test_list.txt.gz"}
+    raw = read("chestxray14", root, files={"table": "nih_sample.csv", "images": "images/nih", **lists})
+    assert len(raw.frame) == 78
+    assert raw.counts["images not found where expected"] == 0
+    assert all((root / path).is_file() for path in raw.frame["path"])
+
+
+@needs_data
+def test_chestxray14_positives_in_test_and_train(nih: pd.DataFrame) -> None:
+    assert positives(nih[nih["split"] == "test"]) == [1_069, 4_658, 555, 3_279, 9_861]
+    assert positives(nih[nih["split"] == "train"]) == [1_707, 8_659, 876, 8_280, 50_500]
+
+
+@needs_data
+def test_chestxray14_ages_are_0_to_95_without_nulls(nih: pd.DataFrame) -> None:
+    assert (nih["age_years"].min(), nih["age_years"].max()) == (0, 95)
+    assert not nih["age_years"].isna().any()
+
+
+# ---- chexpert: Irvin et al., AAAI 2019, train.csv ----
+
+
+@needs_wheel
+@pytest.mark.parametrize(("uncertain", "images"), [("paper", 157_676), ("negative", 191_027), ("unknown", 191_027)])
+def test_chexpert_frontal_rows_under_each_policy(uncertain: str, images: int, tables: Path) -> None:
+    raw = read("chexpert", tables, files={"table": "chexpert_train.csv.gz"}, uncertain=uncertain)
+    assert len(raw.frame) == images
+    assert len(raw.frame) + len(raw.exclusions) == 223_414
+    assert (raw.exclusions["view"] == "lateral").sum() == 223_414 - 191_027
+    assert (raw.frame["sex"] == "unknown").sum() == 1
+    ids = pd.concat([raw.frame["image_id"], raw.exclusions["image_id"]])
+    assert ids.str.split("/").str[0].nunique() == 64_540
+    if uncertain != "paper":
+        assert positives(raw.frame) == [23_385, 76_899, 4_675, 29_720, 16_974]
+
+
+@needs_wheel
+def test_chexpert_uncertain_labels_are_masked_or_read_and_counted(tables: Path) -> None:
+    """-1 in the frontal rows of train.csv, counted with awk: 6,707 cardiomegaly, 29,863 atelectasis."""
+    files = {"table": "chexpert_train.csv.gz"}
+    masked = read("chexpert", tables, files=files, uncertain="unknown")
+    assert masked.counts["uncertain cardiomegaly read as unknown"] == 6_707
+    assert masked.frame["atelectasis"].isna().sum() == 29_863
+    positive = read("chexpert", tables, files=files, uncertain="positive")
+    assert (positive.frame["atelectasis"] == 1).sum() == 29_720 + 29_863
+
+
+@needs_wheel
+def test_chexpert_top_coded_ages_stay_and_placeholders_do_not(tables: Path) -> None:
+    ages = read("chexpert", tables, files={"table": "chexpert_train.csv.gz"}, uncertain="negative").frame["age_years"]
+    assert (ages.min(), ages.max(), int(ages.isna().sum())) == (18, 90, 3)
+
+
+# ---- padchest: Bustos et al., Medical Image Analysis 2020 ----
+
+
+@pytest.fixture(scope="module")
+def padchest(tables: Path) -> RawCohort:
+    settings: dict[str, object] = {}
+    if REAL_DATA:
+        settings["files"] = {"bad_files": Path(REAL_DATA).resolve() / "metadata" / "padchest_known_bad_files.txt"}
+    return read("padchest", tables, **settings)
+
+
+@needs_wheel
+def test_padchest_frontal_rows_and_what_is_left_out(padchest: RawCohort) -> None:
+    reasons = padchest.exclusions["reason"].value_counts()
+    assert len(padchest.frame) + len(padchest.exclusions) == 160_861
+    by_view = reasons[[reason for reason in reasons.index if reason.startswith("view ")]].sum()
+    assert 160_861 - by_view == 110_633
+    by_word = reasons["label exclude"] + reasons["label suboptimal study"]
+    assert (reasons["label exclude"], reasons["label suboptimal study"]) == (973, 1_484)
+    if REAL_DATA:  # has the list of 21 known bad files, 18 of them frontal and labelled; the paper has 110,525
+        assert len(padchest.frame) + by_word == 110_536
+
+
+@needs_wheel
+def test_padchest_sexes_and_ids_beyond_64_bits(padchest: RawCohort, tables: Path) -> None:
+    sexes = pd.read_csv(tables / PADCHEST, dtype=str, keep_default_na=False, usecols=["PatientSex_DICOM"])
+    assert sexes["PatientSex_DICOM"].value_counts().to_dict() == {"M": 80_920, "F": 79_919, "O": 18, "nan": 4}
+    assert padchest.counts["patients with two sexes in the table"] == 12
+    ids = padchest.frame["patient_id"]
+    assert ids.str.len().max() == 39
+    assert ids.astype(object).map(int).max() > 2**64
+
+
+@needs_wheel
+def test_padchest_ages_are_years_between_study_and_birth(padchest: RawCohort) -> None:
+    ages = padchest.frame["age_years"]
+    assert (ages.min(), ages.max()) == (0, 100)
+
+
+@needs_wheel
+def test_padchest_sublabels_of_the_study_file_replace_a_set(padchest: RawCohort, tables: Path) -> None:
+    """2,236 of the 110,633 frontal rows have the label `atelectasis` itself, 5,085 `pneumonia`."""
+    alone = read("padchest", tables, sublabels={"atelectasis": ["atelectasis"], "pneumonia": ["pneumonia"]})
+    assert (alone.frame["pneumonia"] == 1).sum() < (padchest.frame["pneumonia"] == 1).sum()
+    assert (alone.frame["atelectasis"] == 1).sum() < 2_236 < (padchest.frame["atelectasis"] == 1).sum()
+
+
+# ---- vindr: the Kaggle table of Nguyen et al., Scientific Data 2022 ----
+
+
+@needs_wheel
+def test_vindr_kaggle_table_by_the_votes_of_three_readers(tables: Path) -> None:
+    raw = read("vindr", tables)
+    assert len(raw.frame) == 15_000
+    assert raw.counts["training images not read by three readers"] == 0
+    cardiomegaly, effusion, _, atelectasis, healthy = positives(raw.frame)
+    assert (cardiomegaly, effusion, atelectasis, healthy) == (1_817, 634, 62, 10_606)
+    assert raw.frame["pneumonia"].isna().all()
+
+
+# ---- the whole stage ----
+
+
+@needs_wheel
+def test_the_published_versions_are_known_and_another_one_warns(
+    tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """LB-09 of the collected user reports: label files exist in several versions."""
+    text = gzip.decompress((tables / "vinbigdata-train.csv.gz").read_bytes())
+    (tmp_path / "known").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "known" / "train.csv").write_bytes(text)
+    (tmp_path / "other" / "train.csv").write_bytes(text.replace(b",R9,", b",R99,"))
+    for name in ("known", "other"):
+        file = tmp_path / f"{name}.toml"
+        file.write_text(f'[study]\nfolder = "{name}-out"\n[domains.vindr]\nroot = "{name}"\n')
+        study = load_study(file)
+        build_cohort(study, "vindr")
+        printed = capsys.readouterr().err
+        entry = read_record(study, "vindr")["inputs"][0]
+        if name == "known":
+            assert entry["version"] == "VinBigData competition, train.csv"
+            assert "warning" not in printed
+        else:
+            assert entry["version"] is None
+            assert "warning: " in printed
+            assert "not a version of this file that dpdt knows" in printed
+
+
+@needs_wheel
+def test_padchest_contradictions_are_settled_by_the_named_rule(tables: Path, tmp_path: Path) -> None:
+    """50 frontal rows are `normal` and have one of the four findings."""
+    wanted = {"finding": 0, "unknown": 0, "exclude": 0, "keep": 50}
+    small = tmp_path / "raw"
+    small.mkdir()
+    table = pd.read_csv(io.BytesIO((tables / PADCHEST).read_bytes()), compression="gzip", dtype=str)
+    table[table["Labels"].str.contains("normal", na=False)].to_csv(small / PADCHEST.removesuffix(".gz"), index=False)
+    sizes = {}
+    for rule, left in wanted.items():
+        file = tmp_path / f"{rule}.toml"
+        file.write_text(f'[study]\nfolder = "{rule}"\n[domains.padchest]\nroot = "raw"\ncontradictions = "{rule}"\n')
+        study = load_study(file)
+        sizes[rule] = build_cohort(study, "padchest").images
+        cohort, record = read_cohort(study, "padchest"), read_record(study, "padchest")
+        both = (cohort["healthy"] == 1) & (cohort[list(LABELS[:-1])] == 1).any(axis=1)
+        assert int(both.sum()) == left
+        notes = {row["value"]: row["images"] for row in record["counts"] if row["what"] == "note"}
+        assert notes[next(name for name in notes if name.startswith("healthy with a finding"))] == 50
+        assert record["policies"]["contradictions"] == rule
+    assert sizes["exclude"] == sizes["keep"] - 50
+
+
+def test_the_sublabels_in_the_docs_are_the_defaults() -> None:
+    page = Path(dpdt.__file__).parents[1] / "docs" / "cohorts.md"
+    found = re.search(r"^```toml\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert found is not None
+    documented = tomllib.loads(found.group(1))["domains"]["padchest"]["sublabels"]
+    assert {label: frozenset(names) for label, names in documented.items()} == SUBLABELS

@@ -1,0 +1,114 @@
+"""Several processes train one model: the sums, the epsilon and the result are one process's."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import dpdt
+from dpdt.files import read_json
+from dpdt.privacy.clipping import GradientSum
+from dpdt.ranks import ALONE, Ranks
+from dpdt.study import Study, load_study
+from dpdt.train import pretrain
+
+MakeStudy = Callable[..., Study]
+WORKER = Path(__file__).parent / "ranks_worker.py"
+SECONDS = 120
+
+
+def run(study: Study, folder: Path, *, size: int, stop_step: int = 0) -> list[dict[str, Any]]:
+    """Train with so many processes (gloo); what each of them found."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {**os.environ, "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared["PYTHONPATH"] = str(Path(dpdt.__file__).parents[1])
+    files = [folder / f"rank-{rank}-of-{size}.pt" for rank in range(size)]
+    command = [sys.executable, str(WORKER), str(study.file)]
+    processes = [
+        subprocess.Popen(
+            [*command, str(file), str(stop_step)], env={**shared, "RANK": str(rank)}, stderr=subprocess.PIPE
+        )
+        for rank, file in enumerate(files)
+    ]
+    errors = [process.communicate(timeout=SECONDS)[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0] * size, errors
+    return [torch.load(file, weights_only=True) for file in files]
+
+
+@pytest.fixture
+def two_studies(make_study: MakeStudy, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Study]:
+    """The same pretrained study twice."""
+    study = make_study(("target_epsilons = [8.0, inf]", "target_epsilons = [8.0]"))
+    pretrain(study)
+    other = tmp_path_factory.mktemp("other") / "study"
+    shutil.copytree(tmp_path, other)
+    return study, load_study(other / study.file.name)
+
+
+@pytest.mark.slow
+def test_two_ranks_release_the_sums_the_epsilon_and_the_weights_of_one(
+    two_studies: tuple[Study, Study], tmp_path: Path
+) -> None:
+    one, two = two_studies
+    (alone,) = run(one, tmp_path, size=1)
+    ranks = run(two, tmp_path, size=2)
+    for rank in ranks:
+        for sums, wanted in zip(rank["sums"], alone["sums"], strict=True):
+            for total, right in zip(sums, wanted, strict=True):
+                torch.testing.assert_close(total, right, rtol=1e-5, atol=1e-6)
+    paths = [study.paths.run(study.run_id(study.cells()[0])) for study in (one, two)]
+    assert read_json(paths[0].privacy) == read_json(paths[1].privacy)
+    lines = [path.ledger.read_text().splitlines() for path in paths]
+    assert lines[0] == lines[1]
+    weights, wanted = (torch.load(p.weights, weights_only=True) for p in (paths[1], paths[0]))
+    for name in wanted:
+        torch.testing.assert_close(weights[name], wanted[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_all_ranks_stop_at_the_step_of_the_one_that_was_told_and_one_process_may_go_on(
+    two_studies: tuple[Study, Study], tmp_path: Path
+) -> None:
+    one, two = two_studies
+    run(one, tmp_path, size=1)
+    ranks = run(two, tmp_path, size=2, stop_step=6)
+    assert [(rank["status"], rank["step"]) for rank in ranks] == [("interrupted", 6)] * 2
+    run(two, tmp_path, size=1)
+    paths = [study.paths.run(study.run_id(study.cells()[0])) for study in (one, two)]
+    assert read_json(paths[0].privacy) == read_json(paths[1].privacy)  # nothing was paid for twice
+    weights, wanted = (torch.load(p.weights, weights_only=True) for p in (paths[1], paths[0]))
+    for name in wanted:
+        torch.testing.assert_close(weights[name], wanted[name], rtol=1e-4, atol=1e-5)
+
+
+def test_every_unit_is_exactly_one_ranks() -> None:
+    units = np.array([0, 1, 2, 5, 9, 12, 13])
+    parts = [Ranks(rank, 3).part(units) for rank in range(3)]
+    assert np.stack(parts).sum(0).tolist() == [1] * len(units)
+    assert ALONE.part(units).all()
+
+
+def test_a_process_alone_asks_nobody() -> None:
+    tensor = torch.ones(3)
+    ALONE.add([tensor])
+    assert tensor.tolist() == [1.0] * 3
+    assert (ALONE.any(True), ALONE.any(False), ALONE.share("x")) == (True, False, "x")
+    with ALONE.leader_first():
+        pass
+
+
+def test_an_empty_part_adds_zeros() -> None:
+    model = torch.nn.Linear(2, 1)
+    sums = GradientSum(model, lambda outputs, _: outputs.sum(1)).partial_sums()
+    assert [total.abs().sum().item() for total in sums] == [0.0, 0.0]
+    assert [tuple(total.shape) for total in sums] == [(1, 2), (1,)]

@@ -1,0 +1,123 @@
+"""The privacy statement: its figures and its words."""
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import pytest
+
+from dpdt.privacy.accounting import epsilon
+from dpdt.privacy.mechanism import Mechanism
+from dpdt.privacy.statement import group_privacy, privacy_statement, statement_without_privacy
+
+MECHANISM = Mechanism(
+    unit="patient",
+    num_units=1000,
+    sample_rate=0.05,
+    noise_multiplier=1.0,
+    max_grad_norm=1.5,
+    num_steps=200,
+    delta=1e-5,
+    accountant="pld",
+    target_epsilon=8.0,
+)
+
+
+def statement(mechanism: Mechanism = MECHANISM, **changes: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "run_id": "uka-run",
+        "domain": "uka",
+        "spent_steps": 150,
+        "randomness": "cryptographic",
+        "class_weights": "none",
+        "initial_weights": "pretrain-mimic",
+        "max_images_per_patient": 7,
+        "complete": True,
+    }
+    return privacy_statement(mechanism, **{**settings, **changes})
+
+
+def test_epsilon_is_that_of_the_spent_steps() -> None:
+    found = statement()
+    spent = epsilon(noise_multiplier=1.0, sample_rate=0.05, num_steps=150, delta=1e-5)
+    assert (found["epsilon"], found["num_steps"], found["planned_num_steps"]) == (spent, 150, 200)
+    for key in ("unit", "num_units", "sample_rate", "noise_multiplier", "max_grad_norm", "delta", "accountant"):
+        assert found[key] == getattr(MECHANISM, key)
+    assert found["neighbouring_relation"] == "add or remove one patient"
+    assert found["target_epsilon"] == 8.0
+
+
+def test_it_is_json_and_names_no_patient() -> None:
+    json.dumps(statement(), allow_nan=False)
+    json.dumps(statement(dataclasses.replace(MECHANISM, noise_multiplier=0.0)), allow_nan=False)
+    assert statement(dataclasses.replace(MECHANISM, noise_multiplier=0.0))["epsilon"] is None
+
+
+def test_the_paragraph_says_what_the_figures_say() -> None:
+    text = statement()["paragraph"]
+    assert "trained on 1000 patients of uka with differential privacy" in text
+    assert f"{statement()['epsilon']:.3g}" in text
+    assert f"at most a factor of {math.exp(statement()['epsilon']):.3g}" in text
+    assert "seed" not in text
+    assert "not complete" not in text
+
+
+def test_a_seeded_or_unfinished_run_says_so() -> None:
+    assert "guarantee is void" in statement(randomness="seeded")["paragraph"]
+    assert "what the whole of it may spend" in statement(complete=False)["paragraph"]
+
+
+def test_everything_else_that_left_the_data_is_listed() -> None:
+    what = {entry["what"]: entry for entry in statement()["other_releases"]}
+    assert what["number of units"]["accounted"] == "taken as public"
+    loss = next(entry for name, entry in what.items() if name.startswith("training loss"))
+    assert "not covered by epsilon" in loss["accounted"]
+    assert what["class weights"]["source"] == "not used"
+    assert "public pretraining data" in statement(class_weights="public")["other_releases"][0]["source"]
+    assert "study file" in statement(class_weights="given")["other_releases"][0]["source"]
+
+
+def test_for_images_the_patient_with_most_has_a_bound_by_group_privacy() -> None:
+    found = statement(dataclasses.replace(MECHANISM, unit="image"))
+    bound = found["patient_bound"]
+    assert bound["epsilon"] == pytest.approx(7 * found["epsilon"])
+    assert bound["images_of_the_patient_with_most"] == 7
+    assert "itself not covered" in bound["note"]
+    assert "for the patient with most images (7)" in found["paragraph"]
+    assert "patient_bound" not in statement()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 10])
+def test_group_privacy_is_the_geometric_sum(size: int) -> None:
+    # Vadhan 2017, lemma 2.2, before its last simplification: delta · (e^(k·epsilon) - 1) / (e^epsilon - 1).
+    spent, delta = group_privacy(epsilon=0.7, delta=1e-9, size=size)
+    assert spent == pytest.approx(0.7 * size)
+    assert delta == pytest.approx(1e-9 * math.expm1(0.7 * size) / math.expm1(0.7))
+    assert delta <= size * math.exp((size - 1) * 0.7) * 1e-9 * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(("size", "spent"), [(300, 8.0), (10**6, 1e-9), (5, 1e5), (3, math.inf)])
+def test_a_bound_that_says_nothing_is_one_and_never_an_overflow(size: int, spent: float) -> None:
+    assert 0 < group_privacy(epsilon=spent, delta=1e-5, size=size)[1] <= 1.0
+
+
+def test_without_dp_it_says_so() -> None:
+    found = statement_without_privacy(
+        run_id="r",
+        domain="uka",
+        unit="patient",
+        num_units=9,
+        num_steps=5,
+        class_weights="none",
+        initial_weights="random",
+    )
+    assert found["mechanism"] == "none"
+    assert found["epsilon"] is None
+    assert "without differential privacy" in found["paragraph"]
+    assert set(found) == set(statement())
+
+
+def test_a_delta_that_protects_nobody_is_said_in_plain_words() -> None:
+    assert "nobody should rely on" in statement(dataclasses.replace(MECHANISM, delta=1e-3))["paragraph"]
+    assert "nobody should rely on" not in statement()["paragraph"]

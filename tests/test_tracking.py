@@ -1,0 +1,482 @@
+"""MLflow from hand-made run folders: what it is told, that twice is once, and that no patient goes there."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+import pandas as pd
+import pytest
+
+from dpdt.errors import TrackingError
+from dpdt.files import exclusive_lock, read_json, write_json
+from dpdt.report import write_report
+from dpdt.results import read_run
+from dpdt.study import Cell, Study, load_study
+from dpdt.tracking import compare_url, serve_ui, sync, tracking_uri
+from dpdt.tracking.payload import MAX_METRIC_KEYS, payload
+from dpdt.tracking.store import explained, open_client, public_name
+from tests.fake_runs import NUM_STEPS, FakeRuns
+
+# MLflow's own tables, under SQLAlchemy 2.1.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+
+Make = Callable[..., FakeRuns]
+TWO = ("vindr", "uka")
+PRIVATE, PLAIN = Cell("vindr", 1.0, 0), Cell("vindr", math.inf, 0)
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite store with MLflow's tables, made once: its migrations take seconds."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    open_client(f"sqlite:///{file}").search_experiments(max_results=1)
+    return file
+
+
+@pytest.fixture
+def runs(fake_runs: Make, empty_store: Path) -> Make:
+    """As `fake_runs`, with an empty tracking store in the study's folder."""
+
+    def make(*arguments: Any, **options: Any) -> FakeRuns:
+        made = fake_runs(*arguments, **options)
+        shutil.copy(empty_store, made.study.paths.mlflow_database)
+        return made
+
+    return make
+
+
+def contents(study: Study) -> dict[str, dict[str, Any]]:
+    """All that MLflow has, by dpdt.run_id; ids that MLflow invents are left out."""
+    with closing(sqlite3.connect(study.paths.mlflow_database)) as database:
+
+        def rows(query: str) -> list[Any]:
+            return database.execute(query).fetchall()
+
+        names = dict(rows("select run_uuid, value from tags where key = 'dpdt.run_id'"))
+        found: dict[str, dict[str, Any]] = {
+            names[uuid]: {"name": name, "status": status, "start": start, "end": end, "points": []}
+            for uuid, name, status, start, end in rows("select run_uuid, name, status, start_time, end_time from runs")
+        }
+        assert len(found) == len(names) == rows("select count(*) from runs")[0][0]
+        for kind in ("tags", "params"):
+            for uuid, key, value in rows(f"select run_uuid, key, value from {kind}"):
+                parent = key == "mlflow.parentRunId"
+                found[names[uuid]].setdefault(kind, {})[key] = names[value] if parent else value
+        for uuid, *point, is_nan in rows("select run_uuid, key, value, timestamp, step, is_nan from metrics"):
+            assert not is_nan
+            found[names[uuid]]["points"].append(tuple(point))
+    for run in found.values():
+        run["points"].sort()
+    return found
+
+
+def latest(study: Study, cell: Cell) -> dict[str, float]:
+    """What MLflow's pages show as a run's metrics."""
+    with closing(sqlite3.connect(study.paths.mlflow_database)) as database:
+        query = (
+            "select m.key, m.value from latest_metrics m join tags t using (run_uuid) where t.key = 'dpdt.run_id' and "
+        )
+        return dict(database.execute(f"{query} t.value = ?", [study.run_id(cell)]).fetchall())
+
+
+def artifacts(study: Study) -> dict[str, list[str]]:
+    """Artifact files by dpdt.run_id."""
+    with closing(sqlite3.connect(study.paths.mlflow_database)) as database:
+        query = "select t.value, r.artifact_uri from runs r join tags t using (run_uuid) where t.key = 'dpdt.run_id'"
+        folders = {name: Path(unquote(uri.removeprefix("file://"))) for name, uri in database.execute(query)}
+    return {
+        name: sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+        for name, folder in folders.items()
+    }
+
+
+def test_a_study_is_one_parent_and_a_child_for_each_training(runs: Make) -> None:
+    study = runs(TWO, "[1.0, inf]", name="my study").all().study
+    write_report(study)
+    summary = sync(study)
+    assert (summary.runs, summary.sent) == (4, 4)
+    found = contents(study)
+    names = {run["name"] for run in found.values()}
+    assert names == {"my study", *(f"{d} · {arm} · seed 0" for d in TWO for arm in ("patient ε=1", "no DP"))}
+    for run_id, run in found.items():
+        assert run["status"] == "FINISHED"
+        assert run["tags"].get("mlflow.parentRunId") == (None if run_id == "study" else "study")
+    with closing(sqlite3.connect(study.paths.mlflow_database)) as database:
+        experiments = database.execute("select name, artifact_location from experiments where experiment_id > 0")
+        assert experiments.fetchall() == [("my study", study.paths.mlflow_artifacts.as_uri())]
+        ids = database.execute("select distinct experiment_id from runs").fetchall()
+    assert ids == [(1,)]  # nothing in "Default"
+    kept = artifacts(study)
+    assert kept[study.run_id(PRIVATE)] == ["metrics.csv", "privacy.json"]
+    assert {"report/index.html", "report/auc.csv", "report/figures/auc_over_epsilon.png"} <= set(kept["study"])
+
+
+def test_mlflow_has_the_values_of_the_run_folder(runs: Make) -> None:
+    study = runs(TWO, "[1.0, inf]").all().study
+    sync(study)
+    run = contents(study)[study.run_id(PRIVATE)]
+    paths = study.paths.run(study.run_id(PRIVATE))
+    lines = [json.loads(line) for line in paths.metrics_log.read_text().splitlines()]
+    for key in ("epsilon", "loss", "step_s"):
+        points = [(value, time_ms, step) for name, value, time_ms, step in run["points"] if name == key]
+        assert sorted(points) == sorted((x[key], round(x["time"] * 1000), x["step"]) for x in lines)
+    table = pd.read_parquet(paths.metrics)
+    auc = table[(table["metric"] == "auc") & (table["subgroup"] == "all")]
+    shown = latest(study, PRIVATE)
+    for row in auc.itertuples():
+        assert shown[f"auc/{row.test_domain}/{row.label}"] == row.value
+    assert shown["on_domain_auc"] == shown["auc/vindr/average"]
+    assert shown["off_domain_auc"] == shown["auc/uka/average"]
+    female = table[(table["metric"] == "auc") & (table["subgroup"] == "female") & (table["label"] == "average")]
+    assert shown["auc/uka/average/female"] == female.set_index("test_domain")["value"]["uka"]
+    assert (run["start"], run["end"]) == (
+        round((lines[0]["time"] - 0.05) * 1000),
+        round(lines[-1]["time"] * 1000) + 1000,
+    )
+
+
+def test_params_that_differ_come_first_and_the_statement_is_in_the_tags(runs: Make) -> None:
+    study = runs(TWO, "[1.0, inf]").all().study
+    run = read_run(study, study.run_id(PRIVATE))
+    assert run is not None
+    sent = payload(run)
+    first = ["train_domain", "privacy_unit", "target_epsilon", "seed", "noise_multiplier"]
+    assert list(sent.params)[:5] == first
+    assert [sent.params[key] for key in first] == ["vindr", "patient", "1", "0", "1.25"]
+    assert sent.params["train.learning_rate"] == "0.0002"
+    assert (sent.tags["dpdt.epsilon"], sent.tags["dpdt.delta"]) == ("1", "1e-05")
+    assert sent.tags["dpdt.privacy_unit"] == "patient"
+    assert sent.tags["mlflow.note.content"] == "**Synthetic data.** This model was trained with differential privacy."
+    plain = read_run(study, study.run_id(PLAIN))
+    assert plain is not None
+    assert payload(plain).params["target_epsilon"] == "inf"
+    assert payload(plain).tags["dpdt.privacy_unit"] == "none"
+
+
+def test_twice_is_once(runs: Make) -> None:
+    study = runs(TWO, "[1.0, inf]").all().study
+    write_report(study)
+    sync(study)
+    before, kept = contents(study), artifacts(study)
+    again = sync(study)
+    assert (again.runs, again.sent) == (4, 0)
+    assert (contents(study), artifacts(study)) == (before, kept)
+    # Also if the folders look new (a copy of them has other times).
+    for file in study.paths.runs.rglob("*.json"):
+        os.utime(file, ns=(1, 1))
+    assert sync(study).sent == 4
+    after = contents(study)
+    for run in (*before.values(), *after.values()):
+        run["tags"].pop("dpdt.sent")
+    assert after == before
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2, 3, 7, 20])
+def test_killed_half_way_and_repeated_is_once(runs: Make, monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
+    from mlflow import MlflowClient
+
+    study = runs(TWO, "[1.0, inf]").all().study
+    left = calls
+
+    def killing(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+            return method(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("create_experiment", "create_run", "log_batch", "log_text", "log_artifact", "set_terminated"):
+            patch.setattr(MlflowClient, name, killing(getattr(MlflowClient, name)))
+        with pytest.raises(KeyboardInterrupt):
+            sync(study)
+    sync(study)
+    repeated = contents(study)
+    assert sync(study).sent == 0
+    assert len(repeated) == 5
+    for cell in study.cells():
+        run = read_run(study, study.run_id(cell))
+        assert run is not None
+        sent, found = payload(run), repeated[run.run_id]
+        assert found["points"] == sorted(sent.points)
+        assert found["params"] == sent.params
+        assert sent.tags.items() <= found["tags"].items()
+        assert found["status"] == "FINISHED"
+
+
+def test_a_run_keeps_its_mlflow_run_over_its_states(runs: Make) -> None:
+    made = runs(("vindr",), "[1.0]")
+    study, run_id = made.study, made.study.run_id(PRIVATE)
+    seen = []
+    for status, steps in (("running", 10), ("interrupted", 12), ("running", 20), ("finished", NUM_STEPS)):
+        paths = made.train(PRIVATE, status=status, steps=steps)
+        state = read_json(paths.state)
+        write_json(paths.state, {**state, "updated": time.time()} if status == "running" else state)
+        assert sync(study).sent == 1
+        found = contents(study)[run_id]
+        assert len([p for p in found["points"] if p[0] == "loss"]) == steps
+        seen.append(found["status"])
+    assert seen == ["RUNNING", "KILLED", "RUNNING", "FINISHED"]
+    made.train(PRIVATE, status="failed", steps=3)
+    sync(study)
+    assert contents(study)[run_id]["status"] == "FAILED"
+
+
+def test_a_silent_run_is_killed_unless_somebody_holds_its_lock(runs: Make) -> None:
+    made = runs(("vindr",), "[1.0]")
+    paths = made.train(PRIVATE, status="running", steps=10)  # its last word is from 2023
+    code = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True)"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"{code}; sys.stdin.read()", str(paths.lock)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout
+    assert holder.stdout.readline() == b"held\n"
+    sync(made.study)
+    assert contents(made.study)[paths.run_id]["status"] == "RUNNING"
+    holder.communicate()
+    sync(made.study)
+    assert contents(made.study)[paths.run_id]["status"] == "KILLED"
+    with exclusive_lock(paths.lock, blocking=False):
+        pass  # the look at the lock has left it free
+
+
+def test_what_is_undefined_is_a_tag_with_its_reason_until_it_is_defined(runs: Make) -> None:
+    made = runs(("vindr",), "[inf]")
+    made.train(PLAIN)
+    made.evaluate(PLAIN, change=lambda frame: frame.assign(target_pneumonia=0.0))
+    sync(made.study)
+    tags = contents(made.study)[made.study.run_id(PLAIN)]["tags"]
+    assert tags["auc/vindr/pneumonia.undefined"] == "one class only: 0 of 240 images positive"
+    assert tags["epsilon.undefined"] == "trained without DP"
+    shown = latest(made.study, PLAIN)
+    assert "auc/vindr/pneumonia" not in shown
+    assert "epsilon" not in shown
+    assert all(math.isfinite(value) and abs(value) < 1e300 for value in shown.values())
+    made.evaluate(PLAIN)
+    sync(made.study)
+    tags = contents(made.study)[made.study.run_id(PLAIN)]["tags"]
+    assert "auc/vindr/pneumonia.undefined" not in tags
+    assert 0 < latest(made.study, PLAIN)["auc/vindr/pneumonia"] < 1
+
+
+def test_a_second_evaluation_s_values_are_the_ones_shown(runs: Make) -> None:
+    made = runs(("vindr",), "[inf]").all()
+    sync(made.study)
+    first = latest(made.study, PLAIN)["auc/vindr/healthy"]
+    made.evaluate(PLAIN, change=lambda frame: frame.assign(score_healthy=1 - frame["score_healthy"]))
+    sync(made.study)
+    assert latest(made.study, PLAIN)["auc/vindr/healthy"] == pytest.approx(1 - first)
+
+
+def test_no_run_has_more_than_150_metrics_and_the_rest_is_an_artifact(runs: Make) -> None:
+    many = tuple(f"hospital_{number}" for number in range(20))
+    made = runs(many, "[1.0]")
+    cell = Cell("hospital_3", 1.0, 0)
+    made.train(cell)
+    made.evaluate(cell)
+    sync(made.study)
+    shown = latest(made.study, cell)
+    assert len(shown) == MAX_METRIC_KEYS == 150
+    assert {"on_domain_auc", "off_domain_auc", "auc/hospital_19/healthy"} <= set(shown)
+    (folder,) = (file.parent for file in made.study.paths.mlflow_artifacts.rglob("metrics.csv"))
+    table = pd.read_csv(folder / "metrics.csv")
+    assert len(table) == len(pd.read_parquet(made.study.paths.run(made.study.run_id(cell)).metrics))
+
+
+def test_a_long_log_is_thinned_to_a_chart_of_a_thousand_points(runs: Make) -> None:
+    made = runs(("vindr",), "[1.0]")
+    paths = made.train(PRIVATE)
+    write_json(paths.config, {**read_json(paths.config), "num_steps": 50_000})
+    lines = ({"step": step, "loss": 0.5, "epsilon": None, "time": 1e9 + step} for step in range(10, 50_001, 10))
+    paths.metrics_log.write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"step": 50010, "lo')
+    run = read_run(made.study, paths.run_id)
+    assert run is not None
+    points = [point.step for point in payload(run).points]
+    assert 900 <= len(points) <= 1001
+    assert points[-1] == 50_000
+
+
+def test_no_patient_image_or_path_reaches_mlflow(runs: Make) -> None:
+    study = runs(TWO, "[1.0, inf]").all().study
+    for cell in study.cells():  # a settings table with paths in it, should training ever write one
+        paths = study.paths.run(study.run_id(cell))
+        config = read_json(paths.config)
+        config["settings"]["domains"] = {"uka": {"root": "/hospital/SECRETPATIENT7"}}
+        config["settings"]["model"]["init_weights"] = "/hospital/SECRETPATIENT7/weights.pt"
+        write_json(paths.config, config)
+    write_report(study)
+    sync(study)
+    files = [file for file in study.paths.mlflow_artifacts.rglob("*") if file.is_file()]
+    with closing(sqlite3.connect(study.paths.mlflow_database)) as database:
+        dump = "\n".join(database.iterdump())
+    assert len(files) > 10
+    assert "vindr · no DP" in dump
+    for secret in ("SECRETPATIENT", "SECRETIMAGE", "/hospital"):
+        assert secret not in dump
+        for file in files:
+            assert secret.encode() not in file.read_bytes(), file.name
+    user = os.environ.get("USER") or "root"
+    assert f"'{user}'" not in dump
+
+
+def test_a_server_that_is_down_is_one_clear_error_soon(runs: Make) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    uri = f"http://somebody:hunter2@127.0.0.1:{port}"
+    study = runs(("vindr",), "[inf]", more=f'[tracking]\nuri = "{uri}"').all().study
+    begun = time.monotonic()
+    with pytest.raises(TrackingError, match=rf"MLflow at http://127\.0\.0\.1:{port}: .*dpdt sync") as caught:
+        sync(study)
+    assert time.monotonic() - begun < 20
+    assert "hunter2" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_kind_of_store_is_an_error(runs: Make) -> None:
+    study = runs(("vindr",), "[inf]", more='[tracking]\nuri = "carrier-pigeon://here"').all().study
+    with pytest.raises(TrackingError, match="MLflow at carrier-pigeon://here"):
+        sync(study)
+
+
+def test_errors_keep_passwords_to_themselves() -> None:
+    uri = "postgresql://me:pass@db.example/mlflow"
+    assert public_name(uri) == "postgresql://db.example/mlflow"
+    with pytest.raises(TrackingError, match=r"db\.example") as caught, explained(uri):
+        raise OSError(f"cannot connect to {uri}\nand a long explanation")
+    assert "pass@" not in str(caught.value)
+
+
+def test_the_store_is_in_the_study_s_folder_and_made_nowhere_else(
+    fake_runs: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    study = fake_runs(("vindr",), "[inf]").all().study
+    with pytest.raises(TrackingError, match=r"mlflow\.db: no tracking store yet.*dpdt sync"):
+        compare_url(study, "http://127.0.0.1:5000")
+    assert not study.paths.mlflow_database.exists()
+    sync(study)
+    assert study.paths.mlflow_database.exists()
+    assert list(elsewhere.iterdir()) == []
+    study.file.write_text(study.file.read_text() + '[tracking]\nuri = "sqlite:///other.db"\n')
+    assert tracking_uri(load_study(study.file)) == f"sqlite:///{study.folder}/other.db"
+
+
+def test_a_study_without_runs_sends_nothing(fake_runs: Make) -> None:
+    study = fake_runs(("vindr",), "[inf]").study
+    assert str(sync(study)) == "No run has begun: nothing to send to MLflow."
+    assert not study.paths.mlflow_database.exists()
+
+
+def test_the_compare_page_has_dp_and_non_dp_runs_chosen(runs: Make) -> None:
+    study = runs(TWO, "[1.0, inf]").study
+    with pytest.raises(TrackingError, match=r"has 0 runs of 'a study'.*dpdt sync"):
+        compare_url(study, "http://127.0.0.1:5000")
+    made = FakeRuns(study).all()
+    sync(made.study)
+    address = compare_url(study, "http://127.0.0.1:5000/")
+    assert address.startswith("http://127.0.0.1:5000/#/compare-runs?runs=%5B%22")
+    query = parse_qs(address.partition("?")[2])
+    with closing(sqlite3.connect(study.paths.mlflow_database)) as database:
+        chosen = "select value from tags where key = 'dpdt.arm' and run_uuid = ?"
+        arms = [database.execute(chosen, [run]).fetchone()[0] for run in json.loads(query["runs"][0])]
+    assert arms == ["DP", "no DP"] * 2
+    assert json.loads(query["experiments"][0]) == ["1"]
+
+
+def test_a_deleted_experiment_comes_back(runs: Make) -> None:
+    study = runs(("vindr",), "[inf]").all().study
+    sync(study)
+    client = open_client(tracking_uri(study))
+    client.delete_experiment("1")
+    assert sync(study).runs == 1
+    assert client.get_experiment("1").lifecycle_stage == "active"
+    assert len(contents(study)) == 2
+
+
+def test_processes_that_sync_at_once_into_a_new_store_lose_nothing(fake_runs: Make) -> None:
+    study = fake_runs(TWO, "[1.0, inf]").all().study
+    code = (
+        "import sys; from dpdt.study import load_study; from dpdt.tracking import sync; sync(load_study(sys.argv[1]))"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(study.file)], stderr=subprocess.PIPE) for _ in range(3)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert sync(study).sent == 0
+    assert len(contents(study)) == 5
+
+
+def test_a_taken_port_is_a_clear_error(runs: Make) -> None:
+    study = runs(("vindr",), "[inf]").all().study
+    sync(study)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(TrackingError, match=rf"port {port} on 127\.0\.0\.1 is taken .*--port 0"):
+            serve_ui(study, port=port)
+
+
+def test_a_server_s_own_address_is_printed_and_nothing_is_started(
+    runs: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = runs(("vindr",), "[inf]", more='[tracking]\nuri = "https://mlflow.example"').study
+    monkeypatch.setattr("dpdt.tracking.ui.compare_url", lambda _, base: f"{base}/#/compare-runs?…")
+    serve_ui(study, port=0)
+    assert capsys.readouterr().out == "Compare DP and non-DP runs: https://mlflow.example/#/compare-runs?…\n"
+
+
+@pytest.mark.slow
+def test_the_ui_serves_every_run_on_this_machine_alone_until_ctrl_c(runs: Make) -> None:
+    study = runs(TWO, "[1.0, inf]").all().study
+    sync(study)
+    code = "import sys; from dpdt.study import load_study; from dpdt.tracking import serve_ui; "
+    code += "serve_ui(load_study(sys.argv[1]), port=0)"
+    ui = subprocess.Popen([sys.executable, "-c", code, str(study.file)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert ui.stdout
+        lines = []
+        while "Ctrl-C" not in "".join(lines):
+            line = ui.stdout.readline()
+            assert line, "".join(lines)
+            lines.append(line)
+        base = lines[1].split()[-1]
+        assert base.startswith("http://127.0.0.1:")
+        assert f"{base}/#/compare-runs?runs=" in lines[2]
+        body = json.dumps({"experiment_ids": ["1"], "order_by": ["metrics.`auc/uka/healthy` DESC"]}).encode()
+        request = urllib.request.Request(
+            f"{base}/api/2.0/mlflow/runs/search", body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            assert len(json.load(answer)["runs"]) == 5
+        ui.send_signal(signal.SIGINT)
+        assert ui.wait(30) == 0
+        host, port = base.removeprefix("http://").split(":")
+        with socket.socket() as probe:
+            assert probe.connect_ex((host, int(port))) != 0  # nobody is left behind
+    finally:
+        ui.kill()
+        ui.communicate()
