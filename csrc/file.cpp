@@ -41,6 +41,13 @@ File::File(const std::string& path) : descriptor_(-1), size_(0) {
 
 File::~File() { ::close(descriptor_); }
 
+void prefetch(const std::string& path) noexcept {
+    const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (descriptor < 0) return;
+    ::posix_fadvise(descriptor, 0, 0, POSIX_FADV_WILLNEED);
+    ::close(descriptor);
+}
+
 Bytes File::read(std::size_t count) const {
     Bytes bytes(std::min(count, size_));
     std::size_t done = 0;

@@ -29,4 +29,8 @@ class File {
     std::size_t size_;
 };
 
+// Asks the system to read a file ahead, and does not wait for it: storage far away answers while another file is being
+// decoded. A file that is not there is no error here.
+void prefetch(const std::string& path) noexcept;
+
 }  // namespace dpdt

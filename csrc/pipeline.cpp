@@ -51,11 +51,13 @@ std::vector<ImageResult> Pipeline::process_all(const std::vector<std::string>& p
     std::vector<ImageResult> results(paths.size());
     const std::size_t stride = recipe.height * recipe.width;
     std::atomic<std::size_t> settled{0};
+    const std::size_t threads = num_threads == 0 ? available_threads() : num_threads;
     const auto task = [&](std::size_t i) {
+        if (i + threads < paths.size()) prefetch(paths[i + threads]);  // about what this thread does next
         results[i] = process(paths[i], out + i * stride);
         if (results[i].reason != Reason::dicom) ++settled;
     };
-    run_parallel(paths.size(), num_threads == 0 ? available_threads() : num_threads, task, [&] { poll(settled); });
+    run_parallel(paths.size(), threads, task, [&] { poll(settled); });
     return results;
 }
 

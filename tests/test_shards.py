@@ -3,11 +3,12 @@
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -24,8 +25,10 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 from dpdt import _core
 from dpdt.errors import DecodeError, ShardError, StudyError
 from dpdt.files import write_json
+from dpdt.paths import ShardPaths
 from dpdt.shards import Shards, build_shards, num_shards, shards_done, verify_shards
 from dpdt.shards.dicom import read_dicom
+from dpdt.shards.reader import shard_header
 from dpdt.study import Study, load_study
 from dpdt.vocabulary import LABELS
 
@@ -377,6 +380,78 @@ def test_full_disk_is_a_clear_error_and_leaves_no_part(study: Study, monkeypatch
     monkeypatch.undo()
     assert [f.name for f in study.paths.shards("vindr").folder.iterdir()] == ["parts"]
     assert build_shards(study, "vindr").complete
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a small file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_is_really_full_leaves_nothing_broken(small_disk: Path, tmp_path: Path) -> None:
+    options = {"size": 64, "shard_bytes": 4 * 64 * 64}
+    expected = make_mixed_study(tmp_path / "expected", **options)
+    build_shards(expected, "vindr")
+    study = make_mixed_study(tmp_path / "full", **options)
+    study.paths.shards("vindr").folder.parent.mkdir(parents=True)
+    study.paths.shards("vindr").folder.symlink_to(small_disk)
+    with pytest.raises(ShardError, match=r"cannot be written \(No space left on device\). Nothing is lost: make room"):
+        build_shards(study, "vindr")
+    assert not [file for file in small_disk.rglob("*") if file.name.endswith(".tmp")]
+    subprocess.run(["mount", "-o", "remount,size=1m", small_disk], check=True)
+    assert build_shards(study, "vindr").complete
+    assert folder_bytes(study) == folder_bytes(expected)
+
+
+INTERRUPTED = """
+import sys
+from dpdt.shards import build_shards
+from dpdt.study import load_study
+print("started", flush=True)
+try:
+    build_shards(load_study(sys.argv[1]), "vindr")
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def test_ctrl_c_ends_dicom_work_within_a_second(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "a.dcm", picture(1, height=1500, width=1500, dtype=np.uint16))
+    study = make_study(tmp_path, ["../a.dcm"] * 2000, recipe="paper", shard_bytes=1 << 20)
+    command = [sys.executable, "-c", INTERRUPTED, str(study.file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        assert process.stdout.readline() == "interrupted\n"
+        assert time.monotonic() - start < 1.0
+    assert not shards_done(study, "vindr")
+
+
+def test_a_shard_of_more_than_4_gib_is_read_at_its_end(tmp_path: Path) -> None:
+    size, rows = 512, 20_000  # 4.9 GiB, sparse
+    header = shard_header(rows, size)
+    paths = ShardPaths(tmp_path)
+    last = np.random.default_rng(0).integers(0, 256, (size, size), dtype=np.uint8)
+    with paths.shard(0).open("wb") as stream:
+        stream.write(header)
+        stream.seek(len(header) + (rows - 1) * size * size)
+        stream.write(last.tobytes())
+    index = {"image_id": [str(n) for n in range(rows)], "shard": np.zeros(rows, int), "row": np.arange(rows)}
+    pd.DataFrame(index).to_parquet(paths.index, index=False)
+    shards = [{"file": paths.shard(0).name, "rows": rows, "sha256": ""}]
+    write_json(paths.manifest, {"format": 1, "images": rows, "settings": {"size": size}, "shards": shards})
+    images = Shards.open(paths).images(np.array([rows - 1, 0]))
+    assert np.array_equal(images[0], last)
+    assert not images[1].any()
 
 
 # --- damage
