@@ -106,12 +106,67 @@ void sum_rows(View<T> source, const Axis& axis, const Span& span, std::uint32_t*
     if (span.last_weight != 0) add_weighted(source.row(span.end - 1), sum, source.width, span.last_weight);
 }
 
-std::uint64_t sum_columns(const std::uint32_t* sum, const Axis& axis, const Span& span) {
-    std::uint64_t inner = 0;
-    for (std::uint32_t x = span.begin + 1; x + 1 < span.end; ++x) inner += sum[x];
-    return inner * axis.inner_weight + std::uint64_t{sum[span.begin]} * span.first_weight +
-           std::uint64_t{sum[span.end - 1]} * span.last_weight;
-}
+// The spans of the columns with the same number of weights each, so that no branch depends on the column: what a span
+// lacks has weight 0.
+class Columns {
+  public:
+    Columns(const Axis& axis, std::size_t width) {
+        for (const Span& span : axis.spans) reach_ = std::max<std::size_t>(reach_, span.end - span.begin);
+        weights_.resize(axis.spans.size() * reach_);
+        for (std::size_t x = 0; x < axis.spans.size(); ++x) {
+            const Span& span = axis.spans[x];
+            const std::size_t start = std::min<std::size_t>(span.begin, width - reach_);
+            std::uint32_t* const weights = weights_.data() + x * reach_ + (span.begin - start);
+            const std::size_t count = span.end - span.begin;
+            std::fill(weights, weights + count, axis.inner_weight);
+            if (count > 1) weights[count - 1] = span.last_weight;
+            weights[0] = span.first_weight;
+            starts_.push_back(static_cast<std::uint32_t>(start));
+        }
+    }
+
+    // Gives the weighted sum of each output pixel's columns to `write(x, sum)`.
+    template <class Write>
+    void sum_all(const std::uint32_t* sum, const Write& write) const {
+        switch (reach_) {
+            case 1:
+                return sum_each<1>(sum, write);
+            case 2:
+                return sum_each<2>(sum, write);
+            case 3:
+                return sum_each<3>(sum, write);
+            case 4:
+                return sum_each<4>(sum, write);
+            case 5:
+                return sum_each<5>(sum, write);
+            case 6:
+                return sum_each<6>(sum, write);
+            case 7:
+                return sum_each<7>(sum, write);
+            case 8:
+                return sum_each<8>(sum, write);
+            default:
+                return sum_each<0>(sum, write);
+        }
+    }
+
+  private:
+    template <std::size_t Reach, class Write>  // 0: known only now
+    void sum_each(const std::uint32_t* sum, const Write& write) const {
+        const std::size_t reach = Reach == 0 ? reach_ : Reach;
+        const std::uint32_t* weights = weights_.data();
+        for (std::size_t x = 0; x < starts_.size(); ++x, weights += reach) {
+            const std::uint32_t* const values = sum + starts_[x];
+            std::uint64_t total = 0;
+            for (std::size_t k = 0; k < reach; ++k) total += std::uint64_t{values[k]} * weights[k];
+            write(x, total);
+        }
+    }
+
+    std::size_t reach_ = 1;
+    std::vector<std::uint32_t> starts_;
+    std::vector<std::uint32_t> weights_;
+};
 
 // round(value / total), half up: by a reciprocal, whose estimate is off by one at most, and then made exact.
 class Divider {
@@ -154,6 +209,7 @@ void resample_area(View<T> source, T* out, std::size_t out_height, std::size_t o
     const Axis columns = make_axis(source.columns, source.width, out_width);
     const Divider divide(std::uint64_t{rows.total} * columns.total);
     const bool half = rows.total == 2 && columns.total == 2 && rows.inner_weight == 1 && columns.inner_weight == 1;
+    const Columns sum_columns(columns, source.width);
     std::vector<std::uint32_t> sum(source.width);
     for (std::size_t y = 0; y < out_height; ++y) {
         sum_rows(source, rows, rows.spans[y], sum.data());
@@ -162,9 +218,8 @@ void resample_area(View<T> source, T* out, std::size_t out_height, std::size_t o
             halve(sum.data(), target, out_width);
             continue;
         }
-        for (std::size_t x = 0; x < out_width; ++x) {
-            target[x] = static_cast<T>(divide(sum_columns(sum.data(), columns, columns.spans[x])));
-        }
+        sum_columns.sum_all(sum.data(),
+                            [&](std::size_t x, std::uint64_t value) { target[x] = static_cast<T>(divide(value)); });
     }
 }
 

@@ -5,6 +5,8 @@ input stays in build/fuzz/findings.
 """
 
 import argparse
+import ctypes
+import ctypes.util
 import io
 import json
 import re
@@ -32,12 +34,38 @@ def pillow(pixels: np.ndarray, kind: str, **options: object) -> bytes:
 
 
 def jpeg_ls(pixels: np.ndarray) -> list[bytes]:
-    """By the encoder that comes with pydicom's optional plugin, where it is installed."""
-    try:
-        import jpeg_ls as codec
-    except ImportError:
-        return [b"\xff\xd8\xff\xf7\x00\x0b\x08\x00\x28\x00\x28\x01\x01\x11\x00\xff\xda\x00\x08\x01\x01\x00\x00\x00\x00"]
-    return [bytes(codec.encode(pixels))]
+    """By the encoder of the library itself."""
+
+    class FrameInfo(ctypes.Structure):
+        _fields_ = (
+            ("width", ctypes.c_uint32),
+            ("height", ctypes.c_uint32),
+            ("bits", ctypes.c_int32),
+            ("n", ctypes.c_int32),
+        )
+
+    charls = ctypes.CDLL(ctypes.util.find_library("charls"))
+    charls.charls_jpegls_encoder_create.restype = ctypes.c_void_p
+    streams = []
+    for near_lossless in (0, 2):
+        encoder = ctypes.c_void_p(charls.charls_jpegls_encoder_create())
+        buffer = ctypes.create_string_buffer(1 << 16)
+        info = FrameInfo(pixels.shape[1], pixels.shape[0], 8 * pixels.itemsize, 1)
+        written = ctypes.c_size_t()
+        codes = (
+            charls.charls_jpegls_encoder_set_frame_info(encoder, ctypes.byref(info)),
+            charls.charls_jpegls_encoder_set_near_lossless(encoder, near_lossless),
+            charls.charls_jpegls_encoder_set_destination_buffer(encoder, buffer, ctypes.c_size_t(len(buffer))),
+            charls.charls_jpegls_encoder_encode_from_buffer(
+                encoder, pixels.tobytes(), ctypes.c_size_t(pixels.nbytes), ctypes.c_uint32(0)
+            ),
+            charls.charls_jpegls_encoder_get_bytes_written(encoder, ctypes.byref(written)),
+        )
+        charls.charls_jpegls_encoder_destroy(encoder)
+        if any(codes):
+            raise RuntimeError(f"CharLS: {codes}")
+        streams.append(buffer.raw[: written.value])
+    return streams
 
 
 def seeds() -> dict[str, list[bytes]]:
@@ -58,7 +86,7 @@ def seeds() -> dict[str, list[bytes]]:
         "jpeg_lossless": [
             head[16] + lossless_jpeg(wide, precision=12, predictor=p, restart_rows=p) for p in range(1, 8)
         ],
-        "jpeg_ls": [head[8] + stream for stream in jpeg_ls(gray)],
+        "jpeg_ls": [head[8] + stream for stream in jpeg_ls(gray)] + [head[16] + stream for stream in jpeg_ls(wide)],
         "jpeg2000": [head[16] + encode_array(wide, bits_stored=12, codec_format=0)],
     }
 
