@@ -19,7 +19,7 @@ LAYERS = [
     {"shards", "scratch"},
     {"dataset"},
     {"predict"},
-    {"loop"},
+    {"training"},
     {"train", "evaluate"},
     {"results"},
     {"report", "tracking"},
