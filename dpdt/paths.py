@@ -89,6 +89,11 @@ class RunPaths:
         return self.folder / "privacy.json"
 
     @property
+    def audit(self) -> Path:
+        """Lower bound of epsilon that an audit of the trained model found."""
+        return self.folder / "audit.json"
+
+    @property
     def state(self) -> Path:
         """Status, steps done, epsilon spent."""
         return self.folder / "state.json"

@@ -1,0 +1,141 @@
+"""The numbers that MLflow is told about a run: over steps, and of the evaluation. What is undefined has its reason.
+
+MLflow's compare page sorts names by their characters and plots the first one: `auc` comes before all others.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import pandas as pd
+
+from dpdt.files import read_json
+from dpdt.metrics import ALL, ATTRIBUTES, AVERAGE, PAPER
+from dpdt.results import Run
+from dpdt.vocabulary import LABELS, SUBGROUPS
+
+__all__ = ["MAX_METRIC_KEYS", "STEP_METRICS", "Point", "final_values", "milliseconds", "step_values"]
+
+MAX_METRIC_KEYS: Final = 150  # more columns make the compare page unusable
+MAX_POINTS: Final = 1000  # of one chart
+STEP_METRICS: Final = ("epsilon", "loss", "step_s")
+AUDIT: Final = "audit/epsilon_lower"
+FAIRNESS: Final = ("auc_gap", "underdiagnosis_gap")
+
+
+class Point(NamedTuple):
+    """One value of one metric."""
+
+    key: str
+    value: float
+    time_ms: int
+    step: int
+
+
+def milliseconds(seconds: float) -> int:
+    """MLflow's unit of time."""
+    return round(seconds * 1000)
+
+
+def step_values(run: Run, steps: Sequence[dict[str, Any]]) -> tuple[list[Point], dict[str, str]]:
+    """Epsilon, loss and step time over steps, at most about MAX_POINTS each, and reasons of what is undefined.
+
+    Which steps are kept depends on their numbers alone, so a longer log keeps those that a shorter one kept.
+    """
+    num_steps = int(run.config.get("num_steps") or 0)
+    stride = max(1, math.ceil(num_steps / MAX_POINTS))
+    points: list[Point] = []
+    bucket = -1
+    for line in steps:
+        step = int(line["step"])
+        if step // stride == bucket and step != num_steps:
+            continue
+        bucket = step // stride
+        for key in STEP_METRICS:
+            value = line.get(key)
+            if value is not None and math.isfinite(value):
+                points.append(Point(key, float(value), milliseconds(float(line["time"])), step))
+    return points, _undefined_steps(run, steps)
+
+
+def _undefined_steps(run: Run, steps: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Why epsilon or loss has gaps; the logs have null for every number that was NaN or infinite."""
+    reasons = {
+        "epsilon": "no finite bound: more noise or fewer steps are needed",
+        "loss": "NaN or infinite, or an empty batch",
+    }
+    found = {} if run.private else {"epsilon": "trained without DP"}
+    for key, reason in reasons.items():
+        gaps = sum(line.get(key) is None or not math.isfinite(line[key]) for line in steps)
+        if gaps and key not in found:
+            found[key] = f"{gaps} of {len(steps)} logged values: {reason}"
+    return found
+
+
+def final_values(run: Run, updated: float) -> tuple[list[Point], dict[str, str]]:
+    """Values of the evaluation and of the audit, and the reasons of those that are undefined.
+
+    Args:
+        run: The run.
+        updated: When the run's state was written, in seconds since 1970.
+    """
+    step = int(run.state.get("step") or 0)
+    points, undefined = _audit_value(run, step)
+    table = run.metrics()
+    if table is None:
+        return points, undefined
+    # after a former evaluation's, so that it is the latest
+    when = milliseconds(max(updated, run.paths.metrics.stat().st_mtime))
+    room = MAX_METRIC_KEYS - len(STEP_METRICS) - len(points) - len(undefined)
+    for number, (name, value, reason) in enumerate(_named_values(run, table)):
+        if number >= room:
+            break  # the artifact metrics.csv has all
+        if math.isfinite(value):
+            points.append(Point(name, value, when, step))
+        else:
+            undefined[name] = reason or "undefined"
+    return points, undefined
+
+
+def _audit_value(run: Run, step: int) -> tuple[list[Point], dict[str, str]]:
+    """The audit's lower bound of epsilon, where the run was audited."""
+    if not run.paths.audit.exists():
+        return [], {}
+    lower = read_json(run.paths.audit).get("epsilon_lower")
+    if lower is None or not math.isfinite(lower):
+        return [], {AUDIT: "the audit has no bound"}
+    return [Point(AUDIT, float(lower), milliseconds(run.paths.audit.stat().st_mtime), step)], {}
+
+
+def _named_values(run: Run, table: pd.DataFrame) -> Iterator[tuple[str, float, str]]:
+    """Name, value and reason of the evaluation's metrics, the most wanted first."""
+    keyed = {
+        (str(row["test_domain"]), str(row["label"]), str(row["subgroup"]), str(row["metric"])): row
+        for row in table[(table["split"] == "test") & (table["protocol"] != PAPER)].to_dict("records")
+    }
+    domains = list(dict.fromkeys(key[0] for key in keyed))
+
+    def value(domain: str, label: str, subgroup: str = ALL, metric: str = "auc") -> tuple[float, str]:
+        row = keyed.get((domain, label, subgroup, metric))
+        return (float(row["value"]), str(row["reason"])) if row else (math.nan, "not evaluated")
+
+    if run.domain in domains:
+        yield "auc", *value(run.domain, AVERAGE)
+    elsewhere = [v for v, _ in (value(d, AVERAGE) for d in domains if d != run.domain) if math.isfinite(v)]
+    if len(domains) > (run.domain in domains):
+        mean = sum(elsewhere) / len(elsewhere) if elsewhere else math.nan
+        yield "auc_off_domain", mean, "no other domain has a defined AUC"
+    for domain in domains:
+        for label in (AVERAGE, *LABELS):
+            yield f"auc/{domain}/{label}", *value(domain, label)
+    for domain in domains:
+        for subgroup in SUBGROUPS:
+            yield f"auc/{domain}/{AVERAGE}/{subgroup}", *value(domain, AVERAGE, subgroup)
+    for metric in FAIRNESS:
+        for domain in domains:
+            for attribute in ATTRIBUTES:
+                label = "healthy" if metric == "underdiagnosis_gap" else AVERAGE
+                yield f"{metric}/{domain}/{attribute}", *value(domain, label, attribute, metric)
+    for metric in ("accuracy", "sensitivity", "specificity"):
+        for domain in domains:
+            yield f"threshold/{metric}/{domain}", *value(domain, AVERAGE, metric=metric)
