@@ -46,7 +46,9 @@ def register_model(client: "MlflowClient", study: Study, run: Run, run_id: str, 
         card = card[: MAX_DESCRIPTION - len(ending)] + ending
     known = client.search_model_versions(f"run_id = '{run_id}'")
     if known:
-        version = known[0]
+        version, *twice = sorted(known, key=lambda one: int(one.version))
+        for one in twice:  # a server died between creating it and saying so, and was asked again
+            client.delete_model_version(one.name, one.version)
         if version.description != card:
             client.update_model_version(version.name, version.version, description=card)
         if _alias(run) not in client.get_registered_model(version.name).aliases:  # a kill came between the two

@@ -44,7 +44,7 @@ def log(
 def find_runs(
     client: "MlflowClient", experiment: str, *, only: Collection[str] | None = None
 ) -> dict[str, "MlflowRun"]:
-    """MLflow's runs of an experiment by `dpdt.run_id`.
+    """MLflow's runs of an experiment by `dpdt.run_id`; a second one of the same id is deleted.
 
     Args:
         client: MLflow's client.
@@ -60,8 +60,11 @@ def find_runs(
                 [experiment], wanted, max_results=1000, page_token=token, order_by=["attributes.start_time"]
             )
             for run in page:
-                if RUN_ID_TAG in run.data.tags:
-                    found.setdefault(run.data.tags[RUN_ID_TAG], run)
+                name = run.data.tags.get(RUN_ID_TAG)
+                if name in found:  # a server died between creating it and saying so, and was asked again
+                    client.delete_run(run.info.run_id)
+                elif name:
+                    found[name] = run
             token = page.token
             if not token:
                 break
