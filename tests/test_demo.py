@@ -8,7 +8,7 @@ from dpdt.cohort import build_cohort, read_cohort
 from dpdt.demo import DEMO_STUDY, make_demo_study
 
 
-@pytest.mark.parametrize("patients", [3, 40])
+@pytest.mark.parametrize("patients", [12, 40])
 def test_batches_of_a_demo_with_few_patients_fit_into_its_train_split(tmp_path: Path, patients: int) -> None:
     study = make_demo_study(tmp_path, patients=patients)
     build_cohort(study, "mimic")
