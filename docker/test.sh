@@ -99,4 +99,5 @@ $python docker/compare.py "$work/here" "$work/image/demo" || code=$?
 
 docker/lint.sh
 docker/resolve.sh
+docker/apptainer.sh
 printf '\nimage-test: all good\n'
