@@ -65,6 +65,73 @@ class MlflowServer:
             self.process = None
 
 
+FORKER = """
+import os, signal, sys
+import uvicorn
+from mlflow.server.fastapi_app import app
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+print("loaded", flush=True)
+for _ in sys.stdin:
+    child = os.fork()
+    if not child:
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        uvicorn.run(app, host="127.0.0.1", port=int(os.environ["MLFLOW_PORT"]), log_level="error")
+        os._exit(0)
+    print(child, flush=True)
+"""
+
+
+class ForkedServer(MlflowServer):
+    """The same server, forked from a process that has loaded it: a start takes half a second rather than four."""
+
+    def __init__(self, folder: Path, store: str) -> None:
+        super().__init__(folder, store)
+        # what `mlflow server` tells its worker
+        self.env |= {
+            "_MLFLOW_SERVER_FILE_STORE": store,
+            "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(folder / "artifacts"),
+            "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        }
+        command = [sys.executable, "-c", FORKER]
+        with self.log.open("ab") as log:
+            self.forker = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=self.env, text=True
+            )
+        self.child: int | None = None
+        self._said()
+
+    def start(self) -> "ForkedServer":
+        assert self.forker.stdin
+        self.forker.stdin.write("\n")
+        self.forker.stdin.flush()
+        self.child = int(self._said())
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            with suppress(OSError), urllib.request.urlopen(f"{self.address}/health", timeout=5):
+                return self
+            time.sleep(0.02)
+        raise AssertionError(f"no answer within {READY_SECONDS} s: {self.log.read_text()}")
+
+    def kill(self) -> None:
+        if self.child is not None:
+            os.kill(self.child, signal.SIGKILL)
+            self.child = None
+
+    def close(self) -> None:
+        """Kill it for the last time, and what it is forked from."""
+        self.kill()
+        self.forker.kill()
+        self.forker.communicate()
+
+    def _said(self) -> str:
+        assert self.forker.stdout
+        line = self.forker.stdout.readline()
+        assert line, self.log.read_text()
+        return line.strip()
+
+
 class Postgres:
     """A PostgreSQL server below a folder of its own; it does not care for power cuts."""
 
