@@ -11,8 +11,9 @@ set -a
 set +a
 # shellcheck source=settings.sh
 . "$here/settings.sh"
-"$MLFLOW" gc --backend-store-uri "$(uri "$MLFLOW_DATABASE")" --artifacts-destination "$MLFLOW_ARTIFACTS_DESTINATION" \
-    --older-than "${MLFLOW_KEEP_DELETED:-30d}"
+store=$(uri "$MLFLOW_DATABASE")
+"$MLFLOW" gc --backend-store-uri "$store" --tracking-uri "$store" \
+    --artifacts-destination "$MLFLOW_ARTIFACTS_DESTINATION" --older-than "${MLFLOW_KEEP_DELETED:-30d}"
 [ $# = 0 ] && exit 0
 find "$1" -mindepth 1 -maxdepth 1 -type d -name '[0-9]*T[0-9]*Z' | sort -r |
     tail -n "+$((${MLFLOW_KEEP_BACKUPS:-14} + 1))" | while read -r old; do

@@ -202,11 +202,11 @@ def test_the_audit_s_lower_bound_is_a_metric(runs: Make) -> None:
     paths = made.study.paths.run(made.study.run_id(PRIVATE))
     sync(made.study)
     assert "audit/epsilon_lower" not in latest(made.study, PRIVATE)
-    write_json(paths.audit, {"epsilon_lower": 0.42, "confidence": 0.95})
+    write_json(paths.audit, {"canaries": {"epsilon_lower": 0.42, "confidence": 0.95}, "refuted": False})
     assert sync(made.study).sent == 1
     assert latest(made.study, PRIVATE)["audit/epsilon_lower"] == 0.42
     assert "audit.json" in artifacts(made.study)[paths.run_id]
-    write_json(paths.audit, {"epsilon_lower": None, "confidence": 0.95, "why": "no bound at all"})
+    write_json(paths.audit, {"canaries": None, "refuted": False})
     sync(made.study)
     tags = contents(made.study)[paths.run_id]["tags"]
     assert tags["audit/epsilon_lower.undefined"] == "the audit has no bound"

@@ -101,7 +101,8 @@ def _audit_value(run: Run, step: int) -> tuple[list[Point], dict[str, str]]:
     """The audit's lower bound of epsilon, where the run was audited."""
     if not run.paths.audit.exists():
         return [], {}
-    lower = read_json(run.paths.audit).get("epsilon_lower")
+    canaries = read_json(run.paths.audit).get("canaries") or {}
+    lower = canaries.get("epsilon_lower")
     if lower is None or not math.isfinite(lower):
         return [], {AUDIT: "the audit has no bound"}
     return [Point(AUDIT, float(lower), milliseconds(run.paths.audit.stat().st_mtime), step)], {}
