@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dpdt.files import write_json
@@ -41,6 +43,17 @@ def write_dicom(path: Path, pixels: NDArray[np.integer], **elements: object) -> 
         dataset.HighBit = dataset.BitsStored - 1
     dataset["PixelData"].VR = "OB" if pixels.dtype.itemsize == 1 else "OW"
     dataset.save_as(path, enforce_file_format=True)
+
+
+def encapsulated(path: Path, syntax: str, stream: bytes, shape: tuple[int, int], **elements: object) -> None:
+    """A compressed DICOM file of 16 bits allocated."""
+    write_dicom(path, np.zeros(shape, np.uint16), **elements)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PixelData = encapsulate([stream])
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(path)
 
 
 def make_study(folder: Path, files: list[str], **shards: object) -> Study:

@@ -8,14 +8,13 @@ import numpy as np
 import pydicom
 import pytest
 from openjpeg.utils import encode_array
-from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless
 
 from dpdt import _core
 from dpdt.errors import DecodeError
 from dpdt.shards import Shards, build_shards
 from dpdt.shards.dicom import CODECS, read_dicom
-from tests.small_images import make_study, picture, write_dicom
+from tests.small_images import encapsulated, make_study, picture, write_dicom
 
 REAL_DATA = os.environ.get("DPDT_REAL_DATA")
 needs_real_data = pytest.mark.skipif(not REAL_DATA, reason="DPDT_REAL_DATA is not set")
@@ -104,17 +103,6 @@ def test_bad_dicom_is_a_reject_with_its_reason(tmp_path: Path, kind: str) -> Non
     write_dicom(tmp_path / "a.dcm", picture(5, dtype=np.uint16), **elements)
     with pytest.raises(DecodeError, match=expected):
         read_dicom(str(tmp_path / "a.dcm"))
-
-
-def encapsulated(path: Path, syntax: str, stream: bytes, shape: tuple[int, int], **elements: object) -> None:
-    """A compressed DICOM file of 16 bits allocated."""
-    write_dicom(path, np.zeros(shape, np.uint16), **elements)
-    dataset = pydicom.dcmread(path)
-    dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.PixelData = encapsulate([stream])
-    dataset["PixelData"].VR = "OB"
-    dataset["PixelData"].is_undefined_length = True
-    dataset.save_as(path)
 
 
 @pytest.mark.parametrize(("precision", "stored"), [(12, 16), (14, 16), (11, 12), (16, 14), (8, 16)])

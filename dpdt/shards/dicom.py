@@ -142,6 +142,7 @@ def _stored_values(dataset: "Dataset", *, min_side: int) -> tuple[NDArray[Any], 
         from pydicom.encaps import get_frame
 
         data = get_frame(data, 0, number_of_frames=1)
+        del dataset.PixelData  # one copy of the stream is enough
     stored = int(dataset.BitsStored)
     high_bit = dataset.get("HighBit", None)
     return _core.decode_frame(

@@ -117,7 +117,8 @@ def _read_index(path: Path, expected: str) -> pd.DataFrame:
     if not all(_is_filled(table, name, kinds) for name, kinds in NEEDED.items()):
         wanted = "image_id and sha256 (text), shard and row (integers), all filled"
         raise ShardError(f"{path}: expected the columns {wanted}; found {table.column_names}. {_remedy(path)}")
-    return table.to_pandas()
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
 
 
 def _is_filled(table: pa.Table, name: str, kinds: tuple[pa.DataType, ...]) -> bool:
