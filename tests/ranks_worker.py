@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from dpdt.loop import TrainingLoop
 from dpdt.privacy.clipping import HooksClipping
 from dpdt.stop import StopFlag
 from dpdt.study import load_study
 from dpdt.train import train
+from dpdt.training.loop import TrainingLoop
 
 SUMS_KEPT = 3
 

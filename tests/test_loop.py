@@ -11,13 +11,16 @@ from torch import Tensor
 
 from dpdt.dataset import DomainData, load_split
 from dpdt.errors import PrivacyError
-from dpdt.loop import TrainingLoop, TrainingPlan, image_losses, open_ledger, physical_batches
 from dpdt.model import build_model
 from dpdt.paths import RunPaths
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.sampling import PoissonSampler
 from dpdt.stop import StopFlag
 from dpdt.study import Study
+from dpdt.training.batches import image_losses, physical_batches
+from dpdt.training.loop import TrainingLoop
+from dpdt.training.plan import TrainingPlan
+from dpdt.training.resume import open_ledger
 from tests.small_data import MakeStudy
 
 SILENT = Mechanism("patient", 32, 0.25, 0.0, 1e6, 10, 1e-3, "pld", 8.0)  # no noise, and a norm that nothing reaches
@@ -126,7 +129,7 @@ def test_a_sampler_that_is_not_poissons_is_refused(
     study = make_study()
     settings = plan(tmp_path / "r", SILENT)
     monkeypatch.setattr(
-        "dpdt.loop._make_sampler",
+        "dpdt.training.loop.make_sampler",
         lambda plan, data, stream: Weighted(data.units, sample_rate=plan.sample_rate, stream=stream),
     )
     with pytest.raises(PrivacyError, match="batches of a Weighted are not Poisson samples"):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-import dpdt.loop
+import dpdt.training.loop
 from dpdt.checkpoint import remove_checkpoints
 from dpdt.dataset import load_split
 from dpdt.errors import DpdtError, PrivacyError, StudyError
@@ -79,15 +79,15 @@ class Crash(Exception):
 
 def crash_at_step(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Let the training die in the middle of a step, after its noise."""
-    plain = dpdt.loop.TrainingLoop._take_step
+    plain = dpdt.training.loop.TrainingLoop._take_step
 
-    def take(self: dpdt.loop.TrainingLoop, rows: Any) -> torch.Tensor:
+    def take(self: dpdt.training.loop.TrainingLoop, rows: Any) -> torch.Tensor:
         losses = plain(self, rows)
         if self.step + 1 == number:
             raise Crash
         return losses
 
-    monkeypatch.setattr(dpdt.loop.TrainingLoop, "_take_step", take)
+    monkeypatch.setattr(dpdt.training.loop.TrainingLoop, "_take_step", take)
 
 
 def test_a_dp_training_leaves_every_file_of_the_run(study: Study) -> None:
@@ -330,8 +330,10 @@ def test_a_checkpoint_whose_noise_state_cannot_be_read_is_refused(
     study: Study, monkeypatch: pytest.MonkeyPatch, broken: object
 ) -> None:
     interrupted(study)
-    plain = dpdt.loop.load_checkpoint
-    monkeypatch.setattr(dpdt.loop, "load_checkpoint", lambda folder: {**(plain(folder) or {}), "noise": broken})
+    plain = dpdt.training.loop.load_checkpoint
+    monkeypatch.setattr(
+        dpdt.training.loop, "load_checkpoint", lambda folder: {**(plain(folder) or {}), "noise": broken}
+    )
     with pytest.raises(PrivacyError, match=r"keystream|random numbers cannot be read"):
         train(study, DP)
 
@@ -397,14 +399,14 @@ def test_a_signal_stops_in_good_order_and_reaches_the_handler_of_before(
 ) -> None:
     got: list[int] = []
     before = signal.signal(signal.SIGUSR2, lambda number, frame: got.append(number))
-    plain = dpdt.loop.TrainingLoop._take_step
+    plain = dpdt.training.loop.TrainingLoop._take_step
 
-    def take(self: dpdt.loop.TrainingLoop, rows: Any) -> torch.Tensor:
+    def take(self: dpdt.training.loop.TrainingLoop, rows: Any) -> torch.Tensor:
         if self.step == 4:
             os.kill(os.getpid(), signal.SIGUSR2)
         return plain(self, rows)
 
-    monkeypatch.setattr(dpdt.loop.TrainingLoop, "_take_step", take)
+    monkeypatch.setattr(dpdt.training.loop.TrainingLoop, "_take_step", take)
     try:
         summary = train(study, DP)
         assert got == [signal.SIGUSR2]  # as submitit's handler, which requeues the job

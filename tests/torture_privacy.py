@@ -33,10 +33,10 @@ from typing import Any, Final
 import torch
 
 import dpdt
+import dpdt.training.loop
 from dpdt.checkpoint import load_checkpoint
 from dpdt.errors import DpdtError
 from dpdt.files import read_json
-from dpdt.loop import TrainingLoop
 from dpdt.paths import RunPaths
 from dpdt.privacy.accounting import epsilon
 from dpdt.privacy.keystream import KeyStream
@@ -50,7 +50,20 @@ CELL: Final = Cell("uka", 8.0, 0)
 WAYS: Final = ("line", "line", "time", "disk", "stop")
 PACKAGE: Final = str(Path(dpdt.__file__).parent)
 # Where a training keeps its books; a kill while it only reads its settings costs time and tests nothing.
-FILES: Final = ("checkpoint", "clipping", "files", "keystream", "ledger", "loop", "runs", "sampling", "stop", "train")
+FILES: Final = (
+    "checkpoint",
+    "clipping",
+    "files",
+    "keystream",
+    "ledger",
+    "loop",
+    "prepare",
+    "resume",
+    "runs",
+    "sampling",
+    "stop",
+    "train",
+)
 EXHAUSTED: Final = "no checkpoint is left"  # the one refusal that kills alone may lead to
 Place = tuple[str, str]
 
@@ -74,13 +87,13 @@ def plant(fault: str) -> None:
     """
     if fault == "replay":
 
-        def streams(self: TrainingLoop, checkpoint: dict[str, Any] | None) -> dict[str, KeyStream]:
+        def streams(plan: object, checkpoint: dict[str, Any] | None, **_books: object) -> dict[str, KeyStream]:
             names = ("sampling", "noise")
             if checkpoint is None:
                 return {name: KeyStream.fresh() for name in names}
             return {name: KeyStream.from_state(checkpoint[name]) for name in names}
 
-        TrainingLoop._streams = streams  # type: ignore[method-assign]
+        dpdt.training.loop.open_streams = streams
     if fault == "unbooked":
         plain = Ledger._append
         waiting: dict[int, dict[str, Any]] = {}

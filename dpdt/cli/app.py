@@ -1,0 +1,72 @@
+"""What all commands have in common: the application, exit codes, and how an error becomes one line."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from dpdt.cli.options import App, Quiet, Verbose, set_output
+from dpdt.errors import DpdtError, StudyError
+
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "WRONG_USE", "app", "main"]
+
+DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+
+app = App(
+    name="dpdt",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Differentially private domain transfer for chest radiographs.\n\n"
+    "From raw radiographs to the comparison of DP and non-DP models: cohort, shards, pretrain, train, evaluate, "
+    "report, sync. `dpdt submit` sends all of them; every stage skips what is done.",
+    epilog="Example: dpdt demo   (six synthetic hospitals, the whole way, on this machine)",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from dpdt import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+    ] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    set_output(verbose=verbose, quiet=quiet)
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong use, 130 stopped by Ctrl-C.
+
+    Args:
+        argv: Arguments without the program's name; default: those of the process.
+    """
+    try:
+        app(args=None if argv is None else list(argv), prog_name="dpdt")
+    except DpdtError as err:
+        if os.environ.get("DPDT_VERBOSE"):
+            raise
+        print(f"error: {err}", file=sys.stderr)
+        sys.exit(WRONG_USE if isinstance(err, StudyError) else FAILED)
+    except OSError as err:
+        if os.environ.get("DPDT_VERBOSE"):
+            raise
+        print(f"error: {err.filename or 'input/output'}: {err.strerror or err}", file=sys.stderr)
+        sys.exit(FAILED)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            print("Stopped. Run the same command again to go on.", file=sys.stderr)
+        raise
+    sys.exit(DONE)

@@ -1,0 +1,87 @@
+"""A whole study as jobs: `submit`, `status`, `logs`, `cancel`."""
+
+import json
+from typing import Annotated, Literal
+
+import typer
+
+from dpdt.cli.app import app
+from dpdt.cli.arguments import AsJson, StudyFile, read_study
+
+__all__ = ["cancel", "logs", "status", "submit"]
+
+
+@app.command(epilog="Example: dpdt submit study.toml --cluster slurm --dry-run")
+def submit(
+    study: StudyFile,
+    cluster: Annotated[
+        Literal["slurm", "local", "debug"],
+        typer.Option(help="slurm: arrays with dependencies; local: processes here; debug: in this process."),
+    ] = "local",
+    stages: Annotated[str | None, typer.Option(help="Only these stages, comma-separated; default: all.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent, and send nothing.")] = False,
+    wait: Annotated[
+        bool | None, typer.Option("--wait/--no-wait", help="Wait for the end; the default waits except on slurm.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Only what failed or was stopped, and what needed that.")
+    ] = False,
+) -> None:
+    """Send every stage as arrays with their dependencies; what is done is skipped."""
+    from dpdt.submit import submit as submit_study
+
+    names = [name.strip() for name in stages.split(",")] if stages is not None else None
+    submit_study(
+        read_study(study), cluster=cluster, stages=names, dry_run=dry_run, wait=wait, retry_failed=retry_failed
+    )
+
+
+@app.command(epilog="Example: dpdt status study.toml --watch")
+def status(
+    study: StudyFile,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again until nothing runs or waits.")] = False,
+    every: Annotated[float, typer.Option(help="With --watch: seconds between two looks.", min=1.0)] = 15.0,
+) -> None:
+    """Show the state of every task: done, running, waiting, failed, with node, attempt, steps and epsilon."""
+    from dpdt.status import show_status, study_status, watch_status
+
+    if watch and not as_json:
+        watch_status(read_study(study), every_seconds=every)
+        return
+    rows = study_status(read_study(study))
+    if as_json:
+        print(json.dumps(rows, indent=2, allow_nan=False))
+    else:
+        show_status(rows)
+
+
+@app.command(epilog="Example: dpdt logs study.toml padchest --lines 100")
+def logs(
+    study: StudyFile,
+    task: Annotated[
+        list[str] | None, typer.Argument(help="A task, or a part of its name; default: all that failed.")
+    ] = None,
+    lines: Annotated[int, typer.Option(help="So many lines of each log; 0: all.", min=0)] = 40,
+) -> None:
+    """Print the end of tasks' logs; a log holds all attempts, each under a header."""
+    from dpdt.logs import show_logs
+
+    show_logs(read_study(study), task or (), lines=lines)
+
+
+@app.command(epilog="Example: dpdt cancel study.toml train")
+def cancel(
+    study: StudyFile,
+    task: Annotated[
+        list[str] | None, typer.Argument(help="A stage, a task, or a part of its name; default: all.")
+    ] = None,
+) -> None:
+    """Take the study's jobs out of Slurm; what they did stays, and `dpdt submit` goes on from there."""
+    from dpdt.logs import find_tasks
+    from dpdt.submit import cancel as cancel_tasks
+
+    loaded = read_study(study)
+    for cancelled in (found := cancel_tasks(loaded, find_tasks(loaded, task) if task else None)):
+        print(f"cancelled: {cancelled.label}")
+    print(f"{len(found)} jobs cancelled.")

@@ -1,0 +1,69 @@
+"""Privacy accounting on the command line: `epsilon`, `calibrate`."""
+
+import json
+import math
+from typing import Annotated, Literal
+
+import typer
+
+from dpdt.cli.app import app
+from dpdt.cli.arguments import AsJson
+
+__all__ = ["calibrate", "epsilon"]
+
+Accountant = Annotated[
+    Literal["pld", "prv", "rdp"], typer.Option(help="pld is the tightest; prv and rdp are there to compare.")
+]
+SampleRate = Annotated[float, typer.Option(help="Probability that one privacy unit is in a step's batch, in (0, 1].")]
+NumSteps = Annotated[int, typer.Option(help="Logical (noisy) steps.")]
+Delta = Annotated[float, typer.Option(help="Probability of failure of the guarantee, below 1 / units.")]
+
+
+@app.command(epilog="Example: dpdt epsilon --noise-multiplier 1 --sample-rate 0.01 --num-steps 2000 --delta 1e-5")
+def epsilon(
+    noise_multiplier: Annotated[float, typer.Option(help="Noise standard deviation divided by max_grad_norm.")],
+    sample_rate: SampleRate,
+    num_steps: NumSteps,
+    delta: Delta,
+    accountant: Accountant = "pld",
+    as_json: AsJson = False,
+) -> None:
+    """Print the epsilon that a number of DP-SGD steps with Poisson sampling spends."""
+    from dpdt.privacy.accounting import epsilon as compute
+
+    spent = compute(
+        noise_multiplier=noise_multiplier,
+        sample_rate=sample_rate,
+        num_steps=num_steps,
+        delta=delta,
+        accountant=accountant,
+    )
+    values = {
+        "epsilon": spent if math.isfinite(spent) else None,
+        "noise_multiplier": noise_multiplier,
+        "sample_rate": sample_rate,
+        "num_steps": num_steps,
+        "delta": delta,
+        "accountant": accountant,
+    }
+    print(json.dumps(values) if as_json else f"{spent:.4f}")
+
+
+@app.command(epilog="Example: dpdt calibrate --target-epsilon 1 --sample-rate 0.01 --num-steps 2000 --delta 1e-5")
+def calibrate(
+    target_epsilon: Annotated[float, typer.Option(help="The epsilon that must not be passed.")],
+    sample_rate: SampleRate,
+    num_steps: NumSteps,
+    delta: Delta,
+    accountant: Accountant = "pld",
+    as_json: AsJson = False,
+) -> None:
+    """Print the smallest noise multiplier that keeps a training within a target epsilon."""
+    from dpdt.privacy.accounting import calibrate_noise_multiplier
+    from dpdt.privacy.accounting import epsilon as compute
+
+    mechanism = {"sample_rate": sample_rate, "num_steps": num_steps, "delta": delta, "accountant": accountant}
+    sigma = calibrate_noise_multiplier(target_epsilon=target_epsilon, **mechanism)  # type: ignore[arg-type]
+    spent = compute(noise_multiplier=sigma, **mechanism)  # type: ignore[arg-type]
+    values = {"noise_multiplier": sigma, "epsilon": spent, "target_epsilon": target_epsilon, **mechanism}
+    print(json.dumps(values) if as_json else f"noise multiplier {sigma:.4f} (epsilon {spent:.4f})")

@@ -1,0 +1,89 @@
+"""The stages of a study, run in this process: `cohort`, `shards`, `pretrain`, `train`, `evaluate`, `report`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dpdt.cli.app import app
+from dpdt.cli.arguments import Domain, StudyFile, read_study
+
+__all__ = ["cohort", "evaluate", "pretrain", "report", "shards", "train"]
+
+
+def _run_stage(study_file: str, stage: str, domains: Sequence[str] | None = None) -> None:
+    """Run one stage's tasks in this process, one after another."""
+    from dpdt.stages import run_stage
+
+    run_stage(read_study(study_file), stage, domains=domains)
+
+
+@app.command(epilog="Example: dpdt cohort study.toml --domain vindr")
+def cohort(study: StudyFile, domain: Domain = None) -> None:
+    """Read each domain's raw metadata: who is in the study, with which labels and split."""
+    _run_stage(study, "cohort", domain)
+
+
+@app.command(epilog="Example: dpdt shards study.toml --domain vindr --task-index 0 --num-tasks 4")
+def shards(
+    study: StudyFile,
+    domain: Domain = None,
+    task_index: Annotated[int, typer.Option(help="Which part of the shards to make, from 0.", min=0)] = 0,
+    num_tasks: Annotated[int, typer.Option(help="Into how many parts the work is cut.", min=1)] = 1,
+) -> None:
+    """Resize and normalise the radiographs into memory-mapped shards."""
+    from dpdt.stages import run_stage
+
+    if task_index >= num_tasks:
+        raise typer.BadParameter(f"expected --task-index below --num-tasks ({num_tasks}), got {task_index}")
+    run_stage(read_study(study), "shards", domains=domain, task_index=task_index, num_tasks=num_tasks)
+
+
+@app.command(epilog="Example: dpdt pretrain study.toml")
+def pretrain(study: StudyFile) -> None:
+    """Train on the public domain, without DP: the weights that every training starts from."""
+    _run_stage(study, "pretrain")
+
+
+@app.command(epilog="Example: dpdt train study.toml --domain padchest --target-epsilon 1")
+def train(
+    study: StudyFile,
+    domain: Domain = None,
+    target_epsilon: Annotated[
+        list[float] | None, typer.Option(help="Only this target epsilon (inf: without DP); may be repeated.")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Only this seed; may be repeated.")] = None,
+) -> None:
+    """Train the study's models, with and without DP, one after another."""
+    from dpdt.stages import run_stage
+
+    run_stage(read_study(study), "train", domains=domain, target_epsilons=target_epsilon, seeds=seed)
+
+
+@app.command(epilog="Example: dpdt evaluate study.toml --domain padchest")
+def evaluate(study: StudyFile, domain: Domain = None) -> None:
+    """Test every model on every domain: predictions, AUC and subgroup metrics. --domain is the train domain."""
+    _run_stage(study, "evaluate", domain)
+
+
+@app.command(epilog="Example: dpdt report study.toml   or: dpdt report --from-csv auc.csv --output report")
+def report(
+    study: Annotated[
+        str | None, typer.Argument(metavar="[STUDY]", help="The study file (study.toml), or its folder.")
+    ] = None,
+    from_csv: Annotated[
+        list[Path] | None,
+        typer.Option(help="Instead of a study: a table of AUCs such as report/auc.csv; twice for test set sizes too."),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="With --from-csv: where the report goes.")] = Path("dpdt-report"),
+) -> None:
+    """Write the report: heat maps, curves, comparisons and tables as HTML, CSV, LaTeX and figures."""
+    if (study is None) == (not from_csv):
+        raise typer.BadParameter("expected either STUDY or --from-csv FILE")
+    if from_csv:
+        from dpdt.report import write_published
+
+        print(f"Report: {write_published(from_csv, output)}")
+    elif study:
+        _run_stage(study, "report")

@@ -1,0 +1,159 @@
+"""What a training is given: decided from study and data, and frozen in the run's config before the first step."""
+
+from typing import Any
+
+import torch
+
+from dpdt.dataset import DomainData
+from dpdt.files import read_json
+from dpdt.privacy.mechanism import Mechanism
+from dpdt.privacy.sampling import num_steps_for, sample_rate_for
+from dpdt.privacy.statement import privacy_statement, statement_without_privacy
+from dpdt.runs import freeze_config, frozen_settings
+from dpdt.training.plan import TrainingPlan
+from dpdt.training.run import TrainingRun
+from dpdt.training.start import choose_class_weights, count_class_weights
+
+__all__ = ["make_statement", "prepare"]
+
+
+def prepare(
+    run: TrainingRun, data: DomainData, *, initial: dict[str, Any], device: torch.device
+) -> tuple[TrainingPlan, dict[str, Any]]:
+    """What the loop needs, and the config: frozen now, or checked against the one that is frozen.
+
+    Args:
+        run: Which training.
+        data: Its train split.
+        initial: Where the first weights come from, for the config.
+        device: Where to compute.
+
+    Raises:
+        PrivacyError: The target cannot be reached, delta is too large, or the frozen noise misses the target.
+        StudyError: The run was begun with other settings, or class weights cannot be had.
+    """
+    frozen = read_json(run.paths.config) if run.paths.config.exists() else {}
+    sizes = {"expected_batch_size": run.settings.expected_batch_size, "num_units": data.num_units}
+    sample_rate = sample_rate_for(**sizes, section="train" if run.cell else "pretrain")
+    num_steps = num_steps_for(num_epochs=run.settings.num_epochs, **sizes)
+    mechanism = _mechanism(run, num_units=data.num_units, sample_rate=sample_rate, num_steps=num_steps, frozen=frozen)
+    class_weights = frozen["class_weights"] if "class_weights" in frozen else choose_class_weights(run, data, mechanism)
+    config = {
+        "run_id": run.run_id,
+        "kind": run.kind,
+        "domain": run.domain,
+        "seed": run.seed,
+        "target_epsilon": run.target_epsilon,
+        "settings": frozen_settings(run.study, kind=run.kind),
+        "data": {
+            "split_sha256": data.split_sha256,
+            "manifest_sha256": data.manifest_sha256,
+            "units": data.num_units,
+            "images": len(data),
+        },
+        "num_steps": num_steps,
+        "sample_rate": sample_rate,
+        "noise_multiplier": mechanism and mechanism.noise_multiplier,
+        "counts_noise": mechanism and mechanism.counts_noise,
+        "class_weights": class_weights,
+        "initial_weights": initial,
+        "randomness": "seeded" if run.seeded else "cryptographic",
+        "synthetic": data.synthetic,
+    }
+    if run.kind == "pretrain":
+        config["public_class_weights"] = count_class_weights(data)
+    plan = _plan(
+        run, device, mechanism=mechanism, sample_rate=sample_rate, num_steps=num_steps, class_weights=class_weights
+    )
+    return plan, freeze_config(run.paths, config)
+
+
+def _mechanism(
+    run: TrainingRun, *, num_units: int, sample_rate: float, num_steps: int, frozen: dict[str, Any]
+) -> Mechanism | None:
+    """What is accounted for; None without DP."""
+    study = run.study
+    if run.target_epsilon is None:
+        return None
+    counted = study.train.class_weights == "private"
+    return Mechanism.plan(
+        study.privacy,
+        target_epsilon=run.target_epsilon,
+        num_units=num_units,
+        sample_rate=sample_rate,
+        num_steps=num_steps,
+        noise_multiplier=frozen.get("noise_multiplier"),
+        counts_share=study.privacy.class_weights_share if counted else None,
+        counts_noise=frozen.get("counts_noise"),
+    )
+
+
+def _plan(
+    run: TrainingRun,
+    device: torch.device,
+    *,
+    mechanism: Mechanism | None,
+    sample_rate: float,
+    num_steps: int,
+    class_weights: list[float] | None,
+) -> TrainingPlan:
+    study, settings = run.study, run.settings
+    return TrainingPlan(
+        paths=run.paths,
+        title=run.title,
+        num_steps=num_steps,
+        sample_rate=sample_rate,
+        expected_batch_size=settings.expected_batch_size,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        class_weights=None if class_weights is None else tuple(class_weights),
+        mechanism=mechanism,
+        clipping=study.privacy.clipping,
+        images_per_unit=study.privacy.images_per_patient if run.cell else 1,
+        seed=f"{study.study.seed}/{run.run_id}",
+        seeded=run.seeded,
+        physical_batch_size=study.train.physical_batch_size,
+        reserve_steps=study.privacy.reserve_steps,
+        checkpoint_every_steps=study.train.checkpoint_every_steps,
+        device=device,
+    )
+
+
+def make_statement(
+    run: TrainingRun,
+    plan: TrainingPlan,
+    config: dict[str, Any],
+    data: DomainData,
+    *,
+    spent_steps: int,
+    complete: bool = False,
+) -> dict[str, Any]:
+    """The privacy statement of a run.
+
+    Args:
+        run: Which training.
+        plan: What it does.
+        config: The frozen one.
+        data: Its train split.
+        spent_steps: Steps that the ledger counts; before and while it runs, those of the whole run.
+        complete: Whether the training has ended.
+    """
+    choice = run.study.train.class_weights if run.cell else "none"
+    shared = {
+        "run_id": run.run_id,
+        "domain": run.domain,
+        "class_weights": choice if isinstance(choice, str) else "given",
+        "initial_weights": config["initial_weights"]["source"],
+    }
+    if plan.mechanism is None:
+        return statement_without_privacy(
+            unit=run.study.privacy.unit, num_units=data.num_units, num_steps=spent_steps, **shared
+        )
+    return privacy_statement(
+        plan.mechanism,
+        spent_steps=spent_steps,
+        randomness=config["randomness"],
+        max_images_per_patient=int(data.frame["patient_id"].value_counts().max()),
+        complete=complete,
+        **shared,
+    )

@@ -1,0 +1,115 @@
+"""Where a run is taken up: its ledger, its random streams, its sampler, and whether they belong together.
+
+After an orderly stop the checkpoint's streams go on. After a crash numbers of them may have been used since, so the
+streams get new keys: no noise is drawn twice, and the steps that are taken again are paid for again.
+"""
+
+from typing import Any
+
+from dpdt.checkpoint import has_checkpoint
+from dpdt.dataset import DomainData
+from dpdt.errors import PrivacyError
+from dpdt.privacy.keystream import KeyStream
+from dpdt.privacy.ledger import Ledger
+from dpdt.privacy.sampling import PoissonSampler
+from dpdt.ranks import ALONE, Ranks
+from dpdt.runs import read_state
+from dpdt.training.plan import TrainingPlan
+
+__all__ = ["check_sampling", "make_sampler", "open_ledger", "open_streams"]
+
+
+def open_ledger(plan: TrainingPlan) -> Ledger:
+    """The ledger of a DP run.
+
+    Raises:
+        PrivacyError: The run has taken steps, but its ledger is gone; or the ledger is damaged or another run's.
+    """
+    paths, mechanism = plan.paths, plan.mechanism
+    if mechanism is None:
+        raise PrivacyError(f"{paths.run_id}: a run without DP has no ledger.")
+    begun = has_checkpoint(paths.checkpoints) or read_state(paths) is not None
+    if begun and not paths.ledger.exists():
+        raise PrivacyError(
+            f"{paths.ledger}: missing, but the run has begun, so the spent epsilon cannot be known. "
+            f"Restore the ledger, or remove {paths.folder} to train anew (which spends privacy again)."
+        )
+    return Ledger(paths.ledger, mechanism=mechanism.as_dict(), num_steps=plan.num_steps)
+
+
+def open_streams(
+    plan: TrainingPlan,
+    checkpoint: dict[str, Any] | None,
+    *,
+    spent_steps: int,
+    ranks: Ranks = ALONE,
+) -> dict[str, KeyStream]:
+    """Where batches and noise come from: the checkpoint's streams if nothing was drawn since, else new ones.
+
+    Args:
+        plan: What the run does.
+        checkpoint: The newest one; None if there is none.
+        spent_steps: What the ledger counts.
+        ranks: The processes that train together; all get the same streams.
+
+    Raises:
+        PrivacyError: Checkpoint, ledger and state do not belong together, or the budget is spent and nothing is left.
+    """
+    _check_books(plan, checkpoint, spent_steps)
+    names = ("sampling", "noise")
+    if checkpoint is not None and int(checkpoint["spent_steps"]) == spent_steps:
+        return {name: KeyStream.from_state(checkpoint.get(name)) for name in names}
+    if plan.seeded:
+        return {name: KeyStream.from_seed(name, plan.seed, spent_steps) for name in names}
+    states = ranks.share({name: KeyStream.fresh().state_dict() for name in names})
+    return {name: KeyStream.from_state(states[name]) for name in names}
+
+
+def _check_books(plan: TrainingPlan, checkpoint: dict[str, Any] | None, spent: int) -> None:
+    """Refuse a ledger that counts fewer steps than the run's other files tell of."""
+    saved = 0 if checkpoint is None else int(checkpoint["spent_steps"])
+    if saved > spent:
+        raise PrivacyError(
+            f"{plan.paths.ledger}: counts {spent} steps, but the checkpoint has spent {saved}. The ledger "
+            "is an older copy; restore the right one."
+        )
+    reported = 0 if plan.mechanism is None else int((read_state(plan.paths) or {}).get("step", 0))
+    if reported > spent:
+        raise PrivacyError(
+            f"{plan.paths.ledger}: counts {spent} steps, but {plan.paths.state.name} tells of {reported} taken "
+            "ones. The ledger is an older copy; restore the right one."
+        )
+    begun = checkpoint is not None and int(checkpoint["step"]) > 0
+    if plan.mechanism and not begun and spent >= plan.num_steps:
+        raise PrivacyError(
+            f"{plan.paths.ledger}: all {spent} steps are spent, and no checkpoint is left. "
+            f"Remove {plan.paths.folder} to train anew (which spends privacy again)."
+        )
+
+
+def make_sampler(plan: TrainingPlan, data: DomainData, stream: KeyStream) -> PoissonSampler:
+    """Draws the batches of the plan."""
+    return PoissonSampler(data.units, sample_rate=plan.sample_rate, stream=stream, images_per_unit=plan.images_per_unit)
+
+
+def check_sampling(plan: TrainingPlan, sampler: PoissonSampler) -> None:
+    """Refuse to train with other batches than those that are accounted for: this is the one place that sees both.
+
+    Raises:
+        PrivacyError: The batches are not the Poisson samples that the mechanism counts with.
+    """
+    mechanism = plan.mechanism
+    if mechanism is None:
+        return
+    if type(sampler) is not PoissonSampler:
+        raise PrivacyError(
+            f"{plan.paths.run_id}: batches of a {type(sampler).__name__} are not Poisson samples, which the "
+            "accountant's epsilon holds for. A DP arm takes a PoissonSampler and nothing else."
+        )
+    drawn = (sampler.num_units, sampler.sample_rate, sampler.images_per_unit)
+    accounted = (mechanism.num_units, mechanism.sample_rate, mechanism.images_per_unit)
+    if drawn != accounted:
+        raise PrivacyError(
+            f"{plan.paths.run_id}: (units, rate, images a unit) of the batches are {drawn}, accounted for are "
+            f"{accounted}."
+        )

@@ -1,0 +1,56 @@
+"""Which training a run is."""
+
+from dataclasses import dataclass
+
+from dpdt.paths import RunPaths
+from dpdt.study import Cell, PretrainSettings, Study, TrainSettings, format_epsilon
+
+__all__ = ["TrainingRun"]
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """Which training this is: a cell of the study, or the pretraining.
+
+    Attributes:
+        study: The study.
+        run_id: Name of its folder.
+        kind: ``train`` or ``pretrain``.
+        domain: Whose train split.
+        cell: None for the pretraining.
+        seeded: Whether its random numbers come from a seed.
+    """
+
+    study: Study
+    run_id: str
+    kind: str
+    domain: str
+    cell: Cell | None
+    seeded: bool
+
+    @property
+    def paths(self) -> RunPaths:
+        """The run's files."""
+        return self.study.paths.run(self.run_id)
+
+    @property
+    def settings(self) -> PretrainSettings | TrainSettings:
+        """Epochs, batch size, learning rate."""
+        return self.study.train if self.cell else self.study.pretrain
+
+    @property
+    def target_epsilon(self) -> float | None:
+        """None without DP."""
+        return self.cell.target_epsilon if self.cell and self.cell.private else None
+
+    @property
+    def seed(self) -> int:
+        """The cell's."""
+        return self.cell.seed if self.cell else 0
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        if self.cell is None:
+            return f"pretrain {self.domain}"
+        return f"train {self.domain} epsilon {format_epsilon(self.cell.target_epsilon)}"

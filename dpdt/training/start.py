@@ -1,0 +1,102 @@
+"""What a training starts from: the network's first weights, and the weights of the labels in its loss."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dpdt.dataset import DomainData
+from dpdt.errors import PrivacyError, StudyError
+from dpdt.files import read_json, sha256_file
+from dpdt.model import build_model, load_weights
+from dpdt.privacy.counts import class_weights_of, noisy_counts
+from dpdt.privacy.keystream import KeyStream
+from dpdt.privacy.mechanism import Mechanism
+from dpdt.runs import run_done
+from dpdt.training.run import TrainingRun
+from dpdt.vocabulary import LABELS
+
+__all__ = ["choose_class_weights", "count_class_weights", "initial_model"]
+
+
+def initial_model(run: TrainingRun) -> tuple[nn.Module, dict[str, Any]]:
+    """The network before the first step, and where its weights came from.
+
+    Returns:
+        The network, on the CPU; name and check sum of the weights' source, for the config.
+
+    Raises:
+        StudyError: Pretrained weights are missing.
+    """
+    study = run.study
+    with torch.random.fork_rng(devices=[]):
+        seed = f"{study.study.seed}/{run.kind}/{run.domain}/{run.seed}"
+        torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
+        model = build_model(study.model)
+    source, path = _initial_weights(run)
+    if path is None:
+        return model, {"source": source, "sha256": None, "new_head": True}
+    head = load_weights(model, path, new_head=True)
+    return model, {"source": source, "sha256": sha256_file(path), "new_head": not head}
+
+
+def _initial_weights(run: TrainingRun) -> tuple[str, Path | None]:
+    """Name and file of the weights to start from; no file: random ones."""
+    study = run.study
+    if study.model.init_weights is not None:
+        path = study.file.parent / study.model.init_weights
+        return f"file {path.name}", path
+    if run.cell is None or study.pretrain_run_id is None:
+        return "random", None
+    if not run_done(study, study.pretrain_run_id):
+        raise StudyError(
+            f"{study.paths.run(study.pretrain_run_id).folder}: the public pretraining is not finished, and trainings "
+            f"start from its weights. Run `dpdt pretrain {study.file}`."
+        )
+    return study.pretrain_run_id, study.paths.run(study.pretrain_run_id).weights
+
+
+def choose_class_weights(run: TrainingRun, data: DomainData, mechanism: Mechanism | None) -> list[float] | None:
+    """Weight of the positives of each label in this run's loss.
+
+    In a DP arm private labels are counted once, with noise; the weights are published by the same rename as the config
+    that accounts for them, so a crash before it leaves nothing that was counted.
+
+    Returns:
+        One weight a label; None for 1.
+
+    Raises:
+        PrivacyError: The counts would be exact ones of private labels.
+        StudyError: Public weights are wanted, but nothing public is pretrained on.
+    """
+    study = run.study
+    choice = study.train.class_weights
+    if run.cell is None or choice == "none":
+        return None
+    if choice == "private":
+        if mechanism is None:
+            return count_class_weights(data)  # nothing in this arm is protected
+        if mechanism.counts_noise is None:
+            raise PrivacyError(f"{run.run_id}: exact counts of private labels must not enter a DP training.")
+        stream = KeyStream.from_seed("counts", run.run_id) if run.seeded else KeyStream.fresh()
+        noisy = noisy_counts(data.labels, data.units, noise_multiplier=mechanism.counts_noise, noise=stream)
+        return class_weights_of(noisy)
+    if choice != "public":
+        return [float(weight) for weight in choice]
+    if study.pretrain_run_id is None:
+        raise StudyError(
+            f"{study.file}: train.class_weights = 'public' needs a public domain that is pretrained on. "
+            f"Write the five numbers instead ({', '.join(LABELS)}), or 'none'."
+        )
+    config = read_json(study.paths.run(study.pretrain_run_id).config)
+    return [float(weight) for weight in config["public_class_weights"]]
+
+
+def count_class_weights(data: DomainData) -> list[float]:
+    """Negatives over positives of each label, 1 where one of them is missing. Exact counts: never in a DP arm."""
+    positives, negatives = (data.labels == 1).sum(axis=0), (data.labels == 0).sum(axis=0)
+    usable = (positives > 0) & (negatives > 0)
+    return [float(w) for w in np.where(usable, negatives / np.maximum(positives, 1), 1.0)]
