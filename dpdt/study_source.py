@@ -207,7 +207,7 @@ def explain(error: ValidationError, source: Source, model: type[BaseModel], sect
     key = ".".join(str(part) for part in location)
     message = _message(dict(first), key, _valid_keys(location, model, sections))
     named = re.match(r"[\w.]+(?=: )", message)
-    return f"{source.where(key or (named[0] if named else ''))}: {message}"
+    return f"{source.where(named[0] if named else key)}: {message}"
 
 
 def _message(first: dict[str, Any], key: str, valid: Sequence[str]) -> str:
