@@ -27,7 +27,7 @@ LAYERS = [
     {"report", "tracking"},
     {"synth"},
     {"frozen", "stamps", "attempts"},
-    {"stages"},
+    {"stages", "planning"},
     {"jobs", "progress"},
     {"status"},
     {"logs"},
