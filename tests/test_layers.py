@@ -33,6 +33,7 @@ LAYERS = [
     {"logs"},
     {"submit"},
     {"demo", "machine"},
+    {"checkup"},
     {"cli"},
     {"__main__"},
 ]
