@@ -156,9 +156,14 @@ def load_weights(model: nn.Module, path: Path, *, new_head: bool = False) -> boo
     try:
         state = _plain_state(torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError as err:
-        raise StudyError(f"{path}: no such file of weights.") from err
+        raise StudyError(
+            f"{path}: no such file of weights. Correct model.init_weights (relative to the study file)."
+        ) from err
     except Exception as err:  # torch.load raises many kinds, most of them for a file that is not its own
-        raise StudyError(f"{path}: cannot be read as a state dict ({type(err).__name__}: {err}).") from err
+        why = str(err).partition("\n")[0].partition(". ")[0].rstrip(".")
+        raise StudyError(
+            f"{path}: cannot be read as a state dict ({type(err).__name__}: {why}). Expected what torch.save wrote."
+        ) from err
     own = model.state_dict()
     stem, head = _ends(model)
     first = state.get(stem)

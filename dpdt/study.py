@@ -175,7 +175,9 @@ class PrivacySettings(Section):
             if math.isnan(value) or value <= 0:
                 raise ValueError(f"target_epsilons: expected positive numbers (inf for no DP), got {value}")
         if len(set(self.target_epsilons)) != len(self.target_epsilons):
-            raise ValueError(f"target_epsilons: a value occurs twice in {list(self.target_epsilons)}")
+            raise ValueError(
+                f"target_epsilons: a value occurs twice in {list(self.target_epsilons)}; each is one training"
+            )
         return self
 
     @model_validator(mode="after")
