@@ -180,6 +180,7 @@ def test_deleted_runs_and_old_backups_are_removed_for_good_and_nothing_else(
     def files(name: str) -> list[Path]:
         return list((tmp_path / "artifacts").rglob(f"{runs[name].info.run_id}/**/privacy.json"))
 
+    settings = {**settings, "MLFLOW_PORT": str(team_server.port)}
     done = script("retention.sh", settings)  # deleted today: stays for 30 days
     assert done.returncode == 0, done.stderr
     assert len(files(gone)) == len(files(kept)) == 1

@@ -77,13 +77,19 @@ def sync(study: Study, *, only: Collection[str] | None = None) -> SyncSummary:
         with shown as advance:
             for run in runs:
                 old = known.get(run.run_id)
-                if old is None or old.data.tags.get(SENT_TAG) != signature(run):
+                if old is None or not _is_seen(old, run, parent=parent):
                     known[run.run_id] = _send_run(client, study, run, old, parent=parent)
                     sent += 1
                 advance(1, run.run_id)
         if only is None:
             send_parent(client, study, parent, {name: run.info.run_id for name, run in known.items()})
     return SyncSummary(public_name(uri), len(runs), sent)
+
+
+def _is_seen(old: "MlflowRun", run: Run, *, parent: "MlflowRun") -> bool:
+    """Whether MLflow has this state of the run, below the parent that there is now."""
+    tags = old.data.tags
+    return tags.get(SENT_TAG) == signature(run) and tags.get(PARENT_TAG) == parent.info.run_id
 
 
 def _silent(count: int = 1, note: str = "") -> None:
