@@ -54,7 +54,7 @@ torture-privacy: install
 
 # Sync of 100 runs, and what feeding a server costs a training: a table, and build/bench/tracking.json. Six minutes.
 bench-tracking: install
-	@$(BIN)/python -m benchmarks.tracking
+	@PYTHONPATH=. $(BIN)/python benchmarks/tracking.py
 
 # PROCESSES that sync at once, each with MLflow loaded, into one new SQLite file or STORE; needs `make demo` before.
 PROCESSES ?= 50
