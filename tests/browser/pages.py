@@ -83,11 +83,10 @@ def main() -> None:
         page.screenshot(path=options.output / "mlflow-compare.png")
         page.goto(f"{base}/#/experiments/1/runs?workflowType=machine_learning")
         page.locator("a[href*='/runs/']").first.click()
-        page.get_by_text("Mean AUC on-domain").wait_for()
+        page.get_by_text("Show more").click()
+        page.get_by_role("link", name="no DP").first.wait_for()
+        page.wait_for_timeout(CHART_MS)
         page.screenshot(path=options.output / "mlflow-study.png")
-        page.get_by_role("link", name="no DP").first.click()
-        page.get_by_text("auc_off_domain").first.wait_for()
-        page.screenshot(path=options.output / "mlflow-run.png")
 
 
 if __name__ == "__main__":
