@@ -90,8 +90,13 @@ class RunPaths:
 
     @property
     def audit(self) -> Path:
-        """Lower bound of epsilon that an audit of the trained model found."""
+        """What an audit found: a lower bound on epsilon, membership inference."""
         return self.folder / "audit.json"
+
+    @property
+    def coins(self) -> Path:
+        """With canaries: which of them are in."""
+        return self.folder / "coins.json"
 
     @property
     def state(self) -> Path:

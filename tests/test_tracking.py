@@ -202,14 +202,16 @@ def test_the_audit_s_lower_bound_is_a_metric(runs: Make) -> None:
     paths = made.study.paths.run(made.study.run_id(PRIVATE))
     sync(made.study)
     assert "audit/epsilon_lower" not in latest(made.study, PRIVATE)
-    write_json(paths.audit, {"canaries": {"epsilon_lower": 0.42, "confidence": 0.95}, "refuted": False})
+    found = {"canaries": {"epsilon_lower": 0.42}, "membership": {"auc": 0.51}, "refuted": False}
+    write_json(paths.audit, found)
     assert sync(made.study).sent == 1
-    assert latest(made.study, PRIVATE)["audit/epsilon_lower"] == 0.42
+    shown = {key: value for key, value in latest(made.study, PRIVATE).items() if key.startswith("audit/")}
+    assert shown == {"audit/epsilon_lower": 0.42, "audit/membership_auc": 0.51, "audit/refuted": 0.0}
     assert "audit.json" in artifacts(made.study)[paths.run_id]
-    write_json(paths.audit, {"canaries": None, "refuted": False})
+    write_json(paths.audit, {**found, "canaries": None})
     sync(made.study)
     tags = contents(made.study)[paths.run_id]["tags"]
-    assert tags["audit/epsilon_lower.undefined"] == "the audit has no bound"
+    assert tags["audit/epsilon_lower.undefined"] == "the audit has no such number"
 
 
 def test_gaps_by_subgroup_are_metrics(runs: Make) -> None:

@@ -19,7 +19,6 @@ __all__ = ["MAX_METRIC_KEYS", "STEP_METRICS", "Point", "final_values", "millisec
 MAX_METRIC_KEYS: Final = 150  # more columns make the compare page unusable
 MAX_POINTS: Final = 1000  # of one chart
 STEP_METRICS: Final = ("epsilon", "loss", "step_s")
-AUDIT: Final = "audit/epsilon_lower"
 FAIRNESS: Final = ("auc_gap", "underdiagnosis_gap")
 
 
@@ -80,7 +79,7 @@ def final_values(run: Run, updated: float) -> tuple[list[Point], dict[str, str]]
         updated: When the run's state was written, in seconds since 1970.
     """
     step = int(run.state.get("step") or 0)
-    points, undefined = _audit_value(run, step)
+    points, undefined = _audit_values(run, step)
     table = run.metrics()
     if table is None:
         return points, undefined
@@ -97,15 +96,20 @@ def final_values(run: Run, updated: float) -> tuple[list[Point], dict[str, str]]
     return points, undefined
 
 
-def _audit_value(run: Run, step: int) -> tuple[list[Point], dict[str, str]]:
-    """The audit's lower bound of epsilon, where the run was audited."""
+def _audit_values(run: Run, step: int) -> tuple[list[Point], dict[str, str]]:
+    """What an audit found, where the run was audited: lower bound of epsilon, membership AUC, whether it refutes."""
     if not run.paths.audit.exists():
         return [], {}
-    canaries = read_json(run.paths.audit).get("canaries") or {}
-    lower = canaries.get("epsilon_lower")
-    if lower is None or not math.isfinite(lower):
-        return [], {AUDIT: "the audit has no bound"}
-    return [Point(AUDIT, float(lower), milliseconds(run.paths.audit.stat().st_mtime), step)], {}
+    found = read_json(run.paths.audit)
+    values = {
+        "epsilon_lower": (found.get("canaries") or {}).get("epsilon_lower"),
+        "membership_auc": (found.get("membership") or {}).get("auc"),
+        "refuted": float(bool(found.get("refuted"))),
+    }
+    when = milliseconds(run.paths.audit.stat().st_mtime)
+    known = {name: v for name, v in values.items() if v is not None and math.isfinite(v)}
+    points = [Point(f"audit/{name}", float(value), when, step) for name, value in known.items()]
+    return points, {f"audit/{name}": "the audit has no such number" for name in values if name not in known}
 
 
 def _named_values(run: Run, table: pd.DataFrame) -> Iterator[tuple[str, float, str]]:
