@@ -23,7 +23,7 @@ VERSION_TAGS: Final = (RUN_ID_TAG, "dpdt.arm", "dpdt.epsilon", "dpdt.delta", "dp
 
 def model_name(study: Study, run: Run) -> str:
     """Name in the registry, which all experiments share, e.g. ``my study.padchest``."""
-    return re.sub(r"[/:]", " ", f"{experiment_name(study)}.{run.domain}")
+    return re.sub(r"[/:'%]", " ", f"{experiment_name(study)}.{run.domain}")
 
 
 def register_model(client: "MlflowClient", study: Study, run: Run, run_id: str, news: Payload) -> str:
@@ -54,7 +54,8 @@ def register_model(client: "MlflowClient", study: Study, run: Run, run_id: str, 
         if _alias(run) not in client.get_registered_model(version.name).aliases:  # a kill came between the two
             client.set_registered_model_alias(version.name, _alias(run), version.version)
         return f"{version.name} v{version.version}"
-    _make_model(client, name, run)
+    if not client.search_registered_models(f"name = '{name}'", max_results=1):
+        _make_model(client, name, run)
     tags = {key: news.tags[key] for key in VERSION_TAGS if key in news.tags}
     source = f"runs:/{run_id}/model"
     version = client.create_model_version(name, source, run_id, tags=tags, description=card, await_creation_for=0)
@@ -63,7 +64,7 @@ def register_model(client: "MlflowClient", study: Study, run: Run, run_id: str, 
 
 
 def _make_model(client: "MlflowClient", name: str, run: Run) -> None:
-    """Create the registered model unless it is there."""
+    """Create the registered model; somebody else may do so at this moment."""
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 

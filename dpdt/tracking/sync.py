@@ -110,7 +110,8 @@ def _send_run(
     for name in [tag for tag in old if tag.endswith(".undefined") and tag not in tags]:
         client.delete_tag(run_id, name)  # it has become defined
     missing = {key: value for key, value in news.params.items() if key not in known.data.params}
-    log(client, run_id, points=news.points, params=missing, tags={**tags, NAME_TAG: news.name})
+    changed = {key: value for key, value in {**tags, NAME_TAG: news.name}.items() if old.get(key) != value}
+    log(client, run_id, points=news.points, params=missing, tags=changed)
     for name, text in news.texts.items():
         client.log_text(run_id, text, name)
     for file in (run.paths.privacy, run.paths.audit):
