@@ -13,7 +13,7 @@ import pandas as pd
 
 from dpdt.results import Run, cell_runs, is_synthetic
 from dpdt.study import Study, format_epsilon
-from dpdt.tracking.payload import FORMAT, RUN_ID_TAG, payload, run_status
+from dpdt.tracking.payload import FORMAT, RUN_ID_TAG, run_status, started_ms
 from dpdt.tracking.send import NAME_TAG, SENT_TAG, log, state_of
 from dpdt.tracking.values import Point, milliseconds
 
@@ -37,7 +37,7 @@ IMAGES_TAG: Final = "mlflow.loggedImages"  # MLflow shows the artifacts below im
 def create_parent(client: "MlflowClient", experiment: str, study: Study, runs: Sequence[Run]) -> "MlflowRun":
     """Create the parent run of a study that has begun."""
     tags = {RUN_ID_TAG: PARENT, "dpdt.kind": "study", "mlflow.source.name": "dpdt", "mlflow.source.type": "JOB"}
-    started = min(payload(run).started_ms for run in runs)
+    started = min(started_ms(run) for run in runs)
     return client.create_run(experiment, start_time=started, tags=tags, run_name=study.name)
 
 

@@ -20,6 +20,8 @@ MAX_METRIC_KEYS: Final = 150  # more columns make the compare page unusable
 MAX_POINTS: Final = 1000  # of one chart
 STEP_METRICS: Final = ("epsilon", "loss", "step_s")
 FAIRNESS: Final = ("auc_gap", "underdiagnosis_gap")
+AT_THRESHOLD: Final = ("accuracy", "sensitivity", "specificity")
+SHOWN: Final = ("auc", *FAIRNESS, *AT_THRESHOLD)
 
 
 class Point(NamedTuple):
@@ -114,15 +116,14 @@ def _audit_values(run: Run, step: int) -> tuple[list[Point], dict[str, str]]:
 
 def _named_values(run: Run, table: pd.DataFrame) -> Iterator[tuple[str, float, str]]:
     """Name, value and reason of the evaluation's metrics, the most wanted first."""
-    keyed = {
-        (str(row["test_domain"]), str(row["label"]), str(row["subgroup"]), str(row["metric"])): row
-        for row in table[(table["split"] == "test") & (table["protocol"] != PAPER)].to_dict("records")
-    }
+    wanted = table[(table["split"] == "test") & (table["protocol"] != PAPER) & table["metric"].isin(SHOWN)]
+    columns = (wanted[name].astype(str) for name in ("test_domain", "label", "subgroup", "metric"))
+    numbers = zip(wanted["value"].astype(float), wanted["reason"].astype(str), strict=True)
+    keyed = dict(zip(zip(*columns, strict=True), numbers, strict=True))
     domains = list(dict.fromkeys(key[0] for key in keyed))
 
     def value(domain: str, label: str, subgroup: str = ALL, metric: str = "auc") -> tuple[float, str]:
-        row = keyed.get((domain, label, subgroup, metric))
-        return (float(row["value"]), str(row["reason"])) if row else (math.nan, "not evaluated")
+        return keyed.get((domain, label, subgroup, metric), (math.nan, "not evaluated"))
 
     if run.domain in domains:
         yield "auc", *value(run.domain, AVERAGE)
@@ -141,6 +142,6 @@ def _named_values(run: Run, table: pd.DataFrame) -> Iterator[tuple[str, float, s
             for attribute in ATTRIBUTES:
                 label = "healthy" if metric == "underdiagnosis_gap" else AVERAGE
                 yield f"{metric}/{domain}/{attribute}", *value(domain, label, attribute, metric)
-    for metric in ("accuracy", "sensitivity", "specificity"):
+    for metric in AT_THRESHOLD:
         for domain in domains:
             yield f"threshold/{metric}/{domain}", *value(domain, AVERAGE, metric=metric)
