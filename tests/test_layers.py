@@ -22,6 +22,8 @@ LAYERS = [
     {"training"},
     {"train", "evaluate"},
     {"results"},
+    {"membership"},
+    {"audit"},
     {"report", "tracking"},
     {"synth"},
     {"frozen", "stamps", "attempts"},

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from dpdt.dataset import DomainData
-from dpdt.files import read_json
+from dpdt.files import read_json, sha256_file
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.sampling import num_steps_for, sample_rate_for
 from dpdt.privacy.statement import privacy_statement, statement_without_privacy
@@ -60,6 +60,8 @@ def prepare(
         "randomness": "seeded" if run.seeded else "cryptographic",
         "synthetic": data.synthetic,
     }
+    if run.canaries:
+        config["canaries"] = {"canaries": run.canaries, "coins_sha256": sha256_file(run.paths.coins)}
     if run.kind == "pretrain":
         config["public_class_weights"] = count_class_weights(data)
     plan = _plan(
@@ -76,8 +78,11 @@ def _mechanism(
     if run.target_epsilon is None:
         return None
     counted = study.train.class_weights == "private"
+    settings = study.privacy
+    if settings.delta < 1 / (num_units - run.canaries):  # canaries are nobody: the rule is there for the patients
+        settings = settings.model_copy(update={"allow_large_delta": True})
     return Mechanism.plan(
-        study.privacy,
+        settings,
         target_epsilon=run.target_epsilon,
         num_units=num_units,
         sample_rate=sample_rate,
