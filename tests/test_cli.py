@@ -40,7 +40,8 @@ def test_a_missing_study_is_one_line_and_2(tmp_path: Path, capsys: pytest.Captur
     assert run("cohort", str(tmp_path / "study.toml")) == 2
     error = capsys.readouterr().err
     assert error == (
-        f"error: {tmp_path}/study.toml: no such study file. Expected a TOML file; `dpdt demo` makes an example.\n"
+        f"error: {tmp_path}/study.toml: no such study file. Expected a TOML file; `dpdt init` writes one, "
+        "`dpdt demo` makes an example.\n"
     )
 
 
