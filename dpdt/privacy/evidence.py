@@ -76,7 +76,9 @@ def clipping_finding(total: float, draws: int, samples: int, *, noise_multiplier
     measured = total / max(draws, 1)
     error = stats.norm.isf(FALSE_ALARM / 2) * noise_multiplier * math.sqrt(samples) / max(draws, 1) + ROUNDING
     low, high = float(measured - error), float(measured + error)
-    return Finding("norm that one unit moves the sum by, in clipping norms", 1.0, measured, low, high, bool(low <= 1 <= high))
+    return Finding(
+        "norm that one unit moves the sum by, in clipping norms", 1.0, measured, low, high, bool(low <= 1 <= high)
+    )
 
 
 def sampling_finding(draws: NDArray[np.int64], *, steps: int, sample_rate: float) -> Finding:
