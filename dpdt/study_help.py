@@ -77,6 +77,7 @@ HELP: Final[dict[str, Help]] = {
     "shards.num_threads": Help("threads", "Leave cores to others. Changes no byte."),
     "shards.max_reject_fraction": Help("part of the images", "A corpus with many damaged files, once you know which."),
     "model.name": Help("", "Train another network."),
+    "model.options": Help("", "Your function takes more than num_outputs and in_channels.", "{ depth = 18 }"),
     "model.width": Help("channels", "Smaller is quicker: time and memory grow about with its square, weights too."),
     "model.in_channels": Help("", "3: start from weights published for colour images, as the paper does."),
     "model.init_weights": Help("", "Start from a file instead of pretraining.", '"weights/resnet9.pt"'),
@@ -119,6 +120,10 @@ HELP: Final[dict[str, Help]] = {
     "evaluate.confidence": Help("part of 1", "0.99 for a stricter claim."),
     "evaluate.min_subgroup_size": Help("images", "Larger, where small groups could point at people."),
     "evaluate.equivalence_margin": Help("AUC", "What loss of AUC nobody would mind."),
+    "audit.canaries": Help(
+        "made-up patients", "Have dpdt audit find a lower bound on epsilon; costs one more training a model.", "1000"
+    ),
+    "audit.confidence": Help("part of 1", "0.99 for a stricter claim."),
     "tracking.uri": Help("", "A server that your group shares.", '"http://127.0.0.1:5000"'),
     "tracking.experiment": Help("", "Put several studies together.", '"lung"'),
     "cluster.profile": Help("", "Your site needs more than these keys; see docs/slurm.md.", '"generic"'),

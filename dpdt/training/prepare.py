@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from dpdt.custom_model import model_code
 from dpdt.dataset import DomainData
 from dpdt.files import read_json, sha256_file
 from dpdt.privacy.mechanism import Mechanism
@@ -62,6 +63,9 @@ def prepare(
     }
     if run.canaries:
         config["canaries"] = {"canaries": run.canaries, "coins_sha256": sha256_file(run.paths.coins)}
+    code = model_code(run.study.model, run.study.file.parent)
+    if code is not None:
+        config["model_code_sha256"] = code
     if run.kind == "pretrain":
         config["public_class_weights"] = count_class_weights(data)
     plan = _plan(
