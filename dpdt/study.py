@@ -366,6 +366,7 @@ class Study(Section):
                 "shards": self.shards_fingerprint(self.public_domain),
                 "model": self.model.fingerprinted(),
                 "pretrain": self.pretrain.model_dump(mode="json"),
+                "unit": self.privacy.unit,  # of a step's draw: a patient's images, or each for itself
                 "seed": self.study.seed,
             }
         )

@@ -158,8 +158,10 @@ def make_statement(
         return statement_without_privacy(
             unit=run.study.privacy.unit, num_units=data.num_units, num_steps=spent_steps, **shared
         )
+    siblings = [] if run.canaries else [cell for cell in run.study.cells() if cell.private]
     return privacy_statement(
         plan.mechanism,
+        sibling_epsilons=[cell.target_epsilon for cell in siblings if cell.domain == run.domain],
         spent_steps=spent_steps,
         randomness=config["randomness"],
         max_images_per_patient=int(data.frame["patient_id"].value_counts().max()),
