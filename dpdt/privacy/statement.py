@@ -238,8 +238,8 @@ def _paragraph(statement: dict[str, Any]) -> str:
     if selection["runs"] > 1:
         parts.append(
             f"The study has {selection['runs']} such models of this domain: whoever publishes the best of them, chosen "
-            f"by looking at all, or publishes all of them, answers for epsilon = {selection['epsilon']:.3g} and delta = "
-            f"{selection['delta']:.3g} together."
+            f"by looking at all, or publishes all of them, answers for epsilon = {selection['epsilon']:.3g} and "
+            f"delta = {selection['delta']:.3g} together."
         )
     if unit == "image":
         bound = statement["patient_bound"]
