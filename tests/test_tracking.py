@@ -254,10 +254,13 @@ def test_a_finished_run_is_a_model_whose_card_is_its_privacy_statement(runs: Mak
     assert latest(study, PRIVATE)["auc"] != auc
 
 
-def test_an_unfinished_run_is_no_model(runs: Make) -> None:
-    made = runs(("vindr",), "[1.0]")
+def test_an_unfinished_run_and_an_audit_s_twin_are_no_models(runs: Make) -> None:
+    made = runs(("vindr",), "[1.0, inf]")
     made.train(PRIVATE, status="interrupted", steps=10)
+    twin = made.train(PLAIN)
+    write_json(twin.config, {**read_json(twin.config), "kind": "audit"})
     sync(made.study)
+    assert contents(made.study)[twin.run_id]["name"] == "audit twin · vindr · no DP · seed 0"
     assert open_client(tracking_uri(made.study)).search_registered_models() == []
 
 
