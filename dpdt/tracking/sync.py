@@ -111,7 +111,7 @@ def _all_seen_by_server(client: "MlflowClient", experiment: str, everything: str
 def _is_seen(old: "MlflowRun", run: Run, *, parent: "MlflowRun") -> bool:
     """Whether MLflow has this state of the run, below the parent that there is now."""
     tags = old.data.tags
-    return tags.get(SENT_TAG) == signature(run) and tags.get(PARENT_TAG) == parent.info.run_id
+    return bool(tags.get(SENT_TAG) == signature(run) and tags.get(PARENT_TAG) == parent.info.run_id)
 
 
 def _silent(count: int = 1, note: str = "") -> None:
