@@ -1,4 +1,4 @@
-"""The documentation: every link leads somewhere, every page is in the navigation, and its commands work as they stand."""
+"""The documentation: links lead somewhere, every page is in the navigation, and the commands work as they stand."""
 
 import os
 import re
@@ -63,18 +63,15 @@ def test_the_reference_has_every_command_and_every_key(tmp_path: Path) -> None:
     assert (tmp_path / "study.schema.json").stat().st_size > 10_000
 
 
-def run_blocks(page: str, folder: Path, *, after: int = 0, **environment: str) -> float:
+def run_blocks(page: str, folder: Path) -> float:
     """Run a page's `sh` blocks, one after another, in one shell that stops at the first failure; its seconds."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs" / page).read_text(), flags=re.MULTILINE | re.DOTALL)[
-        after:
-    ]
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs" / page).read_text(), flags=re.MULTILINE | re.DOTALL)
     assert blocks
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     begun = time.monotonic()
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", "\n".join(blocks)],
-        cwd=folder, capture_output=True, text=True, env={**os.environ, **environment, "PATH": path, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    variables = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+    command = ["bash", "-euo", "pipefail", "-c", "\n".join(blocks)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=variables)
     assert done.returncode == 0, done.stdout + done.stderr
     return time.monotonic() - begun
 
