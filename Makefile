@@ -34,8 +34,8 @@ check: install
 # The documentation with the references generated from the code, into build/docs/site; warnings are errors.
 docs: install
 	@rm -rf build/docs/src && mkdir -p build/docs && cp -r docs build/docs/src
-	@$(BIN)/python -m dpdt.reference build/docs/src
-	$(BIN)/zensical build --strict --clean
+	@$(BIN)/python -m dpdt.reference build/docs
+	$(BIN)/zensical build --strict --clean --config-file build/docs/mkdocs.yml
 
 format: install
 	$(BIN)/ruff check --fix .

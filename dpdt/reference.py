@@ -1,18 +1,19 @@
 """The reference pages, generated from the code: every command, every key of the study file, and its JSON schema.
 
-`python -m dpdt.reference FOLDER` writes `cli.md`, `study.md` and `study.schema.json`; `make docs` calls it: they are
-never older than the code.
+`python -m dpdt.reference FOLDER` writes `cli.md`, `study.md` and `study.schema.json` to FOLDER/src, beside a copy of
+docs/, and the site's configuration; `make docs` calls it, so they are never older than the code.
 """
 
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from dpdt.files import make_folder, write_text
 from dpdt.study_keys import REQUIRED, Key, all_keys, json_schema, section_docs, toml
 
-__all__ = ["cli_page", "study_page", "write_reference"]
+__all__ = ["cli_page", "site_config", "study_page", "write_reference", "write_site"]
 
 HEAD = "---\ntitle: {title}\n---\n\n# {title}\n\n"
 
@@ -64,6 +65,31 @@ def _table(keys: list[Key]) -> Iterator[str]:
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
+def site_config(config: Path, pages: Path) -> dict[str, Any]:
+    """The site's configuration, with every page in the navigation: those that nobody placed come last.
+
+    Args:
+        config: mkdocs.yml of the repository.
+        pages: Folder of all pages.
+    """
+    import yaml
+
+    found: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
+    placed = str(found["nav"])
+    more = [page.name for page in sorted(pages.glob("*.md")) if page.name not in placed]
+    found["nav"] += [{"More": more}] if more else []
+    return found
+
+
+def write_site(config: Path, folder: Path) -> None:
+    """Write what the site is built from into a folder: the references beside the pages, and the configuration."""
+    import yaml
+
+    write_reference(folder / "src")
+    found = {**site_config(config, folder / "src"), "docs_dir": "src", "site_dir": "site"}
+    write_text(folder / "mkdocs.yml", yaml.safe_dump(found, sort_keys=False, allow_unicode=True))
+
+
 def write_reference(folder: Path) -> None:
     """Write the pages and the schema."""
     make_folder(folder)
@@ -73,4 +99,4 @@ def write_reference(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_reference(Path(sys.argv[1]))
+    write_site(Path("mkdocs.yml"), Path(sys.argv[1]))
