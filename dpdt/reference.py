@@ -47,7 +47,7 @@ def study_page() -> str:
         "line is `#:schema ./study.schema.json`; `dpdt schema --output study.schema.json` writes that file.\n",
     ]
     for section, about in docs.items():
-        title = section.replace("*", "<name>")
+        title = section.replace("*", "NAME")
         parts.append(f"## [{title}]\n\n{about[0].upper()}{about[1:]}\n")
         parts.append("\n".join(_table([key for key in keys if key.section == section])) + "\n")
     return "\n".join(parts)
