@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PYTHON
 
-.PHONY: install demo test check docs format clean slurm-up slurm-down torture-privacy image image-test image-save
+.PHONY: install demo test check format clean slurm-up slurm-down torture-privacy image image-test image-save
 .PHONY: bench-cohort bench-evaluate bench-preprocess fuzz
 .DEFAULT_GOAL := install
 
@@ -32,6 +32,7 @@ check: install
 	$(BIN)/mypy
 
 # The documentation with the references generated from the code, into build/docs/site; warnings are errors.
+.PHONY: docs
 docs: install
 	@rm -rf build/docs/src && mkdir -p build/docs && cp -r docs build/docs/src
 	@$(BIN)/python -m dpdt.reference build/docs
