@@ -125,10 +125,6 @@ HELP: Final[dict[str, Help]] = {
         "made-up patients", "Have dpdt audit find a lower bound on epsilon; costs one more training a model.", "1000"
     ),
     "audit.confidence": Help("part of 1", "0.99 for a stricter claim."),
-    "audit.canaries": Help(
-        "patients", "Attack your own trainings with `dpdt audit`; more canaries find smaller leaks."
-    ),
-    "audit.confidence": Help("part of 1", "0.99 for a stricter claim about what the attack found."),
     "tracking.uri": Help("", "A server that your group shares.", '"http://127.0.0.1:5000"'),
     "tracking.experiment": Help("", "Put several studies together.", '"lung"'),
     "cluster.profile": Help("", "Your site needs more than these keys; see docs/slurm.md.", '"generic"'),
