@@ -140,7 +140,7 @@ def _send_run(
         if file.exists():
             client.log_artifact(run_id, str(file))
     last = {SENT_TAG: state}
-    if news.status == "FINISHED" and run.kind != "audit":  # an audit's twin is no model for use
+    if news.status == "FINISHED":
         last = {"dpdt.model": register_model(client, study, run, run_id, news), **last}
     _set_status(client, run_id, news)
     log(client, run_id, tags=last)
