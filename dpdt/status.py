@@ -158,9 +158,12 @@ class _Look:
             if job.task.num_parts > 1:
                 return "done", "the other parts are missing"
             return "missing", "done before, but its result was removed or the settings changed"
+        attempt = last_attempt(job.attempts)
+        told = attempt.stopped if attempt is not None else ""
         if error is not None:
-            attempt = last_attempt(job.attempts)
-            return ("stopped" if attempt is not None and attempt.stopped else "failed"), error
+            return ("stopped" if told else "failed"), error
+        if told and state == "failed":  # and not requeued, whatever Slurm calls it, or nobody knows any more
+            return "stopped", f"{without_result}; told to stop: {told}"
         line = last_line(job.log) if state == "failed" else ""
         return state, f"{without_result}; last line: {line}" if line else without_result
 

@@ -15,6 +15,7 @@ from dpdt.status import study_status
 from dpdt.study import Study
 from dpdt.submit import submit
 from dpdt.submit.call import TaskCall
+from dpdt.submit.requeue import Limits
 from dpdt.submit.slurm import _share
 from tests.fake_slurm import FakeSlurm
 
@@ -152,6 +153,39 @@ def test_a_task_that_got_fewer_cores_than_it_asked_for_says_so(
     shown = capsys.readouterr()
     assert re.search(r"== cohort a: attempt 1 on \S+ at \d{4}-", shown.out)
     assert "warning: asked for 4 cores, got 1" in shown.err
+
+
+def as_slurm_job(monkeypatch: pytest.MonkeyPatch, folder: Path, gpus: int, study: Study) -> TaskCall:
+    """The call of a training's job, in an environment like that of a job."""
+    folder.mkdir(exist_ok=True)
+    for name, value in {"SUBMITIT_EXECUTOR": "slurm", "SUBMITIT_FOLDER": str(folder), "SLURM_JOB_ID": "7"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("SLURM_NTASKS", "SLURM_JOB_NUM_NODES"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr("dpdt.submit.requeue.signal.signal", lambda *_: None)
+    task = Task("train", study.run_id(study.cells()[0]), "train a")
+    return TaskCall(str(study.file), task, num_threads=1, limits=Limits(3, 60, 90), gpus=gpus)
+
+
+def test_a_job_that_does_not_see_its_gpu_fails_at_once(
+    make_fake_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # CT-03: on the CPU it would go on for days.
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    study = make_fake_study()
+    with pytest.raises(
+        ClusterError, match=r"^train a: asked for 2 GPU\(s\) on a node, but torch .*VISIBLE_DEVICES: 0,1\)"
+    ):
+        as_slurm_job(monkeypatch, tmp_path / "job", 2, study)()
+    assert not study.paths.run(study.run_id(study.cells()[0])).state.exists()
+
+    as_slurm_job(monkeypatch, tmp_path / "job", 0, study)()  # none was asked for
+    wanted = make_fake_study('[train]\ndevice = "cpu"\n')
+    as_slurm_job(monkeypatch, tmp_path / "job", 2, wanted)()
+    assert wanted.paths.run(wanted.run_id(wanted.cells()[0])).state.exists()
 
 
 def test_a_job_that_left_no_trace_is_a_failure_even_without_accounting(

@@ -106,6 +106,19 @@ def test_a_job_that_used_up_its_attempts_is_stopped_and_not_failed(
     assert rows["shards-a"]["note"] == "not run: cohort a stopped"
 
 
+def test_a_job_that_was_told_to_stop_and_never_came_back_is_stopped_whatever_slurm_calls_it(
+    make_fake_study: MakeStudy, fake_slurm: FakeSlurm
+) -> None:
+    study, jobs = sent(make_fake_study, ["cohort"])
+    for name in ("cohort-a", "cohort-b"):
+        stop_attempt(jobs[name].attempts, started(jobs[name], node="node1"), "preempted")
+    begin_attempt(jobs["cohort-b"].attempts, Attempt(2, "node2", 2.0, None))  # this one came back, and was killed
+    fake_slurm.queue("1_0|FAILED|NonZeroExitCode|node1")
+    rows = rows_of(study)
+    assert (rows["cohort-a"]["state"], rows["cohort-b"]["state"]) == ("stopped", "failed")
+    assert rows["cohort-a"]["note"] == "ended without a result (Slurm's state: FAILED); told to stop: preempted"
+
+
 def test_only_what_failed_and_what_needed_it_is_sent_again(make_fake_study: MakeStudy, fake_slurm: FakeSlurm) -> None:
     study = make_fake_study()
     submit(study, cluster="debug", stages=["cohort"])

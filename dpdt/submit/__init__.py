@@ -15,10 +15,11 @@ from dpdt.stages import LAST_STAGES, Task, needs, private_umask
 from dpdt.status import task_states
 from dpdt.study import Study
 from dpdt.submit.cancel import cancel
-from dpdt.submit.checks import Check, check_cluster
+from dpdt.submit.checks import check_cluster
 from dpdt.submit.local import run_debug, run_local, study_claimed
 from dpdt.submit.outcomes import Outcomes
 from dpdt.submit.plan import Plan, make_plan, show_plan
+from dpdt.submit.programs import Check
 from dpdt.submit.slurm import queued_tasks, send
 from dpdt.submit.wait import wait_for
 

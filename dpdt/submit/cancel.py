@@ -6,7 +6,8 @@ from collections.abc import Collection
 from dpdt.errors import ClusterError
 from dpdt.stages import Task
 from dpdt.study import Study
-from dpdt.submit.slurm import COMMAND_SECONDS, queued_tasks
+from dpdt.submit.programs import COMMAND_SECONDS
+from dpdt.submit.slurm import queued_tasks
 
 __all__ = ["cancel"]
 

@@ -20,7 +20,16 @@ from dpdt.submit import submit
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster", "quick_polls")]
 
 MakeStudy = Callable[..., Study]
-CLUSTER = "[cluster]\npartition = 'low'\ncpus_per_task = 2\nmem_gb = 0.5\ntimeout_min = 10\ngpus_per_task = 1\n"
+CLUSTER = """
+[train]
+device = "cpu"
+[cluster]
+partition = "low"
+cpus_per_task = 2
+mem_gb = 0.5
+timeout_min = 10
+gpus_per_task = 1
+"""
 STAGES_RUN = sorted(["cohort", "shards"] * 3 + ["pretrain"] + ["train", "evaluate"] * 4 + ["report", "track"])
 
 
