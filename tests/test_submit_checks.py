@@ -78,6 +78,7 @@ def test_slurms_own_objection_is_shown(make_fake_study: MakeStudy, site: FakeSlu
 def test_a_missing_program_is_named_without_a_traceback(
     make_fake_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # CT-01
     study = make_fake_study()
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}")

@@ -33,6 +33,7 @@ def with_profile(make_fake_study: MakeStudy, text: str) -> Study:
 def test_an_image_is_started_on_the_node_with_options_before_it_and_what_a_task_must_know(
     make_fake_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # CT-01, CT-03
     seen = fake_slurm.folder / "seen"
     make_program(
         fake_slurm.folder,
@@ -99,6 +100,7 @@ def test_the_kind_of_gpu_is_asked_for(make_fake_study: MakeStudy, fake_slurm: Fa
 def test_the_host_requeues_the_one_task_of_the_array_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, state: str, asked: str
 ) -> None:
+    # SL-01, and CT-01: python needs no scontrol, the host requeues.
     make_program(tmp_path, "squeue", f"echo {state}")
     make_program(tmp_path, "scontrol", f'echo "$*" >> {tmp_path}/asked')
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")

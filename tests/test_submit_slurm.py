@@ -61,6 +61,7 @@ def test_evaluations_without_an_array_of_partners_wait_one_by_one(
 def test_an_outer_job_does_not_leak_into_new_jobs(
     make_fake_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # SL-04
     for name in ("SLURM_ARRAY_JOB_ID", "SLURM_CPU_BIND", "SLURM_MEM_PER_CPU", "SBATCH_PARTITION", "SLURM_CONF"):
         monkeypatch.setenv(name, "outer")
     submit(make_fake_study(), cluster="slurm", stages=["cohort"])
@@ -72,6 +73,7 @@ def test_an_outer_job_does_not_leak_into_new_jobs(
 def test_a_refused_array_takes_back_those_before_it(
     make_fake_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # SL-07
     monkeypatch.setenv("FAKE_SLURM_REFUSE", "3")
     study = make_fake_study()
     with pytest.raises(ClusterError, match=r"^Slurm refused a job: sbatch: error: invalid partition\. Nothing is left"):
@@ -147,6 +149,7 @@ def test_a_call_asks_to_be_started_again_with_the_same_task() -> None:
 def test_a_task_that_got_fewer_cores_than_it_asked_for_says_so(
     make_fake_study: MakeStudy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # SL-05; the script above passes --cpus-per-task to srun.
     study = make_fake_study()
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
     TaskCall(str(study.file), Task("cohort", "a", "cohort a"), num_threads=4)()
@@ -191,6 +194,7 @@ def test_a_job_that_does_not_see_its_gpu_fails_at_once(
 def test_a_job_that_left_no_trace_is_a_failure_even_without_accounting(
     make_fake_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # SL-06
     monkeypatch.setattr("dpdt.submit.wait.POLL_SECONDS", 0.05)
     monkeypatch.setattr("dpdt.submit.wait.GONE_SECONDS", 0.1)
     study = make_fake_study()

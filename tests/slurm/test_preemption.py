@@ -225,7 +225,10 @@ def behave(study: Study, **told: object) -> None:
 
 
 def test_more_requeues_than_three_and_at_last_a_state_to_go_on_from(make_fake_study: MakeStudy) -> None:
-    """With SIGTERM alone, as where a site sends nothing else, and with the warning; limits below ten minutes."""
+    """With SIGTERM alone, as where a site sends nothing else, and with the warning; limits below ten minutes.
+
+    SL-01, SL-02, SL-08.
+    """
     study = make_fake_study(
         '[cluster]\npartition = "low"\nmem_gb = 0.5\ntimeout_min = 5\ncpus_per_task = 1\nmax_attempts = 5\n', seconds=90
     )

@@ -1,5 +1,6 @@
 """Submission on a real Slurm of four nodes: dependencies, failures, and nobody waiting."""
 
+import contextlib
 import json
 import os
 import re
@@ -64,6 +65,16 @@ def settled(study: Study) -> bool:
     return not {"waiting", "running"} & set(states(study).values())
 
 
+def processes(study: Study) -> list[str]:
+    """Processes of the study's jobs that are alive, wherever they were started."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = file.read_bytes().decode(errors="replace").split("\0")
+            found += [" ".join(words)] if any(word.startswith(str(study.paths.jobs)) for word in words) else []
+    return found
+
+
 def job_details(job_id: str) -> dict[str, str]:
     """What `scontrol show job` says about the first record of a job."""
     shown = subprocess.run(["scontrol", "show", "job", job_id], capture_output=True, text=True, check=True).stdout
@@ -104,11 +115,13 @@ def test_a_study_finishes_though_nobody_waits_and_is_not_sent_again(
     order = [name.split("-")[0] for name in started(study)]
     assert sorted(order) == STAGES_RUN
     assert order[-2:] == ["report", "track"]
+    wait_until(lambda: processes(study) == [], seconds=20)  # SL-09: nothing outlives a result
     assert submit(study, cluster="slurm").sent == 0
     assert "Nothing to send: 17 tasks are done." in capsys.readouterr().out
 
 
 def test_what_needs_a_failed_task_is_cancelled_and_the_rest_goes_on(make_fake_study: MakeStudy) -> None:
+    # SL-12, SL-14
     study = make_fake_study(CLUSTER + "[evaluate]\ndomains = ['a']\n")
     failing = next(study.run_id(cell) for cell in study.cells() if cell.domain == "a" and cell.private)
     told = {"fail": ["shards-b", f"train-{failing}"], "seconds": 0.5}
@@ -166,8 +179,11 @@ def test_a_task_that_is_warned_comes_back_by_itself(make_fake_study: MakeStudy) 
     (study.folder / "behave.json").write_text("{}")
     job_id = study_status(study)[0]["job"]
     time.sleep(0.5)
+    per_task = len(processes(study)) // 3
+    assert per_task >= 1
     subprocess.run(["scancel", "--signal=USR2", job_id], check=True)  # as Slurm does before it preempts
     wait_until(lambda: states(study)["cohort-a"] == "waiting")
+    wait_until(lambda: len(processes(study)) == 2 * per_task, seconds=20)  # SL-09: or a requeue
     # Slurm holds a requeued job for two minutes; not `now`, or the node refuses the credential
     subprocess.run(["scontrol", "update", f"jobid={job_id}", "StartTime=now+3"], check=True)
     wait_until(lambda: states(study)["cohort-a"] == "done")
