@@ -1,12 +1,13 @@
 """What people see: progress on stderr, summaries and tables on stdout; plain lines where there is no terminal."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["Advance", "progress", "show_table", "warn"]
+__all__ = ["Advance", "note", "progress", "quiet", "say", "show_table", "warn"]
 
 LOG_EVERY_SECONDS = 10.0
 
@@ -16,6 +17,11 @@ class Advance(Protocol):
 
     def __call__(self, count: int = 1, note: str = "") -> None:
         """Move the bar."""
+
+
+def quiet() -> bool:
+    """Whether `--quiet` was given: no progress, no summaries."""
+    return bool(os.environ.get("DPDT_QUIET"))
 
 
 @contextmanager
@@ -30,7 +36,9 @@ def progress(what: str, total: int, *, unit: str = "") -> Iterator[Advance]:
     Yields:
         The function that advances it.
     """
-    if sys.stderr.isatty():
+    if quiet():
+        yield _nothing
+    elif sys.stderr.isatty():
         with _bar(what, total, unit) as advance:
             yield advance
     else:
@@ -57,6 +65,10 @@ def _bar(what: str, total: int, unit: str) -> Iterator[Advance]:
             bars.update(task, advance=count, note=note)
 
         yield advance
+
+
+def _nothing(count: int = 1, note: str = "") -> None:
+    """Show no progress."""
 
 
 def _lines(what: str, total: int, unit: str) -> Advance:
@@ -88,6 +100,18 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table)
+
+
+def say(text: object) -> None:
+    """Tell people, on stdout, how something ended; not with `--quiet`."""
+    if not quiet():
+        print(text, flush=True)
+
+
+def note(text: str) -> None:
+    """Tell people, on stderr, what is going on; not with `--quiet`."""
+    if not quiet():
+        print(text, file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:

@@ -153,10 +153,10 @@ class TableSettings(Section):
     no_findings: Literal["unknown", "negative", "healthy"] = Field(
         default="unknown", description="What an empty findings cell means: labels unknown, all 0, or all 0 and healthy."
     )
-    views: TableViews = TableViews()
-    sexes: TableSexes = TableSexes()
-    splits: TableSplits = TableSplits()
-    labels: TableLabels
+    views: TableViews = Field(default=TableViews(), description="What the cells of the view column mean.")
+    sexes: TableSexes = Field(default=TableSexes(), description="What the cells of the sex column mean.")
+    splits: TableSplits = Field(default=TableSplits(), description="What the cells of the split column mean.")
+    labels: TableLabels = Field(description="Each label's column with its cells, or its names in the findings column.")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -3,10 +3,10 @@
 import atexit
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Final
 
+from dpdt.console import note
 from dpdt.files import atomic_path, exclusive_lock, read_json, sha256_file
 from dpdt.paths import ShardPaths
 
@@ -50,12 +50,12 @@ def staged(paths: ShardPaths) -> ShardPaths:
         for name in (*names, paths.manifest.name):  # the manifest last: its presence says that the copy is whole
             with atomic_path(target.folder / name) as temporary:
                 shutil.copyfile(paths.folder / name, temporary)
-    print(f"{paths.folder.name}: shards copied to {target.folder} ({needed / 1e9:.2f} GB)", file=sys.stderr, flush=True)
+    note(f"{paths.folder.name}: shards copied to {target.folder} ({needed / 1e9:.2f} GB)")
     return target
 
 
 def _not_used(paths: ShardPaths, why: str) -> ShardPaths:
-    print(f"{paths.folder.name}: shards are read from {paths.folder}: {why}", file=sys.stderr, flush=True)
+    note(f"{paths.folder.name}: shards are read from {paths.folder}: {why}")
     return paths
 
 

@@ -5,12 +5,12 @@ The order is the order of submission: the report comes before `track`, because M
 
 import functools
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from dpdt.console import note, say
 from dpdt.errors import ClusterError, StudyError
 from dpdt.files import exclusive_lock
 from dpdt.frozen import thaw_study
@@ -168,9 +168,9 @@ def run_task(study_file: str, task: Task, *, num_threads: int = 0) -> None:
     # of several processes of one training, the first claims it for all
     with private_umask(study), _claim(study, task) if this_rank() == 0 else nullcontext():
         if is_done(study, task):
-            print(f"{task.label}: already done")
+            say(f"{task.label}: already done")
             return
-        print(_runner(task)(study, task.key))
+        say(_runner(task)(study, task.key))
         # the last one of several parts to end completes the domain
         if task.stage not in LAST_STAGES and task.num_parts == 1 and not is_done(study, task):
             raise ClusterError(f"{task.label}: stopped before its end (a signal?). Send it again: it goes on.")
@@ -208,7 +208,7 @@ def run_stage(
     with private_umask(study):
         for task in chosen:
             with _claim(study, task) if num_tasks == 1 else nullcontext():
-                print(run(study, task.key))
+                say(run(study, task.key))
 
 
 @contextmanager
@@ -233,7 +233,7 @@ def _claim(study: Study, task: Task) -> Iterator[None]:
             yield
             return
     except BlockingIOError:
-        print(f"{task.label}: another process is at it; waiting for it", file=sys.stderr, flush=True)
+        note(f"{task.label}: another process is at it; waiting for it")
     with exclusive_lock(lock):
         yield
 

@@ -5,19 +5,18 @@ physical_batch_size`, `device`, `num_threads` and `[cluster]`; they are left out
 change epsilon.
 """
 
-import difflib
 import math
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Self, get_args, get_origin
+from typing import Literal, NamedTuple, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from dpdt.domain_settings import DOMAIN_KINDS, DomainSettings, Folder, Integer, Number, Section
 from dpdt.errors import StudyError
 from dpdt.files import fingerprint
 from dpdt.paths import StudyPaths
+from dpdt.study_source import Source, explain, read_source
 from dpdt.vocabulary import LABELS
 
 __all__ = [
@@ -34,23 +33,10 @@ __all__ = [
     "StudySettings",
     "TrackingSettings",
     "TrainSettings",
+    "check_study",
     "format_epsilon",
     "load_study",
 ]
-
-PAPER_PRESET: Final[dict[str, Any]] = {
-    "shards": {"size": 512, "recipe": "paper", "equalise": True},
-    "model": {"name": "resnet9", "width": 64, "in_channels": 3},
-    "train": {
-        "num_epochs": 80,
-        "expected_batch_size": 128,
-        "learning_rate": 2e-4,
-        "weight_decay": 0.0,
-        "class_weights": "public",
-    },
-    "privacy": {"unit": "image", "delta": 6e-6, "max_grad_norm": 1.5, "target_epsilons": [1.0, 8.0, math.inf]},
-    "evaluate": {"bootstrap_draws": 1000, "bootstrap_unit": "image"},
-}
 
 
 class StudySettings(Section):
@@ -90,7 +76,7 @@ class ShardSettings(Section):
 class ModelSettings(Section):
     """`[model]`: the network."""
 
-    name: Literal["resnet9"] = "resnet9"
+    name: Literal["resnet9"] = Field(default="resnet9", description="The network.")
     width: Integer = Field(default=64, ge=8, multiple_of=8, description="Channels of the first stage (paper: 64).")
     in_channels: Literal[1, 3] = Field(default=1, description="3: gray repeated, as published weights expect.")
     init_weights: Folder | None = Field(default=None, description="State dict to start from instead of pretraining.")
@@ -99,30 +85,32 @@ class ModelSettings(Section):
 class PretrainSettings(Section):
     """`[pretrain]`: training on the public domain, without DP."""
 
-    num_epochs: Number = Field(default=20, gt=0)
-    expected_batch_size: Integer = Field(default=128, ge=1)
-    learning_rate: Number = Field(default=2e-4, gt=0)
-    weight_decay: Number = Field(default=0.0, ge=0)
+    num_epochs: Number = Field(default=20, gt=0, description="Expected passes over the public images.")
+    expected_batch_size: Integer = Field(default=128, ge=1, description="Units of a logical step, in expectation.")
+    learning_rate: Number = Field(default=2e-4, gt=0, description="Of NAdam.")
+    weight_decay: Number = Field(default=0.0, ge=0, description="Of NAdam.")
 
 
 class TrainSettings(Section):
     """`[train]`: the trainings, the same for both arms."""
 
     domains: tuple[str, ...] | None = Field(default=None, description="Default: every domain with role study.")
-    seeds: tuple[Integer, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Integer, ...] = Field(default=(0,), min_length=1, description="One training a value.")
     num_epochs: Number = Field(default=80, gt=0, description="Expected passes over the privacy units.")
     expected_batch_size: Integer = Field(default=128, ge=1, description="Units of a logical step, in expectation.")
     physical_batch_size: Integer = Field(default=32, ge=1, description="Images at once in memory.")
-    learning_rate: Number = Field(default=2e-4, gt=0)
-    weight_decay: Number = Field(default=0.0, ge=0)
+    learning_rate: Number = Field(default=2e-4, gt=0, description="Of NAdam, of both arms.")
+    weight_decay: Number = Field(default=0.0, ge=0, description="Of NAdam, of both arms.")
     class_weights: Literal["none", "public", "private"] | tuple[Number, ...] = Field(
         default="none",
         description="Weight of positives in the loss: none, from the public domain, five given numbers, or private: "
         "counted with noise that privacy.class_weights_share of epsilon pays for. Exact counts of private labels are "
         "not offered in a DP arm: they would be released outside of epsilon.",
     )
-    checkpoint_every_steps: Integer = Field(default=50, ge=1)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_every_steps: Integer = Field(default=50, ge=1, description="Logical steps between two checkpoints.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Where pretrain, train and evaluate compute; auto: a GPU if torch sees one."
+    )
     num_threads: Integer = Field(default=0, ge=0, description="CPU threads of a training; 0: all given cores.")
 
     @model_validator(mode="after")
@@ -148,15 +136,19 @@ class PrivacySettings(Section):
     images_per_patient: Integer = Field(
         default=1, ge=1, description="Images of a drawn patient; their gradients are averaged, then clipped as one."
     )
-    delta: Number = Field(default=1e-5, gt=0, lt=1)
+    delta: Number = Field(
+        default=1e-5, gt=0, lt=1, description="Probability that epsilon does not hold; below 1 / units of every domain."
+    )
     allow_large_delta: bool = Field(
         default=False, description="Accept delta >= 1 / units, which protects nobody for sure; the statement says so."
     )
-    max_grad_norm: Number = Field(default=1.5, gt=0)
+    max_grad_norm: Number = Field(default=1.5, gt=0, description="Bound on the norm of one unit's gradient.")
     class_weights_share: Number = Field(
         default=0.05, gt=0, lt=1, description="Part of epsilon that train.class_weights = 'private' counts labels with."
     )
-    accountant: Literal["pld", "prv", "rdp"] = "pld"
+    accountant: Literal["pld", "prv", "rdp"] = Field(
+        default="pld", description="How epsilon is computed from the ledger; pld is the tightest."
+    )
     clipping: Literal["hooks", "ghost"] = Field(default="hooks", description="How per-sample gradients are clipped.")
     reserve_steps: Integer = Field(default=10, ge=1, description="Noisy steps that the ledger reserves at once.")
 
@@ -189,7 +181,7 @@ class EvaluateSettings(Section):
     bootstrap_unit: Literal["patient", "image"] = Field(
         default="patient", description="What a draw takes; images of one patient are not independent."
     )
-    confidence: Number = Field(default=0.95, gt=0, lt=1)
+    confidence: Number = Field(default=0.95, gt=0, lt=1, description="Of the intervals.")
     min_subgroup_size: Integer = Field(default=10, ge=1, description="Cells with fewer images are left empty.")
     equivalence_margin: Number = Field(
         default=0.01, gt=0, lt=1, description="A difference in AUC within ± this counts as equivalent (TOST)."
@@ -207,16 +199,16 @@ class ClusterSettings(Section):
     """`[cluster]`: how tasks are sent."""
 
     profile: str | None = Field(default=None, description="A file of slurm/clusters (its stem), or a path to one.")
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
+    partition: str | None = Field(default=None, description="As for sbatch; default: Slurm's own.")
+    account: str | None = Field(default=None, description="As for sbatch; default: Slurm's own.")
+    qos: str | None = Field(default=None, description="As for sbatch; default: Slurm's own.")
+    constraint: str | None = Field(default=None, description="Feature that nodes must have, as for sbatch.")
     gpus_per_task: Integer = Field(default=0, ge=0, description="For pretrain, train and evaluate.")
     nodes_per_task: Integer = Field(default=1, ge=1, description="For pretrain and train: one process a GPU on each.")
     gpu_type: str | None = Field(default=None, description="Slurm's name of the kind of GPU, e.g. `a100`.")
-    cpus_per_task: Integer = Field(default=2, ge=1)
-    mem_gb: Number = Field(default=8.0, gt=0)
-    timeout_min: Integer = Field(default=240, ge=1)
+    cpus_per_task: Integer = Field(default=2, ge=1, description="Cores of each task, on each of its nodes.")
+    mem_gb: Number = Field(default=8.0, gt=0, description="Memory of each task, on each of its nodes.")
+    timeout_min: Integer = Field(default=240, ge=1, description="Time limit; a training goes on in the next attempt.")
     array_parallelism: Integer = Field(default=64, ge=1, description="Tasks of one stage that may run at once.")
     max_attempts: Integer = Field(default=100, ge=1, description="Starts of a job in all; each requeue is one more.")
     shard_tasks: Integer = Field(default=1, ge=1, description="Tasks that share the making of one domain's shards.")
@@ -395,11 +387,12 @@ def format_epsilon(epsilon: float) -> str:
     return "inf" if math.isinf(epsilon) else f"{epsilon:g}"
 
 
-def load_study(file: str | Path) -> Study:
+def load_study(file: str | Path, *, overrides: Sequence[str] = ()) -> Study:
     """Read and check a study file.
 
     Args:
-        file: Path of a TOML file.
+        file: A TOML file, or a folder with a `study.toml`.
+        overrides: `section.key=value` each, as after `--set` on the command line; they win over the file.
 
     Returns:
         The study, with the preset's values and defaults filled in.
@@ -407,77 +400,19 @@ def load_study(file: str | Path) -> Study:
     Raises:
         StudyError: The file is missing, not TOML, or has a key or value that is not understood.
     """
-    path = Path(file)
-    if path.is_dir():
-        path = path / "study.toml"
+    return check_study(read_source(file, overrides=overrides))
+
+
+def check_study(source: Source) -> Study:
+    """Check the values of a study file.
+
+    Raises:
+        StudyError: A key or value is not understood; the message names the line.
+    """
+    sections = [name for name in Study.model_fields if name != "file"]
+    if "file" in source.values:
+        raise StudyError(f"{source.where('file')}: file: unknown key. Valid keys: {', '.join(sections)}.")
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as err:
-        raise StudyError(f"{file}: no such study file. Expected a TOML file; `dpdt demo` makes an example.") from err
-    except OSError as err:
-        raise StudyError(f"{file}: cannot be read ({err.strerror}).") from err
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as err:
-        raise StudyError(f"{file}: not valid TOML: {err}.") from err
-    if not isinstance(raw.get("study", {}), dict):
-        raise StudyError(f"{file}: study: expected a table `[study]`, got {raw['study']!r}.")
-    if raw.get("study", {}).get("preset") == "paper":
-        raw = _merge(PAPER_PRESET, raw)
-    if "file" in raw:
-        raise StudyError(f"{file}: unknown key 'file'. Valid keys: {', '.join(_section_names())}.")
-    try:
-        study = Study.model_validate({**raw, "file": path.resolve()})
+        return Study.model_validate({**source.values, "file": source.file.resolve()})
     except ValidationError as err:
-        raise StudyError(f"{file}: {_first_error(err)}") from err
-    return study
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge tables; values of `over` win."""
-    merged = dict(base)
-    for key, value in over.items():
-        known = merged.get(key)
-        merged[key] = _merge(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def _section_names() -> list[str]:
-    return [name for name in Study.model_fields if name != "file"]
-
-
-def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
-    """Keys that exist beside the unknown one at `location`."""
-    model: type[BaseModel] | None = Study
-    names = iter(location[:-1])
-    for key in names:
-        if model is None or key not in model.model_fields:
-            return []
-        annotation = model.model_fields[str(key)].annotation
-        if get_origin(annotation) is dict:
-            next(names, None)  # a name of the user's own, as in `domains.<name>`
-        inside = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
-        model = next((kind for kind in inside if issubclass(kind, BaseModel)), None)
-    if model is None:
-        return []
-    return _section_names() if model is Study else list(model.model_fields)
-
-
-def _first_error(error: ValidationError) -> str:
-    """One line about the first thing that is wrong."""
-    first = error.errors()[0]
-    location = first["loc"]
-    where = ".".join(
-        str(part) for part in location if part not in ("tuple[Number, ...]", "literal['none','public','private']")
-    )
-    if first["type"] == "extra_forbidden":
-        valid = _valid_keys(location)
-        close = difflib.get_close_matches(str(location[-1]), valid, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        return f"{where}: unknown key.{hint} Valid keys: {', '.join(valid)}."
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing":
-        return f"{where}: missing. Add it to the study file."
-    got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
-    prefix = f"{where}: " if where else ""
-    return f"{prefix}{message[0].lower()}{message[1:].rstrip('.')}{got}."
+        raise StudyError(explain(err, source, Study, sections)) from err

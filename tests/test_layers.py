@@ -11,8 +11,10 @@ PACKAGE = Path(dpdt.__file__).parent
 LAYERS = [
     {"errors", "vocabulary", "_core"},
     {"files", "paths", "console", "stop"},
-    {"domain_settings"},
-    {"study", "checkpoint", "ranks"},
+    {"domain_settings", "study_source"},
+    {"study", "checkpoint", "ranks", "study_help"},
+    {"study_keys"},
+    {"study_show", "starter"},
     {"domains", "metrics", "model", "privacy", "runs"},
     {"counts", "splits"},
     {"cohort"},

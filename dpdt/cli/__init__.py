@@ -8,6 +8,7 @@ with `@app.command(epilog="Example: …")` in the module of its group; a new mod
 # The order of the imports is the order of the commands in `dpdt --help`.
 # isort: off
 from dpdt.cli.app import app, main
+from dpdt.cli import study_file as study_file
 from dpdt.cli import stages as stages
 from dpdt.cli import jobs as jobs
 from dpdt.cli import tracking as tracking

@@ -7,13 +7,14 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from dpdt.cli.options import App, Quiet, Verbose, set_output
 from dpdt.errors import DpdtError, StudyError
 
 __all__ = ["DONE", "FAILED", "INTERRUPTED", "WRONG_USE", "app", "main"]
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
-app = typer.Typer(
+app = App(
     name="dpdt",
     no_args_is_help=True,
     add_completion=False,
@@ -40,10 +41,10 @@ def _common(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
-    if verbose:
-        os.environ["DPDT_VERBOSE"] = "1"
+    set_output(verbose=verbose, quiet=quiet)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dpdt.cli.options import overrides
 from dpdt.errors import StudyError
 
 if TYPE_CHECKING:
@@ -18,10 +19,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs in
 
 
 def read_study(study_file: str) -> "Study":
-    """The study that a command was given."""
+    """The study that a command was given, with what `--set` says."""
     from dpdt.study import load_study
 
-    return load_study(study_file)
+    return load_study(study_file, overrides=overrides())
 
 
 def known_domains(domains: Sequence[str], wanted: Sequence[str] | None) -> Sequence[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dpdt.console import say
 from dpdt.errors import ClusterError
 from dpdt.jobs import Job, Submission, new_submission
 from dpdt.stages import LAST_STAGES, Task, needs, private_umask
@@ -109,7 +110,7 @@ def submit(
             summary = _send_to_slurm(study, stages, only, wait=bool(wait))
         else:
             summary = _run(study, stages, only, cluster)
-    print(summary)
+    say(summary)
     return summary
 
 

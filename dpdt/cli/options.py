@@ -1,0 +1,65 @@
+"""Options that many commands have: `--set` for every command that takes a study, `--verbose` and `--quiet` for all."""
+
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["App", "Quiet", "Verbose", "overrides", "set_output"]
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. train.num_epochs=5; may be repeated."),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no summaries; results and errors stay.")]
+
+_overrides: list[str] = []
+
+
+def overrides() -> tuple[str, ...]:
+    """What `--set` said in the command that is running."""
+    return tuple(_overrides)
+
+
+def set_output(*, verbose: bool, quiet: bool) -> None:
+    """Remember the two flags in the environment, so that tasks in other processes have them too."""
+    for name, wanted in (("DPDT_VERBOSE", verbose), ("DPDT_QUIET", quiet)):
+        if wanted:
+            os.environ[name] = "1"
+
+
+class App(typer.Typer):
+    """Typer whose commands have the common options without naming them."""
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
+        """As `Typer.command`; the function itself stays as it is."""
+        register = super().command(name, **options)
+
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            register(_with_common(function))
+            return function
+
+        return decorate
+
+
+def _with_common(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, and before it what the common options ask for."""
+    signature = inspect.signature(function)
+    common: dict[str, tuple[Any, Any]] = {"set_values": (Set, None)} if "study" in signature.parameters else {}
+    common |= {"verbose": (Verbose, False), "quiet": (Quiet, False)}
+
+    @functools.wraps(function)
+    def command(**arguments: Any) -> Any:
+        _overrides[:] = arguments.pop("set_values", None) or []
+        set_output(verbose=arguments.pop("verbose"), quiet=arguments.pop("quiet"))
+        return function(**arguments)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    more = [inspect.Parameter(name, keyword, default=d, annotation=kind) for name, (kind, d) in common.items()]
+    command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *more])  # type: ignore[attr-defined]
+    command.__annotations__ = {**function.__annotations__, **{name: kind for name, (kind, _) in common.items()}}
+    return command

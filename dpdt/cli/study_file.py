@@ -1,0 +1,83 @@
+"""The study file itself: `init`, `show`, `schema`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dpdt.cli.app import app
+from dpdt.cli.arguments import AsJson, StudyFile
+from dpdt.cli.options import overrides
+from dpdt.errors import StudyError
+
+__all__ = ["init", "schema", "show"]
+
+
+@app.command(epilog="Example: dpdt init my-study --preset quick --root chestxray14=/data/ChestX-ray14")
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where study.toml goes; created.")] = Path("."),
+    preset: Annotated[str, typer.Option(help="The situation: paper, quick, own-hospital or slurm.")] = "quick",
+    root: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FOLDER", help="A domain and its raw data; may be repeated. Default: the preset's."),
+    ] = None,
+) -> None:
+    """Write a study.toml with every key, its unit, its default and why one would change it."""
+    from dpdt.files import make_folder, write_text
+    from dpdt.starter import starter_text
+
+    text = starter_text(preset, _roots(root))
+    file = folder / "study.toml"
+    if file.exists():
+        raise StudyError(f"{file}: is there already, and init overwrites nothing. Name another folder, or remove it.")
+    make_folder(folder)
+    write_text(file, text)
+    print(f"{file} written. Next: look through it, then `dpdt show {file}` and `dpdt plan {file}`.")
+
+
+@app.command(epilog="Example: dpdt show study.toml --set train.num_epochs=5")
+def show(
+    study: StudyFile,
+    changed: Annotated[bool, typer.Option("--changed", help="Only what is not the default.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print the study's effective configuration, and where each value comes from."""
+    from dpdt.console import show_table
+    from dpdt.study_show import effective
+
+    rows = [row for row in effective(study, overrides=overrides()) if not changed or row.origin != "default"]
+    if as_json:
+        print(json.dumps([row.as_dict() for row in rows], indent=2, ensure_ascii=False))
+    else:
+        show_table(f"Study {study}", ("key", "value", "from"), [(row.key, row.value, row.origin) for row in rows])
+
+
+@app.command(epilog="Example: dpdt schema --output study.schema.json")
+def schema(
+    output: Annotated[Path | None, typer.Option(help="A file; default: print it.")] = None,
+) -> None:
+    """Print the JSON schema of the study file, for editors that complete and check TOML."""
+    from dpdt.files import write_text
+    from dpdt.study_keys import json_schema
+
+    text = json.dumps(json_schema(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if output is None:
+        print(text, end="")
+    else:
+        write_text(output, text)
+        print(f'{output} written. Editors read it if study.toml begins with the line "#:schema {output}".')
+
+
+def _roots(given: list[str] | None) -> dict[str, str]:
+    """`NAME=FOLDER` each."""
+    roots: dict[str, str] = {}
+    for text in given or ():
+        name, equals, folder = text.partition("=")
+        if not equals or not folder or not name.replace("_", "").isalnum():
+            raise StudyError(
+                f"--root {text}: expected NAME=FOLDER with a name of letters, digits and _, for example "
+                "--root chestxray14=/data/ChestX-ray14."
+            )
+        roots[name] = folder
+    return roots

@@ -1,0 +1,246 @@
+"""Where the values of a study come from: lines of its file, a preset, `--set` on the command line."""
+
+import difflib
+import functools
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from dpdt.errors import StudyError
+
+__all__ = ["PRESETS", "Source", "explain", "flat", "merge", "read_source"]
+
+PRESETS: Final[dict[str, dict[str, Any]]] = {
+    "paper": {
+        "shards": {"size": 512, "recipe": "paper", "equalise": True},
+        "model": {"name": "resnet9", "width": 64, "in_channels": 3},
+        "train": {
+            "num_epochs": 80,
+            "expected_batch_size": 128,
+            "learning_rate": 2e-4,
+            "weight_decay": 0.0,
+            "class_weights": "public",
+        },
+        "privacy": {"unit": "image", "delta": 6e-6, "max_grad_norm": 1.5, "target_epsilons": [1.0, 8.0, math.inf]},
+        "evaluate": {"bootstrap_draws": 1000, "bootstrap_unit": "image"},
+    },
+}
+"""What `[study] preset = "…"` starts from; every key of the study file wins over it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The values of a study file before they are checked.
+
+    Attributes:
+        file: The study file, as the user named it.
+        values: Tables and keys, the preset's below the file's below `--set`.
+        text: Of the file.
+        overridden: Dotted names that `--set` sets.
+        preset: Name of the preset, if there is one.
+    """
+
+    file: Path
+    values: dict[str, Any]
+    text: str
+    overridden: frozenset[str]
+    preset: str | None
+
+    @functools.cached_property
+    def lines(self) -> dict[str, int]:
+        """Line of each key that the file sets, by its dotted name."""
+        return _lines(self.text)
+
+    def origin(self, key: str) -> str:
+        """Where the value of a dotted key comes from: `--set`, `study.toml:12`, `preset paper`, `default`."""
+        if self._at(key, self.overridden):
+            return "--set"
+        line = self._at(key, self.lines)
+        if line:
+            return f"{self.file.name}:{self.lines[line]}"
+        return f"preset {self.preset}" if self.preset and key in flat(PRESETS[self.preset]) else "default"
+
+    def where(self, key: str) -> str:
+        """How an error about a dotted key begins: `--set`, or the file with the line if it has one."""
+        if self._at(key, self.overridden):
+            return "--set"
+        line = self._at(key, self.lines)
+        return f"{self.file}:{self.lines[line]}" if line else str(self.file)
+
+    @staticmethod
+    def _at(key: str, names: Mapping[str, int] | frozenset[str]) -> str | None:
+        """The name itself, or what it lies in (an inline table, a list)."""
+        parts = key.split(".")
+        tried = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+        return next((name for name in tried if name in names), None)
+
+
+def read_source(file: str | Path, *, overrides: Sequence[str] = ()) -> Source:
+    """Read a study file (or the `study.toml` of a folder) and put preset and overrides with it.
+
+    Args:
+        file: A TOML file or a folder.
+        overrides: `key=value` each, as after `--set`.
+
+    Raises:
+        StudyError: The file is missing or not TOML, an override is not of that form, or the preset is unknown.
+    """
+    path = Path(file)
+    if path.is_dir():
+        path = path / "study.toml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as err:
+        raise StudyError(
+            f"{path}: no such study file. Expected a TOML file; `dpdt init` writes one, `dpdt demo` makes an example."
+        ) from err
+    except OSError as err:
+        raise StudyError(
+            f"{path}: cannot be read ({err.strerror}). Expected a TOML file; check its permissions."
+        ) from err
+    except UnicodeDecodeError as err:
+        raise StudyError(
+            f"{path}: not UTF-8 text (byte {err.start}). Expected a TOML file; is it the right one?"
+        ) from err
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as err:
+        raise StudyError(f"{path}: not valid TOML: {err}. Strings need quotes, a key needs `= value`.") from err
+    over: dict[str, Any] = {}
+    for override in overrides:
+        over = merge(over, _override(override))
+    for table in (values, over):
+        if not isinstance(table.get("study", {}), dict):
+            raise StudyError(f"{path}: study: expected a table `[study]`, got {table['study']!r}.")
+    values = merge(values, over)
+    preset = values.get("study", {}).get("preset")
+    known = preset if isinstance(preset, str) and preset in PRESETS else None  # another one is refused later
+    if known:
+        values = merge(PRESETS[known], values)
+    return Source(path, values, text, frozenset(flat(over)), known)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge tables; values of `over` win."""
+    merged = dict(base)
+    for key, value in over.items():
+        known = merged.get(key)
+        merged[key] = merge(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, under dotted names; lists stay whole.
+
+    >>> flat({"train": {"seeds": [0], "device": "cpu"}})
+    {'train.seeds': [0], 'train.device': 'cpu'}
+    """
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def _override(text: str) -> dict[str, Any]:
+    """One `key=value`; what is not TOML is taken as text, so that words need no quotes.
+
+    >>> _override("train.device=cpu"), _override("train.num_epochs=5")
+    ({'train': {'device': 'cpu'}}, {'train': {'num_epochs': 5}})
+    """
+    key, equals, value = text.partition("=")
+    names = [name.strip() for name in key.split(".")]
+    if not equals or len(names) < 2 or not all(re.fullmatch(r"[\w-]+", name) for name in names):
+        raise StudyError(f"--set {text}: expected section.key=value, for example --set train.num_epochs=5.")
+    try:
+        parsed: Any = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    for name in reversed(names):
+        parsed = {name: parsed}
+    return parsed  # type: ignore[no-any-return]
+
+
+def _lines(text: str) -> dict[str, int]:
+    """The line on which each key of a valid TOML text begins, found with the TOML parser itself.
+
+    A statement is the fewest lines that are valid below the header of their table.
+    """
+    found: dict[str, int] = {}
+    header, statement, begun = "", "", 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not statement and (not line.strip() or line.lstrip().startswith("#")):
+            continue
+        begun = begun if statement else number
+        statement += line + "\n"
+        is_header = statement.lstrip().startswith("[")
+        try:
+            parsed = tomllib.loads(statement if is_header else header + statement)
+        except tomllib.TOMLDecodeError:
+            continue  # in the middle of a value of several lines
+        header = statement if is_header else header
+        for key in flat(parsed):
+            found.setdefault(key, begun)
+        statement = ""
+    return found
+
+
+# ---- what is wrong with the values, in one line ----
+
+
+def explain(error: ValidationError, source: Source, model: type[BaseModel], sections: Sequence[str]) -> str:
+    """One line about the first thing that is wrong: where, what was found, what was expected.
+
+    Args:
+        error: Of pydantic.
+        source: What was checked.
+        model: The whole study.
+        sections: Names of its tables.
+    """
+    first = error.errors()[0]
+    location = [part for part in first["loc"] if not (isinstance(part, str) and ("[" in part or part == "float"))]
+    key = ".".join(str(part) for part in location)
+    message = _message(dict(first), key, _valid_keys(location, model, sections))
+    named = re.match(r"[\w.]+(?=: )", message)
+    return f"{source.where(key or (named[0] if named else ''))}: {message}"
+
+
+def _message(first: dict[str, Any], key: str, valid: Sequence[str]) -> str:
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(key.rsplit(".", 1)[-1], valid, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return f"{key}: unknown key.{hint} Valid keys: {', '.join(valid)}."
+    if first["type"] == "missing":
+        return f"{key}: missing. Add it to the study file."
+    text = first["msg"].removeprefix("Value error, ").rstrip(".")
+    if first["type"] == "value_error":
+        inner = re.match(r"(\w+): ", text)
+        joint = "." if inner and inner[1] in valid else ": "
+        return f"{key}{joint}{text}." if key else f"{text}."
+    text = re.sub(r"^Input should be (?=greater|less|a multiple)", "expected a number ", text)
+    text = text.replace("Input should be a valid dictionary", "expected a table").replace("Input should be", "expected")
+    text = re.sub(r"(expected .*?),? unable to (parse|interpret).*", r"\1", text.replace("a valid ", "a "))
+    return f"{key}: {text[0].lower()}{text[1:]}, got {first['input']!r}."
+
+
+def _valid_keys(location: Sequence[int | str], model: type[BaseModel], sections: Sequence[str]) -> list[str]:
+    """Keys that exist beside the one at `location`, or, for a table, in it."""
+    place: type[BaseModel] | None = model
+    names = iter(location)
+    inside = model
+    for key in names:
+        if place is None or key not in place.model_fields:
+            break
+        inside = place
+        annotation = place.model_fields[str(key)].annotation
+        if get_origin(annotation) is dict:
+            next(names, None)  # a name of the user's own, as in `domains.<name>`
+        kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        place = next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
+    where = place or inside
+    return list(sections) if where is model else list(where.model_fields)

@@ -1,0 +1,118 @@
+"""`dpdt init`: every key, the code's own defaults, and files that load as they are."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from dpdt.cli import main
+from dpdt.errors import StudyError
+from dpdt.starter import STARTERS, starter_text
+from dpdt.study import Study, load_study
+from dpdt.study_keys import REQUIRED, all_keys, section_docs
+from dpdt.study_source import PRESETS, flat
+
+EXAMPLE = "  # an example; not set by default"
+
+
+def written(folder: Path, text: str) -> Study:
+    file = folder / "study.toml"
+    file.write_text(text)
+    return load_study(file)
+
+
+def test_every_key_has_a_description_a_reason_and_an_example_where_it_has_no_default() -> None:
+    keys = all_keys()
+    assert len(keys) > 90
+    for key in keys:
+        assert key.description.endswith("."), f"{key.name}: no description in its settings"
+        assert key.help.why, f"{key.name}: add it to dpdt/study_help.py"
+        if key.default is None or key.default is REQUIRED:
+            assert key.help.example, f"{key.name}: no default, so it needs an example in dpdt/study_help.py"
+
+
+@pytest.mark.parametrize("preset", STARTERS)
+def test_each_preset_loads_and_has_every_key(preset: str, tmp_path: Path) -> None:
+    text = starter_text(preset)
+    study = written(tmp_path, text)
+    assert tuple(study.domains) == STARTERS[preset].domains
+    wanted = {key.name for key in all_keys()}
+    if preset != "own-hospital":
+        wanted = {name for name in wanted if ".table." not in name}
+        assert "domains.*.table.file" not in _keys_in(text)
+    assert wanted <= _keys_in(text)
+
+
+@pytest.mark.parametrize("preset", STARTERS)
+def test_what_a_commented_line_shows_is_what_holds(preset: str, tmp_path: Path) -> None:
+    text = starter_text(preset)
+    before = written(tmp_path, text)
+    shown = re.sub(rf"^#(\w+ = .*(?<!{EXAMPLE[-20:]}))$", r"\1", text, flags=re.MULTILINE)
+    assert shown.count("\n#") < text.count("\n#") - 50
+    assert written(tmp_path, shown) == before
+
+
+def test_every_example_is_a_value_that_is_understood(tmp_path: Path) -> None:
+    beside = re.compile("belong|not both|findings|PadChest|padchest|only one may have|needs|no label|known: own")
+    lines = starter_text("own-hospital").splitlines()
+    for number, line in enumerate(lines):
+        if line.endswith(EXAMPLE):
+            message = ""
+            try:
+                written(tmp_path, "\n".join([*lines[:number], line[1:], *lines[number + 1 :]]))
+            except StudyError as err:
+                message = str(err)
+            # a value that is right in itself may need another key beside it
+            assert not message or beside.search(message), message
+
+
+def test_set_values_name_the_codes_default() -> None:
+    text = starter_text("quick")
+    assert "\nsize = 64  # default: 512\n" in text
+    assert "\n#size = 512  # of the preset; default: 512\n" in starter_text("paper")
+    assert "\n#delta = 6e-06  # of the preset; default: 1e-05\n" in starter_text("paper")
+
+
+def test_init_writes_the_named_domains_and_overwrites_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["init", str(tmp_path / "a"), "--root", "chexpert=/data/c", "--root", "st_mary=/data/m"]
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert end.value.code == 0
+    study = load_study(tmp_path / "a")
+    assert {name: str(settings.root) for name, settings in study.domains.items()} == {
+        "chexpert": "/data/c",
+        "st_mary": "/data/m",
+    }
+    assert study.kind("st_mary") == "table"
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert end.value.code == 2
+    assert "is there already, and init overwrites nothing" in capsys.readouterr().err
+
+
+def test_papers_preset_is_what_init_paper_starts_from(tmp_path: Path) -> None:
+    # Radiology: AI 2024, 6(1):e230212: 512 pixels, ResNet9, batch 128, delta 6e-6, clipping 1.5
+    study = written(tmp_path, starter_text("paper"))
+    assert (study.shards.size, study.model.width, study.train.expected_batch_size) == (512, 64, 128)
+    assert (study.privacy.delta, study.privacy.max_grad_norm) == (6e-6, 1.5)
+    assert study.privacy.target_epsilons == (1.0, 8.0, math.inf)
+    assert set(flat(PRESETS["paper"])) <= {key.name for key in all_keys()}
+
+
+def test_every_section_has_a_line_about_it() -> None:
+    assert all(section_docs().values())
+
+
+def _keys_in(text: str) -> set[str]:
+    """Dotted names of all keys in a starter, set or commented; a domain's name becomes `*`."""
+    found, section = set(), ""
+    for line in text.splitlines():
+        if table := re.match(r"\[([\w.]+)\]", line):
+            section = re.sub(r"^domains\.\w+", "domains.*", table[1])
+            found.add(section)
+        elif key := re.match(r"#?(\w+) = ", line):
+            found.add(f"{section}.{key[1]}")
+    return found

@@ -1,0 +1,112 @@
+"""Where values come from: the line of the file, the preset, `--set`; and errors that name the place."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dpdt.cli import main
+from dpdt.errors import StudyError
+from dpdt.frozen import freeze_study, thaw_study
+from dpdt.study import load_study
+from dpdt.study_show import effective
+from dpdt.study_source import read_source
+
+TEXT = """\
+[study]
+preset = "paper"
+
+[domains.own]   # a comment
+root = "."
+kind = "table"
+table.file = "list.csv"
+[domains.own.table]
+image = "i"
+patient = "p"
+labels = { healthy = { column = "h" } }
+[train]
+seeds = [
+    0,
+    1,
+]
+num_epochs = 3
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "study.toml"
+    path.write_text(
+        TEXT.replace('table.file = "list.csv"\n[domains.own.table]', '[domains.own.table]\nfile = "list.csv"')
+    )
+    return path
+
+
+def test_each_value_knows_its_line(file: Path) -> None:
+    source = read_source(file, overrides=["train.device=cpu"])
+    assert source.lines == {
+        "study.preset": 2,
+        "domains.own.root": 5,
+        "domains.own.kind": 6,
+        "domains.own.table.file": 8,
+        "domains.own.table.image": 9,
+        "domains.own.table.patient": 10,
+        "domains.own.table.labels.healthy.column": 11,
+        "train.seeds": 13,
+        "train.num_epochs": 17,
+    }
+    origins = {row.key: row.origin for row in effective(file, overrides=["train.device=cpu"])}
+    assert origins["train.num_epochs"] == "study.toml:17"
+    assert origins["train.device"] == "--set"
+    assert origins["shards.recipe"] == "preset paper"
+    assert origins["train.physical_batch_size"] == "default"
+    assert origins["domains.own.table.labels.healthy.column"] == "study.toml:11"
+
+
+def test_overrides_win_over_file_and_preset_and_need_no_quotes(file: Path) -> None:
+    over = ["train.num_epochs=5", "train.device=cpu", "privacy.target_epsilons=[2, inf]", 'study.name="a b"']
+    study = load_study(file, overrides=over)
+    assert (study.train.num_epochs, study.train.device, study.study.name) == (5.0, "cpu", "a b")
+    assert study.privacy.target_epsilons == (2.0, float("inf"))
+    assert load_study(file, overrides=["study.preset=paper"]).shards.recipe == "paper"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.num_epochs", r"^--set train\.num_epochs: expected section\.key=value, for example"),
+        ("epochs=3", r"^--set epochs=3: expected section\.key=value"),
+        ("train.num_epoch=3", r"^--set: train\.num_epoch: unknown key\. Did you mean 'num_epochs'\?"),
+        ("train.num_epochs=many", r"^--set: train\.num_epochs: expected a number, got 'many' \(text\)"),
+        ("train.device=gpu", r"^--set: train\.device: expected 'auto', 'cpu' or 'cuda', got 'gpu'\."),
+    ],
+)
+def test_a_wrong_override_is_named_as_one(file: Path, override: str, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        load_study(file, overrides=[override])
+
+
+def test_an_error_names_the_line(file: Path) -> None:
+    file.write_text(file.read_text().replace("num_epochs = 3", "num_epochs = 0"))
+    with pytest.raises(
+        StudyError, match=r"study\.toml:17: train\.num_epochs: expected a number greater than 0, got 0\."
+    ):
+        load_study(file)
+
+
+def test_overrides_are_in_the_frozen_copy_that_tasks_read(file: Path, tmp_path: Path) -> None:
+    freeze_study(load_study(file, overrides=["train.num_epochs=5"]), tmp_path / "frozen.json")
+    assert thaw_study(tmp_path / "frozen.json").train.num_epochs == 5
+    assert load_study(file).train.num_epochs == 3
+
+
+def test_show_prints_what_is_in_force(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["show", str(file), "--set", "train.num_epochs=5", "--json"])
+    assert end.value.code == 0
+    rows = {row["key"]: (row["value"], row["origin"]) for row in json.loads(capsys.readouterr().out)}
+    assert rows["train.num_epochs"] == ("5.0", "--set")
+    assert rows["privacy.unit"] == ('"image"', "preset paper")
+    with pytest.raises(SystemExit):
+        main(["show", str(file), "--changed"])
+    assert "physical_batch_size" not in capsys.readouterr().out
