@@ -78,7 +78,7 @@ def _there(study: Study) -> Path:
 
 def _judge(name: str, study: Study, one: Resources, seen: dict[str, Any]) -> Check:
     """What the answer of a node means."""
-    bad = [f"{path} is not there; put it on a shared folder, or into binds of an image" for path in seen["missing"]]
+    bad = [f"{path} is not there; put it on a shared folder" for path in seen["missing"]]
     if not seen["writable"]:
         bad.append(f"{_there(study)} cannot be written there")
     here = (f"{sys.version_info[0]}.{sys.version_info[1]}", version("dpdt"), version("submitit"))

@@ -30,7 +30,9 @@ for name in $(env | grep -oE '^(SLURM|SUBMITIT|CUDA|NVIDIA|DPDT|MLFLOW|OMP)_[A-Z
     value=$(printenv "$name")
     export "APPTAINERENV_$name=$value"
 done
-exec apptainer exec {options} {image} python "$@"
+scratch="{scratch}"
+[ -d "$scratch" ] || scratch=
+exec apptainer exec {options} ${{scratch:+--bind "$scratch"}} {image} python "$@"
 """
 
 
@@ -97,7 +99,7 @@ def python_words(asked: Resources) -> list[str]:
 
 
 def _container_script(asked: Resources, image: str) -> str:
-    return CONTAINER.format(image=_quoted(image), options=_container_options(asked))
+    return CONTAINER.format(image=_quoted(image), options=_container_options(asked), scratch=asked.scratch or "")
 
 
 def _container_options(asked: Resources) -> str:

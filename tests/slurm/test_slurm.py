@@ -172,9 +172,31 @@ def test_status_tells_a_cancelled_task_from_one_that_runs(make_fake_study: MakeS
     wait_until(lambda: settled(study))
 
 
-def test_a_task_that_is_warned_comes_back_by_itself(make_fake_study: MakeStudy) -> None:
+APPTAINER = """\
+#!/bin/bash
+# Stands for apptainer: a clean environment but for what it is given, and none of Slurm's programs.
+given=()
+while read -r name; do given+=("${{name#APPTAINERENV_}}=$(printenv "$name")"); done < <(compgen -e APPTAINERENV_)
+while [ "$1" != dpdt.sif ]; do shift; done
+exec env -i PATH=/nowhere PYTHONPATH={path} "${{given[@]}}" {python} "${{@:3}}"
+"""
+
+
+@pytest.mark.parametrize("place", ["host", "image"])
+def test_a_task_that_is_warned_comes_back_by_itself(
+    make_fake_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
     study = make_fake_study(CLUSTER, seconds=60)
+    if place == "image":  # CT-01: neither python nor what it imports can reach Slurm
+        study = make_fake_study(f'{CLUSTER}profile = "./site.toml"\n', seconds=60)
+        (study.folder / "site.toml").write_text('image = "dpdt.sif"\n')
+        (tmp_path / "bin").mkdir()
+        program = tmp_path / "bin" / "apptainer"
+        program.write_text(APPTAINER.format(path=os.environ["PYTHONPATH"], python=sys.executable))
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
     submit(study, cluster="slurm", stages=["cohort"])
+    assert len(list(study.paths.jobs.glob("2*/python.sh"))) == (place == "image")
     wait_until(lambda: len(started(study)) == 3)
     (study.folder / "behave.json").write_text("{}")
     job_id = study_status(study)[0]["job"]
