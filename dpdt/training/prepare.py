@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from dpdt.custom_model import model_code
 from dpdt.dataset import DomainData
 from dpdt.files import read_json
 from dpdt.privacy.mechanism import Mechanism
@@ -60,6 +61,9 @@ def prepare(
         "randomness": "seeded" if run.seeded else "cryptographic",
         "synthetic": data.synthetic,
     }
+    code = model_code(run.study.model, run.study.file.parent)
+    if code is not None:
+        config["model_code_sha256"] = code
     if run.kind == "pretrain":
         config["public_class_weights"] = count_class_weights(data)
     plan = _plan(
