@@ -137,14 +137,23 @@ class TaskCall:
 
 def _torch_variables(environment: Any) -> dict[str, str]:
     """How the processes of a training find each other: what torchrun would set."""
-    first = environment.hostnames[0] if environment.num_nodes > 1 else "127.0.0.1"
     return {
         "RANK": str(environment.global_rank),
         "LOCAL_RANK": str(environment.local_rank),
         "WORLD_SIZE": str(environment.num_tasks),
-        "MASTER_ADDR": first,
+        "MASTER_ADDR": _first_node(environment) if environment.num_nodes > 1 else "127.0.0.1",
         "MASTER_PORT": str(FIRST_PORT + int(environment.raw_job_id) % NUM_PORTS),
     }
+
+
+def _first_node(environment: Any) -> str:
+    """Address of the first node, on which rank 0 runs: Slurm's name of it, if that is known to the network as well."""
+    name = str(environment.hostnames[0])
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError:
+        return os.environ.get("SLURM_LAUNCH_NODE_IPADDR", name)  # where the batch script called srun: the first node
+    return name
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
