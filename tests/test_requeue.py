@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,10 +17,18 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGCONT)
 
 
 @pytest.fixture(autouse=True)
-def handlers_of_before() -> Iterator[None]:
-    """Attempts listen to signals for good."""
+def killers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """Attempts listen to signals for good, and a timer ends the process: neither may outlive a test."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield
+    started: list[float] = []
+    timer = SimpleNamespace(start=lambda: None)
+
+    def make_timer(seconds: float, *_: object, **__: object) -> SimpleNamespace:
+        started.append(seconds)
+        return timer
+
+    monkeypatch.setattr("dpdt.submit.requeue.threading", SimpleNamespace(Timer=make_timer))
+    yield started
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -78,3 +87,12 @@ def test_a_stage_that_begins_anew_does_not_meet_its_time_limit_for_ever(tmp_path
         ClusterError, match=r"two attempts met the time limit.*Raise timeout_min \(now 60\) in \[stages.c"
     ):
         stop(file, 4, stage="cohort", minutes=58)
+
+
+def test_a_training_has_time_for_its_step_and_everything_else_is_ended_soon(
+    tmp_path: Path, killers: list[float]
+) -> None:
+    for number, stage in enumerate(("pretrain", "train", "evaluate", "cohort"), start=1):
+        with pytest.raises(SystemExit):
+            stop(tmp_path / stage, number, stage=stage, minutes=1)
+        assert killers == ([20.0] if stage == "cohort" else [])
