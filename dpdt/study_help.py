@@ -94,6 +94,7 @@ HELP: Final[dict[str, Help]] = {
         "units", "Larger batches drown the noise better, up to a point; keep it far below the units."
     ),
     "train.physical_batch_size": Help("images", "Out of memory: halve it. Changes speed alone, never the result."),
+    "train.precision": Help("", '"bf16" is quicker on GPUs that have it, where the train page says it is as good.'),
     "train.learning_rate": Help("", "The loss does not fall (smaller), or falls slowly (larger)."),
     "train.weight_decay": Help("", "A small hospital without DP; with DP the noise does the same."),
     "train.class_weights": Help("", "Rare labels are never predicted."),
@@ -120,6 +121,10 @@ HELP: Final[dict[str, Help]] = {
     "evaluate.confidence": Help("part of 1", "0.99 for a stricter claim."),
     "evaluate.min_subgroup_size": Help("images", "Larger, where small groups could point at people."),
     "evaluate.equivalence_margin": Help("AUC", "What loss of AUC nobody would mind."),
+    "audit.canaries": Help(
+        "made-up patients", "Have dpdt audit find a lower bound on epsilon; costs one more training a model.", "1000"
+    ),
+    "audit.confidence": Help("part of 1", "0.99 for a stricter claim."),
     "tracking.uri": Help("", "A server that your group shares.", '"http://127.0.0.1:5000"'),
     "tracking.experiment": Help("", "Put several studies together.", '"lung"'),
     "cluster.profile": Help("", "Your site needs more than these keys; see docs/slurm.md.", '"generic"'),

@@ -24,6 +24,8 @@ LAYERS = [
     {"training"},
     {"train", "evaluate"},
     {"results"},
+    {"membership"},
+    {"audit"},
     {"report", "tracking"},
     {"synth"},
     {"frozen", "stamps", "attempts"},
@@ -33,8 +35,9 @@ LAYERS = [
     {"logs"},
     {"submit"},
     {"demo", "machine"},
-    {"checkup"},
+    {"checkup", "api"},
     {"cli"},
+    {"reference"},
     {"__main__"},
 ]
 OWNERS = {"mlflow": {"tracking"}, "submitit": {"submit"}, "opacus": {"privacy"}}
