@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dpdt.files import make_folder, write_json, write_text
+from dpdt.files import atomic_path, make_folder, write_json, write_text
 from dpdt.metrics import Threshold, measure_domain, patient_draws
 from dpdt.paths import RunPaths
 from dpdt.study import Cell, Study, load_study
@@ -96,7 +96,8 @@ class FakeRuns:
             make_folder(paths.predictions(domain).parent)
             long_form(frame).to_parquet(paths.predictions(domain), index=False)
         pd.concat([m.draws for m in measured]).to_parquet(paths.draws, index=False)
-        pd.concat([m.table for m in measured]).to_parquet(paths.metrics, index=False)
+        with atomic_path(paths.metrics) as temporary:  # as the evaluation does: a sync may read it at this moment
+            pd.concat([m.table for m in measured]).to_parquet(temporary, index=False)
         return paths
 
     def all(self, **options: Any) -> "FakeRuns":
