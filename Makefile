@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHON
 
 .PHONY: install demo test check format clean slurm-up slurm-down torture-privacy image image-test image-save
-.PHONY: bench-cohort bench-evaluate bench-preprocess fuzz
+.PHONY: bench-cohort bench-evaluate bench-evaluate-study bench-preprocess fuzz
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -47,6 +47,10 @@ bench-preprocess: install
 # The bootstrap against a loop over scikit-learn, one core: a table, and build/bench/evaluate.json.
 bench-evaluate: install
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/evaluate.py
+
+# A whole study's evaluation and report, all but the network: two processes; time and peak memory.
+bench-evaluate-study: install
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/evaluate_study.py
 
 # Trainings killed at 200 random places: does the ledger count every noisy step? About two minutes.
 torture-privacy: install
