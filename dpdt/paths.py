@@ -89,6 +89,16 @@ class RunPaths:
         return self.folder / "privacy.json"
 
     @property
+    def audit(self) -> Path:
+        """What an audit found: a lower bound on epsilon, membership inference."""
+        return self.folder / "audit.json"
+
+    @property
+    def coins(self) -> Path:
+        """With canaries: which of them are in."""
+        return self.folder / "coins.json"
+
+    @property
     def state(self) -> Path:
         """Status, steps done, epsilon spent."""
         return self.folder / "state.json"

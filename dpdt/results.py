@@ -30,7 +30,7 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """`train` or `pretrain`."""
+        """`train`, `pretrain` or `audit` (an audit's twin)."""
         return str(self.config.get("kind", "train"))
 
     @property
@@ -69,8 +69,9 @@ class Run:
         """Name for people, e.g. ``padchest · patient ε=1 · seed 0``."""
         if self.kind == "pretrain":
             return f"{self.domain} · public pretraining · seed {self.seed}"
+        twin = "audit twin · " if self.kind == "audit" else ""
         arm = f"{self.unit} ε={format_epsilon(self.target_epsilon)}" if self.private else "no DP"
-        return f"{self.domain} · {arm} · seed {self.seed}"
+        return f"{twin}{self.domain} · {arm} · seed {self.seed}"
 
     def privacy(self) -> dict[str, Any] | None:
         """The privacy statement; None as long as there is none."""
@@ -78,6 +79,13 @@ class Run:
             return None
         statement: dict[str, Any] = read_json(self.paths.privacy)
         return statement
+
+    def audit(self) -> dict[str, Any] | None:
+        """What `dpdt audit` found; None as long as it was not run."""
+        if not self.paths.audit.exists():
+            return None
+        found: dict[str, Any] = read_json(self.paths.audit)
+        return found
 
     def steps(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line that is still being written is left out."""

@@ -22,6 +22,7 @@ from dpdt.vocabulary import LABELS
 
 __all__ = [
     "DOMAIN_KINDS",
+    "AuditSettings",
     "Cell",
     "ClusterSettings",
     "DomainSettings",
@@ -207,6 +208,18 @@ class EvaluateSettings(Section):
     )
 
 
+class AuditSettings(Section):
+    """`[audit]`: attacks on the trainings; in no fingerprint, because audits leave the trainings alone."""
+
+    canaries: Integer = Field(
+        default=0,
+        ge=0,
+        lt=1 << 20,
+        description="Made-up patients of an audit's twin training, each in it by the toss of a coin; 0: no twin.",
+    )
+    confidence: Number = Field(default=0.95, gt=0, lt=1, description="Of the lower bound on epsilon.")
+
+
 class TrackingSettings(Section):
     """`[tracking]`: MLflow."""
 
@@ -247,6 +260,7 @@ class Study(Section):
     train: TrainSettings = TrainSettings()
     privacy: PrivacySettings = PrivacySettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    audit: AuditSettings = AuditSettings()
     tracking: TrackingSettings = TrackingSettings()
     cluster: ClusterSettings = ClusterSettings()
 
@@ -352,6 +366,7 @@ class Study(Section):
                 "shards": self.shards_fingerprint(self.public_domain),
                 "model": self.model.fingerprinted(),
                 "pretrain": self.pretrain.model_dump(mode="json"),
+                "unit": self.privacy.unit,  # of a step's draw: a patient's images, or each for itself
                 "seed": self.study.seed,
             }
         )
@@ -382,6 +397,10 @@ class Study(Section):
         )
         epsilon = format_epsilon(cell.target_epsilon)
         return f"{cell.domain}-{self.privacy.unit}-eps{epsilon}-seed{cell.seed}-{digest[:8]}"
+
+    def audit_run_id(self, cell: "Cell") -> str:
+        """Run folder of a training's twin with canaries."""
+        return f"audit{self.audit.canaries}-{self.run_id(cell)}"
 
 
 class Cell(NamedTuple):

@@ -120,6 +120,10 @@ HELP: Final[dict[str, Help]] = {
     "evaluate.confidence": Help("part of 1", "0.99 for a stricter claim."),
     "evaluate.min_subgroup_size": Help("images", "Larger, where small groups could point at people."),
     "evaluate.equivalence_margin": Help("AUC", "What loss of AUC nobody would mind."),
+    "audit.canaries": Help(
+        "made-up patients", "Have dpdt audit find a lower bound on epsilon; costs one more training a model.", "1000"
+    ),
+    "audit.confidence": Help("part of 1", "0.99 for a stricter claim."),
     "tracking.uri": Help("", "A server that your group shares.", '"http://127.0.0.1:5000"'),
     "tracking.experiment": Help("", "Put several studies together.", '"lung"'),
     "cluster.profile": Help("", "Your site needs more than these keys; see docs/slurm.md.", '"generic"'),

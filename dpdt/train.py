@@ -9,8 +9,10 @@ import contextlib
 import time
 from collections.abc import Iterator
 
+from torch import nn
+
 from dpdt.checkpoint import remove_checkpoints
-from dpdt.dataset import load_split
+from dpdt.dataset import DomainData, load_split
 from dpdt.errors import DpdtError, StudyError
 from dpdt.files import remove_leftovers, write_json
 from dpdt.paths import RunPaths
@@ -18,6 +20,7 @@ from dpdt.ranks import Ranks, joined
 from dpdt.runs import RunSummary, read_state, run_done, run_lock, summary_of, write_state
 from dpdt.stop import StopFlag, stop_on_signals
 from dpdt.study import Cell, Study
+from dpdt.training.canaries import CanaryData, CanaryLoop, CanaryModel, toss_coins, with_canaries
 from dpdt.training.device import choose_device, set_threads
 from dpdt.training.loop import EpochEnd, TrainingLoop
 from dpdt.training.prepare import make_statement, prepare
@@ -25,7 +28,7 @@ from dpdt.training.resume import open_ledger
 from dpdt.training.run import TrainingRun
 from dpdt.training.start import initial_model
 
-__all__ = ["RunSummary", "StopFlag", "pretrain", "run_done", "train"]
+__all__ = ["RunSummary", "StopFlag", "pretrain", "run_done", "train", "train_with_canaries"]
 
 
 def pretrain(study: Study, *, on_epoch_end: EpochEnd | None = None, stop: StopFlag | None = None) -> RunSummary:
@@ -84,10 +87,32 @@ def train(
             other settings.
         DpdtError: Another process is training this run.
     """
-    run = TrainingRun(
-        study, study.run_id(cell), "train", cell.domain, cell, seeded=seeded_randomness or not cell.private
-    )
+    seeded = seeded_randomness or not cell.private
+    run = TrainingRun(study, study.run_id(cell), "train", cell.domain, cell, seeded=seeded)
     return _train(run, on_epoch_end=on_epoch_end, stop=stop)
+
+
+def train_with_canaries(
+    study: Study, cell: Cell, *, stop: StopFlag | None = None, seeded_randomness: bool = False
+) -> RunSummary:
+    """Train the twin of a cell that has `audit.canaries` canaries among its patients; no model for use.
+
+    Args:
+        study: The study, with canaries.
+        cell: As for ``train``.
+        stop: As for ``train``.
+        seeded_randomness: As for ``train``; the coins are then seeded too.
+
+    Raises:
+        StudyError: The study has no canaries.
+        DpdtError: As for ``train``.
+    """
+    if not study.audit.canaries:
+        raise StudyError(f"{study.file}: audit.canaries is 0. Set it, e.g. [audit] canaries = 1000.")
+    seeded = seeded_randomness or not cell.private
+    canaries = study.audit.canaries
+    run = TrainingRun(study, study.audit_run_id(cell), "audit", cell.domain, cell, seeded=seeded, canaries=canaries)
+    return _train(run, on_epoch_end=None, stop=stop)
 
 
 def _train(run: TrainingRun, *, on_epoch_end: EpochEnd | None, stop: StopFlag | None) -> RunSummary:
@@ -104,11 +129,15 @@ def _train(run: TrainingRun, *, on_epoch_end: EpochEnd | None, stop: StopFlag | 
             remove_leftovers(run.paths.folder)
         data = load_split(run.study, run.domain, "train")
         model, initial = initial_model(run)
+        if run.canaries:
+            model, data = _add_canaries(run, model, data, ranks)
         with ranks.leader_first():  # who freezes the config; the others compare
             plan, config = prepare(run, data, initial=initial, device=device)
         with contextlib.ExitStack() as stack:
             ledger = stack.enter_context(open_ledger(plan)) if plan.mechanism and ranks.leads else None
-            loop = TrainingLoop(plan, model=model, data=data, steps=ledger, ranks=ranks)
+            loop = (CanaryLoop if run.canaries else TrainingLoop)(
+                plan, model=model, data=data, steps=ledger, ranks=ranks
+            )
             if plan.mechanism and ranks.leads:
                 write_json(run.paths.privacy, make_statement(run, plan, config, data, spent_steps=plan.num_steps))
             status = loop.run(stop=flag, on_epoch_end=on_epoch_end)
@@ -119,6 +148,15 @@ def _train(run: TrainingRun, *, on_epoch_end: EpochEnd | None, stop: StopFlag | 
                 remove_checkpoints(run.paths.checkpoints)  # and with them the keys of the noise
         ranks.share(None)  # nobody goes on before the last file is written
     return summary_of(run.paths, seconds=time.perf_counter() - begun)
+
+
+def _add_canaries(run: TrainingRun, model: nn.Module, data: DomainData, ranks: Ranks) -> tuple[CanaryModel, CanaryData]:
+    """Put an audit's canaries into the network and the data."""
+    seed = f"{run.study.study.seed}/{run.run_id}" if run.seeded and run.cell and run.cell.private else None
+    with ranks.leader_first():  # who tosses the coins; the others read them
+        included = toss_coins(run.paths, run.canaries, seed=seed)
+    audited = with_canaries(data, included)
+    return CanaryModel(model, num_canaries=run.canaries, num_units=audited.num_units), audited
 
 
 @contextlib.contextmanager

@@ -58,7 +58,7 @@ def make_study(tmp_path: Path) -> MakeStudy:
             text = text.replace(old, new)
         file.write_text(text)
         study = load_study(file)
-        for domain in ("uka", "mimic"):
+        for domain in study.domains:
             if not study.paths.cohort_table(domain).exists():
                 write_domain(study, domain, patients=patients)
         return study

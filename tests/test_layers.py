@@ -24,6 +24,8 @@ LAYERS = [
     {"training"},
     {"train", "evaluate"},
     {"results"},
+    {"membership"},
+    {"audit"},
     {"report", "tracking"},
     {"synth"},
     {"frozen", "stamps", "attempts"},

@@ -9,7 +9,7 @@ import pytest
 
 from dpdt.privacy.accounting import epsilon
 from dpdt.privacy.mechanism import Mechanism
-from dpdt.privacy.statement import group_privacy, privacy_statement, statement_without_privacy
+from dpdt.privacy.statement import group_privacy, privacy_statement, selection_cost, statement_without_privacy
 
 MECHANISM = Mechanism(
     unit="patient",
@@ -121,3 +121,19 @@ def test_without_dp_it_says_so() -> None:
 def test_a_delta_that_protects_nobody_is_said_in_plain_words() -> None:
     assert "nobody should rely on" in statement(dataclasses.replace(MECHANISM, delta=1e-3))["paragraph"]
     assert "nobody should rely on" not in statement()["paragraph"]
+
+
+def test_the_best_of_several_runs_costs_their_sum() -> None:
+    # Basic composition: epsilons add up, and so do deltas.
+    cost = selection_cost([1.0, 8.0, 8.0], delta=1e-6)
+    assert (cost["runs"], cost["epsilon"]) == (3, 17.0)
+    assert cost["delta"] == pytest.approx(3e-6)
+    found = statement(sibling_epsilons=[1.0, 8.0])
+    assert found["selection"]["epsilon"] == 9.0
+    assert "answers for epsilon = 9 and delta = 2e-05 together" in found["paragraph"]
+    assert "`selection` is the cost" in str(found["other_releases"])
+
+
+def test_a_run_that_is_alone_has_nobody_to_be_chosen_from() -> None:
+    assert statement()["selection"]["runs"] == 1
+    assert "such models" not in statement()["paragraph"]

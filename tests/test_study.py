@@ -126,6 +126,14 @@ def test_settings_that_change_the_result_change_the_run_id(tmp_path: Path, chang
     assert before.run_id(cell) != after.run_id(cell)
 
 
+def test_another_privacy_unit_is_another_pretraining(tmp_path: Path) -> None:
+    # A step of the pretraining draws units too: patients' images in turn, or each image for itself.
+    by_patient = study(tmp_path)
+    by_image = study(tmp_path, '[privacy]\nunit = "image"\n' + MINIMAL)
+    assert by_patient.pretrain_run_id is not None
+    assert by_patient.pretrain_run_id != by_image.pretrain_run_id
+
+
 def test_privacy_settings_leave_the_arm_without_dp_alone(tmp_path: Path) -> None:
     before = study(tmp_path)
     after = study(tmp_path, "[privacy]\nmax_grad_norm = 1.0\n" + MINIMAL)

@@ -15,6 +15,7 @@ from dpdt.cli import jobs as jobs
 from dpdt.cli import tracking as tracking
 from dpdt.cli import verify as verify
 from dpdt.cli import privacy as privacy
+from dpdt.cli import audit as audit
 from dpdt.cli import machine as machine
 from dpdt.cli import demo as demo
 

@@ -17,6 +17,9 @@ Accountant = Annotated[
 SampleRate = Annotated[float, typer.Option(help="Probability that one privacy unit is in a step's batch, in (0, 1].")]
 NumSteps = Annotated[int, typer.Option(help="Logical (noisy) steps.")]
 Delta = Annotated[float, typer.Option(help="Probability of failure of the guarantee, below 1 / units.")]
+Units = Annotated[
+    int | None, typer.Option(help="Privacy units of the train split: a delta of 1 / units or more is refused.", min=1)
+]
 
 
 @app.command(epilog="Example: dpdt epsilon --noise-multiplier 1 --sample-rate 0.01 --num-steps 2000 --delta 1e-5")
@@ -26,11 +29,14 @@ def epsilon(
     num_steps: NumSteps,
     delta: Delta,
     accountant: Accountant = "pld",
+    units: Units = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the epsilon that a number of DP-SGD steps with Poisson sampling spends."""
+    from dpdt.privacy.accounting import check_delta
     from dpdt.privacy.accounting import epsilon as compute
 
+    check_delta(delta, units=units)
     spent = compute(
         noise_multiplier=noise_multiplier,
         sample_rate=sample_rate,
@@ -56,12 +62,14 @@ def calibrate(
     num_steps: NumSteps,
     delta: Delta,
     accountant: Accountant = "pld",
+    units: Units = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the smallest noise multiplier that keeps a training within a target epsilon."""
-    from dpdt.privacy.accounting import calibrate_noise_multiplier
+    from dpdt.privacy.accounting import calibrate_noise_multiplier, check_delta
     from dpdt.privacy.accounting import epsilon as compute
 
+    check_delta(delta, units=units)
     mechanism = {"sample_rate": sample_rate, "num_steps": num_steps, "delta": delta, "accountant": accountant}
     sigma = calibrate_noise_multiplier(target_epsilon=target_epsilon, **mechanism)  # type: ignore[arg-type]
     spent = compute(noise_multiplier=sigma, **mechanism)  # type: ignore[arg-type]

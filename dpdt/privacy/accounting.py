@@ -23,7 +23,7 @@ import numpy as np
 
 from dpdt.errors import PrivacyError
 
-__all__ = ["ACCOUNTANTS", "calibrate_noise_multiplier", "epsilon"]
+__all__ = ["ACCOUNTANTS", "calibrate_noise_multiplier", "check_delta", "epsilon"]
 
 ACCOUNTANTS: Final = ("pld", "prv", "rdp")
 
@@ -123,6 +123,23 @@ def calibrate_noise_multiplier(
     return _calibrate(
         float(target_epsilon), float(sample_rate), int(num_steps), float(delta), accountant, gaussian_noise
     )
+
+
+def check_delta(delta: float, *, units: int | None) -> None:
+    """Refuse a delta with which a mechanism that publishes one unit whole would count as private.
+
+    Args:
+        delta: Of the guarantee.
+        units: Privacy units of the train split; None: not known, nothing is refused.
+
+    Raises:
+        PrivacyError: Delta is not below 1 / units.
+    """
+    if units is not None and delta >= 1 / units:
+        raise PrivacyError(
+            f"delta: {delta:g} is not below 1 / {units} units = {1 / units:.3g}. With such a delta a mechanism that "
+            "publishes one of them whole would count as private. Choose a smaller one."
+        )
 
 
 def _check(*, sample_rate: float, num_steps: int, delta: float, accountant: str) -> None:

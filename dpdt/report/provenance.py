@@ -10,7 +10,7 @@ from dpdt.results import Run
 from dpdt.study import Study
 from dpdt.vocabulary import LABELS, SPLITS
 
-__all__ = ["cohort", "other_releases", "paragraphs", "privacy_table", "provenance", "versions"]
+__all__ = ["audits", "cohort", "other_releases", "paragraphs", "privacy_table", "provenance", "versions"]
 
 HASH_DIGITS: Final = 12
 
@@ -80,6 +80,24 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def audits(runs: Sequence[Run]) -> Table:
+    """What `dpdt audit` found, a row a run that it was tried on."""
+    rows = []
+    for run in runs:
+        found = run.audit()
+        if found is None:
+            continue
+        member, canaries = found["membership"], found["canaries"] or {}
+        auc = "–" if member["auc"] is None else f"{member['auc']:.3f} ({member['low']:.3f} to {member['high']:.3f})"
+        lower = _value(canaries.get("epsilon_lower"))
+        if canaries:
+            lower += f" ({canaries['right']} of {canaries['guesses']} guesses right)"
+        verdict = "refuted" if found["refuted"] else "holds" if canaries else "–"
+        rows.append([run.title, lower, _value(canaries.get("epsilon_upper")), auc, verdict])
+    columns = ["model", "ε at least (canaries)", "ε at most (accountant)", "membership AUC", "the claim"]
+    return Table(columns, rows)
 
 
 def paragraphs(runs: Sequence[Run]) -> list[tuple[str, str]]:

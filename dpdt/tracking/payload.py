@@ -74,7 +74,8 @@ def _lock_is_free(run: Run) -> bool:
 
 def signature(run: Run) -> str:
     """Changes whenever there is news of a run; cheap."""
-    files = (run.paths.config, run.paths.state, run.paths.metrics_log, run.paths.privacy, run.paths.metrics)
+    paths = run.paths
+    files = (paths.config, paths.state, paths.metrics_log, paths.privacy, paths.metrics, paths.audit)
     stats = [(file.stat().st_size, file.stat().st_mtime_ns) if file.exists() else None for file in files]
     return fingerprint([FORMAT, run_status(run), stats])[:16]
 
@@ -101,7 +102,7 @@ def payload(run: Run) -> Payload:
         ended_ms=_ms(updated),
         params=_params(run),
         tags={key: value for key, value in tags.items() if value},
-        points=[*final, *values],  # MLflow's charts begin with the metric that came first
+        points=[*final, *_audit_values(run), *values],  # MLflow's charts begin with the metric that came first
         texts={name: text for name, text in texts.items() if text},
     )
 
@@ -198,7 +199,7 @@ def _final_values(run: Run, updated: float) -> tuple[list[Point], dict[str, str]
     when = _ms(max(updated, run.paths.metrics.stat().st_mtime))  # after a former evaluation's, so that it is the latest
     step = int(run.state.get("step") or 0)
     points, undefined = [], {}
-    room = MAX_METRIC_KEYS - len(STEP_METRICS)
+    room = MAX_METRIC_KEYS - len(STEP_METRICS) - len(_audit_values(run))
     for number, (name, value, reason) in enumerate(_named_values(run, table)):
         if number >= room:
             break  # the artifact metrics.csv has all
@@ -207,6 +208,20 @@ def _final_values(run: Run, updated: float) -> tuple[list[Point], dict[str, str]
         else:
             undefined[name] = reason or "undefined"
     return points, undefined
+
+
+def _audit_values(run: Run) -> list[Point]:
+    """What `dpdt audit` found: the lower bound on epsilon and the membership AUC."""
+    found = run.audit()
+    if found is None:
+        return []
+    values = {
+        "audit/epsilon_lower": (found["canaries"] or {}).get("epsilon_lower"),
+        "audit/membership_auc": found["membership"]["auc"],
+        "audit/refuted": float(found["refuted"]),
+    }
+    step = int(run.state.get("step") or 0)
+    return [Point(name, float(v), _ms(float(found["made"])), step) for name, v in values.items() if v is not None]
 
 
 def _named_values(run: Run, table: pd.DataFrame) -> Iterator[tuple[str, float, str]]:

@@ -56,7 +56,7 @@ def sync(study: Study, *, only: Collection[str] | None = None) -> SyncSummary:
         TrackingError: MLflow cannot be reached or refuses. Whatever was sent stays, the rest is sent the next time.
     """
     uri = tracking_uri(study)
-    runs = [run for run in all_runs(study) if only is None or run.run_id in only]
+    runs = [run for run in all_runs(study) if run.kind != "audit" and (only is None or run.run_id in only)]
     if not runs:
         return SyncSummary(public_name(uri), 0, 0)
     with explained(uri), exclusive_lock(study.paths.tracking_lock):

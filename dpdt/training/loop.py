@@ -24,7 +24,7 @@ from dpdt.dataset import DomainData
 from dpdt.files import atomic_path
 from dpdt.model import as_input
 from dpdt.paths import RunPaths
-from dpdt.privacy.clipping import CLIPPING, GradientSum
+from dpdt.privacy.clipping import CLIPPING, GradientSum, Loss
 from dpdt.privacy.ledger import Countdown, Ledger
 from dpdt.ranks import ALONE, Ranks
 from dpdt.runs import append_metrics, keep_metrics_until, write_state
@@ -183,19 +183,23 @@ class TrainingLoop:
         self.optimizer.step()
         return total
 
-    def _gradient_sum(self) -> GradientSum:
+    def _loss(self) -> Loss:
+        """One loss an image, from logits and labels."""
         weights = self.plan.class_weights
         tensor = None if weights is None else torch.tensor(weights, device=self.plan.device)
 
         def loss(logits: Tensor, labels: Tensor) -> Tensor:
             return image_losses(logits, labels, class_weights=tensor)
 
+        return loss
+
+    def _gradient_sum(self) -> GradientSum:
         mechanism = self.plan.mechanism
         if mechanism is None:
-            return GradientSum(self.model, loss)
+            return GradientSum(self.model, self._loss())
         return CLIPPING[self.plan.clipping](
             self.model,
-            loss,
+            self._loss(),
             max_grad_norm=mechanism.max_grad_norm,
             noise_multiplier=mechanism.noise_multiplier,
             noise=self.noise,

@@ -6,7 +6,7 @@ import torch
 
 from dpdt.custom_model import model_code
 from dpdt.dataset import DomainData
-from dpdt.files import read_json
+from dpdt.files import read_json, sha256_file
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.sampling import num_steps_for, sample_rate_for
 from dpdt.privacy.statement import privacy_statement, statement_without_privacy
@@ -61,6 +61,8 @@ def prepare(
         "randomness": "seeded" if run.seeded else "cryptographic",
         "synthetic": data.synthetic,
     }
+    if run.canaries:
+        config["canaries"] = {"canaries": run.canaries, "coins_sha256": sha256_file(run.paths.coins)}
     code = model_code(run.study.model, run.study.file.parent)
     if code is not None:
         config["model_code_sha256"] = code
@@ -80,8 +82,11 @@ def _mechanism(
     if run.target_epsilon is None:
         return None
     counted = study.train.class_weights == "private"
+    settings = study.privacy
+    if settings.delta < 1 / (num_units - run.canaries):  # canaries are nobody: the rule is there for the patients
+        settings = settings.model_copy(update={"allow_large_delta": True})
     return Mechanism.plan(
-        study.privacy,
+        settings,
         target_epsilon=run.target_epsilon,
         num_units=num_units,
         sample_rate=sample_rate,
@@ -153,8 +158,10 @@ def make_statement(
         return statement_without_privacy(
             unit=run.study.privacy.unit, num_units=data.num_units, num_steps=spent_steps, **shared
         )
+    siblings = [] if run.canaries else [cell for cell in run.study.cells() if cell.private]
     return privacy_statement(
         plan.mechanism,
+        sibling_epsilons=[cell.target_epsilon for cell in siblings if cell.domain == run.domain],
         spent_steps=spent_steps,
         randomness=config["randomness"],
         max_images_per_patient=int(data.frame["patient_id"].value_counts().max()),

@@ -15,10 +15,11 @@ class TrainingRun:
     Attributes:
         study: The study.
         run_id: Name of its folder.
-        kind: ``train`` or ``pretrain``.
+        kind: ``train``, ``pretrain`` or ``audit``.
         domain: Whose train split.
         cell: None for the pretraining.
         seeded: Whether its random numbers come from a seed.
+        canaries: Made-up units that are put in by the toss of a coin, to audit the training; 0 but in an audit.
     """
 
     study: Study
@@ -27,6 +28,7 @@ class TrainingRun:
     domain: str
     cell: Cell | None
     seeded: bool
+    canaries: int = 0
 
     @property
     def paths(self) -> RunPaths:
@@ -53,4 +55,4 @@ class TrainingRun:
         """For people."""
         if self.cell is None:
             return f"pretrain {self.domain}"
-        return f"train {self.domain} epsilon {format_epsilon(self.cell.target_epsilon)}"
+        return f"{self.kind} {self.domain} epsilon {format_epsilon(self.cell.target_epsilon)}"

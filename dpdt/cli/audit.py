@@ -1,0 +1,69 @@
+"""Attacks on trained models: `audit`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dpdt.cli.app import FAILED, app
+from dpdt.cli.arguments import AsJson, read_study
+from dpdt.errors import StudyError
+
+if TYPE_CHECKING:
+    from dpdt.study import Cell, Study
+
+__all__ = ["audit"]
+
+
+@app.command(epilog="Example: dpdt audit runs/padchest-patient-eps1-seed0-1a2b3c4d   or: dpdt audit study.toml")
+def audit(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="A finished run's folder; or a study, for all of its finished runs."),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Attack trained models: membership inference, and with audit.canaries a lower bound on epsilon."""
+    from dpdt.audit import audit_run, words
+    from dpdt.results import read_run
+    from dpdt.stages import private_umask
+
+    study, cells = _find(Path(target))
+    found = []
+    with private_umask(study):
+        for cell in cells:
+            found.append(audit_run(study, cell))
+            run = read_run(study, study.run_id(cell))
+            if run and not as_json:
+                print(words(run, found[-1]))
+    if as_json:
+        print(json.dumps(found, indent=2))
+    if any(one["refuted"] for one in found):
+        raise typer.Exit(FAILED)
+
+
+def _find(target: Path) -> "tuple[Study, list[Cell]]":
+    """The study, and which of its runs are meant."""
+    from dpdt.runs import run_done
+
+    if not (target / "config.json").exists():
+        study = read_study(str(target))
+        cells = [cell for cell in study.cells() if run_done(study, study.run_id(cell))]
+        if not cells:
+            raise StudyError(f"{target}: no run is finished yet. Run `dpdt train {target}` first.")
+        return study, cells
+    folder = target.resolve()
+    for parent in folder.parents:
+        if (parent / "study.toml").exists():
+            study = read_study(str(parent))
+            if study.paths.runs != folder.parent:
+                continue
+            cells = [cell for cell in study.cells() if study.run_id(cell) == folder.name]
+            if not cells:
+                raise StudyError(
+                    f"{target}: no training of {study.file} as it is now: its settings changed, or the run is a "
+                    f"pretraining or an audit's twin. Its trainings: {', '.join(map(study.run_id, study.cells()))}."
+                )
+            return study, cells
+    raise StudyError(f"{target}: no study.toml above it has its outputs there. Give the study: dpdt audit STUDY.")

@@ -1,0 +1,159 @@
+"""Canaries: made-up privacy units that go through a training as patients do, each with a direction of its own.
+
+An image gets one more row of pixels, with the canary's number or 0. `CanaryModel` reads it and adds an output that is
+the canary's own weight; a canary's loss is GAIN times that output. So its gradient is GAIN along one coordinate, far
+above any clipping norm: clipped, it is the gradient of the unit that is easiest to find (the Dirac canary of Nasr et
+al. 2023, arXiv 2302.07956). Sampler, clipping, noise, ledger and optimiser are those of every training.
+
+All canaries are units that can be drawn, so that sample rate and steps do not depend on the coins; the images of those
+that are left out go no further than the draw.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dpdt.dataset import DomainData
+from dpdt.errors import PrivacyError
+from dpdt.files import make_folder, read_json, write_json
+from dpdt.paths import RunPaths
+from dpdt.privacy.clipping import Loss
+from dpdt.privacy.keystream import KeyStream
+from dpdt.training.loop import TrainingLoop
+from dpdt.vocabulary import LABELS
+
+__all__ = ["GAIN", "CanaryData", "CanaryLoop", "CanaryModel", "toss_coins", "with_canaries"]
+
+GAIN: Final = 1e3
+CODE_PIXELS: Final = 3  # a number below 2^24
+
+
+def toss_coins(paths: RunPaths, canaries: int, *, seed: str | None) -> NDArray[np.bool_]:
+    """Which canaries are in, each with probability one half; tossed once and kept in the run's folder.
+
+    Args:
+        paths: The run.
+        canaries: How many there are.
+        seed: None for coins that nobody can predict.
+
+    Raises:
+        PrivacyError: The coins of another number of canaries are there.
+    """
+    if not paths.coins.exists():
+        make_folder(paths.folder)
+        stream = KeyStream.fresh() if seed is None else KeyStream.from_seed("coins", seed)
+        write_json(paths.coins, {"included": [bool(coin < 0.5) for coin in stream.uniform(canaries)]})
+    included = np.array(read_json(paths.coins)["included"], dtype=bool)
+    if len(included) != canaries:
+        raise PrivacyError(
+            f"{paths.coins}: has {len(included)} coins, expected {canaries}. The run was altered; remove its folder."
+        )
+    return included
+
+
+@dataclass(frozen=True)
+class CanaryData(DomainData):
+    """A train split, and after its images those of all canaries, one each.
+
+    Attributes:
+        included: Whether each canary is in the training, shape (m,).
+    """
+
+    included: NDArray[np.bool_]
+
+    @property
+    def num_patients_images(self) -> int:
+        """Images that are no canaries'."""
+        return len(self._positions)
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """Whether each image takes part, shape (images,)."""
+        return np.concatenate((np.ones(self.num_patients_images, dtype=bool), self.included))
+
+    def __len__(self) -> int:
+        return self.num_patients_images + len(self.included)
+
+    def images(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Pixels with the row that tells canaries apart, uint8, shape (k, size + 1, size)."""
+        out = np.zeros((len(rows), self.size + 1, self.size), dtype=np.uint8)
+        real = rows < self.num_patients_images
+        if real.any():
+            out[real, :-1] = super().images(rows[real])
+        numbers = rows[~real] - self.num_patients_images + 1
+        for place in range(CODE_PIXELS):
+            out[~real, -1, place] = numbers >> (8 * place) & 255
+        return out
+
+
+def with_canaries(data: DomainData, included: NDArray[np.bool_]) -> CanaryData:
+    """Add canaries to a train split; each is a unit of its own, and no label of it is known."""
+    fields = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
+    unknown = np.full((len(included), len(LABELS)), np.nan, dtype=np.float32)
+    fields["labels"] = np.concatenate((data.labels, unknown))
+    fields["units"] = np.concatenate((data.units, data.num_units + np.arange(len(included))))
+    return CanaryData(**fields, included=included)
+
+
+class CanaryModel(nn.Module):
+    """The network and one weight a canary, with what was released about them.
+
+    The sums are buffers: they are in checkpoints and final weights, and a training that goes on goes on with them.
+
+    Args:
+        network: Gray images to one logit a label.
+        num_canaries: Canaries, at least 1.
+        num_units: Patients (or images) and canaries.
+    """
+
+    released: Tensor  # sum over steps of each canary's coordinate of the released gradient, times the batch size
+    squares: Tensor  # of its squares
+    draws: Tensor  # how often each unit was drawn
+    steps: Tensor
+
+    def __init__(self, network: nn.Module, *, num_canaries: int, num_units: int) -> None:
+        super().__init__()
+        self.network = network
+        self.canaries = nn.Linear(num_canaries, 1, bias=False)
+        nn.init.zeros_(self.canaries.weight)
+        self.register_buffer("released", torch.zeros(num_canaries, dtype=torch.float64))
+        self.register_buffer("squares", torch.zeros(num_canaries, dtype=torch.float64))
+        self.register_buffer("draws", torch.zeros(num_units, dtype=torch.int64))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 1, size + 1, size) to (n, labels + 1): the logits, and the canary's weight (0 for a patient's image)."""
+        code = (x[:, 0, -1, :CODE_PIXELS] * 255).round().long()
+        number = code[:, 0] + 256 * code[:, 1] + 65536 * code[:, 2]
+        which = nn.functional.one_hot(number, self.canaries.in_features + 1)[:, 1:].to(x.dtype)
+        return torch.cat((self.network(x[:, :, :-1]), self.canaries(which)), dim=1)
+
+
+class CanaryLoop(TrainingLoop):
+    """The loop of every training; adds up what it releases about each canary's coordinate."""
+
+    data: CanaryData
+    model: Any
+
+    def _loss(self) -> Loss:
+        network_loss = super()._loss()
+
+        def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+            weight = outputs[:, -1]
+            return network_loss(outputs[:, :-1], labels) + GAIN * (weight - weight.detach())  # the logged loss stays
+
+        return loss
+
+    def _take_step(self, rows: NDArray[np.int64]) -> Tensor:
+        losses = super()._take_step(rows[self.data.present[rows]])
+        released = self.model.canaries.weight.grad[0].double() * self.plan.expected_batch_size
+        self.model.released += released
+        self.model.squares += released.square()
+        self.model.draws[torch.from_numpy(np.unique(self.data.units[rows])).to(self.plan.device)] += 1
+        self.model.steps += 1
+        return losses
