@@ -143,7 +143,8 @@ def spent_figure(table: pd.DataFrame) -> Drawing:
 
     with rc_context(FONT):
         figure, axes = _figure(4.7, 3.7)
-        for number, (domain, line) in enumerate(table.sort_values("epsilon").groupby("domain", sort=False)):
+        for number, (domain, points) in enumerate(table.groupby("domain", sort=False)):
+            line = points.sort_values("epsilon")
             look: dict[str, Any] = {"color": ARM_COLOURS[number % len(ARM_COLOURS)], "markersize": 4, "linewidth": 1.2}
             marker = ARM_MARKERS[number % len(ARM_MARKERS)]
             axes.plot(line["epsilon"], line["auc"], marker=marker, label=str(domain), **look)
