@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from dpdt.audit import audit_run, refutations, score_canaries
+from dpdt.audit import audit_run, refutations, score_canaries, words
 from dpdt.errors import PrivacyError, StudyError
 from dpdt.files import read_json, write_json
 from dpdt.privacy.clipping import ClippedGradientSum
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.sampling import PoissonSampler
+from dpdt.report.provenance import audits
 from dpdt.results import read_run
 from dpdt.study import Cell, Study
+from dpdt.tracking.payload import payload
 from dpdt.train import train, train_with_canaries
 from tests.small_data import MakeStudy
 
@@ -158,6 +160,25 @@ def test_an_audit_is_written_beside_the_run_and_read_by_those_who_show_it(traine
         assert 0 <= member["low"] <= member["auc"] <= member["high"] <= 1
         assert (member["members"], member["others"], found["canaries"]) == (32, 8, None)
         assert not found["refuted"]
+        shown = {point.key: point.value for point in payload(run).points if point.key.startswith("audit/")}
+        assert shown == {"audit/membership_auc": member["auc"], "audit/refuted": 0.0}
+        table = audits([run])
+        assert table.rows[0][0] == run.title
+        assert table.rows[0][3].startswith(f"{member['auc']:.3f} (")
+
+
+def test_the_report_and_mlflow_show_the_lower_bound_beside_the_upper_one(make_study: MakeStudy) -> None:
+    study = make_study(*CHANGES, patients=100)
+    train(study, DP)
+    found = audit_run(study, DP)
+    run = read_run(study, study.run_id(DP))
+    assert run is not None
+    shown = {point.key: point.value for point in payload(run).points}
+    assert shown["audit/epsilon_lower"] == found["canaries"]["epsilon_lower"]
+    _, lower, upper, _, verdict = audits([run]).rows[0]
+    assert "guesses right" in lower
+    assert (upper, verdict) == (f"{found['canaries']['epsilon_upper']:.4g}", "holds")
+    assert "epsilon is at least" in words(run, found)
 
 
 def test_the_command_takes_a_run_or_a_study(trained: Study, capsys: pytest.CaptureFixture[str]) -> None:
