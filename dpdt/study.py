@@ -108,6 +108,10 @@ class TrainSettings(Section):
         "not offered in a DP arm: they would be released outside of epsilon.",
     )
     checkpoint_every_steps: Integer = Field(default=50, ge=1, description="Logical steps between two checkpoints.")
+    precision: Literal["float32", "bf16"] = Field(
+        default="float32",
+        description="bf16: autocast of forward and backward passes; norms, sums, weights stay float32.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where pretrain, train and evaluate compute; auto: a GPU if torch sees one."
     )
@@ -149,7 +153,9 @@ class PrivacySettings(Section):
     accountant: Literal["pld", "prv", "rdp"] = Field(
         default="pld", description="How epsilon is computed from the ledger; pld is the tightest."
     )
-    clipping: Literal["hooks", "ghost"] = Field(default="hooks", description="How per-sample gradients are clipped.")
+    clipping: Literal["bookkeeping", "hooks", "ghost"] = Field(
+        default="bookkeeping", description="How per-sample gradients are clipped: dpdt's engine, or Opacus' two."
+    )
     reserve_steps: Integer = Field(default=10, ge=1, description="Noisy steps that the ledger reserves at once.")
 
     @model_validator(mode="after")
@@ -167,8 +173,8 @@ class PrivacySettings(Section):
             raise ValueError(f"images_per_patient: {self.images_per_patient} needs unit = 'patient'")
         if self.images_per_patient > 1 and self.clipping == "ghost":
             raise ValueError(
-                f"images_per_patient: {self.images_per_patient} needs clipping = 'hooks'; ghost clipping has no norm "
-                "of several images' mean gradient"
+                f"images_per_patient: {self.images_per_patient} needs clipping = 'bookkeeping' or 'hooks'; ghost "
+                "clipping has no norm of several images' mean gradient"
             )
         return self
 
@@ -251,6 +257,8 @@ class Study(Section):
             for name in names or ():
                 if name not in self.domains:
                     raise ValueError(f"{key}: no [domains.{name}]; known: {', '.join(self.domains) or 'none'}")
+        if self.train.precision == "bf16" and self.privacy.clipping == "ghost":
+            raise ValueError("train.precision: bf16 breaks ghost clipping's bound; use clipping = 'bookkeeping'")
         if len(self.public_domains) > 1:
             raise ValueError(f"domains: only one may have role public, got {', '.join(self.public_domains)}")
         return self
@@ -264,6 +272,11 @@ class Study(Section):
     def paths(self) -> StudyPaths:
         """Names of all files of the study."""
         return StudyPaths(self.folder)
+
+    @property
+    def _precision(self) -> dict[str, str]:
+        """For the names of runs."""
+        return {} if self.train.precision == "float32" else {"precision": self.train.precision}
 
     @property
     def name(self) -> str:
@@ -334,6 +347,7 @@ class Study(Section):
                 "model": self.model.model_dump(mode="json"),
                 "pretrain": self.pretrain.model_dump(mode="json"),
                 "seed": self.study.seed,
+                **self._precision,
             }
         )
         return f"pretrain-{self.public_domain}-{digest[:8]}"
@@ -351,6 +365,7 @@ class Study(Section):
         """Name of a training's run folder; it changes with every setting that changes the result."""
         privacy = self.privacy.model_dump(mode="json", exclude={"target_epsilons", "reserve_steps"})
         speed = {"domains", "seeds", "physical_batch_size", "checkpoint_every_steps", "device", "num_threads"}
+        speed.add("precision")  # below, so that float32 is what it was before there was a choice
         digest = fingerprint(
             {
                 "shards": self.shards_fingerprint(cell.domain),
@@ -359,6 +374,7 @@ class Study(Section):
                 "train": self.train.model_dump(mode="json", exclude=speed),
                 "privacy": {key: privacy[key] for key in (privacy if cell.private else ("unit", "images_per_patient"))},
                 "cell": [cell.domain, format_epsilon(cell.target_epsilon), cell.seed, self.study.seed],
+                **self._precision,
             }
         )
         epsilon = format_epsilon(cell.target_epsilon)

@@ -51,9 +51,11 @@ WAYS: Final = ("line", "line", "time", "disk", "stop")
 PACKAGE: Final = str(Path(dpdt.__file__).parent)
 # Where a training keeps its books; a kill while it only reads its settings costs time and tests nothing.
 FILES: Final = (
+    "bookkeeping",
     "checkpoint",
     "clipping",
     "files",
+    "gradients",
     "keystream",
     "ledger",
     "loop",

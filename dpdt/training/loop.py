@@ -192,13 +192,14 @@ class TrainingLoop:
 
         mechanism = self.plan.mechanism
         if mechanism is None:
-            return GradientSum(self.model, loss)
+            return GradientSum(self.model, loss, autocast=self.plan.autocast)
         return CLIPPING[self.plan.clipping](
             self.model,
             loss,
             max_grad_norm=mechanism.max_grad_norm,
             noise_multiplier=mechanism.noise_multiplier,
             noise=self.noise,
+            autocast=self.plan.autocast,
         )
 
     def _save(self) -> None:

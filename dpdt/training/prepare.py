@@ -3,9 +3,11 @@
 from typing import Any
 
 import torch
+from torch import nn
 
 from dpdt.dataset import DomainData
 from dpdt.files import read_json
+from dpdt.privacy.bookkeeping import clipping_ways
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.sampling import num_steps_for, sample_rate_for
 from dpdt.privacy.statement import privacy_statement, statement_without_privacy
@@ -18,13 +20,14 @@ __all__ = ["make_statement", "prepare"]
 
 
 def prepare(
-    run: TrainingRun, data: DomainData, *, initial: dict[str, Any], device: torch.device
+    run: TrainingRun, data: DomainData, *, model: nn.Module, initial: dict[str, Any], device: torch.device
 ) -> tuple[TrainingPlan, dict[str, Any]]:
     """What the loop needs, and the config: frozen now, or checked against the one that is frozen.
 
     Args:
         run: Which training.
         data: Its train split.
+        model: The network, for the ways to its gradients' norms: others would round otherwise.
         initial: Where the first weights come from, for the config.
         device: Where to compute.
 
@@ -60,6 +63,8 @@ def prepare(
         "randomness": "seeded" if run.seeded else "cryptographic",
         "synthetic": data.synthetic,
     }
+    if mechanism is not None and run.study.privacy.clipping == "bookkeeping":
+        config["clipping_ways"] = clipping_ways(model, size=data.size)
     if run.kind == "pretrain":
         config["public_class_weights"] = count_class_weights(data)
     plan = _plan(
@@ -109,6 +114,7 @@ def _plan(
         class_weights=None if class_weights is None else tuple(class_weights),
         mechanism=mechanism,
         clipping=study.privacy.clipping,
+        autocast=study.train.precision == "bf16",
         images_per_unit=study.privacy.images_per_patient if run.cell else 1,
         seed=f"{study.study.seed}/{run.run_id}",
         seeded=run.seeded,
