@@ -1,4 +1,4 @@
-"""Ways to clip as settings of a training: what the config records, and what another way does to a run that was begun."""
+"""Ways to clip as settings of a training: what the config records, and what another way does to a begun run."""
 
 import math
 
@@ -51,15 +51,10 @@ def test_another_engine_is_another_run_and_a_warning_says_what_was_spent(
 
 
 @pytest.mark.parametrize("clipping", ["bookkeeping", "hooks"])
-def test_a_training_in_bf16_ends_near_that_in_float32(make_study: MakeStudy, clipping: str) -> None:
-    weights = []
-    for precision in ("float32", "bf16"):
-        study = make_study(
-            ("[train]", f'[train]\nprecision = "{precision}"'), ("[privacy]", f'[privacy]\nclipping = "{clipping}"')
-        )
-        pretrain(study)
-        train(study, DP, seeded_randomness=True)
-        weights.append(torch.load(study.paths.run(study.run_id(DP)).weights, weights_only=True)["conv1.weight"])
-    difference = (weights[0] - weights[1]).norm() / weights[0].norm()
-    assert 0 < difference < 0.2
-    assert weights[1].dtype == torch.float32
+def test_a_training_in_bf16_ends_with_weights_in_float32(make_study: MakeStudy, clipping: str) -> None:
+    study = make_study(("[train]", '[train]\nprecision = "bf16"'), ("[privacy]", f'[privacy]\nclipping = "{clipping}"'))
+    pretrain(study)
+    assert train(study, DP).status == "finished"
+    weights = torch.load(study.paths.run(study.run_id(DP)).weights, weights_only=True)
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert all(bool(value.isfinite().all()) for value in weights.values())
