@@ -20,7 +20,7 @@ from dpdt.ranks import Ranks, joined
 from dpdt.runs import RunSummary, read_state, run_done, run_lock, summary_of, write_state
 from dpdt.stop import StopFlag, stop_on_signals
 from dpdt.study import Cell, Study
-from dpdt.training.device import choose_device, set_threads
+from dpdt.training.device import choose_device, keep_memory, set_threads
 from dpdt.training.loop import EpochEnd, TrainingLoop
 from dpdt.training.prepare import make_statement, prepare
 from dpdt.training.resume import open_ledger
@@ -100,6 +100,7 @@ def _train(run: TrainingRun, *, on_epoch_end: EpochEnd | None, stop: StopFlag | 
     begun = time.perf_counter()
     device = choose_device(run.study.train.device)
     set_threads(run.study.train.num_threads)
+    keep_memory(device)
     signals = contextlib.nullcontext(stop) if stop else stop_on_signals()
     with joined() as ranks, _leading(run.paths, ranks, signals) as flag:
         if ranks.leads:

@@ -60,6 +60,7 @@ FILES: Final = (
     "ledger",
     "loop",
     "prepare",
+    "reader",
     "resume",
     "runs",
     "sampling",

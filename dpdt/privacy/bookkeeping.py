@@ -133,6 +133,7 @@ class BookkeepingClipping(ClippedGradientSum):
                     "the parameter."
                 )
 
+    @torch.no_grad()
     def _contract(self, place: Tensor | None) -> None:
         """Add each image's gradient, times its factor, to the sums."""
         if self._squared is None:

@@ -144,12 +144,10 @@ class ClippedGradientSum(GradientSum, abc.ABC):
 
     def release(self, *, expected_batch_size: int) -> None:
         """Put (clipped sum + noise) / expected_batch_size into each parameter's ``grad``, in the sum's own memory."""
-        sizes = [p.numel() for p in self.parameters]
-        noise = self.noise.normal(sum(sizes)).mul_(self.noise_multiplier * self.max_grad_norm)
-        for parameter, total, piece in zip(self.parameters, self.sums, noise.split_with_sizes(sizes), strict=True):
-            # Added in float64 and rounded once; KeyStream.normal says what that guards against.
-            noised = total.double().add_(piece.view_as(total).to(total.device))
-            parameter.grad = total.copy_(noised.div_(expected_batch_size))
+        scale = self.noise_multiplier * self.max_grad_norm
+        for parameter, total in zip(self.parameters, self.sums, strict=True):
+            self.noise.noise(total, scale=scale, divisor=expected_batch_size)
+            parameter.grad = total
 
     def clear(self) -> None:
         """Forget the last logical batch, released or not."""
