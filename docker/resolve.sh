@@ -4,7 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 printf '\n== pins of the cuda target\n'
 uv=$(command -v uv || echo .venv/bin/uv)
-[ -x "$uv" ] || .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt uv
+[ -x "$uv" ] || .venv/bin/pip install -qq --disable-pip-version-check -c constraints.txt uv
 mkdir -p build/image-test
 if ! .venv/bin/python -c "import urllib.request as r; r.urlopen('${CUDA_TORCH_INDEX:-https://pypi.org/simple}/torch/', timeout=30)" \
     2> build/image-test/resolve.log; then

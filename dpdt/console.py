@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["Advance", "note", "progress", "quiet", "say", "show_table", "warn"]
+__all__ = ["Advance", "note", "progress", "quiet", "say", "show_checks", "show_table", "warn"]
 
 LOG_EVERY_SECONDS = 10.0
 
@@ -100,6 +100,21 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table)
+
+
+def show_checks(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
+    """Print findings to stdout: name, state (green, yellow or red on a terminal), what was found."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colours = {"good": "green", "note": "yellow", "bad": "bold red"}
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in ("what", "state", "found"):
+        table.add_column(column)
+    for name, state, found in rows:
+        table.add_row(Text(name), Text(state, style=colours.get(state, "")), Text(found))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def say(text: object) -> None:

@@ -84,10 +84,18 @@ def make_demo_study(folder: Path, *, patients: int | None = None) -> Study:
     make_folder(folder)
     file = folder / "study.toml"
     if not file.exists():
-        write_text(file, DEMO_STUDY)
+        write_text(file, _demo_study(patients))
     study = load_study(file)
     make_hospitals(folder / "raw", seed=study.study.seed, patients=patients)
     return study
+
+
+def _demo_study(patients: int | None) -> str:
+    """The study's text, with batches that fit into the train split of few patients."""
+    batch = "expected_batch_size = 64"
+    if patients is None or patients >= 4 * 64:
+        return DEMO_STUDY
+    return DEMO_STUDY.replace(batch, f"expected_batch_size = {max(1, patients // 4)}")
 
 
 def show_comparison(study: Study) -> None:

@@ -26,9 +26,13 @@ DOMAIN_KINDS: Final = ("vindr", "chestxray14", "chexpert", "uka", "padchest", "m
 
 def _number(value: Any) -> Any:
     """Refuse numbers in quotes: `2e-4` without a dot is a float in TOML, but people quote it out of habit."""
-    if isinstance(value, str):
-        raise ValueError(f"expected a number, got {value!r} (text). Remove the quotes.")  # noqa: TRY004
-    return value
+    if not isinstance(value, str):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        raise ValueError(f"expected a number, got {value!r} (text)") from None
+    raise ValueError(f"expected a number, got {value!r} (text). Remove the quotes.")
 
 
 def _expand(value: Any) -> Any:

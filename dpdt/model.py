@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dpdt.custom_model import custom_model
 from dpdt.errors import StudyError
 from dpdt.study import ModelSettings
 from dpdt.vocabulary import LABELS
@@ -107,12 +108,18 @@ class ResNet9(nn.Module):
         return self.fc(self.avgpool(x).flatten(1))  # type: ignore[no-any-return]
 
 
-def build_model(settings: ModelSettings) -> ResNet9:
+def build_model(settings: ModelSettings, *, folder: Path = Path()) -> nn.Module:
     """The study's network with random weights (of torch's global generator).
 
     Args:
         settings: The study file's ``[model]``.
+        folder: Of the study file: a network of one's own may lie there.
+
+    Raises:
+        StudyError: A network of one's own cannot be imported or built.
     """
+    if settings.name != "resnet9":
+        return custom_model(settings, folder, num_outputs=len(LABELS))
     return ResNet9(width=settings.width, in_channels=settings.in_channels)
 
 
@@ -149,19 +156,34 @@ def load_weights(model: nn.Module, path: Path, *, new_head: bool = False) -> boo
     try:
         state = _plain_state(torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError as err:
-        raise StudyError(f"{path}: no such file of weights.") from err
+        raise StudyError(
+            f"{path}: no such file of weights. Correct model.init_weights (relative to the study file)."
+        ) from err
     except Exception as err:  # torch.load raises many kinds, most of them for a file that is not its own
-        raise StudyError(f"{path}: cannot be read as a state dict ({type(err).__name__}: {err}).") from err
+        why = str(err).partition("\n")[0].partition(". ")[0].rstrip(".")
+        raise StudyError(
+            f"{path}: cannot be read as a state dict ({type(err).__name__}: {why}). Expected what torch.save wrote."
+        ) from err
     own = model.state_dict()
-    first = state.get("conv1.weight")
-    if first is not None and first.ndim == 4 and (first.shape[1], own["conv1.weight"].shape[1]) == (3, 1):
-        state["conv1.weight"] = first.sum(1, keepdim=True)
-    head = all(name in state and state[name].shape == own[name].shape for name in ("fc.weight", "fc.bias"))
-    if not head and new_head:
-        state = {**state, "fc.weight": own["fc.weight"], "fc.bias": own["fc.bias"]}
-    _check_names_and_shapes(path, own, state)
+    stem, head = _ends(model)
+    first = state.get(stem)
+    if first is not None and first.ndim == 4 and (first.shape[1], own[stem].shape[1]) == (3, 1):
+        state[stem] = first.sum(1, keepdim=True)
+    has_head = all(name in state and state[name].shape == own[name].shape for name in head)
+    if not has_head and new_head:
+        state = {**state, **{name: own[name] for name in head}}
+    _check_names_and_shapes(path, model, state, head)
     model.load_state_dict(state, strict=True)
-    return head
+    return has_head
+
+
+def _ends(model: nn.Module) -> tuple[str, tuple[str, ...]]:
+    """Names of the weight of the first convolution, and of the parameters of the last linear layer."""
+    convolutions = [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
+    linear = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    stem = f"{convolutions[0]}.weight" if convolutions else ""
+    head = tuple(f"{linear[-1][0]}.{name}" for name, _ in linear[-1][1].named_parameters()) if linear else ()
+    return stem, head
 
 
 def _plain_state(loaded: Any) -> dict[str, Tensor]:
@@ -179,12 +201,14 @@ def _plain_state(loaded: Any) -> dict[str, Tensor]:
     return state
 
 
-def _check_names_and_shapes(path: Path, own: dict[str, Tensor], state: dict[str, Tensor]) -> None:
+def _check_names_and_shapes(path: Path, model: nn.Module, state: dict[str, Tensor], head: tuple[str, ...]) -> None:
+    own = model.state_dict()
+    names = "the names of a ResNet9 (torchvision's)" if isinstance(model, ResNet9) else "those of your own network"
     for name, kind in [(n, "missing") for n in own if n not in state] + [(n, "unknown") for n in state if n not in own]:
-        raise StudyError(f"{path}: {kind} parameter {name!r}. Expected the names of a ResNet9 (torchvision's).")
+        raise StudyError(f"{path}: {kind} parameter {name!r}. Expected {names}.")
     for name, value in own.items():
         if state[name].shape != value.shape:
-            hint = "its labels are not dpdt's five" if name.startswith("fc.") else "check model.width and in_channels"
+            hint = "its labels are not dpdt's five" if name in head else "check model.width and in_channels"
             raise StudyError(
                 f"{path}: {name} has shape {tuple(state[name].shape)}, the model's is {tuple(value.shape)}; {hint}."
             )

@@ -168,6 +168,11 @@ class StudyPaths:
         return self.folder / "cohort" / f"{domain}.json"
 
     @property
+    def measured(self) -> Path:
+        """What `dpdt plan --measure` found about time and memory."""
+        return self.folder / "measured.json"
+
+    @property
     def cohort_summary(self) -> Path:
         """Counts by domain, split and value."""
         return self.folder / "cohort" / "summary.csv"

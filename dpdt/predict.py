@@ -101,7 +101,7 @@ def _scorer(study: Study, paths: RunPaths) -> Callable[[NDArray[np.uint8]], NDAr
     device = torch.device("cuda" if study.train.device != "cpu" and torch.cuda.is_available() else "cpu")
     if study.train.device == "cuda" and device.type != "cuda":
         raise StudyError("train.device: 'cuda' was asked for, but torch sees no GPU here. Ask for one, or set 'cpu'.")
-    model = build_model(study.model)
+    model = build_model(study.model, folder=study.file.parent)
     load_weights(model, paths.weights)
     model.eval().to(device)
 

@@ -290,8 +290,8 @@ def _choose(
         if all(not want or value in want for want, value in zip(wanted, row, strict=True))
     ]
     if not chosen:
-        missing = "no public domain" if stage == "pretrain" else "no domain"
-        raise StudyError(f"{stage}: nothing to do: the study has {missing}. Add one under [domains.<name>].")
+        missing, role = ("no public domain", ' with role = "public"') if stage == "pretrain" else ("no domain", "")
+        raise StudyError(f"{stage}: nothing to do: the study has {missing}. Add one under [domains.<name>]{role}.")
     return chosen
 
 

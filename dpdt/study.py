@@ -6,9 +6,10 @@ change epsilon.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -76,10 +77,26 @@ class ShardSettings(Section):
 class ModelSettings(Section):
     """`[model]`: the network."""
 
-    name: Literal["resnet9"] = Field(default="resnet9", description="The network.")
+    name: str = Field(
+        default="resnet9", description="`resnet9`, or your own network's function as `package.module:function`."
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Passed to your own function, by name.")
     width: Integer = Field(default=64, ge=8, multiple_of=8, description="Channels of the first stage (paper: 64).")
     in_channels: Literal[1, 3] = Field(default=1, description="3: gray repeated, as published weights expect.")
     init_weights: Folder | None = Field(default=None, description="State dict to start from instead of pretraining.")
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        own = re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.name)
+        if self.name != "resnet9" and not own:
+            raise ValueError(f"name: expected 'resnet9' or 'package.module:function', got {self.name!r}")
+        if self.options and not own:
+            raise ValueError("options: only for your own network, name = 'package.module:function'")
+        return self
+
+    def fingerprinted(self) -> dict[str, Any]:
+        """What decides a result."""
+        return self.model_dump(mode="json", exclude=set() if self.options else {"options"})
 
 
 class PretrainSettings(Section):
@@ -164,7 +181,9 @@ class PrivacySettings(Section):
             if math.isnan(value) or value <= 0:
                 raise ValueError(f"target_epsilons: expected positive numbers (inf for no DP), got {value}")
         if len(set(self.target_epsilons)) != len(self.target_epsilons):
-            raise ValueError(f"target_epsilons: a value occurs twice in {list(self.target_epsilons)}")
+            raise ValueError(
+                f"target_epsilons: a value occurs twice in {list(self.target_epsilons)}; each is one training"
+            )
         return self
 
     @model_validator(mode="after")
@@ -344,7 +363,7 @@ class Study(Section):
         digest = fingerprint(
             {
                 "shards": self.shards_fingerprint(self.public_domain),
-                "model": self.model.model_dump(mode="json"),
+                "model": self.model.fingerprinted(),
                 "pretrain": self.pretrain.model_dump(mode="json"),
                 "seed": self.study.seed,
                 **self._precision,
@@ -369,7 +388,7 @@ class Study(Section):
         digest = fingerprint(
             {
                 "shards": self.shards_fingerprint(cell.domain),
-                "model": self.model.model_dump(mode="json"),
+                "model": self.model.fingerprinted(),
                 "pretrain": self.pretrain_run_id,
                 "train": self.train.model_dump(mode="json", exclude=speed),
                 "privacy": {key: privacy[key] for key in (privacy if cell.private else ("unit", "images_per_patient"))},

@@ -77,6 +77,7 @@ HELP: Final[dict[str, Help]] = {
     "shards.num_threads": Help("threads", "Leave cores to others. Changes no byte."),
     "shards.max_reject_fraction": Help("part of the images", "A corpus with many damaged files, once you know which."),
     "model.name": Help("", "Train another network."),
+    "model.options": Help("", "Your function takes more than num_outputs and in_channels.", "{ depth = 18 }"),
     "model.width": Help("channels", "Smaller is quicker: time and memory grow about with its square, weights too."),
     "model.in_channels": Help("", "3: start from weights published for colour images, as the paper does."),
     "model.init_weights": Help("", "Start from a file instead of pretraining.", '"weights/resnet9.pt"'),

@@ -207,7 +207,7 @@ def explain(error: ValidationError, source: Source, model: type[BaseModel], sect
     key = ".".join(str(part) for part in location)
     message = _message(dict(first), key, _valid_keys(location, model, sections))
     named = re.match(r"[\w.]+(?=: )", message)
-    return f"{source.where(key or (named[0] if named else ''))}: {message}"
+    return f"{source.where(named[0] if named else key)}: {message}"
 
 
 def _message(first: dict[str, Any], key: str, valid: Sequence[str]) -> str:
@@ -224,6 +224,8 @@ def _message(first: dict[str, Any], key: str, valid: Sequence[str]) -> str:
         return f"{key}{joint}{text}." if key else f"{text}."
     text = re.sub(r"^Input should be (?=greater|less|a multiple)", "expected a number ", text)
     text = text.replace("Input should be a valid dictionary", "expected a table").replace("Input should be", "expected")
+    text = text.replace("a valid integer, got a number with a fractional part", "a whole number")
+    text = text.replace("a valid integer", "a whole number").replace("a valid tuple", "a list")
     text = re.sub(r"(expected .*?),? unable to (parse|interpret).*", r"\1", text.replace("a valid ", "a "))
     return f"{key}: {text[0].lower()}{text[1:]}, got {first['input']!r}."
 

@@ -2,12 +2,13 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
 import typer
 
-from dpdt.cli.options import App, Quiet, Verbose, set_output
+from dpdt.cli.options import App, Quiet, Verbose, restored_output, set_output
 from dpdt.errors import DpdtError, StudyError
 
 __all__ = ["DONE", "FAILED", "INTERRUPTED", "WRONG_USE", "app", "main"]
@@ -53,20 +54,24 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     Args:
         argv: Arguments without the program's name; default: those of the process.
     """
-    try:
-        app(args=None if argv is None else list(argv), prog_name="dpdt")
-    except DpdtError as err:
-        if os.environ.get("DPDT_VERBOSE"):
+    with restored_output():
+        try:
+            app(args=None if argv is None else list(argv), prog_name="dpdt")
+        except DpdtError as err:
+            _say(str(err))
+            sys.exit(WRONG_USE if isinstance(err, StudyError) else FAILED)
+        except OSError as err:
+            _say(f"{err.filename or 'input/output'}: {err.strerror or err}")
+            sys.exit(FAILED)
+        except SystemExit as stop:
+            if stop.code == INTERRUPTED:
+                print("Stopped. Run the same command again to go on.", file=sys.stderr)
             raise
-        print(f"error: {err}", file=sys.stderr)
-        sys.exit(WRONG_USE if isinstance(err, StudyError) else FAILED)
-    except OSError as err:
-        if os.environ.get("DPDT_VERBOSE"):
-            raise
-        print(f"error: {err.filename or 'input/output'}: {err.strerror or err}", file=sys.stderr)
-        sys.exit(FAILED)
-    except SystemExit as stop:
-        if stop.code == INTERRUPTED:
-            print("Stopped. Run the same command again to go on.", file=sys.stderr)
-        raise
     sys.exit(DONE)
+
+
+def _say(error: str) -> None:
+    """Print the error being handled as one line, with `--verbose` below its traceback."""
+    if os.environ.get("DPDT_VERBOSE"):
+        traceback.print_exc()
+    print(f"error: {error}", file=sys.stderr)

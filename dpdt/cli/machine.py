@@ -11,34 +11,38 @@ from dpdt.cli.arguments import AsJson, read_study
 __all__ = ["doctor"]
 
 
-@app.command(epilog="Example: dpdt doctor study.toml --cluster   (dpdt doctor alone: this machine)")
+@app.command(epilog="Example: dpdt doctor   (this machine; for a cluster: dpdt doctor study.toml --cluster)")
 def doctor(
-    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="With --cluster: the study file.")] = None,
+    study: Annotated[
+        str | None, typer.Argument(metavar="[STUDY]", help="A study file: its disk, its MLflow, its cluster.")
+    ] = None,
     cluster: Annotated[bool, typer.Option("--cluster", help="Check what the study's Slurm jobs will need.")] = False,
     probe: Annotated[bool, typer.Option("--probe", help="Also ask a node, by a job of one minute at most.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what this machine offers; with --cluster, check the cluster before anything is queued."""
-    from dpdt.console import show_table
+    """Look at this machine, or with --cluster at the cluster: good, worth knowing or bad, each with what to do."""
+    from dpdt.console import show_checks
 
-    if not cluster:
-        from dpdt.machine import machine_facts
+    if probe and not cluster:
+        raise typer.BadParameter("--probe goes with --cluster: dpdt doctor study.toml --cluster --probe")
+    if cluster:
+        if study is None:
+            raise typer.BadParameter("--cluster needs the study file: dpdt doctor study.toml --cluster")
+        from dpdt.submit import check_cluster
 
-        facts = machine_facts()
-        if as_json:
-            print(json.dumps(facts, indent=2))
-        else:
-            show_table("this machine", ("what", "found"), list(facts.items()))
-        return
-    if study is None:
-        raise typer.BadParameter("--cluster needs the study file: dpdt doctor study.toml --cluster")
-    from dpdt.submit import check_cluster
+        checks = check_cluster(read_study(study), probe=probe)
+    else:
+        from dpdt.checkup import check_machine
 
-    checks = check_cluster(read_study(study), probe=probe)
-    if as_json:
+        checks = check_machine(None if study is None else read_study(study))
+    rows = [(check.name, check.state, check.found) for check in checks]
+    if not as_json:
+        show_checks("cluster" if cluster else "this machine", rows)
+    elif cluster:
         print(json.dumps([check.as_dict() for check in checks], indent=2))
     else:
-        rows = [(check.name, check.state, check.found) for check in checks]
-        show_table("cluster", ("what", "state", "found"), rows)
+        from dpdt.machine import machine_facts
+
+        print(json.dumps({**machine_facts(), "checks": [check.as_dict() for check in checks]}, indent=2))
     if any(check.state == "bad" for check in checks):
         raise typer.Exit(FAILED)

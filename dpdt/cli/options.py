@@ -3,12 +3,13 @@
 import functools
 import inspect
 import os
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Final
 
 import typer
 
-__all__ = ["App", "Quiet", "Verbose", "overrides", "set_output"]
+__all__ = ["App", "Quiet", "Verbose", "overrides", "restored_output", "set_output"]
 
 Set = Annotated[
     list[str] | None,
@@ -17,6 +18,7 @@ Set = Annotated[
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no summaries; results and errors stay.")]
 
+OUTPUT: Final = ("DPDT_VERBOSE", "DPDT_QUIET")
 _overrides: list[str] = []
 
 
@@ -27,9 +29,22 @@ def overrides() -> tuple[str, ...]:
 
 def set_output(*, verbose: bool, quiet: bool) -> None:
     """Remember the two flags in the environment, so that tasks in other processes have them too."""
-    for name, wanted in (("DPDT_VERBOSE", verbose), ("DPDT_QUIET", quiet)):
+    for name, wanted in zip(OUTPUT, (verbose, quiet), strict=True):
         if wanted:
             os.environ[name] = "1"
+
+
+@contextmanager
+def restored_output() -> Iterator[None]:
+    """Forget at the end what `set_output` remembered: one process may run several commands."""
+    before = {name: os.environ.get(name) for name in OUTPUT}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 class App(typer.Typer):

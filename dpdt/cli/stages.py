@@ -51,14 +51,20 @@ def train(
     study: StudyFile,
     domain: Domain = None,
     target_epsilon: Annotated[
-        list[float] | None, typer.Option(help="Only this target epsilon (inf: without DP); may be repeated.")
+        list[str] | None, typer.Option(help="Only this target epsilon (inf: without DP); may be repeated.")
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Only this seed; may be repeated.")] = None,
 ) -> None:
     """Train the study's models, with and without DP, one after another."""
     from dpdt.stages import run_stage
 
-    run_stage(read_study(study), "train", domains=domain, target_epsilons=target_epsilon, seeds=seed)
+    run_stage(
+        read_study(study),
+        "train",
+        domains=domain,
+        target_epsilons=[_epsilon(text) for text in target_epsilon or ()],
+        seeds=seed,
+    )
 
 
 @app.command(epilog="Example: dpdt evaluate study.toml --domain padchest")
@@ -87,3 +93,10 @@ def report(
         print(f"Report: {write_published(from_csv, output)}")
     elif study:
         _run_stage(study, "report")
+
+
+def _epsilon(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as err:
+        raise typer.BadParameter(f"--target-epsilon: expected a number or inf, got {text!r}") from err

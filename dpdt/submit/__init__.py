@@ -12,6 +12,7 @@ from typing import Literal
 from dpdt.console import say
 from dpdt.errors import ClusterError
 from dpdt.jobs import Job, Submission, new_submission
+from dpdt.model_check import check_model
 from dpdt.stages import LAST_STAGES, Task, needs, private_umask
 from dpdt.status import task_states
 from dpdt.study import Study
@@ -77,13 +78,14 @@ def submit(
         retry_failed: Only tasks that failed or were stopped, and what was not run because of them.
 
     Raises:
-        StudyError: Unknown stage or cluster, or a wrong cluster profile.
+        StudyError: Unknown stage or cluster, a wrong cluster profile, or a network of one's own that is not fit for DP.
         ClusterError: Slurm refused a job, or a task failed: with the task, its last traceback line and its log.
     """
     if cluster not in ("slurm", "local", "debug"):
         raise ClusterError(f"cluster: expected slurm, local or debug, got {cluster!r}.")
     if wait is False and cluster != "slurm":
         raise ClusterError(f"--no-wait goes with --cluster slurm only: {cluster} runs in this process. Leave it out.")
+    check_model(study)
     only = _unfinished(study) if retry_failed else None
     if dry_run:
         plan = _plan(study, stages, cluster, only)

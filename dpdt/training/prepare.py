@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dpdt.custom_model import model_code
 from dpdt.dataset import DomainData
 from dpdt.files import read_json
 from dpdt.privacy.bookkeeping import clipping_ways
@@ -65,6 +66,9 @@ def prepare(
     }
     if mechanism is not None and run.study.privacy.clipping == "bookkeeping":
         config["clipping_ways"] = clipping_ways(model, size=data.size)
+    code = model_code(run.study.model, run.study.file.parent)
+    if code is not None:
+        config["model_code_sha256"] = code
     if run.kind == "pretrain":
         config["public_class_weights"] = count_class_weights(data)
     plan = _plan(

@@ -12,6 +12,7 @@ from dpdt.dataset import DomainData
 from dpdt.errors import PrivacyError, StudyError
 from dpdt.files import read_json, sha256_file
 from dpdt.model import build_model, load_weights
+from dpdt.model_check import check_model
 from dpdt.privacy.counts import class_weights_of, noisy_counts
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.mechanism import Mechanism
@@ -29,13 +30,14 @@ def initial_model(run: TrainingRun) -> tuple[nn.Module, dict[str, Any]]:
         The network, on the CPU; name and check sum of the weights' source, for the config.
 
     Raises:
-        StudyError: Pretrained weights are missing.
+        StudyError: Pretrained weights are missing, or a network of one's own is not fit for DP.
     """
     study = run.study
+    check_model(study)
     with torch.random.fork_rng(devices=[]):
         seed = f"{study.study.seed}/{run.kind}/{run.domain}/{run.seed}"
         torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
-        model = build_model(study.model)
+        model = build_model(study.model, folder=study.file.parent)
     source, path = _initial_weights(run)
     if path is None:
         return model, {"source": source, "sha256": None, "new_head": True}

@@ -1,0 +1,40 @@
+"""What a study will do and cost: `plan`."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from dpdt.cli.app import app
+from dpdt.cli.arguments import AsJson, StudyFile, read_study
+
+__all__ = ["plan"]
+
+
+@app.command(epilog="Example: dpdt plan study.toml --measure   (without cohorts: --size chexpert=224316/65240)")
+def plan(
+    study: StudyFile,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Try the network on this machine for a minute: hours and memory.")
+    ] = False,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=IMAGES/PATIENTS", help="Size of a domain whose cohort is not built; repeatable."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a study will do and cost before anything is queued: steps, noise, disk, hours, warnings."""
+    from dpdt.model_check import check_model
+    from dpdt.planning import as_json as to_json
+    from dpdt.planning import look_ahead, parse_sizes, show_outlook
+    from dpdt.planning.measure import known_speeds
+    from dpdt.planning.measure import measure as measure_speeds
+
+    loaded = read_study(study)
+    sizes = parse_sizes(size or (), loaded)
+    check_model(loaded)
+    outlook = look_ahead(loaded, sizes=sizes, speeds=measure_speeds(loaded) if measure else known_speeds(loaded))
+    if as_json:
+        print(json.dumps(to_json(outlook), indent=2, allow_nan=False))
+    else:
+        show_outlook(loaded, outlook)

@@ -1,0 +1,42 @@
+"""Whether a study's own network can do what the study asks, before anything is queued."""
+
+from typing import Final
+
+from dpdt.errors import StudyError
+from dpdt.study import Study
+from dpdt.vocabulary import LABELS
+
+__all__ = ["check_model"]
+
+SHOWN: Final = 10
+
+
+def check_model(study: Study) -> None:
+    """Build a network of one's own and look whether it is fit; dpdt's own networks are.
+
+    Raises:
+        StudyError: It cannot be built, gives other outputs, or, in a study with DP arms, is not fit for DP: the
+            offending layers are named.
+    """
+    if ":" not in study.model.name:
+        return
+    import torch
+
+    from dpdt.model import build_model
+    from dpdt.privacy.fitness import unfit_parts
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_model(study.model, folder=study.file.parent)
+    if not any(cell.private for cell in study.cells()):
+        return
+    found = unfit_parts(model, size=study.shards.size)
+    if not found:
+        with torch.no_grad():
+            outputs = model.eval()(torch.zeros(1, 1, study.shards.size, study.shards.size)).shape[1]
+        if outputs != len(LABELS):
+            found = [f"forward gives {outputs} outputs; expected num_outputs = {len(LABELS)}, one a label"]
+    if found:
+        more = f"\n  … and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        lines = "".join(f"\n  {line}" for line in found[:SHOWN])
+        raise StudyError(f"model.name: {study.model.name} is not fit for DP:{lines}{more}")

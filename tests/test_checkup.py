@@ -1,0 +1,92 @@
+"""`dpdt doctor`: what it finds here, and what it says on machines that lack something."""
+
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from dpdt import checkup
+from dpdt.checkup import check_machine
+from dpdt.cli import main
+from dpdt.study import load_study
+from dpdt.submit import Check
+
+
+def named(checks: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in checks}
+
+
+def test_a_machine_that_runs_the_tests_has_nothing_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = named(check_machine())
+    assert list(found) == [
+        "Python", "libraries", "C++ core", "processor", "memory", "GPU", "disk", "file locks", "shared memory", "Slurm",
+        "MLflow", "containers",
+    ]  # fmt: skip
+    assert [check for check in found.values() if check.state == "bad"] == []
+    assert {check.state for check in found.values()} <= {"good", "note"}
+    assert f"{tmp_path}: " in found["disk"].found
+    assert "MB/s" in found["disk"].found
+    assert "jpeg" in found["C++ core"].found
+
+
+def test_a_server_that_does_not_answer_is_a_note_that_says_what_to_do(tmp_path: Path) -> None:
+    # port 9 (discard) of this machine: nothing listens
+    (tmp_path / "study.toml").write_text('[tracking]\nuri = "http://127.0.0.1:9"')
+    check = named(check_machine(load_study(tmp_path)))["MLflow"]
+    assert check.state == "note"
+    assert "http://127.0.0.1:9 does not answer" in check.found
+    assert "Start it, or remove tracking.uri" in check.found
+
+
+def test_a_driver_without_a_cuda_build_and_a_cuda_build_without_a_gpu_are_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = types.SimpleNamespace(
+        cuda=types.SimpleNamespace(is_available=lambda: False),
+        version=types.SimpleNamespace(cuda=None),
+        __version__="2.13.0+cpu",
+    )
+    monkeypatch.setitem(sys.modules, "torch", fake)
+    monkeypatch.setattr(checkup.shutil, "which", lambda name: f"/usr/bin/{name}")
+    check = checkup._gpu()
+    assert (check.state, check.found[:43]) == ("bad", "this machine has NVIDIA's driver, but torch")
+    fake.version.cuda = "13.0"
+    assert "sees no GPU, nvidia-smi is there" in checkup._gpu().found
+    monkeypatch.setattr(checkup.shutil, "which", lambda _name: None)
+    assert checkup._gpu().state == "note"
+
+
+def test_a_library_of_another_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkup, "requires", lambda _name: ["numpy>=99", "no-such-library", "ruff; extra == 'dev'"])
+    check = checkup._libraries()
+    assert check.state == "bad"
+    assert "expected >=99; no-such-library is missing. `make install`" in check.found
+
+
+def test_little_memory_little_disk_and_a_foreign_folder_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkup, "LITTLE_MEMORY_GB", 1e6)
+    assert "cluster.local_parallelism = 1" in checkup._memory().found
+    monkeypatch.setattr(checkup, "LITTLE_DISK_GB", 1e9)
+    assert "set study.folder" in checkup._disk(tmp_path, wanted=True).found
+    monkeypatch.setattr(checkup, "LITTLE_DISK_GB", 0)
+    monkeypatch.setattr(checkup, "SLOW_MB_S", 1e9)
+    assert "set cluster.scratch" in checkup._disk(tmp_path, wanted=True).found
+    missing = tmp_path / "missing"
+    monkeypatch.setattr(checkup.shutil, "disk_usage", lambda _path: types.SimpleNamespace(free=1e12))
+    assert checkup._disk(missing, wanted=True).state == "bad"
+    assert checkup._disk(missing, wanted=False).state == "note"
+
+
+def test_json_has_the_facts_and_the_checks(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["doctor", "--json"])
+    assert end.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {check["state"] for check in found["checks"]} <= {"good", "note"}
+    with pytest.raises(SystemExit) as end:
+        main(["doctor", "--probe"])
+    assert end.value.code == 2
+    assert "--probe goes with --cluster" in capsys.readouterr().err

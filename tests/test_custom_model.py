@@ -1,0 +1,159 @@
+"""Networks by import path: built, judged for DP before anything is queued, trained, and their code remembered."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dpdt.errors import StudyError
+from dpdt.model import ResNet9, build_model, load_weights
+from dpdt.model_check import check_model
+from dpdt.privacy.fitness import unfit_parts
+from dpdt.study import ModelSettings, load_study
+from dpdt.submit import submit
+
+CODE = """\
+from torch import nn
+
+def small(*, num_outputs, in_channels, depth=1):
+    layers = [nn.Conv2d(in_channels, 8, 3, stride=2), nn.GroupNorm(4, 8), nn.ReLU()]
+    layers += [nn.Conv2d(8, 8, 3), nn.ReLU()] * (depth - 1)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_outputs))
+
+def batch_norm(*, num_outputs, in_channels):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8, num_outputs)
+    )
+
+def text(*, num_outputs, in_channels):
+    return "resnet"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A study file's folder with a module of its own name (Python keeps imported modules by name)."""
+    name = f"net_{abs(hash(request.node.name))}"
+    (tmp_path / f"{name}.py").write_text(CODE)
+    (tmp_path / "study.toml").write_text(
+        f'[model]\nname = "{name}:small"\n[shards]\nsize = 32\n[domains.vindr]\nroot = "."\n'
+    )
+    return tmp_path
+
+
+def settings(folder: Path, function: str, **values: object) -> ModelSettings:
+    module = next(folder.glob("net_*.py")).stem
+    return ModelSettings.model_validate({"name": f"{module}:{function}", **values})
+
+
+def test_the_function_beside_the_study_file_is_called_with_options(folder: Path) -> None:
+    model = build_model(settings(folder, "small", options={"depth": 3}), folder=folder)
+    assert len(model) == 10  # type: ignore[arg-type]  # 3 + 2 · 2 + pooling, flatten, linear
+    assert model(torch.rand(2, 1, 32, 32)).shape == (2, 5)
+
+
+def test_gray_is_repeated_for_a_network_of_colour_images(folder: Path) -> None:
+    model = build_model(settings(folder, "small", in_channels=3), folder=folder)
+    assert model[0].weight.shape[1] == 3  # type: ignore[index,union-attr]
+    assert model(torch.rand(2, 1, 32, 32)).shape == (2, 5)
+    assert next(iter(model.state_dict())) == "0.weight"
+
+
+@pytest.mark.parametrize(
+    ("function", "values", "message"),
+    [
+        ("nothing", {}, r"has no function 'nothing'\. It has: small, batch_norm, text"),
+        ("text", {}, r"gave str, expected a torch\.nn\.Module"),
+        ("small", {"options": {"deep": 2}}, r"small\(num_outputs=5, in_channels=1, deep=2\) failed: TypeError"),
+    ],
+)
+def test_what_cannot_be_built_is_said(folder: Path, function: str, values: dict[str, object], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        build_model(settings(folder, function, **values), folder=folder)
+
+
+def test_a_missing_module_and_a_wrong_name_are_said(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"cannot import 'no_such_net'.*Expected a module beside the study file"):
+        build_model(ModelSettings(name="no_such_net:make"), folder=tmp_path)
+    (tmp_path / "study.toml").write_text('[model]\nname = "resnet50"')
+    with pytest.raises(StudyError, match=r"toml:2: model\.name: expected 'resnet9' or 'package\.module:function'"):
+        load_study(tmp_path)
+
+
+def test_offending_layers_are_named_before_a_job_is_queued(folder: Path) -> None:
+    study = load_study(folder)
+    check_model(study)
+    file = folder / "study.toml"
+    file.write_text(file.read_text().replace(":small", ":batch_norm"))
+    with pytest.raises(
+        StudyError, match=r"is not fit for DP:\n  1 \(BatchNorm2d\) mixes.*GroupNorm.*\n  2 \(ReLU\)"
+    ) as e:
+        submit(load_study(folder), cluster="debug")
+    assert "set inplace=False" in str(e.value)
+    assert not (folder / "jobs").exists()
+    file.write_text(file.read_text() + "[privacy]\ntarget_epsilons = [inf]\n")
+    check_model(load_study(folder))  # without a DP arm a batch norm is nobody's harm
+
+
+class _Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer((x - x.mean()).flatten(1))  # type: ignore[no-any-return]
+
+
+class _Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(5))
+        self.layer = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.flatten(1)) * self.scale  # type: ignore[no-any-return]
+
+
+def _unused() -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5))
+    model.register_parameter("spare", nn.Parameter(torch.ones(1)))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (_Mixed, "depends on the other images"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(9, 5)), "forward fails on float32 (2, 1, 4, 4)"),
+        (lambda: nn.Flatten(0), "forward gives shape (32,) for 2 images"),
+        (_unused, "get no gradient: spare"),
+        (lambda: nn.Sequential(nn.InstanceNorm2d(1, affine=True, track_running_stats=True)), "InstanceNorm2d"),
+    ],
+)
+def test_what_no_list_of_layers_shows_is_found_by_trying(make: Callable[[], nn.Module], problem: str) -> None:
+    assert problem in " ".join(unfit_parts(make(), size=4))
+
+
+def test_gradients_that_are_not_an_images_own_are_found_or_right() -> None:
+    # The parameter lies on the module itself; if Opacus handles that, its gradient must be the image's own.
+    assert all("scale" in line or "Opacus" in line for line in unfit_parts(_Twice(), size=4))
+
+
+def test_the_papers_network_is_fit() -> None:
+    assert unfit_parts(ResNet9(width=8), size=32) == []
+
+
+def test_weights_of_a_file_fit_another_network_but_for_its_last_layer(folder: Path) -> None:
+    published = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2), nn.GroupNorm(4, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 1000),
+    )  # fmt: skip
+    torch.save(published.state_dict(), folder / "w.pt")
+    model = build_model(settings(folder, "small"), folder=folder)
+    assert not load_weights(model, folder / "w.pt", new_head=True)
+    wanted = published.state_dict()["0.weight"].sum(1, keepdim=True)  # gray instead of three equal channels
+    assert torch.equal(model.state_dict()["0.weight"], wanted)
+    with pytest.raises(StudyError, match=r"5\.weight has shape \(1000, 8\), the model's is \(5, 8\); its labels"):
+        load_weights(model, folder / "w.pt")

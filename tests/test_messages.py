@@ -1,0 +1,237 @@
+"""The common mistakes of a user, walked through the command line: the whole message of each is in messages.txt.
+
+A message says which input, what was found, what was expected and what to do. To see all of them anew after a change:
+`DPDT_WRITE_MESSAGES=1 pytest tests/test_messages.py`, then read the difference.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from dpdt.cli import main
+from dpdt.study import Study, TrainSettings
+from dpdt.submit.profile import PROFILES
+
+RECORDED = Path(__file__).parent / "messages.txt"
+STUDY = """\
+[domains.own]
+kind = "table"
+root = "data"
+[domains.own.table]
+file = "list.csv"
+image = "image"
+patient = "patient"
+sex = "sex"
+[domains.own.table.labels]
+cardiomegaly = { column = "heart" }
+healthy = { column = "healthy" }
+[shards]
+size = 32
+[model]
+width = 8
+[train]
+num_epochs = 2
+expected_batch_size = 4
+device = "cpu"
+[privacy]
+target_epsilons = [8.0, inf]
+delta = 1e-2
+"""
+
+# name of the case: (changes of the study file as old → new, command)
+CASES: dict[str, tuple[tuple[str, str], list[str]]] = {
+    # ---- the command itself ----
+    "no such command": (("", ""), ["trian", "study.toml"]),
+    "no study named": (("", ""), ["cohort"]),
+    "no such option": (("", ""), ["train", "study.toml", "--espilon", "1"]),
+    "an option without its value": (("", ""), ["train", "study.toml", "--domain"]),
+    "text for a number": (("", ""), ["train", "study.toml", "--target-epsilon", "eight"]),
+    "two studies": (("", ""), ["cohort", "study.toml", "other.toml"]),
+    "no such study": (("", ""), ["cohort", "studdy.toml"]),
+    "a folder without a study": (("", ""), ["cohort", "data"]),
+    "an image for a study": (("", ""), ["cohort", "data/0.png"]),
+    "a domain that is not there": (("", ""), ["cohort", "study.toml", "--domain", "chexpert"]),
+    "an epsilon that is not there": (("", ""), ["train", "study.toml", "--target-epsilon", "2"]),
+    "a seed that is not there": (("", ""), ["train", "study.toml", "--seed", "7"]),
+    "a part above the parts": (("", ""), ["shards", "study.toml", "--task-index", "4", "--num-tasks", "4"]),
+    "an override without a value": (("", ""), ["train", "study.toml", "--set", "train.num_epochs"]),
+    "an override of no key": (("", ""), ["show", "study.toml", "--set", "train.epochs=5"]),
+    "an override of the wrong type": (("", ""), ["show", "study.toml", "--set", "train.num_epochs=five"]),
+    "an unknown stage": (("", ""), ["submit", "study.toml", "--stages", "training"]),
+    "an unknown cluster": (("", ""), ["submit", "study.toml", "--cluster", "pbs"]),
+    "no wait on this machine": (("", ""), ["submit", "study.toml", "--no-wait"]),
+    "an unknown preset": (("", ""), ["init", "new", "--preset", "fast"]),
+    "init over a study": (("", ""), ["init", "."]),
+    "init with half a root": (("", ""), ["init", "new", "--root", "chexpert"]),
+    "plan with a wrong size": (("", ""), ["plan", "study.toml", "--size", "own=a lot"]),
+    "epsilon without noise": (
+        ("", ""),
+        ["epsilon", "--noise-multiplier", "-1", "--sample-rate", "0.1", "--num-steps", "9", "--delta", "1e-5"],
+    ),
+    "a sample rate of a batch size": (
+        ("", ""),
+        ["epsilon", "--noise-multiplier", "1", "--sample-rate", "64", "--num-steps", "9", "--delta", "1e-5"],
+    ),
+    "a target of nothing": (
+        ("", ""),
+        ["calibrate", "--target-epsilon", "0", "--sample-rate", "0.1", "--num-steps", "9", "--delta", "1e-5"],
+    ),
+    "report of nothing": (("", ""), ["report"]),
+    "report of a missing table": (("", ""), ["report", "--from-csv", "auc.csv"]),
+    "doctor of no cluster": (("", ""), ["doctor", "--cluster"]),
+    # ---- the study file ----
+    "not TOML": (("[shards]", "[shards"), ["show", "study.toml"]),
+    "a value without quotes": (('root = "data"', "root = data"), ["show", "study.toml"]),
+    "an unknown section": (("[shards]", "[shard]"), ["show", "study.toml"]),
+    "an unknown key": (("num_epochs", "epochs"), ["show", "study.toml"]),
+    "a number in quotes": (("num_epochs = 2", 'num_epochs = "2"'), ["show", "study.toml"]),
+    "a number out of range": (("size = 32", "size = 4"), ["show", "study.toml"]),
+    "a fraction for a whole number": (("size = 32", "size = 32.5"), ["show", "study.toml"]),
+    "a word that is not offered": (("size = 32", 'recipe = "bicubic"'), ["show", "study.toml"]),
+    "delta of one": (("delta = 1e-2", "delta = 1.0"), ["show", "study.toml"]),
+    "an epsilon of zero": (("[8.0, inf]", "[0.0, inf]"), ["show", "study.toml"]),
+    "an epsilon twice": (("[8.0, inf]", "[8.0, 8.0]"), ["show", "study.toml"]),
+    "one number for a list": (("[8.0, inf]", "8.0"), ["show", "study.toml"]),
+    "a domain of no kind": (("kind", "#kind"), ["show", "study.toml"]),
+    "a train domain that is not there": (("[train]", '[train]\ndomains = ["uka"]'), ["show", "study.toml"]),
+    "three class weights": (("[train]", "[train]\nclass_weights = [1, 2, 3]"), ["show", "study.toml"]),
+    "an unset variable": (('root = "data"', 'root = "$NO_SUCH_FOLDER"'), ["show", "study.toml"]),
+    "an unknown network": (("width = 8", 'name = "resnet50"'), ["show", "study.toml"]),
+    "a network that is nowhere": (("width = 8", 'name = "nets:make"'), ["plan", "study.toml"]),
+    "an unknown cluster profile": (("[train]", '[cluster]\nprofile = "site"\n[train]'), ["submit", "study.toml"]),
+    # ---- the data ----
+    "no such folder": (('root = "data"', 'root = "dada"'), ["cohort", "study.toml"]),
+    "no such list": (('file = "list.csv"', 'file = "lst.csv"'), ["cohort", "study.toml"]),
+    "no such column": (('patient = "patient"', 'patient = "MRN"'), ["cohort", "study.toml"]),
+    "a cell that is not explained": (('{ column = "heart" }', '{ column = "sex" }'), ["cohort", "study.toml"]),
+    "another institution's folder": (
+        ("[shards]", '[domains.chexpert]\nroot = "data"\n[shards]'),
+        ["cohort", "study.toml", "--domain", "chexpert"],
+    ),
+    # ---- the order of the stages ----
+    "shards before the cohort": (("", ""), ["shards", "study.toml"]),
+    "a training before the shards": (("", ""), ["train", "study.toml"]),
+    "an evaluation before the training": (("", ""), ["evaluate", "study.toml"]),
+    "a report of an empty study": (("", ""), ["report", "study.toml"]),
+    "a pretraining without a public domain": (("", ""), ["pretrain", "study.toml"]),
+    "verify before the shards": (("", ""), ["verify", "study.toml"]),
+    "logs of an unknown task": (("", ""), ["logs", "study.toml", "training"]),
+    "cancel of an unknown task": (("", ""), ["cancel", "study.toml", "training"]),
+    # ---- a cohort and shards are there ----
+    "images that are missing": (
+        ('image = "image"', 'image = "image"\nsuffix = ".jpg"'),
+        ["+cohort", "shards", "study.toml"],
+    ),
+    "shards of other settings": (("size = 32", "size = 16"), ["+shards", "train", "study.toml"]),
+    "a batch above the patients": (
+        ("expected_batch_size = 4", "expected_batch_size = 64"),
+        ["+shards", "train", "study.toml", "--target-epsilon", "8"],
+    ),
+    "a delta that protects nobody": (("1e-2", "0.2"), ["+shards", "train", "study.toml", "--target-epsilon", "8"]),
+    "a GPU that is not there": (('device = "cpu"', 'device = "cuda"'), ["+shards", "train", "study.toml"]),
+    "weights that are not there": (
+        ("width = 8", 'width = 8\ninit_weights = "w.pt"'),
+        ["+shards", "train", "study.toml"],
+    ),
+    "weights that are none": (
+        ("width = 8", 'width = 8\ninit_weights = "data/0.png"'),
+        ["+shards", "train", "study.toml"],
+    ),
+    "public class weights of nobody": (
+        ("[train]", '[train]\nclass_weights = "public"'),
+        ["+shards", "train", "study.toml"],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hospital of 40 images and its study, with cohort and shards."""
+    folder = tmp_path_factory.mktemp("messages")
+    (folder / "data").mkdir()
+    random = np.random.default_rng(0)
+    rows = ["image,patient,sex,heart,healthy"]
+    for number in range(40):
+        cv2.imwrite(str(folder / "data" / f"{number}.png"), random.integers(0, 255, (40, 40), dtype=np.uint8))
+        rows.append(f"{number}.png,p{number},{'FM'[number % 2]},{number % 2},{(number + 1) % 2}")
+    (folder / "data" / "list.csv").write_text("\n".join(rows) + "\n")
+    (folder / "study.toml").write_text(STUDY)
+    for stage in ("cohort", "shards"):
+        with pytest.raises(SystemExit) as end:
+            main([stage, str(folder / "study.toml"), "--quiet"])
+        assert end.value.code == 0
+    return folder
+
+
+@pytest.fixture
+def folder(prepared: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The study of one case, in the present folder, so that messages name short paths."""
+    (old, new), command = CASES[request.node.callspec.params["case"]]
+    here = tmp_path / "here"
+    here.mkdir()
+    shutil.copytree(prepared / "data", here / "data")
+    if command[0] == "+shards":
+        for name in ("cohort", "shards"):
+            shutil.copytree(prepared / name, here / name)
+    assert old in STUDY
+    (here / "study.toml").write_text(STUDY.replace(old, new, 1) if old else STUDY)
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("DPDT_VERBOSE", raising=False)
+    monkeypatch.delenv("DPDT_QUIET", raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+    return here
+
+
+def said(command: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command says on stderr, and how it ends; the folder's own name is HERE."""
+    arguments = [part for part in command if not part.startswith("+")]
+    if command[0] == "+cohort":
+        with pytest.raises(SystemExit):
+            main(["cohort", "study.toml"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    printed = capsys.readouterr().err.replace(str(folder), "HERE").replace(str(PROFILES), "PROFILES")
+    printed = re.sub(r"(seed\d+)-[0-9a-f]{8}", r"\1-HASH", printed)  # changes with every new setting
+    for name, section in (("train", TrainSettings), ("the study", Study)):
+        keys = ", ".join(key for key in section.model_fields if key != "file")
+        printed = printed.replace(f"Valid keys: {keys}.", f"Valid keys: (those of {name}).")
+    return f"$ dpdt {' '.join(arguments)}\n{printed.rstrip()}\nexit {end.value.code}\n"
+
+
+def recorded() -> dict[str, str]:
+    """The messages by the name of the case."""
+    text = RECORDED.read_text(encoding="utf-8") if RECORDED.exists() else ""
+    parts = (part.split("\n", 1) for part in text.split("### ")[1:])
+    return {name: message.rstrip() + "\n" for name, message in parts}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_mistake_is_answered_as_recorded(case: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = said(CASES[case][1], folder, capsys)
+    if os.environ.get("DPDT_WRITE_MESSAGES"):
+        known = {**recorded(), case: found}
+        text = "\n".join(f"### {name}\n{known[name]}" for name in CASES if name in known)
+        RECORDED.write_text(text, encoding="utf-8")
+    assert "Traceback" not in found
+    assert found == recorded()[case]
+
+
+def test_forty_and_more_mistakes_are_recorded_and_no_other() -> None:
+    assert set(recorded()) == set(CASES)
+    assert len(CASES) > 40
+
+
+@pytest.mark.parametrize("case", ["no such list"])
+def test_verbose_adds_the_traceback(case: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*CASES[case][1], "--verbose"])
+    assert end.value.code == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("Traceback (most recent call last):")
+    assert printed.splitlines()[-1].startswith("error: ")

@@ -1,0 +1,142 @@
+"""`dpdt plan`: the same numbers that the trainings will use, and warnings before anything is queued."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from dpdt.cli import main
+from dpdt.errors import DpdtError, StudyError
+from dpdt.planning import look_ahead, parse_sizes
+from dpdt.planning.measure import Speed, _in_process, known_speeds, measure
+from dpdt.privacy.accounting import epsilon
+from dpdt.study import Study, load_study
+
+TEXT = """\
+[domains.chexpert]
+root = "."
+[domains.uka]
+root = "."
+[shards]
+size = 32
+shard_bytes = 1_024_000
+[model]
+width = 8
+[train]
+num_epochs = 10
+expected_batch_size = 32
+physical_batch_size = 4
+[privacy]
+target_epsilons = [8.0, inf]
+delta = 1e-4
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    (tmp_path / "study.toml").write_text(TEXT)
+    return load_study(tmp_path)
+
+
+SIZES = {"chexpert": (10_000, 5_000), "uka": (2_000, 1_000)}
+SLOW = {
+    "plain": Speed("plain", 10.0, 0.0, 0.5, "2 CPU threads"),
+    "private": Speed("private", 20.0, 100.0, 9.0, "2 CPU threads"),
+    "evaluate": Speed("evaluate", 3.6, 0.0, 0.5, "2 CPU threads"),
+}
+
+
+def test_steps_noise_and_epsilon_are_those_of_the_training(study: Study) -> None:
+    cell = look_ahead(study, sizes=SIZES).cells[0]
+    # 5,000 patients, a fifth tested, a tenth of the rest for val: 3,600; q = 32 / 3600, T = 10 / q
+    assert (cell.name, cell.units, cell.steps) == ("chexpert", 3600, 1125)
+    assert cell.sample_rate == pytest.approx(32 / 3600)
+    assert cell.noise_multiplier is not None
+    spent = epsilon(noise_multiplier=cell.noise_multiplier, sample_rate=32 / 3600, num_steps=1125, delta=1e-4)
+    assert 0.98 * 8 < spent <= 8
+
+
+def test_shards_and_disk_follow_from_the_number_of_images(study: Study) -> None:
+    outlook = look_ahead(study, sizes=SIZES)
+    # 32 · 32 bytes an image, 1,000 images a shard
+    assert [domain.shards for domain in outlook.domains] == [10, 2]
+    assert outlook.domains[0].shard_gb == pytest.approx(0.01024)
+    assert outlook.disk_gb is not None
+    assert outlook.disk_gb > 0.01024 + 0.002048
+
+
+def test_hours_are_images_times_their_time_and_steps_times_theirs(study: Study) -> None:
+    outlook = look_ahead(study, sizes=SIZES, speeds=SLOW)
+    private, plain = outlook.cells[:2]
+    assert private.hours == pytest.approx((1125 * 32 * 20 + 1125 * 100) / 3.6e6)
+    assert plain.hours == pytest.approx(1125 * 32 * 10 / 3.6e6)
+    # 2,000 + 400 test images, four models, 3.6 ms
+    assert outlook.evaluate_hours == pytest.approx(2400 * 4 * 3.6 / 3.6e6)
+    assert any(
+        "memory: a physical batch of 4 takes 9.0 GB (private), cluster.mem_gb is 8" in w for w in outlook.warnings
+    )
+
+
+def test_unknown_sizes_are_asked_for_and_change_nothing_else(study: Study) -> None:
+    outlook = look_ahead(study, sizes={"uka": (2_000, 1_000)})
+    assert outlook.cells[0].units is None
+    assert outlook.cells[2].units == 720
+    assert outlook.warnings[0].startswith("chexpert: size unknown. Build the cohort (dpdt cohort STUDY")
+
+
+def test_what_will_be_refused_and_what_is_drowned_is_said(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(TEXT.replace("delta = 1e-4", "delta = 5e-4").replace("[8.0", "[0.05"))
+    study = load_study(tmp_path)
+    warnings = look_ahead(study, sizes={"chexpert": (10_000, 5_000), "uka": (20, 20)}).warnings
+    told = "\n".join(warnings)
+    assert "uka: will be refused: train.expected_batch_size: 32 is more than the 14 privacy units" in told
+    assert "chexpert: will be refused: privacy.delta: 0.0005 is not below 1 / 3600 patients" in told
+    (tmp_path / "study.toml").write_text(TEXT.replace("[8.0", "[0.05"))
+    told = "\n".join(look_ahead(load_study(tmp_path), sizes=SIZES).warnings)
+    assert "epsilon 0.05: too few patients at chexpert (3600: " in told
+    assert (
+        "privacy.delta: 0.0001 is more than a tenth of 1 / patients of chexpert (3600). A" in told
+    )  # 1 / 720 / 10 is above
+
+
+@pytest.mark.parametrize("text", ["chexpert", "chexpert=many", "chexpert=10/20", "chexpert=0"])
+def test_a_wrong_size_is_answered_with_the_form(study: Study, text: str) -> None:
+    with pytest.raises(StudyError, match=r"expected NAME=IMAGES/PATIENTS in whole numbers, .*--size chexpert=112120/"):
+        parse_sizes([text], study)
+    with pytest.raises(StudyError, match=r"no domain 'chexper' in the study\. Its domains: chexpert, uka"):
+        parse_sizes(["chexper=1"], study)
+
+
+def test_a_measurement_is_kept_until_the_settings_change(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpdt.planning.measure.SECONDS", 0.0)
+    monkeypatch.setattr("dpdt.planning.measure._in_process", lambda _file, arm: SLOW[arm])
+    assert measure(study) == SLOW
+    assert known_speeds(study) == SLOW
+    assert known_speeds(load_study(study.file, overrides=["shards.size=64"])) == {}
+
+
+def test_an_arm_is_measured_in_a_process_of_its_own(study: Study, tmp_path: Path) -> None:
+    from dpdt.frozen import freeze_study
+
+    freeze_study(study, tmp_path / "frozen.json")
+    speed = _in_process(tmp_path / "frozen.json", "evaluate")
+    assert 0 < speed.image_ms < math.inf
+    assert speed.peak_gb > 0.05
+    with pytest.raises(
+        DpdtError, match=r"--measure: a physical batch \(evaluate\) fails: .*Halve train\.physical_batch"
+    ):
+        _in_process(tmp_path / "missing.json", "evaluate")
+
+
+def test_the_command_prints_json_for_programs(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["plan", str(study.file), "--size", "chexpert=10000/5000", "--size", "uka=2000/1000", "--json"])
+    assert end.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [cell["cell"]["target_epsilon"] for cell in found["cells"]] == [8.0, None, 8.0, None]
+    with pytest.raises(SystemExit):
+        main(["plan", str(study.file), "--size", "uka=2000/1000"])
+    printed = capsys.readouterr()
+    assert "2 domains, 4 trainings (4 to do), 8 tests of a model at a domain" in printed.out
+    assert "warning: chexpert: size unknown" in printed.err
