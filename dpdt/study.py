@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -38,6 +38,9 @@ __all__ = [
     "format_epsilon",
     "load_study",
 ]
+
+
+DEFAULT_IMAGES_AT_ONCE: Final = 32
 
 
 class StudySettings(Section):
@@ -115,7 +118,9 @@ class TrainSettings(Section):
     seeds: tuple[Integer, ...] = Field(default=(0,), min_length=1, description="One training a value.")
     num_epochs: Number = Field(default=80, gt=0, description="Expected passes over the privacy units.")
     expected_batch_size: Integer = Field(default=128, ge=1, description="Units of a logical step, in expectation.")
-    physical_batch_size: Integer = Field(default=32, ge=1, description="Images at once in memory.")
+    physical_batch_size: Literal["auto"] | Annotated[Integer, Field(ge=1)] = Field(
+        default=DEFAULT_IMAGES_AT_ONCE, description="Images at once in memory; auto: as many as fit."
+    )
     learning_rate: Number = Field(default=2e-4, gt=0, description="Of NAdam, of both arms.")
     weight_decay: Number = Field(default=0.0, ge=0, description="Of NAdam, of both arms.")
     class_weights: Literal["none", "public", "private"] | tuple[Number, ...] = Field(
@@ -133,6 +138,11 @@ class TrainSettings(Section):
         default="auto", description="Where pretrain, train and evaluate compute; auto: a GPU if torch sees one."
     )
     num_threads: Integer = Field(default=0, ge=0, description="CPU threads of a training; 0: all given cores.")
+
+    @property
+    def images_at_once(self) -> int:
+        """Where nothing but a default will do for "auto": testing, planning."""
+        return DEFAULT_IMAGES_AT_ONCE if self.physical_batch_size == "auto" else self.physical_batch_size
 
     @model_validator(mode="after")
     def _weights_per_label(self) -> Self:

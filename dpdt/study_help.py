@@ -93,7 +93,7 @@ HELP: Final[dict[str, Help]] = {
     "train.expected_batch_size": Help(
         "units", "Larger batches drown the noise better, up to a point; keep it far below the units."
     ),
-    "train.physical_batch_size": Help("images", "Out of memory: halve it. Changes speed alone, never the result."),
+    "train.physical_batch_size": Help("images", "Out of memory: halve it. Changes speed and rounding alone.", '"auto"'),
     "train.learning_rate": Help("", "The loss does not fall (smaller), or falls slowly (larger)."),
     "train.weight_decay": Help("", "A small hospital without DP; with DP the noise does the same."),
     "train.class_weights": Help("", "Rare labels are never predicted."),

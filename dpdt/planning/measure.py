@@ -80,7 +80,7 @@ def measure(study: Study) -> dict[str, Speed]:
 def _settings(study: Study) -> str:
     """Everything that time and memory depend on, but the machine."""
     train = study.train
-    values = [study.shards.size, study.privacy.clipping, train.physical_batch_size, train.device, train.num_threads]
+    values = [study.shards.size, study.privacy.clipping, train.images_at_once, train.device, train.num_threads]
     return fingerprint([study.model.fingerprinted(), *values])
 
 
@@ -109,7 +109,7 @@ def _measure_arm(study: Study, arm: str) -> Speed:
     device = choose_device(study.train.device)
     set_threads(study.train.num_threads)
     model = build_model(study.model, folder=study.file.parent).to(device)
-    images = torch.rand(study.train.physical_batch_size, 1, study.shards.size, study.shards.size, device=device)
+    images = torch.rand(study.train.images_at_once, 1, study.shards.size, study.shards.size, device=device)
     add, end = _evaluation(model) if arm == "evaluate" else _training(study, model, private=arm == "private")
     add(images)  # the first batch loads libraries
     end()
