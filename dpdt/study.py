@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from dpdt.domain_settings import DOMAIN_KINDS, DomainSettings, Folder, Integer, Number, Section
 from dpdt.errors import StudyError
@@ -138,6 +138,13 @@ class TrainSettings(Section):
         default="auto", description="Where pretrain, train and evaluate compute; auto: a GPU if torch sees one."
     )
     num_threads: Integer = Field(default=0, ge=0, description="CPU threads of a training; 0: all given cores.")
+
+    @field_validator("physical_batch_size", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: object) -> object:
+        if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"expected a whole number of at least 1, or 'auto', got {value!r}")
+        return value
 
     @property
     def images_at_once(self) -> int:

@@ -167,3 +167,12 @@ def test_the_arm_without_dp_keeps_its_run_id_and_hooks_keep_theirs(tmp_path: Pat
     assert study(tmp_path).pretrain_run_id == "pretrain-mimic-5868a0ca"
     hooks = study(tmp_path, '[privacy]\nclipping = "hooks"\n' + MINIMAL)  # the default before
     assert hooks.run_id(hooks.cells()[0]) == "vindr-patient-eps1-seed0-6eec4f3f"
+
+
+@pytest.mark.parametrize("value", ["0", '"7"', '"all"', "1.5", "true"])
+def test_a_physical_batch_is_a_number_or_auto(tmp_path: Path, value: str) -> None:
+    with pytest.raises(
+        StudyError, match=r"train\.physical_batch_size: expected a whole number of at least 1, or 'auto'"
+    ):
+        study(tmp_path, f"[train]\nphysical_batch_size = {value}\n" + MINIMAL)
+    assert study(tmp_path, '[train]\nphysical_batch_size = "auto"\n' + MINIMAL).train.images_at_once == 32
