@@ -41,6 +41,8 @@ __all__ = [
 
 
 DEFAULT_IMAGES_AT_ONCE: Final = 32
+# The smallest pictures that the deepest layer sees more than one pixel of.
+BF16_MIN_SIZE: Final = 32
 
 
 class StudySettings(Section):
@@ -295,6 +297,11 @@ class Study(Section):
                     raise ValueError(f"{key}: no [domains.{name}]; known: {', '.join(self.domains) or 'none'}")
         if self.train.precision == "bf16" and self.privacy.clipping == "ghost":
             raise ValueError("train.precision: bf16 breaks ghost clipping's bound; use clipping = 'bookkeeping'")
+        if self.train.precision == "bf16" and self.shards.size < BF16_MIN_SIZE:
+            raise ValueError(
+                f"train.precision: bf16 needs shards.size of at least {BF16_MIN_SIZE}, got {self.shards.size}: on planes of "
+                "one pixel torch's bf16 convolutions leave a part of the weight gradient unset"
+            )
         if len(self.public_domains) > 1:
             raise ValueError(f"domains: only one may have role public, got {', '.join(self.public_domains)}")
         return self

@@ -117,7 +117,7 @@ def test_speed_settings_change_no_fingerprint(tmp_path: Path) -> None:
         "[shards]\nsize = 256",
         "[study]\nseed = 1",
         "[pretrain]\nnum_epochs = 1",
-        '[train]\nprecision = "bf16"',
+        '[train]\nprecision = "bf16"\n[model]\nwidth = 64',
         '[privacy]\nclipping = "hooks"',
     ],
 )
