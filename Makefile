@@ -68,13 +68,14 @@ slurm-up:
 slurm-down:
 	@slurm/dev/stop.sh
 
-# libFuzzer over every codec path, FUZZ_SECONDS each. Needs clang and its sanitizers' libraries.
+# libFuzzer over every codec path and the reader of shards, FUZZ_SECONDS each. Needs clang and its sanitizers' libraries.
 FUZZ_SECONDS ?= 60
 fuzz: install
 	@clang++ --version >/dev/null 2>&1 || { echo "make fuzz needs clang: sudo apt-get install clang libclang-rt-14-dev"; exit 1; }
 	$(BIN)/cmake -S . -B build/fuzz/programs -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 		-DDPDT_PYTHON=OFF -DDPDT_FUZZ=ON > build/fuzz-cmake.log
 	$(BIN)/cmake --build build/fuzz/programs -j 2
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt atheris
 	$(BIN)/python tests/csrc/fuzz.py --seconds $(FUZZ_SECONDS)
 
 # The container image with podman or docker, and the checks of it; docs/containers.md.

@@ -90,7 +90,7 @@ class Decompressor {
         return std::max(1U, resolutions) - 1;
     }
 
-    const opj_image_t& decode(unsigned halvings) {
+    opj_image_t& decode(unsigned halvings) {
         if (halvings > 0 && !opj_set_decoded_resolution_factor(codec_.get(), halvings)) fail();
         if (!opj_decode(codec_.get(), stream_.get(), image_.get())) fail();
         if (!opj_end_decompress(codec_.get(), stream_.get())) fail();
@@ -148,10 +148,17 @@ Grid grid_of(std::size_t full, unsigned halvings) {
     return {1 - pixel / 2, pixel, 2 * static_cast<std::int64_t>(full)};
 }
 
+// OpenJPEG's 32 bits a sample are given back to the system piece by piece as they are read: ten megapixels are never
+// there twice. The component's values are lost.
 template <class T>
-Samples<T> samples_of(const opj_image_comp_t& component, std::size_t count) {
+Samples<T> take_samples(const opj_image_comp_t& component, std::size_t count) {
+    constexpr std::size_t piece = std::size_t{1} << 18;
     Samples<T> pixels(count);
-    for (std::size_t i = 0; i < count; ++i) pixels[i] = static_cast<T>(component.data[i]);
+    for (std::size_t start = 0; start < count; start += piece) {
+        const std::size_t end = std::min(count, start + piece);
+        for (std::size_t i = start; i < end; ++i) pixels[i] = static_cast<T>(component.data[i]);
+        give_back(component.data + start, (end - start) * sizeof(*component.data));
+    }
     return pixels;
 }
 
@@ -171,7 +178,7 @@ Image decode_jpeg2000(const std::uint8_t* data, std::size_t size, bool as_signed
     const bool at_origin = header.x0 == 0 && header.y0 == 0;
     const unsigned most = at_origin ? jpeg2000.num_halvings() : 0;
     const unsigned halvings = halvings_for(full_height, full_width, most, options);
-    const opj_image_t& decoded = jpeg2000.decode(halvings);
+    opj_image_t& decoded = jpeg2000.decode(halvings);
     const opj_image_comp_t& component = decoded.comps[0];
     if (component.data == nullptr) throw ImageError(Reason::unreadable, "JPEG 2000 data without pixels");
     Image image;
@@ -186,9 +193,9 @@ Image decode_jpeg2000(const std::uint8_t* data, std::size_t size, bool as_signed
     if ((component.sgnd != 0) != as_signed) ++image.warnings;
     const std::size_t count = image.height * image.width;
     if (image.bits <= 8) {
-        image.pixels = samples_of<std::uint8_t>(component, count);
+        image.pixels = take_samples<std::uint8_t>(component, count);
     } else {
-        image.pixels = samples_of<std::uint16_t>(component, count);
+        image.pixels = take_samples<std::uint16_t>(component, count);
     }
     return image;
 }

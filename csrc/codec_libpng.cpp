@@ -70,18 +70,12 @@ class Reader {
         if (png_get_color_type(png_, info_) == PNG_COLOR_TYPE_GRAY) png_set_expand_gray_1_2_4_to_8(png_);
         png_set_strip_alpha(png_);
         if (png_get_bit_depth(png_, info_) == 16 && is_little_endian()) png_set_swap(png_);
-        png_set_interlace_handling(png_);
         png_read_update_info(png_, info_);
     }
 
     void read_row(png_bytep row) {
         if (setjmp(png_jmpbuf(png_)) != 0) fail();
         png_read_row(png_, row, nullptr);
-    }
-
-    void read_image(png_bytepp rows) {
-        if (setjmp(png_jmpbuf(png_)) != 0) fail();
-        png_read_image(png_, rows);
     }
 
     void finish() {
@@ -118,12 +112,27 @@ class Reader {
 };
 
 template <class T>
-void to_gray(const T* row, T* out, std::size_t width, std::size_t channels) {
-    if (channels == 1) {
-        std::memcpy(out, row, width * sizeof(T));
-        return;
+void to_gray(const T* row, T* out, std::size_t width, std::size_t channels, std::size_t step) {
+    for (std::size_t x = 0; x < width; ++x, out += step, row += channels) {
+        *out = channels == 1 ? row[0] : gray<T>(row[0], row[1], row[2]);
     }
-    for (std::size_t x = 0; x < width; ++x) out[x] = gray<T>(row[3 * x], row[3 * x + 1], row[3 * x + 2]);
+}
+
+// The seven passes of Adam7 are small pictures; each one's pixels go to where they lie in the large one.
+template <class T>
+void read_passes(Reader& png, T* pixels, T* row) {
+    const auto height = static_cast<png_uint_32>(png.height());
+    const auto width = static_cast<png_uint_32>(png.width());
+    for (int pass = 0; pass < PNG_INTERLACE_ADAM7_PASSES; ++pass) {
+        const std::size_t columns = PNG_PASS_COLS(width, pass);
+        const std::size_t rows = columns == 0 ? 0 : PNG_PASS_ROWS(height, pass);
+        const std::size_t step = PNG_COL_FROM_PASS_COL(1U, pass) - PNG_COL_FROM_PASS_COL(0U, pass);
+        for (std::size_t y = 0; y < rows; ++y) {
+            png.read_row(reinterpret_cast<png_bytep>(row));
+            const std::size_t to = PNG_ROW_FROM_PASS_ROW(y, pass) * width + PNG_COL_FROM_PASS_COL(0U, pass);
+            to_gray(row, pixels + to, columns, png.channels(), step);
+        }
+    }
 }
 
 template <class T>
@@ -135,20 +144,15 @@ Samples<T> read_pixels(Reader& png) {
         throw ImageError(Reason::unsupported, "an unexpected row length in PNG data");
     }
     Samples<T> pixels(height * width);
-    if (png.interlaced()) {  // passes touch all rows, so all of them have to be there
-        Samples<T> samples(channels == 1 ? 0 : height * width * channels);
-        T* const target = channels == 1 ? pixels.data() : samples.data();
-        std::vector<png_bytep> rows(height);
-        for (std::size_t y = 0; y < height; ++y) rows[y] = reinterpret_cast<png_bytep>(target + y * width * channels);
-        png.read_image(rows.data());
-        if (channels != 1) to_gray(samples.data(), pixels.data(), height * width, channels);
+    Samples<T> row(width * channels);
+    if (png.interlaced()) {
+        read_passes(png, pixels.data(), row.data());
     } else if (channels == 1) {
         for (std::size_t y = 0; y < height; ++y) png.read_row(reinterpret_cast<png_bytep>(pixels.data() + y * width));
     } else {
-        Samples<T> row(width * channels);
         for (std::size_t y = 0; y < height; ++y) {
             png.read_row(reinterpret_cast<png_bytep>(row.data()));
-            to_gray(row.data(), pixels.data() + y * width, width, channels);
+            to_gray(row.data(), pixels.data() + y * width, width, channels, 1);
         }
     }
     return pixels;

@@ -1,6 +1,7 @@
 #include "image.hpp"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <limits>
 #include <new>
@@ -21,6 +22,14 @@ void* take_memory(std::size_t count, std::size_t item_bytes) {
     ::madvise(place, bytes, MADV_HUGEPAGE);
 #endif
     return place;
+}
+
+void give_back(void* place, std::size_t bytes) noexcept {
+    const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+    const auto start = reinterpret_cast<std::uintptr_t>(place);
+    const std::uintptr_t first = (start + page - 1) / page * page;
+    const std::uintptr_t last = (start + bytes) / page * page;
+    if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
 }
 
 const char* reason_name(Reason reason) {

@@ -60,6 +60,9 @@ struct View {
 // ones, each of which costs an interrupt. Throws std::bad_alloc.
 void* take_memory(std::size_t count, std::size_t item_bytes);
 
+// Gives the whole pages of a place back to the system before the place itself is freed; its content is lost.
+void give_back(void* place, std::size_t bytes) noexcept;
+
 // Leaves new elements as they are: every sample is written anyway, and clearing ten megapixels first costs time.
 template <class T>
 struct Uninitialised : std::allocator<T> {

@@ -1,6 +1,7 @@
 """Every model on every domain's test patients: predictions first, then all metrics from them."""
 
 import math
+import sys
 import time
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from dpdt.metrics import DomainMetrics, Threshold
 from dpdt.paths import RunPaths
 from dpdt.predict import Stamp, predictor, read_predictions, read_stamp, wide, write_stamped
 from dpdt.runs import read_state
+from dpdt.shards.manifest import codec_differences, read_manifest
 from dpdt.study import Study
 from dpdt.vocabulary import LABELS
 
@@ -81,6 +83,7 @@ def evaluate_run(study: Study, run_id: str) -> EvaluateSummary:
     _check_split(study, paths, domain)
     if evaluation_done(study, run_id):
         return _summary(study, paths, domain, seconds=0.0, skipped=True)
+    _warn_of_other_codecs(study, domain)
     weights = {"weights": sha256_file(paths.weights)}
     stamps = {name: _data_stamp(study, name) | weights for name in study.test_domains}
     read = {name: read_predictions(paths.predictions(name), stamps[name]) for name in study.test_domains}
@@ -140,6 +143,20 @@ def _check_split(study: Study, paths: RunPaths, domain: str) -> None:
             f"cohort {domain}: {len(shared)} patients are in test and in train or val; expected none. "
             f"Remove {study.paths.cohort_table(domain).name} and run `dpdt cohort` again."
         )
+
+
+def _warn_of_other_codecs(study: Study, domain: str) -> None:
+    """Say so where test images were decoded by other libraries than the training's: their pixels may differ."""
+    trained = read_manifest(study.paths.shards(domain).manifest)
+    for name in study.test_domains:
+        different = codec_differences(trained, read_manifest(study.paths.shards(name).manifest))
+        if different:
+            print(
+                f"warning: the shards of {domain} and {name} were made with different decoders "
+                f"({'; '.join(different)}), so pixels may differ by a few levels. Make both on one machine to rule "
+                "that out.",
+                file=sys.stderr,
+            )
 
 
 def _data_stamp(study: Study, domain: str) -> Stamp:

@@ -100,7 +100,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as err:
         raise DpdtError(f"{path}: no such file") from err
-    except json.JSONDecodeError as err:
+    except (ValueError, RecursionError) as err:  # not JSON, not UTF-8, or nested without end
         raise DpdtError(
             f"{path}: not valid JSON ({err}). The file is damaged; remove it and run the stage again."
         ) from err

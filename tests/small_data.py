@@ -9,6 +9,7 @@ import pytest
 
 from dpdt.cohort import COLUMNS
 from dpdt.files import make_folder, sha256_file, write_json
+from dpdt.shards.reader import cohort_sha256
 from dpdt.study import Study, load_study
 from dpdt.vocabulary import LABELS
 
@@ -117,10 +118,13 @@ def write_shards(study: Study, domain: str, frame: pd.DataFrame, labels: np.ndar
         "format": 1,
         "domain": domain,
         "fingerprint": study.shards_fingerprint(domain),
+        "cohort_sha256": cohort_sha256(frame),
+        "codecs": {},
         "settings": {"size": SIZE},
         "images": len(index),
         "rejected": len(frame) - len(kept),
         "synthetic": True,
+        "index": {"file": paths.index.name, "sha256": sha256_file(paths.index)},
         "shards": shards,
     }
     write_json(paths.manifest, manifest)

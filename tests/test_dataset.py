@@ -85,10 +85,12 @@ def test_shards_of_other_settings_are_an_error(make_study: MakeStudy) -> None:
 
 def test_shards_of_another_cohort_are_an_error(make_study: MakeStudy) -> None:
     study = make_study()
-    index = study.paths.shards("uka").index
-    frame = pd.read_parquet(index)
+    paths = study.paths.shards("uka")
+    frame = pd.read_parquet(paths.index)
     frame.loc[2, "image_id"] = "somebody-else"
-    frame.to_parquet(index, index=False)
+    frame.to_parquet(paths.index, index=False)
+    index = {"file": paths.index.name, "sha256": sha256_file(paths.index)}
+    write_json(paths.manifest, {**read_json(paths.manifest), "index": index})
     with pytest.raises(ShardError, match=r"1 of .* images are not in the cohort table"):
         load_split(study, "uka", "train")
 

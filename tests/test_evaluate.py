@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,20 @@ def test_scores_that_are_not_finite_are_an_error(study: Study) -> None:
     with pytest.raises(ShardError, match=r"scores on chexpert are not finite"):
         evaluate_run(study, paths.run_id)
     assert not evaluation_done(study, paths.run_id)
+
+
+def test_shards_of_other_decoders_than_the_trainings_are_named(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate_run(study, study.run_id(CELL))
+    assert "decoders" not in capsys.readouterr().err
+    run_of(study).metrics.unlink()
+    manifest = read_json(study.paths.shards("uka").manifest)
+    manifest["codecs"]["jpeg"] = "libjpeg-turbo 1.2.1"
+    write_json(study.paths.shards("uka").manifest, manifest)
+    evaluate_run(study, study.run_id(CELL))
+    expected = r"the shards of chexpert and uka were made with different decoders \(jpeg: .+ and libjpeg-turbo 1.2.1\)"
+    assert re.search(expected, capsys.readouterr().err)
 
 
 def test_without_val_there_are_no_thresholds_but_there_is_an_auc(study: Study) -> None:

@@ -3,7 +3,9 @@
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -15,8 +17,9 @@ from dpdt.errors import ShardError
 from dpdt.files import atomic_path, exclusive_lock, sha256_file
 from dpdt.shards.images import ImageOutcome, num_workers, process_images
 from dpdt.shards.job import ShardJob, write_part
+from dpdt.shards.manifest import read_manifest
 from dpdt.shards.publish import publish
-from dpdt.shards.reader import read_manifest, shard_header
+from dpdt.shards.reader import shard_header
 from dpdt.study import Study
 
 __all__ = ["ShardSummary", "build_shards"]
@@ -85,7 +88,8 @@ def build_shards(study: Study, domain: str, *, task_index: int = 0, num_tasks: i
     else:
         job.check_inputs()
         built = _build_task(job, range(task_index, job.num_shards, num_tasks))
-        publish(job)
+        with _clear_errors(job.paths.folder):
+            publish(job)
     return _summary(job, built)
 
 
@@ -112,14 +116,21 @@ def _build_shard(job: ShardJob, number: int, advance: Advance) -> bool:
             return False
         for stale in shard.parent.glob(f".{shard.name}.*.tmp"):  # of a killed task
             stale.unlink(missing_ok=True)
-        try:
+        with _clear_errors(shard):
             _write_shard(job, number, advance)
-        except OSError as err:
-            raise ShardError(
-                f"{shard}: cannot be written ({err.strerror or err}). Nothing is lost: make room or correct the "
-                "permissions, then run the same command again."
-            ) from err
     return True
+
+
+@contextmanager
+def _clear_errors(path: Path) -> Iterator[None]:
+    """Say what to do about a full disk, a full quota or a lack of permission."""
+    try:
+        yield
+    except OSError as err:
+        raise ShardError(
+            f"{path}: cannot be written ({err.strerror or err}). Nothing is lost: make room or correct the "
+            "permissions, then run the same command again."
+        ) from err
 
 
 def _write_shard(job: ShardJob, number: int, advance: Advance) -> None:

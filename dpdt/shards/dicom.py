@@ -19,6 +19,7 @@ _Grid = tuple[tuple[int, int, int], tuple[int, int, int]]
 __all__ = ["DicomPixels", "read_dicom"]
 
 GRAY: Final = ("MONOCHROME1", "MONOCHROME2")
+LINEAR: Final = ("LINEAR", "LINEAR_EXACT")
 COLOUR: Final = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 CODECS: Final[dict[str, _Codec]] = {
     "1.2.840.10008.1.2": "plain",
@@ -51,6 +52,7 @@ class DicomPixels:
         width: Columns of the file's picture.
         grid: Where the pixels lie in it, for `_core.process_array`; None at full scale.
         warnings: Oddities that were read past.
+        window: Whether the range was cut: `off` (not asked for), `linear`, `linear_exact`, or `none` (nothing to use).
     """
 
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
@@ -60,6 +62,7 @@ class DicomPixels:
     width: int
     grid: _Grid | None = None
     warnings: int = 0
+    window: str = "off"
 
 
 def read_dicom(path: str, *, min_side: int = 0, voi_window: bool = False) -> DicomPixels:
@@ -105,9 +108,9 @@ def _pixels_of(dataset: "Dataset", *, min_side: int, voi_window: bool) -> DicomP
         pixels, slope, intercept = apply_modality_lut(pixels, dataset), 1.0, 0.0
     invert = (dataset.PhotometricInterpretation == "MONOCHROME1") != (slope < 0)
     pixels = _without_padding(pixels, dataset, invert=invert)
-    window = _window(dataset) if voi_window else None
-    if window is not None:
-        low, high = sorted((edge - intercept) / slope for edge in window)
+    window, edges = _window(dataset) if voi_window else ("off", None)
+    if edges is not None:
+        low, high = sorted((edge - intercept) / slope for edge in edges)
         span = np.iinfo(pixels.dtype) if pixels.dtype.kind in "iu" else np.finfo(pixels.dtype)
         pixels = np.clip(pixels, *np.clip(np.rint([low, high]), span.min, span.max).astype(pixels.dtype))
     return DicomPixels(
@@ -118,6 +121,7 @@ def _pixels_of(dataset: "Dataset", *, min_side: int, voi_window: bool) -> DicomP
         width=int(dataset.Columns),
         grid=grid,
         warnings=oddities,
+        window=window,
     )
 
 
@@ -138,6 +142,7 @@ def _stored_values(dataset: "Dataset", *, min_side: int) -> tuple[NDArray[Any], 
         from pydicom.encaps import get_frame
 
         data = get_frame(data, 0, number_of_frames=1)
+        del dataset.PixelData  # one copy of the stream is enough
     stored = int(dataset.BitsStored)
     high_bit = dataset.get("HighBit", None)
     return _core.decode_frame(
@@ -154,16 +159,16 @@ def _stored_values(dataset: "Dataset", *, min_side: int) -> tuple[NDArray[Any], 
     )
 
 
-def _window(dataset: "Dataset") -> tuple[float, float] | None:
-    """Edges of the first window in rescaled values; None where there is none, or one that is empty or not linear."""
-    kind = str(dataset.get("VOILUTFunction", None) or "LINEAR")
+def _window(dataset: "Dataset") -> tuple[str, tuple[float, float] | None]:
+    """Kind and edges (in rescaled values) of the first window; `none` without one, or if empty or not linear."""
+    kind = str(dataset.get("VOILUTFunction", None) or "LINEAR").upper()
     centres, widths = (np.atleast_1d(dataset.get(name, None)) for name in ("WindowCenter", "WindowWidth"))
-    if kind == "SIGMOID" or not len(centres) or not len(widths) or centres[0] is None or widths[0] is None:
-        return None
+    if kind not in LINEAR or not len(centres) or not len(widths) or centres[0] is None or widths[0] is None:
+        return "none", None
     centre, width = float(centres[0]), float(widths[0])
     if kind == "LINEAR":
         centre, width = centre - 0.5, width - 1
-    return (centre - width / 2, centre + width / 2) if width > 0 else None
+    return (kind.lower(), (centre - width / 2, centre + width / 2)) if width > 0 else ("none", None)
 
 
 def _check(dataset: "Dataset") -> None:

@@ -29,6 +29,8 @@ class ImageOutcome:
         width: Columns.
         bits: Bits of a sample as stored.
         warnings: Oddities that do not change pixels.
+        window: What the range was cut to: `off` (no window was asked for, or it is no DICOM file), `linear`,
+            `linear_exact` (the file's first window), or `none` (one was asked for, but the file has none to use).
     """
 
     reason: str
@@ -38,6 +40,7 @@ class ImageOutcome:
     width: int = 0
     bits: int = 0
     warnings: int = 0
+    window: str = "off"
 
     @property
     def ok(self) -> bool:
@@ -138,4 +141,4 @@ def _process_one(path: str, out: NDArray[np.uint8], settings: ShardSettings) -> 
     except DecodeError as err:
         reason, _, message = str(err).partition(": ")
         return ImageOutcome(reason, message, "dicom", height, width, bits)
-    return ImageOutcome("", "", "dicom", height, width, bits, frame.warnings)
+    return ImageOutcome("", "", "dicom", height, width, bits, frame.warnings, frame.window)

@@ -16,7 +16,8 @@ from dpdt.cohort import read_cohort
 from dpdt.errors import ShardError, StudyError
 from dpdt.files import atomic_path
 from dpdt.paths import ShardPaths
-from dpdt.shards.reader import cohort_sha256, read_manifest
+from dpdt.shards.manifest import read_manifest
+from dpdt.shards.reader import cohort_sha256
 from dpdt.study import Study
 
 __all__ = ["ShardJob", "part_record", "write_part"]

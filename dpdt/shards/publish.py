@@ -13,7 +13,8 @@ from dpdt.cohort import read_record
 from dpdt.errors import ShardError
 from dpdt.files import atomic_path, exclusive_lock, sha256_file, write_json
 from dpdt.shards.job import ShardJob, part_record
-from dpdt.shards.reader import FORMAT, INDEX_COLUMNS
+from dpdt.shards.manifest import FORMAT
+from dpdt.shards.reader import INDEX_COLUMNS
 
 __all__ = ["publish"]
 

@@ -8,30 +8,33 @@ from typing import Any, Final, Self
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from dpdt import _core
 from dpdt.cohort import read_cohort
 from dpdt.errors import ShardError
-from dpdt.files import read_json
 from dpdt.paths import ShardPaths
+from dpdt.shards.manifest import read_manifest
 from dpdt.study import Study
 
 __all__ = [
-    "FORMAT",
     "INDEX_COLUMNS",
     "Shards",
     "cohort_sha256",
     "num_shards",
     "open_shard",
-    "read_manifest",
     "shard_header",
     "shards_done",
 ]
 
-FORMAT: Final = 1
-INDEX_COLUMNS: Final = ("image_id", "shard", "row", "sha256", "format", "height", "width", "bits")
+TEXT: Final = (pa.string(), pa.large_string())
+INTEGER: Final = (pa.int32(), pa.int64())
+NEEDED: Final = {"image_id": TEXT, "sha256": TEXT, "shard": INTEGER, "row": INTEGER}
+"""Columns of the index without which no pixel is shown, and their types."""
+INDEX_COLUMNS: Final = ("image_id", "shard", "row", "sha256", "format", "height", "width", "bits", "window", "warnings")
 
 
 def num_shards(study: Study, domain: str) -> int:
@@ -47,21 +50,6 @@ def shards_done(study: Study, domain: str) -> bool:
     """Whether the domain's shards are complete and made with the study's settings."""
     manifest = study.paths.shards(domain).manifest
     return manifest.exists() and read_manifest(manifest).get("fingerprint") == study.shards_fingerprint(domain)
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest, after a look at its format.
-
-    Raises:
-        ShardError: It is missing, or of a format that this version does not read.
-    """
-    if not path.exists():
-        raise ShardError(f"{path}: no shards yet (the manifest is written last). Run `dpdt shards`.")
-    manifest = read_json(path)
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        raise ShardError(f"{path}: format {found!r}, expected {FORMAT}. Use the version of dpdt that wrote it.")
-    return dict(manifest)
 
 
 def cohort_sha256(cohort: pd.DataFrame) -> str:
@@ -115,12 +103,36 @@ def _remedy(path: Path) -> str:
     return f"Remove {path.parent} and run `dpdt shards` again."
 
 
+def _read_index(path: Path, expected: str) -> pd.DataFrame:
+    """The index, after a look at its checksum and columns."""
+    if not path.exists():
+        raise ShardError(f"{path}: no such file. {_remedy(path)}")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != expected:
+        raise ShardError(f"{path}: its checksum is not the manifest's. {_remedy(path)}")
+    try:
+        table = pq.read_table(pa.BufferReader(data)).replace_schema_metadata(None)
+        table.validate(full=True)
+    except Exception as err:  # Arrow raises much, and no index is used that it cannot read
+        raise ShardError(f"{path}: not a Parquet file ({err}). {_remedy(path)}") from err
+    if not all(_is_filled(table, name, kinds) for name, kinds in NEEDED.items()):
+        wanted = "image_id and sha256 (text), shard and row (integers), all filled"
+        raise ShardError(f"{path}: expected the columns {wanted}; found {table.column_names}. {_remedy(path)}")
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
+def _is_filled(table: pa.Table, name: str, kinds: tuple[pa.DataType, ...]) -> bool:
+    """Whether a column is there once, of one of these types, and without gaps."""
+    return table.column_names.count(name) == 1 and table[name].type in kinds and table[name].null_count == 0
+
+
 class Shards:
     """One domain's images, read-only and memory-mapped.
 
     Attributes:
         index: One row an image, in cohort order: image_id, shard, row, sha256 (of its pixels), and format, height,
-            width, bits of its file.
+            width, bits, window (what its range was cut to) and warnings (oddities read past) of its file.
         size: Height and width in pixels.
         manifest: What manifest.json says.
     """
@@ -141,15 +153,13 @@ class Shards:
 
     @classmethod
     def open(cls, paths: ShardPaths) -> Self:
-        """Open a domain's shards; sizes and the index are checked, checksums are not (see `verify_shards`).
+        """Open a domain's shards; all but the pixels' checksums is checked (see `verify_shards` for those).
 
         Raises:
-            ShardError: Something is missing, or a size or an index row is not as the manifest says.
+            ShardError: Something is missing, or the index, a size or a header is not as the manifest says.
         """
         manifest = read_manifest(paths.manifest)
-        if not paths.index.exists():
-            raise ShardError(f"{paths.index}: no such file. {_remedy(paths.index)}")
-        return cls(paths, pd.read_parquet(paths.index), manifest)
+        return cls(paths, _read_index(paths.index, manifest["index"]["sha256"]), manifest)
 
     def _check_index(self) -> None:
         rows = np.array([len(images) for images in self._maps], dtype=np.int64)

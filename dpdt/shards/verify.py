@@ -12,7 +12,8 @@ from dpdt.console import progress
 from dpdt.errors import DpdtError, ShardError
 from dpdt.files import sha256_file
 from dpdt.paths import ShardPaths
-from dpdt.shards.reader import Shards, cohort_sha256, open_shard, read_manifest
+from dpdt.shards.manifest import read_manifest
+from dpdt.shards.reader import Shards, cohort_sha256, open_shard
 from dpdt.study import Study
 
 __all__ = ["verify_shards"]

@@ -12,6 +12,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -21,9 +22,11 @@ from openjpeg.utils import encode_array
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+import fuzz_shards
 from test_frame import lossless_jpeg, rle
 
-TARGETS: Final = ("png", "jpeg", "filters", "plain", "rle", "jpeg_baseline", "jpeg_lossless", "jpeg_ls", "jpeg2000")
+CODECS: Final = ("png", "jpeg", "filters", "plain", "rle", "jpeg_baseline", "jpeg_lossless", "jpeg_ls", "jpeg2000")
+TARGETS: Final = (*CODECS, "shards")
 SIDE: Final = 40
 
 
@@ -75,6 +78,8 @@ def seeds() -> dict[str, list[bytes]]:
     gray, wide = (smooth * 255).astype(np.uint8), (smooth * 4095).astype(np.uint16)
     colour = np.stack([gray, gray.T, gray[::-1]], axis=2)
     head = {8: bytes([SIDE, SIDE, 1, 7]), 16: bytes([SIDE, SIDE, 0, 11])}
+    with tempfile.TemporaryDirectory() as folder:
+        shards = fuzz_shards.Target(Path(folder)).seeds()
     jpegs = [pillow(gray, "JPEG"), pillow(colour, "JPEG", progressive=True), pillow(gray, "JPEG", quality=30)]
     return {
         "png": [pillow(gray, "PNG"), pillow(wide, "PNG"), pillow(colour, "PNG"), pillow(gray > 99, "PNG")],
@@ -88,6 +93,7 @@ def seeds() -> dict[str, list[bytes]]:
         ],
         "jpeg_ls": [head[8] + stream for stream in jpeg_ls(gray)] + [head[16] + stream for stream in jpeg_ls(wide)],
         "jpeg2000": [head[16] + encode_array(wide, bits_stored=12, codec_format=0)],
+        "shards": shards,
     }
 
 
@@ -98,7 +104,8 @@ def run(target: str, *, programs: Path, folder: Path, seconds: int) -> dict[str,
         path.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(seeds()[target]):
         (corpus / f"seed-{number}").write_bytes(data)
-    command = [programs / f"fuzz_{target}", f"-max_total_time={seconds}", "-max_len=4096", "-timeout=20"]
+    program = [sys.executable, fuzz_shards.__file__] if target == "shards" else [programs / f"fuzz_{target}"]
+    command = [*program, f"-max_total_time={seconds}", "-max_len=4096", "-len_control=0", "-timeout=20"]
     command += ["-rss_limit_mb=2048", "-print_final_stats=1", f"-artifact_prefix={findings}/{target}-", corpus]
     result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     found = re.search(r"stat::number_of_executed_units:\s*(\d+)", result.stderr)
