@@ -299,8 +299,8 @@ class Study(Section):
             raise ValueError("train.precision: bf16 breaks ghost clipping's bound; use clipping = 'bookkeeping'")
         if self.train.precision == "bf16" and self.shards.size < BF16_MIN_SIZE:
             raise ValueError(
-                f"train.precision: bf16 needs shards.size of at least {BF16_MIN_SIZE}, got {self.shards.size}: on planes "
-                "of one pixel torch's bf16 convolutions leave a part of the weight gradient unset"
+                f"train.precision: bf16 needs shards.size of at least {BF16_MIN_SIZE}, got {self.shards.size}: on "
+                "planes of one pixel torch's bf16 convolutions leave a part of the weight gradient unset"
             )
         if len(self.public_domains) > 1:
             raise ValueError(f"domains: only one may have role public, got {', '.join(self.public_domains)}")
