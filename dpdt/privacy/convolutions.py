@@ -131,31 +131,34 @@ def _patch_products(shape: Convolution, x: Tensor, *, kernel: Pair, places: Pair
     """Scalar product of each pair of patches of an image: (n · groups, places, places), float64.
 
     A shift of the kernel pairs only pixels whose rows (and columns) leave the same rest on division by the stride: the
-    padded input is split by these rests first, and each part's pixels are multiplied with each other.
+    input is split by these rests first, and each part's pixels are multiplied with each other. The padding's zeros have
+    no products: a shift adds to the places alone that it takes to a pixel.
     """
     images, channels, height, width = x.shape
-    (high, wide), (down, right) = places, shape.stride
-    rows = high + _reach(kernel[0], shape.dilation[0]) // down
-    columns = wide + _reach(kernel[1], shape.dilation[1]) // right
-    edge_down = rows * down - height - shape.padding[0]  # negative: rows that no patch has
-    edge_right = columns * right - width - shape.padding[1]
-    padded = F.pad(x.double(), (shape.padding[1], edge_right, shape.padding[0], edge_down))
-    parts = padded.view(images * shape.groups, channels // shape.groups, rows, down, columns, right)
+    down, right = shape.stride
+    rows, columns = -(-height // down), -(-width // right)
+    whole = F.pad(x, (0, columns * right - width, 0, rows * down - height)).double()
+    parts = whole.view(images * shape.groups, channels // shape.groups, rows, down, columns, right)
     pixels = parts.permute(0, 3, 5, 1, 2, 4).reshape(-1, channels // shape.groups, rows * columns)
     products = torch.bmm(pixels.transpose(1, 2), pixels)
     products = products.view(-1, down, right, rows, columns, rows, columns)
+    high, wide = places
     total = products.new_zeros(len(products), high, wide, high, wide)
-    for row in range(0, kernel[0] * shape.dilation[0], shape.dilation[0]):
-        for column in range(0, kernel[1] * shape.dilation[1], shape.dilation[1]):
-            part = products[:, row % down, column % right]
-            r, c = slice(row // down, row // down + high), slice(column // right, column // right + wide)
-            total += part[:, r, c, r, c]
+    for row in range(kernel[0]):
+        part_down, to_r, from_r = _met(row * shape.dilation[0] - shape.padding[0], down, places=high, pixels=rows)
+        for column in range(kernel[1]):
+            offset = column * shape.dilation[1] - shape.padding[1]
+            part_right, to_c, from_c = _met(offset, right, places=wide, pixels=columns)
+            total[:, to_r, to_c, to_r, to_c] += products[:, part_down, part_right, from_r, from_c, from_r, from_c]
     return total.view(len(products), high * wide, high * wide)
 
 
-def _reach(kernel: int, dilation: int) -> int:
-    """Pixels from the first to the last that a kernel touches, without the first."""
-    return (kernel - 1) * dilation
+def _met(offset: int, stride: int, *, places: int, pixels: int) -> tuple[int, slice, slice]:
+    """Along one axis: place p meets pixel p · stride + offset. Which part that is in, and which places and pixels."""
+    shift, part = divmod(offset, stride)
+    first, end = max(0, -shift), max(0, min(places, pixels - shift))
+    first = min(first, end)
+    return part, slice(first, end), slice(first + shift, end + shift)
 
 
 def _backward(
