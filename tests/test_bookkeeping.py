@@ -318,6 +318,12 @@ def test_an_engine_leaves_ordinary_forward_passes_alone() -> None:
     torch.testing.assert_close(sums.model(x), model(x), rtol=0, atol=0)
 
 
+def test_a_model_cannot_be_copied_once_its_layers_write_to_an_engine() -> None:
+    sums = engine(ResNet9(width=8), norm=1.0)
+    with pytest.raises(PrivacyError, match="Copy it before clipping is attached"):
+        copy.deepcopy(sums.model)
+
+
 class Sly(nn.Module):
     """Uses a covered layer's weight behind the layer's back."""
 

@@ -14,6 +14,7 @@ parameter in torch's ordinary way.
 import copy
 import sys
 from collections import defaultdict
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -51,19 +52,15 @@ class BookkeepingClipping(ClippedGradientSum):
             if forward is None:
                 fallen_back.add(type(module).__name__)
                 forward = make_sampled_forward(module, self)
-            self._replace_forward(module, forward)
+            module.forward = _Recorded(self, own=module.forward, recorded=forward)
         if fallen_back:
             names = ", ".join(sorted(fallen_back))
             print(f"clipping: gradients by Opacus' rules, which cost more: {names}", file=sys.stderr, flush=True)
 
-    def _replace_forward(self, module: nn.Module, recorded: Forward) -> None:
-        own = module.forward
-
-        def forward(*inputs: Tensor) -> Tensor:
-            result: Tensor = (recorded if self._images and torch.is_grad_enabled() else own)(*inputs)
-            return result
-
-        module.forward = forward
+    @property
+    def recording(self) -> bool:
+        """Whether a physical batch is being added; otherwise the model's modules do what they always do."""
+        return self._images > 0 and torch.is_grad_enabled()
 
     def _forget_batch(self) -> None:
         self._uses: dict[nn.Parameter, int] = defaultdict(int)
@@ -148,6 +145,19 @@ class BookkeepingClipping(ClippedGradientSum):
             if any_broken:
                 piece.forget(broken)  # 0 · NaN would be NaN
             piece.add_weighted_sum(factors, totals[piece.parameter])
+
+
+class _Recorded:
+    """In place of a module's forward function."""
+
+    def __init__(self, engine: BookkeepingClipping, *, own: Forward, recorded: Forward) -> None:
+        self.engine, self.own, self.recorded = engine, own, recorded
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return (self.recorded if self.engine.recording else self.own)(*inputs)
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        raise PrivacyError("model: a copy would compute with this one's layers. Copy it before clipping is attached.")
 
 
 def clipping_ways(model: nn.Module, *, size: int) -> dict[str, str]:
