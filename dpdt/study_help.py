@@ -93,12 +93,13 @@ HELP: Final[dict[str, Help]] = {
     "train.expected_batch_size": Help(
         "units", "Larger batches drown the noise better, up to a point; keep it far below the units."
     ),
-    "train.physical_batch_size": Help("images", "Out of memory: halve it. Changes speed alone, never the result."),
+    "train.physical_batch_size": Help("images", "Out of memory: halve it. Changes speed and rounding alone.", '"auto"'),
     "train.learning_rate": Help("", "The loss does not fall (smaller), or falls slowly (larger)."),
     "train.weight_decay": Help("", "A small hospital without DP; with DP the noise does the same."),
     "train.class_weights": Help("", "Rare labels are never predicted."),
     "train.checkpoint_every_steps": Help("steps", "More often where jobs are preempted without notice."),
     "train.device": Help("", '"cuda" fails at once where there is no GPU, instead of training slowly.'),
+    "train.precision": Help("", '"bf16" is quicker where the processor has it; a new run, a little rounder.'),
     "train.num_threads": Help("threads", "Leave cores to others."),
     "privacy.target_epsilons": Help("", "The budgets that you want to compare; smaller protects more."),
     "privacy.unit": Help("", '"image" repeats the paper; it protects a patient with many images less.'),
@@ -112,7 +113,7 @@ HELP: Final[dict[str, Help]] = {
     ),
     "privacy.class_weights_share": Help("part of epsilon", 'Only with class_weights = "private".'),
     "privacy.accountant": Help("", "Compare with work that used another one."),
-    "privacy.clipping": Help("", "Out of memory or too slow; the result is the same up to rounding."),
+    "privacy.clipping": Help("", "Compare with Opacus; the result is the same up to rounding, but a new run."),
     "privacy.reserve_steps": Help("steps", "Fewer waste less budget in a crash; more write to disk less often."),
     "evaluate.domains": Help("", "Test on some hospitals only.", '["vindr", "padchest"]'),
     "evaluate.bootstrap_draws": Help("draws", "0 for a quick look; 10,000 for a last decimal that stays."),
