@@ -80,7 +80,13 @@ def measure(study: Study) -> dict[str, Speed]:
 def _settings(study: Study) -> str:
     """Everything that time and memory depend on, but the machine."""
     train = study.train
-    values = [study.shards.size, study.privacy.clipping, train.images_at_once, train.device, train.num_threads]
+    values: list[str | int] = [
+        study.shards.size,
+        study.privacy.clipping,
+        train.images_at_once,
+        train.device,
+        train.num_threads,
+    ]
     values += [train.precision] if train.precision != "float32" else []
     return fingerprint([study.model.fingerprinted(), *values])
 
