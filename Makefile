@@ -31,6 +31,13 @@ check: install
 	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.cpp csrc/*.hpp tests/csrc/*.cpp)
 	$(BIN)/mypy
 
+# The documentation with the references generated from the code, into build/docs/site; warnings are errors.
+.PHONY: docs
+docs: install
+	@rm -rf build/docs/src && mkdir -p build/docs && cp -r docs build/docs/src
+	@$(BIN)/python -m dpdt.reference build/docs
+	$(BIN)/zensical build --strict --clean --config-file build/docs/mkdocs.yml
+
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

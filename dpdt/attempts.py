@@ -5,10 +5,10 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-__all__ = ["Attempt", "attempts_file", "begin_attempt", "last_attempt", "stop_attempt"]
+__all__ = ["Attempt", "attempts_file", "begin_attempt", "last_attempt", "recent_attempts", "stop_attempt"]
 
 TAIL_BYTES = 4096
 
@@ -50,13 +50,18 @@ def stop_attempt(file: Path, attempt: Attempt, reason: str) -> None:
 
 def last_attempt(file: Path) -> Attempt | None:
     """The newest attempt; None if the job never started."""
-    found: Attempt | None = None
+    return next(iter(recent_attempts(file)), None)
+
+
+def recent_attempts(file: Path) -> list[Attempt]:
+    """The newest attempts, the last one first; a dozen or more if there were so many."""
+    found: list[Attempt] = []
     for row in _rows(file):
         if "begun" in row:
-            found = Attempt(row["attempt"], row["host"], row["begun"], row["step"])  # type: ignore[arg-type]
-        elif found is not None and row.get("attempt") == found.number:
-            found = Attempt(found.number, found.host, found.begun, found.step, str(row["stopped"]))
-    return found
+            found.append(Attempt(row["attempt"], row["host"], row["begun"], row["step"]))  # type: ignore[arg-type]
+        elif found and row.get("attempt") == found[-1].number:
+            found[-1] = replace(found[-1], stopped=str(row["stopped"]))
+    return found[::-1]
 
 
 def _append(file: Path, values: dict[str, object]) -> None:

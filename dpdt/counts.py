@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from dpdt.console import show_table
+from dpdt.console import quiet, show_table
 from dpdt.vocabulary import LABELS, SEXES, SPLITS, age_group
 
 __all__ = ["SUMMARY_COLUMNS", "count", "show"]
@@ -63,6 +63,8 @@ def count(table: pd.DataFrame, exclusions: pd.DataFrame, notes: Mapping[str, int
 
 def show(record: Mapping[str, Any]) -> None:
     """Print the counts of a cohort's record: a line a value, a column a split; its policies below."""
+    if quiet():
+        return
     lines: dict[tuple[str, str], dict[str, int]] = {}
     for row in record["counts"]:
         what = "images" if row["what"] == "total" else row["what"]

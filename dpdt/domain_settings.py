@@ -80,7 +80,8 @@ class TableLabel(Section):
     def _one_way(self) -> Self:
         if (self.column is None) == (not self.findings):
             raise ValueError('give either column = "…" or findings = ["…"]')
-        if self.findings and {"positive", "negative", "unknown"} & self.model_fields_set:
+        cells = ("positive", "negative", "unknown")  # compared with the defaults: a frozen study names every value
+        if self.findings and any(getattr(self, name) != type(self).model_fields[name].default for name in cells):
             raise ValueError("positive, negative and unknown belong to column = …, not to findings = […]")
         _only_once({"positive": self.positive, "negative": self.negative, "unknown": self.unknown})
         return self

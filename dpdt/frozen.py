@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from dpdt.errors import StudyError
 from dpdt.files import read_json, write_text
 from dpdt.study import Study, load_study
 
@@ -28,4 +31,11 @@ def thaw_study(file: str | Path) -> Study:
     if path.suffix != ".json":
         return load_study(path)
     frozen = read_json(path)
-    return Study.model_validate({**frozen["settings"], "file": frozen["file"]})
+    try:
+        return Study.model_validate({**frozen["settings"], "file": frozen["file"]})
+    except ValidationError as err:
+        first = err.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StudyError(
+            f"{path}: {where}: {first['msg']}. It was frozen by another version of dpdt; send the study again."
+        ) from err

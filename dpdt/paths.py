@@ -146,7 +146,7 @@ class SubmissionPaths:
 
     @property
     def ended(self) -> Path:
-        """What the accounting said of jobs that left Slurm's memory without a result."""
+        """What became of jobs that Slurm forgot without a result: from the accounting, or from `dpdt cancel`."""
         return self.folder / "ended.json"
 
     @property

@@ -3,6 +3,7 @@
 Only for jobs that left Slurm's memory without a result is the accounting asked, once: its answer is kept.
 """
 
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -157,10 +158,15 @@ class _Look:
         if error == "":
             if job.task.num_parts > 1:
                 return "done", "the other parts are missing"
+            if job.task.stage in LAST_STAGES:
+                return "missing", "done before, but there was nothing to show yet, or what it shows has changed"
             return "missing", "done before, but its result was removed or the settings changed"
+        attempt = last_attempt(job.attempts)
+        told = attempt.stopped if attempt is not None else ""
         if error is not None:
-            attempt = last_attempt(job.attempts)
-            return ("stopped" if attempt is not None and attempt.stopped else "failed"), error
+            return ("stopped" if told else "failed"), error
+        if told and state == "failed":  # and not requeued, whatever Slurm calls it, or nobody knows any more
+            return "stopped", f"{without_result}; told to stop: {told}"
         line = last_line(job.log) if state == "failed" else ""
         return state, f"{without_result}; last line: {line}" if line else without_result
 
@@ -247,13 +253,22 @@ def _duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d} h"
 
 
-def watch_status(study: Study, *, every_seconds: float) -> None:
-    """Print the status again and again until nothing runs or waits; Ctrl-C ends it earlier."""
+def watch_status(study: Study, *, every_seconds: float, as_json: bool = False) -> None:
+    """Print the status again and again until nothing runs or waits; Ctrl-C ends it earlier.
+
+    Args:
+        study: The study.
+        every_seconds: Time between two looks.
+        as_json: A line of JSON a look, for programs.
+    """
     while True:
         rows = study_status(study)
-        if sys.stdout.isatty():
-            print("\033[2J\033[H", end="")  # on an empty screen
-        show_status(rows)
+        if as_json:
+            print(json.dumps(rows, allow_nan=False), flush=True)
+        else:
+            if sys.stdout.isatty():
+                print("\033[2J\033[H", end="")  # on an empty screen
+            show_status(rows)
         if not any(row["state"] in ("running", "waiting") for row in rows):
             return
         time.sleep(every_seconds)

@@ -14,6 +14,11 @@ class FakeSlurm:
 
     folder: Path
 
+    def program(self, name: str, text: str) -> None:
+        """Let a program do something else."""
+        (self.folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (self.folder / name).chmod(0o755)
+
     def script(self, job_id: int) -> str:
         """What was given to sbatch."""
         return (self.folder / f"{job_id}.sh").read_text()
@@ -60,8 +65,8 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
         "scancel": f'echo "$*" > {folder}/cancelled',
         "sacct": "echo 'accounting storage is disabled' >&2; exit 1",
     }
+    fake = FakeSlurm(folder)
     for name, text in programs.items():
-        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
-        (folder / name).chmod(0o755)
+        fake.program(name, text)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    return FakeSlurm(folder)
+    return fake

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dpdt.attempts import Attempt, attempts_file, begin_attempt, last_attempt, stop_attempt
+from dpdt.attempts import Attempt, attempts_file, begin_attempt, last_attempt, recent_attempts, stop_attempt
 
 
 def test_the_newest_attempt_counts_and_says_why_it_stopped(tmp_path: Path) -> None:
@@ -32,3 +32,5 @@ def test_many_attempts_are_read_from_the_end(tmp_path: Path) -> None:
     found = last_attempt(file)
     assert found is not None
     assert (found.number, found.stopped) == (300, "SIGTERM")
+    numbers = [attempt.number for attempt in recent_attempts(file)]
+    assert numbers[:12] == list(range(300, 288, -1))

@@ -92,3 +92,23 @@ def test_help_imports_nothing_heavy() -> None:
     script = "import sys, dpdt.cli; print([m for m in ('torch', 'pandas', 'mlflow', 'numpy') if m in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert printed == "[]\n"
+
+
+def test_without_a_terminal_there_are_no_colours_and_quiet_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("image,patient,heart\n" + "".join(f"{n}.png,p{n},{n % 2}\n" for n in range(20)))
+    (tmp_path / "study.toml").write_text(
+        '[domains.own]\nkind = "table"\nroot = "."\n[domains.own.table]\nfile = "list.csv"\nimage = "image"\n'
+        'patient = "patient"\nlabels = { cardiomegaly = { column = "heart" } }\n'
+    )
+
+    def printed(*command: str) -> str:
+        run = [sys.executable, "-m", "dpdt", *command]
+        done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout + done.stderr
+
+    assert printed("cohort", "study.toml", "--quiet") == ""
+    for command in (["cohort", "study.toml"], ["show", "study.toml"], ["doctor"]):
+        text = printed(*command)
+        assert len(text) > 50
+        assert "\x1b" not in text
+        assert "\r" not in text

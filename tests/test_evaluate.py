@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ def test_shuffled_test_labels_leave_every_threshold_as_it_is(study: Study) -> No
 
 def test_a_finished_evaluation_returns_at_once(evaluated: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     times = {file: file.stat().st_mtime_ns for file in run_of(evaluated).folder.rglob("*.parquet")}
-    monkeypatch.setattr("dpdt.evaluate.predictor", None)
+    monkeypatch.setattr(sys.modules["dpdt.evaluate"], "predictor", None)
     again = evaluate_run(evaluated, run_of(evaluated).run_id)
     assert again.skipped
     assert str(again).endswith("evaluated already")

@@ -35,8 +35,9 @@ LAYERS = [
     {"logs"},
     {"submit"},
     {"demo", "machine"},
-    {"checkup"},
+    {"checkup", "api"},
     {"cli"},
+    {"reference"},
     {"__main__"},
 ]
 OWNERS = {"mlflow": {"tracking"}, "submitit": {"submit"}, "opacus": {"privacy"}}

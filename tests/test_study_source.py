@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import dpdt
 from dpdt.cli import main
 from dpdt.errors import StudyError
 from dpdt.frozen import freeze_study, thaw_study
@@ -110,3 +111,17 @@ def test_show_prints_what_is_in_force(file: Path, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         main(["show", str(file), "--changed"])
     assert "physical_batch_size" not in capsys.readouterr().out
+
+
+def test_a_frozen_study_is_the_study_also_where_labels_are_findings(tmp_path: Path) -> None:
+    page = (Path(dpdt.__file__).parents[1] / "docs" / "own-hospital.md").read_text(encoding="utf-8")
+    (tmp_path / "study.toml").write_text(page.split("```toml\n")[1].split("```")[0])
+    study = load_study(tmp_path)
+    freeze_study(study, tmp_path / "frozen.json")
+    assert thaw_study(tmp_path / "frozen.json") == study
+    text = (tmp_path / "frozen.json").read_text().replace('"num_epochs"', '"epochs"')
+    (tmp_path / "frozen.json").write_text(text)
+    with pytest.raises(
+        StudyError, match=r"frozen\.json: pretrain\.epochs: .*by another version of dpdt; send the study again"
+    ):
+        thaw_study(tmp_path / "frozen.json")

@@ -1,5 +1,7 @@
 """What `dpdt doctor --cluster` finds, with programs that stand for Slurm's."""
 
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,18 +24,18 @@ def site(fake_slurm: FakeSlurm) -> FakeSlurm:
         "sbatch": "echo 'sbatch: Job 7 to start now' >&2",
         "scontrol": """case "$1" in
             ping) echo 'Slurmctld(primary) at head is UP' ;;
-            *) printf '%s\\n' 'PluginDir = ' 'PreemptMode = REQUEUE' 'JobRequeue = 1' 'KillWait = 30 sec' ;;
+            *) printf '%s\\n' "MaxJobCount = ${FAKE_SLURM_MAX_JOBS:-10000}" \\
+                'PluginDir = ' 'PreemptMode = REQUEUE' 'JobRequeue = 1' 'KillWait = 30 sec' ;;
         esac""",
     }
     for name, text in programs.items():
-        (fake_slurm.folder / name).write_text(f"#!/bin/bash\n{text}\n")
-        (fake_slurm.folder / name).chmod(0o755)
+        fake_slurm.program(name, text)
     return fake_slurm
 
 
-def found(study: Study) -> dict[str, tuple[str, str]]:
+def found(study: Study, *, probe: bool = False) -> dict[str, tuple[str, str]]:
     """State and text of each check."""
-    return {check.name: (check.state, check.found) for check in check_cluster(study)}
+    return {check.name: (check.state, check.found) for check in check_cluster(study, probe=probe)}
 
 
 def test_a_site_that_has_all_that_is_asked_for_is_good(make_fake_study: MakeStudy, site: FakeSlurm) -> None:
@@ -76,6 +78,7 @@ def test_slurms_own_objection_is_shown(make_fake_study: MakeStudy, site: FakeSlu
 def test_a_missing_program_is_named_without_a_traceback(
     make_fake_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # CT-01
     study = make_fake_study()
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}")
@@ -91,3 +94,88 @@ def test_an_image_that_is_not_there_is_bad(make_fake_study: MakeStudy, site: Fak
     (site.folder / "apptainer").write_text("#!/bin/bash\nexit 255\n")
     (site.folder / "apptainer").chmod(0o755)
     assert found(study)["container"][0] == "bad"
+
+
+def test_more_tasks_than_slurm_or_the_account_takes_are_bad(
+    make_fake_study: MakeStudy, site: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_fake_study()  # 17 tasks
+    assert found(study)["arrays"][0] == "good"
+    site.program("sacctmgr", "printf '\\n16\\n20\\n'")  # an association without a limit, and two with one
+    assert found(study)["arrays"] == (
+        "bad",
+        "17 tasks, MaxArraySize 1001; larger arrays are cut, all parts keep to one throttle; MaxSubmitJobs = 16 is "
+        "less: send some stages first (--stages)",
+    )
+    site.program("sacctmgr", "exit 1")
+    monkeypatch.setenv("FAKE_SLURM_MAX_JOBS", "10")
+    assert "; MaxJobCount = 10 is less" in found(study)["arrays"][1]
+
+
+def on_a_node(site: FakeSlurm, before: str = "") -> Path:
+    """Let srun run its program here; what it was given is kept in the file that is returned."""
+    asked = site.folder / "srun.asked"
+    skip = 'while [ "${1#--}" != "$1" ]; do shift; done'
+    site.program("srun", f'printf "%s\\n" "$@" >> {asked}; export SLURMD_NODENAME=node7; {skip}; {before} exec "$@"')
+    return asked
+
+
+def test_a_probe_asks_a_node_as_the_stages_will(make_fake_study: MakeStudy, site: FakeSlurm) -> None:
+    asked = on_a_node(site)
+    study = make_fake_study(
+        "[cluster]\npartition='gpu'\naccount='lung'\ngpus_per_task=2\ngpu_type='a100'\nscratch='/nowhere'\ntimeout_min=60\n"
+        '[train]\ndevice = "cpu"\n'
+    )
+    for domain in study.used_domains:
+        study.root(domain).mkdir(parents=True)
+    checks = found(study, probe=True)
+    python = f"Python {sys.version_info[0]}.{sys.version_info[1]}, dpdt "
+    for name in ("a node for cohort", "a node for train"):
+        state, text = checks[name]
+        assert (state, text.startswith(f"node7: {python}")) == ("note", True), text
+        assert text.endswith(
+            "sees the study and its data, may write; no folder /nowhere, so shards are read where they are"
+        )
+    options = asked.read_text().splitlines()
+    assert {"--partition=gpu", "--account=lung", "--gpus-per-node=a100:2"} <= set(options)
+    assert options.count("--gpus-per-node=a100:2") == 1  # the cohort needs none
+
+
+def test_a_probe_says_what_a_node_does_not_have(make_fake_study: MakeStudy, site: FakeSlurm, tmp_path: Path) -> None:
+    on_a_node(site)
+    study = make_fake_study("[cluster]\npartition='gpu'\ngpus_per_task=1\ntimeout_min=60\n")
+    study.root("a").mkdir(parents=True)
+    checks = found(study, probe=True)
+    state, text = checks["a node for train"]
+    assert state == "bad"
+    assert f"{study.root('b')} is not there; put it on a shared folder" in text
+    assert str(study.root("a")) not in text
+    assert text.endswith("torch sees 0 of 1 GPUs")
+
+    study = make_fake_study('[cluster]\nprofile = "./site.toml"\n')
+    (study.folder / "site.toml").write_text('python = "env false"\n')
+    assert found(study, probe=True)["a node for cohort"] == (
+        "bad",
+        "the tasks' python does not start there: exit code 1",
+    )
+    answer = {
+        "node": "n",
+        "python": "3.9",
+        "dpdt": "0.0.1",
+        "submitit": "1.5.3",
+        "missing": [],
+        "writable": True,
+        "scratch": True,
+    }
+    site.program("old-python", f"echo 'dpdt-probe {json.dumps(answer)}'")
+    (study.folder / "site.toml").write_text('python = "old-python"\n')
+    assert "(Python, dpdt, submitit) are 3.9 0.0.1 1.5.3 there and " in found(study, probe=True)["a node for cohort"][1]
+
+
+def test_a_probe_that_gets_no_node_soon_says_nothing_about_nodes(make_fake_study: MakeStudy, site: FakeSlurm) -> None:
+    site.program("srun", "echo 'srun: error: Unable to allocate resources: Immediate/exclusive request' >&2; exit 1")
+    state, text = found(make_fake_study(), probe=True)["a node for cohort"]
+    assert (state, text) == (
+        "note",
+        "no answer: srun: error: Unable to allocate resources: Immediate/exclusive request",
+    )

@@ -63,6 +63,7 @@ def test_slices_run_here_too_and_a_stage_by_hand_makes_whole_domains(make_fake_s
 def test_2500_tasks_are_sent_as_three_arrays_below_one_throttle(
     make_fake_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # SL-07
     monkeypatch.setenv("FAKE_SLURM_MAX_ARRAY", "1001")
     study = make_fake_study("[cluster]\narray_parallelism = 64\n" + seeds(625))
     summary = submit(study, cluster="slurm", stages=["train"])

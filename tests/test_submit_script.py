@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dpdt.errors import ClusterError, StudyError
-from dpdt.study import Study
+from dpdt.study import Study, load_study
 from dpdt.submit import submit
 from dpdt.submit.profile import resources
 from dpdt.submit.requeue import TEARDOWN
@@ -33,6 +33,7 @@ def with_profile(make_fake_study: MakeStudy, text: str) -> Study:
 def test_an_image_is_started_on_the_node_with_options_before_it_and_what_a_task_must_know(
     make_fake_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # CT-01, CT-03
     seen = fake_slurm.folder / "seen"
     make_program(
         fake_slurm.folder,
@@ -50,9 +51,33 @@ def test_an_image_is_started_on_the_node_with_options_before_it_and_what_a_task_
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     subprocess.run(["sh", str(starter), "-c", "pass"], check=True)
     lines = seen.read_text().splitlines()
-    options = ["exec", "--nv", "--cleanenv", "--bind", "/data:/data:ro", "/shared/it's.sif", "python"]
+    binds = ["--bind", "/data:/data:ro", "--bind", str(study.folder)]  # the study's folder needs no mention
+    options = ["exec", "--nv", "--cleanenv", *binds, "/shared/it's.sif", "python"]
     assert lines[: len(options)] == options
     assert {"APPTAINERENV_SLURM_JOB_ID=7", "APPTAINERENV_SUBMITIT_EXECUTOR=slurm"} <= set(lines)
+
+
+def test_an_image_shows_the_studys_data_and_the_nodes_own_disk(
+    make_fake_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = fake_slurm.folder / "seen"
+    make_program(
+        fake_slurm.folder, "apptainer", f'printf "%s\\n" "$@" > {seen}; shift $(($# - 2)); exec {sys.executable} "$@"'
+    )
+    data, node = tmp_path / "data of b", tmp_path / "node disk"
+    data.mkdir()
+    node.mkdir()
+    study = make_fake_study('[cluster]\nprofile = "./site.toml"\n')
+    study.file.write_text(study.file.read_text().replace("raw/b", str(data)))
+    (study.folder / "raw" / "a").mkdir(parents=True)  # shown with the study's folder
+    (study.folder / "site.toml").write_text('image = "x.sif"\nscratch = "$SLURM_TMPDIR"\n')
+    submit(load_study(study.file), cluster="slurm", stages=["cohort"])
+    (starter,) = study.paths.jobs.glob("2*/python.sh")
+    binds = ["--bind", str(data), "--bind", str(study.folder)]
+    for variable, disk in ((str(node), ["--bind", str(node)]), ("/nowhere", [])):
+        monkeypatch.setenv("SLURM_TMPDIR", variable)
+        subprocess.run(["sh", str(starter), "-c", "pass"], check=True)
+        assert seen.read_text().splitlines()[3:-2] == [*binds, *disk, "x.sif", "python"]
 
 
 def test_a_python_of_another_version_is_refused_before_anything_is_queued(
@@ -99,6 +124,7 @@ def test_the_kind_of_gpu_is_asked_for(make_fake_study: MakeStudy, fake_slurm: Fa
 def test_the_host_requeues_the_one_task_of_the_array_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, state: str, asked: str
 ) -> None:
+    # SL-01, and CT-01: python needs no scontrol, the host requeues.
     make_program(tmp_path, "squeue", f"echo {state}")
     make_program(tmp_path, "scontrol", f'echo "$*" >> {tmp_path}/asked')
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")

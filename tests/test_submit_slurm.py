@@ -15,6 +15,7 @@ from dpdt.status import study_status
 from dpdt.study import Study
 from dpdt.submit import submit
 from dpdt.submit.call import TaskCall
+from dpdt.submit.requeue import Limits
 from dpdt.submit.slurm import _share
 from tests.fake_slurm import FakeSlurm
 
@@ -60,6 +61,7 @@ def test_evaluations_without_an_array_of_partners_wait_one_by_one(
 def test_an_outer_job_does_not_leak_into_new_jobs(
     make_fake_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # SL-04
     for name in ("SLURM_ARRAY_JOB_ID", "SLURM_CPU_BIND", "SLURM_MEM_PER_CPU", "SBATCH_PARTITION", "SLURM_CONF"):
         monkeypatch.setenv(name, "outer")
     submit(make_fake_study(), cluster="slurm", stages=["cohort"])
@@ -71,6 +73,7 @@ def test_an_outer_job_does_not_leak_into_new_jobs(
 def test_a_refused_array_takes_back_those_before_it(
     make_fake_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # SL-07
     monkeypatch.setenv("FAKE_SLURM_REFUSE", "3")
     study = make_fake_study()
     with pytest.raises(ClusterError, match=r"^Slurm refused a job: sbatch: error: invalid partition\. Nothing is left"):
@@ -146,6 +149,7 @@ def test_a_call_asks_to_be_started_again_with_the_same_task() -> None:
 def test_a_task_that_got_fewer_cores_than_it_asked_for_says_so(
     make_fake_study: MakeStudy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # SL-05; the script above passes --cpus-per-task to srun.
     study = make_fake_study()
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
     TaskCall(str(study.file), Task("cohort", "a", "cohort a"), num_threads=4)()
@@ -154,9 +158,43 @@ def test_a_task_that_got_fewer_cores_than_it_asked_for_says_so(
     assert "warning: asked for 4 cores, got 1" in shown.err
 
 
+def as_slurm_job(monkeypatch: pytest.MonkeyPatch, folder: Path, gpus: int, study: Study) -> TaskCall:
+    """The call of a training's job, in an environment like that of a job."""
+    folder.mkdir(exist_ok=True)
+    for name, value in {"SUBMITIT_EXECUTOR": "slurm", "SUBMITIT_FOLDER": str(folder), "SLURM_JOB_ID": "7"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("SLURM_NTASKS", "SLURM_JOB_NUM_NODES"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr("dpdt.submit.requeue.signal.signal", lambda *_: None)
+    task = Task("train", study.run_id(study.cells()[0]), "train a")
+    return TaskCall(str(study.file), task, num_threads=1, limits=Limits(3, 60, 90), gpus=gpus)
+
+
+def test_a_job_that_does_not_see_its_gpu_fails_at_once(
+    make_fake_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # CT-03: on the CPU it would go on for days.
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    study = make_fake_study()
+    with pytest.raises(
+        ClusterError, match=r"^train a: asked for 2 GPU\(s\) on a node, but torch .*VISIBLE_DEVICES: 0,1\)"
+    ):
+        as_slurm_job(monkeypatch, tmp_path / "job", 2, study)()
+    assert not study.paths.run(study.run_id(study.cells()[0])).state.exists()
+
+    as_slurm_job(monkeypatch, tmp_path / "job", 0, study)()  # none was asked for
+    wanted = make_fake_study('[train]\ndevice = "cpu"\n')
+    as_slurm_job(monkeypatch, tmp_path / "job", 2, wanted)()
+    assert wanted.paths.run(wanted.run_id(wanted.cells()[0])).state.exists()
+
+
 def test_a_job_that_left_no_trace_is_a_failure_even_without_accounting(
     make_fake_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # SL-06
     monkeypatch.setattr("dpdt.submit.wait.POLL_SECONDS", 0.05)
     monkeypatch.setattr("dpdt.submit.wait.GONE_SECONDS", 0.1)
     study = make_fake_study()

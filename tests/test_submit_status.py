@@ -1,5 +1,6 @@
 """Status, cancel and retry of what was sent to Slurm, with programs that stand for it."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,6 +107,19 @@ def test_a_job_that_used_up_its_attempts_is_stopped_and_not_failed(
     assert rows["shards-a"]["note"] == "not run: cohort a stopped"
 
 
+def test_a_job_that_was_told_to_stop_and_never_came_back_is_stopped_whatever_slurm_calls_it(
+    make_fake_study: MakeStudy, fake_slurm: FakeSlurm
+) -> None:
+    study, jobs = sent(make_fake_study, ["cohort"])
+    for name in ("cohort-a", "cohort-b"):
+        stop_attempt(jobs[name].attempts, started(jobs[name], node="node1"), "preempted")
+    begin_attempt(jobs["cohort-b"].attempts, Attempt(2, "node2", 2.0, None))  # this one came back, and was killed
+    fake_slurm.queue("1_0|FAILED|NonZeroExitCode|node1")
+    rows = rows_of(study)
+    assert (rows["cohort-a"]["state"], rows["cohort-b"]["state"]) == ("stopped", "failed")
+    assert rows["cohort-a"]["note"] == "ended without a result (Slurm's state: FAILED); told to stop: preempted"
+
+
 def test_only_what_failed_and_what_needed_it_is_sent_again(make_fake_study: MakeStudy, fake_slurm: FakeSlurm) -> None:
     study = make_fake_study()
     submit(study, cluster="debug", stages=["cohort"])
@@ -124,6 +138,23 @@ def test_only_what_failed_and_what_needed_it_is_sent_again(make_fake_study: Make
     }
 
 
+def test_after_a_change_of_settings_no_task_failed_and_the_way_on_is_told(
+    make_fake_study: MakeStudy, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, jobs = sent(make_fake_study, ["train"])
+    for job in jobs.values():
+        started(job, node="node1")  # and gone
+    assert submit(study, cluster="slurm", retry_failed=True, dry_run=True).sent > 0
+    changed = make_fake_study("[train]\nlearning_rate = 0.01\n")
+    capsys.readouterr()
+    assert submit(changed, cluster="slurm", retry_failed=True).sent == 0
+    shown = capsys.readouterr().out
+    assert (
+        shown
+        == "Nothing to send: 0 tasks are done, 17 were never sent with these settings: leave out --retry-failed.\n"
+    )
+
+
 def test_cancelling_names_the_jobs_that_are_in_the_queue(make_fake_study: MakeStudy, fake_slurm: FakeSlurm) -> None:
     study, _ = sent(make_fake_study, ["cohort", "shards"])
     fake_slurm.queue(
@@ -133,12 +164,23 @@ def test_cancelling_names_the_jobs_that_are_in_the_queue(make_fake_study: MakeSt
     assert fake_slurm.cancelled == "1_1\n"
     assert [task.name for task in cancel(study)] == ["cohort-b", "shards-a"]
     assert fake_slurm.cancelled == "1_1 2_0\n"  # and no job of another study
-    fake_slurm.queue()
+    fake_slurm.queue()  # Slurm forgets those that had not started at once
     assert cancel(study) == []
+    rows = rows_of(study)
+    assert [rows[name]["state"] for name in ("cohort-a", "cohort-b", "cohort-public")] == [
+        "failed",
+        "stopped",
+        "failed",
+    ]
+    assert rows["cohort-b"]["note"] == "ended without a result (Slurm's state: CANCELLED)"
+    assert rows["shards-b"]["note"] == "not run: cohort b stopped"
 
 
 def test_watching_ends_when_nothing_runs_or_waits(
-    make_fake_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+    make_fake_study: MakeStudy,
+    fake_slurm: FakeSlurm,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     study, _ = sent(make_fake_study, ["cohort"])
     fake_slurm.queue(*(f"1_{n}|PENDING|Priority|" for n in range(3)))
@@ -153,3 +195,6 @@ def test_watching_ends_when_nothing_runs_or_waits(
     watch_status(study, every_seconds=7)
     assert slept == [7]
     assert fake_slurm.num_looks == looks + 2  # one call of squeue a look
+    capsys.readouterr()
+    watch_status(study, every_seconds=7, as_json=True)
+    assert [len(json.loads(line)) for line in capsys.readouterr().out.splitlines()] == [17]

@@ -46,8 +46,8 @@ def status(
     """Show the state of every task: done, running, waiting, failed, with node, attempt, steps and epsilon."""
     from dpdt.status import show_status, study_status, watch_status
 
-    if watch and not as_json:
-        watch_status(read_study(study), every_seconds=every)
+    if watch:
+        watch_status(read_study(study), every_seconds=every, as_json=as_json)
         return
     rows = study_status(read_study(study))
     if as_json:

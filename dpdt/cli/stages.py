@@ -12,6 +12,12 @@ from dpdt.cli.arguments import Domain, StudyFile, read_study
 __all__ = ["cohort", "evaluate", "pretrain", "report", "shards", "train"]
 
 
+TargetEpsilon = Annotated[
+    list[str] | None, typer.Option(help="Only this target epsilon (inf: without DP); may be repeated.")
+]
+Seed = Annotated[list[int] | None, typer.Option(help="Only this seed; may be repeated.")]
+
+
 def _run_stage(study_file: str, stage: str, domains: Sequence[str] | None = None) -> None:
     """Run one stage's tasks in this process, one after another."""
     from dpdt.stages import run_stage
@@ -47,30 +53,15 @@ def pretrain(study: StudyFile) -> None:
 
 
 @app.command(epilog="Example: dpdt train study.toml --domain padchest --target-epsilon 1")
-def train(
-    study: StudyFile,
-    domain: Domain = None,
-    target_epsilon: Annotated[
-        list[str] | None, typer.Option(help="Only this target epsilon (inf: without DP); may be repeated.")
-    ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Only this seed; may be repeated.")] = None,
-) -> None:
+def train(study: StudyFile, domain: Domain = None, target_epsilon: TargetEpsilon = None, seed: Seed = None) -> None:
     """Train the study's models, with and without DP, one after another."""
-    from dpdt.stages import run_stage
-
-    run_stage(
-        read_study(study),
-        "train",
-        domains=domain,
-        target_epsilons=[_epsilon(text) for text in target_epsilon or ()],
-        seeds=seed,
-    )
+    _run_cells(study, "train", domain, target_epsilon, seed)
 
 
-@app.command(epilog="Example: dpdt evaluate study.toml --domain padchest")
-def evaluate(study: StudyFile, domain: Domain = None) -> None:
+@app.command(epilog="Example: dpdt evaluate study.toml --domain padchest --target-epsilon 1")
+def evaluate(study: StudyFile, domain: Domain = None, target_epsilon: TargetEpsilon = None, seed: Seed = None) -> None:
     """Test every model on every domain: predictions, AUC and subgroup metrics. --domain is the train domain."""
-    _run_stage(study, "evaluate", domain)
+    _run_cells(study, "evaluate", domain, target_epsilon, seed)
 
 
 @app.command(epilog="Example: dpdt report study.toml   or: dpdt report --from-csv auc.csv --output report")
@@ -93,6 +84,16 @@ def report(
         print(f"Report: {write_published(from_csv, output)}")
     elif study:
         _run_stage(study, "report")
+
+
+def _run_cells(
+    study_file: str, stage: str, domain: list[str] | None, epsilons: list[str] | None, seeds: list[int] | None
+) -> None:
+    """Run the tasks of some trainings."""
+    from dpdt.stages import run_stage
+
+    chosen = [_epsilon(text) for text in epsilons or ()]
+    run_stage(read_study(study_file), stage, domains=domain, target_epsilons=chosen, seeds=seeds)
 
 
 def _epsilon(text: str) -> float:

@@ -71,7 +71,8 @@ def _totals(study: Study, outlook: Outlook) -> list[str]:
     if outlook.disk_gb is not None:
         lines.append(f"Disk: about {outlook.disk_gb:.2f} GB below {study.folder}; {outlook.free_gb:.0f} GB are free.")
     if not outlook.speeds:
-        lines.append("Hours and memory: unknown. `dpdt plan STUDY --measure` tries this machine for a minute.")
+        where = "with Slurm: srun --gpus=1 dpdt plan …" if study.cluster.gpus_per_task else "it takes a minute"
+        lines.append(f"Hours and memory: unknown. `dpdt plan STUDY --measure` tries the machine it runs on ({where}).")
         return lines
     speeds = [f"{s.arm} {s.image_ms:.2f} ms an image, {s.peak_gb:.1f} GB" for s in outlook.speeds.values()]
     lines.append(f"Measured on {next(iter(outlook.speeds.values())).device}: {'; '.join(speeds)}.")

@@ -4,6 +4,7 @@ The only package that imports submitit.
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,11 @@ from dpdt.stages import LAST_STAGES, Task, needs, private_umask
 from dpdt.status import task_states
 from dpdt.study import Study
 from dpdt.submit.cancel import cancel
-from dpdt.submit.checks import Check, check_cluster
+from dpdt.submit.checks import check_cluster
 from dpdt.submit.local import run_debug, run_local, study_claimed
 from dpdt.submit.outcomes import Outcomes
 from dpdt.submit.plan import Plan, make_plan, show_plan
+from dpdt.submit.programs import Check
 from dpdt.submit.slurm import queued_tasks, send
 from dpdt.submit.wait import wait_for
 
@@ -40,6 +42,7 @@ class SubmitSummary:
         queued: Tasks that an earlier submission has in the queue.
         finished: Tasks that succeeded (0 if nobody waited).
         folder: Where logs lie; None if nothing was sent.
+        missing: With `retry_failed`: tasks that nobody is at, though nothing failed.
     """
 
     cluster: str
@@ -48,11 +51,17 @@ class SubmitSummary:
     queued: int = 0
     finished: int = 0
     folder: Path | None = None
+    missing: int = 0
 
     def __str__(self) -> str:
         queued = f", {self.queued} already in the queue" if self.queued else ""
         if self.folder is None:
-            return f"Nothing to send: {self.skipped} tasks are done{queued}."
+            end = (
+                f", {self.missing} were never sent with these settings: leave out --retry-failed"
+                if self.missing
+                else ""
+            )
+            return f"Nothing to send: {self.skipped} tasks are done{queued}{end}."
         done = f"{self.finished} tasks done" if self.finished else f"{self.sent} tasks sent to {self.cluster}"
         return f"{done}, {self.skipped} were done before{queued}. Logs: {self.folder}"
 
@@ -86,7 +95,14 @@ def submit(
     if wait is False and cluster != "slurm":
         raise ClusterError(f"--no-wait goes with --cluster slurm only: {cluster} runs in this process. Leave it out.")
     check_model(study)
-    only = _unfinished(study) if retry_failed else None
+    only = None
+    if retry_failed:
+        states = task_states(study)
+        only = _unfinished(study, states)
+        if not only:
+            summary = _nothing_failed(cluster, states)
+            print(summary)
+            return summary
     if dry_run:
         plan = _plan(study, stages, cluster, only)
         show_plan(study, plan, cluster=cluster)
@@ -100,15 +116,20 @@ def submit(
     return summary
 
 
-def _unfinished(study: Study) -> set[Task]:
+def _unfinished(study: Study, states: dict[Task, str]) -> set[Task]:
     """Tasks that failed or were stopped, and those that nobody will run because of them."""
-    states = task_states(study)
     found: set[Task] = set()
     for task, before in needs(study).items():
         follows = states[task] == "missing" or task.stage in LAST_STAGES
         if states[task] in ("failed", "stopped") or (follows and not found.isdisjoint(before)):
             found.add(task)
     return found
+
+
+def _nothing_failed(cluster: str, states: dict[Task, str]) -> SubmitSummary:
+    """Nothing to send again; a changed setting makes tasks that were never sent."""
+    count = Counter(states.values())
+    return SubmitSummary(cluster, 0, count["done"], count["waiting"] + count["running"], missing=count["missing"])
 
 
 def _plan(study: Study, stages: Sequence[str] | None, cluster: str, only: set[Task] | None) -> Plan:

@@ -16,6 +16,7 @@ import submitit
 from submitit.helpers import DelayedSubmission
 
 from dpdt.attempts import Attempt, attempts_file, begin_attempt
+from dpdt.errors import ClusterError
 from dpdt.frozen import thaw_study
 from dpdt.stages import Task, run_task
 from dpdt.submit.requeue import Limits, SlurmAttempt
@@ -40,6 +41,7 @@ class TaskCall:
         cuda_devices: Local jobs: the value of CUDA_VISIBLE_DEVICES; None leaves it alone.
         limits: Slurm jobs: how often and how long it may run.
         scratch: Slurm jobs: a folder of the node that shards are copied to, e.g. `$SLURM_TMPDIR`.
+        gpus: Slurm jobs: how many GPUs were asked for on each node.
     """
 
     study_file: str
@@ -49,6 +51,7 @@ class TaskCall:
     cuda_devices: str | None = None
     limits: Limits | None = None
     scratch: str | None = None
+    gpus: int = 0
 
     def __call__(self) -> None:
         """Run the task; the result is in the study's folder."""
@@ -62,7 +65,8 @@ class TaskCall:
             begin_attempt(self._attempts_file(), attempt)
             signal.signal(signal.SIGTERM, _stop)
             threading.Thread(target=_stop_without, args=(self.alive,), daemon=True).start()
-        self._run(attempt)
+        self._print_header(attempt)
+        self._run()
 
     def checkpoint(self) -> DelayedSubmission:
         """Start the same task again: what submitit calls if it is warned before the task listens itself."""
@@ -77,13 +81,32 @@ class TaskCall:
         slurm.begin()
         if self.scratch is not None:
             os.environ["DPDT_SCRATCH"] = os.path.expandvars(self.scratch)
+        self._print_header(slurm.attempt)
+        self._check_gpu()
         try:
-            self._run(slurm.attempt)
+            self._run()
         except SystemExit as stop:
             slurm.ended(stop)
 
-    def _run(self, attempt: Attempt) -> None:
-        self._print_header(attempt)
+    def _check_gpu(self) -> None:
+        """Fail at once where the GPU that was asked for is not seen: on the CPU a training would go on for days.
+
+        Raises:
+            ClusterError: It is not seen, and the study does not say that it shall not be used.
+        """
+        if not self.gpus or thaw_study(self.study_file).train.device == "cpu":
+            return
+        import torch
+
+        if not torch.cuda.is_available():
+            seen = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
+            raise ClusterError(
+                f"{self.task.label}: asked for {self.gpus} GPU(s) on a node, but torch {torch.__version__} sees none "
+                f"(CUDA_VISIBLE_DEVICES: {seen}). Install torch with CUDA for the node's driver (`nvidia-smi`), "
+                'repair the image, or set train.device = "cpu".'
+            )
+
+    def _run(self) -> None:
         run_task(self.study_file, self.task, num_threads=self.num_threads)
 
     def _this_attempt(self) -> Attempt:
@@ -114,14 +137,23 @@ class TaskCall:
 
 def _torch_variables(environment: Any) -> dict[str, str]:
     """How the processes of a training find each other: what torchrun would set."""
-    first = environment.hostnames[0] if environment.num_nodes > 1 else "127.0.0.1"
     return {
         "RANK": str(environment.global_rank),
         "LOCAL_RANK": str(environment.local_rank),
         "WORLD_SIZE": str(environment.num_tasks),
-        "MASTER_ADDR": first,
+        "MASTER_ADDR": _first_node(environment) if environment.num_nodes > 1 else "127.0.0.1",
         "MASTER_PORT": str(FIRST_PORT + int(environment.raw_job_id) % NUM_PORTS),
     }
+
+
+def _first_node(environment: Any) -> str:
+    """Address of the first node, on which rank 0 runs: Slurm's name of it, if that is known to the network as well."""
+    name = str(environment.hostnames[0])
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError:
+        return os.environ.get("SLURM_LAUNCH_NODE_IPADDR", name)  # where the batch script called srun: the first node
+    return name
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -2,11 +2,15 @@
 
 import subprocess
 from collections.abc import Collection
+from contextlib import suppress
 
-from dpdt.errors import ClusterError
+from dpdt.errors import ClusterError, DpdtError
+from dpdt.files import read_json, write_json
+from dpdt.jobs import Submission, latest_jobs
 from dpdt.stages import Task
 from dpdt.study import Study
-from dpdt.submit.slurm import COMMAND_SECONDS, queued_tasks
+from dpdt.submit.programs import COMMAND_SECONDS
+from dpdt.submit.slurm import queued_tasks
 
 __all__ = ["cancel"]
 
@@ -31,4 +35,18 @@ def cancel(study: Study, tasks: Collection[Task] | None = None) -> list[Task]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS)
     if done.returncode != 0:
         raise ClusterError(f"scancel: {done.stderr.strip() or 'failed without a message'}")
+    by_folder: dict[str, tuple[Submission, list[str]]] = {}
+    for task, (submission, job) in latest_jobs(study).items():
+        if task in queued:
+            by_folder.setdefault(submission.paths.folder.name, (submission, []))[1].append(job.job_id)
+    for submission, job_ids in by_folder.values():
+        _note(submission, job_ids)
     return list(queued)
+
+
+def _note(submission: Submission, job_ids: list[str]) -> None:
+    """Keep that jobs were cancelled: without accounting, Slurm forgets at once those that had not started."""
+    ended = {}
+    with suppress(DpdtError):
+        ended = read_json(submission.paths.ended)
+    write_json(submission.paths.ended, {**ended, **{job_id: ["CANCELLED", "", ""] for job_id in job_ids}})

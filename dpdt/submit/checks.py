@@ -1,12 +1,11 @@
 """`dpdt doctor --cluster`: whether a site has what the jobs will need, before anything is queued."""
 
+import getpass
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,10 +13,13 @@ from dpdt.errors import ClusterError, DpdtError
 from dpdt.files import exclusive_lock
 from dpdt.jobs import Submission
 from dpdt.paths import SubmissionPaths
+from dpdt.stages import needs
 from dpdt.study import Study
+from dpdt.submit.probe import probe_nodes
 from dpdt.submit.profile import Resources, resources
+from dpdt.submit.programs import Check, last_line, run_program
 from dpdt.submit.script import check_python, make_executor
-from dpdt.submit.slurm import COMMAND_SECONDS, PROGRAMS, max_array_size, outside_of_any_job
+from dpdt.submit.slurm import PROGRAMS, max_array_size, outside_of_any_job
 
 __all__ = ["Check", "check_cluster"]
 
@@ -38,31 +40,12 @@ SHARED: Final = (
 )
 
 
-@dataclass(frozen=True)
-class Check:
-    """One finding.
-
-    Attributes:
-        name: What was looked at.
-        state: `good`, `bad`, or `note`: worth knowing.
-        found: What is there, and for `bad` what to do.
-    """
-
-    name: str
-    state: str
-    found: str
-
-    def as_dict(self) -> dict[str, str]:
-        """For JSON."""
-        return asdict(self)
-
-
 def check_cluster(study: Study, *, probe: bool = False) -> list[Check]:
     """Look at everything that the study's jobs will need.
 
     Args:
         study: The study.
-        probe: Also run a job of one minute at most that looks for the study's folder on a node.
+        probe: Also run jobs of a moment that look on nodes for what the tasks will need there.
 
     Raises:
         StudyError: The cluster profile is wrong.
@@ -72,22 +55,22 @@ def check_cluster(study: Study, *, probe: bool = False) -> list[Check]:
     if missing:
         text = f"not found: {', '.join(missing)}. Run this on the host of a login node, not in a container."
         return [Check("programs", "bad", text), _folder(study)]
-    ping = _run("scontrol", "ping")
+    ping = run_program("scontrol", "ping")
     if ping.returncode != 0 or "UP" not in ping.stdout:
-        text = f"slurmctld does not answer: {_last(ping.stderr or ping.stdout)}"
+        text = f"slurmctld does not answer: {last_line(ping.stderr or ping.stdout)}"
         return [Check("programs", "good", ", ".join(PROGRAMS)), Check("slurmctld", "bad", text), _folder(study)]
-    checks = [Check("programs", "good", ", ".join(PROGRAMS)), Check("slurmctld", "good", _last(ping.stdout))]
+    checks = [Check("programs", "good", ", ".join(PROGRAMS)), Check("slurmctld", "good", last_line(ping.stdout))]
     checks += _partitions(asked)
     checks += _test_only(study, asked)
     checks += [_arrays(study), _requeue(), _accounting(), _folder(study), _locks(study), *_python(study, asked)]
     if probe:
-        checks.append(_probe(study, asked["cohort"]))
+        checks += probe_nodes(study, asked)
     return checks
 
 
 def _partitions(asked: dict[str, Resources]) -> Iterator[Check]:
     """Each partition that a stage names, or Slurm's default one."""
-    answer = _run("sinfo", "--noheader", "--format=%R|%a|%l|%c|%m|%G|%D|%f|%P").stdout
+    answer = run_program("sinfo", "--noheader", "--format=%R|%a|%l|%c|%m|%G|%D|%f|%P").stdout
     rows = [line.split("|") for line in answer.splitlines() if line.count("|") == 8]
     names = {row[0] for row in rows}
     default = next((row[0] for row in rows if row[8].endswith("*")), None)
@@ -133,19 +116,40 @@ def _test_only(study: Study, asked: dict[str, Resources]) -> Iterator[Check]:
             script = Path(folder) / f"{stage}.sh"
             script.write_text(executor._make_submission_file_text("true", ""))
             with outside_of_any_job():
-                done = _run("sbatch", "--test-only", str(script))
-            refused = done.returncode != 0
-            yield Check(f"sbatch {stage}", "bad" if refused else "good", _last(done.stderr).removeprefix("sbatch: "))
+                done = run_program("sbatch", "--test-only", str(script))
+            state = "bad" if done.returncode != 0 else "good"
+            yield Check(f"sbatch {stage}", state, last_line(done.stderr).removeprefix("sbatch: "))
+
+
+def _config() -> dict[str, str]:
+    """Slurm's configuration."""
+    shown = run_program("scontrol", "show", "config").stdout
+    return dict(re.findall(r"^(\w+)[ \t]*=[ \t]*(.*)$", shown, re.MULTILINE))
 
 
 def _arrays(study: Study) -> Check:
-    size = max_array_size()
-    return Check("arrays", "good", f"MaxArraySize {size}; larger arrays are cut, all parts keep to one throttle")
+    """Whether Slurm takes so many tasks: it refuses a whole array for one too many."""
+    number = len(needs(study))
+    found = f"{number} tasks, MaxArraySize {max_array_size()}; larger arrays are cut, all parts keep to one throttle"
+    limits = {"MaxJobCount": _config().get("MaxJobCount", ""), "MaxSubmitJobs": _max_submit_jobs()}
+    low = [f"{name} = {value}" for name, value in limits.items() if value.isdigit() and int(value) < number]
+    if low:
+        return Check("arrays", "bad", f"{found}; {', '.join(low)} is less: send some stages first (--stages)")
+    return Check("arrays", "good", found)
+
+
+def _max_submit_jobs() -> str:
+    """The account's or user's own limit on jobs in the queue, where there is an accounting and a limit."""
+    if shutil.which("sacctmgr") is None:
+        return ""
+    command = ("sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"user={getpass.getuser()}")
+    rows = run_program(*command, "format=MaxSubmit").stdout.split()
+    return min((row for row in rows if row.isdigit()), key=int, default="")
 
 
 def _requeue() -> Check:
     """How the site takes nodes away, which decides how a training hears of it."""
-    config = dict(re.findall(r"^(\w+)[ \t]*=[ \t]*(.*)$", _run("scontrol", "show", "config").stdout, re.MULTILINE))
+    config = _config()
     found = f"JobRequeue {config.get('JobRequeue')}, PreemptMode {config.get('PreemptMode')}"
     if config.get("PreemptMode", "OFF") == "OFF":
         return Check("preemption", "note", f"{found}: jobs are not preempted")
@@ -160,7 +164,7 @@ def _requeue() -> Check:
 
 
 def _accounting() -> Check:
-    if shutil.which("sacct") is None or _run("sacct", "--noheader", "--jobs=1").returncode != 0:
+    if shutil.which("sacct") is None or run_program("sacct", "--noheader", "--jobs=1").returncode != 0:
         text = "no sacct here: status is read from squeue and the jobs' own files"
         return Check("accounting", "note", text)
     return Check("accounting", "good", "sacct answers")
@@ -169,7 +173,7 @@ def _accounting() -> Check:
 def _folder(study: Study) -> Check:
     """Whether nodes will see the study's folder, from the kind of its file system."""
     folder = next(path for path in (study.folder, *study.folder.parents) if path.exists())
-    kind = _run("stat", "--file-system", "--format=%T", str(folder)).stdout.strip()
+    kind = run_program("stat", "--file-system", "--format=%T", str(folder)).stdout.strip()
     free = shutil.disk_usage(folder).free / 1e9
     found = f"{study.folder}: {kind}, {free:.0f} GB free"
     if kind.startswith(SHARED):
@@ -212,42 +216,6 @@ def _python(study: Study, asked: dict[str, Resources]) -> Iterator[Check]:
             yield Check("python", "bad", str(err))
         else:
             yield Check("python", "good", "the tasks' python has the versions of this one, where it can be tried here")
-
-
-def _probe(study: Study, one: Resources) -> Check:
-    """Look for the study's file from a node."""
-    options = [f"--partition={one.partition}"] if one.partition else []
-    options += [f"--account={one.account}"] if one.account else []
-    command = [
-        "srun",
-        *options,
-        "--ntasks=1",
-        "--time=1",
-        "--mem=64M",
-        "--immediate=120",
-        "test",
-        "-e",
-        str(study.file),
-    ]
-    with outside_of_any_job():
-        done = _run(*command, seconds=180)
-    if done.returncode == 0:
-        return Check("seen by a node", "good", str(study.file))
-    if done.stderr.strip():
-        return Check("seen by a node", "note", f"no answer: {_last(done.stderr)}")
-    return Check("seen by a node", "bad", f"{study.file} is not on the node. Put the study on a shared folder.")
-
-
-def _run(*command: str, seconds: float = COMMAND_SECONDS) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=seconds)
-    except (OSError, subprocess.TimeoutExpired) as err:
-        return subprocess.CompletedProcess(command, 1, "", str(err))
-
-
-def _last(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
 
 
 def _number(text: str) -> int:

@@ -46,7 +46,7 @@ class Profile(ClusterSettings):
 
     python: str | None = Field(default=None, description="Shell command that starts Python on a node.")
     image: str | None = Field(default=None, description="Apptainer image that has dpdt; python is run in it.")
-    binds: tuple[str, ...] = Field(default=(), description="Folders of the host that are visible in the image.")
+    binds: tuple[str, ...] = Field(default=(), description="More folders that the image shows than the study's own.")
     signal_delay_s: int = Field(default=90, ge=10, description="Seconds between the warning signal and the time limit.")
     stages: dict[str, StageSettings] = Field(default_factory=dict)
 
@@ -96,7 +96,18 @@ def resources(study: Study) -> dict[str, Resources]:
     """
     given = study.cluster.model_dump(include=study.cluster.model_fields_set - {"profile"})
     profile = _read_profile(study, given)
+    if profile.image is not None:
+        profile = profile.model_copy(update={"binds": (*profile.binds, *_folders(study))})
     return {stage: _of_stage(profile, stage) for stage in STAGES}
+
+
+def _folders(study: Study) -> tuple[str, ...]:
+    """Folders that the tasks read and write, as far as they are there; none that is below another."""
+    wanted = [study.file.parent, study.folder, *(study.root(domain) for domain in study.used_domains)]
+    there = {path for path in wanted if path.is_dir()}
+    if study.folder not in there:
+        there.update(path for path in study.folder.parents[:1] if path.is_dir())
+    return tuple(sorted(str(path) for path in there if there.isdisjoint(path.parents)))
 
 
 def _of_stage(profile: Profile, stage: str) -> Resources:

@@ -19,10 +19,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
-from dpdt.attempts import Attempt, begin_attempt, stop_attempt
+from dpdt.attempts import Attempt, begin_attempt, recent_attempts, stop_attempt
 from dpdt.errors import ClusterError
 from dpdt.ranks import this_rank
-from dpdt.stages import GPU_STAGES, Task
+from dpdt.stages import GPU_STAGES, LAST_STAGES, Task
 
 __all__ = ["REQUEUE_CODE", "SETUP", "TEARDOWN", "Limits", "SlurmAttempt"]
 
@@ -32,6 +32,9 @@ REQUEUE_CODE: Final = 75
 STOP_SECONDS: Final = 20.0
 # Slurm may warn up to a minute earlier than it was asked to.
 SIGNAL_GRAIN_SECONDS: Final = 60.0
+TIME_LIMIT: Final = "time limit"
+# These begin anew in each attempt: one that meets its time limit twice in a row would do so for ever.
+WHOLE_STAGES: Final = ("cohort", *LAST_STAGES)
 
 # bash shall outlive the signals that it gets together with python, and go on after a python that failed.
 SETUP: Final = ("trap : TERM", "set +e")
@@ -79,7 +82,7 @@ class SlurmAttempt:
             ClusterError: The job was started more often than is allowed.
         """
         if self.attempt.number > self.limits.max_attempts:
-            self._give_up(f"attempt {self.attempt.number}")
+            self._give_up(f"attempt {self.attempt.number}, and {self._allowed}")
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGCONT, signal.SIG_DFL)  # comes along with SIGTERM; submitit would note it in the log
@@ -90,18 +93,32 @@ class SlurmAttempt:
         """Let the job come back, or, after its last attempt, fail in a state from which a new one goes on.
 
         Raises:
-            ClusterError: It was the last attempt.
+            ClusterError: It was the last attempt, or another one would not get further.
             SystemExit: As given.
         """
         if stop.code == REQUEUE_CODE and self.attempt.number >= self.limits.max_attempts:
-            self._give_up(f"stopped in attempt {self.attempt.number}")
+            self._give_up(f"stopped in attempt {self.attempt.number}, and {self._allowed}")
+        if stop.code == REQUEUE_CODE and self._needs_more_time():
+            raise ClusterError(
+                f"{self.task.label}: two attempts met the time limit, and this stage begins anew in each. Raise "
+                f"timeout_min (now {self.limits.timeout_min}) in [stages.{self.task.stage}] of the profile."
+            )
         raise stop
+
+    @property
+    def _allowed(self) -> str:
+        return f"cluster.max_attempts allows {self.limits.max_attempts}"
+
+    def _needs_more_time(self) -> bool:
+        """Whether a third attempt would end as this one and the one before."""
+        ends = [attempt.stopped for attempt in recent_attempts(self.file)[:2]]
+        return self.task.stage in WHOLE_STAGES and ends == [TIME_LIMIT, TIME_LIMIT]
 
     def _give_up(self, what: str) -> NoReturn:
         self._note("too many attempts")
         raise ClusterError(
-            f"{self.task.label}: {what}, and cluster.max_attempts allows {self.limits.max_attempts}. Nothing that it "
-            "did is lost: `dpdt submit --retry-failed` sends it again, and it goes on from there."
+            f"{self.task.label}: {what}. Nothing that it did is lost: `dpdt submit --retry-failed` sends it again, "
+            "and it goes on from there."
         )
 
     def _stop(self, number: int, _frame: FrameType | None) -> NoReturn:
@@ -126,4 +143,4 @@ class SlurmAttempt:
         if number == signal.SIGTERM:
             return "SIGTERM"
         left = 60 * self.limits.timeout_min - (time.monotonic() - self.clock)
-        return "time limit" if left <= self.limits.signal_delay_s + SIGNAL_GRAIN_SECONDS else "preempted"
+        return TIME_LIMIT if left <= self.limits.signal_delay_s + SIGNAL_GRAIN_SECONDS else "preempted"

@@ -14,7 +14,7 @@ from dpdt.jobs import Submission
 from dpdt.submit.profile import Resources
 from dpdt.submit.requeue import SETUP, TEARDOWN
 
-__all__ = ["check_python", "cpus_per_rank", "make_executor"]
+__all__ = ["check_python", "cpus_per_rank", "make_executor", "python_words"]
 
 PYTHON_SECONDS: Final = 300.0
 # Prints what must be the same where a task is pickled and where it is run.
@@ -30,7 +30,9 @@ for name in $(env | grep -oE '^(SLURM|SUBMITIT|CUDA|NVIDIA|DPDT|MLFLOW|OMP)_[A-Z
     value=$(printenv "$name")
     export "APPTAINERENV_$name=$value"
 done
-exec apptainer exec {options} {image} python "$@"
+scratch="{scratch}"
+[ -d "$scratch" ] || scratch=
+exec apptainer exec {options} ${{scratch:+--bind "$scratch"}} {image} python "$@"
 """
 
 
@@ -85,8 +87,19 @@ def python_command(submission: Submission, asked: Resources) -> str | None:
         return asked.python
     file = submission.paths.container
     if not file.exists():
-        write_text(file, CONTAINER.format(image=_quoted(asked.image), options=_container_options(asked)))
+        write_text(file, _container_script(asked, asked.image))
     return f"sh {_quoted(str(file))}"
+
+
+def python_words(asked: Resources) -> list[str]:
+    """The words that start python on a node, without a file that the node would have to see; none for `python`."""
+    if asked.image is not None:
+        return ["sh", "-c", _container_script(asked, asked.image), "sh"]
+    return [] if asked.python is not None else [sys.executable]
+
+
+def _container_script(asked: Resources, image: str) -> str:
+    return CONTAINER.format(image=_quoted(image), options=_container_options(asked), scratch=asked.scratch or "")
 
 
 def _container_options(asked: Resources) -> str:

@@ -23,12 +23,12 @@ from dpdt.stages import CORRESPONDS, LAST_STAGES, Task
 from dpdt.study import Study
 from dpdt.submit.call import TaskCall
 from dpdt.submit.plan import Plan, StagePlan
+from dpdt.submit.programs import COMMAND_SECONDS
 from dpdt.submit.requeue import Limits
 from dpdt.submit.script import check_python, cpus_per_rank, make_executor
 
-__all__ = ["COMMAND_SECONDS", "PROGRAMS", "max_array_size", "outside_of_any_job", "queued_tasks", "send"]
+__all__ = ["PROGRAMS", "max_array_size", "outside_of_any_job", "queued_tasks", "send"]
 
-COMMAND_SECONDS: Final = 60.0
 DEFAULT_MAX_ARRAY_SIZE: Final = 1001
 PROGRAMS: Final = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 
@@ -175,7 +175,9 @@ class _Sender:
         limits = Limits(asked.max_attempts, asked.timeout_min, asked.signal_delay_s)
         study = str(self.submission.paths.study)
         calls = [
-            TaskCall(study, task, num_threads=cpus_per_rank(asked), limits=limits, scratch=asked.scratch)
+            TaskCall(
+                study, task, num_threads=cpus_per_rank(asked), limits=limits, scratch=asked.scratch, gpus=asked.gpus
+            )
             for task in array.tasks
         ]
         with contextlib.redirect_stderr(io.StringIO()):  # the error that is raised says the same

@@ -31,9 +31,12 @@ def test_a_cancelled_job_is_known_when_squeue_has_forgotten_it(
     make_fake_study: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = make_fake_study(CLUSTER, seconds=60)
+    for domain in study.used_domains:
+        study.root(domain).mkdir(parents=True)
     checks = {check.name: check for check in check_cluster(study, probe=True)}
     assert {check.state for check in checks.values()} <= {"good", "note"}, checks
-    assert checks["accounting"].state == checks["seen by a node"].state == "good"
+    assert checks["accounting"].state == checks["a node for cohort"].state == "good"
+    assert "sees the study and its data, may write" in checks["a node for cohort"].found
 
     submit(study, cluster="slurm", stages=["cohort"])
     wait_until(lambda: {row["state"] for row in study_status(study)[:3]} == {"running"})
@@ -46,8 +49,8 @@ def test_a_cancelled_job_is_known_when_squeue_has_forgotten_it(
     (tmp_path / "bin" / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}", prepend=":")
     assert subprocess.run(["squeue"], capture_output=True).stdout == b""
+    wait_until(lambda: {row["state"] for row in study_status(study)[:3]} == {"stopped"})  # the last process is gone
     rows = study_status(study)[:3]
     assert {row["note"] for row in rows} == {"ended without a result (Slurm's state: CANCELLED)"}
-    assert {row["state"] for row in rows} == {"stopped"}
     (kept,) = study.paths.jobs.glob("2*/ended.json")
     assert set(read_json(kept)) == set(jobs)

@@ -182,8 +182,9 @@ def latest_jobs_folder(study: Study, run_id: str) -> Path:
     return next(job.log.parent for task, (_, job) in latest_jobs(study).items() if task.key == run_id)
 
 
+@pytest.mark.parametrize(("nodes", "gpus"), [(1, 2), (2, 1)], ids=["one node", "two nodes"])
 def test_two_processes_train_one_model_and_come_back_together(
-    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: int, gpus: int
 ) -> None:
     """Started by srun; the fake GPUs make two processes of it, the device is the CPU."""
     import torch
@@ -194,7 +195,7 @@ def test_two_processes_train_one_model_and_come_back_together(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REAL_TRAINING), str(root)]))
     study = make_study(
         ("target_epsilons = [8.0, inf]", "target_epsilons = [8.0]"),
-        ("reserve_steps = 4\n", f"reserve_steps = 4\n{CLUSTER}gpus_per_task = 2\n"),
+        ("reserve_steps = 4\n", f"reserve_steps = 4\n{CLUSTER}nodes_per_task = {nodes}\ngpus_per_task = {gpus}\n"),
     )
     pretrain(study)
     calm = tmp_path.parent / f"{tmp_path.name}-calm"
@@ -204,7 +205,9 @@ def test_two_processes_train_one_model_and_come_back_together(
     (study.folder / "hold").touch()
     submit(study, cluster="slurm", stages=["train"])
     wait_until(lambda: any((study.folder / "held").iterdir()))
-    slurm("scancel", "--signal=USR2", rows_of(study)[run_id]["job"])
+    job = rows_of(study)[run_id]["job"]
+    assert slurm("squeue", "--noheader", f"--job={job}", "--format=%D").split() == [str(nodes)]
+    slurm("scancel", "--signal=USR2", job)
     (study.folder / "hold").unlink()
     requeued(study, {run_id})
     wait_until(lambda: rows_of(study)[run_id]["state"] not in ("waiting", "running"))
@@ -225,7 +228,10 @@ def behave(study: Study, **told: object) -> None:
 
 
 def test_more_requeues_than_three_and_at_last_a_state_to_go_on_from(make_fake_study: MakeStudy) -> None:
-    """With SIGTERM alone, as where a site sends nothing else, and with the warning; limits below ten minutes."""
+    """With SIGTERM alone, as where a site sends nothing else, and with the warning; limits below ten minutes.
+
+    SL-01, SL-02, SL-08.
+    """
     study = make_fake_study(
         '[cluster]\npartition = "low"\nmem_gb = 0.5\ntimeout_min = 5\ncpus_per_task = 1\nmax_attempts = 5\n', seconds=90
     )

@@ -1,5 +1,6 @@
 """Submission on a real Slurm of four nodes: dependencies, failures, and nobody waiting."""
 
+import contextlib
 import json
 import os
 import re
@@ -20,7 +21,16 @@ from dpdt.submit import submit
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster", "quick_polls")]
 
 MakeStudy = Callable[..., Study]
-CLUSTER = "[cluster]\npartition = 'low'\ncpus_per_task = 2\nmem_gb = 0.5\ntimeout_min = 10\ngpus_per_task = 1\n"
+CLUSTER = """
+[train]
+device = "cpu"
+[cluster]
+partition = "low"
+cpus_per_task = 2
+mem_gb = 0.5
+timeout_min = 10
+gpus_per_task = 1
+"""
 STAGES_RUN = sorted(["cohort", "shards"] * 3 + ["pretrain"] + ["train", "evaluate"] * 4 + ["report", "track"])
 
 
@@ -53,6 +63,16 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 def settled(study: Study) -> bool:
     """Whether no task waits or runs."""
     return not {"waiting", "running"} & set(states(study).values())
+
+
+def processes(study: Study) -> list[str]:
+    """Processes of the study's jobs that are alive, wherever they were started."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = file.read_bytes().decode(errors="replace").split("\0")
+            found += [" ".join(words)] if any(word.startswith(str(study.paths.jobs)) for word in words) else []
+    return found
 
 
 def job_details(job_id: str) -> dict[str, str]:
@@ -95,11 +115,13 @@ def test_a_study_finishes_though_nobody_waits_and_is_not_sent_again(
     order = [name.split("-")[0] for name in started(study)]
     assert sorted(order) == STAGES_RUN
     assert order[-2:] == ["report", "track"]
+    wait_until(lambda: processes(study) == [], seconds=20)  # SL-09: nothing outlives a result
     assert submit(study, cluster="slurm").sent == 0
     assert "Nothing to send: 17 tasks are done." in capsys.readouterr().out
 
 
 def test_what_needs_a_failed_task_is_cancelled_and_the_rest_goes_on(make_fake_study: MakeStudy) -> None:
+    # SL-12, SL-14
     study = make_fake_study(CLUSTER + "[evaluate]\ndomains = ['a']\n")
     failing = next(study.run_id(cell) for cell in study.cells() if cell.domain == "a" and cell.private)
     told = {"fail": ["shards-b", f"train-{failing}"], "seconds": 0.5}
@@ -150,15 +172,40 @@ def test_status_tells_a_cancelled_task_from_one_that_runs(make_fake_study: MakeS
     wait_until(lambda: settled(study))
 
 
-def test_a_task_that_is_warned_comes_back_by_itself(make_fake_study: MakeStudy) -> None:
+APPTAINER = """\
+#!/bin/bash
+# Stands for apptainer: a clean environment but for what it is given, and none of Slurm's programs.
+given=()
+while read -r name; do given+=("${{name#APPTAINERENV_}}=$(printenv "$name")"); done < <(compgen -e APPTAINERENV_)
+while [ "$1" != dpdt.sif ]; do shift; done
+exec env -i PATH=/nowhere PYTHONPATH={path} "${{given[@]}}" {python} "${{@:3}}"
+"""
+
+
+@pytest.mark.parametrize("place", ["host", "image"])
+def test_a_task_that_is_warned_comes_back_by_itself(
+    make_fake_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
     study = make_fake_study(CLUSTER, seconds=60)
+    if place == "image":  # CT-01: neither python nor what it imports can reach Slurm
+        study = make_fake_study(f'{CLUSTER}profile = "./site.toml"\n', seconds=60)
+        (study.folder / "site.toml").write_text('image = "dpdt.sif"\n')
+        (tmp_path / "bin").mkdir()
+        program = tmp_path / "bin" / "apptainer"
+        program.write_text(APPTAINER.format(path=os.environ["PYTHONPATH"], python=sys.executable))
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
     submit(study, cluster="slurm", stages=["cohort"])
+    assert len(list(study.paths.jobs.glob("2*/python.sh"))) == (place == "image")
     wait_until(lambda: len(started(study)) == 3)
     (study.folder / "behave.json").write_text("{}")
     job_id = study_status(study)[0]["job"]
     time.sleep(0.5)
+    per_task = len(processes(study)) // 3
+    assert per_task >= 1
     subprocess.run(["scancel", "--signal=USR2", job_id], check=True)  # as Slurm does before it preempts
     wait_until(lambda: states(study)["cohort-a"] == "waiting")
+    wait_until(lambda: len(processes(study)) == 2 * per_task, seconds=20)  # SL-09: or a requeue
     # Slurm holds a requeued job for two minutes; not `now`, or the node refuses the credential
     subprocess.run(["scontrol", "update", f"jobid={job_id}", "StartTime=now+3"], check=True)
     wait_until(lambda: states(study)["cohort-a"] == "done")

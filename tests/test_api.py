@@ -1,0 +1,91 @@
+"""dpdt from Python: light to import, typed, the documentation's page runs, and so does the example notebook."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import os
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dpdt
+from dpdt.errors import StudyError
+
+ROOT = Path(dpdt.__file__).parents[1]
+
+
+def test_import_dpdt_stays_light_and_the_names_are_there() -> None:
+    script = (
+        "import sys, dpdt; heavy = [m for m in ('torch', 'pandas', 'numpy', 'pydantic') if m in sys.modules];"
+        "import dpdt.train, dpdt.evaluate; print(heavy, callable(dpdt.train), callable(dpdt.evaluate), dpdt.nothing)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "module 'dpdt' has no attribute 'nothing'" in done.stderr
+    done = subprocess.run([sys.executable, "-c", script.replace(", dpdt.nothing", "")], capture_output=True, text=True)
+    assert done.stdout == "[] True True\n"
+    assert set(dpdt.__all__) <= set(dir(dpdt))
+
+
+def test_modules_of_the_same_name_are_still_modules() -> None:
+    assert inspect.ismodule(importlib.import_module("dpdt.train"))
+    assert inspect.isfunction(dpdt.train)
+    assert inspect.isfunction(dpdt.evaluate)
+
+
+def test_the_package_says_what_type_checkers_need() -> None:
+    tree = ast.parse((ROOT / "dpdt" / "__init__.py").read_text())
+    imported = {a.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for a in node.names}
+    assert set(dpdt.__all__) - {"__version__"} <= imported
+
+
+def test_the_pages_python_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DPDT_QUIET", "1")
+    found = doctest.testfile(str(ROOT / "docs" / "api.md"), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert (found.failed, found.attempted > 10) == (0, True)
+
+
+def test_doctests_of_every_module_hold() -> None:
+    attempted = 0
+    for module in pkgutil.walk_packages(dpdt.__path__, "dpdt."):
+        if module.name.endswith(("__main__", "_core")):
+            continue
+        found = doctest.testmod(importlib.import_module(module.name))
+        assert found.failed == 0, module.name
+        attempted += found.attempted
+    assert attempted > 20
+
+
+def test_the_example_notebook_runs(tmp_path: Path) -> None:
+    # In a process of its own: the notebook's libraries warn, and warnings are errors here.
+    script = (
+        "import sys, nbformat; from nbclient import NotebookClient;"
+        "book = nbformat.read(sys.argv[1], as_version=4);"
+        "NotebookClient(book, timeout=120, kernel_name='python3').execute();"
+        "print(book.cells[-1].outputs[-1]['data']['text/plain'])"
+    )
+    environment = {**os.environ, "DPDT_QUIET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(ROOT / "examples" / "compare.ipynb")],
+        capture_output=True, text=True, cwd=tmp_path, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "cardiomegaly" in done.stdout
+    assert "padchest" in done.stdout
+
+
+def test_what_is_asked_for_must_be_in_the_study(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text('[domains.uka]\nroot = "."\n')
+    study = dpdt.load_study(tmp_path)
+    with pytest.raises(StudyError, match=r"chexpert: not in the study\. Its domains: uka"):
+        dpdt.Cohort(study, "chexpert")
+    with pytest.raises(StudyError, match=r"split: expected train, val or test, got 'valid'"):
+        dpdt.Shards(study, "uka", "valid")
+    with pytest.raises(
+        StudyError, match=r"the study has no training \('uka', 3\.0, 0\)\. It has: uka, epsilon 1, seed 0;"
+    ):
+        dpdt.train(study, "uka", target_epsilon=3)
