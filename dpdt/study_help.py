@@ -94,7 +94,6 @@ HELP: Final[dict[str, Help]] = {
         "units", "Larger batches drown the noise better, up to a point; keep it far below the units."
     ),
     "train.physical_batch_size": Help("images", "Out of memory: halve it. Changes speed and rounding alone.", '"auto"'),
-    "train.precision": Help("", '"bf16" is quicker on GPUs that have it, where the train page says it is as good.'),
     "train.learning_rate": Help("", "The loss does not fall (smaller), or falls slowly (larger)."),
     "train.weight_decay": Help("", "A small hospital without DP; with DP the noise does the same."),
     "train.class_weights": Help("", "Rare labels are never predicted."),
