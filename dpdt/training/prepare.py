@@ -13,6 +13,7 @@ from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.sampling import num_steps_for, sample_rate_for
 from dpdt.privacy.statement import privacy_statement, statement_without_privacy
 from dpdt.runs import freeze_config, frozen_settings
+from dpdt.training.device import device_name
 from dpdt.training.physical import find_physical_batch_size, largest_batch, machine_name
 from dpdt.training.plan import TrainingPlan
 from dpdt.training.run import TrainingRun
@@ -64,6 +65,7 @@ def prepare(
         "initial_weights": initial,
         "randomness": "seeded" if run.seeded else "cryptographic",
         "synthetic": data.synthetic,
+        "device": device_name(device),
     }
     if run.canaries:
         config["canaries"] = {"canaries": run.canaries, "coins_sha256": sha256_file(run.paths.coins)}
