@@ -55,6 +55,11 @@ bench-preprocess: install
 bench-evaluate: install
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/evaluate.py
 
+# A whole study's evaluation and report, all but the network: two processes; time and peak memory.
+.PHONY: bench-evaluate-study
+bench-evaluate-study: install
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/evaluate_study.py
+
 # A training step, with each way to clip: a table, and build/bench/train.json. Six minutes of a quiet machine.
 bench-train: install
 	@$(BIN)/python benchmarks/train.py
