@@ -7,6 +7,7 @@ writes build/bench/evaluate_study.json.
 """
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
@@ -21,7 +22,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpdt import evaluate
 from dpdt.cohort import COLUMNS
 from dpdt.console import show_table
 from dpdt.files import make_folder, write_json
@@ -109,9 +109,10 @@ def invented(study: Study, paths: Any, splits: Sequence[tuple[str, str]]) -> Ite
 def evaluate_one(job: tuple[str, str]) -> tuple[float, float]:
     """Seconds of one model, and the process's peak memory so far in GiB."""
     file, run_id = job
-    evaluate.predictor = invented  # type: ignore[assignment]
+    evaluation = importlib.import_module("dpdt.evaluate")  # the package has a function of this name
+    evaluation.predictor = invented  # type: ignore[attr-defined]
     started = time.perf_counter()
-    evaluate.evaluate_run(load_study(Path(file)), run_id)
+    evaluation.evaluate_run(load_study(Path(file)), run_id)
     return time.perf_counter() - started, peak_gib()
 
 
