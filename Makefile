@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHON
 
 .PHONY: install demo test check format clean slurm-up slurm-down torture-privacy torture-tracking tracking-images image image-test image-save
-.PHONY: bench-cohort bench-evaluate bench-preprocess bench-tracking fuzz
+.PHONY: bench-cohort bench-evaluate bench-preprocess bench-tracking bench-train bench-loader fuzz
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -54,6 +54,19 @@ bench-preprocess: install
 # The bootstrap against a loop over scikit-learn, one core: a table, and build/bench/evaluate.json.
 bench-evaluate: install
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/evaluate.py
+
+# A whole study's evaluation and report, all but the network: two processes; time and peak memory.
+.PHONY: bench-evaluate-study
+bench-evaluate-study: install
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/evaluate_study.py
+
+# A training step, with each way to clip: a table, and build/bench/train.json. Six minutes of a quiet machine.
+bench-train: install
+	@$(BIN)/python benchmarks/train.py
+
+# The loader against memory copies and the disk: a table, and build/bench/loader.json.
+bench-loader: install
+	@$(BIN)/python benchmarks/loader.py
 
 # Trainings killed at 200 random places: does the ledger count every noisy step? About two minutes.
 torture-privacy: install

@@ -67,8 +67,8 @@ def make_cases(folder: Path) -> list[Case]:
     Image.fromarray((large >> 7).astype(np.uint8)).save(folder / "large.jpg", quality=95)
     cases = [
         Case("PNG 8 bit 1024x1024", small, 15),
-        Case("PNG 16 bit 2544x3056 (15 bits used)", [folder / "large16.png"] * 2, 9),
-        Case("PNG 16 bit 2544x3056 (12 bits used)", [folder / "large12.png"] * 2, 9),
+        Case("PNG 16 bit 2544x3056 (15 bits used)", [folder / "large16.png"] * 8, 4),
+        Case("PNG 16 bit 2544x3056 (12 bits used)", [folder / "large12.png"] * 8, 4),
         Case("JPEG 2544x3056 gray, quality 95", [folder / "large.jpg"] * 4, 15),
     ]
     if data:

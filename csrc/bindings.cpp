@@ -4,8 +4,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <variant>
@@ -13,6 +15,9 @@
 #include "codec_jpeg.hpp"
 #include "codec_png.hpp"
 #include "frame.hpp"
+#include "gather.hpp"
+#include "memory.hpp"
+#include "noise.hpp"
 #include "normalise.hpp"
 #include "pipeline.hpp"
 #include "recipe.hpp"
@@ -197,6 +202,74 @@ py::dict codecs() {
     return versions;
 }
 
+template <std::size_t words>
+std::array<std::uint32_t, words> words_of(const py::bytes& data, const char* name) {
+    const std::string_view bytes = data;
+    if (bytes.size() != 4 * words) {
+        throw py::value_error(std::string(name) + ": expected " + std::to_string(4 * words) + " bytes, got " +
+                              std::to_string(bytes.size()));
+    }
+    std::array<std::uint32_t, words> found{};
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+        found[i / 4] |= static_cast<std::uint32_t>(static_cast<unsigned char>(bytes[i])) << (8 * (i % 4));
+    }
+    return found;
+}
+
+// Numbers of one draw: as many as one nonce has keystream for.
+template <class T>
+std::size_t noise_count(const Array<T>& out) {
+    if (out.ndim() != 1 || static_cast<std::uint64_t>(out.size()) > (std::uint64_t{1} << 32)) {
+        throw py::value_error("expected one dimension of at most 2^32 numbers");
+    }
+    return static_cast<std::size_t>(out.size());
+}
+
+void fill_normal(const py::bytes& key, const py::bytes& nonce, Array<double> out, std::size_t num_threads) {
+    const auto key_words = words_of<8>(key, "key");
+    const auto nonce_words = words_of<3>(nonce, "nonce");
+    const std::size_t count = noise_count(out);
+    double* const data = out.mutable_data();
+    const py::gil_scoped_release release;
+    dpdt::fill_normal(key_words, nonce_words, data, count, num_threads);
+}
+
+void add_normal(const py::bytes& key, const py::bytes& nonce, Array<float> values, double scale, double divisor,
+                std::size_t num_threads) {
+    const auto key_words = words_of<8>(key, "key");
+    const auto nonce_words = words_of<3>(nonce, "nonce");
+    const std::size_t count = noise_count(values);
+    float* const data = values.mutable_data();
+    const py::gil_scoped_release release;
+    dpdt::add_normal(key_words, nonce_words, data, count, scale, divisor, num_threads);
+}
+
+void gather(const std::vector<Array<std::uint8_t>>& files, const Array<std::int64_t>& file,
+            const Array<std::int64_t>& row, Array<std::uint8_t> out, std::size_t num_threads) {
+    if (file.ndim() != 1 || row.ndim() != 1 || file.size() != row.size() || out.ndim() != 3 ||
+        out.shape(0) != file.size()) {
+        throw py::value_error("expected one file, one row and room for one picture for each place");
+    }
+    std::vector<dpdt::PictureFile> sources;
+    for (const Array<std::uint8_t>& pictures : files) {
+        if (pictures.ndim() != 3 || pictures.shape(1) != out.shape(1) || pictures.shape(2) != out.shape(2)) {
+            throw py::value_error("files: expected pictures of the size of out's");
+        }
+        sources.push_back({pictures.data(), static_cast<std::size_t>(pictures.shape(0))});
+    }
+    std::vector<dpdt::PicturePlace> places;
+    for (py::ssize_t i = 0; i < file.size(); ++i) {
+        const auto number = static_cast<std::size_t>(file.at(i));  // a negative one becomes too large
+        const auto place = static_cast<std::size_t>(row.at(i));
+        if (number >= sources.size() || place >= sources[number].rows) throw py::index_error("no such picture");
+        places.push_back({number, place});
+    }
+    const auto bytes = static_cast<std::size_t>(out.shape(1) * out.shape(2));
+    std::uint8_t* const target = out.mutable_data();
+    const py::gil_scoped_release release;
+    dpdt::gather(sources, places, bytes, target, num_threads);
+}
+
 template <class T>
 void define_pixel_functions(py::module_& module) {
     module.def("resample", &resample<T>, py::arg("pixels").noconvert(), py::kw_only(), py::arg("height"),
@@ -224,6 +297,13 @@ PYBIND11_MODULE(_core, module) {
         .def_readonly("warnings", &dpdt::ImageResult::warnings);
 
     module.def("available_threads", &dpdt::available_threads);
+    module.def("keep_memory", &dpdt::keep_memory);
+    module.def("fill_normal", &fill_normal, py::arg("key"), py::arg("nonce"), py::arg("out").noconvert(), py::kw_only(),
+               py::arg("num_threads") = 1);
+    module.def("add_normal", &add_normal, py::arg("key"), py::arg("nonce"), py::arg("values").noconvert(),
+               py::kw_only(), py::arg("scale"), py::arg("divisor"), py::arg("num_threads") = 1);
+    module.def("gather", &gather, py::arg("files"), py::arg("file"), py::arg("row"), py::arg("out").noconvert(),
+               py::kw_only(), py::arg("num_threads") = 1);
     module.def("codecs", &codecs);
     module.def("decode", &decode, py::arg("data"), py::kw_only(),
                py::arg("max_pixels") = dpdt::DecodeOptions{}.max_pixels);

@@ -178,6 +178,7 @@ Image decode_jpeg2000(const std::uint8_t* data, std::size_t size, bool as_signed
     const bool at_origin = header.x0 == 0 && header.y0 == 0;
     const unsigned most = at_origin ? jpeg2000.num_halvings() : 0;
     const unsigned halvings = halvings_for(full_height, full_width, most, options);
+    free_kept_memory();
     opj_image_t& decoded = jpeg2000.decode(halvings);
     const opj_image_comp_t& component = decoded.comps[0];
     if (component.data == nullptr) throw ImageError(Reason::unreadable, "JPEG 2000 data without pixels");

@@ -1,21 +1,77 @@
 #include "image.hpp"
 
+#include <malloc.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <array>
 #include <limits>
 #include <new>
 
 namespace dpdt {
 
+namespace {
+
+constexpr std::size_t huge_page = std::size_t{2} << 20;
+constexpr std::size_t large = 2 * huge_page;
+constexpr std::size_t most_kept = std::size_t{48} << 20;
+
+// Large places that a thread has used and will use again.
+class Kept {
+  public:
+    ~Kept() { clear(); }
+
+    // The smallest that is large enough and not much too large. If there is none, all are freed: what is kept and what
+    // is in use are together no more than what was in use at once.
+    void* take(std::size_t bytes) noexcept {
+        Place* best = nullptr;
+        for (Place& place : places_) {
+            const bool fits = place.start != nullptr && place.bytes >= bytes && place.bytes <= 2 * bytes;
+            if (fits && (best == nullptr || place.bytes < best->bytes)) best = &place;
+        }
+        if (best == nullptr) {
+            clear();
+            return nullptr;
+        }
+        return std::exchange(*best, Place{}).start;
+    }
+
+    bool keep(void* start, std::size_t bytes) noexcept {
+        std::size_t total = bytes;
+        Place* empty = nullptr;
+        for (Place& place : places_) {
+            total += place.bytes;
+            if (place.start == nullptr) empty = &place;
+        }
+        if (empty == nullptr || total > most_kept) return false;
+        *empty = {start, bytes};
+        return true;
+    }
+
+    void clear() noexcept {
+        for (Place& place : places_) std::free(std::exchange(place, Place{}).start);
+    }
+
+  private:
+    struct Place {
+        void* start = nullptr;
+        std::size_t bytes = 0;
+    };
+    std::array<Place, 4> places_{};
+};
+
+thread_local Kept kept;
+
+}  // namespace
+
 void* take_memory(std::size_t count, std::size_t item_bytes) {
-    constexpr std::size_t huge_page = std::size_t{2} << 20;
     if (count > std::numeric_limits<std::size_t>::max() / 2 / item_bytes) throw std::bad_alloc();
     const std::size_t bytes = count * item_bytes;
-    if (bytes < 2 * huge_page) {
+    if (bytes < large) {
         if (void* const place = std::malloc(bytes)) return place;
         throw std::bad_alloc();
     }
+    if (void* const place = kept.take(bytes)) return place;
     void* const place = std::aligned_alloc(huge_page, (bytes + huge_page - 1) / huge_page * huge_page);
     if (place == nullptr) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
@@ -23,6 +79,13 @@ void* take_memory(std::size_t count, std::size_t item_bytes) {
 #endif
     return place;
 }
+
+void return_memory(void* place) noexcept {
+    const std::size_t bytes = place == nullptr ? 0 : ::malloc_usable_size(place);
+    if (bytes < large || !kept.keep(place, bytes)) std::free(place);
+}
+
+void free_kept_memory() noexcept { kept.clear(); }
 
 void give_back(void* place, std::size_t bytes) noexcept {
     const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));

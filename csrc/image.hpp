@@ -56,9 +56,16 @@ struct View {
     const T* row(std::size_t y) const { return data + y * width; }
 };
 
-// Memory for `std::free`; of whole pictures, in huge pages where the system has them: ten megapixels are 5,000 small
-// ones, each of which costs an interrupt. Throws std::bad_alloc.
+// Memory for `return_memory`; of whole pictures, in huge pages where the system has them: ten megapixels are 5,000
+// small ones, each of which costs an interrupt. Throws std::bad_alloc.
 void* take_memory(std::size_t count, std::size_t item_bytes);
+
+// A thread keeps what whole pictures used for its next one: fresh pages have to be cleared by the system, which takes a
+// quarter of the time of a large PNG.
+void return_memory(void* place) noexcept;
+
+// Frees what this thread keeps, before a library takes much by itself.
+void free_kept_memory() noexcept;
 
 // Gives the whole pages of a place back to the system before the place itself is freed; its content is lost.
 void give_back(void* place, std::size_t bytes) noexcept;
@@ -67,7 +74,7 @@ void give_back(void* place, std::size_t bytes) noexcept;
 template <class T>
 struct Uninitialised : std::allocator<T> {
     T* allocate(std::size_t count) { return static_cast<T*>(take_memory(count, sizeof(T))); }
-    void deallocate(T* place, std::size_t) noexcept { std::free(place); }
+    void deallocate(T* place, std::size_t) noexcept { return_memory(place); }
     template <class U>
     struct rebind {
         using other = Uninitialised<U>;

@@ -50,6 +50,59 @@ class ImageResult:
 def available_threads() -> int:
     """Cores given to this process by its affinity mask and cgroup."""
 
+def keep_memory() -> bool:
+    """Keep freed memory in the process instead of giving it back to the system, as long as the process lives.
+
+    Returns:
+        Whether it took effect: glibc's allocator can, others cannot.
+    """
+
+def fill_normal(key: bytes, nonce: bytes, out: NDArray[np.float64], *, num_threads: int = 1) -> None:
+    """Fill with standard normal numbers of a ChaCha20 keystream; each is half the sum of four independent ones.
+
+    Args:
+        key: 32 bytes.
+        nonce: 12 bytes, used once with a key.
+        out: (n,), n up to 2^32, C order.
+        num_threads: The numbers do not depend on it, nor on the processor.
+    """
+
+def add_normal(
+    key: bytes, nonce: bytes, values: NDArray[np.float32], *, scale: float, divisor: float, num_threads: int = 1
+) -> None:
+    """Make values (values + scale · n) / divisor, with the numbers n of `fill_normal`, in float64 and rounded once.
+
+    Args:
+        key: 32 bytes.
+        nonce: 12 bytes, used once with a key.
+        values: (n,), n up to 2^32, C order.
+        scale: Standard deviation of what is added.
+        divisor: Not 0.
+        num_threads: As for `fill_normal`.
+    """
+
+def gather(
+    files: Sequence[NDArray[np.uint8]],
+    file: NDArray[np.int64],
+    row: NDArray[np.int64],
+    out: NDArray[np.uint8],
+    *,
+    num_threads: int = 1,
+) -> None:
+    """Copy pictures from several (memory-mapped) arrays into one block, without the GIL.
+
+    Args:
+        files: Each (rows, height, width), C order.
+        file: (k,) which of `files`.
+        row: (k,) which of its pictures.
+        out: (k, height, width), filled.
+        num_threads: At most so many.
+
+    Raises:
+        IndexError: There is no such picture.
+        ValueError: Shapes that do not fit.
+    """
+
 def codecs() -> dict[str, str]:
     """Names and versions of the libraries that decode, by format."""
 

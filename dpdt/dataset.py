@@ -58,16 +58,20 @@ class DomainData:
         """Privacy units that have an image here."""
         return int(self.units.max()) + 1 if len(self.units) else 0
 
-    def images(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def images(
+        self, rows: NDArray[np.int64], *, out: NDArray[np.uint8] | None = None, num_threads: int = 1
+    ) -> NDArray[np.uint8]:
         """Copy images out of the memory-mapped shards.
 
         Args:
             rows: Image numbers of this split, shape (k,).
+            out: Where to put them, of the result's shape; None: into a new array.
+            num_threads: That copy them.
 
         Returns:
             uint8, shape (k, size, size).
         """
-        return self._shards.images(self._positions[rows])
+        return self._shards.images(self._positions[rows], out=out, num_threads=num_threads)
 
 
 def load_split(study: Study, domain: str, split: str) -> DomainData:

@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,12 +84,12 @@ def evaluate_run(study: Study, run_id: str) -> EvaluateSummary:
     _check_split(study, paths, domain)
     if evaluation_done(study, run_id):
         return _summary(study, paths, domain, seconds=0.0, skipped=True)
-    _warn_of_other_codecs(study, domain)
     weights = {"weights": sha256_file(paths.weights)}
     stamps = {name: _data_stamp(study, name) | weights for name in study.test_domains}
     read = {name: read_predictions(paths.predictions(name), stamps[name]) for name in study.test_domains}
     frames = {name: frame for name, frame in read.items() if frame is not None}
     todo = [name for name in study.test_domains if name not in frames]
+    _warn_of_other_codecs(study, domain, todo)
     val = [(domain, "val")] if (read_cohort(study, domain)["split"] == "val").any() else []
     with predictor(study, paths, [*((name, "test") for name in todo), *val]) as predict:
         for name in todo:
@@ -145,11 +146,14 @@ def _check_split(study: Study, paths: RunPaths, domain: str) -> None:
         )
 
 
-def _warn_of_other_codecs(study: Study, domain: str) -> None:
+def _warn_of_other_codecs(study: Study, domain: str, tested: Sequence[str]) -> None:
     """Say so where test images were decoded by other libraries than the training's: their pixels may differ."""
-    trained = read_manifest(study.paths.shards(domain).manifest)
-    for name in study.test_domains:
-        different = codec_differences(trained, read_manifest(study.paths.shards(name).manifest))
+    manifests = {name: study.paths.shards(name).manifest for name in (domain, *tested)}
+    if not all(file.exists() for file in manifests.values()):
+        return  # what is missing is an error where it is needed
+    trained = read_manifest(manifests[domain])
+    for name in tested:
+        different = codec_differences(trained, read_manifest(manifests[name]))
         if different:
             print(
                 f"warning: the shards of {domain} and {name} were made with different decoders "

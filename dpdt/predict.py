@@ -63,7 +63,7 @@ def predictor(study: Study, paths: RunPaths, splits: Sequence[tuple[str, str]]) 
 
     data = {(domain, split): load_split(study, domain, split) for domain, split in splits}
     score = _scorer(study, paths)
-    size = study.train.physical_batch_size
+    size = study.train.images_at_once
     total = sum(len(part) for part in data.values())
     with progress(f"evaluate {paths.run_id}", total, unit="images") as advance:
 

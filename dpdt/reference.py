@@ -5,6 +5,7 @@ docs/, and the site's configuration; `make docs` calls it, so they are never old
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,9 @@ def write_site(config: Path, folder: Path) -> None:
     import yaml
 
     write_reference(folder / "src")
+    for page in (folder / "src").glob("*.md"):  # what lies beside docs/ is in the repository, not on the site
+        text = page.read_text(encoding="utf-8")
+        write_text(page, re.sub(r"\[([^\]]*)\]\(\.\./([^)]+)\)", r"\1 (`\2` in the repository)", text))
     found = {**site_config(config, folder / "src"), "docs_dir": "src", "site_dir": "site"}
     write_text(folder / "mkdocs.yml", yaml.safe_dump(found, sort_keys=False, allow_unicode=True))
 

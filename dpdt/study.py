@@ -9,9 +9,9 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from dpdt.domain_settings import DOMAIN_KINDS, DomainSettings, Folder, Integer, Number, Section
 from dpdt.errors import StudyError
@@ -39,6 +39,11 @@ __all__ = [
     "format_epsilon",
     "load_study",
 ]
+
+
+DEFAULT_IMAGES_AT_ONCE: Final = 32
+# The smallest pictures that the deepest layer sees more than one pixel of.
+BF16_MIN_SIZE: Final = 32
 
 
 class StudySettings(Section):
@@ -116,7 +121,9 @@ class TrainSettings(Section):
     seeds: tuple[Integer, ...] = Field(default=(0,), min_length=1, description="One training a value.")
     num_epochs: Number = Field(default=80, gt=0, description="Expected passes over the privacy units.")
     expected_batch_size: Integer = Field(default=128, ge=1, description="Units of a logical step, in expectation.")
-    physical_batch_size: Integer = Field(default=32, ge=1, description="Images at once in memory.")
+    physical_batch_size: Literal["auto"] | Annotated[Integer, Field(ge=1)] = Field(
+        default=DEFAULT_IMAGES_AT_ONCE, description="Images at once in memory; auto: as many as fit."
+    )
     learning_rate: Number = Field(default=2e-4, gt=0, description="Of NAdam, of both arms.")
     weight_decay: Number = Field(default=0.0, ge=0, description="Of NAdam, of both arms.")
     class_weights: Literal["none", "public", "private"] | tuple[Number, ...] = Field(
@@ -126,10 +133,26 @@ class TrainSettings(Section):
         "not offered in a DP arm: they would be released outside of epsilon.",
     )
     checkpoint_every_steps: Integer = Field(default=50, ge=1, description="Logical steps between two checkpoints.")
+    precision: Literal["float32", "bf16"] = Field(
+        default="float32",
+        description="bf16: autocast of forward and backward passes; norms, sums, weights stay float32.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where pretrain, train and evaluate compute; auto: a GPU if torch sees one."
     )
     num_threads: Integer = Field(default=0, ge=0, description="CPU threads of a training; 0: all given cores.")
+
+    @field_validator("physical_batch_size", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: object) -> object:
+        if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"expected a whole number of at least 1, or 'auto', got {value!r}")
+        return value
+
+    @property
+    def images_at_once(self) -> int:
+        """Where nothing but a default will do for "auto": testing, planning."""
+        return DEFAULT_IMAGES_AT_ONCE if self.physical_batch_size == "auto" else self.physical_batch_size
 
     @model_validator(mode="after")
     def _weights_per_label(self) -> Self:
@@ -167,7 +190,9 @@ class PrivacySettings(Section):
     accountant: Literal["pld", "prv", "rdp"] = Field(
         default="pld", description="How epsilon is computed from the ledger; pld is the tightest."
     )
-    clipping: Literal["hooks", "ghost"] = Field(default="hooks", description="How per-sample gradients are clipped.")
+    clipping: Literal["bookkeeping", "hooks", "ghost"] = Field(
+        default="bookkeeping", description="How per-sample gradients are clipped: dpdt's engine, or Opacus' two."
+    )
     reserve_steps: Integer = Field(default=10, ge=1, description="Noisy steps that the ledger reserves at once.")
 
     @model_validator(mode="after")
@@ -187,8 +212,8 @@ class PrivacySettings(Section):
             raise ValueError(f"images_per_patient: {self.images_per_patient} needs unit = 'patient'")
         if self.images_per_patient > 1 and self.clipping == "ghost":
             raise ValueError(
-                f"images_per_patient: {self.images_per_patient} needs clipping = 'hooks'; ghost clipping has no norm "
-                "of several images' mean gradient"
+                f"images_per_patient: {self.images_per_patient} needs clipping = 'bookkeeping' or 'hooks'; ghost "
+                "clipping has no norm of several images' mean gradient"
             )
         return self
 
@@ -284,6 +309,13 @@ class Study(Section):
             for name in names or ():
                 if name not in self.domains:
                     raise ValueError(f"{key}: no [domains.{name}]; known: {', '.join(self.domains) or 'none'}")
+        if self.train.precision == "bf16" and self.privacy.clipping == "ghost":
+            raise ValueError("train.precision: bf16 breaks ghost clipping's bound; use clipping = 'bookkeeping'")
+        if self.train.precision == "bf16" and self.shards.size < BF16_MIN_SIZE:
+            raise ValueError(
+                f"train.precision: bf16 needs shards.size of at least {BF16_MIN_SIZE}, got {self.shards.size}: on "
+                "planes of one pixel torch's bf16 convolutions leave a part of the weight gradient unset"
+            )
         if len(self.public_domains) > 1:
             raise ValueError(f"domains: only one may have role public, got {', '.join(self.public_domains)}")
         return self
@@ -297,6 +329,11 @@ class Study(Section):
     def paths(self) -> StudyPaths:
         """Names of all files of the study."""
         return StudyPaths(self.folder)
+
+    @property
+    def _precision(self) -> dict[str, str]:
+        """For the names of runs."""
+        return {} if self.train.precision == "float32" else {"precision": self.train.precision}
 
     @property
     def name(self) -> str:
@@ -368,6 +405,7 @@ class Study(Section):
                 "pretrain": self.pretrain.model_dump(mode="json"),
                 "unit": self.privacy.unit,  # of a step's draw: a patient's images, or each for itself
                 "seed": self.study.seed,
+                **self._precision,
             }
         )
         return f"pretrain-{self.public_domain}-{digest[:8]}"
@@ -385,6 +423,7 @@ class Study(Section):
         """Name of a training's run folder; it changes with every setting that changes the result."""
         privacy = self.privacy.model_dump(mode="json", exclude={"target_epsilons", "reserve_steps"})
         speed = {"domains", "seeds", "physical_batch_size", "checkpoint_every_steps", "device", "num_threads"}
+        speed.add("precision")  # below, so that float32 is what it was before there was a choice
         digest = fingerprint(
             {
                 "shards": self.shards_fingerprint(cell.domain),
@@ -393,6 +432,7 @@ class Study(Section):
                 "train": self.train.model_dump(mode="json", exclude=speed),
                 "privacy": {key: privacy[key] for key in (privacy if cell.private else ("unit", "images_per_patient"))},
                 "cell": [cell.domain, format_epsilon(cell.target_epsilon), cell.seed, self.study.seed],
+                **self._precision,
             }
         )
         epsilon = format_epsilon(cell.target_epsilon)

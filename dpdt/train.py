@@ -12,16 +12,18 @@ from collections.abc import Iterator
 from torch import nn
 
 from dpdt.checkpoint import remove_checkpoints
+from dpdt.console import warn
 from dpdt.dataset import DomainData, load_split
 from dpdt.errors import DpdtError, StudyError
 from dpdt.files import remove_leftovers, write_json
 from dpdt.paths import RunPaths
+from dpdt.privacy.clipping import CLIPPING
 from dpdt.ranks import Ranks, joined
 from dpdt.runs import RunSummary, read_state, run_done, run_lock, summary_of, write_state
 from dpdt.stop import StopFlag, stop_on_signals
 from dpdt.study import Cell, Study
 from dpdt.training.canaries import CanaryData, CanaryLoop, CanaryModel, toss_coins, with_canaries
-from dpdt.training.device import choose_device, set_threads
+from dpdt.training.device import choose_device, keep_memory, set_threads
 from dpdt.training.loop import EpochEnd, TrainingLoop
 from dpdt.training.prepare import make_statement, prepare
 from dpdt.training.resume import open_ledger
@@ -123,16 +125,18 @@ def _train(run: TrainingRun, *, on_epoch_end: EpochEnd | None, stop: StopFlag | 
     begun = time.perf_counter()
     device = choose_device(run.study.train.device)
     set_threads(run.study.train.num_threads)
+    keep_memory(device)
     signals = contextlib.nullcontext(stop) if stop else stop_on_signals()
     with joined() as ranks, _leading(run.paths, ranks, signals) as flag:
         if ranks.leads:
             remove_leftovers(run.paths.folder)
+            _warn_of_other_engines(run)
         data = load_split(run.study, run.domain, "train")
         model, initial = initial_model(run)
         if run.canaries:
             model, data = _add_canaries(run, model, data, ranks)
         with ranks.leader_first():  # who freezes the config; the others compare
-            plan, config = prepare(run, data, initial=initial, device=device)
+            plan, config = prepare(run, data, model=model, initial=initial, device=device)
         with contextlib.ExitStack() as stack:
             ledger = stack.enter_context(open_ledger(plan)) if plan.mechanism and ranks.leads else None
             loop = (CanaryLoop if run.canaries else TrainingLoop)(
@@ -169,6 +173,22 @@ def _leading(paths: RunPaths, ranks: Ranks, signals: contextlib.AbstractContextM
         if ranks.leads:
             stack.enter_context(_failure_recorded(paths))
         yield flag
+
+
+def _warn_of_other_engines(run: TrainingRun) -> None:
+    """Another way to clip is another run, with a ledger of its own: say so where both spend on the same patients."""
+    study, cell = run.study, run.cell
+    if cell is None or not cell.private:
+        return
+    for clipping in CLIPPING:
+        privacy = study.privacy.model_copy(update={"clipping": clipping})
+        other = study.model_copy(update={"privacy": privacy})
+        folder = study.paths.run(other.run_id(cell)).folder
+        if folder != run.paths.folder and (folder / run.paths.ledger.name).exists():
+            warn(
+                f"{run.run_id}: the same training was begun with privacy.clipping = {clipping!r} ({folder.name}), and "
+                "what it spent stays spent. To keep that run instead, set it in the study file."
+            )
 
 
 def _remove_noise_keys(run: TrainingRun) -> None:

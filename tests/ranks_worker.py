@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from dpdt.privacy.clipping import HooksClipping
+from dpdt.privacy.gradients import ClippedGradientSum
 from dpdt.stop import StopFlag
 from dpdt.study import load_study
 from dpdt.train import train
@@ -24,9 +24,9 @@ def main(study_file: str, result: str, stop_step: int = 0) -> None:
     torch.set_num_threads(1)
     sums: list[list[torch.Tensor]] = []
     flag, last = StopFlag(), os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1)
-    release, take_step = HooksClipping.release, TrainingLoop._take_step
+    release, take_step = ClippedGradientSum.release, TrainingLoop._take_step
 
-    def kept(self: HooksClipping, *, expected_batch_size: int) -> None:
+    def kept(self: ClippedGradientSum, *, expected_batch_size: int) -> None:
         if len(sums) < SUMS_KEPT:
             sums.append([total.clone() for total in self.partial_sums()])
         release(self, expected_batch_size=expected_batch_size)
@@ -37,7 +37,7 @@ def main(study_file: str, result: str, stop_step: int = 0) -> None:
             flag.request()
         return total
 
-    HooksClipping.release = kept  # type: ignore[method-assign]
+    ClippedGradientSum.release = kept  # type: ignore[method-assign]
     TrainingLoop._take_step = counted  # type: ignore[method-assign]
     study = load_study(study_file)
     summary = train(study, study.cells()[0], seeded_randomness=True, stop=flag)

@@ -14,7 +14,6 @@ from dpdt.audit import audit_run, refutations, score_canaries, words
 from dpdt.errors import PrivacyError, StudyError
 from dpdt.files import read_json, write_json
 from dpdt.privacy.clipping import ClippedGradientSum
-from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.sampling import PoissonSampler
 from dpdt.report.provenance import audits
 from dpdt.results import read_run
@@ -69,8 +68,15 @@ def test_without_dp_the_canaries_are_found(study: Study) -> None:
 
 def noise_times(factor: float) -> Callable[[pytest.MonkeyPatch], None]:
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
-        plain = KeyStream.normal
-        monkeypatch.setattr(KeyStream, "normal", lambda self, count: plain(self, count) * factor)
+        plain: Any = ClippedGradientSum.release
+
+        def release(self: ClippedGradientSum, *, expected_batch_size: int) -> None:
+            told = self.noise_multiplier
+            self.noise_multiplier = told * factor
+            plain(self, expected_batch_size=expected_batch_size)
+            self.noise_multiplier = told
+
+        monkeypatch.setattr(ClippedGradientSum, "release", release)
 
     return plant
 

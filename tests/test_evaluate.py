@@ -281,7 +281,7 @@ def test_shards_of_other_decoders_than_the_trainings_are_named(
 ) -> None:
     evaluate_run(study, study.run_id(CELL))
     assert "decoders" not in capsys.readouterr().err
-    run_of(study).metrics.unlink()
+    run_of(study).predictions("uka").unlink()
     manifest = read_json(study.paths.shards("uka").manifest)
     manifest["codecs"]["jpeg"] = "libjpeg-turbo 1.2.1"
     write_json(study.paths.shards("uka").manifest, manifest)

@@ -7,6 +7,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from scipy import stats
 
+from dpdt import _core
 from dpdt.errors import PrivacyError
 from dpdt.privacy.keystream import KeyStream
 
@@ -75,3 +76,43 @@ def test_a_state_that_cannot_be_read_is_refused(state: object) -> None:
 def test_a_short_key_is_refused() -> None:
     with pytest.raises(PrivacyError, match="expected 32 key bytes"):
         KeyStream(b"short")
+
+
+def box_muller(key: bytes, nonce: bytes, count: int) -> np.ndarray:
+    """What `normal` promises, written down anew: OpenSSL's ChaCha20, numpy's logarithm, sine and cosine."""
+    blocks = -(-count // 2)
+    cipher = Cipher(ChaCha20(key, bytes(4) + nonce), mode=None)  # the block counter, then the nonce
+    words = np.frombuffer(cipher.encryptor().update(bytes(64 * blocks)), dtype="<u8").reshape(blocks, 4, 2)
+    uniform = (words >> np.uint64(12)).astype(np.float64) * 2.0**-52
+    radius, angle = np.sqrt(-2 * np.log(1 - uniform[:, :, 0])), 2 * np.pi * uniform[:, :, 1]
+    pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=2)
+    numbers: np.ndarray = pairs.sum(1).reshape(-1)[:count] / 2
+    return numbers
+
+
+@pytest.mark.parametrize("count", [1, 2, 15, 17, 16384, 16385, 70_001])
+def test_the_core_makes_the_numbers_that_the_formula_says_on_any_number_of_threads(count: int) -> None:
+    key, nonce = bytes(range(32)), bytes(range(100, 112))
+    found = [np.empty(count) for _ in range(3)]
+    for out, num_threads in zip(found, (1, 2, 7), strict=True):
+        _core.fill_normal(key, nonce, out, num_threads=num_threads)
+    np.testing.assert_allclose(found[0], box_muller(key, nonce, count), rtol=0, atol=1e-13)
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_noise_is_added_and_divided_in_double_precision_and_rounded_once(dtype: torch.dtype) -> None:
+    values = torch.linspace(-3, 3, 40_000).view(200, 200).to(dtype)
+    expected = (values.double() + 0.7 * KeyStream.from_seed("n").normal(40_000).view(200, 200)) / 9
+    stream = KeyStream.from_seed("n")
+    stream.noise(values, scale=0.7, divisor=9)
+    assert torch.equal(values, expected.to(dtype))
+    assert stream.state_dict()["draws"] == 1
+
+
+def test_a_key_or_nonce_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="key: expected 32 bytes, got 31"):
+        _core.fill_normal(bytes(31), bytes(12), np.empty(2))
+    with pytest.raises(ValueError, match="nonce: expected 12 bytes, got 8"):
+        _core.add_normal(bytes(32), bytes(8), np.empty(2, np.float32), scale=1.0, divisor=1.0)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from dpdt.errors import StudyError
-from dpdt.report import write_published, write_report
+from dpdt.report import figures, write_published, write_report
 from dpdt.report.grid import Grid
 from dpdt.report.published import read_auc_table
 from dpdt.report.transfer import transfer_pairs, transfer_table
@@ -99,15 +100,51 @@ def test_the_paper_s_falls_and_p_values() -> None:
 
 def test_the_paper_s_tables_make_a_whole_report(tmp_path: Path) -> None:
     folder = paper_tables()
-    page = write_published([folder / "auc.csv", folder / "test_set_sizes.csv"], tmp_path)
+    names = ("auc.csv", "test_set_sizes.csv", "on_domain_epsilon_auc.csv")
+    page = write_published([folder / name for name in names], tmp_path)
     html = page.read_text(encoding="utf-8")
-    # 4 arms x (average + 5 labels), the curve, two subgroup figures, the sizes
-    assert len(re.findall(r'src="data:image/png;base64,', html)) == 4 * 6 + 1 + 2 + 1
+    # 4 arms x (average + 5 labels), two curves, two subgroup figures, the sizes
+    assert len(re.findall(r'src="data:image/png;base64,', html)) == 4 * 6 + 2 + 2 + 1
+    # Means of the published macro AUCs: on-domain .94 .78 .82 .88 .89 without DP, .89 .74 .79 .84 .84 with DP.
+    assert "Without DP the mean macro AUC is 0.862 on the models&#39; own domain" in html
+    assert "0\u2060–\u20601 it is 0.820 (−0.042) and 0.768 (−0.005)" in html
     assert "<script" not in html
     # The macro AUC of the model of chexpert without DP on its own patients, as published.
     auc = pd.read_csv(tmp_path / "auc.csv")
     chosen = (auc["train_domain"] == "chexpert") & (auc["test_domain"] == "chexpert") & (auc["subgroup"] == "all")
     assert auc[chosen & (auc["label"] == "average") & (auc["target_epsilon"] == math.inf)]["auc"].item() == 0.82
+
+
+def test_the_paper_s_figure_of_subgroup_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = pd.read_csv(paper_tables() / "test_set_sizes.csv")
+    drawn: list[Figure] = []
+    monkeypatch.setattr(figures, "_export", lambda figure: drawn.append(figure) or {})
+    figures.sizes_figure(sizes[sizes["positive_label"] == "any"])
+    [axes] = drawn[0].axes
+    bars = {str(bars.get_label()): [bar.get_width() for bar in bars] for bars in axes.containers}
+    # Published test images: of chexpert's 29,320 are 11,436 of women, 17,884 of men, 8,509 from the age of 70.
+    assert [label.get_text().split("\n")[0] for label in axes.get_yticklabels()][2] == "chexpert"
+    assert bars["female"][2] == pytest.approx(100 * 11_436 / 29_320)
+    assert bars["male"][2] == pytest.approx(100 * 17_884 / 29_320)
+    assert bars["70 to < 100 years"][2] == pytest.approx(100 * 8_509 / 29_320)
+    # vindr has the sex of 552 + 702 of 3,000 images only.
+    assert bars["female"][0] + bars["male"][0] == pytest.approx(100 * 1_254 / 3_000)
+    counts = sizes[sizes["positive_label"] == "any"].pivot(index="test_domain", columns="subgroup", values="images")
+    assert counts["all"].sum() == 119_785
+
+
+def test_a_table_of_auc_over_epsilon_is_drawn_and_checked(table: Path, tmp_path: Path) -> None:
+    spent = tmp_path / "spent.csv"
+    spent.write_text("domain,epsilon,auc\na,0.5,0.8\na,5,0.9\nb,1,0.7\n")
+    html = write_published([table, spent], tmp_path / "out").read_text(encoding="utf-8")
+    assert "On-domain AUC over the ε that was spent" in html
+    assert (tmp_path / "out" / "figures" / "auc_over_spent_epsilon.svg").is_file()
+    spent.write_text("domain,epsilon,auc\na,0.5,0.8\na,-1,0.9\n")
+    with pytest.raises(StudyError, match=r"expected epsilon above 0 and auc in .*, got epsilon -1.0, auc 0.9 for a"):
+        write_published([table, spent], tmp_path / "out")
+    (tmp_path / "twice.csv").write_text(spent.read_text())
+    with pytest.raises(StudyError, match=r"at most one table of AUCs over epsilon, got 2"):
+        write_published([table, spent, tmp_path / "twice.csv"], tmp_path / "out")
 
 
 def test_a_small_table_makes_a_report(table: Path, tmp_path: Path) -> None:
@@ -119,8 +156,8 @@ def test_a_small_table_makes_a_report(table: Path, tmp_path: Path) -> None:
     for link in re.findall(r'href="([^"]+)"', html):
         assert (folder / link).is_file(), link
     assert r"\toprule" in (folder / "tables" / "transfer_eps1.tex").read_text()
-    figures = {file.suffix for file in (folder / "figures").iterdir()}
-    assert figures == {".png", ".svg", ".pdf"}
+    kinds = {file.suffix for file in (folder / "figures").iterdir()}
+    assert kinds == {".png", ".svg", ".pdf"}
     assert (folder / "figures" / "auc_epsinf_average.pdf").read_bytes().startswith(b"%PDF")
 
 

@@ -322,4 +322,12 @@ def test_tables_for_a_paper_are_latex(fake_runs: Make) -> None:
     text = (study.paths.report / "tables" / "arms.tex").read_text()
     assert r"\begin{tabular}{lcccc}" in text
     assert r"$\varepsilon$ = 1" in text
-    assert "−" not in text
+    for file in (study.paths.report / "tables").glob("*.tex"):
+        text = file.read_text()
+        assert text.isascii(), file.name
+        bare = re.sub(r"\\.", "", text)  # without commands and escaped letters
+        assert bare.count("{") == bare.count("}"), file.name
+        assert text.count(r"\begin{") == text.count(r"\end{") == 2, file.name
+        (columns,) = re.findall(r"\\begin\{tabular\}\{(\w+)\}", text)
+        rows = [line for line in text.splitlines() if line.endswith(r" \\")]
+        assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(columns) - 1}, file.name

@@ -117,6 +117,8 @@ def test_speed_settings_change_no_fingerprint(tmp_path: Path) -> None:
         "[shards]\nsize = 256",
         "[study]\nseed = 1",
         "[pretrain]\nnum_epochs = 1",
+        '[train]\nprecision = "bf16"\n[model]\nwidth = 64',
+        '[privacy]\nclipping = "hooks"',
     ],
 )
 def test_settings_that_change_the_result_change_the_run_id(tmp_path: Path, change: str) -> None:
@@ -149,11 +151,36 @@ def test_epsilon_is_written_shortly() -> None:
     ("lines", "message"),
     [
         ('unit = "image"', "images_per_patient: 3 needs unit = 'patient'"),
-        ('clipping = "ghost"', "images_per_patient: 3 needs clipping = 'hooks'"),
+        ('clipping = "ghost"', "images_per_patient: 3 needs clipping = 'bookkeeping' or 'hooks'"),
     ],
 )
-def test_several_images_a_patient_need_the_patient_as_unit_and_hooks(tmp_path: Path, lines: str, message: str) -> None:
+def test_several_images_a_patient_need_the_patient_as_unit_and_not_ghost(
+    tmp_path: Path, lines: str, message: str
+) -> None:
     file = tmp_path / "study.toml"
     file.write_text(f"[privacy]\nimages_per_patient = 3\n{lines}\n")
     with pytest.raises(StudyError, match=message):
         load_study(file)
+
+
+def test_bf16_with_ghost_clipping_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"train\.precision: bf16 breaks ghost clipping's bound"):
+        study(tmp_path, '[train]\nprecision = "bf16"\n[privacy]\nclipping = "ghost"\n' + MINIMAL)
+
+
+def test_the_arm_without_dp_keeps_its_run_id_and_hooks_keep_theirs(tmp_path: Path) -> None:
+    # Names from the version before: trainings that are done are not done again.
+    names = {cell[:2]: study(tmp_path).run_id(cell) for cell in study(tmp_path).cells()}
+    assert names["vindr", math.inf] == "vindr-patient-epsinf-seed0-da2fef19"
+    assert study(tmp_path).pretrain_run_id == "pretrain-mimic-5868a0ca"
+    hooks = study(tmp_path, '[privacy]\nclipping = "hooks"\n' + MINIMAL)  # the default before
+    assert hooks.run_id(hooks.cells()[0]) == "vindr-patient-eps1-seed0-6eec4f3f"
+
+
+@pytest.mark.parametrize("value", ["0", '"7"', '"all"', "1.5", "true"])
+def test_a_physical_batch_is_a_number_or_auto(tmp_path: Path, value: str) -> None:
+    with pytest.raises(
+        StudyError, match=r"train\.physical_batch_size: expected a whole number of at least 1, or 'auto'"
+    ):
+        study(tmp_path, f"[train]\nphysical_batch_size = {value}\n" + MINIMAL)
+    assert study(tmp_path, '[train]\nphysical_batch_size = "auto"\n' + MINIMAL).train.images_at_once == 32

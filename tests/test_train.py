@@ -23,12 +23,14 @@ from dpdt.files import exclusive_lock, read_json
 from dpdt.model import build_model, load_weights
 from dpdt.paths import RunPaths
 from dpdt.privacy.accounting import epsilon
+from dpdt.privacy.clipping import ClippedGradientSum
 from dpdt.privacy.ledger import read_spent_steps
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.stop import StopFlag
 from dpdt.study import Cell, Study
 from dpdt.train import pretrain, run_done, train
 from tests.small_data import MakeStudy
+from tests.told_noise import telling
 
 DP = Cell("uka", 8.0, 0)
 PLAIN = Cell("uka", math.inf, 0)
@@ -256,17 +258,8 @@ def test_noise_of_different_steps_never_coincides_across_crashes_and_resumes(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # DP-02: the noise stream was replayed from the start after a resume.
-    from dpdt.privacy.keystream import KeyStream
-
-    drawn: list[bytes] = []
-    plain = KeyStream.normal
-
-    def normal(self: KeyStream, count: int) -> torch.Tensor:
-        noise = plain(self, count)
-        drawn.append(noise.numpy().tobytes())
-        return noise
-
-    monkeypatch.setattr(KeyStream, "normal", normal)
+    drawn: list[str] = []
+    monkeypatch.setattr(ClippedGradientSum, "release", telling(drawn.append))
     for number in (3, 9, 12):
         with monkeypatch.context() as patch:
             crash_at_step(patch, number)

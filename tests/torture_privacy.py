@@ -14,7 +14,6 @@ released. After every end the parent checks `verify`.
 """
 
 import argparse
-import hashlib
 import json
 import math
 import os
@@ -39,25 +38,30 @@ from dpdt.errors import DpdtError
 from dpdt.files import read_json
 from dpdt.paths import RunPaths
 from dpdt.privacy.accounting import epsilon
+from dpdt.privacy.clipping import ClippedGradientSum
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.ledger import Ledger, read_spent_steps
 from dpdt.runs import run_done
 from dpdt.study import Cell, Study, load_study
 from dpdt.train import train
 from tests.small_data import PATIENTS, STUDY, write_domain
+from tests.told_noise import telling
 
 CELL: Final = Cell("uka", 8.0, 0)
 WAYS: Final = ("line", "line", "time", "disk", "stop")
 PACKAGE: Final = str(Path(dpdt.__file__).parent)
 # Where a training keeps its books; a kill while it only reads its settings costs time and tests nothing.
 FILES: Final = (
+    "bookkeeping",
     "checkpoint",
     "clipping",
     "files",
+    "gradients",
     "keystream",
     "ledger",
     "loop",
     "prepare",
+    "reader",
     "resume",
     "runs",
     "sampling",
@@ -119,15 +123,8 @@ def make_study(folder: Path) -> Study:
 
 
 def tell_noise(pipe: int) -> None:
-    """Let every draw of noise be told before it is used."""
-    plain = KeyStream.normal
-
-    def normal(self: KeyStream, count: int) -> torch.Tensor:
-        noise = plain(self, count)
-        os.write(pipe, hashlib.sha256(noise.numpy().tobytes()).hexdigest().encode() + b"\n")
-        return noise
-
-    KeyStream.normal = normal  # type: ignore[method-assign]
+    """Let the noise of every step be told before it is used."""
+    ClippedGradientSum.release = telling(lambda digest: os.write(pipe, digest.encode() + b"\n"))  # type: ignore[method-assign]
 
 
 def trace_lines(on_line: Any) -> None:

@@ -23,6 +23,7 @@ __all__ = ["FILES", "read"]
 FILES: Final[FileNames] = {}
 """Nothing is published: the names are in `[domains.<name>.table]`."""
 
+LISTS: Final = {".csv", ".tsv", ".parquet"}
 COLUMN_KEYS: Final = (
     "image",
     "patient",
@@ -96,7 +97,9 @@ def _cells(path: Path, table: TableSettings) -> pd.DataFrame:
     labels = {label: settings.column for label, settings in table.labels.given.items()}
     wanted |= {f"label:{label}": column for label, column in labels.items() if column is not None}
     if not path.is_file():
-        raise CohortError(f"{path}: no such file. Correct `root`, or `file` in the domain's table.")
+        lists = [one.name for one in sorted(path.parent.glob("*")) if LISTS & {*one.suffixes}][:5]
+        there = f" There: {', '.join(lists)}." if lists else ""
+        raise CohortError(f"{path}: no such file. Correct `root`, or `file` in the domain's table.{there}")
     parquet = path.suffix == ".parquet"
     separator = table.separator or ("\t" if ".tsv" in path.suffixes else ",")
     header = _parquet_header(path) if parquet else csv_header(path, separator=separator, encoding=table.encoding)

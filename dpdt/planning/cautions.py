@@ -108,7 +108,7 @@ def _about_memory(study: Study, outlook: "Outlook") -> Iterator[str]:
         worst = max(peaks, key=lambda speed: speed.peak_gb)
         if worst.peak_gb > 0.9 * study.cluster.mem_gb:
             yield (
-                f"memory: a physical batch of {study.train.physical_batch_size} takes {worst.peak_gb:.1f} GB "
+                f"memory: a physical batch of {study.train.images_at_once} takes {worst.peak_gb:.1f} GB "
                 f"({worst.arm}), cluster.mem_gb is {study.cluster.mem_gb:g}. Halve "
                 "train.physical_batch_size (it changes speed alone), or ask for more."
             )

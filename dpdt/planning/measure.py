@@ -80,7 +80,14 @@ def measure(study: Study) -> dict[str, Speed]:
 def _settings(study: Study) -> str:
     """Everything that time and memory depend on, but the machine."""
     train = study.train
-    values = [study.shards.size, study.privacy.clipping, train.physical_batch_size, train.device, train.num_threads]
+    values: list[str | int] = [
+        study.shards.size,
+        study.privacy.clipping,
+        train.images_at_once,
+        train.device,
+        train.num_threads,
+    ]
+    values += [train.precision] if train.precision != "float32" else []
     return fingerprint([study.model.fingerprinted(), *values])
 
 
@@ -104,12 +111,13 @@ def _measure_arm(study: Study, arm: str) -> Speed:
     import torch
 
     from dpdt.model import build_model
-    from dpdt.training.device import choose_device, set_threads
+    from dpdt.training.device import choose_device, keep_memory, set_threads
 
     device = choose_device(study.train.device)
     set_threads(study.train.num_threads)
+    keep_memory(device)
     model = build_model(study.model, folder=study.file.parent).to(device)
-    images = torch.rand(study.train.physical_batch_size, 1, study.shards.size, study.shards.size, device=device)
+    images = torch.rand(study.train.images_at_once, 1, study.shards.size, study.shards.size, device=device)
     add, end = _evaluation(model) if arm == "evaluate" else _training(study, model, private=arm == "private")
     add(images)  # the first batch loads libraries
     end()
@@ -134,11 +142,17 @@ def _training(study: Study, model: Any, *, private: bool) -> tuple[Callable[[Any
     from dpdt.vocabulary import LABELS
 
     model.train()
-    gradients: GradientSum = GradientSum(model, image_losses)
+    autocast = study.train.precision == "bf16"
+    gradients: GradientSum = GradientSum(model, image_losses, autocast=autocast)
     if private:
         settings = study.privacy
         gradients = CLIPPING[settings.clipping](
-            model, image_losses, max_grad_norm=settings.max_grad_norm, noise_multiplier=1.0, noise=KeyStream.fresh()
+            model,
+            image_losses,
+            max_grad_norm=settings.max_grad_norm,
+            noise_multiplier=1.0,
+            noise=KeyStream.fresh(),
+            autocast=autocast,
         )
     optimizer = torch.optim.NAdam(model.parameters(), lr=1e-6)
 

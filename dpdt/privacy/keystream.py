@@ -15,15 +15,12 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from numpy.typing import NDArray
 
+from dpdt import _core
 from dpdt.errors import PrivacyError
 
 __all__ = ["KeyStream"]
 
 KEY_BYTES: Final = 32
-# Normal numbers of one draw: keeps temporary arrays in the cache.
-CHUNK: Final = 1 << 17
-# Gaussians averaged into one, see `normal`.
-GAUSSIANS_PER_NORMAL: Final = 4
 
 
 class KeyStream:
@@ -77,34 +74,47 @@ class KeyStream:
         return bits.astype(np.float64) * 2.0**-53
 
     def normal(self, count: int) -> torch.Tensor:
-        """`count` standard normal numbers, float64, shape (count,), on the CPU.
+        """`count` standard normal numbers, float64, shape (count,), on the CPU; uses up one draw.
 
         Each is the sum of four independent ones, halved, so that the gaps of a single float Gaussian's range cannot
         be used to recognise what was noised (Holohan & Braghin 2021, arXiv 2107.10138; Opacus' secure mode does
-        the same with n = 2).
+        the same with n = 2). These are Box and Muller's transforms of uniform numbers with 52 bits, which reach 8.5
+        standard deviations.
         """
         out = torch.empty(count, dtype=torch.float64)
-        for start in range(0, count, CHUNK):
-            chunk = out[start : start + CHUNK]
-            total = self._gaussian(chunk.numel())
-            for _ in range(GAUSSIANS_PER_NORMAL - 1):
-                total += self._gaussian(chunk.numel())
-            torch.div(total, GAUSSIANS_PER_NORMAL**0.5, out=chunk)
+        _core.fill_normal(self._key, self._next_nonce(), out.numpy(), num_threads=torch.get_num_threads())
         return out
 
-    def _gaussian(self, count: int) -> torch.Tensor:
-        """Box and Muller's transform of uniform numbers with 53 bits: reaches 8.5 standard deviations."""
-        pairs = (count + 1) // 2
-        bits = (torch.from_numpy(self._words(2 * pairs)) >> 11).bitwise_and_((1 << 53) - 1).double()
-        radius = bits[:pairs].add_(1).mul_(2.0**-53).log_().mul_(-2).sqrt_()  # of numbers in (0, 1]
-        angle = bits[pairs:].mul_(2.0**-53 * 2 * torch.pi)
-        return torch.cat((radius * angle.cos(), radius * angle.sin()))[:count]
+    def noise(self, values: torch.Tensor, *, scale: float, divisor: float) -> None:
+        """Make values (values + scale · normal) / divisor in place, in float64 and rounded once; uses up one draw.
+
+        Args:
+            values: Contiguous; on the CPU in float32 without a copy, on any device and in any precision with one.
+            scale: Standard deviation of the noise.
+            divisor: Not 0.
+        """
+        if values.device.type == "cpu" and values.dtype == torch.float32:
+            _core.add_normal(
+                self._key,
+                self._next_nonce(),
+                values.detach().view(-1).numpy(),
+                scale=scale,
+                divisor=divisor,
+                num_threads=torch.get_num_threads(),
+            )
+        else:
+            noise = self.normal(values.numel()).mul_(scale).to(values.device).view_as(values)
+            values.copy_(noise.add_(values).div_(divisor))
+
+    def _next_nonce(self) -> bytes:
+        """Of a 32-bit block counter from 0, then the number of the draw."""
+        nonce = self._draws.to_bytes(12, "little")
+        self._draws += 1
+        return nonce
 
     def _words(self, count: int) -> NDArray[np.int64]:
         """64-bit words of keystream; uses up one draw."""
-        nonce = bytes(4) + self._draws.to_bytes(12, "little")  # a 32-bit block counter from 0, then the nonce
-        self._draws += 1
         words = np.zeros(count, dtype=np.int64)
-        encryptor = Cipher(ChaCha20(self._key, nonce), mode=None).encryptor()
+        encryptor = Cipher(ChaCha20(self._key, bytes(4) + self._next_nonce()), mode=None).encryptor()
         encryptor.update_into(bytes(words.nbytes), words.data.cast("B"))
         return words

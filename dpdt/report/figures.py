@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Drawing", "auc_scale", "epsilon_figure", "group_name", "heat_map", "sizes_figure", "subgroup_figure"]
+__all__ = [
+    "Drawing",
+    "auc_scale",
+    "epsilon_figure",
+    "group_name",
+    "heat_map",
+    "sizes_figure",
+    "spent_figure",
+    "subgroup_figure",
+]
 
 Drawing = dict[str, bytes]  # by the file's ending: png, svg, pdf
 
@@ -66,7 +75,7 @@ def heat_map(matrix: pd.DataFrame, *, title: str, scale: tuple[float, float]) ->
 
     rows, columns = matrix.shape
     with rc_context(FONT):
-        figure, axes = _figure(1.6 + 0.56 * columns, 1.35 + 0.46 * rows)
+        figure, axes = _figure(max(3.1, 1.6 + 0.56 * columns), 1.35 + 0.46 * rows)  # wide enough for the title
         values = matrix.to_numpy(dtype=float)
         axes.set_facecolor("#eeeeee")
         image = axes.imshow(values, cmap=COLOUR_MAP, vmin=scale[0], vmax=scale[1], aspect="auto")
@@ -118,6 +127,30 @@ def epsilon_figure(curve: pd.DataFrame, *, names: Mapping[float, str]) -> Drawin
         axes.set_xticks(range(len(epsilons)), [names[e].removeprefix("ε = ") for e in epsilons])
         axes.set_xlim(-0.3, len(epsilons) - 0.7)
         axes.set(xlabel="target ε (smaller is more private)", ylabel="macro AUC")
+        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        figure.legend(loc="outside upper left", frameon=False, ncols=2)
+        return _export(figure)
+
+
+def spent_figure(table: pd.DataFrame) -> Drawing:
+    """On-domain AUC over the epsilon that was spent, one line a domain.
+
+    Args:
+        table: Columns `domain, epsilon, auc`.
+    """
+    from matplotlib import rc_context
+
+    with rc_context(FONT):
+        figure, axes = _figure(4.7, 3.7)
+        for number, (domain, points) in enumerate(table.groupby("domain", sort=False)):
+            line = points.sort_values("epsilon")
+            look: dict[str, Any] = {"color": ARM_COLOURS[number % len(ARM_COLOURS)], "markersize": 4, "linewidth": 1.2}
+            marker = ARM_MARKERS[number % len(ARM_MARKERS)]
+            axes.plot(line["epsilon"], line["auc"], marker=marker, label=str(domain), **look)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set(xlabel="ε spent (smaller is more private)", ylabel="on-domain AUC")
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         figure.legend(loc="outside upper left", frameon=False, ncols=2)

@@ -131,6 +131,7 @@ def _shared(contents: Contents) -> dict[str, Any]:
         "average_maps": [_map(contents, epsilon, AVERAGE) for epsilon in grid.epsilons],
         "label_maps": {label: [_map(contents, epsilon, label) for epsilon in grid.epsilons] for label in labels},
         "curve": _image(contents, "auc_over_epsilon", "Macro AUC over target epsilon, on- and off-domain."),
+        "spent": _image(contents, "auc_over_spent_epsilon", "On-domain AUC over the epsilon spent, one line a domain."),
         "sizes": _image(contents, "subgroup_sizes", "Part of each domain's test images in each subgroup."),
         "subgroup_images": [
             _image(contents, f"subgroups_{scope}", f"Mean {scope} macro AUC by sex and age group and target epsilon.")

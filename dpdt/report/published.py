@@ -1,7 +1,7 @@
 """A report from tables of published numbers, without a study: `dpdt report --from-csv FILE`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,7 @@ __all__ = ["read_auc_table", "write_published"]
 
 CELL: Final = ["label", "subgroup", "train_domain", "test_domain"]
 SIZES: Final = ["test_domain", "positive_label", "subgroup", "images"]
+SPENT: Final = ["domain", "epsilon", "auc"]
 ARMS: Final = ("epsilon_band", "target_epsilon")
 
 
@@ -28,26 +29,29 @@ def write_published(files: Sequence[Path], folder: Path) -> Path:
     Args:
         files: A table of AUCs (columns `epsilon_band` or `target_epsilon`, label, subgroup, train_domain, test_domain,
             auc; such as `report/auc.csv`), and, if wanted, one of test images (test_domain, positive_label, subgroup,
-            images).
+            images) and one of on-domain AUCs over the epsilon that was spent (domain, epsilon, auc).
         folder: Where the report goes.
 
     Returns:
         The page.
 
     Raises:
-        StudyError: A file is missing, is no such table, or none or several of them hold AUCs.
+        StudyError: A file is missing or is no such table, none or several of them hold AUCs, or two are of one kind.
     """
     read = {file: _read(file) for file in files}
-    sized = [frame for frame in read.values() if set(SIZES) <= set(frame.columns)]
-    named = {file: frame for file, frame in read.items() if not set(SIZES) <= set(frame.columns)}
+    sized = _of_kind(read, SIZES, "test images")
+    spent = _of_kind(read, SPENT, "AUCs over epsilon")
+    named = {file: frame for file, frame in read.items() if frame is not sized and frame is not spent}
     if len(named) != 1:
         raise StudyError(f"--from-csv: expected one table of AUCs, got {len(named)} of {len(read)} files.")
     ((file, frame),) = named.items()
     auc, grid = read_auc_table(frame, str(file))
     curve, subgroups = tables.epsilon_curve(grid, auc), tables.subgroup_table(grid, auc)
     drawn = draw(grid, auc, curve, subgroups)
-    for sizes in sized[:1]:
-        drawn["subgroup_sizes"] = figures.sizes_figure(sizes[sizes["positive_label"] == "any"])
+    if sized is not None:
+        drawn["subgroup_sizes"] = figures.sizes_figure(sized[sized["positive_label"] == "any"])
+    if spent is not None:
+        drawn["auc_over_spent_epsilon"] = figures.spent_figure(_checked_spent(spent))
     contents = Contents(
         grid=grid,
         auc=auc,
@@ -60,6 +64,27 @@ def write_published(files: Sequence[Path], folder: Path) -> Path:
     csv = {"auc": auc, "epsilon_curve": curve, "subgroups": subgroups, "transfer": contents.transfer}
     page = render_published(contents, name=f"Published AUCs: {file.name}", source=file.name)
     return publish(folder, page=page, csv=csv, tex=latex_tables(contents), drawn=drawn)
+
+
+def _of_kind(read: Mapping[Path, pd.DataFrame], columns: Sequence[str], what: str) -> pd.DataFrame | None:
+    """The table with these columns, which no table of AUCs has; None without one."""
+    found = [frame for frame in read.values() if set(columns) <= set(frame.columns)]
+    if len(found) > 1:
+        raise StudyError(f"--from-csv: expected at most one table of {what}, got {len(found)}.")
+    return found[0] if found else None
+
+
+def _checked_spent(frame: pd.DataFrame) -> pd.DataFrame:
+    """Numbers alone: epsilon above 0, AUC in [0, 1]."""
+    table = frame[SPENT].assign(**{name: pd.to_numeric(frame[name], errors="coerce") for name in ("epsilon", "auc")})
+    good = (table["epsilon"] > 0) & table["epsilon"].lt(math.inf) & table["auc"].between(0, 1)
+    if not good.all():
+        row = frame[~good].iloc[0]
+        raise StudyError(
+            f"--from-csv: AUCs over epsilon: expected epsilon above 0 and auc in [0, 1], got epsilon {row['epsilon']}, "
+            f"auc {row['auc']} for {row['domain']}."
+        )
+    return table
 
 
 def _read(file: Path) -> pd.DataFrame:

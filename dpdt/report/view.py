@@ -29,6 +29,7 @@ LATEX: dict[str, str] = {
     ">": "$>$",
     "≥": r"$\geq$",
     "×": r"$\times$",
+    "→": r"$\rightarrow$",
     "\N{NON-BREAKING HYPHEN}": "-",
 }
 

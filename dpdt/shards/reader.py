@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from dpdt import _core
 from dpdt.cohort import read_cohort
 from dpdt.errors import ShardError
 from dpdt.paths import ShardPaths
@@ -178,11 +179,15 @@ class Shards:
         """Worker processes open the files again instead of getting a copy of the pixels."""
         return Shards.open, (self.paths,)
 
-    def images(self, positions: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    def images(
+        self, positions: NDArray[np.integer[Any]], *, out: NDArray[np.uint8] | None = None, num_threads: int = 1
+    ) -> NDArray[np.uint8]:
         """Pixels of some images.
 
         Args:
             positions: (k,) rows of `index`, in any order, repeats allowed.
+            out: Where to put them, (k, size, size), C order; None: into a new array.
+            num_threads: That copy them.
 
         Returns:
             (k, size, size), a copy.
@@ -193,9 +198,6 @@ class Shards:
         places = np.asarray(positions, dtype=np.int64)
         if places.size and (places.min() < 0 or places.max() >= len(self)):
             raise ShardError(f"{self.paths.folder}: positions must be in [0, {len(self)}), got {places.tolist()[:10]}")
-        out = np.empty((len(places), self.size, self.size), dtype=np.uint8)
-        shard = self._shard[places]
-        for number in np.unique(shard):
-            here = np.flatnonzero(shard == number)
-            out[here] = self._maps[number][self._row[places[here]]]
+        out = np.empty((len(places), self.size, self.size), dtype=np.uint8) if out is None else out
+        _core.gather(self._maps, self._shard[places], self._row[places], out, num_threads=num_threads)
         return out

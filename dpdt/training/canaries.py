@@ -1,15 +1,17 @@
 """Canaries: made-up privacy units that go through a training as patients do, each with a direction of its own.
 
-An image gets one more row of pixels, with the canary's number or 0. `CanaryModel` reads it and adds an output that is
-the canary's own weight; a canary's loss is GAIN times that output. So its gradient is GAIN along one coordinate, far
-above any clipping norm: clipped, it is the gradient of the unit that is easiest to find (the Dirac canary of Nasr et
-al. 2023, arXiv 2302.07956). Sampler, clipping, noise, ledger and optimiser are those of every training.
+A canary's image begins with MAGIC pixels, which no radiograph has, and its number. `CanaryModel` reads it and adds an
+output that is the canary's own weight; a canary's loss is GAIN times that output. So its gradient is GAIN along one
+coordinate, far above any clipping norm: clipped, it is the gradient of the unit that is easiest to find (the Dirac
+canary of Nasr et al. 2023, arXiv 2302.07956). Sampler, clipping, noise, ledger and optimiser are those of every
+training.
 
 All canaries are units that can be drawn, so that sample rate and steps do not depend on the coins; the images of those
 that are left out go no further than the draw.
 """
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,7 +24,7 @@ from dpdt.dataset import DomainData
 from dpdt.errors import PrivacyError
 from dpdt.files import make_folder, read_json, write_json
 from dpdt.paths import RunPaths
-from dpdt.privacy.clipping import Loss
+from dpdt.privacy.gradients import Loss
 from dpdt.privacy.keystream import KeyStream
 from dpdt.training.loop import TrainingLoop
 from dpdt.vocabulary import LABELS
@@ -30,6 +32,7 @@ from dpdt.vocabulary import LABELS
 __all__ = ["GAIN", "CanaryData", "CanaryLoop", "CanaryModel", "toss_coins", "with_canaries"]
 
 GAIN: Final = 1e3
+MAGIC: Final = hashlib.sha256(b"dpdt canary").digest()
 CODE_PIXELS: Final = 3  # a number below 2^24
 
 
@@ -79,16 +82,21 @@ class CanaryData(DomainData):
     def __len__(self) -> int:
         return self.num_patients_images + len(self.included)
 
-    def images(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Pixels with the row that tells canaries apart, uint8, shape (k, size + 1, size)."""
-        out = np.zeros((len(rows), self.size + 1, self.size), dtype=np.uint8)
+    def images(
+        self, rows: NDArray[np.int64], *, out: NDArray[np.uint8] | None = None, num_threads: int = 1
+    ) -> NDArray[np.uint8]:
+        """Pixels of patients' and canaries' images, as ``DomainData.images``."""
+        found = np.empty((len(rows), self.size, self.size), dtype=np.uint8) if out is None else out
         real = rows < self.num_patients_images
         if real.any():
-            out[real, :-1] = super().images(rows[real])
-        numbers = rows[~real] - self.num_patients_images + 1
+            found[real] = super().images(rows[real], num_threads=num_threads)
+        numbers = rows[~real] - self.num_patients_images
+        codes = np.zeros((len(numbers), self.size * self.size), dtype=np.uint8)
+        codes[:, : len(MAGIC)] = np.frombuffer(MAGIC, dtype=np.uint8)
         for place in range(CODE_PIXELS):
-            out[~real, -1, place] = numbers >> (8 * place) & 255
-        return out
+            codes[:, len(MAGIC) + place] = numbers >> (8 * place) & 255
+        found[~real] = codes.reshape(-1, self.size, self.size)
+        return found
 
 
 def with_canaries(data: DomainData, included: NDArray[np.bool_]) -> CanaryData:
@@ -127,11 +135,13 @@ class CanaryModel(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, 1, size + 1, size) to (n, labels + 1): the logits, and the canary's weight (0 for a patient's image)."""
-        code = (x[:, 0, -1, :CODE_PIXELS] * 255).round().long()
+        """(n, 1, size, size) to (n, labels + 1): the logits, and the canary's weight (0 for a patient's image)."""
+        start = (x.flatten(1)[:, : len(MAGIC) + CODE_PIXELS] * 255).round().long()
+        code = start[:, len(MAGIC) :]
         number = code[:, 0] + 256 * code[:, 1] + 65536 * code[:, 2]
-        which = nn.functional.one_hot(number, self.canaries.in_features + 1)[:, 1:].to(x.dtype)
-        return torch.cat((self.network(x[:, :, :-1]), self.canaries(which)), dim=1)
+        is_canary = (start[:, : len(MAGIC)] == start.new_tensor(list(MAGIC))).all(dim=1)
+        which = nn.functional.one_hot(torch.where(is_canary, number, 0), self.canaries.in_features).to(x.dtype)
+        return torch.cat((self.network(x), self.canaries(which * is_canary[:, None])), dim=1)
 
 
 class CanaryLoop(TrainingLoop):
@@ -149,8 +159,11 @@ class CanaryLoop(TrainingLoop):
 
         return loss
 
+    def _parts(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        return super()._parts(rows[self.data.present[rows]])
+
     def _take_step(self, rows: NDArray[np.int64]) -> Tensor:
-        losses = super()._take_step(rows[self.data.present[rows]])
+        losses = super()._take_step(rows)
         released = self.model.canaries.weight.grad[0].double() * self.plan.expected_batch_size
         self.model.released += released
         self.model.squares += released.square()

@@ -11,7 +11,7 @@ import io
 import math
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -22,15 +22,17 @@ from dpdt.checkpoint import load_checkpoint, save_checkpoint
 from dpdt.console import Advance, progress
 from dpdt.dataset import DomainData
 from dpdt.files import atomic_path
-from dpdt.model import as_input
 from dpdt.paths import RunPaths
-from dpdt.privacy.clipping import CLIPPING, GradientSum, Loss
+from dpdt.privacy.clipping import CLIPPING, GradientSum
+from dpdt.privacy.gradients import Loss
+from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.ledger import Countdown, Ledger
 from dpdt.ranks import ALONE, Ranks
 from dpdt.runs import append_metrics, keep_metrics_until, write_state
 from dpdt.stop import StopFlag
 from dpdt.training.batches import image_losses, physical_batches
 from dpdt.training.plan import TrainingPlan
+from dpdt.training.reader import ReadAhead
 from dpdt.training.resume import check_sampling, make_sampler, open_streams
 
 __all__ = ["EpochEnd", "TrainingLoop"]
@@ -78,6 +80,11 @@ class TrainingLoop:
         check_sampling(plan, self.sampler)
         self.noise = streams["noise"]
         self.gradients = self._gradient_sum()
+        self._ahead: tuple[NDArray[np.int64], dict[str, Any]] | None = None  # drawn early, and the stream before it
+        threads = torch.get_num_threads()
+        self.reader = ReadAhead(
+            lambda rows, out: data.images(rows, out=out, num_threads=threads), size=data.size, device=plan.device
+        )
         if ranks.leads:
             keep_metrics_until(plan.paths, self.step)
 
@@ -101,6 +108,7 @@ class TrainingLoop:
                     epoch = int(self.epoch)
                     if on_epoch_end and self.ranks.leads:
                         on_epoch_end(plan.paths)
+        self.reader.close()
         if self.step != saved:
             self._save()
         self.steps.settle()
@@ -146,11 +154,12 @@ class TrainingLoop:
         total = torch.zeros((), device=self.plan.device)
         while taken < steps and not self._stops(stop):
             self.steps.take()
-            rows = self.sampler.draw()
+            rows = self._draw(more=taken + 1 < steps)
             total += self._take_step(rows)
             taken, images = taken + 1, images + len(rows)
             self.step += 1
             advance(1)
+        self._give_back()
         if not taken:
             return
         self.ranks.add([total])
@@ -170,11 +179,9 @@ class TrainingLoop:
     def _take_step(self, rows: NDArray[np.int64]) -> Tensor:
         """One logical step; the sum of the losses of this rank's part of the batch."""
         plan = self.plan
-        rows = rows[self.ranks.part(self.data.units[rows])]
         total = torch.zeros((), device=plan.device)
         self.gradients.clear()
-        for part in physical_batches(rows, self.data.units[rows], size=plan.physical_batch_size):
-            inputs = as_input(self.data.images(part), plan.device)
+        for part, inputs in self.reader.read(self._parts(rows)):
             labels = self.labels[torch.from_numpy(part).to(plan.device)]
             units = torch.from_numpy(self.data.units[part]).to(plan.device) if plan.images_per_unit > 1 else None
             total += self.gradients.add(inputs, labels, units=units).sum()
@@ -182,6 +189,31 @@ class TrainingLoop:
         self.gradients.release(expected_batch_size=plan.expected_batch_size)
         self.optimizer.step()
         return total
+
+    def _parts(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """This rank's part of a logical batch, in physical ones."""
+        mine = rows[self.ranks.part(self.data.units[rows])]
+        return physical_batches(mine, self.data.units[mine], size=self.plan.physical_batch_size)
+
+    def _draw(self, *, more: bool) -> NDArray[np.int64]:
+        """The next batch. If more will be drawn in this block, the one after it too, to be read during this step."""
+        if self._ahead is None:
+            rows = self.sampler.draw()
+            self.reader.announce(self._parts(rows))
+        else:
+            rows, self._ahead = self._ahead[0], None
+        if more:
+            before = self.sampler.stream.state_dict()
+            self._ahead = (self.sampler.draw(), before)
+            self.reader.announce(self._parts(self._ahead[0]))
+        return rows
+
+    def _give_back(self) -> None:
+        """Undo a draw that no step took: the stream goes on as if it had not been made."""
+        if self._ahead is not None:
+            self.sampler.stream = KeyStream.from_state(self._ahead[1])
+            self._ahead = None
+        self.reader.forget()
 
     def _loss(self) -> Loss:
         """One loss an image, from logits and labels."""
@@ -196,13 +228,14 @@ class TrainingLoop:
     def _gradient_sum(self) -> GradientSum:
         mechanism = self.plan.mechanism
         if mechanism is None:
-            return GradientSum(self.model, self._loss())
+            return GradientSum(self.model, self._loss(), autocast=self.plan.autocast)
         return CLIPPING[self.plan.clipping](
             self.model,
             self._loss(),
             max_grad_norm=mechanism.max_grad_norm,
             noise_multiplier=mechanism.noise_multiplier,
             noise=self.noise,
+            autocast=self.plan.autocast,
         )
 
     def _save(self) -> None:

@@ -29,6 +29,7 @@ class TrainingPlan:
         class_weights: Weight of the positives of each label in the loss; None for 1.
         mechanism: None without DP.
         clipping: Key of ``CLIPPING``.
+        autocast: Whether forward and backward passes are in bfloat16 where autocast has it.
         images_per_unit: Images of a drawn unit.
         seed: Names the random streams of a run whose randomness is seeded.
         seeded: Whether it is: always without DP; with DP only in tests.
@@ -48,6 +49,7 @@ class TrainingPlan:
     class_weights: tuple[float, ...] | None
     mechanism: Mechanism | None
     clipping: str
+    autocast: bool
     images_per_unit: int
     seed: str
     seeded: bool

@@ -3,15 +3,18 @@
 from typing import Any
 
 import torch
+from torch import nn
 
 from dpdt.custom_model import model_code
 from dpdt.dataset import DomainData
 from dpdt.files import read_json, sha256_file
+from dpdt.privacy.bookkeeping import clipping_ways
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.sampling import num_steps_for, sample_rate_for
 from dpdt.privacy.statement import privacy_statement, statement_without_privacy
 from dpdt.runs import freeze_config, frozen_settings
 from dpdt.training.device import device_name
+from dpdt.training.physical import find_physical_batch_size, largest_batch, machine_name
 from dpdt.training.plan import TrainingPlan
 from dpdt.training.run import TrainingRun
 from dpdt.training.start import choose_class_weights, count_class_weights
@@ -20,13 +23,14 @@ __all__ = ["make_statement", "prepare"]
 
 
 def prepare(
-    run: TrainingRun, data: DomainData, *, initial: dict[str, Any], device: torch.device
+    run: TrainingRun, data: DomainData, *, model: nn.Module, initial: dict[str, Any], device: torch.device
 ) -> tuple[TrainingPlan, dict[str, Any]]:
     """What the loop needs, and the config: frozen now, or checked against the one that is frozen.
 
     Args:
         run: Which training.
         data: Its train split.
+        model: The network, for the ways to its gradients' norms: others would round otherwise.
         initial: Where the first weights come from, for the config.
         device: Where to compute.
 
@@ -65,13 +69,24 @@ def prepare(
     }
     if run.canaries:
         config["canaries"] = {"canaries": run.canaries, "coins_sha256": sha256_file(run.paths.coins)}
+    if mechanism is not None and run.study.privacy.clipping == "bookkeeping":
+        config["clipping_ways"] = clipping_ways(model, size=data.size)
     code = model_code(run.study.model, run.study.file.parent)
     if code is not None:
         config["model_code_sha256"] = code
     if run.kind == "pretrain":
         config["public_class_weights"] = count_class_weights(data)
+    images = _physical_batch_size(run, model, data, device=device, known=frozen.get("physical_batch_size"))
+    if run.study.train.physical_batch_size == "auto":
+        config["physical_batch_size"] = {"images": images, "machine": machine_name(device)}
     plan = _plan(
-        run, device, mechanism=mechanism, sample_rate=sample_rate, num_steps=num_steps, class_weights=class_weights
+        run,
+        device,
+        physical_batch_size=images,
+        mechanism=mechanism,
+        sample_rate=sample_rate,
+        num_steps=num_steps,
+        class_weights=class_weights,
     )
     return plan, freeze_config(run.paths, config)
 
@@ -99,10 +114,31 @@ def _mechanism(
     )
 
 
+def _physical_batch_size(
+    run: TrainingRun, model: nn.Module, data: DomainData, *, device: torch.device, known: dict[str, Any] | None
+) -> int:
+    """The one asked for; or as many as fit, and on the same machine what was found when the run was begun."""
+    study = run.study
+    if study.train.physical_batch_size != "auto":
+        return study.train.physical_batch_size
+    if known is not None and known["machine"] == machine_name(device):
+        return int(known["images"])
+    images_per_unit = study.privacy.images_per_patient if run.cell else 1
+    return find_physical_batch_size(
+        model,
+        size=data.size,
+        device=device,
+        clipping=study.privacy.clipping if run.target_epsilon is not None else None,
+        autocast=study.train.precision == "bf16",
+        most=largest_batch(expected_batch_size=run.settings.expected_batch_size, images_per_unit=images_per_unit),
+    )
+
+
 def _plan(
     run: TrainingRun,
     device: torch.device,
     *,
+    physical_batch_size: int,
     mechanism: Mechanism | None,
     sample_rate: float,
     num_steps: int,
@@ -120,10 +156,11 @@ def _plan(
         class_weights=None if class_weights is None else tuple(class_weights),
         mechanism=mechanism,
         clipping=study.privacy.clipping,
+        autocast=study.train.precision == "bf16",
         images_per_unit=study.privacy.images_per_patient if run.cell else 1,
         seed=f"{study.study.seed}/{run.run_id}",
         seeded=run.seeded,
-        physical_batch_size=study.train.physical_batch_size,
+        physical_batch_size=physical_batch_size,
         reserve_steps=study.privacy.reserve_steps,
         checkpoint_every_steps=study.train.checkpoint_every_steps,
         device=device,

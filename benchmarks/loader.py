@@ -1,0 +1,130 @@
+"""Benchmark of the loader: `make bench-loader` prints a table and writes build/bench/loader.json.
+
+Random pictures of 512×512 out of several memory-mapped files: gathered by the core against one memory copy of as many
+bytes (warm), and against reading the same files from their disk (cold). Then a training on a fast GPU is simulated:
+steps of 128 pictures, 8,000 a second, that only wait; how much longer do they take for the loader?
+"""
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import dpdt.training.reader
+from dpdt import _core
+from dpdt.console import show_table
+from dpdt.training.reader import ReadAhead
+
+SIZE, FILES, ROWS, BATCH = 512, 4, 500, 128
+IMAGES_PER_SECOND, STEPS = 8_000, 150
+RESULT = Path("build/bench/loader.json")
+
+
+def make_files(folder: Path) -> list[Path]:
+    """Shards of noise; half a GiB."""
+    random = np.random.default_rng(0)
+    paths = [folder / f"{number}.npy" for number in range(FILES)]
+    for path in paths:
+        np.save(path, random.integers(0, 255, (ROWS, SIZE, SIZE), dtype=np.uint8))
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)  # only clean pages can be dropped
+        os.close(descriptor)
+    return paths
+
+
+def forget(paths: list[Path]) -> None:
+    """Take the files out of the page cache."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def per_second(work: Callable[[int], object], pictures: int, repeats: int = 15) -> float:
+    """Median pictures a second."""
+    times = []
+    for number in range(repeats):
+        started = time.perf_counter()
+        work(number)
+        times.append(time.perf_counter() - started)
+    return pictures / statistics.median(times)
+
+
+def simulate(maps: list[NDArray[np.uint8]], num_threads: int) -> tuple[float, float]:
+    """Pictures a second that the simulated training gets, and the part of its time that it waits for the loader."""
+    random = np.random.default_rng(1)
+    steps = [[random.integers(0, FILES * ROWS, BATCH)] for _ in range(STEPS)]
+
+    def copy(rows: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        _core.gather(maps, rows // ROWS, rows % ROWS, out, num_threads=num_threads)
+
+    waited = 0.0
+    with ReadAhead(copy, size=SIZE, device=torch.device("cpu")) as reader:
+        reader.announce(steps[0])
+        started = time.perf_counter()
+        for number, step in enumerate(steps):
+            if number + 1 < STEPS:
+                reader.announce(steps[number + 1])
+            asked = time.perf_counter()
+            for _ in reader.read(step):
+                waited += time.perf_counter() - asked
+                time.sleep(BATCH / IMAGES_PER_SECOND)  # the device computes
+                asked = time.perf_counter()
+        seconds = time.perf_counter() - started
+    return STEPS * BATCH / seconds, waited / seconds
+
+
+def main() -> None:
+    """Run, print, write."""
+    dpdt.training.reader.as_input = lambda pixels, device: torch.from_numpy(pixels)  # a GPU would convert
+    random = np.random.default_rng(2)
+    out = np.empty((BATCH, SIZE, SIZE), dtype=np.uint8)
+    results: list[dict[str, Any]] = []
+
+    def add(method: str, rate: float, part: float | None = None) -> None:
+        gigabytes = rate * SIZE * SIZE / 1e9
+        results.append({"case": f"{BATCH} random pictures of {SIZE}x{SIZE}", "method": method, "images_s": rate})
+        results[-1] |= {"gb_s": gigabytes, "part": part, "ms": 1000 * BATCH / rate}
+
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        paths = make_files(Path(folder))
+        maps = [np.load(path, mmap_mode="r") for path in paths]
+        places = [(random.integers(0, FILES, BATCH), random.integers(0, ROWS, BATCH)) for _ in range(15)]
+        copies = per_second(lambda n: np.copyto(out, maps[n % FILES][n : n + BATCH]), BATCH)
+        copies = per_second(lambda n: np.copyto(out, maps[n % FILES][17 * n : 17 * n + BATCH]), BATCH)
+        add("memcpy of as many bytes, one thread", copies, 1.0)
+        for threads in (1, 2):
+            rate = per_second(
+                lambda n, threads=threads: _core.gather(maps, *places[n], out, num_threads=threads), BATCH
+            )
+            add(f"gather, warm, {threads} thread{'s' * (threads > 1)}", rate, rate / copies)
+        for threads in (1, 2):
+            rate, part = simulate(maps, threads)
+            add(f"simulated training at {IMAGES_PER_SECOND:,} images/s, {threads} loading: waits", rate, part)
+        started, read = time.perf_counter(), 0
+        forget(paths)
+        for path in paths:
+            read += len(path.read_bytes())
+        disk = read / (time.perf_counter() - started) / SIZE**2
+        add("reading the files through, cold", disk, 1.0)
+        del maps
+        forget(paths)
+        maps = [np.load(path, mmap_mode="r") for path in paths]
+        rate = per_second(lambda n: _core.gather(maps, *places[n], out, num_threads=2), BATCH, repeats=5)
+        add("gather, cold, 2 threads", rate, rate / disk)
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(results, indent=2) + "\n")
+    rows = [[r["method"], f"{r['images_s']:,.0f}", f"{r['gb_s']:.2f}", f"{100 * r['part']:.1f} %"] for r in results]
+    show_table(f"Loader: {BATCH} random pictures of {SIZE}x{SIZE}", ["what", "images/s", "GB/s", "part"], rows)
+
+
+if __name__ == "__main__":
+    main()
