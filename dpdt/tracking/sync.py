@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from dpdt.console import progress
 from dpdt.files import fingerprint
-from dpdt.results import Run, all_runs
+from dpdt.results import Run, all_runs, run_in
 from dpdt.study import Study
 from dpdt.tracking.models import register_model
 from dpdt.tracking.parent import PARENT, create_parent, parent_state, send_parent
@@ -122,6 +122,7 @@ def _send_run(
     client: "MlflowClient", study: Study, run: Run, known: "MlflowRun | None", *, parent: "MlflowRun"
 ) -> "MlflowRun":
     """Send one run's news; returns MLflow's run."""
+    run = run_in(run.paths) or run  # as it is now: the runs before it may have taken minutes to send
     state = signature(run)  # before the reading: what changes meanwhile is news again
     news = payload(run)
     tags = {**news.tags, PARENT_TAG: parent.info.run_id}
