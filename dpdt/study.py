@@ -403,7 +403,8 @@ class Study(Section):
                 "shards": self.shards_fingerprint(self.public_domain),
                 "model": self.model.fingerprinted(),
                 "pretrain": self.pretrain.model_dump(mode="json"),
-                "unit": self.privacy.unit,  # of a step's draw: a patient's images, or each for itself
+                # of a step's draw; the default is not written, so that trainings from before keep their names
+                **({} if self.privacy.unit == "patient" else {"unit": self.privacy.unit}),
                 "seed": self.study.seed,
                 **self._precision,
             }
