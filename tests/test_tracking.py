@@ -290,9 +290,6 @@ def test_the_parent_shows_the_charts_and_what_privacy_cost(runs: Make) -> None:
     assert [name for name in artifacts(study)["study"] if name.startswith("images/")] == images
 
 
-@pytest.mark.xfail(
-    reason="known defect: after other file times a second sync changes something of the parent run", strict=True
-)
 def test_twice_is_once(runs: Make) -> None:
     study = runs(TWO, "[1.0, inf]").all().study
     write_report(study)

@@ -47,18 +47,25 @@ def compare_fragment(experiment: str, run_ids: Sequence[str]) -> str:
     return f"#/compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning"
 
 
-def send_parent(client: "MlflowClient", study: Study, parent: "MlflowRun", known: Mapping[str, str]) -> None:
-    """Send the report, its charts and whether the study is done; nothing if there is no news.
+def send_parent(
+    client: "MlflowClient", study: Study, parent: "MlflowRun", known: Mapping[str, str], *, everything: str
+) -> None:
+    """Send the report, its charts and whether the study is done if there is news of them; then the tag `dpdt.sent`.
 
     Args:
         client: MLflow's client.
         study: The study.
         parent: The parent run.
         known: MLflow's id of each run, by dpdt's.
+        everything: Fingerprint of all that MLflow has now, the runs too.
     """
     state = parent_state(study, known)
-    if parent.data.tags.get(SENT_TAG) == state:
-        return
+    if parent.data.tags.get(SENT_TAG, "").split()[:1] != [state]:
+        _send_news(client, study, parent, known)
+    log(client, parent.info.run_id, tags={SENT_TAG: f"{state} {everything}"})
+
+
+def _send_news(client: "MlflowClient", study: Study, parent: "MlflowRun", known: Mapping[str, str]) -> None:
     folder, files = study.paths.report, _report_files(study)
     cells = {study.run_id(cell): run for cell, run in cell_runs(study).items()}
     compared = [known[run_id] for run_id in cells if run_id in known]
@@ -83,7 +90,6 @@ def send_parent(client: "MlflowClient", study: Study, parent: "MlflowRun", known
         client.set_terminated(run_id, status="FINISHED", end_time=round(ended * 1000))
     else:
         client.update_run(run_id, status="RUNNING")
-    log(client, run_id, tags={SENT_TAG: state})
 
 
 def parent_state(study: Study, known: Mapping[str, str]) -> str:

@@ -46,6 +46,6 @@ def all_seen(study: Study, file: Path, runs: Sequence[Run]) -> bool:
         return False
     sent = {name: state for name, _, state in rows}
     known = {name: run_id for name, run_id, _ in rows}
-    return all(sent.get(run.run_id) == signature(run) for run in runs) and sent.get(PARENT) == parent_state(
-        study, known
-    )
+    if any(sent.get(run.run_id) != signature(run) for run in runs):
+        return False
+    return bool(sent.get(PARENT, "").split()[:1] == [parent_state(study, known)])

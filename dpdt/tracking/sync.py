@@ -2,13 +2,13 @@
 
 A run is found again by its tag `dpdt.run_id`, which is written in the transaction that creates it. A point of a metric
 has the time of its line in the run folder, so that sending it again changes nothing. The tag `dpdt.sent`, written last,
-says which state of the folder MLflow has seen.
+says which state of the folder MLflow has seen; that of the parent run, after its own state, which state of them all.
 """
 
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from dpdt.console import progress
 from dpdt.files import fingerprint
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
 __all__ = ["SyncSummary", "sync"]
-
-ALL_TAG: Final = "dpdt.sent_all"
 
 
 @dataclass(frozen=True)
@@ -88,8 +86,8 @@ def sync(study: Study, *, only: Collection[str] | None = None) -> SyncSummary:
                     sent += 1
                 advance(1, run.run_id)
         if only is None:
-            send_parent(client, study, parent, {name: run.info.run_id for name, run in known.items()})
-            log(client, parent.info.run_id, tags={ALL_TAG: before})
+            ids = {name: run.info.run_id for name, run in known.items()}
+            send_parent(client, study, parent, ids, everything=before)
     return SyncSummary(public_name(uri), len(runs), sent)
 
 
@@ -105,7 +103,7 @@ def _everything(client: "MlflowClient", study: Study, experiment: str, runs: Seq
 def _all_seen_by_server(client: "MlflowClient", experiment: str, everything: str) -> bool:
     """Whether the parent run says so: one run is read instead of all, which takes seconds for a hundred."""
     parent = find_runs(client, experiment, only=[PARENT]).get(PARENT)
-    return parent is not None and parent.data.tags.get(ALL_TAG) == everything
+    return parent is not None and parent.data.tags.get(SENT_TAG, "").split()[1:] == [everything]
 
 
 def _is_seen(old: "MlflowRun", run: Run, *, parent: "MlflowRun") -> bool:
