@@ -4,13 +4,8 @@
 # Runs that somebody deleted in MLflow are removed for good, with their artifacts, after MLFLOW_KEEP_DELETED (30d);
 # of the backups in the folder BACKUPS the newest MLFLOW_KEEP_BACKUPS (14) stay. Nothing else is ever removed.
 set -eu
-here=$(cd "$(dirname "$0")" && pwd)
-set -a
-# shellcheck source=/dev/null
-. "$here/server.env"
-set +a
 # shellcheck source=settings.sh
-. "$here/settings.sh"
+. "$(dirname "$0")/settings.sh"
 # Artifacts are removed by way of the server, which must run.
 export MLFLOW_TRACKING_URI="http://127.0.0.1:${MLFLOW_PORT:-5000}"
 if [ -n "${MLFLOW_AUTH_ADMIN_PASSWORD_FILE:-}" ]; then

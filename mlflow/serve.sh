@@ -5,13 +5,8 @@
 #
 # It listens on 127.0.0.1:5000 (MLFLOW_HOST, MLFLOW_PORT), where a proxy with TLS finds it: nginx.conf.
 set -eu
-here=$(cd "$(dirname "$0")" && pwd)
-set -a
-# shellcheck source=/dev/null
-. "$here/server.env"
-set +a
 # shellcheck source=settings.sh
-. "$here/settings.sh"
+. "$(dirname "$0")/settings.sh"
 host=${MLFLOW_HOST:-127.0.0.1}
 
 set -- --backend-store-uri "$(uri "$MLFLOW_DATABASE")" --artifacts-destination "$MLFLOW_ARTIFACTS_DESTINATION" \

@@ -1,5 +1,11 @@
 # What serve.sh, backup.sh, restore.sh and retention.sh have in common: they read it; it does nothing by itself.
 #
+# MLflow's own variables are in server.env.
+set -a
+# shellcheck source=/dev/null
+. "$(dirname "$0")/server.env"
+set +a
+
 # PostgreSQL is reached by libpq's own variables (PGHOST, PGPORT, PGUSER, PGPASSFILE, …); a password never is in a
 # command line. What else can be set:
 : "${MLFLOW_DATABASE:=mlflow}"                # runs and the model registry

@@ -10,6 +10,7 @@ import pytest
 from dpdt.cohort import COLUMNS
 from dpdt.files import make_folder, sha256_file, write_json
 from dpdt.shards.reader import cohort_sha256
+from dpdt.stop import StopFlag
 from dpdt.study import Study, load_study
 from dpdt.vocabulary import LABELS
 
@@ -44,6 +45,23 @@ target_epsilons = [8.0, inf]
 delta = 1e-3
 reserve_steps = 4
 """
+
+
+class StopAfter(StopFlag):
+    """Asks to stop once it has been looked at so many times."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+        super().__init__()
+
+    @property
+    def requested(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+    @requested.setter
+    def requested(self, value: bool) -> None:
+        pass
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from dpdt.results import read_run
 from dpdt.study import Cell, Study
 from dpdt.tracking.payload import payload
 from dpdt.train import train, train_with_canaries
-from tests.small_data import MakeStudy
+from tests.small_data import MakeStudy, StopAfter
 
 DP = Cell("uka", 1.0, 0)
 PLAIN = Cell("uka", math.inf, 0)
@@ -109,21 +109,7 @@ def test_a_planted_fault_is_refuted(
 
 
 def test_a_twin_that_is_stopped_and_goes_on_counts_every_step_once(study: Study) -> None:
-    from dpdt.stop import StopFlag
-
-    class StopOnce(StopFlag):
-        looks = 9
-
-        @property
-        def requested(self) -> bool:
-            self.looks -= 1
-            return self.looks < 0
-
-        @requested.setter
-        def requested(self, value: bool) -> None:
-            pass
-
-    first = train_with_canaries(study, DP, stop=StopOnce(), seeded_randomness=True)
+    first = train_with_canaries(study, DP, stop=StopAfter(9), seeded_randomness=True)
     assert first.status == "interrupted"
     train_with_canaries(study, DP, seeded_randomness=True)
     paths = study.paths.run(study.audit_run_id(DP))

@@ -26,10 +26,9 @@ from dpdt.privacy.accounting import epsilon
 from dpdt.privacy.clipping import ClippedGradientSum
 from dpdt.privacy.ledger import read_spent_steps
 from dpdt.privacy.mechanism import Mechanism
-from dpdt.stop import StopFlag
 from dpdt.study import Cell, Study
 from dpdt.train import pretrain, run_done, train
-from tests.small_data import MakeStudy
+from tests.small_data import MakeStudy, StopAfter
 from tests.told_noise import telling
 
 DP = Cell("uka", 8.0, 0)
@@ -56,23 +55,6 @@ def weights_of(study: Study, cell: Cell) -> dict[str, torch.Tensor]:
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-class StopAfter(StopFlag):
-    """Asks to stop once it has been looked at so many times."""
-
-    def __init__(self, looks: int) -> None:
-        self.looks = looks
-        super().__init__()
-
-    @property
-    def requested(self) -> bool:
-        self.looks -= 1
-        return self.looks < 0
-
-    @requested.setter
-    def requested(self, value: bool) -> None:
-        pass
 
 
 class Crash(Exception):
