@@ -16,7 +16,7 @@ from dpdt.results import Run, all_runs, run_in
 from dpdt.study import Study
 from dpdt.tracking.models import register_model
 from dpdt.tracking.parent import PARENT, create_parent, parent_state, send_parent
-from dpdt.tracking.payload import Payload, payload, signature
+from dpdt.tracking.payload import RUN_ID_TAG, Payload, payload, signature
 from dpdt.tracking.seen import all_seen
 from dpdt.tracking.send import NAME_TAG, PARENT_TAG, SENT_TAG, find_runs, log
 from dpdt.tracking.store import (
@@ -71,8 +71,8 @@ def sync(study: Study, *, only: Collection[str] | None = None) -> SyncSummary:
     with explained(uri), one_writer(study):
         client = open_client(uri)
         experiment = make_experiment(client, study)
-        before = _everything(client, study, experiment, runs) if only is None else ""
-        if before and _all_seen_by_server(client, experiment, before):
+        before = _everything(study, runs) if only is None else ""
+        if before and _all_seen_by_server(client, experiment, before, num_runs=len(runs)):
             return SyncSummary(public_name(uri), len(runs), 0)
         known = find_runs(client, experiment, only=None if only is None else [PARENT, *only])
         parent = known.get(PARENT) or create_parent(client, experiment, study, runs)
@@ -91,19 +91,29 @@ def sync(study: Study, *, only: Collection[str] | None = None) -> SyncSummary:
     return SyncSummary(public_name(uri), len(runs), sent)
 
 
-def _everything(client: "MlflowClient", study: Study, experiment: str, runs: Sequence[Run]) -> str:
-    """Fingerprint of all that MLflow shall have, and of what somebody has deleted there."""
-    from mlflow.entities import ViewType
-
-    deleted = client.search_runs([experiment], run_view_type=ViewType.DELETED_ONLY, max_results=1000)
-    gone = sorted(run.info.run_id for run in deleted)
-    return fingerprint([{run.run_id: signature(run) for run in runs}, parent_state(study, {}), gone])[:16]
+def _everything(study: Study, runs: Sequence[Run]) -> str:
+    """Fingerprint of all that MLflow shall have."""
+    return fingerprint([{run.run_id: signature(run) for run in runs}, parent_state(study, {})])[:16]
 
 
-def _all_seen_by_server(client: "MlflowClient", experiment: str, everything: str) -> bool:
-    """Whether the parent run says so: one run is read instead of all, which takes seconds for a hundred."""
+def _all_seen_by_server(client: "MlflowClient", experiment: str, everything: str, *, num_runs: int) -> bool:
+    """Whether the parent run says so, and no run was deleted or doubled since: reading all would take seconds.
+
+    They are counted by asking for the last one: what was deleted and then removed for good has left no other trace.
+    """
+    from mlflow.utils.search_utils import SearchUtils
+
     parent = find_runs(client, experiment, only=[PARENT]).get(PARENT)
-    return parent is not None and parent.data.tags.get(SENT_TAG, "").split()[1:] == [everything]
+    if parent is None or parent.data.tags.get(SENT_TAG, "").split()[1:] != [everything]:
+        return False
+    last = client.search_runs(
+        [experiment],
+        f"tags.`{RUN_ID_TAG}` LIKE '%'",
+        max_results=1,
+        page_token=SearchUtils.create_page_token(num_runs),  # that many, and the parent
+        order_by=["attributes.start_time"],
+    )
+    return len(last) == 1 and not last.token
 
 
 def _is_seen(old: "MlflowRun", run: Run, *, parent: "MlflowRun") -> bool:
