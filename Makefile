@@ -4,8 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PYTHON
 
-.PHONY: install demo test check format clean slurm-up slurm-down torture-privacy image image-test image-save
-.PHONY: bench-cohort bench-evaluate bench-preprocess fuzz
+.PHONY: install demo test check format clean slurm-up slurm-down torture-privacy torture-tracking tracking-images image image-test image-save
+.PHONY: bench-cohort bench-evaluate bench-preprocess bench-tracking fuzz
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -58,6 +58,21 @@ bench-evaluate: install
 # Trainings killed at 200 random places: does the ledger count every noisy step? About two minutes.
 torture-privacy: install
 	$(BIN)/python -m tests.torture_privacy --kills 200 --output build/torture/privacy.json
+
+# Sync of 100 runs, and what feeding a server costs a training: a table, and build/bench/tracking.json. Six minutes.
+bench-tracking: install
+	@PYTHONPATH=. $(BIN)/python benchmarks/tracking.py
+
+# PROCESSES that sync at once, each with MLflow loaded, into one new SQLite file or STORE; needs `make demo` before.
+PROCESSES ?= 50
+STORE ?=
+torture-tracking: install
+	@$(BIN)/python -m tests.torture_tracking build/demo --processes $(PROCESSES) $(if $(STORE),--uri $(STORE))
+
+# The screenshots in docs/tracking.md, from `make demo`'s study. Needs Debian's chromium.
+tracking-images: install
+	@$(BIN)/dpdt sync build/demo
+	@$(BIN)/python -m tests.browser.pages build/demo
 
 # A throw-away Slurm of four nodes on this machine, below build/slurm; `make slurm-up SLURM=--accounting` has sacct.
 SLURM ?=

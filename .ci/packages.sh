@@ -1,5 +1,6 @@
 #!/bin/sh
 # Install the Debian packages that dpdt needs to build, or say which ones are missing and how to get them.
+# `packages.sh tests`: those that only tests need, which skip without them.
 set -eu
 missing=""
 need() { # need PACKAGE TEST...: TEST tells whether the package's content is there
@@ -19,6 +20,12 @@ need libopenjp2-7-dev sh -c 'ls /usr/include/openjpeg-*/openjpeg.h /usr/local/in
 need libcharls-dev header charls/charls.h
 need python3-venv "$python" -c "import ensurepip, venv"
 need python3-dev "$python" -c "import os, sysconfig; os.stat(os.path.join(sysconfig.get_paths()['include'], 'Python.h'))"
+if [ "${1:-}" = tests ]; then
+    missing=""
+    need postgresql sh -c 'ls /usr/lib/postgresql/*/bin/initdb'
+    need chromium sh -c 'command -v chromium || command -v chromium-browser'
+    need nginx-light sh -c 'PATH=$PATH:/usr/sbin command -v nginx'
+fi
 [ -z "$missing" ] && exit 0
 
 if [ "$(id -u)" = 0 ]; then as_root=""; else as_root="sudo -n"; fi

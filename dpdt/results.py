@@ -12,7 +12,7 @@ from dpdt.paths import RunPaths
 from dpdt.runs import read_state
 from dpdt.study import Cell, Study, format_epsilon
 
-__all__ = ["Run", "all_runs", "cell_runs", "is_synthetic", "read_run"]
+__all__ = ["Run", "all_runs", "cell_runs", "is_synthetic", "read_run", "run_in"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,11 @@ class Run:
 
 def read_run(study: Study, run_id: str) -> Run | None:
     """One run; None if it has not begun."""
-    paths = study.paths.run(run_id)
+    return run_in(study.paths.run(run_id))
+
+
+def run_in(paths: RunPaths) -> Run | None:
+    """The run in a folder; None if none has begun there."""
     if not paths.config.exists():
         return None
     return Run(paths, read_json(paths.config), read_state(paths) or {})

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -33,12 +34,13 @@ __all__ = [
 ]
 
 # Recorded in the config, but a run may be resumed with other values: they cannot change its result or its epsilon.
-FREE_KEYS: Final = ("created", "versions")
+FREE_KEYS: Final = ("created", "versions", "device")
 SPEED_KEYS: Final = {
     "shards": {"num_threads", "max_reject_fraction"},
     "train": {"physical_batch_size", "checkpoint_every_steps", "device", "num_threads"},
     "privacy": {"reserve_steps"},
 }
+GIT_SECONDS: Final = 10.0
 LIBRARIES: Final = ("dpdt", "torch", "numpy", "opacus", "dp-accounting")
 
 
@@ -216,9 +218,22 @@ def image_digest() -> str | None:
 
 
 def _versions() -> dict[str, str]:
-    digest = image_digest()
-    libraries = {name: version(name) for name in LIBRARIES}
-    return {"python": platform.python_version(), **libraries, **({"image": digest} if digest else {})}
+    found = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    further = {"image": image_digest(), "commit": _commit()}
+    return found | {name: value for name, value in further.items() if value}
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this code lies in, `-dirty` if it was changed; None for an installed package."""
+    checkout = Path(__file__).parents[1]
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
+    except (subprocess.SubprocessError, OSError):
+        return None
+    return answer.stdout.strip()
 
 
 def _finite(value: float | None) -> float | None:

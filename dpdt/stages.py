@@ -317,17 +317,21 @@ def _shards(study: Study, domain: str, **part: int) -> object:
 
 
 def _pretrain(study: Study, run_id: str) -> object:
+    from dpdt.tracking import live_sync
     from dpdt.train import pretrain
 
-    return pretrain(study)
+    with live_sync(study) as feed_mlflow:
+        return pretrain(study, on_epoch_end=feed_mlflow)
 
 
 def _train(study: Study, run_id: str) -> object:
+    from dpdt.tracking import live_sync
     from dpdt.train import train
 
     for cell in study.cells():
         if study.run_id(cell) == run_id:
-            return train(study, cell)
+            with live_sync(study) as feed_mlflow:
+                return train(study, cell, on_epoch_end=feed_mlflow)
     raise StudyError(f"{study.file}: has no training {run_id}. Its settings changed since this task was sent.")
 
 

@@ -4,7 +4,13 @@ import os
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.fake_runs", "tests.fake_parts_plugin", "tests.fake_slurm", "tests.small_data"]
+pytest_plugins = [
+    "tests.fake_runs",
+    "tests.fake_parts_plugin",
+    "tests.fake_slurm",
+    "tests.mlflow_servers",
+    "tests.small_data",
+]
 
 # A busy machine is no reason to fail, and CI shall fail twice on the same input.
 settings.register_profile("dpdt", deadline=None, derandomize=bool(os.environ.get("CI")))

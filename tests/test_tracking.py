@@ -26,8 +26,9 @@ from dpdt.report import write_report
 from dpdt.results import read_run
 from dpdt.study import Cell, Study, load_study
 from dpdt.tracking import compare_url, serve_ui, sync, tracking_uri
-from dpdt.tracking.payload import MAX_METRIC_KEYS, payload
+from dpdt.tracking.payload import payload
 from dpdt.tracking.store import explained, open_client, public_name
+from dpdt.tracking.values import MAX_METRIC_KEYS
 from tests.fake_runs import NUM_STEPS, FakeRuns
 
 # MLflow's own tables, under SQLAlchemy 2.1.
@@ -120,7 +121,7 @@ def test_a_study_is_one_parent_and_a_child_for_each_training(runs: Make) -> None
         ids = database.execute("select distinct experiment_id from runs").fetchall()
     assert ids == [(1,)]  # nothing in "Default"
     kept = artifacts(study)
-    assert kept[study.run_id(PRIVATE)] == ["metrics.csv", "privacy.json"]
+    assert kept[study.run_id(PRIVATE)] == ["metrics.csv", "model/README.md", "privacy.json"]
     assert {"report/index.html", "report/auc.csv", "report/figures/auc_over_epsilon.png"} <= set(kept["study"])
 
 
@@ -138,8 +139,8 @@ def test_mlflow_has_the_values_of_the_run_folder(runs: Make) -> None:
     shown = latest(study, PRIVATE)
     for row in auc.itertuples():
         assert shown[f"auc/{row.test_domain}/{row.label}"] == row.value
-    assert shown["on_domain_auc"] == shown["auc/vindr/average"]
-    assert shown["off_domain_auc"] == shown["auc/uka/average"]
+    assert shown["auc"] == shown["auc/vindr/average"]
+    assert shown["auc_off_domain"] == shown["auc/uka/average"]
     female = table[(table["metric"] == "auc") & (table["subgroup"] == "female") & (table["label"] == "average")]
     assert shown["auc/uka/average/female"] == female.set_index("test_domain")["value"]["uka"]
     assert (run["start"], run["end"]) == (
@@ -153,17 +154,140 @@ def test_params_that_differ_come_first_and_the_statement_is_in_the_tags(runs: Ma
     run = read_run(study, study.run_id(PRIVATE))
     assert run is not None
     sent = payload(run)
-    first = ["train_domain", "privacy_unit", "target_epsilon", "seed", "noise_multiplier"]
-    assert list(sent.params)[:5] == first
-    assert [sent.params[key] for key in first] == ["vindr", "patient", "1", "0", "1.25"]
-    assert sent.params["train.learning_rate"] == "0.0002"
+    assert sent.params["train_domain"] == "vindr"
+    assert sent.params["training.privacy_unit"] == "patient"
+    assert sent.params["target_epsilon"] == "1"
+    assert sent.params["training.seed"] == "0"
+    assert sent.params["training.noise_multiplier"] == "1.25"
+    assert sent.params["using.train.learning_rate"] == "0.0002"
+    # MLflow's pages sort by character: this is the order that they show, and plot over the first of.
+    shown = sorted(sent.params)
+    assert shown[:3] == ["target_epsilon", "train_domain", "training.images"]
+    plain = read_run(study, study.run_id(PLAIN))
+    assert plain is not None
+    other = payload(plain).params
+    differing = {key for key in {*sent.params, *other} if sent.params.get(key) != other.get(key)}
+    assert differing == {"target_epsilon", "training.noise_multiplier", "training.privacy_unit"}
+    constant = [key for key in shown if key.startswith("using.")]
+    assert shown[-len(constant) :] == constant
+    assert sorted(point.key for point in sent.points)[0] == "auc"  # what MLflow plots where nothing is chosen
     assert (sent.tags["dpdt.epsilon"], sent.tags["dpdt.delta"]) == ("1", "1e-05")
     assert sent.tags["dpdt.privacy_unit"] == "patient"
     assert sent.tags["mlflow.note.content"] == "**Synthetic data.** This model was trained with differential privacy."
-    plain = read_run(study, study.run_id(PLAIN))
-    assert plain is not None
-    assert payload(plain).params["target_epsilon"] == "inf"
+    assert other["target_epsilon"] == "inf"
     assert payload(plain).tags["dpdt.privacy_unit"] == "none"
+
+
+def test_tags_say_which_cohort_code_container_device_and_how_many_hours(runs: Make) -> None:
+    made = runs(("vindr",), "[1.0]")
+    paths = made.train(PRIVATE)
+    config = read_json(paths.config)
+    versions = {"dpdt": "0.1.0", "image": "sha256:abc", "commit": "c0ffee-dirty"}
+    write_json(paths.config, {**config, "device": "NVIDIA H100", "versions": versions})
+    run = read_run(made.study, paths.run_id)
+    assert run is not None
+    tags = payload(run).tags
+    assert tags["dpdt.cohort_sha256"] == "5" * 64
+    assert tags["dpdt.shards_sha256"] == "a" * 64
+    assert tags["dpdt.image"] == "sha256:abc"
+    assert tags["dpdt.version.dpdt"] == "0.1.0"
+    assert tags["dpdt.version.commit"] == "c0ffee-dirty"
+    assert tags["mlflow.source.git.commit"] == "c0ffee"
+    assert tags["dpdt.device"] == "NVIDIA H100"
+    assert float(tags["dpdt.hours"]) == pytest.approx(NUM_STEPS * 0.05 / 3600, rel=1e-2)
+
+
+def test_the_audit_s_lower_bound_is_a_metric(runs: Make) -> None:
+    made = runs(("vindr",), "[1.0]").all()
+    paths = made.study.paths.run(made.study.run_id(PRIVATE))
+    sync(made.study)
+    assert "audit/epsilon_lower" not in latest(made.study, PRIVATE)
+    found = {"canaries": {"epsilon_lower": 0.42}, "membership": {"auc": 0.51}, "refuted": False}
+    write_json(paths.audit, found)
+    assert sync(made.study).sent == 1
+    shown = {key: value for key, value in latest(made.study, PRIVATE).items() if key.startswith("audit/")}
+    assert shown == {"audit/epsilon_lower": 0.42, "audit/membership_auc": 0.51, "audit/refuted": 0.0}
+    assert "audit.json" in artifacts(made.study)[paths.run_id]
+    write_json(paths.audit, {**found, "canaries": None})
+    sync(made.study)
+    tags = contents(made.study)[paths.run_id]["tags"]
+    assert tags["audit/epsilon_lower.undefined"] == "the audit has no such number"
+
+
+def test_gaps_by_subgroup_are_metrics(runs: Make) -> None:
+    study = runs(TWO, "[1.0]").all().study
+    sync(study)
+    shown = latest(study, PRIVATE)
+    table = pd.read_parquet(study.paths.run(study.run_id(PRIVATE)).metrics)
+    for name, label in (("auc_gap", "average"), ("underdiagnosis_gap", "healthy")):
+        rows = table[(table["metric"] == name) & (table["label"] == label)]
+        values = rows.set_index(["test_domain", "subgroup"])["value"]
+        for attribute in ("sex", "age_group"):
+            assert shown[f"{name}/uka/{attribute}"] == values["uka", attribute]
+
+
+def test_a_finished_run_is_a_model_whose_card_is_its_privacy_statement(runs: Make) -> None:
+    made = runs(("vindr",), "[1.0, inf]", name="a: study/2").all()
+    study = made.study
+    sync(study)
+    client = open_client(tracking_uri(study))
+    versions = client.search_model_versions("name = 'a  study 2.vindr'")
+    assert len(versions) == 2
+    found = {version.tags["dpdt.run_id"]: version for version in versions}
+    private = found[study.run_id(PRIVATE)]
+    assert "This model was trained with differential privacy." in private.description
+    assert "| epsilon | 1 |" in private.description
+    assert "| neighbouring relation | add or remove one patient |" in private.description
+    assert "- number of units: exact count. Accounting: taken as public." in private.description
+    auc = latest(study, PRIVATE)["auc"]
+    assert f"| auc | {auc:.3f} |" in private.description
+    aliases = {"patient-eps1-seed0": private.version, "no-dp-seed0": found[study.run_id(PLAIN)].version}
+    assert {k: int(v) for k, v in client.get_registered_model(private.name).aliases.items()} == aliases
+    assert contents(study)[study.run_id(PRIVATE)]["tags"]["dpdt.model"] == f"a  study 2.vindr v{private.version}"
+    assert not list(study.paths.mlflow_artifacts.rglob("*.pt"))  # weights may give away what they were trained on
+    # A new evaluation is the same version with a new card.
+    made.evaluate(PRIVATE, change=lambda frame: frame.assign(score_healthy=1 - frame["score_healthy"]))
+    sync(study)
+    again = {v.tags["dpdt.run_id"]: v for v in client.search_model_versions("name = 'a  study 2.vindr'")}
+    assert {v.version for v in again.values()} == {v.version for v in versions}
+    assert f"| auc | {latest(study, PRIVATE)['auc']:.3f} |" in again[study.run_id(PRIVATE)].description
+    assert latest(study, PRIVATE)["auc"] != auc
+
+
+def test_an_unfinished_run_and_an_audit_s_twin_are_no_models(runs: Make) -> None:
+    made = runs(("vindr",), "[1.0, inf]")
+    made.train(PRIVATE, status="interrupted", steps=10)
+    twin = made.train(PLAIN)
+    write_json(twin.config, {**read_json(twin.config), "kind": "audit"})
+    sync(made.study)
+    assert set(contents(made.study)) == {"study", made.study.run_id(PRIVATE)}  # the twin is not even a run
+    assert open_client(tracking_uri(made.study)).search_registered_models() == []
+
+
+def test_the_parent_shows_the_charts_and_what_privacy_cost(runs: Make) -> None:
+    study = runs(TWO, "[1.0, inf]").all().study
+    write_report(study)
+    sync(study)
+    images = [name for name in artifacts(study)["study"] if name.startswith("images/")]
+    assert sorted(name.split("+")[0] for name in images) == sorted(
+        2 * ["images/AUC over epsilon", "images/AUC of subgroups on-domain", "images/AUC of subgroups off-domain"]
+    )
+    parent = contents(study)["study"]
+    assert parent["tags"]["mlflow.loggedImages"] == "True"
+    curve = pd.read_csv(study.paths.report / "epsilon_curve.csv")
+    mean = curve[(curve["train_domain"] == "mean")].set_index(["scope", "target_epsilon"])["auc"]
+    values = {key: value for key, value, *_ in parent["points"]}
+    assert values["auc/on-domain/eps1"] == mean["on-domain", 1.0]
+    assert values["auc/off-domain/epsinf"] == mean["off-domain", math.inf]
+    note = parent["tags"]["mlflow.note.content"]
+    assert f"Mean AUC on-domain: {mean['on-domain', 1.0]:.3f} (ε=1), {mean['on-domain', math.inf]:.3f} (no DP)." in note
+    assert "](#/compare-runs?runs=" in note
+    assert "](get-artifact?path=report%2Ffigures%2Fauc_over_epsilon.png&run_uuid=" in note
+    # Another report replaces the images, it does not add to them.
+    (study.paths.report / "figures" / "auc_over_epsilon.png").touch()
+    write_report(study)
+    sync(study)
+    assert [name for name in artifacts(study)["study"] if name.startswith("images/")] == images
 
 
 def test_twice_is_once(runs: Make) -> None:
@@ -184,7 +308,7 @@ def test_twice_is_once(runs: Make) -> None:
     assert after == before
 
 
-@pytest.mark.parametrize("calls", [0, 1, 2, 3, 7, 20])
+@pytest.mark.parametrize("calls", [0, 1, 2, 3, 7, 20, 21, 22, 23])
 def test_killed_half_way_and_repeated_is_once(runs: Make, monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
     from mlflow import MlflowClient
 
@@ -202,7 +326,15 @@ def test_killed_half_way_and_repeated_is_once(runs: Make, monkeypatch: pytest.Mo
         return call
 
     with monkeypatch.context() as patch:
-        for name in ("create_experiment", "create_run", "log_batch", "log_text", "log_artifact", "set_terminated"):
+        for name in (
+            "create_experiment",
+            "create_run",
+            "log_batch",
+            "log_text",
+            "log_artifact",
+            "set_terminated",
+            "create_model_version",
+        ):
             patch.setattr(MlflowClient, name, killing(getattr(MlflowClient, name)))
         with pytest.raises(KeyboardInterrupt):
             sync(study)
@@ -277,6 +409,20 @@ def test_what_is_undefined_is_a_tag_with_its_reason_until_it_is_defined(runs: Ma
     assert 0 < latest(made.study, PLAIN)["auc/vindr/pneumonia"] < 1
 
 
+def test_numbers_that_were_not_finite_are_told_with_their_reason(runs: Make) -> None:
+    made = runs(("vindr",), "[1.0]")
+    paths = made.train(PRIVATE)
+    lines = [json.loads(line) for line in paths.metrics_log.read_text().splitlines()]
+    for line in lines[:3]:  # as `append_metrics` writes NaN and infinity
+        line |= {"loss": None, "epsilon": None}
+    paths.metrics_log.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    sync(made.study)
+    run = contents(made.study)[paths.run_id]
+    assert run["tags"]["loss.undefined"] == "3 of 40 logged values: NaN or infinite, or an empty batch"
+    assert run["tags"]["epsilon.undefined"].startswith("3 of 40 logged values: no finite bound")
+    assert len([point for point in run["points"] if point[0] == "loss"]) == NUM_STEPS - 3
+
+
 def test_a_second_evaluation_s_values_are_the_ones_shown(runs: Make) -> None:
     made = runs(("vindr",), "[inf]").all()
     sync(made.study)
@@ -295,7 +441,7 @@ def test_no_run_has_more_than_150_metrics_and_the_rest_is_an_artifact(runs: Make
     sync(made.study)
     shown = latest(made.study, cell)
     assert len(shown) == MAX_METRIC_KEYS == 150
-    assert {"on_domain_auc", "off_domain_auc", "auc/hospital_19/healthy"} <= set(shown)
+    assert {"auc", "auc_off_domain", "auc/hospital_19/healthy"} <= set(shown)
     (folder,) = (file.parent for file in made.study.paths.mlflow_artifacts.rglob("metrics.csv"))
     table = pd.read_csv(folder / "metrics.csv")
     assert len(table) == len(pd.read_parquet(made.study.paths.run(made.study.run_id(cell)).metrics))

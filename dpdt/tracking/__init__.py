@@ -1,7 +1,22 @@
 """MLflow as a view of the run folders: fed from them, rebuilt from them at any time. Nothing else imports mlflow."""
 
-from dpdt.tracking.store import tracking_uri
+from dpdt.tracking.compare import compare_rows, find_compared, show_comparison
+from dpdt.tracking.live import live_sync
+from dpdt.tracking.store import tracking_uri, with_uri
 from dpdt.tracking.sync import SyncSummary, sync
 from dpdt.tracking.ui import compare_url, serve_ui
+from dpdt.tracking.watch import watch
 
-__all__ = ["SyncSummary", "compare_url", "serve_ui", "sync", "tracking_uri"]
+__all__ = [
+    "SyncSummary",
+    "compare_rows",
+    "compare_url",
+    "find_compared",
+    "live_sync",
+    "serve_ui",
+    "show_comparison",
+    "sync",
+    "tracking_uri",
+    "watch",
+    "with_uri",
+]

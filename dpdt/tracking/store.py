@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from dpdt.errors import DpdtError, TrackingError
+from dpdt.files import exclusive_lock
 from dpdt.study import Study
 
 if TYPE_CHECKING:
@@ -18,12 +19,16 @@ if TYPE_CHECKING:
 __all__ = [
     "database_file",
     "environment",
+    "experiment_name",
     "explained",
     "find_experiment",
+    "is_server",
     "make_experiment",
+    "one_writer",
     "open_client",
     "public_name",
     "tracking_uri",
+    "with_uri",
 ]
 
 SQLITE: Final = "sqlite:///"
@@ -33,11 +38,13 @@ ENVIRONMENT: Final = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the default waits minutes for a server that is down
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each run
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_ENABLE_AI_GATEWAY": "false",
     "MLFLOW_ENABLE_ASSISTANT_SANDBOX": "true",  # no shell on this machine for whoever reaches the port
     "GIT_PYTHON_REFRESH": "quiet",
 }
+MIGRATION_LOCK: Final = 7_374_656  # any number, the same in all processes
 EXPERIMENT_TAGS: Final = {
     "mlflow.experimentKind": "custom_model_development"
 }  # pages for trainings, not for chat models
@@ -52,6 +59,16 @@ def tracking_uri(study: Study) -> str:
     if uri.startswith(SQLITE):
         return f"{SQLITE}{study.folder / uri.removeprefix(SQLITE)}"
     return uri
+
+
+def with_uri(study: Study, uri: str) -> Study:
+    """The same study with another tracking URI."""
+    return study.model_copy(update={"tracking": study.tracking.model_copy(update={"uri": uri})})
+
+
+def is_server(uri: str) -> bool:
+    """Whether a URI is that of an MLflow server."""
+    return uri.startswith(("http://", "https://"))
 
 
 def database_file(uri: str) -> Path | None:
@@ -93,15 +110,46 @@ def explained(uri: str) -> Iterator[None]:
         ) from err
 
 
+@contextlib.contextmanager
+def one_writer(study: Study) -> Iterator[None]:
+    """Be the only process that feeds MLflow from this study, and the only one of all that writes to a SQLite file.
+
+    Studies may share a SQLite file. Its tables must be made by one process, and its lock of one writer would otherwise
+    be found by timeouts.
+    """
+    file = database_file(tracking_uri(study))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(exclusive_lock(study.paths.tracking_lock))
+        if file is not None:
+            stack.enter_context(exclusive_lock(file.with_name(f"{file.name}.lock")))
+        yield
+
+
+@contextlib.contextmanager
+def _one_migration(uri: str) -> Iterator[None]:
+    """With PostgreSQL: be the only process that makes or migrates MLflow's tables; two at once fail."""
+    if not uri.startswith("postgresql"):
+        yield
+        return
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.pool import NullPool
+
+    engine = create_engine(uri, poolclass=NullPool)
+    with engine.connect() as connection:  # the lock ends with the connection
+        connection.execute(text(f"SELECT pg_advisory_lock({MIGRATION_LOCK})"))
+        yield
+
+
 def open_client(uri: str) -> "MlflowClient":
-    """A client of the store; call it inside `explained`, under the study's tracking lock if it may create the store."""
+    """A client of the store; call it inside `explained`, and inside `one_writer` if it may create the store."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)  # MLflow reads them when it is imported and at each request
     from mlflow import MlflowClient
 
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(tracking_uri=uri)
+    with _one_migration(uri):
+        return MlflowClient(tracking_uri=uri)
 
 
 def experiment_name(study: Study) -> str:
@@ -117,14 +165,13 @@ def find_experiment(client: "MlflowClient", study: Study) -> "Experiment | None"
 def make_experiment(client: "MlflowClient", study: Study) -> str:
     """The id of the study's experiment, which is created or restored if need be.
 
-    A SQLite store gets an artifact folder beside it (MLflow's default is the working directory); a server has its own.
+    A server has its own artifact store; else it is a folder of the study (MLflow's default: the working directory).
     """
     from mlflow.exceptions import MlflowException
 
     found = find_experiment(client, study)
     if found is None:
-        local = database_file(tracking_uri(study)) is not None
-        location = study.paths.mlflow_artifacts.as_uri() if local else None
+        location = None if is_server(tracking_uri(study)) else study.paths.mlflow_artifacts.as_uri()
         try:
             name = experiment_name(study)
             return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))

@@ -6,28 +6,36 @@ says which state of the folder MLflow has seen.
 """
 
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from dpdt.console import progress
-from dpdt.files import exclusive_lock, fingerprint
-from dpdt.results import Run, all_runs, cell_runs, is_synthetic
+from dpdt.files import fingerprint
+from dpdt.results import Run, all_runs
 from dpdt.study import Study
-from dpdt.tracking.payload import FORMAT, RUN_ID_TAG, Payload, Point, payload, run_status, signature
-from dpdt.tracking.store import explained, make_experiment, open_client, public_name, tracking_uri
+from dpdt.tracking.models import register_model
+from dpdt.tracking.parent import PARENT, create_parent, parent_state, send_parent
+from dpdt.tracking.payload import Payload, payload, signature
+from dpdt.tracking.seen import all_seen
+from dpdt.tracking.send import NAME_TAG, PARENT_TAG, SENT_TAG, find_runs, log
+from dpdt.tracking.store import (
+    database_file,
+    explained,
+    make_experiment,
+    one_writer,
+    open_client,
+    public_name,
+    tracking_uri,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-__all__ = ["PARENT", "SyncSummary", "find_runs", "sync"]
+__all__ = ["SyncSummary", "sync"]
 
-PARENT: Final = "study"  # the parent run's dpdt.run_id
-SENT_TAG: Final = "dpdt.sent"
-PARENT_TAG: Final = "mlflow.parentRunId"
-NAME_TAG: Final = "mlflow.runName"
-BATCH: Final = {"metrics": 1000, "params": 100, "tags": 100}  # MLflow's limits of one call
+ALL_TAG: Final = "dpdt.sent_all"
 
 
 @dataclass(frozen=True)
@@ -59,83 +67,84 @@ def sync(study: Study, *, only: Collection[str] | None = None) -> SyncSummary:
     runs = [run for run in all_runs(study) if run.kind != "audit" and (only is None or run.run_id in only)]
     if not runs:
         return SyncSummary(public_name(uri), 0, 0)
-    with explained(uri), exclusive_lock(study.paths.tracking_lock):
+    file = database_file(uri)
+    if only is None and file is not None and all_seen(study, file, runs):
+        return SyncSummary(public_name(uri), len(runs), 0)
+    with explained(uri), one_writer(study):
         client = open_client(uri)
         experiment = make_experiment(client, study)
-        known = find_runs(client, experiment)
-        parent = known.get(PARENT) or _create_parent(client, experiment, study, runs)
+        before = _everything(client, study, experiment, runs) if only is None else ""
+        if before and _all_seen_by_server(client, experiment, before):
+            return SyncSummary(public_name(uri), len(runs), 0)
+        known = find_runs(client, experiment, only=None if only is None else [PARENT, *only])
+        parent = known.get(PARENT) or create_parent(client, experiment, study, runs)
         sent = 0
-        with progress("sync", len(runs), unit="runs") as advance:
+        shown = progress("sync", len(runs), unit="runs") if only is None else nullcontext(_silent)
+        with shown as advance:
             for run in runs:
-                sent += _send_run(client, experiment, parent.info.run_id, run, known.get(run.run_id))
+                old = known.get(run.run_id)
+                if old is None or not _is_seen(old, run, parent=parent):
+                    known[run.run_id] = _send_run(client, study, run, old, parent=parent)
+                    sent += 1
                 advance(1, run.run_id)
         if only is None:
-            _send_study(client, study, parent)
+            send_parent(client, study, parent, {name: run.info.run_id for name, run in known.items()})
+            log(client, parent.info.run_id, tags={ALL_TAG: before})
     return SyncSummary(public_name(uri), len(runs), sent)
 
 
-def find_runs(client: "MlflowClient", experiment: str) -> dict[str, "MlflowRun"]:
-    """MLflow's runs of an experiment by `dpdt.run_id`."""
-    found: dict[str, MlflowRun] = {}
-    token = None
-    while True:
-        page = client.search_runs([experiment], max_results=1000, page_token=token, order_by=["attributes.start_time"])
-        for run in page:
-            if RUN_ID_TAG in run.data.tags:
-                found.setdefault(run.data.tags[RUN_ID_TAG], run)
-        token = page.token
-        if not token:
-            return found
+def _everything(client: "MlflowClient", study: Study, experiment: str, runs: Sequence[Run]) -> str:
+    """Fingerprint of all that MLflow shall have, and of what somebody has deleted there."""
+    from mlflow.entities import ViewType
+
+    deleted = client.search_runs([experiment], run_view_type=ViewType.DELETED_ONLY, max_results=1000)
+    gone = sorted(run.info.run_id for run in deleted)
+    return fingerprint([{run.run_id: signature(run) for run in runs}, parent_state(study, {}), gone])[:16]
 
 
-def _create_parent(client: "MlflowClient", experiment: str, study: Study, runs: Sequence[Run]) -> "MlflowRun":
-    tags = {RUN_ID_TAG: PARENT, "dpdt.kind": "study", "mlflow.source.name": "dpdt", "mlflow.source.type": "JOB"}
-    started = min(payload(run).started_ms for run in runs)
-    return client.create_run(experiment, start_time=started, tags=tags, run_name=study.name)
+def _all_seen_by_server(client: "MlflowClient", experiment: str, everything: str) -> bool:
+    """Whether the parent run says so: one run is read instead of all, which takes seconds for a hundred."""
+    parent = find_runs(client, experiment, only=[PARENT]).get(PARENT)
+    return parent is not None and parent.data.tags.get(ALL_TAG) == everything
 
 
-def _send_run(client: "MlflowClient", experiment: str, parent: str, run: Run, known: "MlflowRun | None") -> bool:
-    """Send one run's news; returns whether there were any."""
-    state = signature(run)
-    if known is not None and known.data.tags.get(SENT_TAG) == state:
-        return False
+def _is_seen(old: "MlflowRun", run: Run, *, parent: "MlflowRun") -> bool:
+    """Whether MLflow has this state of the run, below the parent that there is now."""
+    tags = old.data.tags
+    return bool(tags.get(SENT_TAG) == signature(run) and tags.get(PARENT_TAG) == parent.info.run_id)
+
+
+def _silent(count: int = 1, note: str = "") -> None:
+    """No progress bar: beside a training it would be in the way of the training's."""
+
+
+def _send_run(
+    client: "MlflowClient", study: Study, run: Run, known: "MlflowRun | None", *, parent: "MlflowRun"
+) -> "MlflowRun":
+    """Send one run's news; returns MLflow's run."""
+    state = signature(run)  # before the reading: what changes meanwhile is news again
     news = payload(run)
-    tags = {**news.tags, PARENT_TAG: parent}
+    tags = {**news.tags, PARENT_TAG: parent.info.run_id}
     if known is None:
+        experiment = parent.info.experiment_id
         known = client.create_run(experiment, start_time=news.started_ms, tags=tags, run_name=news.name)
     run_id, old = known.info.run_id, known.data.tags
     for name in [tag for tag in old if tag.endswith(".undefined") and tag not in tags]:
         client.delete_tag(run_id, name)  # it has become defined
     missing = {key: value for key, value in news.params.items() if key not in known.data.params}
-    _log(client, run_id, points=news.points, params=missing, tags={**tags, NAME_TAG: news.name})
+    changed = {key: value for key, value in {**tags, NAME_TAG: news.name}.items() if old.get(key) != value}
+    log(client, run_id, points=news.points, params=missing, tags=changed)
     for name, text in news.texts.items():
         client.log_text(run_id, text, name)
-    if run.paths.privacy.exists():
-        client.log_artifact(run_id, str(run.paths.privacy))
+    for file in (run.paths.privacy, run.paths.audit):
+        if file.exists():
+            client.log_artifact(run_id, str(file))
+    last = {SENT_TAG: state}
+    if news.status == "FINISHED":
+        last = {"dpdt.model": register_model(client, study, run, run_id, news), **last}
     _set_status(client, run_id, news)
-    _log(client, run_id, tags={SENT_TAG: state})
-    return True
-
-
-def _log(
-    client: "MlflowClient",
-    run_id: str,
-    *,
-    points: Sequence[Point] = (),
-    params: dict[str, str] | None = None,
-    tags: dict[str, str] | None = None,
-) -> None:
-    """Log in batches of the sizes that MLflow takes."""
-    from mlflow.entities import Metric, Param, RunTag
-
-    everything: dict[str, list[Any]] = {
-        "params": [Param(key, value) for key, value in (params or {}).items()],
-        "tags": [RunTag(key, value) for key, value in (tags or {}).items()],
-        "metrics": [Metric(p.key, p.value, p.time_ms, p.step) for p in points],
-    }
-    for kind, entities in everything.items():
-        for first in range(0, len(entities), BATCH[kind]):
-            client.log_batch(run_id, **{kind: entities[first : first + BATCH[kind]]})
+    log(client, run_id, tags=last)
+    return known
 
 
 def _set_status(client: "MlflowClient", run_id: str, news: Payload) -> None:
@@ -144,36 +153,3 @@ def _set_status(client: "MlflowClient", run_id: str, news: Payload) -> None:
         client.update_run(run_id, status="RUNNING")
     else:
         client.set_terminated(run_id, status=news.status, end_time=news.ended_ms)
-
-
-def _send_study(client: "MlflowClient", study: Study, parent: "MlflowRun") -> None:
-    """The parent run: the report as artifacts, and whether the study is done."""
-    files = sorted(file for file in study.paths.report.rglob("*") if file.is_file() and not file.name.startswith("."))
-    cells = list(cell_runs(study).values())
-    done = all(run is not None and run_status(run) == "FINISHED" for run in cells)
-    stats = [(_below(file, study), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    state = fingerprint([FORMAT, done, stats])[:16]
-    if parent.data.tags.get(SENT_TAG) == state:
-        return
-    run_id = parent.info.run_id
-    if files:
-        client.log_artifacts(run_id, str(study.paths.report), "report")
-    synthetic = is_synthetic(study)
-    note = "**Synthetic data.** " if synthetic else ""
-    tags = {
-        NAME_TAG: study.name,
-        "dpdt.synthetic": str(synthetic).lower(),
-        "dpdt.runs": str(len(cells)),
-        "mlflow.note.content": f"{note}The study's trainings are below this run; its report is the artifact `report`.",
-    }
-    _log(client, run_id, tags=tags)
-    if done:
-        ended = max(float(run.state.get("updated") or 0) for run in cells if run)
-        client.set_terminated(run_id, status="FINISHED", end_time=round(ended * 1000))
-    else:
-        client.update_run(run_id, status="RUNNING")
-    _log(client, run_id, tags={SENT_TAG: state})
-
-
-def _below(file: Path, study: Study) -> str:
-    return file.relative_to(study.paths.report).as_posix()

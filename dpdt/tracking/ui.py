@@ -1,7 +1,6 @@
 """MLflow's pages on this machine, opened where DP and non-DP runs are compared."""
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -13,19 +12,29 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from typing import IO, Final
-from urllib.parse import quote
 
+from dpdt.console import warn
 from dpdt.errors import TrackingError
 from dpdt.results import cell_runs
 from dpdt.study import Study
-from dpdt.tracking.store import database_file, environment, explained, find_experiment, open_client, tracking_uri
-from dpdt.tracking.sync import PARENT, find_runs
+from dpdt.tracking.parent import PARENT, compare_fragment
+from dpdt.tracking.send import find_runs
+from dpdt.tracking.store import (
+    database_file,
+    environment,
+    explained,
+    find_experiment,
+    is_server,
+    open_client,
+    public_name,
+    tracking_uri,
+)
 
 __all__ = ["compare_url", "serve_ui"]
 
 HOST: Final = "127.0.0.1"
+LOCAL: Final = ("127.0.0.1", "localhost", "::1")
 READY_SECONDS: Final = 120.0
-MAX_COMPARED: Final = 30  # runs that the compare page shows without a wait
 STOP_SECONDS: Final = 10.0
 
 
@@ -51,61 +60,69 @@ def compare_url(study: Study, base_url: str) -> str:
         run_id for run_id in known if run_id != PARENT
     ]
     if experiment is None or not wanted:
-        raise TrackingError(f"MLflow at {uri} has 0 runs of {study.name!r}. Send them with `dpdt sync {study.file}`.")
-    runs = json.dumps([known[run_id].info.run_id for run_id in wanted[:MAX_COMPARED]])
-    experiments = json.dumps([experiment.experiment_id])
-    query = f"runs={quote(runs)}&experiments={quote(experiments)}&workflowType=machine_learning"
-    return f"{base_url.rstrip('/')}/#/compare-runs?{query}"
+        raise TrackingError(
+            f"MLflow at {public_name(uri)} has 0 runs of {study.name!r}. Send them with `dpdt sync {study.file}`."
+        )
+    fragment = compare_fragment(experiment.experiment_id, [known[run_id].info.run_id for run_id in wanted])
+    return f"{base_url.rstrip('/')}/{fragment}"
 
 
-def serve_ui(study: Study, *, port: int) -> None:
-    """Serve MLflow's pages on 127.0.0.1 until Ctrl-C, and print the address that compares the study's runs.
+def serve_ui(study: Study, *, port: int, host: str = HOST) -> None:
+    """Serve MLflow's pages until Ctrl-C, and print the address that compares the study's runs.
 
     If `[tracking] uri` is a server, its address is printed and nothing is started.
 
     Args:
         study: The study; it must have been synced.
         port: 0 takes a free one.
+        host: Address to serve on; the pages ask for no password, so any but this machine's own is warned of.
 
     Raises:
         TrackingError: There is nothing to show, the port is taken, or the server does not start.
     """
     uri = tracking_uri(study)
-    if uri.startswith(("http://", "https://")):
-        print(f"Compare DP and non-DP runs: {compare_url(study, uri)}", flush=True)
+    if is_server(uri):
+        print(f"Compare DP and non-DP runs: {compare_url(study, public_name(uri))}", flush=True)
         return
-    port = _free_port(port)
-    base = f"http://{HOST}:{port}"
+    if host not in LOCAL:
+        warn(
+            f"MLflow on {host} asks for no password: whoever reaches this machine can read and change its runs. "
+            "Leave --host away and use an SSH tunnel, or start the team's server (docs/tracking.md)."
+        )
+    port = _free_port(host, port)
+    base = f"http://{host}:{port}"
     address = compare_url(study, base)
     print(f"Starting MLflow on {base} …", flush=True)
-    with tempfile.TemporaryFile() as log, _server(uri, port, log) as server:
+    with tempfile.TemporaryFile() as log, _server(uri, host, port, log) as server:
         _wait_until_ready(server, base, log)
         print(f"MLflow: {base}\nCompare DP and non-DP runs: {address}\nStop with Ctrl-C.", flush=True)
         server.wait()
         raise TrackingError(f"MLflow's server on {base} ended by itself: {_tail(log)}")
 
 
-def _free_port(port: int) -> int:
+def _free_port(host: str, port: int) -> int:
     """The port itself, or a free one for 0."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError as err:
             raise TrackingError(
-                f"port {port} on {HOST} is taken ({err.strerror}). Choose another: `--port 0` takes a free one."
+                f"port {port} on {host} is taken ({err.strerror}). Choose another: `--port 0` takes a free one."
             ) from err
         return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
-def _server(uri: str, port: int, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def _server(uri: str, host: str, port: int, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """MLflow's server with one worker; it and its children end with the block, also on SIGTERM."""
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", HOST]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host]
     command += ["--port", str(port), "--workers", "1", "--no-serve-artifacts"]
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # Its own session: Ctrl-C reaches this process alone, which then ends the server and the server's worker.
-    server = subprocess.Popen(command, stdout=log, stderr=log, env=environment(), start_new_session=True)
+    server = subprocess.Popen(
+        command, stdout=log, stderr=log, env={**environment(), "MLFLOW_BACKEND_STORE_URI": uri}, start_new_session=True
+    )
     try:
         yield server
     except KeyboardInterrupt:

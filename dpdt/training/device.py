@@ -1,12 +1,13 @@
 """Where a training computes: the device and the threads that the study asks for."""
 
 import os
+import platform
 
 import torch
 
 from dpdt.errors import StudyError
 
-__all__ = ["choose_device", "set_threads"]
+__all__ = ["choose_device", "device_name", "set_threads"]
 
 
 def choose_device(choice: str) -> torch.device:
@@ -28,6 +29,11 @@ def choose_device(choice: str) -> torch.device:
     if "LOCAL_RANK" in os.environ:  # one of several processes on this node: each has its own GPU
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return torch.device("cuda")
+
+
+def device_name(device: torch.device) -> str:
+    """What a training computes on, for people: the GPU's name, or the processor's kind."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
 
 
 def set_threads(wanted: int) -> None:

@@ -11,6 +11,7 @@ from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.sampling import num_steps_for, sample_rate_for
 from dpdt.privacy.statement import privacy_statement, statement_without_privacy
 from dpdt.runs import freeze_config, frozen_settings
+from dpdt.training.device import device_name
 from dpdt.training.plan import TrainingPlan
 from dpdt.training.run import TrainingRun
 from dpdt.training.start import choose_class_weights, count_class_weights
@@ -60,6 +61,7 @@ def prepare(
         "initial_weights": initial,
         "randomness": "seeded" if run.seeded else "cryptographic",
         "synthetic": data.synthetic,
+        "device": device_name(device),
     }
     if run.canaries:
         config["canaries"] = {"canaries": run.canaries, "coins_sha256": sha256_file(run.paths.coins)}

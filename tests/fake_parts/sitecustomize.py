@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -75,12 +76,12 @@ def metrics_file(study: Any, run_id: str) -> Path:
     return study.paths.run(run_id).metrics
 
 
-def train(study: Any, cell: Any) -> str:
+def train(study: Any, cell: Any, *, on_epoch_end: object = None) -> str:
     run_id = study.run_id(cell)
     return work(study, f"train-{run_id}", state_file(study, run_id))
 
 
-def pretrain(study: Any) -> str:
+def pretrain(study: Any, *, on_epoch_end: object = None) -> str:
     return work(study, f"pretrain-{study.pretrain_run_id}", state_file(study, study.pretrain_run_id))
 
 
@@ -100,7 +101,10 @@ FAKES = {
         "evaluation_done": lambda study, run_id: metrics_file(study, run_id).exists(),
     },
     "report": {"write_report": lambda study: work(study, "report", study.paths.report / "index.html")},
-    "tracking": {"sync": lambda study: work(study, "track", study.paths.mlflow_database)},
+    "tracking": {
+        "sync": lambda study: work(study, "track", study.paths.mlflow_database),
+        "live_sync": lambda study: nullcontext(),
+    },
 }
 
 

@@ -1,0 +1,147 @@
+"""Benchmark of tracking: `make bench-tracking` prints a table and writes build/bench/tracking.json.
+
+First sync and sync without news of 100 runs with 147 metrics each: SQLite by the command `dpdt sync` (start of Python
+included), and a real MLflow server. Then what feeding a server costs a training: the same DP training with no server,
+and with one that is well, down, slow (ten seconds a call) and unknown; each twice in turn: the quicker one's time,
+and the larger part of its time that a training was held up by the feeding.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from dpdt.console import show_table
+from dpdt.demo import make_demo_study
+from dpdt.files import write_json
+from dpdt.paths import RunPaths
+from dpdt.stages import run_stage
+from dpdt.study import Cell, Study, load_study
+from dpdt.tracking import live_sync, with_uri
+from dpdt.train import train
+from tests.fake_runs import FakeRuns
+from tests.mlflow_servers import MlflowServer, free_port
+from tests.test_tracking_server import slow_server
+
+HOSPITALS, SEEDS = 20, 5  # 100 runs; 20 test domains fill all metric keys
+EPOCHS, PATIENTS = 12, 700
+RESULT = Path("build/bench/tracking.json")
+
+
+def hundred_runs(folder: Path) -> FakeRuns:
+    """Finished runs with as many metrics as are sent; all have the numbers of one evaluation."""
+    names = [f"hospital_{number:02d}" for number in range(HOSPITALS)]
+    domains = "".join(f'[domains.{name}]\nroot = "raw"\nkind = "vindr"\n' for name in names)
+    seeds = f"[train]\nseeds = {list(range(SEEDS))}\n"
+    (folder / "study.toml").write_text(
+        f'[study]\nname = "hundred"\n[privacy]\ntarget_epsilons = [1.0]\n{seeds}{domains}'
+    )
+    made = FakeRuns(load_study(folder))
+    first = None
+    for cell in made.study.cells():
+        paths = made.train(cell)
+        first = first or made.evaluate(cell).metrics
+        if paths.metrics != first:
+            shutil.copy(first, paths.metrics)
+    return made
+
+
+def seconds_of_sync(study: Path, *options: str) -> float:
+    """Wall-clock time of `dpdt sync`."""
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "dpdt", "sync", str(study), *options], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - begun
+
+
+def syncs(folder: Path) -> list[dict[str, Any]]:
+    """First and further syncs of 100 runs."""
+    made = hundred_runs(folder)
+    rows = [
+        {
+            "case": f"{HOSPITALS * SEEDS} runs, {what}",
+            "method": "SQLite",
+            "ms": seconds_of_sync(made.study.folder) * 1e3,
+        }
+        for what in ("first sync", "sync without news")
+    ]
+    server = MlflowServer(folder, f"sqlite:///{folder}/server.db").start()
+    try:
+        for what in ("first sync", "sync without news"):
+            taken = seconds_of_sync(made.study.folder, "--to", server.address)
+            rows.append({"case": f"{HOSPITALS * SEEDS} runs, {what}", "method": "server", "ms": taken * 1e3})
+    finally:
+        server.kill()
+    return rows
+
+
+def trainings(folder: Path) -> list[dict[str, Any]]:
+    """One DP training of the demo's size, again and again, with each kind of server; on all cores of this machine."""
+    make_demo_study(folder, patients=PATIENTS)
+    file = folder / "study.toml"
+    file.write_text(file.read_text().replace("[train]\nnum_epochs = 12", f"[train]\nnum_epochs = {EPOCHS}"))
+    study = load_study(file)
+    for stage in ("cohort", "shards", "pretrain"):
+        run_stage(study, stage, domains=None if stage == "pretrain" else ("vindr", "mimic"))
+    server = MlflowServer(folder, f"sqlite:///{folder}/server.db").start()
+    with slow_server() as slow:
+        uris = {
+            "no server": f"sqlite:///{folder}/mlflow.db",
+            "a server that is well": server.address,
+            "down": f"http://127.0.0.1:{free_port()}",
+            "slow: 10 s a call": slow,
+            "unknown": "http://no-such-host.invalid",
+        }
+        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in uris}
+        try:
+            for name in (*uris, *reversed(uris)):
+                taken[name].append(_training(with_uri(study, uris[name])))
+        finally:
+            server.kill()
+    alone = min(taken["no server"])[0]
+    rows = []
+    for name, runs in taken.items():
+        seconds, held_up = min(runs)
+        share = max(held / whole for whole, held in runs)
+        rows.append({"case": f"DP training, {EPOCHS} epochs", "method": name, "ms": seconds * 1e3, "share": share})
+        rows[-1] |= {"held_up_ms": held_up * 1e3, "ratio": seconds / alone}
+    return rows
+
+
+def _training(study: Study) -> tuple[float, float]:
+    """Seconds of one training from its start, and how many of them it was held up by the feeding."""
+    cell = Cell("vindr", 8.0, 0)
+    shutil.rmtree(study.paths.run(study.run_id(cell)).folder, ignore_errors=True)
+    begun, held_up = time.perf_counter(), 0.0
+    with live_sync(study) as feed:
+
+        def timed(paths: RunPaths) -> None:
+            nonlocal held_up
+            before = time.perf_counter()
+            if feed:
+                feed(paths)
+            held_up += time.perf_counter() - before
+
+        train(study, cell, on_epoch_end=timed)
+        before = time.perf_counter()
+    ended = time.perf_counter()
+    return ended - begun, held_up + ended - before
+
+
+def main() -> None:
+    """Measure, print, write."""
+    with ExitStack() as stack:
+        rows = syncs(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        rows += trainings(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+    shown = [
+        (row["case"], row["method"], round(row["ms"]), f"{row['share']:.2%}" if "share" in row else "") for row in rows
+    ]
+    show_table("tracking", ("case", "method", "ms", "held up by the feeding"), shown)
+    write_json(RESULT, rows)
+
+
+if __name__ == "__main__":
+    main()

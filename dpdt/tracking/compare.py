@@ -1,0 +1,83 @@
+"""Runs side by side, as MLflow's compare page shows them, from the run folders themselves."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dpdt.console import show_table
+from dpdt.errors import StudyError
+from dpdt.paths import RunPaths
+from dpdt.results import Run, all_runs, run_in
+from dpdt.study import Study
+from dpdt.tracking.payload import Payload, payload
+from dpdt.tracking.values import STEP_METRICS
+
+__all__ = ["compare_rows", "find_compared", "show_comparison"]
+
+KINDS = ("parameter", "metric")
+
+
+def find_compared(names: Sequence[str], study: Study | None) -> list[Run]:
+    """The runs that people mean.
+
+    Args:
+        names: Run folders, or parts of run ids or of names such as ``padchest · no DP``.
+        study: Where the ids are looked for; None if all are folders.
+
+    Raises:
+        StudyError: Nothing fits a name, or fewer than two runs are left.
+    """
+    known = all_runs(study) if study else []
+    found: dict[Path, Run] = {}
+    for name in names:
+        folder = Path(name)
+        here = run_in(RunPaths(folder.resolve())) if folder.is_dir() else None
+        fitting = [here] if here else [run for run in known if name in run.run_id or name in run.title]
+        if not fitting:
+            there = ", ".join(run.run_id for run in known) or "none"
+            raise StudyError(f"{name}: neither a run folder nor a part of a run's name. Runs: {there}.")
+        found.update((run.paths.folder.resolve(), run) for run in fitting)
+    if len(found) < 2:
+        raise StudyError(f"{' '.join(names)}: expected at least two runs to compare, found {len(found)}.")
+    return list(found.values())
+
+
+def compare_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A row for each parameter that differs and for each metric: kind, name, and each run's value (None: it has none).
+
+    Args:
+        runs: Two or more runs.
+    """
+    sent = [payload(run) for run in runs]
+    params = _rows("parameter", [one.params for one in sent])
+    return [row for row in params if len(set(row["values"])) > 1] + _rows("metric", [_latest(one) for one in sent])
+
+
+def _rows(kind: str, tables: Sequence[Mapping[str, object]]) -> list[dict[str, Any]]:
+    names = dict.fromkeys(name for table in tables for name in table)
+    return [{"kind": kind, "name": name, "values": [table.get(name) for table in tables]} for name in names]
+
+
+def _latest(sent: Payload) -> dict[str, float]:
+    """Each metric's last value, as MLflow shows it: what the training spent and lost first, then the evaluation."""
+    last: dict[str, float] = {}
+    for point in sorted(sent.points, key=lambda point: (point.step, point.time_ms)):
+        last[point.key] = point.value
+    ordered = dict.fromkeys((*STEP_METRICS, *(point.key for point in sent.points)))
+    return {key: last[key] for key in ordered if key in last}
+
+
+def show_comparison(runs: Sequence[Run]) -> None:
+    """Print the rows of `compare_rows` as tables."""
+    rows = compare_rows(runs)
+    for kind in KINDS:
+        chosen = [row for row in rows if row["kind"] == kind]
+        title = "parameters that differ" if kind == "parameter" else "metrics"
+        columns = ("", *(run.title for run in runs))
+        show_table(title, columns, [(row["name"], *map(_text, row["values"])) for row in chosen])
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,53 @@
+"""Keep MLflow up to date while a study runs, from one process on any machine that sees the study's folder."""
+
+import time
+
+from dpdt.console import warn
+from dpdt.errors import TrackingError
+from dpdt.results import cell_runs
+from dpdt.study import Study
+from dpdt.tracking.payload import run_status
+from dpdt.tracking.sync import SyncSummary, sync
+
+__all__ = ["is_complete", "watch"]
+
+
+def watch(study: Study, *, every_seconds: float) -> SyncSummary:
+    """Sync again and again until the study is complete; Ctrl-C ends it earlier.
+
+    A server that does not answer is one warning until it answers again.
+
+    Args:
+        study: The study.
+        every_seconds: Pause between two syncs.
+
+    Returns:
+        What the last sync did.
+    """
+    down = False
+    while True:
+        complete = is_complete(study)  # before the sync, so that the last one sees the end
+        try:
+            summary = sync(study)
+        except TrackingError as err:
+            if not down:
+                warn(f"{err} Trying again every {every_seconds:g} s.")
+            down = True
+        else:
+            if summary.sent or down:
+                print(summary, flush=True)
+            down = False
+            if complete:
+                return summary
+        time.sleep(every_seconds)
+
+
+def is_complete(study: Study) -> bool:
+    """Whether every training is finished and evaluated, and the report is newer than all of them."""
+    newest = 0.0
+    for run in cell_runs(study).values():
+        if run is None or run_status(run) != "FINISHED" or not run.paths.metrics.exists():
+            return False
+        newest = max(newest, run.paths.metrics.stat().st_mtime)
+    report = study.paths.report / "index.html"
+    return report.exists() and report.stat().st_mtime >= newest

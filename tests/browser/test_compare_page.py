@@ -1,0 +1,103 @@
+"""What people see: MLflow's compare page, parent run and model in a real browser on a real server."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dpdt.report import write_report
+from dpdt.results import read_run
+from dpdt.study import Cell, Study
+from dpdt.tracking import sync
+from dpdt.tracking.payload import payload
+from tests.fake_runs import FakeRuns
+
+playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here: make install")
+
+from tests.browser.pages import CHART_MS, browser, chromium, new_page, served  # noqa: E402
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(chromium() is None, reason="no chromium here: apt-get install chromium"),
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
+]
+
+PRIVATE, PLAIN = Cell("padchest", 1.0, 0), Cell("padchest", float("inf"), 0)
+
+
+@pytest.fixture
+def study(fake_runs: Callable[..., FakeRuns]) -> Study:
+    made = fake_runs(("padchest", "uka"), "[1.0, inf]", name="a study to look at").all()
+    write_report(made.study)
+    sync(made.study)
+    return made.study
+
+
+def latest(study: Study, cell: Cell, key: str) -> float:
+    """A metric's value in the run folder."""
+    run = read_run(study, study.run_id(cell))
+    assert run is not None
+    (value,) = (point.value for point in payload(run).points if point.key == key)
+    return value
+
+
+def test_the_pages_show_what_the_study_asks(study: Study, tmp_path: Path) -> None:
+    with served(study.folder) as (base, compare), browser() as started:
+        page = new_page(started, height=3000)
+        failures: list[str] = []
+        page.on("pageerror", lambda error: failures.append(str(error)))
+        page.goto(compare)
+        page.get_by_text("padchest · patient ε=1 · seed 0").first.wait_for()
+        page.get_by_text("padchest · no DP · seed 0").first.wait_for()
+
+        # Parameters that differ come first, and the plots begin with the target epsilon and the AUC.
+        names = page.locator("tr.diff-row th").all_inner_texts()
+        assert names[:2] == ["target_epsilon", "train_domain"]
+        chosen = page.locator(".ant-select-selection-item, [class*=select-selection-item]").all_inner_texts()
+        assert chosen[0] == "target_epsilon"
+        assert "auc" in chosen
+
+        # Both runs' epsilon and AUC.
+        rows: dict[str, list[str]] = page.evaluate(
+            "() => Object.fromEntries([...document.querySelectorAll('tr')].filter(row => row.querySelector('th'))"
+            ".map(row => [row.querySelector('th').innerText.trim(),"
+            " [...row.querySelectorAll('td')].map(cell => cell.innerText.trim())]))"
+        )
+        assert rows["target_epsilon"][:2] == ["1", "inf"]
+        assert rows["dpdt.epsilon"][:2] == ["1", ""]  # spent; without DP there is none
+        assert rows["epsilon.undefined"][:2] == ["", "trained without DP"]
+        metrics: str = page.evaluate(  # the table of metrics has only the rows that are in sight; the first is `auc`
+            "() => { let at = [...document.querySelectorAll('a')].find(link => link.innerText.trim() === 'auc');"
+            " while (!/[0-9][.][0-9]/.test(at.innerText)) at = at.parentElement; return at.innerText; }"
+        )
+        assert metrics.split()[0] == "auc"
+        values = [float(word) for word in metrics.split() if re.fullmatch(r"0[.][0-9]+", word)]
+        assert values[:2] == pytest.approx([latest(study, cell, "auc") for cell in (PRIVATE, PLAIN)], abs=6e-4)
+
+        page.get_by_role("tab", name="Scatter Plot").click()
+        page.wait_for_timeout(CHART_MS)
+        axes = [page.locator(f"#{axis}-axis-selector").inner_text().strip() for axis in "xy"]
+        assert axes == ["target_epsilon", "auc"]
+        page.screenshot(path=tmp_path / "compare.png")
+
+        # The parent: its charts, and the way to the comparison.
+        page.goto(f"{base}/#/experiments/1/runs?workflowType=machine_learning")
+        page.locator("a[href*='/runs/']", has_text="a study to look at").first.click()
+        page.get_by_text("Mean AUC on-domain").wait_for()
+        assert page.get_by_role("link", name="Compare DP and non-DP runs").get_attribute("href") == (
+            compare.removeprefix(base).lstrip("/")
+        )
+        images = page.locator("img[src*='get-artifact']")
+        images.first.wait_for(state="attached")
+        assert images.count() == 3
+        for image in images.all():
+            assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") > 100
+        page.get_by_role("tab", name="Model metrics").click()
+        page.get_by_text("AUC over epsilon").first.wait_for()
+
+        # The model's card.
+        page.goto(f"{base}/#/models/a%20study%20to%20look%20at.padchest/versions/1")
+        page.get_by_text("neighbouring relation").wait_for()
+        page.get_by_text("add or remove one patient").wait_for()
+        assert failures == []

@@ -1,0 +1,177 @@
+"""MLflow from the command line: compare, watch, sync --to, and a sync that has nothing to send."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dpdt.cli import main
+from dpdt.errors import StudyError, TrackingError
+from dpdt.report import write_report
+from dpdt.study import Cell
+from dpdt.tracking import compare_rows, find_compared, serve_ui, sync, tracking_uri, watch, with_uri
+from dpdt.tracking.store import find_experiment, open_client
+from dpdt.tracking.watch import is_complete
+from tests.fake_runs import FakeRuns
+from tests.mlflow_servers import free_port
+from tests.mlflow_view import assert_view_equals_folders
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+
+Make = Callable[..., FakeRuns]
+TWO = ("vindr", "uka")
+PRIVATE, PLAIN = Cell("vindr", 1.0, 0), Cell("vindr", float("inf"), 0)
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+def test_compare_prints_what_mlflow_shows(fake_runs: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    study = fake_runs(TWO, "[1.0, inf]").all().study
+    sync(study)
+    capsys.readouterr()
+    assert run("compare", "vindr · no DP", "vindr-patient-eps1", "--study", str(study.folder), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["runs"] == [study.run_id(PLAIN), study.run_id(PRIVATE)]
+    params = {row["name"]: row["values"] for row in found["rows"] if row["kind"] == "parameter"}
+    assert params == {
+        "target_epsilon": ["inf", "1"],
+        "training.noise_multiplier": [None, "1.25"],
+        "training.privacy_unit": ["none", "patient"],
+    }
+    client = open_client(tracking_uri(study))
+    experiment = find_experiment(client, study)
+    assert experiment is not None
+    for number, run_id in enumerate(found["runs"]):
+        (there,) = client.search_runs([experiment.experiment_id], f"tags.`dpdt.run_id` = '{run_id}'")
+        here = {row["name"]: row["values"][number] for row in found["rows"] if row["kind"] == "metric"}
+        assert {name: value for name, value in here.items() if value is not None} == there.data.metrics
+    assert run("compare", "vindr", "--study", str(study.folder)) == 0
+    printed = capsys.readouterr().out
+    assert "parameters that differ" in printed
+    assert "auc/uka/healthy" in printed
+    assert "using." not in printed
+
+
+def test_compare_takes_run_folders_without_a_study(fake_runs: Make, tmp_path: Path) -> None:
+    study = fake_runs(("vindr",), "[1.0, inf]").all().study
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(study.paths.runs, moved)
+    runs = find_compared([str(folder) for folder in sorted(moved.iterdir())], None)
+    assert [run.run_id for run in runs] == sorted(study.run_id(cell) for cell in study.cells())
+    assert {row["name"] for row in compare_rows(runs)} >= {"target_epsilon", "epsilon", "auc"}
+
+
+def test_compare_says_what_there_is_when_nothing_fits(fake_runs: Make) -> None:
+    study = fake_runs(("vindr",), "[1.0, inf]").all().study
+    with pytest.raises(StudyError, match=r"padchest: neither a run folder nor .* Runs: vindr-patient-eps1.*, vindr-"):
+        find_compared(["padchest"], study)
+    with pytest.raises(StudyError, match=r"eps1: expected at least two runs to compare, found 1\."):
+        find_compared(["eps1"], study)
+
+
+def test_a_sync_without_news_does_not_even_load_mlflow(fake_runs: Make) -> None:
+    study = fake_runs(TWO, "[1.0, inf]").all().study
+    write_report(study)
+    sync(study)
+    code = "import sys; from dpdt.study import load_study; from dpdt.tracking import sync; "
+    code += "print(sync(load_study(sys.argv[1])).sent, 'mlflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, str(study.file)], capture_output=True, text=True, check=True)
+    assert done.stdout == "0 False\n"
+
+
+def test_whatever_is_gone_from_mlflow_comes_back(fake_runs: Make) -> None:
+    study = fake_runs(("vindr",), "[1.0, inf]").all().study
+    sync(study)
+    client = open_client(tracking_uri(study))
+    experiment = find_experiment(client, study)
+    assert experiment is not None
+    for name in (study.run_id(PRIVATE), "study"):
+        (there,) = client.search_runs([experiment.experiment_id], f"tags.`dpdt.run_id` = '{name}'")
+        client.delete_run(there.info.run_id)
+        sync(study)
+        assert assert_view_equals_folders(study) > 0
+
+
+def test_a_run_that_a_dying_server_made_twice_is_one_again(fake_runs: Make) -> None:
+    made = fake_runs(("vindr",), "[1.0, inf]")
+    made.train(PRIVATE, steps=10, status="interrupted")
+    study = made.study
+    sync(study)
+    client = open_client(tracking_uri(study))
+    experiment = find_experiment(client, study)
+    assert experiment is not None
+    name = study.run_id(PRIVATE)
+    (first,) = client.search_runs([experiment.experiment_id], f"tags.`dpdt.run_id` = '{name}'")
+    client.create_run(experiment.experiment_id, start_time=first.info.start_time, tags={"dpdt.run_id": name})
+    made.all()
+    sync(study)
+    assert assert_view_equals_folders(study) > 0
+
+
+def test_watch_ends_when_all_is_trained_evaluated_and_reported(
+    fake_runs: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = fake_runs(("vindr",), "[1.0, inf]")
+    study = made.study
+    made.train(PRIVATE, steps=10, status="running")
+    watcher = threading.Thread(target=watch, args=(study,), kwargs={"every_seconds": 0.05}, daemon=True)
+    watcher.start()
+    made.train(PRIVATE)
+    made.train(PLAIN)
+    assert not is_complete(study)  # nothing is evaluated
+    made.all()
+    assert not is_complete(study)  # there is no report
+    write_report(study)
+    assert is_complete(study)
+    watcher.join(60)
+    assert not watcher.is_alive()
+    assert "2 runs, " in capsys.readouterr().out
+    assert assert_view_equals_folders(study) > 0
+
+
+def test_sync_to_another_store_says_how_to_stay_there(
+    fake_runs: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = fake_runs(("vindr",), "[1.0, inf]").all().study
+    other = f"sqlite:///{tmp_path}/other.db"
+    assert run("sync", str(study.folder), "--to", other) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"MLflow at {other}: 2 runs, 2 with news sent")
+    assert '[tracking] uri = "' in printed
+    assert not study.paths.mlflow_database.exists()
+    assert assert_view_equals_folders(with_uri(study, other)) > 0
+
+
+def test_serving_to_others_without_a_password_is_warned_of(
+    fake_runs: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = fake_runs(("vindr",), "[1.0]").all().study
+    sync(study)
+
+    def not_started(*_: object) -> None:
+        raise TrackingError("not started")
+
+    monkeypatch.setattr("dpdt.tracking.ui._server", not_started)
+    for host, warned in (("0.0.0.0", True), ("127.0.0.1", False)):
+        with pytest.raises(TrackingError, match="not started"):
+            serve_ui(study, port=free_port(), host=host)
+        assert ("asks for no password" in capsys.readouterr().err) is warned
+
+
+def test_an_address_with_a_password_is_shown_without_it(
+    fake_runs: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = with_uri(fake_runs(("vindr",), "[1.0]").study, "https://me:hunter2@mlflow.example")
+    monkeypatch.setattr("dpdt.tracking.ui.compare_url", lambda _, base: f"{base}/#/compare-runs")
+    serve_ui(study, port=0)
+    assert "hunter2" not in capsys.readouterr().out
