@@ -97,6 +97,7 @@ code=0
 $python docker/compare.py "$work/here" "$work/image/demo" || code=$?
 [ $code = 0 ] || [ $code = 3 ] || fail "they differ"
 
+docker/server.sh
 docker/lint.sh
 docker/resolve.sh
 docker/apptainer.sh
