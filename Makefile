@@ -22,12 +22,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt CMakeLists.txt .ci/packages.s
 demo: install
 	@$(BIN)/dpdt demo --folder build/demo
 
-# Bound by the clock of a busy machine, and so run by hand for now: pytest tests/test_tracking_many.py tests/test_tracking_server.py …
-BY_HAND := tests/test_tracking_server.py::test_a_server_killed_and_restarted_twenty_times_ends_up_with_every_value \
-	tests/test_tracking_many.py::test_fifty_processes_at_once_into_one_new_postgresql_database
-
 test: install
-	$(BIN)/pytest -n 2 --dist loadfile $(addprefix --deselect=,$(BY_HAND))
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff check .
