@@ -23,7 +23,7 @@ INSTALL_SECONDS = 240
 def cluster_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Four nodes, up for the tests of this folder; taken down in any case."""
     _install(PROGRAMS, PACKAGES)
-    with _cluster(tmp_path_factory.mktemp("slurm"), port=20_000 + os.getpid() % 5_000) as folder:
+    with _cluster(tmp_path_factory.mktemp("slurm"), port=_first_port(20_000)) as folder:
         yield folder
 
 
@@ -38,9 +38,14 @@ def cluster(cluster_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def accounting_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cluster of its own for one test, with accounting."""
     _install((*PROGRAMS, "slurmdbd", "mariadbd"), (*PACKAGES, "slurmdbd", "mariadb-server"))
-    with _cluster(_reachable(), "--accounting", port=26_000 + os.getpid() % 5_000) as folder:
+    with _cluster(_reachable(), "--accounting", port=_first_port(26_000)) as folder:
         monkeypatch.setenv("SLURM_CONF", str(folder / "etc" / "slurm.conf"))
         yield folder
+
+
+def _first_port(start: int) -> int:
+    """Of eight that no other process takes: pytest's workers have neighbouring process ids."""
+    return start + os.getpid() % 625 * 8
 
 
 @contextmanager
