@@ -308,6 +308,19 @@ def test_twice_is_once(runs: Make) -> None:
     assert after == before
 
 
+def test_killed_while_the_tables_are_made_leaves_no_half_made_store(fake_runs: Make) -> None:
+    study = fake_runs(("vindr",), "[1.0]").all().study
+    script = (
+        "import os, sys; from pathlib import Path; from dpdt.study import load_study; from dpdt.tracking import sync\n"
+        "Path.rename = lambda *_: os._exit(9)\n"
+        "sync(load_study(Path(sys.argv[1])))"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(study.file)], capture_output=True, text=True)
+    assert killed.returncode == 9, killed.stderr
+    assert not study.paths.mlflow_database.exists()
+    assert sync(study).sent == 1
+
+
 @pytest.mark.parametrize("calls", [0, 1, 2, 3, 7, 20, 21, 22, 23])
 def test_killed_half_way_and_repeated_is_once(runs: Make, monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
     from mlflow import MlflowClient

@@ -50,8 +50,10 @@ def step_on(made: FakeRuns, cell: Cell, steps: int) -> RunPaths:
 
 @pytest.fixture
 def mortal_server(tmp_path: Path) -> Iterator[ForkedServer]:
-    """A server that starts quickly."""
-    server = ForkedServer(tmp_path, f"sqlite:///{tmp_path}/server.db")
+    """A server that starts quickly, with its tables made: MLflow does not survive being killed while it makes them."""
+    store = f"sqlite:///{tmp_path}/server.db"
+    open_client(store)
+    server = ForkedServer(tmp_path, store)
     yield server
     server.close()
 

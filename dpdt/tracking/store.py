@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from dpdt.errors import DpdtError, TrackingError
-from dpdt.files import exclusive_lock
+from dpdt.files import atomic_path, exclusive_lock
 from dpdt.study import Study
 
 if TYPE_CHECKING:
@@ -127,7 +127,17 @@ def one_writer(study: Study) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _one_migration(uri: str) -> Iterator[None]:
-    """With PostgreSQL: be the only process that makes or migrates MLflow's tables; two at once fail."""
+    """With PostgreSQL: be the only process that makes or migrates MLflow's tables; two at once fail.
+
+    With SQLite `one_writer` sees to that, but MLflow's steps to a new file's tables are not one transaction: killed
+    between them, it could never be opened again. So they are made under another name.
+    """
+    from mlflow import MlflowClient
+
+    file = database_file(uri)
+    if file is not None and not file.exists():
+        with atomic_path(file) as new:
+            MlflowClient(tracking_uri=f"{SQLITE}{new}")
     if not uri.startswith("postgresql"):
         yield
         return
