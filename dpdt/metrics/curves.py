@@ -97,7 +97,7 @@ def auc(target: NDArray[Any], score: NDArray[Any]) -> float:
 def average_precision(target: NDArray[Any], score: NDArray[Any]) -> float:
     """Sum over the thresholds of the gain in recall × the precision there; NaN if there is one class only.
 
-    Source: Zhu, Recall, precision and average precision (2004), without interpolation, as in scikit-learn.
+    Source: the definition of scikit-learn's `average_precision_score`.
 
     >>> round(average_precision(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8])), 4)
     0.8333
