@@ -2,6 +2,9 @@
 
 import os
 
+# Here, because its import shuts all log handlers down, and absl's then closes the stderr that absl was imported under,
+# which in a test is pytest's.
+import submitit  # noqa: F401
 from hypothesis import settings
 
 pytest_plugins = [
