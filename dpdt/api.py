@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from dpdt.cohort import read_cohort, read_record
 from dpdt.dataset import load_split
-from dpdt.errors import StudyError
+from dpdt.errors import DpdtError, StudyError
 from dpdt.files import read_json
 from dpdt.model import build_model, load_weights
 from dpdt.runs import read_state
@@ -167,7 +167,8 @@ def train(study: Study, domain: str, *, target_epsilon: float = math.inf, seed: 
         The finished training; at once if it was finished before.
 
     Raises:
-        StudyError: The study has no such training, or the training was interrupted.
+        StudyError: The study has no such training.
+        DpdtError: The training was interrupted.
         PrivacyError: Going on would make the epsilon wrong.
     """
     cell = Cell(domain, float(target_epsilon), study.train.seeds[0] if seed is None else seed)
@@ -181,7 +182,7 @@ def train(study: Study, domain: str, *, target_epsilon: float = math.inf, seed: 
     _run(study, "train", domains=[domain], target_epsilons=[cell.target_epsilon], seeds=[cell.seed])
     state = read_state(study.paths.run(study.run_id(cell))) or {}
     if state.get("status") != "finished":
-        raise StudyError(f"{study.run_id(cell)}: was interrupted. Call train again: it goes on.")
+        raise DpdtError(f"{study.run_id(cell)}: was interrupted. Call train again: it goes on.")
     return Trained(study, cell, state["epsilon"])
 
 

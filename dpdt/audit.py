@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import torch
 
-from dpdt.errors import StudyError
+from dpdt.errors import DpdtError
 from dpdt.files import read_json, write_json
 from dpdt.membership import infer_membership
 from dpdt.paths import RunPaths
@@ -40,13 +40,12 @@ def audit_run(study: Study, cell: Cell) -> dict[str, Any]:
         What was written: ``membership``; ``canaries`` (None without); ``refuted``.
 
     Raises:
-        StudyError: The run is not finished, or the twin was interrupted.
-        DpdtError: As for ``train``.
+        DpdtError: The run is not finished, or the twin was interrupted; or as for ``train``.
     """
     run_id = study.run_id(cell)
     run = read_run(study, run_id)
     if run is None or not run_done(study, run_id):
-        raise StudyError(f"{study.paths.run(run_id).folder}: not trained to its end. Run `dpdt train` first.")
+        raise DpdtError(f"{study.paths.run(run_id).folder}: not trained to its end. Run `dpdt train` first.")
     canaries = _audit_twin(study, cell) if study.audit.canaries else None
     found = {
         "format": FORMAT,
@@ -99,7 +98,7 @@ def _audit_twin(study: Study, cell: Cell) -> dict[str, Any]:
     """Train the twin, or what is left of it, and score it."""
     summary = train_with_canaries(study, cell)
     if summary.status != "finished":
-        raise StudyError(f"{summary.run_id}: the audit's training was interrupted. Run `dpdt audit` again: it goes on.")
+        raise DpdtError(f"{summary.run_id}: the audit's training was interrupted. Run `dpdt audit` again: it goes on.")
     return score_canaries(study.paths.run(summary.run_id), confidence=study.audit.confidence)
 
 

@@ -108,6 +108,8 @@ def build_cohort(study: Study, domain: str) -> CohortSummary:
         raw = reader(study.kind(domain)).read(root, study.domains[domain])
     except StudyError as err:
         raise StudyError(f"domains.{domain}.{err}") from err
+    except CohortError as err:
+        raise CohortError(f"domain {domain}: {err}") from err
     frame, gone, notes = _resolve(raw.frame, study.domains[domain].contradictions)
     exclusions = pd.concat([raw.exclusions, gone])
     _check_rows(frame, domain)

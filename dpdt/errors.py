@@ -1,13 +1,16 @@
 """What can go wrong, as one small tree.
 
 DpdtError
-├── StudyError      the study file: unknown key, wrong value, missing folder
+├── StudyError      what the user wrote: the command line or the study file, with the network and weights it names
 ├── CohortError     the raw metadata: missing column, unmatched join, patient in two splits
 ├── DecodeError     one image: missing, truncated, unsupported
 ├── ShardError      shards: a checksum, a short file, too many rejects
 ├── PrivacyError    anything that would make an epsilon wrong
 ├── ClusterError    Slurm or a task of it
 └── TrackingError   MLflow
+
+The command line ends with 2 for a StudyError and with 1 for every other: so a StudyError is what can be seen from the
+study alone, before data, disk and machine are looked at.
 
 A message says which input, what was found, what was expected and what to do.
 """
@@ -29,7 +32,7 @@ class DpdtError(Exception):
 
 
 class StudyError(DpdtError):
-    """The study file asks for something that is unknown, contradictory or not there."""
+    """The command line or the study file asks for something that is unknown, contradictory or not there."""
 
 
 class CohortError(DpdtError):

@@ -74,7 +74,7 @@ def evaluate_run(study: Study, run_id: str) -> EvaluateSummary:
         A summary; `skipped` if everything was there.
 
     Raises:
-        StudyError: The run is unknown or its training has not finished.
+        DpdtError: The run is unknown or its training has not finished.
         CohortError: The run was trained on another split than today's, or a patient is in two splits.
         ShardError: A test domain's shards are missing or damaged.
     """
@@ -109,16 +109,14 @@ def _trained_domain(study: Study, paths: RunPaths) -> str:
     """The run's train domain; an error if the training has not finished."""
     run = paths.run_id
     if not paths.config.exists():
-        raise StudyError(f"run {run}: no {paths.config.name} in {paths.folder}. Train it first (`dpdt train`).")
+        raise DpdtError(f"run {run}: no {paths.config.name} in {paths.folder}. Train it first (`dpdt train`).")
     state = read_state(paths) or {}
     if state.get("status") != "finished":
         where = f"step {state.get('step', 0)} of {state.get('num_steps', 'unknown')}"
         found = f"{state.get('status', 'not started')}, {where}"
-        raise StudyError(f"run {run}: expected a finished training, found: {found}. Go on with `dpdt train`.")
+        raise DpdtError(f"run {run}: expected a finished training, found: {found}. Go on with `dpdt train`.")
     if not paths.weights.exists():
-        raise StudyError(
-            f"run {run}: finished, but {paths.weights} is missing. Restore it, or remove the run's folder."
-        )
+        raise DpdtError(f"run {run}: finished, but {paths.weights} is missing. Restore it, or remove the run's folder.")
     domain = str(read_json(paths.config)["domain"])
     if domain not in study.domains:
         known = ", ".join(study.domains)

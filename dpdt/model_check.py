@@ -1,4 +1,4 @@
-"""Whether a study's own network can do what the study asks, before anything is queued."""
+"""Whether a study's own network and weights can do what the study asks, before anything is queued."""
 
 from typing import Final
 
@@ -12,23 +12,26 @@ SHOWN: Final = 10
 
 
 def check_model(study: Study) -> None:
-    """Build a network of one's own and look whether it is fit; dpdt's own networks are.
+    """Look whether given weights load, and whether a network of one's own is fit; dpdt's own networks are.
 
     Raises:
-        StudyError: It cannot be built, gives other outputs, or, in a study with DP arms, is not fit for DP: the
-            offending layers are named.
+        StudyError: The weights do not fit; the network cannot be built; or, in a study with DP arms, it gives other
+            outputs or is not fit for DP: the offending layers are named.
     """
-    if ":" not in study.model.name:
-        return
+    own = ":" in study.model.name
+    if not own and study.model.init_weights is None:
+        return  # without a second for torch
     import torch
 
-    from dpdt.model import build_model
+    from dpdt.model import build_model, load_weights
     from dpdt.privacy.fitness import unfit_parts
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build_model(study.model, folder=study.file.parent)
-    if not any(cell.private for cell in study.cells()):
+    if study.model.init_weights is not None:
+        load_weights(model, study.file.parent / study.model.init_weights, new_head=True)
+    if not own or not any(cell.private for cell in study.cells()):
         return
     found = unfit_parts(model, size=study.shards.size)
     if not found:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dpdt.console import progress
-from dpdt.errors import ShardError, StudyError
+from dpdt.errors import DpdtError, ShardError
 from dpdt.files import atomic_path, fingerprint
 from dpdt.paths import RunPaths
 from dpdt.study import Study
@@ -100,7 +100,7 @@ def _scorer(study: Study, paths: RunPaths) -> Callable[[NDArray[np.uint8]], NDAr
         torch.set_num_threads(study.train.num_threads)
     device = torch.device("cuda" if study.train.device != "cpu" and torch.cuda.is_available() else "cpu")
     if study.train.device == "cuda" and device.type != "cuda":
-        raise StudyError("train.device: 'cuda' was asked for, but torch sees no GPU here. Ask for one, or set 'cpu'.")
+        raise DpdtError("train.device: 'cuda' was asked for, but torch sees no GPU here. Ask for one, or set 'cpu'.")
     model = build_model(study.model, folder=study.file.parent)
     load_weights(model, paths.weights)
     model.eval().to(device)

@@ -9,13 +9,25 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dpdt.files import make_folder, write_text
 from dpdt.study_keys import REQUIRED, Key, all_keys, json_schema, section_docs, toml
 
 __all__ = ["cli_page", "site_config", "study_page", "write_reference", "write_site"]
 
+EXIT_CODES: Final = """\
+Exit codes:
+
+- **0**: done.
+- **1**: failed. What the command found is not as it must be: data, files, the machine, a stage that has not run.
+  `verify`, `doctor` and `audit` end so, too, when what they looked at is bad.
+- **2**: wrong use. The command line is wrong, or the study file, or the network or the weights that it names. Correct
+  it; nothing was begun.
+- **130**: stopped by Ctrl-C.
+
+An error is one line on stderr; `--verbose` adds the traceback.
+"""
 HEAD = "---\ntitle: {title}\n---\n\n# {title}\n\n"
 
 
@@ -30,7 +42,7 @@ def cli_page() -> str:
         *(command.name or str(command.callback.__name__) for command in app.registered_commands if command.callback),
     ]
     runner = CliRunner()
-    parts = [HEAD.format(title="Commands"), "Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped by Ctrl-C.\n"]
+    parts = [HEAD.format(title="Commands"), EXIT_CODES]
     for name in names:
         arguments = [name, "--help"] if name else ["--help"]
         shown = runner.invoke(app, arguments, prog_name="dpdt", env={"COLUMNS": "100", "TERMINAL_WIDTH": "100"}).output

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from dpdt.errors import DpdtError, StudyError
+from dpdt.errors import DpdtError
 from dpdt.files import exclusive_lock, make_folder, read_json, write_json, write_text
 from dpdt.paths import RunPaths
 from dpdt.study import Study, format_epsilon
@@ -151,7 +151,7 @@ def freeze_config(paths: RunPaths, config: dict[str, Any]) -> dict[str, Any]:
         The config as it stands in the file.
 
     Raises:
-        StudyError: The run was begun with other settings or other data.
+        DpdtError: The run was begun with other settings or other data.
     """
     if not paths.config.exists():
         make_folder(paths.folder)
@@ -162,7 +162,7 @@ def freeze_config(paths: RunPaths, config: dict[str, Any]) -> dict[str, Any]:
     was, now = _flat(frozen), _flat(json.loads(json.dumps(config)))
     for key in sorted({*was, *now}):
         if _fixed(key) and was.get(key) != now.get(key):
-            raise StudyError(
+            raise DpdtError(
                 f"{paths.config}: the run was begun with {key} = {was.get(key)!r}, it is {now.get(key)!r} now. "
                 f"Put it back, or remove {paths.folder} to train anew (which spends privacy again)."
             )

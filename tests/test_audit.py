@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dpdt.audit import audit_run, refutations, score_canaries, words
-from dpdt.errors import PrivacyError, StudyError
+from dpdt.errors import DpdtError, PrivacyError, StudyError
 from dpdt.files import read_json, write_json
 from dpdt.privacy.clipping import ClippedGradientSum
 from dpdt.privacy.sampling import PoissonSampler
@@ -192,9 +192,9 @@ def test_a_run_that_is_not_finished_or_not_there_is_refused(
     from dpdt.cli import main
 
     study = make_study(*CHANGES[:1])
-    with pytest.raises(StudyError, match="not trained to its end"):
+    with pytest.raises(DpdtError, match="not trained to its end"):
         audit_run(study, study.cells()[0])
     with pytest.raises(SystemExit) as ended:
         main(["audit", str(tmp_path)])
-    assert ended.value.code == 2
+    assert ended.value.code == 1
     assert "no run is finished yet" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dpdt import errors
 from dpdt.cli import app, main
 
 COMMANDS = sorted(str(command.callback.__name__) for command in app.registered_commands if command.callback)
@@ -26,6 +27,16 @@ def test_every_command_has_help_with_an_example(command: str, capsys: pytest.Cap
     assert f"Example: dpdt {command}" in capsys.readouterr().out
 
 
+def test_no_summary_is_cut_at_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("--help") == 0
+    lines = capsys.readouterr().out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert sorted(line.split()[0] for line in lines) == COMMANDS
+    for line in lines:
+        assert line.endswith("."), line
+        assert "..." not in line, line
+
+
 def test_version_is_the_package_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out.strip() == "0.1.0"
@@ -34,6 +45,48 @@ def test_version_is_the_package_version(capsys: pytest.CaptureFixture[str]) -> N
 def test_wrong_use_ends_with_2_and_names_the_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("cohort", "--domian", "x") == 2
     assert "No such option: --domian" in capsys.readouterr().err
+
+
+def test_only_what_the_user_wrote_ends_with_2() -> None:
+    # The rule of docs' command reference: a StudyError is what can be seen from the study alone; all else is 1.
+    for name in errors.__all__:
+        kind = getattr(errors, name)
+
+        @app.command("fail", hidden=True)
+        def fail() -> None:
+            raise kind("what, found, expected, what to do")  # noqa: B023
+
+        assert run("fail") == (2 if kind is errors.StudyError else 1)
+        app.registered_commands.pop()
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [
+        ("epsilon", "--noise-multiplier", "-1"),
+        ("epsilon", "--noise-multiplier", "nan"),
+        ("epsilon", "--sample-rate", "0"),
+        ("epsilon", "--num-steps", "-1"),
+        ("epsilon", "--delta", "0"),
+        ("epsilon", "--delta", "1"),
+        ("epsilon", "--accountant", "gdp"),
+        ("calibrate", "--target-epsilon", "inf"),
+        ("calibrate", "--target-epsilon", "-8"),
+        ("calibrate", "--num-steps", "0"),
+        ("calibrate", "--delta", "nan"),
+        ("calibrate", "--units", "0"),
+    ],
+)
+def test_a_wrong_number_for_the_accountant_ends_with_2_and_names_its_option(
+    command: str, option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = ("--noise-multiplier", "1") if command == "epsilon" else ("--target-epsilon", "1")
+    right = dict([first, ("--sample-rate", "0.01"), ("--num-steps", "9"), ("--delta", "1e-5")])
+    given = [word for pair in {**right, option: value}.items() for word in pair]
+    assert run(command, *given) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("Error: Invalid value")
+    assert option in error
 
 
 def test_a_missing_study_is_one_line_and_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dpdt.dataset import load_split
-from dpdt.errors import StudyError
+from dpdt.errors import DpdtError, StudyError
 from dpdt.files import read_json, write_json
 from dpdt.model import build_model
 from dpdt.privacy.mechanism import Mechanism
@@ -39,7 +39,7 @@ def test_the_config_records_how_each_norm_is_found_and_another_way_is_refused(ma
     assert frozen["clipping_ways"]["fc.bias"] == "rows"
     frozen["clipping_ways"]["conv1.weight"] = "grouped"
     write_json(config, frozen)
-    with pytest.raises(StudyError, match=r"was begun with clipping_ways.conv1.weight = 'grouped', it is 'loop' now"):
+    with pytest.raises(DpdtError, match=r"was begun with clipping_ways.conv1.weight = 'grouped', it is 'loop' now"):
         train(study, DP)
 
 

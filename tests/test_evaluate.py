@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from dpdt import predict
 from dpdt.cohort import build_cohort, read_cohort, read_record
 from dpdt.dataset import load_split
-from dpdt.errors import CohortError, ShardError, StudyError
+from dpdt.errors import CohortError, DpdtError, ShardError
 from dpdt.evaluate import evaluate_run, evaluation_done
 from dpdt.files import make_folder, read_json, write_json
 from dpdt.model import as_input, build_model
@@ -231,15 +231,15 @@ def test_other_weights_make_new_predictions(study: Study) -> None:
 
 
 def test_an_unknown_run_and_an_unfinished_one_are_clear_errors(study: Study) -> None:
-    with pytest.raises(StudyError, match=r"run nobody: no config\.json in .*dpdt train"):
+    with pytest.raises(DpdtError, match=r"run nobody: no config\.json in .*dpdt train"):
         evaluate_run(study, "nobody")
     paths = run_of(study)
     write_json(paths.state, {"status": "interrupted", "step": 3, "num_steps": 9})
-    with pytest.raises(StudyError, match=r"expected a finished training, found: interrupted, step 3 of 9"):
+    with pytest.raises(DpdtError, match=r"expected a finished training, found: interrupted, step 3 of 9"):
         evaluate_run(study, paths.run_id)
     write_json(paths.state, {"status": "finished", "step": 9, "num_steps": 9})
     paths.weights.unlink()
-    with pytest.raises(StudyError, match=r"finished, but .*final\.pt is missing"):
+    with pytest.raises(DpdtError, match=r"finished, but .*final\.pt is missing"):
         evaluate_run(study, paths.run_id)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import dpdt.training.physical as physical
-from dpdt.errors import StudyError
+from dpdt.errors import DpdtError
 from dpdt.files import read_json
 from dpdt.model import ResNet9
 from dpdt.study import Cell
@@ -42,7 +42,7 @@ def test_a_larger_picture_leaves_room_for_fewer_images(monkeypatch: pytest.Monke
 
 def test_where_not_one_image_fits_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(physical, "free_bytes", lambda device: 1000)
-    with pytest.raises(StudyError, match=r"one image of 64x64 takes about .* Choose a smaller shards.size"):
+    with pytest.raises(DpdtError, match=r"one image of 64x64 takes about .* Choose a smaller shards.size"):
         find(ResNet9(width=16))
 
 

@@ -90,7 +90,7 @@ def test_what_will_be_refused_and_what_is_drowned_is_said(tmp_path: Path) -> Non
     study = load_study(tmp_path)
     warnings = look_ahead(study, sizes={"chexpert": (10_000, 5_000), "uka": (20, 20)}).warnings
     told = "\n".join(warnings)
-    assert "uka: will be refused: train.expected_batch_size: 32 is more than the 14 privacy units" in told
+    assert "uka: will be refused: train.expected_batch_size: 32 is more than the 14 patients of" in told
     assert "chexpert: will be refused: privacy.delta: 0.0005 is not below 1 / 3600 patients" in told
     (tmp_path / "study.toml").write_text(TEXT.replace("[8.0", "[0.05"))
     told = "\n".join(look_ahead(load_study(tmp_path), sizes=SIZES).warnings)

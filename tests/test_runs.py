@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dpdt.errors import StudyError
+from dpdt.errors import DpdtError
 from dpdt.files import read_json
 from dpdt.paths import RunPaths
 from dpdt.runs import (
@@ -55,9 +55,9 @@ def test_the_config_names_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_run_begun_with_other_settings_is_refused_and_the_key_named(paths: RunPaths) -> None:
     freeze_config(paths, CONFIG)
     other = {**CONFIG, "settings": {"train": {"learning_rate": 0.5, "physical_batch_size": 8}}}
-    with pytest.raises(StudyError, match=r"begun with settings\.train\.learning_rate = 0\.001, it is 0\.5 now"):
+    with pytest.raises(DpdtError, match=r"begun with settings\.train\.learning_rate = 0\.001, it is 0\.5 now"):
         freeze_config(paths, other)
-    with pytest.raises(StudyError, match=r"data\.units = 5, it is 6 now"):
+    with pytest.raises(DpdtError, match=r"data\.units = 5, it is 6 now"):
         freeze_config(paths, {**CONFIG, "data": {"units": 6}})
 
 

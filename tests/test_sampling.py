@@ -87,6 +87,8 @@ def test_the_rate_comes_from_the_units_and_not_from_a_number_of_batches() -> Non
 def test_a_batch_larger_than_the_data_is_refused() -> None:
     with pytest.raises(PrivacyError, match="expected_batch_size: 64 is more than the 30 privacy units"):
         sample_rate_for(expected_batch_size=64, num_units=30)
+    with pytest.raises(PrivacyError, match=r"pretrain\.expected_batch_size: 64 is more than the 30 images of the"):
+        sample_rate_for(expected_batch_size=64, num_units=30, section="pretrain", unit="image")
 
 
 @pytest.mark.parametrize("units", [93 * 128, 99 * 128, 105 * 128])

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from dpdt.errors import ShardError, StudyError
+from dpdt.errors import ShardError
 from dpdt.files import sha256_file, write_json
 from dpdt.paths import ShardPaths
 from dpdt.shards import Shards, build_shards, num_shards, shards_done, verify_shards
@@ -331,7 +331,7 @@ def test_too_many_rejects_fail_after_they_are_written_and_are_tried_again(tmp_pa
 
 def test_missing_raw_folder_is_one_clear_error(study: Study, tmp_path: Path) -> None:
     (tmp_path / "raw").rename(tmp_path / "moved")
-    with pytest.raises(StudyError, match=r"domains.vindr.root: no folder .*raw. Correct the path in .*study.toml"):
+    with pytest.raises(ShardError, match=r"domains.vindr.root: no folder .*raw. Correct the path in .*study.toml"):
         build_shards(study, "vindr")
 
 

@@ -319,7 +319,7 @@ def test_a_checkpoint_whose_noise_state_cannot_be_read_is_refused(
 def test_a_config_that_was_altered_is_refused(study: Study, key: str, value: float) -> None:
     paths = interrupted(study)
     paths.config.write_text(json.dumps({**read_json(paths.config), key: value}))
-    with pytest.raises((PrivacyError, StudyError), match=key):
+    with pytest.raises(DpdtError, match=key):
         train(study, DP)
 
 
@@ -335,7 +335,7 @@ def test_data_that_changed_since_the_run_began_is_refused(study: Study) -> None:
     interrupted(study)
     manifest = study.paths.shards("uka").manifest
     manifest.write_text(manifest.read_text().replace('"synthetic": true', '"synthetic":  true'))
-    with pytest.raises(StudyError, match=r"data\.manifest_sha256"):
+    with pytest.raises(DpdtError, match=r"data\.manifest_sha256"):
         train(study, DP)
 
 
@@ -349,7 +349,7 @@ def test_a_second_process_on_the_same_run_is_refused(study: Study) -> None:
 
 def test_trainings_wait_for_the_pretraining(make_study: MakeStudy) -> None:
     study = make_study()
-    with pytest.raises(StudyError, match=r"pretraining is not finished.*Run `dpdt pretrain"):
+    with pytest.raises(DpdtError, match=r"pretraining is not finished.*Run `dpdt pretrain"):
         train(study, DP)
 
 
@@ -358,7 +358,7 @@ def test_cuda_that_is_asked_for_and_missing_is_an_error_at_once(
 ) -> None:
     # CT-03: a job without its GPU trained on the CPU for days.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(StudyError, match=r"train\.device: 'cuda' was asked for, but torch sees no GPU"):
+    with pytest.raises(DpdtError, match=r"train\.device: 'cuda' was asked for, but torch sees no GPU"):
         pretrain(make_study(('device = "cpu"', 'device = "cuda"')))
 
 

@@ -8,7 +8,7 @@ import typer
 
 from dpdt.cli.app import FAILED, app
 from dpdt.cli.arguments import AsJson, read_study
-from dpdt.errors import StudyError
+from dpdt.errors import DpdtError, StudyError
 
 if TYPE_CHECKING:
     from dpdt.study import Cell, Study
@@ -24,7 +24,10 @@ def audit(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Attack trained models: membership inference, and with audit.canaries a lower bound on epsilon."""
+    """Attack trained models to see what they betray.
+
+    Membership inference, and with audit.canaries a lower bound on epsilon.
+    """
     from dpdt.audit import audit_run, words
     from dpdt.results import read_run
     from dpdt.stages import private_umask
@@ -51,7 +54,7 @@ def _find(target: Path) -> "tuple[Study, list[Cell]]":
         study = read_study(str(target))
         cells = [cell for cell in study.cells() if run_done(study, study.run_id(cell))]
         if not cells:
-            raise StudyError(f"{target}: no run is finished yet. Run `dpdt train {target}` first.")
+            raise DpdtError(f"{target}: no run is finished yet. Run `dpdt train {target}` first.")
         return study, cells
     folder = target.resolve()
     for parent in folder.parents:

@@ -17,7 +17,7 @@ def demo(
         int | None, typer.Option(help="Patients of each hospital, for a quick look; default: 550 to 1,000.", min=20)
     ] = None,
 ) -> None:
-    """Run the whole way on six small synthetic hospitals: about five minutes on two cores."""
+    """Run the whole way on six synthetic hospitals: five minutes."""
     from dpdt.demo import run_demo
 
     run_demo(folder, patients=patients)

@@ -27,7 +27,10 @@ def submit(
         bool, typer.Option("--retry-failed", help="Only what failed or was stopped, and what needed that.")
     ] = False,
 ) -> None:
-    """Send every stage as arrays with their dependencies; what is done is skipped."""
+    """Send all stages as jobs, to Slurm or on this machine.
+
+    As arrays with their dependencies; what is done is skipped.
+    """
     from dpdt.submit import submit as submit_study
 
     names = [name.strip() for name in stages.split(",")] if stages is not None else None
@@ -43,7 +46,10 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Look again until nothing runs or waits.")] = False,
     every: Annotated[float, typer.Option(help="With --watch: seconds between two looks.", min=1.0)] = 15.0,
 ) -> None:
-    """Show the state of every task: done, running, waiting, failed, with node, attempt, steps and epsilon."""
+    """Show the state of every task.
+
+    Done, running, waiting or failed, with node, attempt, steps and epsilon.
+    """
     from dpdt.status import show_status, study_status, watch_status
 
     if watch:
@@ -64,7 +70,10 @@ def logs(
     ] = None,
     lines: Annotated[int, typer.Option(help="So many lines of each log; 0: all.", min=0)] = 40,
 ) -> None:
-    """Print the end of tasks' logs; a log holds all attempts, each under a header."""
+    """Print the end of tasks' logs.
+
+    A log holds all attempts, each under a header.
+    """
     from dpdt.logs import show_logs
 
     show_logs(read_study(study), task or (), lines=lines)
@@ -77,7 +86,10 @@ def cancel(
         list[str] | None, typer.Argument(help="A stage, a task, or a part of its name; default: all.")
     ] = None,
 ) -> None:
-    """Take the study's jobs out of Slurm; what they did stays, and `dpdt submit` goes on from there."""
+    """Take the study's jobs out of Slurm.
+
+    What they did stays, and `dpdt submit` goes on from there.
+    """
     from dpdt.logs import find_tasks
     from dpdt.submit import cancel as cancel_tasks
 

@@ -20,7 +20,10 @@ def doctor(
     probe: Annotated[bool, typer.Option("--probe", help="Also ask a node, by a job of one minute at most.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look at this machine, or with --cluster at the cluster: good, worth knowing or bad, each with what to do."""
+    """Check this machine, or with --cluster the cluster.
+
+    Each finding is good, worth knowing (note) or bad, with what to do.
+    """
     from dpdt.console import show_checks
 
     if probe and not cluster:

@@ -23,7 +23,10 @@ def plan(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a study will do and cost before anything is queued: steps, noise, disk, hours, warnings."""
+    """Show what a study will do and cost; nothing is queued.
+
+    Steps, noise, disk, hours where a speed is known, and warnings.
+    """
     from dpdt.model_check import check_model
     from dpdt.planning import as_json as to_json
     from dpdt.planning import look_ahead, parse_sizes, show_outlook

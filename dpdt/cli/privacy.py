@@ -2,12 +2,15 @@
 
 import json
 import math
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Literal, TypedDict
 
 import typer
 
 from dpdt.cli.app import app
 from dpdt.cli.arguments import AsJson
+from dpdt.errors import PrivacyError
 
 __all__ = ["calibrate", "epsilon"]
 
@@ -22,6 +25,15 @@ Units = Annotated[
 ]
 
 
+class Steps(TypedDict):
+    """What the accountant is told about the steps, but their noise."""
+
+    sample_rate: float
+    num_steps: int
+    delta: float
+    accountant: str
+
+
 @app.command(epilog="Example: dpdt epsilon --noise-multiplier 1 --sample-rate 0.01 --num-steps 2000 --delta 1e-5")
 def epsilon(
     noise_multiplier: Annotated[float, typer.Option(help="Noise standard deviation divided by max_grad_norm.")],
@@ -32,25 +44,19 @@ def epsilon(
     units: Units = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the epsilon that a number of DP-SGD steps with Poisson sampling spends."""
-    from dpdt.privacy.accounting import check_delta
+    """Print the epsilon that a number of noisy steps spends.
+
+    The steps are DP-SGD's with Poisson sampling.
+    """
     from dpdt.privacy.accounting import epsilon as compute
 
-    check_delta(delta, units=units)
-    spent = compute(
-        noise_multiplier=noise_multiplier,
-        sample_rate=sample_rate,
-        num_steps=num_steps,
-        delta=delta,
-        accountant=accountant,
-    )
+    steps = Steps(sample_rate=sample_rate, num_steps=num_steps, delta=delta, accountant=accountant)
+    with _refused_as_usage(delta, units):
+        spent = compute(noise_multiplier=noise_multiplier, **steps)
     values = {
         "epsilon": spent if math.isfinite(spent) else None,
         "noise_multiplier": noise_multiplier,
-        "sample_rate": sample_rate,
-        "num_steps": num_steps,
-        "delta": delta,
-        "accountant": accountant,
+        **steps,
     }
     print(json.dumps(values) if as_json else f"{spent:.4f}")
 
@@ -65,13 +71,26 @@ def calibrate(
     units: Units = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the smallest noise multiplier that keeps a training within a target epsilon."""
-    from dpdt.privacy.accounting import calibrate_noise_multiplier, check_delta
+    """Print the least noise that keeps within a target epsilon."""
+    from dpdt.privacy.accounting import calibrate_noise_multiplier
     from dpdt.privacy.accounting import epsilon as compute
 
-    check_delta(delta, units=units)
-    mechanism = {"sample_rate": sample_rate, "num_steps": num_steps, "delta": delta, "accountant": accountant}
-    sigma = calibrate_noise_multiplier(target_epsilon=target_epsilon, **mechanism)  # type: ignore[arg-type]
-    spent = compute(noise_multiplier=sigma, **mechanism)  # type: ignore[arg-type]
-    values = {"noise_multiplier": sigma, "epsilon": spent, "target_epsilon": target_epsilon, **mechanism}
+    steps = Steps(sample_rate=sample_rate, num_steps=num_steps, delta=delta, accountant=accountant)
+    with _refused_as_usage(delta, units):
+        sigma = calibrate_noise_multiplier(target_epsilon=target_epsilon, **steps)
+    spent = compute(noise_multiplier=sigma, **steps)
+    values = {"noise_multiplier": sigma, "epsilon": spent, "target_epsilon": target_epsilon, **steps}
     print(json.dumps(values) if as_json else f"noise multiplier {sigma:.4f} (epsilon {spent:.4f})")
+
+
+@contextmanager
+def _refused_as_usage(delta: float, units: int | None) -> Iterator[None]:
+    """All that is computed here comes from the command line, so what the accountant refuses is wrong use."""
+    from dpdt.privacy.accounting import check_delta
+
+    try:
+        check_delta(delta, units=units)
+        yield
+    except PrivacyError as err:
+        key, colon, what = str(err).partition(": ")
+        raise typer.BadParameter(f"--{key.replace('_', '-')}{colon}{what}") from err

@@ -27,7 +27,7 @@ def _run_stage(study_file: str, stage: str, domains: Sequence[str] | None = None
 
 @app.command(epilog="Example: dpdt cohort study.toml --domain vindr")
 def cohort(study: StudyFile, domain: Domain = None) -> None:
-    """Read each domain's raw metadata: who is in the study, with which labels and split."""
+    """Read the raw lists: who is in the study, labels, splits."""
     _run_stage(study, "cohort", domain)
 
 
@@ -48,19 +48,25 @@ def shards(
 
 @app.command(epilog="Example: dpdt pretrain study.toml")
 def pretrain(study: StudyFile) -> None:
-    """Train on the public domain, without DP: the weights that every training starts from."""
+    """Train on the public domain, without DP.
+
+    The weights are what every other training starts from.
+    """
     _run_stage(study, "pretrain")
 
 
 @app.command(epilog="Example: dpdt train study.toml --domain padchest --target-epsilon 1")
 def train(study: StudyFile, domain: Domain = None, target_epsilon: TargetEpsilon = None, seed: Seed = None) -> None:
-    """Train the study's models, with and without DP, one after another."""
+    """Train the study's models, with and without DP, in turn."""
     _run_cells(study, "train", domain, target_epsilon, seed)
 
 
 @app.command(epilog="Example: dpdt evaluate study.toml --domain padchest --target-epsilon 1")
 def evaluate(study: StudyFile, domain: Domain = None, target_epsilon: TargetEpsilon = None, seed: Seed = None) -> None:
-    """Test every model on every domain: predictions, AUC and subgroup metrics. --domain is the train domain."""
+    """Test every model on every domain.
+
+    Writes predictions, AUC and subgroup metrics. --domain is the train domain.
+    """
     _run_cells(study, "evaluate", domain, target_epsilon, seed)
 
 
@@ -75,7 +81,10 @@ def report(
     ] = None,
     output: Annotated[Path, typer.Option(help="With --from-csv: where the report goes.")] = Path("dpdt-report"),
 ) -> None:
-    """Write the report: heat maps, curves, comparisons and tables as HTML, CSV, LaTeX and figures."""
+    """Write the report: heat maps, curves and tables.
+
+    As HTML, CSV, LaTeX, PNG, SVG and PDF.
+    """
     if (study is None) == (not from_csv):
         raise typer.BadParameter("expected either STUDY or --from-csv FILE")
     if from_csv:

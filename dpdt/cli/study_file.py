@@ -23,7 +23,10 @@ def init(
         typer.Option(metavar="NAME=FOLDER", help="A domain and its raw data; may be repeated. Default: the preset's."),
     ] = None,
 ) -> None:
-    """Write a study.toml with every key, its unit, its default and why one would change it."""
+    """Write a commented study.toml to begin with.
+
+    It has every key, its unit, its default and why one would change it.
+    """
     from dpdt.files import make_folder, write_text
     from dpdt.starter import starter_text
 
@@ -42,7 +45,7 @@ def show(
     changed: Annotated[bool, typer.Option("--changed", help="Only what is not the default.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print the study's effective configuration, and where each value comes from."""
+    """Print the values in force, and where each comes from."""
     from dpdt.console import show_table
     from dpdt.study_show import effective
 
@@ -57,7 +60,10 @@ def show(
 def schema(
     output: Annotated[Path | None, typer.Option(help="A file; default: print it.")] = None,
 ) -> None:
-    """Print the JSON schema of the study file, for editors that complete and check TOML."""
+    """Print the JSON schema of the study file.
+
+    It is for editors that complete and check TOML.
+    """
     from dpdt.files import write_text
     from dpdt.study_keys import json_schema
 

@@ -50,7 +50,10 @@ def ui(
         str, typer.Option(help="Address to serve on. Any but this machine's own lets others in without a password.")
     ] = "127.0.0.1",
 ) -> None:
-    """Start MLflow's pages on 127.0.0.1 and print the address that compares the DP and non-DP runs."""
+    """Serve MLflow's pages on this machine.
+
+    Prints the address of the page on which the DP and non-DP runs are compared.
+    """
     from dpdt.tracking import serve_ui
 
     serve_ui(read_study(study), port=port, host=host)
@@ -64,7 +67,10 @@ def compare(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print runs side by side: the parameters that differ, and the metrics; the same as MLflow's compare page."""
+    """Print runs side by side.
+
+    The parameters that differ, and the metrics: the same as MLflow's compare page.
+    """
     from dpdt.tracking import compare_rows, find_compared, show_comparison
 
     needs_study = study is not None or not all(Path(name).is_dir() for name in run)

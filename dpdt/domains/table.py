@@ -5,6 +5,7 @@ a worked example. Cells are compared trimmed and without case. A cell that the s
 that names the row, the cell and the key to add it to: nothing is guessed.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -155,7 +156,7 @@ def _words(
 ) -> "pd.Series[str]":
     """Cells of a column in the words of dpdt; every cell must be explained."""
     name = getattr(table, key)
-    return _translate(kept[key], path, name, meanings, where=f"[domains.….table.{key}{'e' * (key == 'sex')}s]")
+    return _translate(kept[key], path, name, meanings, where=f"table.{key}{'e' * (key == 'sex')}s")
 
 
 def _translate(
@@ -167,10 +168,10 @@ def _translate(
     if strange:
         bad = cells.isin(strange)
         shown = ", ".join(repr(cell) for cell in strange[:SHOWN_CELLS]) + (", …" if len(strange) > SHOWN_CELLS else "")
-        explained = "; ".join(f"{word} = {list(listed)}" for word, listed in meanings.items() if word)
+        explained = "; ".join(f"{word} = {json.dumps(listed, ensure_ascii=False)}" for word, listed in meanings.items())
         raise CohortError(
             f"{path}: column {column!r}: {int(bad.sum())} cells are not explained: {shown} (first in row {_row(bad)}). "
-            f"Known: {explained}. Add them to {where} in the study file."
+            f"Known: {explained}. Add them to {where} of the domain in the study file."
         )
     return cells.map(words).astype("str")
 
@@ -223,10 +224,10 @@ def _labels(kept: pd.DataFrame, table: TableSettings, path: Path) -> "dict[str, 
     labels = {label: pd.Series(pd.NA, index=kept.index, dtype="Int8") for label in LABELS}
     for label, settings in table.labels.given.items():
         if settings.column is not None:
-            meanings = {"1": settings.positive, "0": settings.negative, "unknown": settings.unknown}
-            where = f"positive, negative or unknown of [domains.….table.labels.{label}]"
+            meanings = {name: getattr(settings, name) for name in ("positive", "negative", "unknown")}
+            where = f"positive, negative or unknown of table.labels.{label}"
             words = _translate(kept[f"label:{label}"], path, settings.column, meanings, where=where)
-            labels[label] = pd.to_numeric(words, errors="coerce").astype("Int8")
+            labels[label] = words.map({"positive": 1, "negative": 0}).astype("Int8")
     return {**labels, **_found(kept, table, path)}
 
 

@@ -70,21 +70,24 @@ class PoissonSampler:
         return rows
 
 
-def sample_rate_for(*, expected_batch_size: int, num_units: int, section: str = "train") -> float:
+def sample_rate_for(
+    *, expected_batch_size: int, num_units: int, section: str = "train", unit: str = "privacy unit"
+) -> float:
     """q: the probability that makes the expected batch have the wanted size.
 
     Args:
         expected_batch_size: Units of a step, in expectation.
         num_units: Units of the train split.
         section: The study file's table that the batch size stands in, for the message.
+        unit: What is drawn, for the message: `patient` or `image`.
 
     Raises:
         PrivacyError: There are fewer units than the batch shall have, or none.
     """
     if num_units < 1 or expected_batch_size > num_units:
         raise PrivacyError(
-            f"{section}.expected_batch_size: {expected_batch_size} is more than the {num_units} privacy units of the "
-            "train split. Make it smaller."
+            f"{section}.expected_batch_size: {expected_batch_size} is more than the {num_units} {unit}s of the train "
+            "split. Make it smaller."
         )
     return expected_batch_size / num_units
 

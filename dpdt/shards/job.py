@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dpdt.cohort import read_cohort
-from dpdt.errors import ShardError, StudyError
+from dpdt.errors import ShardError
 from dpdt.files import atomic_path
 from dpdt.paths import ShardPaths
 from dpdt.shards.manifest import read_manifest
@@ -67,7 +67,7 @@ class ShardJob:
         """Refuse a raw folder that is not there (every image would be a reject) and an empty cohort."""
         root = self.study.root(self.domain)
         if not root.is_dir():
-            raise StudyError(f"domains.{self.domain}.root: no folder {root}. Correct the path in {self.study.file}.")
+            raise ShardError(f"domains.{self.domain}.root: no folder {root}. Correct the path in {self.study.file}.")
         if len(self.cohort) == 0:
             raise ShardError(f"{self.study.paths.cohort_table(self.domain)}: no image in the cohort.")
 

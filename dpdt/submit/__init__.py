@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from dpdt.console import say
-from dpdt.errors import ClusterError
+from dpdt.errors import ClusterError, StudyError
 from dpdt.jobs import Job, Submission, new_submission
 from dpdt.model_check import check_model
 from dpdt.stages import LAST_STAGES, Task, needs, private_umask
@@ -91,9 +91,9 @@ def submit(
         ClusterError: Slurm refused a job, or a task failed: with the task, its last traceback line and its log.
     """
     if cluster not in ("slurm", "local", "debug"):
-        raise ClusterError(f"cluster: expected slurm, local or debug, got {cluster!r}.")
+        raise StudyError(f"cluster: expected slurm, local or debug, got {cluster!r}.")
     if wait is False and cluster != "slurm":
-        raise ClusterError(f"--no-wait goes with --cluster slurm only: {cluster} runs in this process. Leave it out.")
+        raise StudyError(f"--no-wait goes with --cluster slurm only: {cluster} runs in this process. Leave it out.")
     check_model(study)
     only = None
     if retry_failed:

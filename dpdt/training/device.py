@@ -6,7 +6,7 @@ import platform
 import torch
 
 from dpdt import _core
-from dpdt.errors import StudyError
+from dpdt.errors import DpdtError
 
 __all__ = ["choose_device", "device_name", "keep_memory", "set_threads"]
 
@@ -18,10 +18,10 @@ def choose_device(choice: str) -> torch.device:
         choice: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        StudyError: CUDA was asked for and is not there.
+        DpdtError: CUDA was asked for and is not there.
     """
     if choice == "cuda" and not torch.cuda.is_available():
-        raise StudyError(
+        raise DpdtError(
             "train.device: 'cuda' was asked for, but torch sees no GPU here. Ask the scheduler for one "
             "(cluster.gpus_per_task), install torch with CUDA, or set device = 'cpu'."
         )

@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from dpdt.errors import StudyError
+from dpdt.errors import DpdtError
 from dpdt.privacy.clipping import CLIPPING, GradientSum
 from dpdt.privacy.keystream import KeyStream
 
@@ -42,7 +42,7 @@ def find_physical_batch_size(
         most: Never more than this, for instance the largest logical batch to be expected.
 
     Raises:
-        StudyError: Not even one image fits.
+        DpdtError: Not even one image fits.
     """
     spare = copy.deepcopy(model).to(device).train()
     image_bytes = PEAK_OVER_SAVED * _saved_bytes(spare, size=size, device=device, autocast=autocast) / PROBE_IMAGES
@@ -52,7 +52,7 @@ def find_physical_batch_size(
     while device.type == "cuda" and images > 0 and not _fits(spare, images, size, clipping, autocast):
         images //= 2
     if images < 1:
-        raise StudyError(
+        raise DpdtError(
             f"train.physical_batch_size: one image of {size}x{size} takes about {image_bytes / 1e9:.2f} GB, "
             f"{free_bytes(device) / 1e9:.2f} GB are free on {machine_name(device)}. Choose a smaller shards.size or "
             "model.width, or ask for more memory."

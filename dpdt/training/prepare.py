@@ -36,11 +36,11 @@ def prepare(
 
     Raises:
         PrivacyError: The target cannot be reached, delta is too large, or the frozen noise misses the target.
-        StudyError: The run was begun with other settings, or class weights cannot be had.
+        DpdtError: The run was begun with other settings, or class weights cannot be had.
     """
     frozen = read_json(run.paths.config) if run.paths.config.exists() else {}
     sizes = {"expected_batch_size": run.settings.expected_batch_size, "num_units": data.num_units}
-    sample_rate = sample_rate_for(**sizes, section="train" if run.cell else "pretrain")
+    sample_rate = sample_rate_for(**sizes, section="train" if run.cell else "pretrain", unit=run.study.privacy.unit)
     num_steps = num_steps_for(num_epochs=run.settings.num_epochs, **sizes)
     mechanism = _mechanism(run, num_units=data.num_units, sample_rate=sample_rate, num_steps=num_steps, frozen=frozen)
     class_weights = frozen["class_weights"] if "class_weights" in frozen else choose_class_weights(run, data, mechanism)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dpdt.dataset import DomainData
-from dpdt.errors import PrivacyError, StudyError
+from dpdt.errors import DpdtError, PrivacyError, StudyError
 from dpdt.files import read_json, sha256_file
 from dpdt.model import build_model, load_weights
 from dpdt.model_check import check_model
@@ -30,7 +30,8 @@ def initial_model(run: TrainingRun) -> tuple[nn.Module, dict[str, Any]]:
         The network, on the CPU; name and check sum of the weights' source, for the config.
 
     Raises:
-        StudyError: Pretrained weights are missing, or a network of one's own is not fit for DP.
+        StudyError: Given weights do not fit, or a network of one's own is not fit for DP.
+        DpdtError: The public pretraining is not finished.
     """
     study = run.study
     check_model(study)
@@ -54,7 +55,7 @@ def _initial_weights(run: TrainingRun) -> tuple[str, Path | None]:
     if run.cell is None or study.pretrain_run_id is None:
         return "random", None
     if not run_done(study, study.pretrain_run_id):
-        raise StudyError(
+        raise DpdtError(
             f"{study.paths.run(study.pretrain_run_id).folder}: the public pretraining is not finished, and trainings "
             f"start from its weights. Run `dpdt pretrain {study.file}`."
         )
