@@ -320,6 +320,22 @@ class Study(Section):
             raise ValueError(f"domains: only one may have role public, got {', '.join(self.public_domains)}")
         return self
 
+    @model_validator(mode="after")
+    def _public_is_not_private(self) -> Self:
+        """Pretraining has no DP: who is in it has no guarantee in the arms that start from it."""
+        public = self.public_domain
+        if public is None or all(math.isinf(epsilon) for epsilon in self.privacy.target_epsilons):
+            return self
+        for name in self.train_domains:
+            if name == public or self._raw(name) == self._raw(public):
+                same = "" if name == public else f", which has the same data as {public}"
+                raise ValueError(
+                    f"train.domains: {name}{same}, is pretrained on without DP (role public), so no epsilon would hold "
+                    f"for its patients. Leave it out of train.domains, set domains.{public}.role = 'study', or train "
+                    "it without DP (privacy.target_epsilons = [inf])"
+                )
+        return self
+
     @property
     def folder(self) -> Path:
         """Absolute folder of the study's outputs."""
@@ -347,6 +363,10 @@ class Study(Section):
     def root(self, domain: str) -> Path:
         """Absolute folder of a domain's raw data."""
         return (self.file.parent / self.domains[domain].root).resolve()
+
+    def _raw(self, domain: str) -> tuple[object, ...]:
+        """Which data a domain reads, by any name of it."""
+        return self.kind(domain), self.root(domain), self.domains[domain].table
 
     def role(self, domain: str) -> str:
         """`study` or `public`."""

@@ -3,6 +3,7 @@
 import math
 import time
 
+import mpmath
 import pytest
 
 from dpdt.errors import PrivacyError
@@ -194,3 +195,25 @@ def test_an_unknown_number_of_units_refuses_nothing() -> None:
     check_delta(0.5, units=None)
     with pytest.raises(PrivacyError, match="is not below 1 / 2 units"):
         check_delta(0.5, units=2)
+
+
+@pytest.mark.parametrize("accountant", ["pld", "prv", "rdp"])
+@pytest.mark.parametrize(
+    ("mu", "steps", "delta"),
+    [(1.0541, 100_000, 1e-14), (9.8192, 198, 2.2e-14), (4.0, 100_000, 1e-12), (1.0, 10_000, 1e-13), (1.0, 2, 1e-18)],
+)
+def test_epsilon_at_a_tiny_delta_is_not_below_the_exact_one(
+    mu: float, steps: int, delta: float, accountant: str
+) -> None:
+    # Composed Gaussians are one Gaussian with mu = sqrt(steps) / sigma, whose delta is exact (Balle & Wang 2018,
+    # arXiv 1805.06530, theorem 8); in 40 digits, because delta is near the rounding of a double.
+    found = epsilon(
+        noise_multiplier=math.sqrt(steps) / mu, sample_rate=1.0, num_steps=steps, delta=delta, accountant=accountant
+    )
+    with mpmath.workdps(40):
+        low, high = mpmath.mpf(0), mpmath.mpf(2000)
+        for _ in range(100):
+            middle = (low + high) / 2
+            exact = mpmath.ncdf(mu / 2 - middle / mu) - mpmath.exp(middle) * mpmath.ncdf(-mu / 2 - middle / mu)
+            low, high = (middle, high) if exact > delta else (low, middle)
+    assert float(low) <= found < 1.1 * float(low) + 0.2

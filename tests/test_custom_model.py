@@ -116,6 +116,34 @@ class _Twice(nn.Module):
         return self.layer(x.flatten(1)) * self.scale  # type: ignore[no-any-return]
 
 
+class _Keeps(nn.Module):
+    """Remembers the first image it saw: a part without parameters, so no rule for layers looks at its buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("memory", torch.zeros(1, 4, 4))
+        self.layer = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.memory = x[0].detach().clone()
+        return self.layer(x.flatten(1))  # type: ignore[no-any-return]
+
+
+class _Before(nn.Module):
+    """An image's output depends on the one before it in the batch: the first image's depends on none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.cumsum(0).flatten(1))  # type: ignore[no-any-return]
+
+
+def _running() -> nn.Module:
+    return nn.Sequential(nn.InstanceNorm2d(1, track_running_stats=True), nn.Flatten(), nn.Linear(16, 5))
+
+
 def _unused() -> nn.Module:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5))
     model.register_parameter("spare", nn.Parameter(torch.ones(1)))
@@ -126,6 +154,9 @@ def _unused() -> nn.Module:
     ("make", "problem"),
     [
         (_Mixed, "depends on the other images"),
+        (_Before, "depends on the other images"),
+        (_Keeps, "forward changes memory"),
+        (_running, "forward changes 0.running_mean, 0.running_var"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(9, 5)), "forward fails on float32 (2, 1, 4, 4)"),
         (lambda: nn.Flatten(0), "forward gives shape (32,) for 2 images"),
         (_unused, "get no gradient: spare"),

@@ -137,3 +137,24 @@ def test_the_best_of_several_runs_costs_their_sum() -> None:
 def test_a_run_that_is_alone_has_nobody_to_be_chosen_from() -> None:
     assert statement()["selection"]["runs"] == 1
     assert "such models" not in statement()["paragraph"]
+
+
+def test_figures_in_words_are_rounded_up() -> None:
+    # 1 - 1e-9 of a bound is none: the true figure must not be above the one that is shown.
+    for steps in range(100, 150):
+        found = statement(spent_steps=steps)
+        said = found["paragraph"].split("epsilon = ")[1].split(" ")[0]
+        factor = found["paragraph"].split("at most a factor of ")[1].split(", ")[0]
+        assert found["epsilon"] <= float(said) <= found["epsilon"] * 1.01
+        assert math.exp(found["epsilon"]) <= float(factor) <= math.exp(found["epsilon"]) * 1.01
+
+
+def test_weights_of_a_file_are_not_taken_as_free() -> None:
+    released = {item["what"]: item["accounted"] for item in statement(initial_weights="file w.pt")["other_releases"]}
+    assert "not covered by epsilon" in released["initial weights"]
+    assert {i["what"]: i["accounted"] for i in statement()["other_releases"]}["initial weights"] == "no cost"
+
+
+def test_a_domain_without_patient_ids_does_not_promise_a_patient_silently() -> None:
+    assert "each image counts as a patient of its own" in statement(patients_known=False)["paragraph"]
+    assert "unit_note" not in statement()

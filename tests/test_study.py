@@ -75,6 +75,11 @@ def test_a_key_in_the_file_wins_over_the_preset(tmp_path: Path) -> None:
         ("[domains.uka]", r"domains\.uka\.root: missing\. Add it"),
         ('[domains.uka]\nroot = "$DPDT_NOT_SET/x"', r"the environment variable in '\$DPDT_NOT_SET/x' is not set"),
         ('[domains."../x"]\nroot = "x"\nkind = "uka"', r"use letters, digits and _ only"),
+        ('[train]\ndomains = ["mimic"]', r"train\.domains: mimic, is pretrained on without DP"),
+        (
+            '[domains.twin]\nkind = "mimic"\nroot = "raw/mimic"\nrole = "study"',
+            r"train\.domains: twin, which has the same data as mimic, is pretrained on without DP",
+        ),
         ('[domains.uka]\nroot = "x"\nrole = "public"', r"only one may have role public, got uka, mimic"),
         ("[shards]\nsize = 0", r"shards\.size: expected a number greater than or equal to 8, got 0"),
         ("[[train]]", r"train: expected a table"),

@@ -497,3 +497,26 @@ def test_exact_counts_of_private_labels_in_a_dp_arm_are_refused(
     monkeypatch.setattr(Mechanism, "plan", lambda settings, **given: plain(settings, **{**given, **forget}))
     with pytest.raises(PrivacyError, match="exact counts of private labels must not enter a DP training"):
         train(study, DP)
+
+
+def test_what_the_network_remembers_of_images_never_gets_into_weights_or_checkpoints(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remembering(*args: Any, **kwargs: Any) -> torch.nn.Module:
+        model = build_model(*args, **kwargs)
+        model.register_buffer("memory", torch.zeros(()), persistent=False)  # not in the pretrained weights either
+        model.register_forward_pre_hook(lambda module, inputs: module.memory.add_(inputs[0].mean()) and None)
+        return model
+
+    monkeypatch.setattr("dpdt.training.start.build_model", remembering)
+    with pytest.raises(PrivacyError, match=r"memory changed in the forward pass.*neither clipping nor noise"):
+        train(study, DP)
+    folder = paths_of(study, DP).checkpoints
+    assert not list(folder.glob("*.pt"))
+
+
+def test_a_run_whose_config_is_gone_is_not_begun_again_beside_its_ledger(study: Study) -> None:
+    paths = interrupted(study)
+    paths.config.unlink()
+    with pytest.raises(PrivacyError, match=r"config\.json: missing, but the run has a ledger"):
+        train(study, DP)

@@ -58,7 +58,7 @@ def epsilon(
         "noise_multiplier": noise_multiplier,
         **steps,
     }
-    print(json.dumps(values) if as_json else f"{spent:.4f}")
+    print(json.dumps(values) if as_json else _up(spent))
 
 
 @app.command(epilog="Example: dpdt calibrate --target-epsilon 1 --sample-rate 0.01 --num-steps 2000 --delta 1e-5")
@@ -80,7 +80,12 @@ def calibrate(
         sigma = calibrate_noise_multiplier(target_epsilon=target_epsilon, **steps)
     spent = compute(noise_multiplier=sigma, **steps)
     values = {"noise_multiplier": sigma, "epsilon": spent, "target_epsilon": target_epsilon, **steps}
-    print(json.dumps(values) if as_json else f"noise multiplier {sigma:.4f} (epsilon {spent:.4f})")
+    print(json.dumps(values) if as_json else f"noise multiplier {_up(sigma)} (epsilon {_up(spent)})")
+
+
+def _up(value: float) -> str:
+    """Four decimals, rounded up: less noise would pass the target, and a bound that is rounded down is none."""
+    return f"{math.ceil(value * 1e4) / 1e4:.4f}" if math.isfinite(value) else f"{value}"
 
 
 @contextmanager

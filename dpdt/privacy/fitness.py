@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-__all__ = ["unfit_parts"]
+__all__ = ["unfit_parts", "untrained_state"]
 
 TOLERANCE: Final = 1e-3
 """Of outputs and gradients, relative to the largest value: float32 sums in another order differ by less."""
@@ -37,6 +37,12 @@ def unfit_parts(model: nn.Module, *, size: int) -> list[str]:
             torch.manual_seed(0)
             found = list(_unfit_behaviour(copy.deepcopy(model).cpu().train(), torch.rand(2, 1, size, size)))
     return found
+
+
+def untrained_state(model: nn.Module) -> dict[str, Tensor]:
+    """What a network keeps besides trainable parameters: buffers and frozen parameters, by name; no copies."""
+    frozen = {name: value.detach() for name, value in model.named_parameters() if not value.requires_grad}
+    return frozen | dict(model.named_buffers())
 
 
 def _unfit_layers(model: nn.Module) -> Iterator[str]:
@@ -62,15 +68,23 @@ def _unfit_behaviour(model: nn.Module, images: Tensor) -> Iterator[str]:
         if isinstance(layer, _DropoutNd):
             layer.eval()
     try:
+        state = {name: value.clone() for name, value in untrained_state(model).items()}
         outputs = model(images)
-        alone = model(images[:1])
+        alone, other = model(images[:1]), model(images[1:])
     except Exception as err:  # noqa: BLE001 - whatever somebody's own network raises is the finding
         yield f"forward fails on float32 {tuple(images.shape)}: {type(err).__name__}: {err}"
         return
     if outputs.ndim != 2 or len(outputs) != len(images):
         yield f"forward gives shape {tuple(outputs.shape)} for {len(images)} images; expected ({len(images)}, outputs)"
         return
-    if not _same(outputs[:1], alone):
+    changed = [name for name, value in untrained_state(model).items() if not torch.equal(value, state[name])]
+    if changed:
+        yield (
+            f"forward changes {', '.join(changed)}: what is kept there of the images gets into the weights without "
+            "clipping and noise; remove it (norms: track_running_stats = False)"
+        )
+        return
+    if not _same(outputs[:1], alone) or not _same(outputs[1:], other):
         yield "an image's output depends on the other images of its batch"
         return
     names = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -1,5 +1,6 @@
 """The privacy statement of a run (`privacy.json`): what is protected, how strongly, and what else was let out."""
 
+import decimal
 import math
 from collections.abc import Sequence
 from typing import Any, Final
@@ -23,6 +24,7 @@ def privacy_statement(
     max_images_per_patient: int,
     complete: bool,
     sibling_epsilons: Sequence[float] = (),
+    patients_known: bool = True,
 ) -> dict[str, Any]:
     """The statement of a DP run.
 
@@ -37,6 +39,7 @@ def privacy_statement(
         max_images_per_patient: Images of the patient with most in the train split.
         complete: Whether the training has ended; otherwise the epsilon is what the whole of it may spend.
         sibling_epsilons: Target epsilons of all the study's DP runs on this domain, this one among them.
+        patients_known: False where the data names no patients and each image counts as one.
 
     Returns:
         JSON-like; ``epsilon`` is a number or, where there is no finite bound, None.
@@ -64,11 +67,18 @@ def privacy_statement(
         "randomness": randomness,
         "initial_weights": initial_weights,
         "selection": selection_cost(sibling_epsilons or (mechanism.target_epsilon,), delta=mechanism.delta),
-        "other_releases": _other_releases(class_weights, counts_noise=mechanism.counts_noise, private=True),
+        "other_releases": _other_releases(
+            class_weights, initial_weights, counts_noise=mechanism.counts_noise, private=True
+        ),
         "paragraph": "",
     }
     if mechanism.unit == "image":
         statement["patient_bound"] = _patient_bound(spent, mechanism.delta, max_images_per_patient)
+    elif not patients_known:
+        statement["unit_note"] = (
+            f"{domain} does not say whose an image is, so each image counts as a patient of its own: somebody with "
+            "several images has the guarantee of a group, not this one."
+        )
     statement["paragraph"] = _paragraph(statement)
     return statement
 
@@ -99,7 +109,7 @@ def statement_without_privacy(
         "randomness": "seeded",
         "initial_weights": initial_weights,
         "selection": None,
-        "other_releases": _other_releases(class_weights, private=False),
+        "other_releases": _other_releases(class_weights, initial_weights, private=False),
         "paragraph": f"This model was trained on the images of {domain} without differential privacy. There is no "
         "formal limit to what it, or anything computed from it, may reveal about a single patient: treat it as "
         "confidential as the training data.",
@@ -163,7 +173,9 @@ def _patient_bound(epsilon: float, delta: float, images: int) -> dict[str, Any]:
     }
 
 
-def _other_releases(class_weights: str, *, private: bool, counts_noise: float | None = None) -> list[dict[str, str]]:
+def _other_releases(
+    class_weights: str, initial_weights: str, *, private: bool, counts_noise: float | None = None
+) -> list[dict[str, str]]:
     """What left the private data, or might be thought to have, besides the weights."""
     weights = {
         "none": "not used",
@@ -177,6 +189,13 @@ def _other_releases(class_weights: str, *, private: bool, counts_noise: float | 
     not_covered = "not covered by epsilon" if private else "as everything else here, without protection"
     return [
         {"what": "class weights", "source": weights, "accounted": _cost_of_weights(class_weights, counts_noise)},
+        {
+            "what": "initial weights",
+            "source": initial_weights,
+            "accounted": f"dpdt did not make them. If patients of the train split were in their training: {not_covered}"
+            if initial_weights.startswith("file ")
+            else "no cost",
+        },
         {"what": "number of units", "source": "exact count of the train split", "accounted": "taken as public"},
         {
             "what": "training loss over steps (metrics.jsonl, progress, MLflow)",
@@ -193,6 +212,11 @@ def _other_releases(class_weights: str, *, private: bool, counts_noise: float | 
             "source": "test patients, who are not in the train split",
             "accounted": not_covered,
         },
+        {
+            "what": "AUC of membership inference, if the run is audited",
+            "source": "exact losses of the train, val and test patients",
+            "accounted": not_covered,
+        },
         {"what": "choice of checkpoint", "source": "always the last step; nothing is chosen", "accounted": "no cost"},
         {
             "what": "choice of hyperparameters",
@@ -200,6 +224,14 @@ def _other_releases(class_weights: str, *, private: bool, counts_noise: float | 
             "accounted": "no cost, unless somebody compares runs and keeps the best: then `selection` is the cost",
         },
     ]
+
+
+def _up(value: float) -> str:
+    """Three digits, rounded up: a bound that is rounded down is none."""
+    if not 0 < value < math.inf:
+        return f"{value:g}"
+    with decimal.localcontext(prec=3, rounding=decimal.ROUND_CEILING):
+        return f"{float(+decimal.Decimal(repr(value))):.3g}"
 
 
 def _cost_of_weights(class_weights: str, counts_noise: float | None) -> str:
@@ -212,8 +244,8 @@ def _paragraph(statement: dict[str, Any]) -> str:
     """For somebody who answers for patients' data and is no mathematician."""
     unit, epsilon = statement["unit"], statement["epsilon"]
     whose = "a patient's images" if unit == "patient" else "a single image"
-    factor = "any factor" if epsilon is None or epsilon > 13 else f"a factor of {math.exp(epsilon):.3g}"
-    spent = "no finite bound" if epsilon is None else f"{epsilon:.3g}"
+    factor = "any factor" if epsilon is None or epsilon > 13 else f"a factor of {_up(math.exp(epsilon))}"
+    spent = "no finite bound" if epsilon is None else _up(epsilon)
     parts = [
         f"This model was trained on {statement['num_units']} {unit}s of {statement['domain']} with differential "
         f"privacy: epsilon = {spent} and delta = {statement['delta']:g} for each {unit}.",
@@ -228,6 +260,8 @@ def _paragraph(statement: dict[str, Any]) -> str:
         parts.insert(1, "The training is not complete; the epsilon is what the whole of it may spend.")
     if statement["randomness"] == "seeded":
         parts.insert(1, "Its noise came from a seed: whoever knows the seed can remove it, so the guarantee is void.")
+    if "unit_note" in statement:
+        parts.insert(1, statement["unit_note"])
     if statement["delta"] * statement["num_units"] >= 1:
         parts.insert(
             1,
@@ -238,14 +272,14 @@ def _paragraph(statement: dict[str, Any]) -> str:
     if selection["runs"] > 1:
         parts.append(
             f"The study has {selection['runs']} such models of this domain: whoever publishes the best of them, chosen "
-            f"by looking at all, or publishes all of them, answers for epsilon = {selection['epsilon']:.3g} and "
-            f"delta = {selection['delta']:.3g} together."
+            f"by looking at all, or publishes all of them, answers for epsilon = {_up(selection['epsilon'])} and "
+            f"delta = {_up(selection['delta'])} together."
         )
     if unit == "image":
         bound = statement["patient_bound"]
-        patient = "no finite bound" if bound["epsilon"] is None else f"epsilon = {bound['epsilon']:.3g}"
+        patient = "no finite bound" if bound["epsilon"] is None else f"epsilon = {_up(bound['epsilon'])}"
         parts.append(
             "The guarantee is an image's; for the patient with most images "
-            f"({bound['images_of_the_patient_with_most']}) it amounts to {patient} and delta = {bound['delta']:.3g}."
+            f"({bound['images_of_the_patient_with_most']}) it amounts to {patient} and delta = {_up(bound['delta'])}."
         )
     return " ".join(parts)

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from dpdt.checkpoint import load_checkpoint, save_checkpoint
 from dpdt.console import Advance, progress
 from dpdt.dataset import DomainData
+from dpdt.errors import PrivacyError
 from dpdt.files import atomic_path
 from dpdt.paths import RunPaths
 from dpdt.privacy.clipping import CLIPPING, GradientSum
+from dpdt.privacy.fitness import untrained_state
 from dpdt.privacy.gradients import Loss
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.ledger import Countdown, Ledger
@@ -80,6 +82,7 @@ class TrainingLoop:
         check_sampling(plan, self.sampler)
         self.noise = streams["noise"]
         self.gradients = self._gradient_sum()
+        self._untrained = {} if plan.mechanism is None else _copies(untrained_state(self.network))
         self._ahead: tuple[NDArray[np.int64], dict[str, Any]] | None = None  # drawn early, and the stream before it
         threads = torch.get_num_threads()
         self.reader = ReadAhead(
@@ -160,6 +163,7 @@ class TrainingLoop:
             self.step += 1
             advance(1)
         self._give_back()
+        self._check_untrained()
         if not taken:
             return
         self.ranks.add([total])
@@ -171,6 +175,24 @@ class TrainingLoop:
                 self.plan.paths, step=self.step, epoch=round(self.epoch, 4), loss=loss, epsilon=epsilon, step_s=seconds
             )
         advance(0, f"loss {loss:.3f}" + ("" if epsilon is None else f", epsilon {epsilon:.2f}"))
+
+    @property
+    def network(self) -> nn.Module:
+        """The study's network."""
+        return self.model
+
+    def _check_untrained(self) -> None:
+        """In a DP arm nothing but the noisy steps may change the network: else there is no bound on what it keeps."""
+        if not self._untrained:
+            return
+        now = untrained_state(self.network)
+        changed = [name for name, value in self._untrained.items() if not torch.equal(now[name], value)]
+        if changed:
+            raise PrivacyError(
+                f"{self.plan.paths.run_id}: {', '.join(changed)} changed in the forward pass. What the network keeps "
+                "there of its images has neither clipping nor noise, so epsilon would not hold. Nothing of this block "
+                "was saved. Remove it from the network (norms: track_running_stats = False)."
+            )
 
     def _stops(self, stop: StopFlag) -> bool:
         """Whether any rank was asked to stop: then all stop here."""
@@ -261,3 +283,7 @@ class TrainingLoop:
         torch.save(weights, content)
         with atomic_path(self.plan.paths.weights) as temporary:
             temporary.write_bytes(content.getbuffer())
+
+
+def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in tensors.items()}

@@ -7,6 +7,7 @@ from torch import nn
 
 from dpdt.custom_model import model_code
 from dpdt.dataset import DomainData
+from dpdt.errors import PrivacyError
 from dpdt.files import read_json, sha256_file
 from dpdt.privacy.bookkeeping import clipping_ways
 from dpdt.privacy.mechanism import Mechanism
@@ -39,6 +40,11 @@ def prepare(
         DpdtError: The run was begun with other settings, or class weights cannot be had.
     """
     frozen = read_json(run.paths.config) if run.paths.config.exists() else {}
+    if not frozen and run.paths.ledger.exists():  # labels would be counted again, and their first counts not paid for
+        raise PrivacyError(
+            f"{run.paths.config}: missing, but the run has a ledger, so it was begun. Restore the config, or remove "
+            f"{run.paths.folder} to train anew (which spends privacy again)."
+        )
     sizes = {"expected_batch_size": run.settings.expected_batch_size, "num_units": data.num_units}
     sample_rate = sample_rate_for(**sizes, section="train" if run.cell else "pretrain", unit=run.study.privacy.unit)
     num_steps = num_steps_for(num_epochs=run.settings.num_epochs, **sizes)
@@ -205,5 +211,6 @@ def make_statement(
         randomness=config["randomness"],
         max_images_per_patient=int(data.frame["patient_id"].value_counts().max()),
         complete=complete,
+        patients_known=bool((data.frame["patient_id"] != data.frame["image_id"]).any()),
         **shared,
     )
