@@ -180,7 +180,7 @@ def test_the_command_line_refuses_a_delta_that_protects_nobody_and_gdp(
     shared = [*command.split(), "--sample-rate", "0.1", "--num-steps", "5", "--delta", "1e-3"]
     with pytest.raises(SystemExit) as ended:
         main([*shared, "--units", "1000"])
-    assert ended.value.code == 1
+    assert ended.value.code == 2
     assert "delta: 0.001 is not below 1 / 1000 units = 0.001" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         main([*shared, "--units", "999"])

@@ -505,7 +505,7 @@ def test_what_the_network_remembers_of_images_never_gets_into_weights_or_checkpo
     def remembering(*args: Any, **kwargs: Any) -> torch.nn.Module:
         model = build_model(*args, **kwargs)
         model.register_buffer("memory", torch.zeros(()), persistent=False)  # not in the pretrained weights either
-        model.register_forward_pre_hook(lambda module, inputs: module.memory.add_(inputs[0].mean()) and None)
+        model.register_forward_pre_hook(lambda module, inputs: setattr(module, "memory", inputs[0].mean()))
         return model
 
     monkeypatch.setattr("dpdt.training.start.build_model", remembering)
