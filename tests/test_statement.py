@@ -149,6 +149,11 @@ def test_figures_in_words_are_rounded_up() -> None:
         assert math.exp(found["epsilon"]) <= float(factor) <= math.exp(found["epsilon"]) * 1.01
 
 
+def test_exact_counts_of_the_train_split_in_the_report_are_named() -> None:
+    released = {item["what"]: item["accounted"] for item in statement()["other_releases"]}
+    assert next(said for what, said in released.items() if "cohort tables" in what).startswith("not covered by epsilon")
+
+
 def test_weights_of_a_file_are_not_taken_as_free() -> None:
     released = {item["what"]: item["accounted"] for item in statement(initial_weights="file w.pt")["other_releases"]}
     assert "not covered by epsilon" in released["initial weights"]

@@ -198,6 +198,11 @@ def _other_releases(
         },
         {"what": "number of units", "source": "exact count of the train split", "accounted": "taken as public"},
         {
+            "what": "cohort tables (images, exclusions, positives of each label by split), in the report",
+            "source": "exact counts, the train split among them",
+            "accounted": f"{not_covered}; do not publish them where a single patient could be told from a count",
+        },
+        {
             "what": "training loss over steps (metrics.jsonl, progress, MLflow)",
             "source": "drawn batches, without noise",
             "accounted": f"{not_covered}; do not publish it",
