@@ -72,9 +72,11 @@ bench-loader: install
 torture-privacy: install
 	$(BIN)/python -m tests.torture_privacy --kills 200 --output build/torture/privacy.json
 
-# Sync of 100 runs, and what feeding a server costs a training: a table, and build/bench/tracking.json. Six minutes.
+# Sync of 100 runs, and what feeding a server costs a training: a table, and build/bench/tracking.json. Six minutes;
+# PART=syncs or PART=trainings for one of the two.
+PART ?=
 bench-tracking: install
-	@PYTHONPATH=. $(BIN)/python benchmarks/tracking.py
+	@PYTHONPATH=. $(BIN)/python benchmarks/tracking.py $(PART)
 
 # PROCESSES that sync at once, each with MLflow loaded, into one new SQLite file or STORE; needs `make demo` before.
 PROCESSES ?= 50

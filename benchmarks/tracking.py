@@ -1,17 +1,18 @@
 """Benchmark of tracking: `make bench-tracking` prints a table and writes build/bench/tracking.json.
 
-First sync and sync without news of 100 runs with 147 metrics each: SQLite by the command `dpdt sync` (start of Python
-included), and a real MLflow server. Then what feeding a server costs a training: the same DP training with no server,
-and with one that is well, down, slow (ten seconds a call) and unknown; each twice in turn: the quicker one's time,
-and the larger part of its time that a training was held up by the feeding.
+`syncs`: first sync and sync without news of 100 runs with 150 metrics each by the command `dpdt sync` (start of Python
+included) into SQLite and into real MLflow servers over SQLite and PostgreSQL, and the search for all of those runs.
+`trainings`: what feeding a server costs a training: the same DP training with no server, and with one that is well,
+down, slow (ten seconds a call) and unknown; each twice in turn: the quicker one's time, and the larger part of its time
+that a training was held up by the feeding.
 """
 
+import argparse
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from dpdt.files import write_json
 from dpdt.paths import RunPaths
 from dpdt.stages import run_stage
 from dpdt.study import Cell, Study, load_study
-from dpdt.tracking import live_sync, with_uri
+from dpdt.tracking import live_sync, tracking_uri, with_uri
+from dpdt.tracking.store import find_experiment, open_client
+from dpdt.tracking.values import MAX_METRIC_KEYS
 from dpdt.train import train
 from tests.fake_runs import FakeRuns
-from tests.mlflow_servers import MlflowServer, free_port
+from tests.mlflow_servers import MlflowServer, Postgres, free_port
 from tests.test_tracking_server import slow_server
 
 HOSPITALS, SEEDS = 20, 5  # 100 runs; 20 test domains fill all metric keys
@@ -58,24 +61,37 @@ def seconds_of_sync(study: Path, *options: str) -> float:
 
 
 def syncs(folder: Path) -> list[dict[str, Any]]:
-    """First and further syncs of 100 runs."""
+    """First and further syncs of 100 runs, and the search for them."""
     made = hundred_runs(folder)
-    rows = [
-        {
-            "case": f"{HOSPITALS * SEEDS} runs, {what}",
-            "method": "SQLite",
-            "ms": seconds_of_sync(made.study.folder) * 1e3,
-        }
-        for what in ("first sync", "sync without news")
-    ]
+    rows = _synced(made.study, "SQLite", tracking_uri(made.study))
     server = MlflowServer(folder, f"sqlite:///{folder}/server.db").start()
     try:
-        for what in ("first sync", "sync without news"):
-            taken = seconds_of_sync(made.study.folder, "--to", server.address)
-            rows.append({"case": f"{HOSPITALS * SEEDS} runs, {what}", "method": "server", "ms": taken * 1e3})
+        rows += _synced(made.study, "server over SQLite", server.address)
     finally:
         server.kill()
-    return rows
+    if not Postgres.installed():
+        return rows
+    postgres = Postgres().start()
+    server = MlflowServer(folder, postgres.database("mlflow"))
+    try:
+        return rows + _synced(made.study, "server over PostgreSQL", server.start().address)
+    finally:
+        server.kill()
+        postgres.stop()
+
+
+def _synced(study: Study, method: str, uri: str) -> list[dict[str, Any]]:
+    """The rows of one store."""
+    taken = {what: seconds_of_sync(study.folder, "--to", uri) for what in ("first sync", "sync without news")}
+    client = open_client(uri)
+    experiment = find_experiment(client, study)
+    assert experiment is not None
+    begun = time.perf_counter()
+    found = client.search_runs([experiment.experiment_id], max_results=1000)
+    taken["search"] = time.perf_counter() - begun
+    assert len(found) == HOSPITALS * SEEDS + 1
+    assert all(len(run.data.metrics) == MAX_METRIC_KEYS for run in found if run.data.tags["dpdt.kind"] == "train")
+    return [{"case": f"{HOSPITALS * SEEDS} runs, {what}", "method": method, "ms": s * 1e3} for what, s in taken.items()]
 
 
 def trainings(folder: Path) -> list[dict[str, Any]]:
@@ -131,11 +147,17 @@ def _training(study: Study) -> tuple[float, float]:
     return ended - begun, held_up + ended - before
 
 
+PARTS = {"syncs": syncs, "trainings": trainings}
+
+
 def main() -> None:
     """Measure, print, write."""
-    with ExitStack() as stack:
-        rows = syncs(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-        rows += trainings(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{' or '.join(PARTS)}; default: both")
+    rows = []
+    for part in parser.parse_args().parts or PARTS:
+        with tempfile.TemporaryDirectory() as folder:
+            rows += PARTS[part](Path(folder))
     shown = [
         (row["case"], row["method"], round(row["ms"]), f"{row['share']:.2%}" if "share" in row else "") for row in rows
     ]

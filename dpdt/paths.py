@@ -68,6 +68,11 @@ class RunPaths:
         return self.folder / "metrics.jsonl"
 
     @property
+    def system_log(self) -> Path:
+        """Load of the machine, one JSON object a sample; only with `[tracking] system_metrics`."""
+        return self.folder / "system.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         """Checkpoints by logical step."""
         return self.folder / "checkpoints"

@@ -317,20 +317,20 @@ def _shards(study: Study, domain: str, **part: int) -> object:
 
 
 def _pretrain(study: Study, run_id: str) -> object:
-    from dpdt.tracking import live_sync
+    from dpdt.tracking import live_sync, system_samples
     from dpdt.train import pretrain
 
-    with live_sync(study) as feed_mlflow:
+    with live_sync(study) as feed_mlflow, system_samples(study, run_id):
         return pretrain(study, on_epoch_end=feed_mlflow)
 
 
 def _train(study: Study, run_id: str) -> object:
-    from dpdt.tracking import live_sync
+    from dpdt.tracking import live_sync, system_samples
     from dpdt.train import train
 
     for cell in study.cells():
         if study.run_id(cell) == run_id:
-            with live_sync(study) as feed_mlflow:
+            with live_sync(study) as feed_mlflow, system_samples(study, run_id):
                 return train(study, cell, on_epoch_end=feed_mlflow)
     raise StudyError(f"{study.file}: has no training {run_id}. Its settings changed since this task was sent.")
 

@@ -250,6 +250,7 @@ class TrackingSettings(Section):
 
     uri: str | None = Field(default=None, description="Default: SQLite in the study's folder.")
     experiment: str | None = Field(default=None, description="Default: the study's name.")
+    system_metrics: bool = Field(default=False, description="Sample processor, memory and GPUs during trainings.")
 
 
 class ClusterSettings(Section):

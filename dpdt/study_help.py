@@ -127,6 +127,7 @@ HELP: Final[dict[str, Help]] = {
     "audit.confidence": Help("part of 1", "0.99 for a stricter claim."),
     "tracking.uri": Help("", "A server that your group shares.", '"http://127.0.0.1:5000"'),
     "tracking.experiment": Help("", "Put several studies together.", '"lung"'),
+    "tracking.system_metrics": Help("", "See in MLflow whether a training waits for its disk or for its GPU."),
     "cluster.profile": Help("", "Your site needs more than these keys; see docs/slurm.md.", '"generic"'),
     "cluster.partition": Help("", "The site has no default partition, or GPUs are in another.", '"gpu"'),
     "cluster.account": Help("", "The site bills projects.", '"radiology"'),

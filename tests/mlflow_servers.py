@@ -135,8 +135,13 @@ class ForkedServer(MlflowServer):
 class Postgres:
     """A PostgreSQL server below a folder of its own; it does not care for power cuts."""
 
+    @staticmethod
+    def installed() -> list[Path]:
+        """Debian's programs `initdb`, the oldest version first."""
+        return sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+
     def __init__(self) -> None:
-        programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+        programs = self.installed()
         if not programs:
             pytest.skip("no PostgreSQL here: apt-get install postgresql")
         self.bin = programs[-1].parent

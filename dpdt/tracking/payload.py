@@ -17,6 +17,7 @@ from dpdt.files import exclusive_lock, fingerprint
 from dpdt.results import Run
 from dpdt.study import format_epsilon
 from dpdt.tracking.card import model_card
+from dpdt.tracking.system import system_values
 from dpdt.tracking.values import Point, final_values, milliseconds, step_values
 
 __all__ = ["FORMAT", "RUN_ID_TAG", "Payload", "payload", "run_status", "signature", "started_ms"]
@@ -64,7 +65,7 @@ def _lock_is_free(run: Run) -> bool:
 def signature(run: Run) -> str:
     """Changes whenever there is news of a run; cheap."""
     paths = run.paths
-    files = (paths.config, paths.state, paths.metrics_log, paths.privacy, paths.audit, paths.metrics)
+    files = (paths.config, paths.state, paths.metrics_log, paths.system_log, paths.privacy, paths.audit, paths.metrics)
     stats = [(file.stat().st_size, file.stat().st_mtime_ns) if file.exists() else None for file in files]
     return fingerprint([FORMAT, run_status(run), stats])[:16]
 
@@ -81,7 +82,8 @@ def payload(run: Run) -> Payload:
     started = _started(steps, updated)
     statement = run.privacy() or {}
     values, gaps = step_values(run, steps)
-    final, undefined = final_values(run, updated)
+    system = system_values(run.paths)
+    final, undefined = final_values(run, updated, taken=len({point.key for point in system}))
     reasons = {f"{name}.undefined": why[:500] for name, why in {**gaps, **undefined}.items()}
     tags = {**_tags(run, statement), "dpdt.hours": f"{_hours(steps):.3g}", **reasons}
     texts = {"model/README.md": model_card(run, statement, final)} if statement else {}
@@ -94,7 +96,7 @@ def payload(run: Run) -> Payload:
         ended_ms=milliseconds(updated),
         params=_params(run),
         tags={key: value for key, value in tags.items() if value},
-        points=[*final, *values],  # MLflow's charts begin with the metric that came first
+        points=[*final, *values, *system],  # MLflow's charts begin with the metric that came first
         texts={name: text for name, text in texts.items() if text},
     )
 

@@ -73,12 +73,13 @@ def _undefined_steps(run: Run, steps: Sequence[dict[str, Any]]) -> dict[str, str
     return found
 
 
-def final_values(run: Run, updated: float) -> tuple[list[Point], dict[str, str]]:
+def final_values(run: Run, updated: float, *, taken: int = 0) -> tuple[list[Point], dict[str, str]]:
     """Values of the evaluation and of the audit, and the reasons of those that are undefined.
 
     Args:
         run: The run.
         updated: When the run's state was written, in seconds since 1970.
+        taken: Metric keys that other values of the run have taken already.
     """
     step = int(run.state.get("step") or 0)
     points, undefined = _audit_values(run, step)
@@ -87,7 +88,7 @@ def final_values(run: Run, updated: float) -> tuple[list[Point], dict[str, str]]
         return points, undefined
     # after a former evaluation's, so that it is the latest
     when = milliseconds(max(updated, run.paths.metrics.stat().st_mtime))
-    room = MAX_METRIC_KEYS - len(STEP_METRICS) - len(points) - len(undefined)
+    room = MAX_METRIC_KEYS - len(STEP_METRICS) - taken - len(points) - len(undefined)
     for number, (name, value, reason) in enumerate(_named_values(run, table)):
         if number >= room:
             break  # the artifact metrics.csv has all

@@ -104,6 +104,7 @@ FAKES = {
     "tracking": {
         "sync": lambda study: work(study, "track", study.paths.mlflow_database),
         "live_sync": lambda study: nullcontext(),
+        "system_samples": lambda study, run_id: nullcontext(),
     },
 }
 
