@@ -520,3 +520,11 @@ def test_a_run_whose_config_is_gone_is_not_begun_again_beside_its_ledger(study: 
     paths.config.unlink()
     with pytest.raises(PrivacyError, match=r"config\.json: missing, but the run has a ledger"):
         train(study, DP)
+
+
+def test_a_dp_run_does_not_start_from_weights_of_its_own_patients(study: Study, make_study: MakeStudy) -> None:
+    train(study, PLAIN)
+    weights = paths_of(study, PLAIN).weights
+    other = make_study(("width = 8", f'width = 8\ninit_weights = "{weights}"'))
+    with pytest.raises(PrivacyError, match=r"init_weights: .* was trained on uka itself"):
+        train(other, DP)

@@ -51,6 +51,7 @@ def _initial_weights(run: TrainingRun) -> tuple[str, Path | None]:
     study = run.study
     if study.model.init_weights is not None:
         path = study.file.parent / study.model.init_weights
+        _refuse_own_patients(run, path)
         return f"file {path.name}", path
     if run.cell is None or study.pretrain_run_id is None:
         return "random", None
@@ -60,6 +61,19 @@ def _initial_weights(run: TrainingRun) -> tuple[str, Path | None]:
             f"start from its weights. Run `dpdt pretrain {study.file}`."
         )
     return study.pretrain_run_id, study.paths.run(study.pretrain_run_id).weights
+
+
+def _refuse_own_patients(run: TrainingRun, path: Path) -> None:
+    """Weights of a training on the same patients: what it spent, or that it spent without bound, would be missing."""
+    config = path.resolve().parent.parent / "config.json"
+    if run.target_epsilon is None or not config.exists():
+        return
+    other = read_json(config)
+    if other.get("domain") == run.domain:
+        raise PrivacyError(
+            f"model.init_weights: {path} was trained on {run.domain} itself (run {other.get('run_id')}), so the "
+            "epsilon of a training that starts from it would not hold. Take weights of other people's images."
+        )
 
 
 def choose_class_weights(run: TrainingRun, data: DomainData, mechanism: Mechanism | None) -> list[float] | None:
