@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from dpdt.vocabulary import LABELS
 
@@ -14,6 +14,7 @@ __all__ = [
     "Folder",
     "Integer",
     "Number",
+    "NumberOrInfinity",
     "Section",
     "TableLabel",
     "TableLabels",
@@ -45,7 +46,8 @@ def _expand(value: Any) -> Any:
     return Path(text).expanduser()
 
 
-Number = Annotated[float, BeforeValidator(_number)]
+Number = Annotated[float, BeforeValidator(_number), AllowInfNan(False)]
+NumberOrInfinity = Annotated[float, BeforeValidator(_number)]
 Integer = Annotated[int, BeforeValidator(_number)]
 Folder = Annotated[Path, BeforeValidator(_expand)]
 Texts = tuple[str, ...]

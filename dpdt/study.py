@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from dpdt.domain_settings import DOMAIN_KINDS, DomainSettings, Folder, Integer, Number, Section
+from dpdt.domain_settings import DOMAIN_KINDS, DomainSettings, Folder, Integer, Number, NumberOrInfinity, Section
 from dpdt.errors import StudyError
 from dpdt.files import fingerprint
 from dpdt.paths import StudyPaths
@@ -170,7 +170,7 @@ class TrainSettings(Section):
 class PrivacySettings(Section):
     """`[privacy]`: what is protected, and how strongly."""
 
-    target_epsilons: tuple[Number, ...] = Field(
+    target_epsilons: tuple[NumberOrInfinity, ...] = Field(
         default=(1.0, 8.0, math.inf), min_length=1, description="One training a value; inf is the arm without DP."
     )
     unit: Literal["patient", "image"] = Field(default="patient", description="What one unit of the guarantee is.")

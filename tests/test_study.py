@@ -61,6 +61,8 @@ def test_a_key_in_the_file_wins_over_the_preset(tmp_path: Path) -> None:
         ("[trian]", r"trian: unknown key\. Did you mean 'train'\? Valid keys: study, domains"),
         ('[train]\nlearning_rate = "2e-4"', r"train\.learning_rate: expected a number, got '2e-4' \(text\)\. Remove"),
         ("[privacy]\ndelta = 2.0", r"privacy\.delta: expected a number less than 1, got 2\.0"),
+        ("[privacy]\nmax_grad_norm = inf", r"privacy\.max_grad_norm: expected a finite number, got inf"),
+        ("[train]\nnum_epochs = inf", r"train\.num_epochs: expected a finite number, got inf"),
         ("[privacy]\ntarget_epsilons = [0]", r"target_epsilons: expected positive numbers"),
         ("[privacy]\ntarget_epsilons = [nan]", r"target_epsilons: expected positive numbers"),
         ("[privacy]\ntarget_epsilons = [1, 1.0]", r"target_epsilons: a value occurs twice"),
