@@ -23,6 +23,7 @@ from dpdt.runs import run_done
 from dpdt.study import Cell, Study
 from dpdt.train import train_with_canaries
 from dpdt.training.canaries import toss_coins
+from dpdt.vocabulary import format_bound
 
 __all__ = ["audit_run", "refutations", "score_canaries", "words"]
 
@@ -135,7 +136,7 @@ def refutations(found: dict[str, Any]) -> list[str]:
     ]
     lower, upper = canaries["epsilon_lower"], canaries["epsilon_upper"]
     if upper is not None and lower > upper:
-        said.insert(0, f"epsilon is at least {lower:.3g}, the statement says {upper:.3g}")
+        said.insert(0, f"epsilon is at least {lower:.3g}, the statement says {format_bound(upper)}")
     return said
 
 

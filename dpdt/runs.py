@@ -18,6 +18,7 @@ from dpdt.errors import DpdtError
 from dpdt.files import exclusive_lock, make_folder, read_json, write_json, write_text
 from dpdt.paths import RunPaths
 from dpdt.study import Study, format_epsilon
+from dpdt.vocabulary import format_bound
 
 __all__ = [
     "RunSummary",
@@ -70,7 +71,7 @@ class RunSummary:
         """One line for people."""
         privacy = "no DP"
         if self.target_epsilon is not None:
-            spent = "no bound" if self.epsilon is None else f"{self.epsilon:.3g}"
+            spent = "no bound" if self.epsilon is None else format_bound(self.epsilon)
             privacy = f"epsilon {spent} of {format_epsilon(self.target_epsilon)}"
         time = f", {self.seconds:.1f} s" if self.seconds else ", done before"
         return f"{self.run_id}: {self.status}, {self.step} of {self.num_steps} steps, {privacy}{time}"

@@ -28,6 +28,7 @@ from dpdt.jobs import (
 from dpdt.progress import last_auc, run_progress
 from dpdt.stages import LAST_STAGES, Task, is_done, needs
 from dpdt.study import Study
+from dpdt.vocabulary import format_bound
 
 __all__ = ["STATES", "show_status", "study_status", "task_states", "watch_status"]
 
@@ -57,6 +58,12 @@ def task_states(study: Study) -> dict[Task, str]:
     return {task: state for task, (state, _) in _Look(study).states().items()}
 
 
+def _epsilon(row: dict[str, Any]) -> str:
+    """What a DP run has spent, of its target."""
+    target = row["target_epsilon"]
+    return "" if target is None else f"{format_bound(row['epsilon'] or 0)} of {target:g}"
+
+
 def show_status(rows: Sequence[dict[str, Any]]) -> None:
     """Print the rows of `study_status` as a table, and the log of each failure below it."""
     columns = ("stage", "task", "state", "node", "attempt", "steps", "epsilon", "AUC", "left", "job", "note")
@@ -68,7 +75,9 @@ def show_status(rows: Sequence[dict[str, Any]]) -> None:
             row["node"] or "",
             row["attempt"] or "",
             "" if row["num_steps"] is None else f"{row['step']}/{row['num_steps']}",
-            "" if row["target_epsilon"] is None else f"{row['epsilon'] or 0:.2f} of {row['target_epsilon']:g}",
+            ""
+            if row["target_epsilon"] is None
+            else f"{format_bound(row['epsilon'] or 0)} of {row['target_epsilon']:g}",
             "" if row["auc"] is None else f"{row['auc']:.3f}",
             _duration(row["time_left_s"]),
             row["job"] or "",

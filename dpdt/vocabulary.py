@@ -1,5 +1,7 @@
 """The words that every table, column, command and page of dpdt uses."""
 
+import decimal
+import math
 from typing import Final
 
 __all__ = [
@@ -9,6 +11,7 @@ __all__ = [
     "SPLITS",
     "SUBGROUPS",
     "age_group",
+    "format_bound",
 ]
 
 LABELS: Final = ("cardiomegaly", "pleural_effusion", "pneumonia", "atelectasis", "healthy")
@@ -36,3 +39,15 @@ def age_group(age_years: float | None) -> str:
         if low <= age_years < high:
             return name
     return "unknown"
+
+
+def format_bound(value: float, *, digits: int = 3) -> str:
+    """An upper bound, such as an epsilon, as people read it: so many digits, rounded up. Rounded down it would be none.
+
+    >>> format_bound(2.3401), format_bound(0.9), format_bound(7.9988, digits=4), format_bound(math.inf)
+    ('2.35', '0.9', '7.999', 'inf')
+    """
+    if not 0 < value < math.inf:
+        return f"{value:g}"
+    with decimal.localcontext(prec=digits, rounding=decimal.ROUND_CEILING):
+        return f"{float(+decimal.Decimal(repr(value))):.{digits}g}"

@@ -117,5 +117,5 @@ def test_a_run_is_done_when_it_says_so_and_has_its_weights(make_study: MakeStudy
 
 def test_a_summary_is_one_line() -> None:
     summary = RunSummary("r", "finished", 9, 9, epsilon=7.954, target_epsilon=8.0, seconds=1.25)
-    assert str(summary) == "r: finished, 9 of 9 steps, epsilon 7.95 of 8, 1.2 s"
+    assert str(summary) == "r: finished, 9 of 9 steps, epsilon 7.96 of 8, 1.2 s"  # rounded up
     assert str(RunSummary("r", "interrupted", 3, 9, None, None)) == "r: interrupted, 3 of 9 steps, no DP, done before"

@@ -33,7 +33,7 @@ def test_a_training_shows_its_steps_and_epsilon(make_fake_study: MakeStudy, caps
     show_status([row])
     shown = capsys.readouterr().out
     assert "40/120" in shown
-    assert "0.43 of 1" in shown
+    assert "0.433 of 1" in shown  # rounded up
 
 
 def test_a_task_that_somebody_runs_by_hand_is_running(make_fake_study: MakeStudy) -> None:

@@ -1,11 +1,11 @@
 """The privacy statement of a run (`privacy.json`): what is protected, how strongly, and what else was let out."""
 
-import decimal
 import math
 from collections.abc import Sequence
 from typing import Any, Final
 
 from dpdt.privacy.mechanism import Mechanism
+from dpdt.vocabulary import format_bound
 
 __all__ = ["group_privacy", "privacy_statement", "selection_cost", "statement_without_privacy"]
 
@@ -73,7 +73,7 @@ def privacy_statement(
         "paragraph": "",
     }
     if mechanism.unit == "image":
-        statement["patient_bound"] = _patient_bound(spent, mechanism.delta, max_images_per_patient)
+        statement["patient_bound"] = _patient_format_bound(spent, mechanism.delta, max_images_per_patient)
     elif not patients_known:
         statement["unit_note"] = (
             f"{domain} does not say whose an image is, so each image counts as a patient of its own: somebody with "
@@ -162,7 +162,7 @@ def selection_cost(epsilons: Sequence[float], *, delta: float) -> dict[str, Any]
     }
 
 
-def _patient_bound(epsilon: float, delta: float, images: int) -> dict[str, Any]:
+def _patient_format_bound(epsilon: float, delta: float, images: int) -> dict[str, Any]:
     group_epsilon, group_delta = group_privacy(epsilon=epsilon, delta=delta, size=images)
     return {
         "images_of_the_patient_with_most": images,
@@ -231,14 +231,6 @@ def _other_releases(
     ]
 
 
-def _up(value: float) -> str:
-    """Three digits, rounded up: a bound that is rounded down is none."""
-    if not 0 < value < math.inf:
-        return f"{value:g}"
-    with decimal.localcontext(prec=3, rounding=decimal.ROUND_CEILING):
-        return f"{float(+decimal.Decimal(repr(value))):.3g}"
-
-
 def _cost_of_weights(class_weights: str, counts_noise: float | None) -> str:
     if class_weights != "private":
         return "no cost"
@@ -249,8 +241,8 @@ def _paragraph(statement: dict[str, Any]) -> str:
     """For somebody who answers for patients' data and is no mathematician."""
     unit, epsilon = statement["unit"], statement["epsilon"]
     whose = "a patient's images" if unit == "patient" else "a single image"
-    factor = "any factor" if epsilon is None or epsilon > 13 else f"a factor of {_up(math.exp(epsilon))}"
-    spent = "no finite bound" if epsilon is None else _up(epsilon)
+    factor = "any factor" if epsilon is None or epsilon > 13 else f"a factor of {format_bound(math.exp(epsilon))}"
+    spent = "no finite bound" if epsilon is None else format_bound(epsilon)
     parts = [
         f"This model was trained on {statement['num_units']} {unit}s of {statement['domain']} with differential "
         f"privacy: epsilon = {spent} and delta = {statement['delta']:g} for each {unit}.",
@@ -277,14 +269,15 @@ def _paragraph(statement: dict[str, Any]) -> str:
     if selection["runs"] > 1:
         parts.append(
             f"The study has {selection['runs']} such models of this domain: whoever publishes the best of them, chosen "
-            f"by looking at all, or publishes all of them, answers for epsilon = {_up(selection['epsilon'])} and "
-            f"delta = {_up(selection['delta'])} together."
+            "by looking at all, or publishes all of them, answers for "
+            f"epsilon = {format_bound(selection['epsilon'])} and delta = {format_bound(selection['delta'])} together."
         )
     if unit == "image":
         bound = statement["patient_bound"]
-        patient = "no finite bound" if bound["epsilon"] is None else f"epsilon = {_up(bound['epsilon'])}"
+        patient = "no finite bound" if bound["epsilon"] is None else f"epsilon = {format_bound(bound['epsilon'])}"
         parts.append(
             "The guarantee is an image's; for the patient with most images "
-            f"({bound['images_of_the_patient_with_most']}) it amounts to {patient} and delta = {_up(bound['delta'])}."
+            f"({bound['images_of_the_patient_with_most']}) it amounts to {patient} "
+            f"and delta = {format_bound(bound['delta'])}."
         )
     return " ".join(parts)

@@ -8,11 +8,12 @@ import pandas as pd
 from dpdt.report.view import Table, thousands
 from dpdt.results import Run
 from dpdt.study import Study
-from dpdt.vocabulary import LABELS, SPLITS
+from dpdt.vocabulary import LABELS, SPLITS, format_bound
 
 __all__ = ["audits", "cohort", "other_releases", "paragraphs", "privacy_table", "provenance", "versions"]
 
 HASH_DIGITS: Final = 12
+BOUNDS: Final = ("epsilon", "delta")
 
 
 def cohort(study: Study) -> dict[str, Table] | None:
@@ -67,18 +68,18 @@ def privacy_table(runs: Sequence[Run]) -> Table:
     for run in runs:
         statement = run.privacy() or {}
         if run.private:
-            rows.append([run.title, *(_value(statement.get(key)) for key in fields)])
+            rows.append([run.title, *(_value(statement.get(key), up=key in BOUNDS) for key in fields)])
             if not statement.get("complete", True):
                 rows[-1][1] += " when complete"
     return Table(["model", *fields.values()], rows)
 
 
-def _value(value: Any) -> str:
-    """A value of a statement as text."""
+def _value(value: Any, *, up: bool = False) -> str:
+    """A value of a statement as text; bounds are rounded up."""
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return format_bound(value, digits=4) if up else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -95,7 +96,7 @@ def audits(runs: Sequence[Run]) -> Table:
         if canaries:
             lower += f" ({canaries['right']} of {canaries['guesses']} guesses right)"
         verdict = "refuted" if found["refuted"] else "holds" if canaries else "–"
-        rows.append([run.title, lower, _value(canaries.get("epsilon_upper")), auc, verdict])
+        rows.append([run.title, lower, _value(canaries.get("epsilon_upper"), up=True), auc, verdict])
     columns = ["model", "ε at least (canaries)", "ε at most (accountant)", "membership AUC", "the claim"]
     return Table(columns, rows)
 

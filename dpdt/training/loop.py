@@ -36,6 +36,7 @@ from dpdt.training.batches import image_losses, physical_batches
 from dpdt.training.plan import TrainingPlan
 from dpdt.training.reader import ReadAhead
 from dpdt.training.resume import check_sampling, make_sampler, open_streams
+from dpdt.vocabulary import format_bound
 
 __all__ = ["EpochEnd", "TrainingLoop"]
 
@@ -174,7 +175,7 @@ class TrainingLoop:
             append_metrics(
                 self.plan.paths, step=self.step, epoch=round(self.epoch, 4), loss=loss, epsilon=epsilon, step_s=seconds
             )
-        advance(0, f"loss {loss:.3f}" + ("" if epsilon is None else f", epsilon {epsilon:.2f}"))
+        advance(0, f"loss {loss:.3f}" + ("" if epsilon is None else f", epsilon {format_bound(epsilon)}"))
 
     @property
     def network(self) -> nn.Module:
