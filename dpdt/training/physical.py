@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from dpdt.errors import DpdtError
 from dpdt.privacy.clipping import CLIPPING, GradientSum
 from dpdt.privacy.keystream import KeyStream
+from dpdt.training.device import device_name
 
-__all__ = ["find_physical_batch_size", "free_bytes", "largest_batch", "machine_name"]
+__all__ = ["find_physical_batch_size", "free_bytes", "largest_batch"]
 
 # Part of the free memory that a batch may fill; the rest is for other processes and for fragments.
 PART: Final = 0.5
@@ -54,7 +55,7 @@ def find_physical_batch_size(
     if images < 1:
         raise DpdtError(
             f"train.physical_batch_size: one image of {size}x{size} takes about {image_bytes / 1e9:.2f} GB, "
-            f"{free_bytes(device) / 1e9:.2f} GB are free on {machine_name(device)}. Choose a smaller shards.size or "
+            f"{free_bytes(device) / 1e9:.2f} GB are free on {device_name(device)}. Choose a smaller shards.size or "
             "model.width, or ask for more memory."
         )
     return images
@@ -63,11 +64,6 @@ def find_physical_batch_size(
 def largest_batch(*, expected_batch_size: int, images_per_unit: int) -> int:
     """Images of a logical batch that is larger than all but one in a thousand (three standard deviations)."""
     return math.ceil((expected_batch_size + 3 * math.sqrt(expected_batch_size)) * images_per_unit)
-
-
-def machine_name(device: torch.device) -> str:
-    """What the number of images depends on besides the shapes."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def free_bytes(device: torch.device) -> int:

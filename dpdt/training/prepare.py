@@ -15,7 +15,7 @@ from dpdt.privacy.sampling import num_steps_for, sample_rate_for
 from dpdt.privacy.statement import privacy_statement, statement_without_privacy
 from dpdt.runs import freeze_config, frozen_settings
 from dpdt.training.device import device_name
-from dpdt.training.physical import find_physical_batch_size, largest_batch, machine_name
+from dpdt.training.physical import find_physical_batch_size, largest_batch
 from dpdt.training.plan import TrainingPlan
 from dpdt.training.run import TrainingRun
 from dpdt.training.start import choose_class_weights, count_class_weights
@@ -84,7 +84,7 @@ def prepare(
         config["public_class_weights"] = count_class_weights(data)
     images = _physical_batch_size(run, model, data, device=device, known=frozen.get("physical_batch_size"))
     if run.study.train.physical_batch_size == "auto":
-        config["physical_batch_size"] = {"images": images, "machine": machine_name(device)}
+        config["physical_batch_size"] = {"images": images, "machine": device_name(device)}
     plan = _plan(
         run,
         device,
@@ -127,7 +127,7 @@ def _physical_batch_size(
     study = run.study
     if study.train.physical_batch_size != "auto":
         return study.train.physical_batch_size
-    if known is not None and known["machine"] == machine_name(device):
+    if known is not None and known["machine"] == device_name(device):
         return int(known["images"])
     images_per_unit = study.privacy.images_per_patient if run.cell else 1
     return find_physical_batch_size(
