@@ -76,6 +76,17 @@ def test_dicom_padding_does_not_widen_the_range(tmp_path: Path) -> None:
     assert (shown[:8] == pixels[8:].min()).all()
 
 
+def test_padding_is_found_before_the_modality_table(tmp_path: Path) -> None:
+    # PS3.3 C.7.5.1.1.2: the padding value is one of the stored values, before the modality table. Stored 0 is padding
+    # and looks brightest in the table; stored 3 becomes a real 0.
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.ModalityLUTType, table.LUTData = [4, 0, 16], "US", [500, 100, 200, 0]
+    table["LUTDescriptor"].VR = table["LUTData"].VR = "US"
+    stored = np.array([[0, 1, 2, 3], [3, 2, 1, 0]], np.uint16)
+    write_dicom(tmp_path / "a.dcm", stored, ModalityLUTSequence=pydicom.Sequence([table]), PixelPaddingValue=0)
+    assert read_dicom(str(tmp_path / "a.dcm")).pixels.tolist() == [[0, 100, 200, 0], [0, 200, 100, 0]]
+
+
 def test_bare_dicom_without_preamble_is_read(tmp_path: Path) -> None:
     pixels = picture(4, dtype=np.uint16)
     write_dicom(tmp_path / "a.dcm", pixels)

@@ -100,6 +100,7 @@ def _pixels_of(dataset: "Dataset", *, min_side: int, voi_window: bool) -> DicomP
     if "PixelPaddingValue" in dataset or "ModalityLUTSequence" in dataset:
         min_side = 0  # values that are no brightness must not be averaged
     pixels, grid, oddities = _stored_values(dataset, min_side=min_side)
+    padding = _padding(pixels, dataset)
     slope = float(dataset.get("RescaleSlope", None) or 1.0)
     intercept = float(dataset.get("RescaleIntercept", None) or 0.0)
     if "ModalityLUTSequence" in dataset:
@@ -107,7 +108,9 @@ def _pixels_of(dataset: "Dataset", *, min_side: int, voi_window: bool) -> DicomP
 
         pixels, slope, intercept = apply_modality_lut(pixels, dataset), 1.0, 0.0
     invert = (dataset.PhotometricInterpretation == "MONOCHROME1") != (slope < 0)
-    pixels = _without_padding(pixels, dataset, invert=invert)
+    if padding is not None:
+        shown = pixels[~padding]
+        pixels = np.where(padding, shown.max() if invert else shown.min(), pixels)
     window, edges = _window(dataset) if voi_window else ("off", None)
     if edges is not None:
         low, high = sorted((edge - intercept) / slope for edge in edges)
@@ -218,17 +221,15 @@ def _gray(pixels: NDArray[Any]) -> NDArray[Any]:
     return luma.astype(pixels.dtype)
 
 
-def _without_padding(pixels: NDArray[Any], dataset: "Dataset", *, invert: bool) -> NDArray[Any]:
+def _padding(stored: NDArray[Any], dataset: "Dataset") -> NDArray[np.bool_] | None:
+    """Which stored values are padding; None if none or all are."""
     value = dataset.get("PixelPaddingValue", None)
     if value is None:
-        return pixels
+        return None
     limit = dataset.get("PixelPaddingRangeLimit", None)
     low, high = sorted((int(value), int(value if limit is None else limit)))
-    padding = (pixels >= low) & (pixels <= high)
-    if not padding.any() or padding.all():
-        return pixels
-    shown = pixels[~padding]
-    return np.where(padding, shown.max() if invert else shown.min(), pixels)
+    padding = (stored >= low) & (stored <= high)
+    return padding if padding.any() and not padding.all() else None
 
 
 def _unsigned(pixels: NDArray[Any]) -> NDArray[np.uint8] | NDArray[np.uint16]:
