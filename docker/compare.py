@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+NO_LIBRARIES = ("python", "image", "commit")  # versions that do not decide the weights
 SHARD_FILES = "shards/*/shard-*.npy"
 RUNS = "runs/*/config.json"
 
@@ -45,7 +46,7 @@ def main(here: str, image: str) -> int:
         one, other = (json.loads((Path(root) / run / "config.json").read_text()) for root in (here, image))
         if one["target_epsilon"] is not None:
             continue  # noise of a private run comes from the operating system and is never the same twice
-        libraries = [{k: v for k, v in c["versions"].items() if k not in ("python", "image")} for c in (one, other)]
+        libraries = [{k: v for k, v in c["versions"].items() if k not in NO_LIBRARIES} for c in (one, other)]
         if libraries[0] != libraries[1]:
             print(f"{run}: not compared, other libraries: {libraries[0]} here, {libraries[1]} in the image")
             return 1 if failed else 3

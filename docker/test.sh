@@ -95,7 +95,11 @@ sed -i 's/^target_epsilons = .*/target_epsilons = [inf]/' "$work/here/study.toml
     || { tail -n 40 "$work/here.log"; fail "the demo failed in .venv"; }
 code=0
 $python docker/compare.py "$work/here" "$work/image/demo" || code=$?
-[ $code = 0 ] || [ $code = 3 ] || fail "they differ"
+case $code in
+    0) ;;
+    3) [ -z "${CI:-}" ] || fail ".venv has other libraries than the image" ;; # as with CUDA's build of torch
+    *) fail "they differ" ;;
+esac
 
 docker/server.sh
 docker/lint.sh

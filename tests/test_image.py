@@ -116,7 +116,9 @@ def demo_folder(root: Path, *, pixel: int = 0, weight: float = 1.0, library: str
     np.save(root / "shards/uka/shard-00000.npy", np.full((1, 2, 2), pixel, dtype=np.uint8))
     run = root / "runs/r"
     (run / "checkpoints").mkdir(parents=True)
-    (run / "config.json").write_text(json.dumps({"target_epsilon": None, "versions": {"torch": library}}))
+    never_the_same = dict.fromkeys(("python", "commit", "image"), root.name)
+    versions = {"torch": library, **never_the_same}
+    (run / "config.json").write_text(json.dumps({"target_epsilon": None, "versions": versions}))
     torch.save({"w": torch.tensor([weight])}, run / "checkpoints/final.pt")
     return str(root)
 
