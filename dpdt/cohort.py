@@ -6,7 +6,7 @@ Rules, each counted in `cohort/<domain>.json` and `cohort/summary.csv`:
   `test_fraction`; `val` is carved out of train in the same way. A patient's place depends on the id and the study's
   seed alone, so files that are added later move nobody.
 - Healthy contradicting a finding: `contradictions` decides; by default the finding wins and `healthy` becomes 0.
-- Ids of patients that differ only in blanks, case or leading zeros are one patient.
+- Ids of patients that differ only in blanks, case, leading zeros or a number's `.0` are one patient.
 - An image without a single label is left out.
 """
 
@@ -122,6 +122,7 @@ def build_cohort(study: Study, domain: str) -> CohortSummary:
     notes |= {"spellings of a patient's id made one": respelled, "patients with two sexes": _two_sexes(table)}
     rows = count(table, exclusions, {**raw.counts, **notes})
     record = _record(study, domain, table, raw, rows, how)
+    paths.cohort_record(domain).unlink(missing_ok=True)  # killed after the table, a former record would vouch for it
     with atomic_path(paths.cohort_table(domain)) as temporary:
         table.to_parquet(temporary, index=False)
     with atomic_path(paths.cohort_exclusions(domain)) as temporary:

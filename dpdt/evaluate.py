@@ -162,8 +162,14 @@ def _warn_of_other_codecs(study: Study, domain: str, tested: Sequence[str]) -> N
 
 
 def _data_stamp(study: Study, domain: str) -> Stamp:
-    """What a domain's test images are."""
-    return {"shards": study.shards_fingerprint(domain), "split": read_record(study, domain)["split_sha256"]}
+    """What a domain's test images are: labels, groups and pixels too, which a corrected list or file changes.
+
+    Pixels are left out where the shards are gone: they cannot have become others.
+    """
+    stamp = {"shards": study.shards_fingerprint(domain), "split": read_record(study, domain)["split_sha256"]}
+    stamp["cohort"] = sha256_file(study.paths.cohort_table(domain))
+    manifest = study.paths.shards(domain).manifest
+    return stamp | ({"pixels": read_manifest(manifest)["index"]["sha256"]} if manifest.exists() else {})
 
 
 def _settings_stamp(study: Study) -> Stamp:

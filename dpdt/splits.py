@@ -1,6 +1,7 @@
 """Train, val and test: official where it exists, otherwise by a hash of the patient's id; never across a patient."""
 
 import hashlib
+import re
 import unicodedata
 
 import numpy as np
@@ -13,12 +14,13 @@ __all__ = ["check_patients", "fill_split", "normalise_patient_id", "one_spelling
 
 
 def normalise_patient_id(patient_id: str) -> str:
-    """One spelling of a patient id: without blanks, case and leading zeros.
+    """One spelling of a patient id: without blanks, case, leading zeros and the `.0` that spreadsheets add to numbers.
 
-    >>> normalise_patient_id(" P 0012 ") == normalise_patient_id("p0012"), normalise_patient_id("007")
+    >>> normalise_patient_id(" P 0012 ") == normalise_patient_id("p0012"), normalise_patient_id("007.0")
     (True, '7')
     """
-    return "".join(unicodedata.normalize("NFKC", patient_id).split()).casefold().lstrip("0")
+    text = "".join(unicodedata.normalize("NFKC", patient_id).split()).casefold()
+    return re.sub(r"^(\d+)\.0+$", r"\1", text).lstrip("0")
 
 
 def patient_fraction(patient_id: str, *, salt: str) -> float:
@@ -32,7 +34,7 @@ def patient_fraction(patient_id: str, *, salt: str) -> float:
 
 
 def one_spelling(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Give patients whose ids differ only in blanks, case or leading zeros one id: they are one privacy unit.
+    """Give patients whose ids differ only in blanks, case, leading zeros or `.0` one id: they are one privacy unit.
 
     Returns:
         The frame with the first spelling (in sorting order) of each id, and the number of spellings that went.

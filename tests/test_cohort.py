@@ -168,6 +168,23 @@ def test_a_missing_table_is_built_again_with_the_same_bytes(study: Study) -> Non
     assert hashlib.sha256(table.read_bytes()).hexdigest() == before
 
 
+def test_a_rebuild_killed_after_the_table_is_not_vouched_for_by_the_former_record(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_cohort(study, "uka")
+    study.paths.cohort_table("uka").unlink()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dpdt.cohort.write_json", killed)
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        build_cohort(study, "uka")
+    assert study.paths.cohort_table("uka").is_file()
+    assert study.paths.cohort_exclusions("uka").is_file()
+    assert not cohort_done(study, "uka")
+
+
 def test_other_settings_are_an_error_and_nothing_is_overwritten(tmp_path: Path, hospitals: dict[str, Path]) -> None:
     study = write_study(tmp_path, hospitals)
     build_cohort(study, "uka")

@@ -210,6 +210,21 @@ def test_colour_dicom_becomes_gray_as_in_opencv(tmp_path: Path) -> None:
     assert np.array_equal(read_dicom(str(tmp_path / "a.dcm")).pixels, cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY))
 
 
+def test_native_422_has_two_bytes_a_pixel(tmp_path: Path) -> None:
+    """PS3.3 C.7.6.3.1.2: Y1 Y2 Cb Cr. Gray is Y where the colours are 128; pure red is Y 76, Cb 85, Cr 255 (BT.601)."""
+    colour = np.zeros((2, 4, 3), dtype=np.uint8)
+    write_dicom(tmp_path / "a.dcm", colour, PhotometricInterpretation="YBR_FULL_422", PlanarConfiguration=0)
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    row = bytes([76, 76, 85, 255, 10, 200, 128, 128])
+    dataset.PixelData = row + row
+    dataset.save_as(tmp_path / "a.dcm")
+    assert read_dicom(str(tmp_path / "a.dcm")).pixels.tolist() == [[76, 76, 10, 200]] * 2
+    dataset.PixelData = (row + row)[:-2]
+    dataset.save_as(tmp_path / "a.dcm")
+    with pytest.raises(DecodeError, match=r"truncated: 14 bytes of pixels, expected 16"):
+        read_dicom(str(tmp_path / "a.dcm"))
+
+
 # --- real radiographs
 
 

@@ -19,7 +19,7 @@ from dpdt.cohort import build_cohort, read_cohort, read_record
 from dpdt.dataset import load_split
 from dpdt.errors import CohortError, DpdtError, ShardError
 from dpdt.evaluate import evaluate_run, evaluation_done
-from dpdt.files import make_folder, read_json, write_json
+from dpdt.files import make_folder, read_json, sha256_file, write_json
 from dpdt.model import as_input, build_model
 from dpdt.paths import RunPaths
 from dpdt.predict import PREDICTION_COLUMNS
@@ -217,6 +217,36 @@ def test_other_settings_make_new_metrics_from_the_same_predictions(study: Study)
     evaluate_run(changed, paths.run_id)
     assert pd.read_parquet(paths.metrics)["ci_low"].isna().all()
     assert paths.predictions("uka").stat().st_mtime_ns == scored
+
+
+def test_corrected_labels_of_a_test_domain_make_new_metrics(study: Study) -> None:
+    paths, table = run_of(study), study.paths.cohort_table("uka")
+    evaluate_run(study, paths.run_id)
+    before = pd.read_parquet(paths.predictions("uka"))
+    cohort = pd.read_parquet(table)
+    cohort["cardiomegaly"] = 1 - cohort["cardiomegaly"]  # same images, patients and split
+    cohort.to_parquet(table, index=False)
+    assert not evaluation_done(study, paths.run_id)
+    evaluate_run(study, paths.run_id)
+    after = pd.read_parquet(paths.predictions("uka"))
+    of_label = before["label"] == "cardiomegaly"
+    assert (after["target"][of_label] == 1 - before["target"][of_label]).all()
+    assert after["target"][~of_label].equals(before["target"][~of_label])
+
+
+def test_other_pixels_of_the_same_files_make_new_predictions(study: Study) -> None:
+    paths, shards = run_of(study), study.paths.shards("uka")
+    evaluate_run(study, paths.run_id)
+    index = pd.read_parquet(shards.index)
+    index.assign(sha256="0" * 64).to_parquet(shards.index, index=False)
+    manifest = read_json(shards.manifest)
+    manifest["index"]["sha256"] = sha256_file(shards.index)
+    write_json(shards.manifest, manifest)
+    assert not evaluation_done(study, paths.run_id)
+    evaluate_run(study, paths.run_id)
+    assert evaluation_done(study, paths.run_id)
+    shutil.rmtree(shards.folder)  # to make room: the evaluation stays what it is
+    assert evaluation_done(study, paths.run_id)
 
 
 def test_other_weights_make_new_predictions(study: Study) -> None:

@@ -23,6 +23,7 @@ from dpdt.metrics import (
     auc,
     domain_metrics,
     patient_draws,
+    percentile_interval,
     threshold_rates,
     undefined_reason,
     weighted_auc,
@@ -307,3 +308,10 @@ def test_a_bootstrap_interval_has_about_the_width_of_hanley_and_mcneils(seed: in
     variance = a * (1 - a) + (positive - 1) * (q1 - a * a) + (negative - 1) * (q2 - a * a)
     expected = 2 * 1.96 * math.sqrt(variance / (positive * negative))
     assert row["ci_high"] - row["ci_low"] == pytest.approx(expected, rel=0.25)
+
+
+def test_a_single_patient_has_no_interval() -> None:
+    """Every draw of one patient is the data themselves: an interval without width would say that AUC is certain."""
+    drawn = patient_draws(np.array(["p", "p", "p"]), draws=50, seed=0, domain="uka")
+    assert drawn.shape == (3, 0)
+    assert all(map(math.isnan, percentile_interval(np.empty(0), 0.95)))

@@ -310,3 +310,52 @@ def test_byte_order_mark_of_a_spreadsheet_is_no_part_of_a_name(tmp_path: Path) -
     study = own(tmp_path)
     ROWS.to_csv(tmp_path / "list.csv", index=False, encoding="utf-8-sig")
     assert build_cohort(study, "own").images == 40
+
+
+def test_rows_that_end_with_a_separator_keep_every_cell_below_its_name(tmp_path: Path) -> None:
+    """pandas would take the images for an index and read every label one column further on."""
+    study = own(tmp_path)
+    whole = ROWS.to_csv(index=False)
+    build_cohort(study, "own")
+    expected = read_cohort(study, "own")
+    header, *rows = whole.replace("sex", "note,sex", 1).splitlines()
+    cells = [row.split(",") for row in rows]
+    text = "\n".join([header, *(",".join([*row[:2], "-", *row[2:], ""]) for row in cells)])
+    (tmp_path / "list.csv").write_text(f"{text}\n")
+    study.paths.cohort_record("own").unlink()
+    build_cohort(study, "own")
+    pd.testing.assert_frame_equal(read_cohort(study, "own"), expected)
+
+
+@pytest.mark.parametrize(
+    ("found", "put", "message"),
+    [
+        ("1.png,p0,male,090+,0,1", "1.png,p0,male,about 70, or 80,0,1", r"row 2: 7 cells, expected 6 as in the header"),
+        ("39.png,p19,M,unclear,0,0\n", "39.png,p19,M,unc", r"row 40: 4 cells, expected 6 as in the header"),
+        ("patient,sex,age,heart,healthy", "patient,sex,age,heart,heart", r"2 columns are named 'heart', expected one"),
+    ],
+)
+def test_rows_without_a_cell_a_column_are_named(found: str, put: str, message: str, tmp_path: Path) -> None:
+    """A text's unquoted comma moves the row's labels; a file cut off has blank ones."""
+    extra = ('healthy = { column = "healthy" }', "") if "heart,heart" in put else ("[domains.own]", "[domains.own]")
+    study = own(tmp_path, extra)
+    whole = (tmp_path / "list.csv").read_text()
+    assert found in whole
+    (tmp_path / "list.csv").write_text(whole.replace(found, put))
+    with pytest.raises(CohortError, match=message):
+        build_cohort(study, "own")
+
+
+def test_a_separator_inside_quotation_marks_parts_nothing(tmp_path: Path) -> None:
+    study = own(tmp_path, rows=ROWS.assign(age=["1,5\nor 2", *["50"] * 39]))
+    table = (build_cohort(study, "own"), read_cohort(study, "own"))[1].set_index("image_id")
+    assert np.isnan(table.loc["0.png", "age_years"])
+    assert table.loc["0.png", "cardiomegaly"] == 1
+
+
+def test_a_number_with_and_without_point_zero_is_one_patient(tmp_path: Path) -> None:
+    """What two exports of a number look like in one list: pandas writes a column with a gap as 12.0."""
+    numbers = [f"{n // 4 + 1}" + ".0" * (n % 2) for n in range(40)]
+    study = own(tmp_path, rows=ROWS.assign(patient=numbers))
+    assert build_cohort(study, "own").patients == 10
+    assert (read_cohort(study, "own").groupby("patient_id")["split"].nunique() == 1).all()

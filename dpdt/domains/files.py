@@ -1,5 +1,6 @@
 """Finding an institution's raw files and reading their tables, with a progress bar where they are large."""
 
+import csv
 import gzip
 import math
 import os
@@ -143,14 +144,17 @@ def read_csv(path: Path, *, columns: Sequence[str], separator: str = ",", encodi
     """Read columns of a CSV (.gz or not) as text, missing cells as empty strings.
 
     Raises:
-        CohortError: It cannot be read; the message says why.
+        CohortError: It cannot be read, a wanted column is there twice, or a row has not a cell a column (its labels may
+            then stand below the wrong names); the message says which.
     """
+    _check_cells(path, columns=columns, separator=separator, encoding=encoding)
     try:
         size = _megabytes(path.stat().st_size)
         with path.open("rb") as raw, progress(f"reading {path.name}", size, unit="MB") as advance:
             chunks = pd.read_csv(
                 raw,
                 usecols=list(columns),
+                index_col=False,  # else a blank cell at the rows' end moves every cell below its neighbour's name
                 sep=separator,
                 encoding=encoding,
                 chunksize=CHUNK_ROWS,
@@ -166,6 +170,32 @@ def read_csv(path: Path, *, columns: Sequence[str], separator: str = ",", encodi
     except (ValueError, LookupError, OSError, EOFError) as err:  # pandas' parser errors are ValueErrors
         raise CohortError(f"{path}: cannot be read as CSV ({err}).") from err
     return pd.concat(parts)
+
+
+def _check_cells(path: Path, *, columns: Sequence[str], separator: str, encoding: str) -> None:
+    """Every row has a cell a column; pandas pads short rows and, told what columns to use, cuts long ones.
+
+    Blank cells at the end of a row are read past: some programs end every row with a separator.
+    """
+    opener = gzip.open if path.suffix == ".gz" else open
+    known = "utf-8-sig" if encoding.casefold().replace("-", "") == "utf8" else encoding
+    try:
+        with opener(path, "rt", encoding=known, newline="") as stream:
+            rows = filter(None, csv.reader(stream, delimiter=separator))
+            header = next(rows, [])
+            for number, row in enumerate(rows, start=1):
+                if len(row) != len(header) and (len(row) < len(header) or any(map(str.strip, row[len(header) :]))):
+                    raise CohortError(
+                        f"{path}: row {number}: {len(row)} cells, expected {len(header)} as in the header. Is the file "
+                        f"cut off, or has a text with {separator!r} no quotation marks? Export the list again."
+                    )
+    except (csv.Error, ValueError, LookupError, OSError, EOFError) as err:
+        raise CohortError(f"{path}: cannot be read as CSV ({err}).") from err
+    twice = [name for name in columns if header.count(name) > 1]
+    if twice:
+        raise CohortError(
+            f"{path}: {header.count(twice[0])} columns are named {twice[0]!r}, expected one. Rename them."
+        )
 
 
 def _megabytes(count: int) -> int:

@@ -26,11 +26,14 @@ def patient_draws(patients: NDArray[Any], *, draws: int, seed: int, domain: str)
 
     Returns:
         (n, draws). Rows of one patient are equal; the multiplicities of the patients of one draw sum to their number.
+        (n, 0) for a single patient: every draw would be the data themselves, and an interval without width untrue.
 
     Source: Efron & Tibshirani, An Introduction to the Bootstrap (1993), ch. 8.3: the resampled unit is the independent
     one, here the patient.
     """
     names, position = np.unique(patients, return_inverse=True)
+    if len(names) < 2:
+        return np.empty((len(position), 0), dtype=np.uint8)
     word = int.from_bytes(hashlib.sha256(domain.encode()).digest()[:8], "big")
     rng = np.random.default_rng([seed, word])
     drawn = np.empty((draws, len(names)), dtype=np.uint8)  # a patient 256 times in one draw: below 1e-500

@@ -192,7 +192,8 @@ def _check(dataset: "Dataset") -> None:
     samples = int(dataset.get("SamplesPerPixel", 1))
     if photometric not in (GRAY if samples == 1 else COLOUR if samples == 3 else ()):
         raise DecodeError(f"unsupported: photometric interpretation {photometric} with {samples} samples a pixel")
-    _check_transfer_syntax(dataset, expected_bytes=rows * columns * samples * ((int(dataset.BitsAllocated) + 7) // 8))
+    stored = 2 if photometric == "YBR_FULL_422" else samples  # two pixels share both colours: PS3.3 C.7.6.3.1.2
+    _check_transfer_syntax(dataset, expected_bytes=rows * columns * stored * ((int(dataset.BitsAllocated) + 7) // 8))
 
 
 def _check_transfer_syntax(dataset: "Dataset", *, expected_bytes: int) -> None:
