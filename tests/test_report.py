@@ -331,3 +331,30 @@ def test_tables_for_a_paper_are_latex(fake_runs: Make) -> None:
         (columns,) = re.findall(r"\\begin\{tabular\}\{(\w+)\}", text)
         rows = [line for line in text.splitlines() if line.endswith(r" \\")]
         assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(columns) - 1}, file.name
+
+
+def test_numbers_of_another_cohort_are_named(fake_runs: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation that no longer counts as done still has its metrics file: the page says of whom."""
+    study = fake_runs(TWO, "[1.0, inf]").all().study
+    old = study.run_id(Cell("uka", 1.0, 0))
+    monkeypatch.setattr("dpdt.report.tables.evaluation_done", lambda _, run_id: run_id != old)
+    write_report(study)
+    text = page_text(study)
+    assert "1 model was not evaluated on today's cohorts and shards with today's settings" in text
+    assert f"then dpdt report . {old}" in text
+    monkeypatch.setattr("dpdt.report.tables.evaluation_done", lambda *_: True)
+    write_report(study)
+    assert "not evaluated on today's" not in page_text(study)
+
+
+def test_the_answer_says_where_each_value_was_measured() -> None:
+    """Without DP there are values of the other domains alone: the first value with DP must not pass for one of them."""
+    arms = [
+        tables.Arm(math.inf, "off-domain", 0.8, 1, 2, math.nan, 0),
+        tables.Arm(1.0, "on-domain", 0.7, 1, 1, math.nan, 0),
+        tables.Arm(1.0, "off-domain", 0.6, 2, 2, -0.1, 1),
+    ]
+    assert answer(arms, Grid(("a", "b"), ("b", "c"), (math.inf, 1.0))) == (
+        "Without DP the mean macro AUC is 0.800 on the other domains; with ε = 1 it is 0.700 on the models' own domain "
+        "and 0.600 (−0.100) on the other domains (in brackets: the difference to the same models without DP)."
+    )

@@ -62,7 +62,7 @@ def write_report(study: Study) -> Path:
         "fairness": contents.fairness,
         "metrics": metrics,
     }
-    page = render(study, contents, missing=tables.missing_runs(study))
+    page = render(study, contents, missing=tables.missing_runs(study), stale=tables.stale_runs(study))
     return publish(study.paths.report, page=page, csv=csv, tex=latex_tables(contents), drawn=contents.figures)
 
 

@@ -43,7 +43,7 @@ class Contents:
     draws: Draws = field(default_factory=lambda: Draws({}, 0.95))
 
 
-def render(study: Study, contents: Contents, *, missing: Sequence[tuple[str, str]]) -> str:
+def render(study: Study, contents: Contents, *, missing: Sequence[tuple[str, str]], stale: Sequence[str]) -> str:
     """A study's page as HTML, with its images inside."""
     runs = [run for run in cell_runs(study).values() if run]
     grid, margin = contents.grid, study.evaluate.equivalence_margin
@@ -67,6 +67,7 @@ def render(study: Study, contents: Contents, *, missing: Sequence[tuple[str, str
         small_groups=sections.small_groups(contents.fairness),
         undefined=_undefined(contents.by_run),
         missing=missing,
+        stale=stale,
         cohort=provenance.cohort(study),
         privacy=provenance.privacy_table(runs),
         audits=provenance.audits(runs),
@@ -100,6 +101,7 @@ def render_published(contents: Contents, *, name: str, source: str) -> str:
         small_groups=[],
         undefined=empty,
         missing=[],
+        stale=[],
         cohort=None,
         privacy=empty,
         audits=empty,
@@ -148,11 +150,12 @@ def answer(arms: Sequence[Arm], grid: Grid) -> str:
     if not epsilons:
         return "No model has been evaluated yet."
     clauses: list[str] = []
+    said: set[str] = set()  # where the values before were measured: said again where it is not the same
     for epsilon in epsilons:
         of_arm = {scope: cells[epsilon, scope] for scope in SCOPES if (epsilon, scope) in cells}
-        values = [
-            f"{plain(arm.auc)}{_difference(arm)}{'' if clauses else WHERE[scope]}" for scope, arm in of_arm.items()
-        ]
+        where = dict.fromkeys(SCOPES, "") if said == set(of_arm) else WHERE
+        values = [f"{plain(arm.auc)}{_difference(arm)}{where[scope]}" for scope, arm in of_arm.items()]
+        said = set(of_arm)
         name = f"with {grid.name(epsilon)}" if math.isfinite(epsilon) else "without DP"
         clauses.append(f"{name} {'it' if clauses else 'the mean macro AUC'} is {' and '.join(values)}")
     compared = any(not math.isnan(arm.difference) for arm in arms)

@@ -6,6 +6,7 @@ from typing import Final
 
 import pandas as pd
 
+from dpdt.evaluate import evaluation_done
 from dpdt.metrics import ALL, AVERAGE
 from dpdt.report.draws import UNKNOWN, DrawKey, Draws, Interval
 from dpdt.report.grid import Grid
@@ -22,6 +23,7 @@ __all__ = [
     "macro_matrix",
     "mean_over_seeds",
     "missing_runs",
+    "stale_runs",
     "subgroup_table",
 ]
 
@@ -106,6 +108,12 @@ def missing_runs(study: Study) -> list[tuple[str, str]]:
             state = "trained, not evaluated yet" if run.status == "finished" else f"training {run.status}"
             missing.append((run.run_id, state))
     return missing
+
+
+def stale_runs(study: Study) -> list[str]:
+    """Models in the tables that were not evaluated on today's cohorts and shards, with today's settings."""
+    evaluated = (run for run in cell_runs(study).values() if run and run.metrics() is not None)
+    return [run.run_id for run in evaluated if not evaluation_done(study, run.run_id)]
 
 
 def macro_matrix(
