@@ -64,6 +64,10 @@ class FakeRuns:
         write_text(paths.metrics_log, "".join(f"{json.dumps(line)}\n" for line in lines))
         state = {"status": status, "step": steps, "num_steps": NUM_STEPS, "epsilon": spent[-1] if spent else None}
         write_json(paths.state, {**state, "target_epsilon": config["target_epsilon"], "updated": BEGUN + steps})
+        for checkpoint in paths.checkpoints.glob("step-*.pt"):
+            checkpoint.unlink()
+        if status != "finished":
+            write_text(make_folder(paths.checkpoints) / f"step-{steps:08d}-0123456789abcdef.pt", "")
         statement = {
             "mechanism": "DP-SGD with Poisson sampling" if private else "none",
             "unit": self.study.privacy.unit,

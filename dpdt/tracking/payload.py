@@ -67,7 +67,7 @@ def signature(run: Run) -> str:
     paths = run.paths
     files = (paths.config, paths.state, paths.metrics_log, paths.system_log, paths.privacy, paths.audit, paths.metrics)
     stats = [(file.stat().st_size, file.stat().st_mtime_ns) if file.exists() else None for file in files]
-    return fingerprint([FORMAT, run_status(run), stats])[:16]
+    return fingerprint([FORMAT, run_status(run), paths.saved_step, stats])[:16]
 
 
 def payload(run: Run) -> Payload:
@@ -81,7 +81,7 @@ def payload(run: Run) -> Payload:
     updated = float(run.state.get("updated") or (times[-1] if times else run.paths.config.stat().st_mtime))
     started = _started(steps, updated)
     statement = run.privacy() or {}
-    values, gaps = step_values(run, steps)
+    values, gaps = step_values(run, _kept(run, steps))
     system = system_values(run.paths)
     final, undefined = final_values(run, updated, taken=len({point.key for point in system}))
     reasons = {f"{name}.undefined": why[:500] for name, why in {**gaps, **undefined}.items()}
@@ -99,6 +99,14 @@ def payload(run: Run) -> Payload:
         points=[*final, *values, *system],  # MLflow's charts begin with the metric that came first
         texts={name: text for name, text in texts.items() if text},
     )
+
+
+def _kept(run: Run, steps: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Steps that stay: a killed training goes back to its newest checkpoint, and MLflow deletes no value."""
+    if run.state.get("status") == "finished":
+        return list(steps)
+    saved = run.paths.saved_step or 0
+    return [step for step in steps if int(step["step"]) <= saved]
 
 
 def started_ms(run: Run) -> int:
