@@ -4,29 +4,31 @@
 #include <cstring>
 
 #include "pool.hpp"
+#include "simd.hpp"
 
+// The widest vectors of x86-64 hold twice the blocks: a function of its own, taken where the machine has them.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__clang__)
-#define DPDT_WIDEST __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
-#else
-#define DPDT_WIDEST
+#define DPDT_WIDEST __attribute__((target("arch=x86-64-v4")))
 #endif
 
 namespace dpdt {
 namespace {
 
-constexpr std::size_t lanes = 8;          // blocks at once
+constexpr std::size_t lanes = 8;          // blocks whose numbers are made at once
 constexpr std::size_t group = 2 * lanes;  // numbers of them
 constexpr std::size_t groups_per_task = 1024;
 constexpr int rounds = 20;
 
 // Vectors as GCC and Clang know them: split where the processor has shorter ones, the same results everywhere.
 typedef std::uint32_t Words __attribute__((vector_size(4 * lanes)));
+typedef std::uint32_t WideWords __attribute__((vector_size(8 * lanes)));
 typedef std::uint64_t Longs __attribute__((vector_size(8 * lanes)));
 typedef std::int64_t Masks __attribute__((vector_size(8 * lanes)));
 typedef double Reals __attribute__((vector_size(8 * lanes)));
 
 #define DPDT_INLINE inline __attribute__((always_inline))
 
+template <class Words>
 DPDT_INLINE void quarter(Words& a, Words& b, Words& c, Words& d) {
     a += b;
     d ^= a;
@@ -42,14 +44,15 @@ DPDT_INLINE void quarter(Words& a, Words& b, Words& c, Words& d) {
     b = (b << 7) | (b >> 25);
 }
 
-// Word w of the blocks counter, counter + 1, … (RFC 8439, section 2.3).
+// Word w of the blocks counter, counter + 1, …, one a lane (RFC 8439, section 2.3).
+template <class Words>
 DPDT_INLINE void chacha(const NoiseKey& key, const NoiseNonce& nonce, std::uint32_t counter, Words* out) {
     const std::uint32_t start[16] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574, key[0], key[1],
                                      key[2],     key[3],     key[4],     key[5],     key[6], key[7],
                                      counter,    nonce[0],   nonce[1],   nonce[2]};
     Words x[16] = {};
     for (int w = 0; w < 16; ++w) x[w] += start[w];
-    for (std::uint32_t lane = 0; lane < lanes; ++lane) x[12][lane] += lane;
+    for (std::uint32_t lane = 0; lane < sizeof(Words) / 4; ++lane) x[12][lane] += lane;
     const Words counters = x[12];
     for (int round = 0; round < rounds; round += 2) {
         quarter(x[0], x[4], x[8], x[12]);
@@ -119,13 +122,10 @@ DPDT_INLINE void sine_cosine(Reals turn, Reals* sine, Reals* cosine) {
     *cosine = as_reals(as_longs(cos_value) ^ (((quadrant + 1) & 2) << 62));
 }
 
-// Numbers of `lanes` blocks: the even ones, then the odd ones.
-DPDT_INLINE void normal_numbers(const NoiseKey& key, const NoiseNonce& nonce, std::uint32_t block, Reals* even,
-                                Reals* odd) {
-    Words words[16] = {};
-    chacha(key, nonce, block, words);
-    *even = Reals{};
-    *odd = Reals{};
+// Numbers of `lanes` blocks, in the order of the blocks.
+DPDT_INLINE void normal_numbers(const Words* words, double* out) {
+    Reals even = {};
+    Reals odd = {};
     for (int pair = 0; pair < 4; ++pair) {
         const Words* const w = words + 4 * pair;
         const Reals squared = logarithm(2.0 - one_to_two(w[0], w[1])) * -2.0;  // of numbers in (0, 1]
@@ -134,25 +134,54 @@ DPDT_INLINE void normal_numbers(const NoiseKey& key, const NoiseNonce& nonce, st
         Reals sine;
         Reals cosine;
         sine_cosine(one_to_two(w[2], w[3]) - 1.0, &sine, &cosine);
-        *even += radius * cosine;
-        *odd += radius * sine;
+        even += radius * cosine;
+        odd += radius * sine;
     }
-    *even *= 0.5;
-    *odd *= 0.5;
+    even *= 0.5;
+    odd *= 0.5;
+    for (std::size_t lane = 0; lane < lanes; ++lane) {
+        out[2 * lane] = even[lane];
+        out[2 * lane + 1] = odd[lane];
+    }
 }
 
-// Numbers of whole groups from `block` on, in the order of their blocks.
-DPDT_WIDEST void fill_groups(const NoiseKey& key, const NoiseNonce& nonce, std::uint32_t block, double* out,
-                             std::size_t groups) {
-    for (std::size_t g = 0; g < groups; ++g) {
-        Reals even;
-        Reals odd;
-        normal_numbers(key, nonce, block + static_cast<std::uint32_t>(g * lanes), &even, &odd);
-        for (std::size_t lane = 0; lane < lanes; ++lane) {
-            out[g * group + 2 * lane] = even[lane];
-            out[g * group + 2 * lane + 1] = odd[lane];
+// Numbers of at least `groups` groups from `block` on, in the order of their blocks; Vector is as many blocks at once.
+template <class Vector>
+DPDT_INLINE void fill_with(const NoiseKey& key, const NoiseNonce& nonce, std::uint32_t block, double* out,
+                           std::size_t groups) {
+    constexpr std::size_t parts = sizeof(Vector) / sizeof(Words);
+    for (std::size_t g = 0; g < groups; g += parts) {
+        Vector wide[16] = {};
+        chacha(key, nonce, block + static_cast<std::uint32_t>(g * lanes), wide);
+        for (std::size_t part = 0; part < parts; ++part) {
+            Words words[16] = {};
+            for (int w = 0; w < 16; ++w) {
+                std::memcpy(&words[w], reinterpret_cast<const char*>(&wide[w]) + part * sizeof(Words), sizeof(Words));
+            }
+            normal_numbers(words, out + (g + part) * group);
         }
     }
+}
+
+DPDT_WIDE void fill_narrow(const NoiseKey& key, const NoiseNonce& nonce, std::uint32_t block, double* out,
+                           std::size_t groups) {
+    fill_with<Words>(key, nonce, block, out, groups);
+}
+
+#ifdef DPDT_WIDEST
+DPDT_WIDEST void fill_wide(const NoiseKey& key, const NoiseNonce& nonce, std::uint32_t block, double* out,
+                           std::size_t groups) {
+    fill_with<WideWords>(key, nonce, block, out, groups);
+}
+#endif
+
+// Whole groups from `block` on; room for one group more is REQUIRED.
+void fill_groups(const NoiseKey& key, const NoiseNonce& nonce, std::uint32_t block, double* out, std::size_t groups) {
+#ifdef DPDT_WIDEST
+    static const bool wide = __builtin_cpu_supports("x86-64-v4");
+    if (wide) return fill_wide(key, nonce, block, out, groups);
+#endif
+    fill_narrow(key, nonce, block, out, groups);
 }
 
 // Calls use(first, numbers, count) for pieces of [0, count), on several threads.
@@ -163,7 +192,7 @@ void in_pieces(const NoiseKey& key, const NoiseNonce& nonce, std::size_t count, 
     const auto task = [&](std::size_t number) {
         const std::size_t first = number * piece;
         const std::size_t length = std::min(piece, count - first);
-        thread_local std::array<double, piece> numbers;
+        thread_local std::array<double, piece> numbers;  // an even number of groups
         fill_groups(key, nonce, static_cast<std::uint32_t>(first / 2), numbers.data(), (length + group - 1) / group);
         use(first, numbers.data(), length);
     };
