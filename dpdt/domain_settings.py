@@ -19,6 +19,7 @@ __all__ = [
     "TableLabel",
     "TableLabels",
     "TableSettings",
+    "Truth",
 ]
 
 DOMAIN_KINDS: Final = ("vindr", "chestxray14", "chexpert", "uka", "padchest", "mimic", "table")
@@ -36,6 +37,13 @@ def _number(value: Any) -> Any:
     raise ValueError(f"expected a number, got {value!r} (text). Remove the quotes.")
 
 
+def _truth(value: Any) -> Any:
+    """Refuse "yes" and 1: only TOML's own true and false say what is meant."""
+    if isinstance(value, bool):
+        return value
+    raise ValueError(f"expected true or false, without quotes, got {value!r}")
+
+
 def _expand(value: Any) -> Any:
     """Expand `~` and `$NAME` in a path; a variable that is not set is an error, not an empty string."""
     if not isinstance(value, str | Path):
@@ -49,6 +57,7 @@ def _expand(value: Any) -> Any:
 Number = Annotated[float, BeforeValidator(_number), AllowInfNan(False)]
 NumberOrInfinity = Annotated[float, BeforeValidator(_number)]
 Integer = Annotated[int, BeforeValidator(_number)]
+Truth = Annotated[bool, BeforeValidator(_truth)]
 Folder = Annotated[Path, BeforeValidator(_expand)]
 Texts = tuple[str, ...]
 

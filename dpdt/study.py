@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from dpdt.domain_settings import DOMAIN_KINDS, DomainSettings, Folder, Integer, Number, NumberOrInfinity, Section
+from dpdt.domain_settings import DOMAIN_KINDS, DomainSettings, Folder, Integer, Number, NumberOrInfinity, Section, Truth
 from dpdt.errors import StudyError
 from dpdt.files import fingerprint
 from dpdt.paths import StudyPaths
@@ -53,7 +53,7 @@ class StudySettings(Section):
     folder: Folder = Field(default=Path("."), description="Where outputs go, relative to the study file.")
     preset: Literal["paper"] | None = Field(default=None, description="Start from the paper's values.")
     seed: Integer = Field(default=0, ge=0, description="For splits, the public pretraining and the non-DP arm.")
-    private_files: bool = Field(default=True, description="Create files 0600 and folders 0700.")
+    private_files: Truth = Field(default=True, description="Create files 0600 and folders 0700.")
 
 
 class ShardSettings(Section):
@@ -61,15 +61,15 @@ class ShardSettings(Section):
 
     size: Integer = Field(default=512, ge=8, le=4096, description="Height and width in pixels.")
     recipe: Literal["area", "paper"] = Field(default="area", description="Resampling, see docs.")
-    equalise: bool = Field(default=True, description="Histogram equalisation after min-max.")
+    equalise: Truth = Field(default=True, description="Histogram equalisation after min-max.")
     aspect: Literal["stretch", "pad"] = Field(
         default="stretch", description="pad: keep the picture's shape, centred, with 0 around it."
     )
-    exact_decode: bool = Field(
+    exact_decode: Truth = Field(
         default=False,
         description="Recipe area: decode JPEG and JPEG 2000 at full scale even where half of it leaves enough.",
     )
-    voi_window: bool = Field(default=False, description="DICOM: apply the window that the file names, if it does.")
+    voi_window: Truth = Field(default=False, description="DICOM: apply the window that the file names, if it does.")
     shard_bytes: Integer = Field(default=1 << 30, ge=1, description="Pixels of one shard file, in bytes, at most.")
     num_threads: Integer = Field(default=0, ge=0, description="0: all cores given to the process.")
     max_reject_fraction: Number = Field(default=0.01, ge=0.0, le=1.0, description="More rejects fail the stage.")
@@ -180,7 +180,7 @@ class PrivacySettings(Section):
     delta: Number = Field(
         default=1e-5, gt=0, lt=1, description="Probability that epsilon does not hold; below 1 / units of every domain."
     )
-    allow_large_delta: bool = Field(
+    allow_large_delta: Truth = Field(
         default=False, description="Accept delta >= 1 / units, which protects nobody for sure; the statement says so."
     )
     max_grad_norm: Number = Field(default=1.5, gt=0, description="Bound on the norm of one unit's gradient.")
@@ -250,7 +250,7 @@ class TrackingSettings(Section):
 
     uri: str | None = Field(default=None, description="Default: SQLite in the study's folder.")
     experiment: str | None = Field(default=None, description="Default: the study's name.")
-    system_metrics: bool = Field(default=False, description="Sample processor, memory and GPUs during trainings.")
+    system_metrics: Truth = Field(default=False, description="Sample processor, memory and GPUs during trainings.")
 
 
 class ClusterSettings(Section):
@@ -513,6 +513,9 @@ def check_study(source: Source) -> Study:
     if "file" in source.values:
         raise StudyError(f"{source.where('file')}: file: unknown key. Valid keys: {', '.join(sections)}.")
     try:
-        return Study.model_validate({**source.values, "file": source.file.resolve()})
+        study = Study.model_validate({**source.values, "file": source.file.resolve()})
     except ValidationError as err:
         raise StudyError(explain(err, source, Study, sections)) from err
+    if not study.domains:
+        raise StudyError(f'{source.file}: the study has no domain. Add one as [domains.<name>] with root = "…".')
+    return study

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import json
 import math
 import re
 import tomllib
@@ -95,7 +96,7 @@ def read_source(file: str | Path, *, overrides: Sequence[str] = ()) -> Source:
     if path.is_dir():
         path = path / "study.toml"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows' editors write a byte order mark
     except FileNotFoundError as err:
         raise StudyError(
             f"{path}: no such study file. Expected a TOML file; `dpdt init` writes one, `dpdt demo` makes an example."
@@ -105,13 +106,11 @@ def read_source(file: str | Path, *, overrides: Sequence[str] = ()) -> Source:
             f"{path}: cannot be read ({err.strerror}). Expected a TOML file; check its permissions."
         ) from err
     except UnicodeDecodeError as err:
-        raise StudyError(
-            f"{path}: not UTF-8 text (byte {err.start}). Expected a TOML file; is it the right one?"
-        ) from err
+        raise StudyError(_not_text(path, err)) from err
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as err:
-        raise StudyError(f"{path}: not valid TOML: {err}. Strings need quotes, a key needs `= value`.") from err
+        raise StudyError(f"{path}: not valid TOML: {err}. {_toml_hint(str(err), text)}") from err
     over: dict[str, Any] = {}
     for override in overrides:
         over = merge(over, _override(override))
@@ -166,6 +165,35 @@ def _override(text: str) -> dict[str, Any]:
     return parsed  # type: ignore[no-any-return]
 
 
+def _not_text(path: Path, err: UnicodeDecodeError) -> str:
+    """What to say about a file that is not UTF-8: text of another encoding, or no text at all."""
+    data, byte = err.object, err.object[err.start]
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return f"{path}: UTF-16 text. Expected UTF-8: save the file as UTF-8."
+    if b"\0" in data:
+        return f"{path}: not UTF-8 text (byte {err.start}). Expected a TOML file; is it the right one?"
+    line = data.count(b"\n", 0, err.start) + 1
+    character = f" ({chr(byte)!r} in Latin-1)" if chr(byte).isprintable() else ""
+    return f"{path}:{line}: not UTF-8 text: byte 0x{byte:02x}{character}. Expected UTF-8: save the file as UTF-8."
+
+
+def _toml_hint(message: str, text: str) -> str:
+    """What to do about an error of the TOML parser."""
+    at = re.search(r"at line (\d+)", message)
+    line = text.split("\n")[int(at[1]) - 1].strip() if at else ""
+    if message.startswith(("Cannot", "Duplicate")):
+        what = f"the table {line}" if line.startswith("[") else f"the key {line.split('=')[0].strip()!r}"
+        what = what if at and ("=" in line or line.startswith("[")) and "inline" not in message else "a key or table"
+        return f"Here {what} occurs a second time: leave one."
+    if "hex value" in message or message.startswith(("Unescaped", "Escaped")):
+        return "A backslash needs single quotes: '…' instead of \"…\"."
+    if re.search("[“”„‟‘’‚«»]", re.sub(r"\"[^\"]*\"|'[^']*'|#.*", "", line)):
+        return 'Strings need straight quotes: "…".'
+    if re.search(r"=\s*(True|False)\b", line):
+        return "Write true or false in small letters."
+    return "Strings need quotes, a key needs `= value`."
+
+
 def _lines(text: str) -> dict[str, int]:
     """The line on which each key of a valid TOML text begins, found with the TOML parser itself.
 
@@ -207,7 +235,34 @@ def explain(error: ValidationError, source: Source, model: type[BaseModel], sect
     key = ".".join(str(part) for part in location)
     message = _message(dict(first), key, _valid_keys(location, model, sections))
     named = re.match(r"[\w.]+(?=: )", message)
-    return f"{source.where(named[0] if named else key)}: {message}"
+    where = source.where(named[0] if named else key)
+    return f"{where}: {message}{_form(dict(first), key, on_command_line=where == '--set')}"
+
+
+def _form(first: dict[str, Any], key: str, *, on_command_line: bool) -> str:
+    """How a list or a table is written, with the value that was given for one."""
+    value = first["input"]
+    if first["type"] == "tuple_type" and isinstance(value, str | int | float) and not isinstance(value, bool):
+        parts = [part.strip() for part in str(value).strip("[]").split(",")]
+        if not all(_is_number(part) for part in parts):
+            parts = [json.dumps(part, ensure_ascii=False) for part in (parts if on_command_line else [value])]
+        listed = f"[{','.join(parts)}]"
+        if not on_command_line:
+            return f" Write {key.rpartition('.')[2]} = {listed}."
+        return f" Write --set {key}={listed}." if '"' not in listed else f" Write --set '{key}={listed}'."
+    if first["type"] in ("dict_type", "model_type", "model_attributes_type") and not on_command_line:
+        name = {"DomainSettings": "root", "TableLabel": "column"}.get(first.get("ctx", {}).get("class_name", ""))
+        inside = f"{name} = {json.dumps(value, ensure_ascii=False)}" if name and isinstance(value, str) else "its keys"
+        return f" Write [{key}] and, in the lines below it, {inside}."
+    return ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _message(first: dict[str, Any], key: str, valid: Sequence[str]) -> str:
@@ -222,6 +277,11 @@ def _message(first: dict[str, Any], key: str, valid: Sequence[str]) -> str:
         inner = re.match(r"(\w+): ", text)
         joint = "." if inner and inner[1] in valid else ": "
         return f"{key}{joint}{text}." if key else f"{text}."
+    if first["type"] == "too_short":
+        return f"{key}: expected at least one value, got []."
+    if first["type"] in ("string_type", "path_type"):
+        return f"{key}: expected text in quotes, got {first['input']!r}."
+    text = re.sub(r" or instance of \w+$", "", text)
     text = re.sub(r"^Input should be (?=greater|less|a multiple)", "expected a number ", text)
     text = text.replace("Input should be a valid dictionary", "expected a table").replace("Input should be", "expected")
     text = text.replace("a valid integer, got a number with a fractional part", "a whole number")

@@ -34,7 +34,7 @@ def test_a_machine_that_runs_the_tests_has_nothing_bad(tmp_path: Path, monkeypat
 
 def test_a_server_that_does_not_answer_is_a_note_that_says_what_to_do(tmp_path: Path) -> None:
     # port 9 (discard) of this machine: nothing listens
-    (tmp_path / "study.toml").write_text('[tracking]\nuri = "http://127.0.0.1:9"')
+    (tmp_path / "study.toml").write_text('[domains.uka]\nroot = "."\n[tracking]\nuri = "http://127.0.0.1:9"')
     check = named(check_machine(load_study(tmp_path)))["MLflow"]
     assert check.state == "note"
     assert "http://127.0.0.1:9 does not answer" in check.found

@@ -62,6 +62,10 @@ CASES: dict[str, tuple[tuple[str, str], list[str]]] = {
     "an override without a value": (("", ""), ["train", "study.toml", "--set", "train.num_epochs"]),
     "an override of no key": (("", ""), ["show", "study.toml", "--set", "train.epochs=5"]),
     "an override of the wrong type": (("", ""), ["show", "study.toml", "--set", "train.num_epochs=five"]),
+    "an override of a list without brackets": (
+        ("", ""),
+        ["show", "study.toml", "--set", "privacy.target_epsilons=1,8"],
+    ),
     "an unknown stage": (("", ""), ["submit", "study.toml", "--stages", "training"]),
     "an unknown cluster": (("", ""), ["submit", "study.toml", "--cluster", "pbs"]),
     "no wait on this machine": (("", ""), ["submit", "study.toml", "--no-wait"]),
@@ -87,6 +91,14 @@ CASES: dict[str, tuple[tuple[str, str], list[str]]] = {
     # ---- the study file ----
     "not TOML": (("[shards]", "[shards"), ["show", "study.toml"]),
     "a value without quotes": (('root = "data"', "root = data"), ["show", "study.toml"]),
+    "a key twice": (("num_epochs = 2", "num_epochs = 2\nnum_epochs = 3"), ["show", "study.toml"]),
+    "curly quotes": (('root = "data"', "root = “data”"), ["show", "study.toml"]),
+    "a backslash": (('root = "data"', r'root = "C:\Users\me"'), ["show", "study.toml"]),
+    "a number for a folder": (('root = "data"', "root = 5"), ["show", "study.toml"]),
+    "a domain without its table": (("[domains.own]", '[domains]\nb = "data"\n[domains.own]'), ["show", "study.toml"]),
+    "a truth value in quotes": (("size = 32", 'equalise = "no"'), ["show", "study.toml"]),
+    "an empty list": (("[8.0, inf]", "[]"), ["show", "study.toml"]),
+    "an empty study": ((STUDY, ""), ["report", "study.toml"]),
     "an unknown section": (("[shards]", "[shard]"), ["show", "study.toml"]),
     "an unknown key": (("num_epochs", "epochs"), ["show", "study.toml"]),
     "a number in quotes": (("num_epochs = 2", 'num_epochs = "2"'), ["show", "study.toml"]),
@@ -179,7 +191,7 @@ def folder(prepared: Path, tmp_path: Path, request: pytest.FixtureRequest, monke
         for name in ("cohort", "shards"):
             shutil.copytree(prepared / name, here / name)
     assert old in STUDY
-    (here / "study.toml").write_text(STUDY.replace(old, new, 1) if old else STUDY)
+    (here / "study.toml").write_text(STUDY.replace(old, new, 1) if old else STUDY, encoding="utf-8")
     monkeypatch.chdir(here)
     monkeypatch.delenv("DPDT_VERBOSE", raising=False)
     monkeypatch.delenv("DPDT_QUIET", raising=False)

@@ -84,7 +84,27 @@ def test_a_key_in_the_file_wins_over_the_preset(tmp_path: Path) -> None:
         ),
         ('[domains.uka]\nroot = "x"\nrole = "public"', r"only one may have role public, got uka, mimic"),
         ("[shards]\nsize = 0", r"shards\.size: expected a number greater than or equal to 8, got 0"),
-        ("[[train]]", r"train: expected a table"),
+        (
+            "[[train]]",
+            r"train: expected a table, got \[\{\}\]\. Write \[train\] and, in the lines below it, its keys\.",
+        ),
+        ("[domains.uka]\nroot = 5", r"study\.toml:2: domains\.uka\.root: expected text in quotes, got 5\."),
+        ("[study]\nname = 5", r"study\.toml:2: study\.name: expected text in quotes, got 5\."),
+        ("[train]\nseeds = []", r"study\.toml:2: train\.seeds: expected at least one value, got \[\]\."),
+        ("[privacy]\ntarget_epsilons = []", r"target_epsilons: expected at least one value, got \[\]\."),
+        ("[privacy]\ntarget_epsilons = 8.0", r"expected a list, got 8\.0\. Write target_epsilons = \[8\.0\]\."),
+        ('[train]\ndomains = "uka"', r"expected a list, got 'uka'\. Write domains = \[\"uka\"\]\."),
+        (
+            '[domains]\nuka = "data"',
+            r"study\.toml:2: domains\.uka: expected a table, got 'data'\. "
+            r'Write \[domains\.uka\] and, in the lines below it, root = "data"\.',
+        ),
+        (
+            '[study]\nprivate_files = "yes"',
+            r"study\.toml:2: study\.private_files: expected true or false, without quotes, got 'yes'\.",
+        ),
+        ('[shards]\nequalise = "false"', r"shards\.equalise: expected true or false, without quotes, got 'false'\."),
+        ("[privacy]\nallow_large_delta = 1", r"allow_large_delta: expected true or false, without quotes, got 1\."),
         ("file = 1", r"study\.toml:1: file: unknown key\. Valid keys: study"),
     ],
 )
@@ -99,9 +119,56 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_study(tmp_path / "nowhere.toml")
 
 
-def test_text_that_is_not_toml_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"study\.toml: not valid TOML: .*line 1"):
-        study(tmp_path, "study = = 1")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("study = = 1", r"line 1.*\. Strings need quotes, a key needs `= value`\."),
+        ("[train]\nnum_epochs = 1\nnum_epochs = 2\n[model]", r"line 3.*the key 'num_epochs' occurs a second time"),
+        ("[train]\n[model]\n[train]\nnum_epochs = 2", r"line 3.*the table \[train\] occurs a second time: leave one\."),
+        ("[model]\noptions = { a = 1, a = 2 }", r"line 2.*a key or table occurs a second time: leave one\."),
+        ("a = 1\na = 2", r"at end of document.*a key or table occurs a second time: leave one\."),
+        ("[study]\nname = “demo”", r'line 2.*\. Strings need straight quotes: "…"\.'),
+        ("[study]\nname = demo # “quoted”", r"line 2.*\. Strings need quotes"),
+        ('[domains.uka]\nroot = "C:\\Users\\me"', r"line 2.*\. A backslash needs single quotes: '…' instead of"),
+        ('[domains.uka]\nroot = "D:\\data"', r"line 2.*\. A backslash needs single quotes"),
+        ("[study]\nprivate_files = True", r"line 2.*\. Write true or false in small letters\."),
+    ],
+)
+def test_text_that_is_not_toml_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "study.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(StudyError, match=rf"study\.toml: not valid TOML: .*{message}"):
+        load_study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            '[study]\nname = "Köln"\n'.encode("latin-1"),
+            r"study\.toml:2: not UTF-8 text: byte 0xf6 \('ö' in Latin-1\)\. Expected UTF-8: save the file as UTF-8\.",
+        ),
+        (MINIMAL.encode("utf-16"), r"study\.toml: UTF-16 text\. Expected UTF-8: save the file as UTF-8\."),
+        (b"\x89PNG\r\n\0", r"study\.toml: not UTF-8 text \(byte 0\)\. Expected a TOML file; is it the right one\?"),
+    ],
+)
+def test_bytes_that_are_not_utf_8_are_named(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "study.toml").write_bytes(data)
+    with pytest.raises(StudyError, match=message):
+        load_study(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_mistake_and_shifts_no_line(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(f"[study]\nseed = 3\n{MINIMAL}", encoding="utf-8-sig")
+    assert load_study(tmp_path).study.seed == 3
+    (tmp_path / "study.toml").write_text(f"[study]\nseed = -1\n{MINIMAL}", encoding="utf-8-sig")
+    with pytest.raises(StudyError, match=r"study\.toml:2: study\.seed: "):
+        load_study(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet", "[train]\nnum_epochs = 1"])
+def test_a_study_of_no_domain_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(StudyError, match=r"study\.toml: the study has no domain\. Add one as \[domains\.<name>\]"):
+        study(tmp_path, text)
 
 
 def test_speed_settings_change_no_fingerprint(tmp_path: Path) -> None:

@@ -80,6 +80,17 @@ def test_overrides_win_over_file_and_preset_and_need_no_quotes(file: Path) -> No
         ("train.num_epoch=3", r"^--set: train\.num_epoch: unknown key\. Did you mean 'num_epochs'\?"),
         ("train.num_epochs=many", r"^--set: train\.num_epochs: expected a number, got 'many' \(text\)"),
         ("train.device=gpu", r"^--set: train\.device: expected 'auto', 'cpu' or 'cuda', got 'gpu'\."),
+        (
+            "privacy.target_epsilons=1,8",
+            r"^--set: privacy\.target_epsilons: expected a list, got '1,8'\. "
+            r"Write --set privacy\.target_epsilons=\[1,8\]\.",
+        ),
+        ("train.seeds=3", r"^--set: train\.seeds: expected a list, got 3\. Write --set train\.seeds=\[3\]\."),
+        (
+            "train.domains=[own]",
+            r"^--set: train\.domains: expected a list, .*Write --set 'train\.domains=\[\"own\"\]'\.",
+        ),
+        ("study.private_files=no", r"^--set: study\.private_files: expected true or false, without quotes, got 'no'\."),
     ],
 )
 def test_a_wrong_override_is_named_as_one(file: Path, override: str, message: str) -> None:
