@@ -82,7 +82,7 @@ def error(
     for part, wanted in zip(inputs.split(sizes or len(inputs)), targets.split(sizes or len(inputs)), strict=True):
         sums.add(part, wanted)
     expected = clipped_sum(rows, norm=norm)
-    return float((flat(sums.partial_sums()) - expected).norm() / expected.norm())
+    return float((flat(sums.sums) - expected).norm() / expected.norm())
 
 
 def some_targets(images: int) -> Tensor:
@@ -120,7 +120,7 @@ def test_in_single_precision_clipping_adds_no_error_of_its_own(size: int) -> Non
     norm = float(rows.norm(dim=1).median())
     sums, expected = engine(model, norm=norm), clipped_sum(rows, norm=norm)
     sums.add(inputs, targets)
-    assert (flat(sums.partial_sums()) - expected).norm() < 1e-6 * expected.norm()
+    assert (flat(sums.sums) - expected).norm() < 1e-6 * expected.norm()
 
 
 def test_every_way_to_a_norm_is_used_by_the_papers_network() -> None:
@@ -357,7 +357,7 @@ def test_a_gradient_that_is_not_covered_exactly_once_is_an_error(model: nn.Modul
     sums = engine(model, norm=1.0)
     with pytest.raises(PrivacyError, match=why):
         sums.add(torch.rand(3, 4), some_targets(3))
-    assert flat(sums.partial_sums()).norm() == 0
+    assert flat(sums.sums).norm() == 0
 
 
 def test_a_layer_that_does_not_see_images_first_is_an_error() -> None:
@@ -412,7 +412,7 @@ def test_an_image_moves_the_sum_by_no_more_than_the_bound(
     def total(keep: Tensor) -> Tensor:
         sums = engine(model, norm=norm, kind=kind, autocast=autocast)
         sums.add(inputs[keep], targets[keep])
-        return flat(sums.partial_sums())
+        return flat(sums.sums)
 
     everyone = torch.arange(HARD_IMAGES)
     whole = total(everyone)
@@ -420,78 +420,6 @@ def test_an_image_moves_the_sum_by_no_more_than_the_bound(
     assert whole.isfinite().all()
     assert max(moved) <= norm * (1 + 1e-5)
     assert max(moved) >= norm * 0.999  # the bound is reached, so the test can fail
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bf16"])
-def test_one_image_moves_a_sum_of_several_physical_batches_by_no_more_than_the_bound(autocast: bool) -> None:
-    # Of the wide layers, whose physical batches are contracted together.
-    model, targets, inputs = ResNet9(), torch.ones(HARD_IMAGES, 5), hard_batch(64)
-
-    def total(keep: Tensor) -> Tensor:
-        sums = engine(model, norm=1.0, autocast=autocast)
-        for part in keep.split(3):
-            sums.add(inputs[part], targets[part])
-        return flat(sums.partial_sums())
-
-    everyone = torch.arange(HARD_IMAGES)
-    whole = total(everyone)
-    moved = [float((whole - total(everyone[everyone != left_out])).norm()) for left_out in (0, 1, 2, 4, 7)]
-    assert 0.999 <= max(moved) <= 1 + 1e-5
-
-
-def wide() -> nn.Module:
-    """Its second layer has 36,864 weights and, for pictures of 8×8, 320 numbers an image: 115 images may wait."""
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(1, 64, 3, stride=4, padding=1), nn.Conv2d(64, 64, 3, stride=2, padding=1)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))
-
-
-@pytest.mark.parametrize("sizes", [(3, 4, 1), (1,) * 8, (8,)])
-def test_physical_batches_that_wait_for_each_other_are_added_up(sizes: tuple[int, ...]) -> None:
-    assert error(wide(), torch.rand(8, 1, 8, 8), some_targets(8), sizes=sizes) < EXACT
-
-
-def test_no_more_waits_than_the_weight_has_numbers() -> None:
-    images = 300
-    model, inputs, targets = wide(), torch.rand(images, 1, 8, 8), some_targets(images)
-    sums = engine(model, norm=1e-4)
-    assert isinstance(sums, BookkeepingClipping)
-    for part in torch.arange(images).split(10):
-        sums.add(inputs[part], targets[part])
-        for parameter, backlog in sums._backlogs.items():
-            waiting = sum(piece.x.numel() + piece.gy.numel() for piece in backlog._pieces)
-            assert waiting <= parameter.numel()
-    assert error(model, inputs, targets, sizes=(10,) * 30) < EXACT
-
-
-def test_a_sum_that_is_looked_at_between_batches_and_pictures_of_two_sizes() -> None:
-    model, small, large, targets = wide(), torch.rand(3, 1, 8, 8), torch.rand(2, 1, 16, 16), some_targets(3)
-    sums = engine(copy.deepcopy(model).double(), norm=1e-3)
-    expected = torch.zeros(sum(p.numel() for p in model.parameters()), dtype=torch.float64)
-    for inputs, wanted in ((small, targets), (large, targets[:2]), (small, targets), (small, targets)):
-        sums.add(inputs.double(), wanted.double())
-        expected += clipped_sum(gradients(model, inputs, wanted), norm=1e-3)
-        if inputs is large:
-            assert (flat(sums.partial_sums()) - expected).norm() < EXACT * expected.norm()
-    assert (flat(sums.partial_sums()) - expected).norm() < EXACT * expected.norm()
-
-
-def test_what_waits_is_forgotten_with_the_sum() -> None:
-    sums = engine(wide(), norm=1.0)
-    sums.add(torch.rand(3, 1, 8, 8), some_targets(3))
-    sums.clear()
-    assert flat(sums.partial_sums()).norm() == 0
-
-
-def test_what_waits_is_in_the_step() -> None:
-    inputs, targets, model = torch.rand(3, 1, 8, 8), some_targets(3), wide()
-    sums = engine(model, norm=1e-3)
-    sums.add(inputs, targets)
-    sums.release(expected_batch_size=2)  # the noise's multiplier is 0
-    released = flat([p.grad for p in sums.model.parameters() if p.grad is not None])
-    expected = clipped_sum(gradients(model, inputs, targets), norm=1e-3) / 2
-    assert (released - expected).norm() < 1e-6 * expected.norm()
 
 
 def test_where_the_terms_of_a_gradient_cancel_their_rounding_is_in_the_norm() -> None:
@@ -518,8 +446,7 @@ def test_units_of_several_images_equal_the_hooks() -> None:
         found, expected = (engine(model, norm=norm, kind=kind) for kind in ("bookkeeping", "hooks"))
         for sums in (found, expected):
             sums.add(inputs, targets, units=units)
-        right = flat(expected.partial_sums())
-        assert (flat(found.partial_sums()) - right).norm() <= 3e-6 * right.norm()
+        assert (flat(found.sums) - flat(expected.sums)).norm() <= 3e-6 * flat(expected.sums).norm()
 
 
 def test_the_same_batch_gives_the_same_bits() -> None:
@@ -530,5 +457,5 @@ def test_the_same_batch_gives_the_same_bits() -> None:
         sums = engine(model, norm=0.1)
         for part in (slice(0, 4), slice(4, 6)):
             sums.add(inputs[part], targets[part])
-        found.append(sums.partial_sums())
+        found.append(sums.sums)
     assert all(torch.equal(one, other) for one, other in itertools.zip_longest(*found))

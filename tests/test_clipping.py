@@ -67,7 +67,7 @@ def test_the_clipped_sum_is_that_of_a_float64_loop(
     sums = clipped(kind, model, norm=norm)
     sums.add(*batch)
     expected = reference(model, *batch, norm=norm)
-    assert (flat(sums.partial_sums()) - expected).norm() <= RELATIVE[kind] * expected.norm()
+    assert (flat(sums.sums) - expected).norm() <= RELATIVE[kind] * expected.norm()
 
 
 @both
@@ -79,7 +79,7 @@ def test_physical_batches_change_nothing(
     losses = [sums.add(*part) for part in zip(*(part.split(pieces) for part in batch), strict=True)]
     expected = reference(model, *batch)
     assert torch.cat(losses).shape == (IMAGES,)
-    assert (flat(sums.partial_sums()) - expected).norm() <= RELATIVE[kind] * expected.norm()
+    assert (flat(sums.sums) - expected).norm() <= RELATIVE[kind] * expected.norm()
 
 
 @both
@@ -96,7 +96,7 @@ def test_an_image_moves_the_sum_by_no_more_than_the_norm(
         keep = torch.arange(IMAGES) != left_out
         rest = clipped(kind, model)
         rest.add(inputs[keep], targets[keep])
-        assert (flat(whole.partial_sums()) - flat(rest.partial_sums())).norm() <= NORM * (1 + 1e-5)
+        assert (flat(whole.sums) - flat(rest.sums)).norm() <= NORM * (1 + 1e-5)
 
 
 @both
@@ -111,7 +111,7 @@ def test_an_image_without_a_finite_gradient_adds_zero(
     sums.add(broken, targets)
     keep = torch.tensor([n not in (2, 5) for n in range(IMAGES)])
     expected = reference(model, inputs[keep], targets[keep])
-    assert (flat(sums.partial_sums()) - expected).norm() <= RELATIVE[kind] * expected.norm()
+    assert (flat(sums.sums) - expected).norm() <= RELATIVE[kind] * expected.norm()
 
 
 @both
@@ -143,7 +143,7 @@ def test_a_new_batch_knows_nothing_of_the_last(kind: str, model: nn.Module, batc
     sums.clear()
     sums.add(batch[0][:2], batch[1][:2])
     expected = reference(model, batch[0][:2], batch[1][:2])
-    assert (flat(sums.partial_sums()) - expected).norm() <= RELATIVE[kind] * expected.norm()
+    assert (flat(sums.sums) - expected).norm() <= RELATIVE[kind] * expected.norm()
 
 
 @both
@@ -231,7 +231,7 @@ def test_the_images_of_a_unit_are_averaged_and_then_clipped_as_one(
     sums = clipped("hooks", model, norm=norm)
     sums.add(*batch, units=UNITS)
     expected = unit_reference(model, *batch, UNITS, norm=norm)
-    assert (flat(sums.partial_sums()) - expected).norm() <= RELATIVE["hooks"] * expected.norm()
+    assert (flat(sums.sums) - expected).norm() <= RELATIVE["hooks"] * expected.norm()
 
 
 def test_a_unit_of_several_images_moves_the_sum_by_no_more_than_the_norm(
@@ -244,7 +244,7 @@ def test_a_unit_of_several_images_moves_the_sum_by_no_more_than_the_norm(
     for unit in UNITS.unique():
         rest = clipped("hooks", model, norm=0.5)
         rest.add(inputs[unit != UNITS], targets[unit != UNITS], units=UNITS[unit != UNITS])
-        assert 0 < (flat(whole.partial_sums()) - flat(rest.partial_sums())).norm() <= 0.5 * (1 + 1e-5)
+        assert 0 < (flat(whole.sums) - flat(rest.sums)).norm() <= 0.5 * (1 + 1e-5)
 
 
 def test_without_dp_the_images_of_a_unit_are_averaged_too(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
@@ -263,7 +263,7 @@ def test_a_unit_with_a_broken_image_adds_zero(model: nn.Module, batch: tuple[Ten
     sums.add(inputs, batch[1], units=UNITS)
     keep = UNITS != 2
     expected = unit_reference(model, batch[0][keep], batch[1][keep], UNITS[keep], norm=NORM)
-    assert (flat(sums.partial_sums()) - expected).norm() <= RELATIVE["hooks"] * expected.norm()
+    assert (flat(sums.sums) - expected).norm() <= RELATIVE["hooks"] * expected.norm()
 
 
 def test_ghost_clipping_of_several_images_a_unit_is_refused(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
@@ -275,4 +275,4 @@ def test_ghost_clipping_of_several_images_a_unit_is_refused(model: nn.Module, ba
 def test_a_batch_of_broken_images_alone_adds_zero(kind: str, model: nn.Module) -> None:
     sums = clipped(kind, model)
     sums.add(torch.full((3, 1, 32, 32), torch.nan), torch.ones(3, 5))
-    assert flat(sums.partial_sums()).norm() == 0
+    assert flat(sums.sums).norm() == 0

@@ -15,7 +15,7 @@ def telling(tell: Callable[[str], object]) -> Callable[..., None]:
     def release(self: ClippedGradientSum, *, expected_batch_size: int) -> None:
         twin = KeyStream.from_state(self.noise.state_dict())
         digest = hashlib.sha256()
-        for total in self.partial_sums():
+        for total in self.sums:
             digest.update(twin.normal(total.numel()).numpy().tobytes())
         tell(digest.hexdigest())
         plain(self, expected_batch_size=expected_batch_size)

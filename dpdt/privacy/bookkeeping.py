@@ -24,7 +24,7 @@ from dpdt.privacy.gradients import ClippedGradientSum, squared_norms, sum_by_uni
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.layers import Forward, covers
 from dpdt.privacy.opacus_rules import make_sampled_forward, modules_with_parameters
-from dpdt.privacy.pieces import Backlog, ConvolutionPiece, Piece, Rows
+from dpdt.privacy.pieces import Piece, Rows
 
 __all__ = ["BookkeepingClipping", "clipping_ways"]
 
@@ -43,7 +43,6 @@ class BookkeepingClipping(ClippedGradientSum):
     def _attach(self) -> None:
         self.ways: dict[str, str] = {}
         self._names = {parameter: name for name, parameter in self.model.named_parameters()}
-        self._backlogs: dict[nn.Parameter, Backlog] = {}  # clipped, and not in the sums yet
         self._images = 0  # of the physical batch that is being added; 0: modules are as they were
         self._units: Tensor | None = None
         self._forget_batch()
@@ -88,18 +87,6 @@ class BookkeepingClipping(ClippedGradientSum):
             self._forget_batch()
             self.model.zero_grad(set_to_none=True)
         return losses.detach()
-
-    def partial_sums(self) -> list[Tensor]:
-        """The clipped sum so far, without noise."""
-        for parameter, total in zip(self.parameters, self._sums, strict=True):
-            if parameter in self._backlogs:
-                self._backlogs[parameter].flush(total)
-        return super().partial_sums()
-
-    def clear(self) -> None:
-        """Forget the last logical batch, released or not."""
-        self._backlogs.clear()
-        super().clear()
 
     def used(self, parameter: nn.Parameter) -> None:
         """A layer used a parameter in the forward pass."""
@@ -152,16 +139,12 @@ class BookkeepingClipping(ClippedGradientSum):
         factors, broken = self._factors(norms), ~norms.isfinite()
         if place is not None:
             factors, broken = factors[place], broken[place]
-        totals = dict(zip(self.parameters, self._sums, strict=True))
+        totals = dict(zip(self.parameters, self.sums, strict=True))
         any_broken = bool(broken.any())
         for piece in self._pieces:
             if any_broken:
                 piece.forget(broken)  # 0 · NaN would be NaN
-            total = totals[piece.parameter]
-            if isinstance(piece, ConvolutionPiece):
-                self._backlogs.setdefault(piece.parameter, Backlog()).add(piece.weighted(factors), total)
-            else:
-                piece.add_weighted_sum(factors, total)
+            piece.add_weighted_sum(factors, totals[piece.parameter])
 
 
 class _Recorded:

@@ -38,7 +38,7 @@ class HooksClipping(ClippedGradientSum):
             rows = [sum_by_unit(row, units) for row in rows]
         norms = torch.stack([squared_norms(r) for r in rows]).sum(0).sqrt()
         factors, broken = self._factors(norms), ~norms.isfinite()
-        for total, row in zip(self._sums, rows, strict=True):
+        for total, row in zip(self.sums, rows, strict=True):
             if broken.any():
                 row[broken] = 0.0  # 0 · NaN would be NaN
             total.view(-1).add_(factors @ row)
@@ -76,7 +76,7 @@ class GhostClipping(ClippedGradientSum):
         if not finite.all():  # 0 · NaN would be NaN: the second pass leaves these images out
             weighted, factors = self._losses(inputs[finite], targets[finite]), factors[finite]
         _backward(weighted, factors)
-        for parameter, total in zip(self.parameters, self._sums, strict=True):
+        for parameter, total in zip(self.parameters, self.sums, strict=True):
             total.add_(_take(parameter, "grad"))
         self.model.zero_grad(set_to_none=True)
         return losses.detach()

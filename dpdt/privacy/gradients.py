@@ -113,7 +113,7 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         self.max_grad_norm = max_grad_norm
         self.noise_multiplier = noise_multiplier
         self.noise = noise
-        self._sums = [torch.zeros_like(p) for p in self.parameters]
+        self.sums = [torch.zeros_like(p) for p in self.parameters]
         for name, module in model.named_modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 raise PrivacyError(
@@ -140,25 +140,25 @@ class ClippedGradientSum(GradientSum, abc.ABC):
 
     def partial_sums(self) -> list[Tensor]:
         """The clipped sum so far, without noise."""
-        return self._sums
+        return self.sums
 
     def release(self, *, expected_batch_size: int) -> None:
         """Put (clipped sum + noise) / expected_batch_size into each parameter's ``grad``, in the sum's own memory."""
         scale = self.noise_multiplier * self.max_grad_norm
-        for parameter, total in zip(self.parameters, self.partial_sums(), strict=True):
+        for parameter, total in zip(self.parameters, self.sums, strict=True):
             self.noise.noise(total, scale=scale, divisor=expected_batch_size)
             parameter.grad = total
 
     def clear(self) -> None:
         """Forget the last logical batch, released or not."""
         super().clear()
-        for total in self._sums:
+        for total in self.sums:
             total.zero_()
 
     def _factors(self, norms: Tensor) -> Tensor:
         """What each gradient is multiplied with: min(1, C / norm), but 0 where the norm is not finite."""
         factors = (self.max_grad_norm / norms).clamp(max=1.0)
-        return torch.where(norms.isfinite(), factors, 0.0).to(self._sums[0].dtype)
+        return torch.where(norms.isfinite(), factors, 0.0).to(self.sums[0].dtype)
 
 
 def full(values: Tensor) -> Tensor:
@@ -200,9 +200,6 @@ def squared_norms(rows: Tensor) -> Tensor:
     Returns:
         Shape (images,).
     """
-    if rows.shape[1] <= BLOCK:
-        norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
-        return norms.double().square()
     num_blocks = rows.shape[1] // BLOCK
     whole = rows[:, : num_blocks * BLOCK].reshape(len(rows), num_blocks, BLOCK)
     blocks = torch.linalg.vector_norm(whole, dim=2)

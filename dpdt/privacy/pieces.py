@@ -5,7 +5,7 @@ the second contraction: the sum of the images' gradients, each times its factor.
 parameters that are used more than once and for units of several images. All of it is float32 or better.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -20,7 +20,7 @@ from dpdt.privacy.convolutions import (
 )
 from dpdt.privacy.gradients import full, squared_norms
 
-__all__ = ["Backlog", "ConvolutionPiece", "EmbeddingPiece", "LinearPiece", "Piece", "Rows"]
+__all__ = ["ConvolutionPiece", "EmbeddingPiece", "LinearPiece", "Piece", "Rows"]
 
 
 class Piece(Protocol):
@@ -95,45 +95,12 @@ class ConvolutionPiece:
 
     def add_weighted_sum(self, factors: Tensor, total: Tensor) -> None:
         """The ordinary weight gradient, of a scaled output gradient."""
-        weighted = self.weighted(factors)
-        total += weight_gradient(self.shape, x=full(self.x), gy=weighted.gy, weight=self.parameter)
-
-    def weighted(self, factors: Tensor) -> "ConvolutionPiece":
-        """The same images, each gradient times its factor."""
-        return replace(self, gy=self.gy * factors.view(-1, 1, 1, 1))
+        weighted = self.gy * factors.view(-1, 1, 1, 1)
+        total += weight_gradient(self.shape, x=full(self.x), gy=weighted, weight=self.parameter)
 
     def forget(self, images: Tensor) -> None:
         """In copies."""
         self.x, self.gy = _without(self.x, images), _without(self.gy, images)
-
-
-class Backlog:
-    """Weighted pieces of one convolution out of several physical batches, to be added up at once.
-
-    A weight of many numbers and an output of few places make a product that is bound by reading and writing the
-    weight's gradient: for all the images together it is read and written once. What waits takes no more memory than
-    the weight itself.
-    """
-
-    def __init__(self) -> None:
-        self._pieces: list[ConvolutionPiece] = []
-
-    def add(self, piece: ConvolutionPiece, total: Tensor) -> None:
-        """Let a piece wait, or add up what waits and the piece to `total`, which has the parameter's shape."""
-        if self._pieces and self._pieces[0].x.shape[1:] != piece.x.shape[1:]:
-            self.flush(total)
-        self._pieces.append(piece)
-        images = sum(map(len, self._pieces))
-        if (images + len(piece)) * (piece.x[0].numel() + piece.gy[0].numel()) > piece.parameter.numel():
-            self.flush(total)
-
-    def flush(self, total: Tensor) -> None:
-        """Add to `total` what waits."""
-        if self._pieces:
-            first = self._pieces[0]
-            x, gy = (torch.cat([getattr(p, name) for p in self._pieces]) for name in ("x", "gy"))
-            total += weight_gradient(first.shape, x=full(x), gy=gy, weight=first.parameter)
-            self._pieces.clear()
 
 
 @dataclass
