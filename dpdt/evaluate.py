@@ -1,10 +1,12 @@
 """Every model on every domain's test patients: predictions first, then all metrics from them."""
 
+import functools
 import math
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -52,9 +54,9 @@ def evaluation_done(study: Study, run_id: str) -> bool:
     """Whether the predictions and metrics are there, readable, and made from this study's data and settings."""
     paths = study.paths.run(run_id)
     try:
-        wanted = {domain: _data_stamp(study, domain) for domain in study.test_domains}
         found = read_stamp(paths.metrics)
         stamps = {domain: read_stamp(paths.predictions(domain)) for domain in study.test_domains}
+        wanted = {domain: _data_stamp(study, domain) for domain in study.test_domains}
     except (DpdtError, OSError, ValueError):
         return False
     if not paths.draws.exists():
@@ -167,9 +169,17 @@ def _data_stamp(study: Study, domain: str) -> Stamp:
     Pixels are left out where the shards are gone: they cannot have become others.
     """
     stamp = {"shards": study.shards_fingerprint(domain), "split": read_record(study, domain)["split_sha256"]}
-    stamp["cohort"] = sha256_file(study.paths.cohort_table(domain))
+    table = study.paths.cohort_table(domain)
+    state = table.stat()
+    stamp["cohort"] = _sha256_once(table, state.st_ino, state.st_size, state.st_mtime_ns)
     manifest = study.paths.shards(domain).manifest
     return stamp | ({"pixels": read_manifest(manifest)["index"]["sha256"]} if manifest.exists() else {})
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256_once(file: Path, *state: int) -> str:
+    """Checksum of a file in this state: every run of a study asks for the same few, at each look at its tasks."""
+    return sha256_file(file)
 
 
 def _settings_stamp(study: Study) -> Stamp:
