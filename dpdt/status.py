@@ -75,9 +75,7 @@ def show_status(rows: Sequence[dict[str, Any]]) -> None:
             row["node"] or "",
             row["attempt"] or "",
             "" if row["num_steps"] is None else f"{row['step']}/{row['num_steps']}",
-            ""
-            if row["target_epsilon"] is None
-            else f"{format_bound(row['epsilon'] or 0)} of {row['target_epsilon']:g}",
+            _epsilon(row),
             "" if row["auc"] is None else f"{row['auc']:.3f}",
             _duration(row["time_left_s"]),
             row["job"] or "",

@@ -73,7 +73,7 @@ def privacy_statement(
         "paragraph": "",
     }
     if mechanism.unit == "image":
-        statement["patient_bound"] = _patient_format_bound(spent, mechanism.delta, max_images_per_patient)
+        statement["patient_bound"] = _patient_bound(spent, mechanism.delta, max_images_per_patient)
     elif not patients_known:
         statement["unit_note"] = (
             f"{domain} does not say whose an image is, so each image counts as a patient of its own: somebody with "
@@ -162,7 +162,7 @@ def selection_cost(epsilons: Sequence[float], *, delta: float) -> dict[str, Any]
     }
 
 
-def _patient_format_bound(epsilon: float, delta: float, images: int) -> dict[str, Any]:
+def _patient_bound(epsilon: float, delta: float, images: int) -> dict[str, Any]:
     group_epsilon, group_delta = group_privacy(epsilon=epsilon, delta=delta, size=images)
     return {
         "images_of_the_patient_with_most": images,
