@@ -207,7 +207,7 @@ def sum_by_unit(rows: Tensor, units: Tensor) -> Tensor:
 def squared_norms(rows: Tensor) -> Tensor:
     """Squared norm of each row, in float64: a float32 norm of a long row comes out low, the sum could pass the bound.
 
-    On the CPU the core adds up squares in float64; elsewhere they are float64 sums of the float32 norms of short blocks.
+    On the CPU the core adds up squares in float64; elsewhere these are float64 sums of float32 norms of short blocks.
 
     Args:
         rows: Shape (images, numbers).
