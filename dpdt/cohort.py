@@ -33,7 +33,9 @@ __all__ = [
     "SYNTHETIC_MARKER",
     "CohortSummary",
     "build_cohort",
+    "changed_inputs",
     "cohort_done",
+    "labels_sha256",
     "patient_fraction",
     "read_cohort",
     "read_record",
@@ -96,12 +98,19 @@ def build_cohort(study: Study, domain: str) -> CohortSummary:
     Raises:
         StudyError: The domain, or a name in its `files`, is unknown.
         CohortError: The raw metadata is not as published, a patient is in two splits, an image_id occurs twice, or a
-            cohort of other settings is there.
+            cohort of other settings or of lists that were changed since is there.
     """
     if domain not in study.domains:
         raise StudyError(f"no [domains.{domain}] in {study.file}. Known: {', '.join(study.domains) or 'none'}.")
     paths = study.paths
     if cohort_done(study, domain):
+        changed = changed_inputs(study, domain)
+        if changed:
+            raise CohortError(
+                f"{changed[0]}: changed since the cohort of {domain} was built from it. Restore it, or remove "
+                f"{paths.cohort_record(domain)} to build the cohort anew; runs that learned other labels or patients "
+                "than it has then are refused, and training them again spends privacy again."
+            )
         return _summary(read_record(study, domain), built=False)
     root = study.root(domain)
     try:
@@ -152,6 +161,18 @@ def cohort_done(study: Study, domain: str) -> bool:
     return study.paths.cohort_table(domain).is_file() and study.paths.cohort_exclusions(domain).is_file()
 
 
+def changed_inputs(study: Study, domain: str) -> list[Path]:
+    """Raw tables that are not what a built cohort was read from; those that are not there any more are left out."""
+    root, settings = study.root(domain), study.domains[domain]
+    found = []
+    for entry in read_record(study, domain).get("inputs", ()):
+        given = settings.table.file if settings.table else settings.files.get(entry["name"])
+        path = root / (given if given and given.is_absolute() else entry["file"])
+        if path.is_file() and sha256_file(path) != entry["sha256"]:
+            found.append(path)
+    return found
+
+
 def read_cohort(study: Study, domain: str) -> pd.DataFrame:
     """The cohort table: one row an image, sorted by image_id, columns COLUMNS.
 
@@ -171,6 +192,19 @@ def read_record(study: Study, domain: str) -> dict[str, Any]:
     _require(study, domain)
     record: dict[str, Any] = read_json(study.paths.cohort_record(domain))
     return record
+
+
+def labels_sha256(cohort: pd.DataFrame, split: str) -> str:
+    """Hash of which labels the images of a split have: a corrected list changes it where the patients stay the same.
+
+    Args:
+        cohort: A cohort table.
+        split: ``train``, ``val`` or ``test``.
+    """
+    rows = cohort[cohort["split"] == split]
+    digest = hashlib.sha256("\n".join(rows["image_id"]).encode("utf-8", "surrogateescape"))
+    digest.update(b"\0" + rows[list(LABELS)].to_numpy(dtype="int8", na_value=-1).tobytes())
+    return digest.hexdigest()
 
 
 def _require(study: Study, domain: str) -> None:

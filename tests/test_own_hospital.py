@@ -13,6 +13,7 @@ from dpdt.cli import main
 from dpdt.cohort import build_cohort, read_cohort, read_record
 from dpdt.errors import CohortError, StudyError
 from dpdt.study import Study, load_study
+from dpdt.submit import submit
 from dpdt.vocabulary import LABELS
 
 PAGE = Path(dpdt.__file__).parents[1] / "docs" / "own-hospital.md"
@@ -359,3 +360,29 @@ def test_a_number_with_and_without_point_zero_is_one_patient(tmp_path: Path) -> 
     study = own(tmp_path, rows=ROWS.assign(patient=numbers))
     assert build_cohort(study, "own").patients == 10
     assert (read_cohort(study, "own").groupby("patient_id")["split"].nunique() == 1).all()
+
+
+@pytest.mark.parametrize("place", ["in its root", "elsewhere"])
+def test_a_list_that_was_corrected_since_is_not_passed_over(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / ("list.csv" if place == "in its root" else "lists/list.csv")
+    table.parent.mkdir(exist_ok=True)
+    root = tmp_path if place == "in its root" else tmp_path / "images"
+    root.mkdir(exist_ok=True)
+    study = own(tmp_path, ('root = "."', f'root = "{root}"'), ('file = "list.csv"', f'file = "{table}"'))
+    ROWS.to_csv(table, index=False)
+    assert build_cohort(study, "own").built
+    assert not build_cohort(study, "own").built
+    submit(study, cluster="debug", dry_run=True)
+    assert "warning" not in capsys.readouterr().err
+    ROWS.assign(heart=ROWS["healthy"]).to_csv(table, index=False)
+    changed = f"{table}: changed since the cohort of own was built from it"
+    with pytest.raises(CohortError, match=f"^{re.escape(changed)}"):
+        build_cohort(study, "own")
+    submit(study, cluster="debug", dry_run=True)
+    assert f"warning: {changed}" in capsys.readouterr().err
+    table.unlink()  # the raw data need not stay
+    assert not build_cohort(study, "own").built
+    ROWS.to_csv(table, index=False)
+    assert not build_cohort(study, "own").built
