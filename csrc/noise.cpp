@@ -224,21 +224,23 @@ std::vector<std::string> noise_vectors() {
     return names;
 }
 
-void fill_normal(const NoiseKey& key, const NoiseNonce& nonce, double* out, std::size_t count,
-                 std::size_t num_threads, const std::string& vectors) {
-    in_pieces(way_of(vectors), key, nonce, count, num_threads, [&](std::size_t first, const double* numbers, std::size_t length) {
-        std::memcpy(out + first, numbers, length * sizeof(double));
-    });
+void fill_normal(const NoiseKey& key, const NoiseNonce& nonce, double* out, std::size_t count, std::size_t num_threads,
+                 const std::string& vectors) {
+    in_pieces(way_of(vectors), key, nonce, count, num_threads,
+              [&](std::size_t first, const double* numbers, std::size_t length) {
+                  std::memcpy(out + first, numbers, length * sizeof(double));
+              });
 }
 
 void add_normal(const NoiseKey& key, const NoiseNonce& nonce, float* values, std::size_t count, double scale,
                 double divisor, std::size_t num_threads) {
-    in_pieces(way_of(""), key, nonce, count, num_threads, [&](std::size_t first, const double* numbers, std::size_t length) {
-        for (std::size_t i = 0; i < length; ++i) {
-            const double sum = static_cast<double>(values[first + i]) + scale * numbers[i];
-            values[first + i] = static_cast<float>(sum / divisor);
-        }
-    });
+    in_pieces(way_of(""), key, nonce, count, num_threads,
+              [&](std::size_t first, const double* numbers, std::size_t length) {
+                  for (std::size_t i = 0; i < length; ++i) {
+                      const double sum = static_cast<double>(values[first + i]) + scale * numbers[i];
+                      values[first + i] = static_cast<float>(sum / divisor);
+                  }
+              });
 }
 
 }  // namespace dpdt
