@@ -19,6 +19,7 @@
 #include "memory.hpp"
 #include "noise.hpp"
 #include "normalise.hpp"
+#include "norms.hpp"
 #include "pipeline.hpp"
 #include "recipe.hpp"
 #include "threads.hpp"
@@ -225,13 +226,14 @@ std::size_t noise_count(const Array<T>& out) {
     return static_cast<std::size_t>(out.size());
 }
 
-void fill_normal(const py::bytes& key, const py::bytes& nonce, Array<double> out, std::size_t num_threads) {
+void fill_normal(const py::bytes& key, const py::bytes& nonce, Array<double> out, std::size_t num_threads,
+                 const std::string& vectors) {
     const auto key_words = words_of<8>(key, "key");
     const auto nonce_words = words_of<3>(nonce, "nonce");
     const std::size_t count = noise_count(out);
     double* const data = out.mutable_data();
     const py::gil_scoped_release release;
-    dpdt::fill_normal(key_words, nonce_words, data, count, num_threads);
+    dpdt::fill_normal(key_words, nonce_words, data, count, num_threads, vectors);
 }
 
 void add_normal(const py::bytes& key, const py::bytes& nonce, Array<float> values, double scale, double divisor,
@@ -242,6 +244,49 @@ void add_normal(const py::bytes& key, const py::bytes& nonce, Array<float> value
     float* const data = values.mutable_data();
     const py::gil_scoped_release release;
     dpdt::add_normal(key_words, nonce_words, data, count, scale, divisor, num_threads);
+}
+
+void add_squared_norms(const Array<float>& rows, Array<double> out, std::size_t num_threads) {
+    if (rows.ndim() != 2 || out.ndim() != 1 || rows.shape(0) != out.shape(0)) {
+        throw py::value_error("expected rows and room for one number for each");
+    }
+    const auto length = static_cast<std::size_t>(rows.shape(1));
+    const auto count = static_cast<std::size_t>(rows.shape(0));
+    double* const numbers = out.mutable_data();
+    const py::gil_scoped_release release;
+    dpdt::add_squared_norms(rows.data(), count, length, numbers, num_threads);
+}
+
+using Pair = std::pair<std::size_t, std::size_t>;
+
+dpdt::KernelAxis axis_of(py::ssize_t input, py::ssize_t output, std::size_t kernel, std::size_t stride,
+                         std::size_t padding, std::size_t dilation) {
+    const bool good = stride > 0 && dilation > 0 && kernel > 0;
+    const auto length = static_cast<std::size_t>(input) + 2 * padding;
+    const std::size_t reach = dilation * (kernel - 1) + 1;
+    if (!good || length < reach || static_cast<std::size_t>(output) != (length - reach) / stride + 1) {
+        throw py::value_error("x, gy: expected input and output gradient of this convolution");
+    }
+    return {static_cast<std::size_t>(input), static_cast<std::size_t>(output), kernel, stride, padding, dilation};
+}
+
+void weight_squared_norms(const Array<float>& x, const Array<float>& gy, Array<double> out, Pair kernel, Pair stride,
+                          Pair padding, Pair dilation, std::size_t groups, double rounding, std::size_t num_threads) {
+    if (x.ndim() != 4 || gy.ndim() != 4 || out.ndim() != 1 || x.shape(0) != gy.shape(0) || x.shape(0) != out.shape(0) ||
+        groups == 0 || static_cast<std::size_t>(x.shape(1)) % groups != 0 ||
+        static_cast<std::size_t>(gy.shape(1)) % groups != 0) {
+        throw py::value_error("x, gy, out: expected the same images, and channels in whole groups");
+    }
+    const dpdt::ConvolutionShape shape{
+        static_cast<std::size_t>(x.shape(0)),
+        groups,
+        static_cast<std::size_t>(x.shape(1)) / groups,
+        static_cast<std::size_t>(gy.shape(1)) / groups,
+        axis_of(x.shape(2), gy.shape(2), kernel.first, stride.first, padding.first, dilation.first),
+        axis_of(x.shape(3), gy.shape(3), kernel.second, stride.second, padding.second, dilation.second)};
+    double* const norms = out.mutable_data();
+    const py::gil_scoped_release release;
+    dpdt::weight_squared_norms(shape, x.data(), gy.data(), rounding, norms, num_threads);
 }
 
 void gather(const std::vector<Array<std::uint8_t>>& files, const Array<std::int64_t>& file,
@@ -299,9 +344,15 @@ PYBIND11_MODULE(_core, module) {
     module.def("available_threads", &dpdt::available_threads);
     module.def("keep_memory", &dpdt::keep_memory);
     module.def("fill_normal", &fill_normal, py::arg("key"), py::arg("nonce"), py::arg("out").noconvert(), py::kw_only(),
-               py::arg("num_threads") = 1);
+               py::arg("num_threads") = 1, py::arg("vectors") = "");
+    module.def("noise_vectors", &dpdt::noise_vectors);
     module.def("add_normal", &add_normal, py::arg("key"), py::arg("nonce"), py::arg("values").noconvert(),
                py::kw_only(), py::arg("scale"), py::arg("divisor"), py::arg("num_threads") = 1);
+    module.def("add_squared_norms", &add_squared_norms, py::arg("rows").noconvert(), py::arg("out").noconvert(),
+               py::kw_only(), py::arg("num_threads") = 1);
+    module.def("weight_squared_norms", &weight_squared_norms, py::arg("x").noconvert(), py::arg("gy").noconvert(),
+               py::arg("out").noconvert(), py::kw_only(), py::arg("kernel"), py::arg("stride"), py::arg("padding"),
+               py::arg("dilation"), py::arg("groups"), py::arg("rounding"), py::arg("num_threads") = 1);
     module.def("gather", &gather, py::arg("files"), py::arg("file"), py::arg("row"), py::arg("out").noconvert(),
                py::kw_only(), py::arg("num_threads") = 1);
     module.def("codecs", &codecs);

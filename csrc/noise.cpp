@@ -2,13 +2,14 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
+#include <utility>
 
 #include "pool.hpp"
-#include "simd.hpp"
 
-// The widest vectors of x86-64 hold twice the blocks: a function of its own, taken where the machine has them.
+// The same loop for each kind of vectors, taken where the machine has them.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__clang__)
-#define DPDT_WIDEST __attribute__((target("arch=x86-64-v4")))
+#define DPDT_VECTORS
 #endif
 
 namespace dpdt {
@@ -163,64 +164,83 @@ DPDT_INLINE void fill_with(const NoiseKey& key, const NoiseNonce& nonce, std::ui
     }
 }
 
-DPDT_WIDE void fill_narrow(const NoiseKey& key, const NoiseNonce& nonce, std::uint32_t block, double* out,
-                           std::size_t groups) {
+using Fill = void (*)(const NoiseKey&, const NoiseNonce&, std::uint32_t, double*, std::size_t);
+
+void fill_plain(const NoiseKey& key, const NoiseNonce& nonce, std::uint32_t block, double* out, std::size_t groups) {
     fill_with<Words>(key, nonce, block, out, groups);
 }
 
-#ifdef DPDT_WIDEST
-DPDT_WIDEST void fill_wide(const NoiseKey& key, const NoiseNonce& nonce, std::uint32_t block, double* out,
-                           std::size_t groups) {
+#ifdef DPDT_VECTORS
+__attribute__((target("avx2"))) void fill_avx2(const NoiseKey& key, const NoiseNonce& nonce, std::uint32_t block,
+                                               double* out, std::size_t groups) {
+    fill_with<Words>(key, nonce, block, out, groups);
+}
+
+__attribute__((target("arch=x86-64-v4"))) void fill_avx512(const NoiseKey& key, const NoiseNonce& nonce,
+                                                           std::uint32_t block, double* out, std::size_t groups) {
     fill_with<WideWords>(key, nonce, block, out, groups);
 }
 #endif
 
-// Whole groups from `block` on; room for one group more is REQUIRED.
-void fill_groups(const NoiseKey& key, const NoiseNonce& nonce, std::uint32_t block, double* out, std::size_t groups) {
-#ifdef DPDT_WIDEST
-    static const bool wide = __builtin_cpu_supports("x86-64-v4");
-    if (wide) return fill_wide(key, nonce, block, out, groups);
+// Fills whole groups from a block on, with room for one group more; the last is the fastest.
+std::vector<std::pair<std::string, Fill>> ways_to_fill() {
+    std::vector<std::pair<std::string, Fill>> ways{{"plain", fill_plain}};
+#ifdef DPDT_VECTORS
+    if (__builtin_cpu_supports("avx2")) ways.emplace_back("avx2", fill_avx2);
+    if (__builtin_cpu_supports("x86-64-v4")) ways.emplace_back("avx512", fill_avx512);
 #endif
-    fill_narrow(key, nonce, block, out, groups);
+    return ways;
+}
+
+Fill way_of(const std::string& name) {
+    static const auto ways = ways_to_fill();
+    if (name.empty()) return ways.back().second;
+    for (const auto& [known, fill] : ways) {
+        if (known == name) return fill;
+    }
+    throw std::invalid_argument("vectors: this processor has no " + name);
 }
 
 // Calls use(first, numbers, count) for pieces of [0, count), on several threads.
 template <class Use>
-void in_pieces(const NoiseKey& key, const NoiseNonce& nonce, std::size_t count, std::size_t num_threads,
+void in_pieces(Fill fill, const NoiseKey& key, const NoiseNonce& nonce, std::size_t count, std::size_t num_threads,
                const Use& use) {
     constexpr std::size_t piece = groups_per_task * group;
     const auto task = [&](std::size_t number) {
         const std::size_t first = number * piece;
         const std::size_t length = std::min(piece, count - first);
         thread_local std::array<double, piece> numbers;  // an even number of groups
-        fill_groups(key, nonce, static_cast<std::uint32_t>(first / 2), numbers.data(), (length + group - 1) / group);
+        fill(key, nonce, static_cast<std::uint32_t>(first / 2), numbers.data(), (length + group - 1) / group);
         use(first, numbers.data(), length);
     };
-    const std::size_t tasks = (count + piece - 1) / piece;
-    if (num_threads <= 1 || tasks <= 1) {
-        for (std::size_t number = 0; number < tasks; ++number) task(number);
-    } else {
-        run_parallel(tasks, num_threads, task, [] {});
-    }
+    share_out((count + piece - 1) / piece, num_threads, task);
 }
 
 }  // namespace
 
-void fill_normal(const NoiseKey& key, const NoiseNonce& nonce, double* out, std::size_t count,
-                 std::size_t num_threads) {
-    in_pieces(key, nonce, count, num_threads, [&](std::size_t first, const double* numbers, std::size_t length) {
-        std::memcpy(out + first, numbers, length * sizeof(double));
-    });
+std::vector<std::string> noise_vectors() {
+    std::vector<std::string> names;
+    for (const auto& [name, fill] : ways_to_fill()) names.push_back(name);
+    return names;
+}
+
+void fill_normal(const NoiseKey& key, const NoiseNonce& nonce, double* out, std::size_t count, std::size_t num_threads,
+                 const std::string& vectors) {
+    in_pieces(way_of(vectors), key, nonce, count, num_threads,
+              [&](std::size_t first, const double* numbers, std::size_t length) {
+                  std::memcpy(out + first, numbers, length * sizeof(double));
+              });
 }
 
 void add_normal(const NoiseKey& key, const NoiseNonce& nonce, float* values, std::size_t count, double scale,
                 double divisor, std::size_t num_threads) {
-    in_pieces(key, nonce, count, num_threads, [&](std::size_t first, const double* numbers, std::size_t length) {
-        for (std::size_t i = 0; i < length; ++i) {
-            const double sum = static_cast<double>(values[first + i]) + scale * numbers[i];
-            values[first + i] = static_cast<float>(sum / divisor);
-        }
-    });
+    in_pieces(way_of(""), key, nonce, count, num_threads,
+              [&](std::size_t first, const double* numbers, std::size_t length) {
+                  for (std::size_t i = 0; i < length; ++i) {
+                      const double sum = static_cast<double>(values[first + i]) + scale * numbers[i];
+                      values[first + i] = static_cast<float>(sum / divisor);
+                  }
+              });
 }
 
 }  // namespace dpdt

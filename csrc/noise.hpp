@@ -4,6 +4,8 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace dpdt {
 
@@ -15,8 +17,13 @@ using NoiseNonce = std::array<std::uint32_t, 3>;  // of the nonce
 // from block i of the keystream, whose counter starts at 0: no two blocks share a bit.
 //
 // The numbers do not depend on the processor or on num_threads: nothing but additions, multiplications, divisions and
-// square roots of IEEE 754, in one order. REQUIRES: count <= 2^32.
-void fill_normal(const NoiseKey& key, const NoiseNonce& nonce, double* out, std::size_t count, std::size_t num_threads);
+// square roots of IEEE 754, in one order. REQUIRES: count <= 2^32. `vectors`: one of noise_vectors(), for tests of just
+// that; empty: the fastest.
+void fill_normal(const NoiseKey& key, const NoiseNonce& nonce, double* out, std::size_t count, std::size_t num_threads,
+                 const std::string& vectors = "");
+
+// Names of the vectors that this processor has, of which each has machine code of its own.
+std::vector<std::string> noise_vectors();
 
 // The same numbers n, added to a sum: values[i] = (values[i] + scale * n[i]) / divisor, in double precision and
 // rounded once.

@@ -1,5 +1,7 @@
 #include "pool.hpp"
 
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -82,6 +84,35 @@ class Pool {
     std::vector<std::thread> threads_;
 };
 
+// Tasks that threads take from each other; no exception leaves a thread that is not ours.
+class Shared {
+  public:
+    Shared(std::size_t count, const std::function<void(std::size_t)>& task) : count_(count), task_(task) {}
+
+    void work() noexcept {
+        for (std::size_t index = next_++; index < count_; index = next_++) {
+            try {
+                task_(index);
+            } catch (...) {
+                const std::lock_guard<std::mutex> lock(mutex_);
+                if (!error_) error_ = std::current_exception();
+                next_ = count_;
+            }
+        }
+    }
+
+    void finish() const {
+        if (error_) std::rethrow_exception(error_);
+    }
+
+  private:
+    const std::size_t count_;
+    const std::function<void(std::size_t)>& task_;
+    std::atomic<std::size_t> next_{0};
+    std::mutex mutex_;
+    std::exception_ptr error_;  // guarded by mutex_ while threads work
+};
+
 // Threads inherit the signal mask: with all signals blocked, they are delivered to the threads that expect them.
 class BlockSignals {
   public:
@@ -109,6 +140,20 @@ void run_parallel(std::size_t count, std::size_t num_threads, const std::functio
         pool.start(std::max<std::size_t>(1, std::min(num_threads, count)));
     }
     pool.wait(poll);
+}
+
+void share_out(std::size_t count, std::size_t num_threads, const std::function<void(std::size_t)>& task) {
+    if (num_threads <= 1 || count <= 1) {
+        for (std::size_t index = 0; index < count; ++index) task(index);
+        return;
+    }
+    using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+    static const auto parallel = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+    if (parallel == nullptr) return run_parallel(count, num_threads, task, [] {});
+    Shared shared(count, task);
+    parallel([](void* work) { static_cast<Shared*>(work)->work(); }, &shared,
+             static_cast<unsigned>(std::min(num_threads, count)), 0);
+    shared.finish();
 }
 
 }  // namespace dpdt

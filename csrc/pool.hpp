@@ -14,4 +14,8 @@ namespace dpdt {
 void run_parallel(std::size_t count, std::size_t num_threads, const std::function<void(std::size_t)>& task,
                   const std::function<void()>& poll);
 
+// The same for short tasks, the calling thread among the `num_threads`: on the threads of the OpenMP runtime that torch
+// has loaded, where there is one. They wait for work in a loop, and threads of our own would compete with that.
+void share_out(std::size_t count, std::size_t num_threads, const std::function<void(std::size_t)>& task);
+
 }  // namespace dpdt

@@ -4,6 +4,9 @@
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__clang__)
 #define DPDT_WIDE __attribute__((target_clones("avx2", "default")))
+// Sums in double precision, where a vector of eight is one register.
+#define DPDT_WIDEST __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define DPDT_WIDE
+#define DPDT_WIDEST
 #endif

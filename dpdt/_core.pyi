@@ -57,7 +57,7 @@ def keep_memory() -> bool:
         Whether it took effect: glibc's allocator can, others cannot.
     """
 
-def fill_normal(key: bytes, nonce: bytes, out: NDArray[np.float64], *, num_threads: int = 1) -> None:
+def fill_normal(key: bytes, nonce: bytes, out: NDArray[np.float64], *, num_threads: int = 1, vectors: str = "") -> None:
     """Fill with standard normal numbers of a ChaCha20 keystream; each is half the sum of four independent ones.
 
     Args:
@@ -65,7 +65,11 @@ def fill_normal(key: bytes, nonce: bytes, out: NDArray[np.float64], *, num_threa
         nonce: 12 bytes, used once with a key.
         out: (n,), n up to 2^32, C order.
         num_threads: The numbers do not depend on it, nor on the processor.
+        vectors: One of `noise_vectors()`, which all give the same numbers; empty: the fastest.
     """
+
+def noise_vectors() -> list[str]:
+    """Kinds of vectors that this processor has and noise is made with, the fastest last."""
 
 def add_normal(
     key: bytes, nonce: bytes, values: NDArray[np.float32], *, scale: float, divisor: float, num_threads: int = 1
@@ -79,6 +83,46 @@ def add_normal(
         scale: Standard deviation of what is added.
         divisor: Not 0.
         num_threads: As for `fill_normal`.
+    """
+
+def add_squared_norms(rows: NDArray[np.float32], out: NDArray[np.float64], *, num_threads: int = 1) -> None:
+    """Add to each number the sum of the squares of its row, in float64.
+
+    Args:
+        rows: (n, numbers), C order.
+        out: (n,), changed.
+        num_threads: At most so many.
+    """
+
+def weight_squared_norms(
+    x: NDArray[np.float32],
+    gy: NDArray[np.float32],
+    out: NDArray[np.float64],
+    *,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    rounding: float,
+    num_threads: int = 1,
+) -> None:
+    """Squared norm of each image's gradient of a convolution's weight, without it, in float64.
+
+    Args:
+        x: The layer's input (n, c, h, w), C order.
+        gy: Gradient of its output (n, o, h', w'), C order.
+        out: (n,), filled.
+        kernel: Height and width of the kernel; the numbers after it are those of `torch.nn.Conv2d`.
+        stride: Steps.
+        padding: Of zeros, on both sides.
+        dilation: Distance of the kernel's taps.
+        groups: Of channels.
+        rounding: Times the sum over places of the norms of the terms, is added, squared.
+        num_threads: At most so many.
+
+    Raises:
+        ValueError: Shapes that do not fit.
     """
 
 def gather(

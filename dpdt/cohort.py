@@ -18,11 +18,12 @@ from typing import Any, Final
 
 import pandas as pd
 
+from dpdt.cohort_checks import check_rows, check_shared_patients, check_training, warnings_of
 from dpdt.console import warn
 from dpdt.counts import SUMMARY_COLUMNS, count, show
-from dpdt.domains import RAW_COLUMNS, RawCohort, reader
+from dpdt.domains import MISSING_IMAGES, RAW_COLUMNS, RawCohort, reader
 from dpdt.domains.versions import content_sha256, version
-from dpdt.errors import CohortError, StudyError
+from dpdt.errors import CohortError, PrivacyError, StudyError
 from dpdt.files import atomic_path, exclusive_lock, read_json, sha256_file, write_json
 from dpdt.splits import check_patients, fill_split, one_spelling, patient_fraction
 from dpdt.study import Study
@@ -33,7 +34,9 @@ __all__ = [
     "SYNTHETIC_MARKER",
     "CohortSummary",
     "build_cohort",
+    "changed_inputs",
     "cohort_done",
+    "labels_sha256",
     "patient_fraction",
     "read_cohort",
     "read_record",
@@ -95,13 +98,21 @@ def build_cohort(study: Study, domain: str) -> CohortSummary:
 
     Raises:
         StudyError: The domain, or a name in its `files`, is unknown.
-        CohortError: The raw metadata is not as published, a patient is in two splits, an image_id occurs twice, or a
-            cohort of other settings is there.
+        CohortError: The raw metadata is not as published, a patient is in two splits or names nobody, an image_id
+            occurs twice, or a cohort of other settings or of lists that were changed since is there.
+        PrivacyError: Another domain, of the other role, has the same patients.
     """
     if domain not in study.domains:
         raise StudyError(f"no [domains.{domain}] in {study.file}. Known: {', '.join(study.domains) or 'none'}.")
     paths = study.paths
     if cohort_done(study, domain):
+        changed = changed_inputs(study, domain)
+        if changed:
+            raise CohortError(
+                f"{changed[0]}: changed since the cohort of {domain} was built from it. Restore it, or remove "
+                f"{paths.cohort_record(domain)} to build the cohort anew; runs that learned other labels or patients "
+                "than it has then are refused, and training them again spends privacy again."
+            )
         return _summary(read_record(study, domain), built=False)
     root = study.root(domain)
     try:
@@ -112,12 +123,11 @@ def build_cohort(study: Study, domain: str) -> CohortSummary:
         raise CohortError(f"domain {domain}: {err}") from err
     frame, gone, notes = _resolve(raw.frame, study.domains[domain].contradictions)
     exclusions = pd.concat([raw.exclusions, gone])
-    _check_rows(frame, domain)
+    check_rows(frame, domain)
     frame, respelled = one_spelling(frame)
     frame, how = fill_split(frame, study, domain)
     check_patients(frame, domain)
-    if not (frame["split"] == "train").any():
-        raise CohortError(f"{domain}: no image is left for training ({len(frame)} images in all).")
+    check_training(frame, exclusions, domain)
     table = _table(frame, domain)
     notes |= {"spellings of a patient's id made one": respelled, "patients with two sexes": _two_sexes(table)}
     rows = count(table, exclusions, {**raw.counts, **notes})
@@ -128,9 +138,9 @@ def build_cohort(study: Study, domain: str) -> CohortSummary:
     with atomic_path(paths.cohort_exclusions(domain)) as temporary:
         exclusions.to_csv(temporary, index=False)
     write_json(paths.cohort_record(domain), record)
-    _write_summary(study)
+    shared = _publish(study, domain)
     show(record)
-    for text in record["warnings"]:
+    for text in [*record["warnings"], *shared]:
         warn(text)
     return _summary(record, built=True)
 
@@ -152,6 +162,18 @@ def cohort_done(study: Study, domain: str) -> bool:
     return study.paths.cohort_table(domain).is_file() and study.paths.cohort_exclusions(domain).is_file()
 
 
+def changed_inputs(study: Study, domain: str) -> list[Path]:
+    """Raw tables that are not what a built cohort was read from; those that are not there any more are left out."""
+    root, settings = study.root(domain), study.domains[domain]
+    found = []
+    for entry in read_record(study, domain).get("inputs", ()):
+        given = settings.table.file if settings.table else settings.files.get(entry["name"])
+        path = root / (given if given and given.is_absolute() else entry["file"])
+        if path.is_file() and sha256_file(path) != entry["sha256"]:
+            found.append(path)
+    return found
+
+
 def read_cohort(study: Study, domain: str) -> pd.DataFrame:
     """The cohort table: one row an image, sorted by image_id, columns COLUMNS.
 
@@ -171,6 +193,19 @@ def read_record(study: Study, domain: str) -> dict[str, Any]:
     _require(study, domain)
     record: dict[str, Any] = read_json(study.paths.cohort_record(domain))
     return record
+
+
+def labels_sha256(cohort: pd.DataFrame, split: str) -> str:
+    """Hash of which labels the images of a split have: a corrected list changes it where the patients stay the same.
+
+    Args:
+        cohort: A cohort table.
+        split: ``train``, ``val`` or ``test``.
+    """
+    rows = cohort[cohort["split"] == split]
+    digest = hashlib.sha256("\n".join(rows["image_id"]).encode("utf-8", "surrogateescape"))
+    digest.update(b"\0" + rows[list(LABELS)].to_numpy(dtype="int8", na_value=-1).tobytes())
+    return digest.hexdigest()
 
 
 def _require(study: Study, domain: str) -> None:
@@ -203,22 +238,6 @@ def _two_sexes(table: pd.DataFrame) -> int:
     return int(known["patient_id"].duplicated().sum())
 
 
-def _check_rows(frame: pd.DataFrame, domain: str) -> None:
-    """What must hold for every row of a cohort."""
-    twice = frame["image_id"][frame["image_id"].duplicated()]
-    if len(twice):
-        row, other = (int(row) + 1 for row in frame.index[frame["image_id"] == twice.iloc[0]][:2])
-        raise CohortError(
-            f"{domain}: {len(twice)} rows repeat an image_id, first rows {row} and {other} of the raw table. "
-            "Each image must occur once."
-        )
-    for column in ("image_id", "patient_id", "path"):
-        empty = frame[column].isna() | (frame[column] == "")
-        if empty.any():
-            row = int(frame.index[empty][0]) + 1
-            raise CohortError(f"{domain}: {column} is empty in {int(empty.sum())} rows, first row {row}.")
-
-
 def _table(frame: pd.DataFrame, domain: str) -> pd.DataFrame:
     """The frame as it is written."""
     table = frame.assign(domain=domain).sort_values("image_id", kind="stable", ignore_index=True)[list(COLUMNS)]
@@ -233,7 +252,8 @@ def _record(
     root, settings = study.root(domain), study.domains[domain]
     synthetic = (root / SYNTHETIC_MARKER).is_file()
     keys = table["image_id"] + "\t" + table["patient_id"] + "\t" + table["split"] + "\n"
-    inputs, warnings = _inputs(study.kind(domain), raw, root)
+    inputs, versions = _inputs(study.kind(domain), raw, root)
+    missing = raw.counts.get(MISSING_IMAGES, 0)
     views = {"views": "frontal" + (" and unknown" if settings.unknown_views == "include" else "")}
     return {
         "format": 2,
@@ -245,7 +265,7 @@ def _record(
         "seed": study.study.seed,
         "synthetic": synthetic,
         "inputs": inputs,
-        "warnings": [] if synthetic else warnings,
+        "warnings": [*([] if synthetic else versions), *warnings_of(study, domain, table, missing=missing)],
         "split_sha256": hashlib.sha256("".join(keys).encode()).hexdigest(),
         "counts": [{name: row[name] for name in SUMMARY_COLUMNS} for row in rows],
     }
@@ -271,14 +291,23 @@ def _relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
-def _write_summary(study: Study) -> None:
-    """Write `cohort/summary.csv` anew from every record that is there."""
+def _publish(study: Study, domain: str) -> list[str]:
+    """Write `cohort/summary.csv` anew from every record that is there; warnings about patients of two domains.
+
+    Under the lock, so that of two domains that are read at once the later one finds the other.
+    """
     path = study.paths.cohort_summary
     with exclusive_lock(path.with_name(".summary.lock")):
+        try:
+            shared = list(check_shared_patients(study, domain))
+        except PrivacyError:
+            study.paths.cohort_record(domain).unlink()
+            raise
         records = [study.paths.cohort_record(domain) for domain in study.domains]
         rows = [row for record in records if record.is_file() for row in read_json(record)["counts"]]
         with atomic_path(path) as temporary:
             pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS)).to_csv(temporary, index=False)
+    return shared
 
 
 def _summary(record: dict[str, Any], *, built: bool) -> CohortSummary:

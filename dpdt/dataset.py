@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dpdt.cohort import read_cohort, read_record
+from dpdt.cohort import labels_sha256, read_cohort, read_record
 from dpdt.errors import ShardError
 from dpdt.files import sha256_file
 from dpdt.scratch import staged
@@ -29,6 +29,7 @@ class DomainData:
         units: int64, (n,): privacy unit of each image, numbered from 0 without gaps.
         frame: Rows of the cohort table, aligned with the images. Has patient ids: not for logs.
         split_sha256: Which patients are in which split.
+        labels_sha256: Which labels the images of this split have.
         manifest_sha256: Which pixels.
         synthetic: Whether the images are made up.
     """
@@ -40,6 +41,7 @@ class DomainData:
     units: NDArray[np.int64]
     frame: pd.DataFrame
     split_sha256: str
+    labels_sha256: str
     manifest_sha256: str
     synthetic: bool
     _shards: Shards
@@ -118,6 +120,7 @@ def load_split(study: Study, domain: str, split: str) -> DomainData:
         units=_units(frame, unit=study.privacy.unit),
         frame=frame,
         split_sha256=str(read_record(study, domain)["split_sha256"]),
+        labels_sha256=labels_sha256(cohort, split),
         manifest_sha256=sha256_file(paths.manifest),
         synthetic=bool(shards.manifest["synthetic"]),
         _shards=shards,

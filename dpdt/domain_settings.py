@@ -1,6 +1,7 @@
 """`[domains.<name>]` of the study file: where an institution's raw data lies, and the policies that read it."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -48,10 +49,24 @@ def _expand(value: Any) -> Any:
     """Expand `~` and `$NAME` in a path; a variable that is not set is an error, not an empty string."""
     if not isinstance(value, str | Path):
         return value
-    text = os.path.expandvars(str(value))
+    text = os.path.expandvars(str(_printable(value)))
     if "$" in text:
         raise ValueError(f"the environment variable in {str(value)!r} is not set. Set it, or write the folder itself.")
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as err:
+        raise ValueError(f"{str(value)!r}: there is no such user with a home folder. Write the folder itself.") from err
+
+
+def _printable(value: Any) -> Any:
+    """Refuse control characters in a path: TOML reads a backslash and n in double quotes as a line break."""
+    found = re.search(r"[\x00-\x1f\x7f]", value) if isinstance(value, str) else None
+    if found is None:
+        return value
+    raise ValueError(
+        f"{value!r} has the control character {found[0]!r}, which no path has. In double quotes a backslash begins a "
+        "special character: use single quotes, '…', or /."
+    )
 
 
 Number = Annotated[float, BeforeValidator(_number), AllowInfNan(False)]
@@ -59,6 +74,7 @@ NumberOrInfinity = Annotated[float, BeforeValidator(_number)]
 Integer = Annotated[int, BeforeValidator(_number)]
 Truth = Annotated[bool, BeforeValidator(_truth)]
 Folder = Annotated[Path, BeforeValidator(_expand)]
+RelativePath = Annotated[Path, BeforeValidator(_printable)]
 Texts = tuple[str, ...]
 
 
@@ -148,8 +164,8 @@ class TableSplits(Section):
 class TableSettings(Section):
     """`[domains.<name>.table]`: a CSV or Parquet list of one's own hospital, one row an image."""
 
-    file: Path = Field(description="The list, relative to root: .csv, .csv.gz, .tsv or .parquet.")
-    images: Path = Field(default=Path("."), description="Folder of the images, relative to root.")
+    file: RelativePath = Field(description="The list, relative to root: .csv, .csv.gz, .tsv or .parquet.")
+    images: RelativePath = Field(default=Path("."), description="Folder of the images, relative to root.")
     suffix: str = Field(default="", description="Appended to the cells of the image column, e.g. `.png`.")
     separator: str | None = Field(default=None, min_length=1, max_length=1, description="Of a CSV; default: a comma.")
     encoding: str = Field(default="utf-8", description="Of a CSV, e.g. `latin-1`.")
@@ -203,7 +219,7 @@ class DomainSettings(Section):
     role: Literal["study", "public"] | None = Field(
         default=None, description="`public` data is used for pretraining only; default: public for kind mimic."
     )
-    files: dict[str, Path] = Field(
+    files: dict[str, RelativePath] = Field(
         default_factory=dict, description="Files or folders with other names than published, relative to root."
     )
     table: TableSettings | None = Field(default=None, description="Columns and values of kind `table`.")

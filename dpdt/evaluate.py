@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dpdt import metrics
-from dpdt.cohort import read_cohort, read_record
+from dpdt.cohort import labels_sha256, read_cohort, read_record
 from dpdt.errors import CohortError, DpdtError, StudyError
 from dpdt.files import read_json, sha256_file
 from dpdt.metrics import DomainMetrics, Threshold
@@ -83,7 +83,7 @@ def evaluate_run(study: Study, run_id: str) -> EvaluateSummary:
     started = time.monotonic()
     paths = study.paths.run(run_id)
     domain = _trained_domain(study, paths)
-    _check_split(study, paths, domain)
+    _check_data(study, paths, domain)
     if evaluation_done(study, run_id):
         return _summary(study, paths, domain, seconds=0.0, skipped=True)
     weights = {"weights": sha256_file(paths.weights)}
@@ -126,17 +126,23 @@ def _trained_domain(study: Study, paths: RunPaths) -> str:
     return domain
 
 
-def _check_split(study: Study, paths: RunPaths, domain: str) -> None:
-    """Refuse to test on patients that may have been trained on: same split as then, and no patient on both sides."""
-    trained = read_json(paths.config).get("data", {}).get("split_sha256")
-    today = read_record(study, domain)["split_sha256"]
-    if trained != today:
+def _check_data(study: Study, paths: RunPaths, domain: str) -> None:
+    """Refuse what was trained on other patients or labels than today's, and patients on both sides of the split."""
+    trained = read_json(paths.config).get("data", {})
+    split, today = trained.get("split_sha256"), read_record(study, domain)["split_sha256"]
+    if split != today:
         raise CohortError(
-            f"run {paths.run_id}: trained on another split of {domain} (split_sha256 {str(trained)[:12]} in "
+            f"run {paths.run_id}: trained on another split of {domain} (split_sha256 {str(split)[:12]} in "
             f"{paths.config.name}, {today[:12]} in {study.paths.cohort_record(domain).name}), so its patients may be "
             f"today's test patients. Restore that cohort, or remove the run's folder and train again."
         )
     cohort = read_cohort(study, domain)
+    labels = trained.get("labels_sha256")
+    if labels is not None and labels != labels_sha256(cohort, "train"):
+        raise CohortError(
+            f"run {paths.run_id}: trained on other labels of {domain} than {study.paths.cohort_table(domain).name} has "
+            f"today. Restore that cohort, or remove the run's folder and train again (which spends privacy again)."
+        )
     tested = cohort["split"] == "test"
     shared = set(cohort.loc[tested, "patient_id"]) & set(cohort.loc[~tested, "patient_id"])
     if shared:

@@ -56,7 +56,12 @@ class Source:
     @functools.cached_property
     def lines(self) -> dict[str, int]:
         """Line of each key that the file sets, by its dotted name."""
-        return _lines(self.text)
+        return _lines(self.text)[0]
+
+    @functools.cached_property
+    def headers(self) -> dict[str, int]:
+        """Line of each table's header, `[domains.own]`, by its dotted name."""
+        return _lines(self.text)[1]
 
     def origin(self, key: str) -> str:
         """Where the value of a dotted key comes from: `--set`, `study.toml:12`, `preset paper`, `default`."""
@@ -72,7 +77,15 @@ class Source:
         if self._at(key, self.overridden):
             return "--set"
         line = self._at(key, self.lines)
-        return f"{self.file}:{self.lines[line]}" if line else str(self.file)
+        number = self.lines[line] if line else self._nearest(key)
+        return f"{self.file}:{number}" if number else str(self.file)
+
+    def _nearest(self, key: str) -> int | None:
+        """Line of a table: the first key or header in it, else the header of what it lies in."""
+        places = {**self.headers, **self.lines}
+        inside = [line for name, line in places.items() if f"{name}.".startswith(f"{key}.")]
+        header = self._at(key, self.headers)
+        return min(inside, default=self.headers[header] if header else None)
 
     @staticmethod
     def _at(key: str, names: Mapping[str, int] | frozenset[str]) -> str | None:
@@ -194,12 +207,13 @@ def _toml_hint(message: str, text: str) -> str:
     return "Strings need quotes, a key needs `= value`."
 
 
-def _lines(text: str) -> dict[str, int]:
-    """The line on which each key of a valid TOML text begins, found with the TOML parser itself.
+def _lines(text: str) -> tuple[dict[str, int], dict[str, int]]:
+    """The lines on which the keys and the headers of a valid TOML text begin, found with the TOML parser itself.
 
     A statement is the fewest lines that are valid below the header of their table.
     """
     found: dict[str, int] = {}
+    headers: dict[str, int] = {}
     header, statement, begun = "", "", 0
     for number, line in enumerate(text.splitlines(), start=1):
         if not statement and (not line.strip() or line.lstrip().startswith("#")):
@@ -214,8 +228,19 @@ def _lines(text: str) -> dict[str, int]:
         header = statement if is_header else header
         for key in flat(parsed):
             found.setdefault(key, begun)
+        if is_header:
+            headers.setdefault(".".join(_names(parsed)), begun)
         statement = ""
-    return found
+    return found, headers
+
+
+def _names(table: Any) -> list[str]:
+    """The names of tables in each other, each the only one: `{"a": {"b": {}}}` is a, b."""
+    names = []
+    while isinstance(table, dict) and table:
+        name, table = next(iter(table.items()))
+        names.append(name)
+    return names
 
 
 # ---- what is wrong with the values, in one line ----

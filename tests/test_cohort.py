@@ -273,7 +273,9 @@ def test_unknown_version_of_a_label_file_warns_unless_it_is_synthetic(
     own = write_study(tmp_path / "other", {"chestxray14": root})
     build_cohort(own, "chestxray14")
     assert "Data_Entry_2017_v2020.csv: not a version of this file that dpdt knows" in capsys.readouterr().err
-    assert len(read_record(own, "chestxray14")["warnings"]) == 3
+    warnings = read_record(own, "chestxray14")["warnings"]
+    assert sum("not a version of this file" in text for text in warnings) == 3
+    assert [text for text in warnings if "images are not there, the first: " in text] == warnings[3:]
 
 
 def test_patients_recorded_with_two_sexes_are_counted_and_left_as_recorded(tmp_path: Path) -> None:
@@ -339,7 +341,7 @@ def test_partly_missing_official_split_is_an_error(tmp_path: Path) -> None:
 def test_no_training_image_is_an_error(tmp_path: Path) -> None:
     rows = [{"subject_id": n, "split": "test"} for n in range(5)]
     study = write_study(tmp_path, {"uka": master_list(tmp_path / "raw", rows)})
-    with pytest.raises(CohortError, match=r"no image is left for training .5 images"):
+    with pytest.raises(CohortError, match=r"no image is left for training: the 5 images of 5 patients are in test 5"):
         build_cohort(study, "uka")
 
 

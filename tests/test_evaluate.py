@@ -282,6 +282,28 @@ def test_a_run_of_another_split_is_refused(study: Study) -> None:
         evaluate_run(study, paths.run_id)
 
 
+def correct_a_label(study: Study, split: str) -> None:
+    """As a corrected list does: the same patients, one label another."""
+    table = study.paths.cohort_table("chexpert")
+    cohort = pd.read_parquet(table)
+    row = cohort.index[(cohort["split"] == split) & cohort["pneumonia"].notna()][0]
+    cohort.loc[row, "pneumonia"] = 1 - cohort.loc[row, "pneumonia"]
+    cohort.to_parquet(table, index=False)
+
+
+def test_a_run_that_learned_labels_which_were_corrected_since_is_refused(study: Study) -> None:
+    paths = run_of(study)
+    config = read_json(paths.config)
+    config["data"]["labels_sha256"] = load_split(study, "chexpert", "train").labels_sha256
+    write_json(paths.config, config)
+    correct_a_label(study, "test")  # it learned nothing from these
+    evaluate_run(study, paths.run_id)
+    correct_a_label(study, "train")
+    assert not evaluation_done(study, paths.run_id)
+    with pytest.raises(CohortError, match=r"trained on other labels of chexpert than chexpert\.parquet has today"):
+        evaluate_run(study, paths.run_id)
+
+
 def test_a_patient_on_both_sides_of_the_split_is_refused(study: Study) -> None:
     table = study.paths.cohort_table("chexpert")
     cohort = pd.read_parquet(table)

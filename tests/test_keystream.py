@@ -101,6 +101,24 @@ def test_the_core_makes_the_numbers_that_the_formula_says_on_any_number_of_threa
     assert np.array_equal(found[0], found[2])
 
 
+@pytest.mark.parametrize("count", [1, 16, 33, 16385, 70_001])
+def test_every_kind_of_vectors_that_the_processor_has_makes_the_same_numbers(count: int) -> None:
+    key, nonce = bytes(range(32)), bytes(range(50, 62))
+    names = _core.noise_vectors()
+    assert names[0] == "plain"
+    numbers = {name: np.empty(count) for name in ["", *names]}
+    for name, out in numbers.items():
+        _core.fill_normal(key, nonce, out, vectors=name)
+    np.testing.assert_allclose(numbers["plain"], box_muller(key, nonce, count), rtol=0, atol=1e-13)
+    for name, out in numbers.items():
+        assert out.tobytes() == numbers["plain"].tobytes(), name
+
+
+def test_vectors_that_the_processor_does_not_have_are_refused() -> None:
+    with pytest.raises(ValueError, match="vectors: this processor has no quantum"):
+        _core.fill_normal(bytes(32), bytes(12), np.empty(2), vectors="quantum")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_noise_is_added_and_divided_in_double_precision_and_rounded_once(dtype: torch.dtype) -> None:
     values = torch.linspace(-3, 3, 40_000).view(200, 200).to(dtype)

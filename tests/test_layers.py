@@ -16,7 +16,7 @@ LAYERS = [
     {"study_keys", "custom_model"},
     {"study_show", "starter"},
     {"domains", "metrics", "model", "privacy", "runs"},
-    {"counts", "splits", "model_check"},
+    {"counts", "splits", "model_check", "cohort_checks"},
     {"cohort"},
     {"shards", "scratch"},
     {"dataset"},

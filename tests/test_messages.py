@@ -4,9 +4,11 @@ A message says which input, what was found, what was expected and what to do. To
 `DPDT_WRITE_MESSAGES=1 pytest tests/test_messages.py`, then read the difference.
 """
 
+import gzip
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -42,6 +44,10 @@ device = "cpu"
 target_epsilons = [8.0, inf]
 delta = 1e-2
 """
+
+LABELS_TABLE = STUDY[STUDY.index("[domains.own.table.labels]") : STUDY.index("[shards]")]
+OTHER = 'root = "data"\nkind = "chexpert"\n'
+TWICE = ("[shards]", STUDY[: STUDY.index("[shards]")].replace("domains.own", "domains.again") + "[shards]")
 
 # name of the case: (changes of the study file as old → new, command)
 CASES: dict[str, tuple[tuple[str, str], list[str]]] = {
@@ -112,6 +118,12 @@ CASES: dict[str, tuple[tuple[str, str], list[str]]] = {
     "a domain of no kind": (("kind", "#kind"), ["show", "study.toml"]),
     "a train domain that is not there": (("[train]", '[train]\ndomains = ["uka"]'), ["show", "study.toml"]),
     "three class weights": (("[train]", "[train]\nclass_weights = [1, 2, 3]"), ["show", "study.toml"]),
+    "a line break in a folder": (('root = "data"', r'root = "C:\new"'), ["show", "study.toml"]),
+    "a tab in a list's path": (('"list.csv"', r'"my\table.csv"'), ["show", "study.toml"]),
+    "nobody's home": (('root = "data"', 'root = "~no_such_user/data"'), ["show", "study.toml"]),
+    "a misspelt label": (("cardiomegaly =", "cardiomegally ="), ["show", "study.toml"]),
+    "a domain with a blank": (("[domains.own]", f'[domains."my own"]\n{OTHER}[domains.own]'), ["show", "study.toml"]),
+    "no labels": ((LABELS_TABLE, ""), ["show", "study.toml"]),
     "an unset variable": (('root = "data"', 'root = "$NO_SUCH_FOLDER"'), ["show", "study.toml"]),
     "an unknown network": (("width = 8", 'name = "resnet50"'), ["show", "study.toml"]),
     "a network that is nowhere": (("width = 8", 'name = "nets:make"'), ["plan", "study.toml"]),
@@ -121,6 +133,38 @@ CASES: dict[str, tuple[tuple[str, str], list[str]]] = {
     "no such list": (('file = "list.csv"', 'file = "lst.csv"'), ["cohort", "study.toml"]),
     "no such column": (('patient = "patient"', 'patient = "MRN"'), ["cohort", "study.toml"]),
     "a cell that is not explained": (('{ column = "heart" }', '{ column = "sex" }'), ["cohort", "study.toml"]),
+    "a file for a folder": (('root = "data"', 'root = "data/list.csv"'), ["cohort", "study.toml"]),
+    "a folder for a list": (('file = "list.csv"', 'file = "."'), ["cohort", "study.toml"]),
+    "a column in other letters": (('patient = "patient"', 'patient = "Patient "'), ["cohort", "study.toml"]),
+    "semicolons": (("", ""), ["cohort", "study.toml"]),
+    "tabs": (("", ""), ["cohort", "study.toml"]),
+    "UTF-16": (("", ""), ["cohort", "study.toml"]),
+    "Latin-1": (("", ""), ["cohort", "study.toml"]),
+    "an encoding that is none": (
+        ("[domains.own.table]", '[domains.own.table]\nencoding = "utf9"'),
+        ["cohort", "study.toml"],
+    ),
+    "an empty list file": (("", ""), ["cohort", "study.toml"]),
+    "a header alone": (("", ""), ["cohort", "study.toml"]),
+    "a workbook": (('"list.csv"', '"list.xlsx"'), ["cohort", "study.toml"]),
+    "a compressed list under another name": (("", ""), ["cohort", "study.toml"]),
+    "a row twice": (("", ""), ["cohort", "study.toml"]),
+    "patients without a name": (("", ""), ["cohort", "study.toml"]),
+    "patients that a spreadsheet rounded": (("", ""), ["cohort", "study.toml"]),
+    "a blank patient": (("", ""), ["cohort", "study.toml"]),
+    "one patient for all": (("", ""), ["cohort", "study.toml"]),
+    "no label in any row": (("", ""), ["cohort", "study.toml"]),
+    "labels in words": (("", ""), ["cohort", "study.toml"]),
+    "a text without quotation marks": (("", ""), ["cohort", "study.toml"]),
+    "images that are elsewhere": (
+        ('image = "image"', 'image = "image"\nimages = "pngs"'),
+        ["cohort", "study.toml", "--quiet"],
+    ),
+    "two domains of one list": (TWICE, ["cohort", "study.toml", "--quiet"]),
+    "a private list as the public one": (
+        (TWICE[0], TWICE[1].replace('"data"', '"copy"\nrole = "public"')),
+        ["cohort", "study.toml", "--quiet"],
+    ),
     "another institution's folder": (
         ("[shards]", '[domains.chexpert]\nroot = "data"\n[shards]'),
         ["cohort", "study.toml", "--domain", "chexpert"],
@@ -161,6 +205,32 @@ CASES: dict[str, tuple[tuple[str, str], list[str]]] = {
 }
 
 
+def cells(old: str, new: str) -> Callable[[bytes], bytes]:
+    """What puts one text for another in the list, a regular expression."""
+    return lambda data: re.sub(old, new, data.decode(), flags=re.MULTILINE).encode()
+
+
+# name of the case: what happens to the list before
+LISTS: dict[str, Callable[[bytes], bytes]] = {
+    "semicolons": cells(",", ";"),
+    "tabs": cells(",", "\t"),
+    "UTF-16": lambda data: data.decode().encode("utf-16"),
+    "Latin-1": lambda data: data.decode().replace("p7,", "Bär,").encode("latin-1"),
+    "an empty list file": lambda data: b"",
+    "a header alone": lambda data: data[: data.index(b"\n") + 1],
+    "a workbook": lambda data: b"PK\x03\x04\x14\x00\xff\xfe",
+    "a compressed list under another name": gzip.compress,
+    "a row twice": cells("^4.png", "3.png"),
+    "patients without a name": cells("p1[0-4],", "NULL,"),
+    "patients that a spreadsheet rounded": cells("p1[0-4],", "1.23457E+12,"),
+    "a blank patient": cells("p12,", " ,"),
+    "one patient for all": cells("p[0-9]+", "p1"),
+    "no label in any row": cells("[01],[01]$", ","),
+    "labels in words": cells("0,1$", "no,1"),
+    "a text without quotation marks": cells("p12,", "Miller, Ann,"),
+}
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A hospital of 40 images and its study, with cohort and shards."""
@@ -187,6 +257,11 @@ def folder(prepared: Path, tmp_path: Path, request: pytest.FixtureRequest, monke
     here = tmp_path / "here"
     here.mkdir()
     shutil.copytree(prepared / "data", here / "data")
+    if change := LISTS.get(request.node.callspec.params["case"]):
+        changed = change((here / "data" / "list.csv").read_bytes())
+        (here / "data" / ("list.xlsx" if changed.startswith(b"PK") else "list.csv")).write_bytes(changed)
+    if request.node.callspec.params["case"] == "a private list as the public one":
+        shutil.copytree(here / "data", here / "copy")
     if command[0] == "+shards":
         for name in ("cohort", "shards"):
             shutil.copytree(prepared / name, here / name)

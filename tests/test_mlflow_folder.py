@@ -22,8 +22,10 @@ from dpdt.tracking import sync, with_uri
 from dpdt.tracking.send import find_runs
 from dpdt.tracking.store import find_experiment, open_client
 from tests.fake_runs import FakeRuns
-from tests.mlflow_servers import MlflowServer, Postgres, free_port
+from tests.mlflow_servers import MlflowServer, Postgres
 from tests.mlflow_view import assert_view_equals_folders
+from tests.ports import free_port
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -73,7 +75,7 @@ def ask(server: MlflowServer, what: str, body: dict[str, str], *, user: tuple[st
         f"{server.address}/api/2.0/mlflow/{what}", json.dumps(body).encode(), headers, method="POST"
     )
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as err:
         with err:
@@ -231,13 +233,13 @@ def test_tls_in_front_of_the_server(
     proxy = subprocess.Popen([nginx, "-c", str(config), "-e", str(tmp_path / "nginx.log")])
     try:
         trusted = ssl.create_default_context(cafile=str(certificate))
-        for _ in range(100):
-            with (
-                suppress(OSError),
-                urllib.request.urlopen(f"https://localhost:{port}/health", context=trusted, timeout=5),
-            ):
-                break
-            time.sleep(0.1)
+
+        def answers() -> bool:
+            with suppress(OSError), urllib.request.urlopen(f"https://localhost:{port}/health", context=trusted):
+                return True
+            return False
+
+        wait_until(answers)
         as_ana(monkeypatch)
         monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(certificate))
         study = with_uri(fake_runs(("vindr",), "[1.0]").all().study, f"https://localhost:{port}")

@@ -11,8 +11,9 @@ import pytest
 import dpdt
 from dpdt.cli import main
 from dpdt.cohort import build_cohort, read_cohort, read_record
-from dpdt.errors import CohortError, StudyError
+from dpdt.errors import CohortError, PrivacyError, StudyError
 from dpdt.study import Study, load_study
+from dpdt.submit import submit
 from dpdt.vocabulary import LABELS
 
 PAGE = Path(dpdt.__file__).parents[1] / "docs" / "own-hospital.md"
@@ -195,6 +196,71 @@ def test_ids_that_differ_only_in_spelling_are_one_patient(tmp_path: Path) -> Non
     assert notes["spellings of a patient's id made one"] == 10
 
 
+@pytest.mark.parametrize(
+    "cell", ["nan", "NaN", "NULL", "None", "NA", "n/a", "<NA>", "#N/A", "-", "??", "unknown", "1.23457E+12", "1,2e+11"]
+)
+def test_a_cell_that_names_nobody_is_never_a_patient(cell: str, tmp_path: Path) -> None:
+    """Read as text such cells were one patient: many people with one split and one patient's epsilon."""
+    study = own(tmp_path, rows=ROWS.assign(patient=[cell] * 5 + [f"p{n}" for n in range(35)]))
+    with pytest.raises(CohortError, match=rf"the patient of 5 rows is '{re.escape(cell)}' \(first in row 1 of"):
+        build_cohort(study, "own")
+
+
+@pytest.mark.parametrize("cell", ["0", "12E3", "Nana", "NA1", "null-7", "A+", "1.5"])
+def test_an_id_that_only_looks_like_a_placeholder_is_a_patient(cell: str, tmp_path: Path) -> None:
+    study = own(tmp_path, rows=ROWS.assign(patient=[cell] * 2 + [f"p{n}" for n in range(38)]))
+    assert build_cohort(study, "own").patients == 39
+
+
+def test_blanks_are_refused_in_parquet_too(tmp_path: Path) -> None:
+    study = own(tmp_path, ('"list.csv"', '"list.parquet"'))
+    ROWS.assign(patient=[None, *range(39)]).astype({"patient": "Int64"}).to_parquet(tmp_path / "list.parquet")
+    with pytest.raises(CohortError, match=r"row 1: column 'patient' \(patient\) is empty"):
+        build_cohort(study, "own")
+
+
+def test_a_patient_with_very_many_images_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = own(tmp_path, rows=ROWS.assign(patient=["tbd"] * 21 + [f"p{n}" for n in range(19)]))
+    build_cohort(study, "own")
+    assert "warning: own: one patient has 21 of 40 images. Is this id a placeholder" in capsys.readouterr().err
+
+
+def test_two_domains_of_one_list_are_told_of_only_where_they_share_patients(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    second = PLAIN.replace("domains.own", "domains.again")
+    own(tmp_path)
+    (tmp_path / "study.toml").write_text(PLAIN + second)
+    study = load_study(tmp_path / "study.toml")
+    build_cohort(study, "own")
+    assert "share" not in capsys.readouterr().err
+    build_cohort(study, "again")
+    assert "warning: again and own read the same list and share 20 patients" in capsys.readouterr().err
+    other = ROWS.assign(image=ROWS["image"] + ".png")  # another list with patients of the same names: other people
+    other.to_csv(tmp_path / "other.csv", index=False)
+    (tmp_path / "study.toml").write_text(PLAIN + second.replace("list.csv", "other.csv"))
+    study = load_study(tmp_path / "study.toml")
+    study.paths.cohort_record("again").unlink()
+    build_cohort(study, "again")
+    assert "share" not in capsys.readouterr().err
+
+
+def test_a_copy_of_the_private_list_cannot_be_the_public_one(tmp_path: Path) -> None:
+    """What is pretrained on has no DP; the same patients trained on with DP would have no epsilon."""
+    second = PLAIN.replace("domains.own", "domains.again").replace('root = "."', 'root = "copy"\nrole = "public"')
+    own(tmp_path)
+    (tmp_path / "copy").mkdir()
+    ROWS.to_csv(tmp_path / "copy" / "list.csv", index=False)
+    (tmp_path / "study.toml").write_text(PLAIN + second)
+    study = load_study(tmp_path / "study.toml")
+    build_cohort(study, "again")
+    with pytest.raises(PrivacyError, match=r"own and again read the same list and share 20 patients, .* public"):
+        build_cohort(study, "own")
+    assert not study.paths.cohort_record("own").exists()
+    with pytest.raises(PrivacyError, match=r"share 20 patients"):  # and again, not "done"
+        build_cohort(study, "own")
+
+
 def test_an_official_split_that_parts_two_spellings_is_an_error(tmp_path: Path) -> None:
     rows = ROWS.assign(patient=["p 1", "P1", *ROWS["patient"][2:]], part=["train", "test", *["train"] * 38])
     study = own(tmp_path, ('age = "age"', 'age = "age"\nsplit = "part"'), rows=rows)
@@ -302,7 +368,7 @@ def test_files_key_and_wrong_separator_are_answered(tmp_path: Path) -> None:
         build_cohort(study, "own")
     study = own(tmp_path)
     ROWS.to_csv(tmp_path / "list.csv", index=False, sep=";")
-    with pytest.raises(CohortError, match=r"no column 'image' \(image\); found .* Is `separator` right\?"):
+    with pytest.raises(CohortError, match=r"no column 'image' \(image\); found .* set separator = \";\""):
         build_cohort(study, "own")
 
 
@@ -359,3 +425,29 @@ def test_a_number_with_and_without_point_zero_is_one_patient(tmp_path: Path) -> 
     study = own(tmp_path, rows=ROWS.assign(patient=numbers))
     assert build_cohort(study, "own").patients == 10
     assert (read_cohort(study, "own").groupby("patient_id")["split"].nunique() == 1).all()
+
+
+@pytest.mark.parametrize("place", ["in its root", "elsewhere"])
+def test_a_list_that_was_corrected_since_is_not_passed_over(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / ("list.csv" if place == "in its root" else "lists/list.csv")
+    table.parent.mkdir(exist_ok=True)
+    root = tmp_path if place == "in its root" else tmp_path / "images"
+    root.mkdir(exist_ok=True)
+    study = own(tmp_path, ('root = "."', f'root = "{root}"'), ('file = "list.csv"', f'file = "{table}"'))
+    ROWS.to_csv(table, index=False)
+    assert build_cohort(study, "own").built
+    assert not build_cohort(study, "own").built
+    submit(study, cluster="debug", dry_run=True)
+    assert "warning" not in capsys.readouterr().err
+    ROWS.assign(heart=ROWS["healthy"]).to_csv(table, index=False)
+    changed = f"{table}: changed since the cohort of own was built from it"
+    with pytest.raises(CohortError, match=f"^{re.escape(changed)}"):
+        build_cohort(study, "own")
+    submit(study, cluster="debug", dry_run=True)
+    assert f"warning: {changed}" in capsys.readouterr().err
+    table.unlink()  # the raw data need not stay
+    assert not build_cohort(study, "own").built
+    ROWS.to_csv(table, index=False)
+    assert not build_cohort(study, "own").built

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from dpdt.privacy.clipping import GradientSum
 from dpdt.ranks import ALONE, Ranks
 from dpdt.study import Study, load_study
 from dpdt.train import pretrain
+from tests.ports import free_port
 
 MakeStudy = Callable[..., Study]
 WORKER = Path(__file__).parent / "ranks_worker.py"
@@ -27,10 +27,7 @@ SECONDS = 120
 
 def run(study: Study, folder: Path, *, size: int, stop_step: int = 0) -> list[dict[str, Any]]:
     """Train with so many processes (gloo); what each of them found."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {**os.environ, "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {**os.environ, "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     shared["PYTHONPATH"] = str(Path(dpdt.__file__).parents[1])
     files = [folder / f"rank-{rank}-of-{size}.pt" for rank in range(size)]
     command = [sys.executable, str(WORKER), str(study.file)]

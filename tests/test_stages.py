@@ -134,7 +134,7 @@ def test_a_second_process_waits_for_the_first(make_fake_study: MakeStudy) -> Non
         assert calls(study) == []
         (study.folder / "cohort").mkdir()
         study.paths.cohort_record("a").write_text("{}")
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0
     process.stderr.close()
     assert calls(study) == []  # it found the work done
 
@@ -193,6 +193,6 @@ def test_a_damaged_frozen_study_is_one_clear_error(tmp_path: Path) -> None:
 def test_cohort_and_shards_do_not_load_torch(make_fake_study: MakeStudy) -> None:
     study = make_fake_study()
     code = f"from dpdt.stages import *; [run_task({str(study.file)!r}, Task(s, 'a')) for s in ('cohort', 'shards')]"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
     rows = [json.loads(line) for line in (study.folder / "calls.jsonl").read_text().splitlines()]
     assert {name for row in rows for name in row["heavy"]} == set()

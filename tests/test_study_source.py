@@ -136,3 +136,16 @@ def test_a_frozen_study_is_the_study_also_where_labels_are_findings(tmp_path: Pa
         StudyError, match=r"frozen\.json: pretrain\.epochs: .*by another version of dpdt; send the study again"
     ):
         thaw_study(tmp_path / "frozen.json")
+
+
+def test_tables_have_the_line_of_their_header_or_first_key(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(
+        '[domains.own]\nroot = "x"\n\n[domains.own.table.labels]\na = { column = "b" }\n'
+    )
+    source = read_source(tmp_path / "study.toml")
+    assert source.where("domains.own.root") == f"{tmp_path}/study.toml:2"
+    assert source.where("domains.own.table.labels.a") == f"{tmp_path}/study.toml:5"
+    assert source.where("domains.own.table.labels") == f"{tmp_path}/study.toml:4"
+    assert source.where("domains.own.table.file") == f"{tmp_path}/study.toml:1"
+    assert source.where("train.seeds") == f"{tmp_path}/study.toml"
+    assert source.origin("domains.own.role") == "default"

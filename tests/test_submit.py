@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from dpdt.submit.local import _visible_gpus
 from dpdt.submit.outcomes import Outcomes
 from dpdt.submit.plan import make_plan
 from dpdt.submit.profile import PROFILES, resources
+from tests.waiting import wait_until
 
 MakeStudy = Callable[..., Study]
 
@@ -45,14 +45,6 @@ def states(study: Study) -> dict[str, str]:
 def run_of(study: Study, domain: str, *, private: bool) -> str:
     """Run id of one cell."""
     return next(study.run_id(cell) for cell in study.cells() if cell.domain == domain and cell.private == private)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait for something that another process does."""
-    last = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < last, "waited too long"
-        time.sleep(0.05)
 
 
 def test_debug_runs_everything_in_this_process_and_then_nothing(
@@ -197,7 +189,7 @@ def test_tasks_end_with_their_starter_and_a_rerun_finishes_the_rest(make_fake_st
         os.killpg(process.pid, how)  # as a terminal does
     else:
         process.kill()
-    _, shown = process.communicate(timeout=30)
+    _, shown = process.communicate(timeout=120)
     assert process.returncode != 0
     assert how == signal.SIGKILL or shown.rstrip().endswith("KeyboardInterrupt")
     pids = [int(str(row["pid"])) for row in events(study)]
@@ -238,7 +230,7 @@ def test_pickles_refer_to_the_package_and_not_to_main(make_fake_study: MakeStudy
         [sys.executable, "-m", "dpdt.submit", str(study.file), "--cluster", "local", "--stages", "cohort"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     assert "3 tasks done, 0 were done before. Logs: " in done.stdout

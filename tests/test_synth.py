@@ -3,8 +3,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from dpdt.synth import HOSPITALS, Picture, hospital_pictures, make_hospitals
 from dpdt.synth.drawing import draw, raw_shape
 from dpdt.synth.layouts import LAYOUTS
 from dpdt.vocabulary import LABELS
+from tests.waiting import wait_until
 
 SMALL = {"patients": 4, "image_size": 64}
 
@@ -76,20 +75,12 @@ def test_sigkill_leaves_no_process_behind_and_a_second_call_completes(tmp_path: 
     code += "domains=['chexpert'], patients=600, image_size=48)"
     command = [sys.executable, "-c", code, str(tmp_path / "killed")]
     with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL) as process:
-        until(lambda: any((tmp_path / "killed").rglob("*.jpg")))
+        wait_until(lambda: any((tmp_path / "killed").rglob("*.jpg")), pause=0.02)
         process.kill()
-    until(lambda: not group_lives(process.pid))
+    wait_until(lambda: not group_lives(process.pid))
     make_hospitals(tmp_path / "killed", **arguments)  # type: ignore[arg-type]
     make_hospitals(tmp_path / "whole", **arguments)  # type: ignore[arg-type]
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
-
-
-def until(happened: Callable[[], bool], *, seconds: float = 60) -> None:
-    """Wait for something, but not for ever."""
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def group_lives(group: int) -> bool:

@@ -30,6 +30,7 @@ from dpdt.tracking.payload import payload
 from dpdt.tracking.store import explained, open_client, public_name
 from dpdt.tracking.values import MAX_METRIC_KEYS
 from tests.fake_runs import NUM_STEPS, FakeRuns
+from tests.ports import free_port
 
 # MLflow's own tables, under SQLAlchemy 2.1.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
@@ -497,9 +498,7 @@ def test_no_patient_image_or_path_reaches_mlflow(runs: Make) -> None:
 
 
 def test_a_server_that_is_down_is_one_clear_error_soon(runs: Make) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     uri = f"http://somebody:hunter2@127.0.0.1:{port}"
     study = runs(("vindr",), "[inf]", more=f'[tracking]\nuri = "{uri}"').all().study
     begun = time.monotonic()
@@ -629,10 +628,10 @@ def test_the_ui_serves_every_run_on_this_machine_alone_until_ctrl_c(runs: Make) 
         request = urllib.request.Request(
             f"{base}/api/2.0/mlflow/runs/search", body, {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             assert len(json.load(answer)["runs"]) == 5
         ui.send_signal(signal.SIGINT)
-        assert ui.wait(30) == 0
+        assert ui.wait(120) == 0
         host, port = base.removeprefix("http://").split(":")
         with socket.socket() as probe:
             assert probe.connect_ex((host, int(port))) != 0  # nobody is left behind

@@ -26,8 +26,10 @@ from dpdt.study import Cell, Study, load_study
 from dpdt.tracking import live_sync, sync, tracking_uri, watch, with_uri
 from dpdt.tracking.store import environment, open_client
 from tests.fake_runs import NUM_STEPS, FakeRuns
-from tests.mlflow_servers import ForkedServer, MlflowServer, free_port
+from tests.mlflow_servers import ForkedServer, MlflowServer
 from tests.mlflow_view import assert_view_equals_folders
+from tests.ports import free_port
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -79,7 +81,7 @@ def test_a_server_killed_and_restarted_twenty_times_ends_up_with_every_value(
     server.start()
     made.all()
     write_report(made.study)
-    watcher.join(120)
+    watcher.join(200)
     assert not watcher.is_alive()
     compared = assert_view_equals_folders(study)
     assert compared >= 4 * (3 * NUM_STEPS - NUM_STEPS)  # of every run loss and step time, of two of them epsilon
@@ -141,17 +143,22 @@ def test_a_server_that_is_down_slow_or_unknown_costs_training_less_than_one_perc
     paths = step_on(made, CELL, 1)
     with slow_server() as slow, ThreadPoolExecutor() as pool:
         uris = {"down": f"http://127.0.0.1:{free_port()}", "slow": slow, "unknown": "http://no-such-host.invalid"}
-        shares = {}
+        studies = {}
         for kind, uri in uris.items():  # each study has its own lock
             folder = tmp_path / kind
             shutil.copytree(made.study.paths.runs, folder / "runs")
             shutil.copy(made.study.file, folder)
-            study = with_uri(load_study(folder), uri)
-            shares[kind] = pool.submit(held_up, study, study.paths.run(paths.run_id))
-        for kind, share in shares.items():
-            assert share.result() < 0.01, f"{kind}: {share.result():.2%}"
+            studies[kind] = with_uri(load_study(folder), uri)
+        # Whatever else the machine does makes a training wait longer, never shorter: the least of several is its own.
+        for _ in range(4):
+            runs = {kind: study.paths.run(paths.run_id) for kind, study in studies.items()}
+            shares = dict(zip(runs, pool.map(held_up, studies.values(), runs.values()), strict=True))
+            studies = {kind: study for kind, study in studies.items() if shares[kind] >= 0.01}
+            if not studies:
+                break
+        assert not studies, f"{shares}"
     said = capfd.readouterr().err
-    assert all(said.count(f"warning: MLflow at {uri}: ") <= 1 for uri in uris.values())
+    assert all(said.count(f"warning: MLflow at {uri}: ") <= 4 for uri in uris.values())  # one a training
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
@@ -186,19 +193,14 @@ def test_a_training_feeds_the_server_at_its_epoch_ends_and_at_its_end(fake_runs:
         query = "tags.`dpdt.kind` = 'train'"
         return list(client.search_runs([found.experiment_id], query)) if found else []
 
-    deadline = time.monotonic() + 60
     with live_sync(study) as tell:
         assert tell is not None
         for steps in (10, 20):
             tell(step_on(made, CELL, steps))
-            while not any(run.data.metrics.get("step_s") and run.data.tags.get("dpdt.sent") for run in seen()):
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+            wait_until(lambda: any(r.data.metrics.get("step_s") and r.data.tags.get("dpdt.sent") for r in seen()))
         (run,) = seen()  # the other three are not this training's
         assert (run.info.run_name, run.info.status) == ("vindr · patient ε=1 · seed 0", "RUNNING")
-        while len(client.get_metric_history(run.info.run_id, "loss")) < 20:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: len(client.get_metric_history(run.info.run_id, "loss")) >= 20)
     made.all()
     sync(study)
     assert assert_view_equals_folders(study) > 4 * NUM_STEPS
@@ -238,7 +240,7 @@ class Recorder(http.server.BaseHTTPRequestHandler):
         self.sent.append(f"{self.command} {self.path}\n{self.headers}\n".encode() + body)
         request = urllib.request.Request(f"{self.target}{self.path}", body or None, headers, method=self.command)
         try:
-            answer = urllib.request.urlopen(request, timeout=30)
+            answer = urllib.request.urlopen(request, timeout=120)
         except urllib.error.HTTPError as err:
             answer = err
         with answer:

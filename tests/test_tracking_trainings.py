@@ -22,6 +22,7 @@ from dpdt.tracking.system import machine_load, system_values
 from tests.fake_runs import FakeRuns
 from tests.mlflow_view import assert_view_equals_folders
 from tests.small_data import MakeStudy
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 
@@ -64,11 +65,8 @@ def test_a_training_killed_by_sigkill_is_marked_and_comes_back_as_the_same_run(
         return subprocess.Popen([sys.executable, "-c", TRAIN, str(study.file)], stderr=subprocess.DEVNULL)
 
     def wait_for(process: subprocess.Popen[bytes], file: Path, number: int) -> None:
-        deadline = time.monotonic() + 120
-        while lines(file) < number:
-            assert process.poll() is None, "it ended too early"
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        wait_until(lambda: lines(file) >= number or process.poll() is not None, pause=0.005)
+        assert process.poll() is None, "it ended too early"
 
     def in_mlflow() -> tuple[str, str]:
         """Id and status of the one training that MLflow has."""
@@ -157,12 +155,12 @@ def test_nothing_is_sampled_unless_the_study_says_so(fake_runs: Make, monkeypatc
             for name, value in environment.items():
                 patch.setenv(name, value)
             with system_samples(study, paths.run_id):  # type: ignore[arg-type]
-                deadline = time.monotonic() + wait_s
-                while not lines(paths.system_log) and time.monotonic() < deadline:
+                until = time.monotonic() + wait_s
+                while not lines(paths.system_log) and time.monotonic() < until:
                     time.sleep(0.01)
         return lines(paths.system_log) > 0
 
-    assert sampled_in(on, wait_s=20)
+    assert sampled_in(on, wait_s=150)
     assert not sampled_in(made.study)
     assert not sampled_in(on, RANK="1")  # the leading process does it
     made.train(Cell("vindr", 1.0, 0))
@@ -180,14 +178,16 @@ def test_a_full_disk_ends_the_samples_and_not_the_training(
     monkeypatch.setattr(dpdt.tracking.system, "PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(dpdt.tracking.system, "machine_load", full)
     study = fake_runs(("vindr",), "[1.0]", more="[tracking]\nsystem_metrics = true\n").study
-    said = ""
+    said: list[str] = []
+
+    def warned() -> bool:
+        said.append(capsys.readouterr().err)
+        return "warning" in "".join(said)
+
     with system_samples(study, "a-run"):
-        deadline = time.monotonic() + 20
-        while "warning" not in said and time.monotonic() < deadline:
-            said += capsys.readouterr().err
-            time.sleep(0.01)
-    said += capsys.readouterr().err
-    assert "warning: a-run: no more system metrics ([Errno 28] No space left on device). The training goes on." in said
+        wait_until(warned)
+    warning = "warning: a-run: no more system metrics ([Errno 28] No space left on device). The training goes on."
+    assert warning in "".join(said) + capsys.readouterr().err
 
 
 def write_samples(paths: RunPaths, *, gpus: int) -> int:

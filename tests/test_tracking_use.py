@@ -18,8 +18,8 @@ from dpdt.tracking import compare_rows, find_compared, serve_ui, sync, tracking_
 from dpdt.tracking.store import find_experiment, open_client
 from dpdt.tracking.watch import is_complete
 from tests.fake_runs import FakeRuns
-from tests.mlflow_servers import free_port
 from tests.mlflow_view import assert_view_equals_folders
+from tests.ports import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 
@@ -133,7 +133,7 @@ def test_watch_ends_when_all_is_trained_evaluated_and_reported(
     assert not is_complete(study)  # there is no report
     write_report(study)
     assert is_complete(study)
-    watcher.join(60)
+    watcher.join(120)
     assert not watcher.is_alive()
     assert "2 runs, " in capsys.readouterr().out
     assert assert_view_equals_folders(study) > 0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -251,6 +252,20 @@ def test_noise_of_different_steps_never_coincides_across_crashes_and_resumes(
     train(study, DP)
     assert len(drawn) <= NUM_STEPS  # not one noisy step more than the budget
     assert len(set(drawn)) == len(drawn) > 10
+
+
+def test_a_training_does_not_go_on_with_other_labels(study: Study) -> None:
+    train(study, DP, stop=StopAfter(3))
+    table = study.paths.cohort_table("uka")
+    cohort = pd.read_parquet(table)
+    before = cohort.copy()
+    row = cohort.index[cohort["split"] == "train"][-1]
+    cohort.loc[row, "healthy"] = 1 - cohort.loc[row, "healthy"]
+    cohort.to_parquet(table, index=False)
+    with pytest.raises(DpdtError, match=r"begun with data\.labels_sha256 = .* it is .* now\. Put it back, or remove"):
+        train(study, DP)
+    before.to_parquet(table, index=False)
+    assert train(study, DP).status == "finished"
 
 
 def test_without_dp_a_crash_costs_nothing_and_the_result_is_the_same(

@@ -3,11 +3,11 @@
 from importlib import import_module
 from typing import cast
 
-from dpdt.domains.raw import RAW_COLUMNS, RawCohort, Reader
+from dpdt.domains.raw import MISSING_IMAGES, RAW_COLUMNS, RawCohort, Reader
 from dpdt.errors import StudyError
 from dpdt.study import DOMAIN_KINDS
 
-__all__ = ["RAW_COLUMNS", "RawCohort", "Reader", "reader"]
+__all__ = ["MISSING_IMAGES", "RAW_COLUMNS", "RawCohort", "Reader", "reader"]
 
 
 def reader(kind: str) -> Reader:

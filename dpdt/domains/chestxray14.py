@@ -11,7 +11,16 @@ from typing import Final
 import pandas as pd
 
 from dpdt.domains.files import RawFiles, list_files
-from dpdt.domains.raw import FileNames, Filter, RawCohort, age_from_text, is_among, sex_word, to_label
+from dpdt.domains.raw import (
+    MISSING_IMAGES,
+    FileNames,
+    Filter,
+    RawCohort,
+    age_from_text,
+    is_among,
+    sex_word,
+    to_label,
+)
 from dpdt.errors import CohortError
 from dpdt.study import DomainSettings
 
@@ -82,7 +91,7 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
         frame[label] = to_label(findings.map(lambda names, name=name: name in names).astype(bool))
     counts = {
         "listed images that a table of a sample does not have": lost,
-        "images not found where expected": int((~is_among(kept["image_id"], found)).sum()),
+        MISSING_IMAGES: int((~is_among(kept["image_id"], found)).sum()),
     }
     return RawCohort(frame, rows.exclusions, files.read, counts, {"findings": "names compared whole"})
 

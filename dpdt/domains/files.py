@@ -30,7 +30,8 @@ class RawFiles:
         if unknown:
             raise StudyError(f"files: unknown name {unknown[0]!r}. Valid names: {', '.join(published)}.")
         if not root.is_dir():
-            raise CohortError(f"{root}: no such folder. Set `root` of the domain to the folder with the raw data.")
+            what = "a file, expected a folder" if root.is_file() else "no such folder"
+            raise CohortError(f"{root}: {what}. Set `root` of the domain to the folder with the raw data.")
         self.root = root
         self._published = published
         self._given = settings.files
@@ -121,7 +122,7 @@ class RawFiles:
         self._read[name] = path
         opener = gzip.open if path.suffix == ".gz" else open
         try:
-            with opener(path, "rt", encoding="utf-8") as stream:
+            with opener(path, "rt", encoding="utf-8-sig") as stream:
                 return [line.strip() for line in stream if line.strip()]
         except (UnicodeDecodeError, OSError, EOFError) as err:
             raise CohortError(f"{path}: cannot be read as a list of names ({err}).") from err
@@ -136,7 +137,7 @@ def csv_header(path: Path, *, separator: str = ",", encoding: str = "utf-8") -> 
     try:
         header = pd.read_csv(path, nrows=0, sep=separator, encoding=encoding, **AS_TEXT)
     except (ValueError, LookupError, OSError, EOFError) as err:  # pandas' parser errors are ValueErrors
-        raise CohortError(f"{path}: cannot be read as CSV ({err}).") from err
+        raise CohortError(_not_csv(path, err, encoding)) from err
     return tuple(str(column) for column in header.columns)
 
 
@@ -168,8 +169,34 @@ def read_csv(path: Path, *, columns: Sequence[str], separator: str = ",", encodi
                 advance(now - done, f"{sum(map(len, parts))} rows")
                 done = now
     except (ValueError, LookupError, OSError, EOFError) as err:  # pandas' parser errors are ValueErrors
-        raise CohortError(f"{path}: cannot be read as CSV ({err}).") from err
+        raise CohortError(_not_csv(path, err, encoding)) from err
     return pd.concat(parts)
+
+
+def _not_csv(path: Path, err: Exception, encoding: str) -> str:
+    """What to say about a file that cannot be read as CSV: what it is instead, and what to do."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(4)
+    except OSError as unreadable:
+        return f"{path}: cannot be read ({unreadable.strerror}). Correct its permissions."
+    if not start:
+        return f"{path}: empty (0 bytes). Expected a header and a row an image; export the list again."
+    if start.startswith(b"PK") or start == b"\xd0\xcf\x11\xe0":
+        return f"{path}: a workbook of a spreadsheet program. Expected a list as text: save it as CSV (UTF-8)."
+    zipped, named = start.startswith(b"\x1f\x8b"), path.suffix == ".gz"
+    if zipped != named:
+        found = "compressed by gzip" if zipped else "not compressed"
+        return f"{path}: {found}, which its name does not say. Expected .csv.gz if compressed, .csv if not: rename it."
+    if isinstance(err, LookupError):
+        return f"{path}: encoding = {encoding!r} is unknown. Write for example 'utf-8', 'latin-1' or 'utf-16'."
+    if isinstance(err, UnicodeError):
+        likely = "utf-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "latin-1"
+        return (
+            f"{path}: not text in {encoding} ({err}). Save it as UTF-8, or, for your own list, set its encoding in "
+            f'its table, perhaps encoding = "{likely}".'
+        )
+    return f"{path}: cannot be read as CSV ({err})."
 
 
 def _check_cells(path: Path, *, columns: Sequence[str], separator: str, encoding: str) -> None:
@@ -190,7 +217,7 @@ def _check_cells(path: Path, *, columns: Sequence[str], separator: str, encoding
                         f"cut off, or has a text with {separator!r} no quotation marks? Export the list again."
                     )
     except (csv.Error, ValueError, LookupError, OSError, EOFError) as err:
-        raise CohortError(f"{path}: cannot be read as CSV ({err}).") from err
+        raise CohortError(_not_csv(path, err, encoding)) from err
     twice = [name for name in columns if header.count(name) > 1]
     if twice:
         raise CohortError(

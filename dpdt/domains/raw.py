@@ -14,6 +14,7 @@ from dpdt.vocabulary import LABELS
 __all__ = [
     "FRONTAL",
     "MAX_AGE_YEARS",
+    "MISSING_IMAGES",
     "RAW_COLUMNS",
     "FileNames",
     "Filter",
@@ -29,6 +30,9 @@ __all__ = [
 FileNames = Mapping[str, tuple[str, ...]]
 
 RAW_COLUMNS: Final = ("image_id", "path", "patient_id", "study_id", "view", "sex", "age_years", "split", *LABELS)
+MISSING_IMAGES: Final = "images not found where expected"
+"""The name of that count, in readers that look."""
+
 FRONTAL: Final = "frontal"
 """View of an image that is known to be frontal, while PA or AP is not recorded."""
 

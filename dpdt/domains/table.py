@@ -14,7 +14,17 @@ import pandas as pd
 
 from dpdt.domain_settings import TableSettings
 from dpdt.domains.files import RawFiles, csv_header, list_files, read_csv
-from dpdt.domains.raw import FRONTAL, FileNames, Filter, RawCohort, age_from_text, is_among, possible_age, to_label
+from dpdt.domains.raw import (
+    FRONTAL,
+    MISSING_IMAGES,
+    FileNames,
+    Filter,
+    RawCohort,
+    age_from_text,
+    is_among,
+    possible_age,
+    to_label,
+)
 from dpdt.errors import CohortError, StudyError
 from dpdt.study import DomainSettings
 from dpdt.vocabulary import LABELS
@@ -87,7 +97,7 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
             **_labels(kept, table, path),
         }
     )
-    counts |= {"images not found where expected": _missing(files.root, paths)}
+    counts |= {MISSING_IMAGES: _missing(files.root, paths)}
     counts |= {f"{label} unknown in every image": len(frame) for label in LABELS if frame[label].isna().all()}
     return RawCohort(frame, rows.exclusions, {"table": path}, counts, {"labels": table.labels.model_dump()})
 
@@ -98,9 +108,7 @@ def _cells(path: Path, table: TableSettings) -> pd.DataFrame:
     labels = {label: settings.column for label, settings in table.labels.given.items()}
     wanted |= {f"label:{label}": column for label, column in labels.items() if column is not None}
     if not path.is_file():
-        lists = [one.name for one in sorted(path.parent.glob("*")) if LISTS & {*one.suffixes}][:5]
-        there = f" There: {', '.join(lists)}." if lists else ""
-        raise CohortError(f"{path}: no such file. Correct `root`, or `file` in the domain's table.{there}")
+        raise CohortError(_no_list(path))
     parquet = path.suffix == ".parquet"
     separator = table.separator or ("\t" if ".tsv" in path.suffixes else ",")
     header = _parquet_header(path) if parquet else csv_header(path, separator=separator, encoding=table.encoding)
@@ -108,11 +116,7 @@ def _cells(path: Path, table: TableSettings) -> pd.DataFrame:
         if name not in header:
             raise CohortError(
                 f"{path}: no column {name!r} ({key.replace(':', ' ')}); found {', '.join(map(repr, header))}. "
-                + (
-                    "Is `separator` right?"
-                    if len(header) == 1
-                    else "Names are compared exactly; correct the study file."
-                )
+                + _column_hint(name, header, separator)
             )
     columns = sorted(set(wanted.values()))
     if parquet:
@@ -120,8 +124,37 @@ def _cells(path: Path, table: TableSettings) -> pd.DataFrame:
     else:
         found = read_csv(path, columns=columns, separator=separator, encoding=table.encoding)
     if found.empty:
-        raise CohortError(f"{path}: no rows.")
+        raise CohortError(f"{path}: a header and no rows. Expected a row an image; export the list again.")
     return pd.DataFrame({key: found[name].str.strip() for key, name in wanted.items()})
+
+
+def _no_list(path: Path) -> str:
+    """What to say about a list that is not there, or is no file."""
+    if path.is_dir():
+        return f"{path}: a folder. Expected a list; set `file` in the domain's table to its path below `root`."
+    lists = [one.name for one in sorted(path.parent.glob("*")) if LISTS & {*one.suffixes}][:5]
+    there = f" There: {', '.join(lists)}." if lists else ""
+    return f"{path}: no such file. Correct `root`, or `file` in the domain's table.{there}"
+
+
+def _column_hint(name: str, header: tuple[str, ...], separator: str) -> str:
+    """What to do about a column that is not there."""
+    if len(header) == 1:
+        other = max(",;\t|", key=header[0].count)
+        if other != separator and other in header[0]:
+            return (
+                f"The cells seem to be parted by {other!r}: set separator = {json.dumps(other)} in the domain's table."
+            )
+        return "Is `separator` right?"
+    same = [column for column in header if _plain(column) == _plain(name)]
+    if same:
+        return f"Names are compared exactly: write {same[0]!r} in the study file, with its blanks and capitals."
+    return "Names are compared exactly; correct the study file."
+
+
+def _plain(name: str) -> str:
+    """A column's name without what one does not see: blanks, capitals, a byte order mark."""
+    return "".join(name.replace("\ufeff", "").split()).casefold()
 
 
 def _parquet_header(path: Path) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from dpdt.console import progress
 from dpdt.domains.files import RawFiles, list_files
-from dpdt.domains.raw import FileNames, RawCohort, age_from_text, sex_word, to_label
+from dpdt.domains.raw import MISSING_IMAGES, FileNames, RawCohort, age_from_text, sex_word, to_label
 from dpdt.errors import CohortError
 from dpdt.study import DomainSettings
 from dpdt.vocabulary import LABELS
@@ -82,7 +82,7 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
     counts = {
         "training images not read by three readers": int((train["readers"] != READERS).sum()),
         "pneumonia unknown, not a class of the Kaggle table": len(train) if kaggle else 0,
-        "images not found where expected": len(paths) - len(headers),
+        MISSING_IMAGES: len(paths) - len(headers),
     }
     read = {"kaggle_table" if kaggle and name == "train_labels" else name: path for name, path in files.read.items()}
     return RawCohort(

@@ -39,6 +39,12 @@ def warnings_of(study: Study, outlook: "Outlook") -> Iterator[str]:
             f"give numbers: {example}"
         )
     yield from _each_once(cell for cell in outlook.cells if cell.refused)
+    for tested in outlook.domains:
+        if tested.domain in study.test_domains and tested.size is not None and not tested.size.test_images:
+            yield (
+                f"{tested.domain}: no image in test, so evaluations there will be refused. More patients, a larger "
+                "test_fraction or another study.seed give it some; or leave it out of evaluate.domains."
+            )
     yield from _about_noise(study, outlook)
     yield from _about_delta(study, outlook)
     yield from _about_memory(study, outlook)

@@ -7,7 +7,7 @@ again rounds as it did before. `p` numbers in the weight, `t` places in the outp
   2205.10683). The squared norm of the sum over places of g_t x_t' is the sum over pairs of places of (g_s · g_t)
   (x_s · x_t), where x_t is the input's patch at t. Products of patches are sums of products of pixels, so the pixels'
   products are taken once and added up for the k·k shifts: no patch is ever copied. t² work; the sum may cancel, so it
-  is done in float64.
+  is done in float64, on the CPU by the core (csrc/norms.cpp).
 - `pointwise`: a 1×1 kernel is one matrix product an image.
 - `patches`: unfold, then one matrix product an image; for many weights and few places.
 - `grouped`: the ordinary weight gradient of a convolution that has each image as a group of its own.
@@ -21,6 +21,9 @@ from typing import Final
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from dpdt import _core
+from dpdt.privacy.gradients import full, in_core
 
 __all__ = [
     "WAYS",
@@ -102,6 +105,19 @@ def gram_squared_norms(shape: Convolution, *, x: Tensor, gy: Tensor, weight: Ten
     Returns:
         float64, shape (n,).
     """
+    x, gy = full(x).detach(), full(gy).detach()
+    if in_core(x) and in_core(gy):
+        norms = torch.empty(len(x), dtype=torch.float64)
+        _core.weight_squared_norms(
+            x.contiguous().numpy(),
+            gy.contiguous().numpy(),
+            norms.numpy(),
+            kernel=(weight.shape[2], weight.shape[3]),
+            rounding=ROUNDING,
+            num_threads=torch.get_num_threads(),
+            **vars(shape),
+        )
+        return norms
     images, outputs, high, wide = gy.shape
     groups, places = shape.groups, high * wide
     g = gy.double().reshape(images * groups, outputs // groups, places)
@@ -174,7 +190,7 @@ def _grouped(shape: Convolution, *, x: Tensor, gy: Tensor, weight: Tensor) -> Te
     images = len(x)
     wide_x, wide_gy = x.reshape(1, -1, *x.shape[2:]), gy.reshape(1, -1, *gy.shape[2:])
     outputs, *kernel = weight.shape
-    repeated = weight.new_empty(1).expand(images * outputs, *kernel)  # its shape is used, its numbers are not
+    repeated = weight.new_empty(images * outputs, *kernel)  # its shape is used; its memory is never touched
     groups = images * shape.groups
     found = _backward(shape, wide_x, wide_gy, repeated, groups=groups, wanted=[False, True, False])[1]
     return found.reshape(images, -1)

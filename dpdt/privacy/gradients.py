@@ -14,12 +14,22 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from dpdt import _core
 from dpdt.errors import PrivacyError
 from dpdt.privacy.keystream import KeyStream
 
-__all__ = ["ClippedGradientSum", "GradientSum", "Loss", "full", "squared_norms", "sum_by_unit", "unit_weights"]
+__all__ = [
+    "ClippedGradientSum",
+    "GradientSum",
+    "Loss",
+    "full",
+    "in_core",
+    "squared_norms",
+    "sum_by_unit",
+    "unit_weights",
+]
 
-# Entries of a gradient whose squares are added up in float32; few enough that nothing is lost.
+# Entries of a gradient whose squares are added up in float32 on a GPU; few enough that nothing is lost.
 BLOCK: Final = 1024
 
 # From the model's outputs and the targets to one loss an image, shape (images,).
@@ -166,6 +176,11 @@ def full(values: Tensor) -> Tensor:
     return values.float() if values.itemsize < torch.float32.itemsize else values
 
 
+def in_core(values: Tensor) -> bool:
+    """Whether the core can compute with these numbers."""
+    return values.device.type == "cpu" and values.dtype == torch.float32
+
+
 def unit_weights(losses: Tensor, units: Tensor | None) -> Tensor:
     """What each loss counts: one over the number of its unit's images."""
     if units is None:
@@ -190,9 +205,9 @@ def sum_by_unit(rows: Tensor, units: Tensor) -> Tensor:
 
 
 def squared_norms(rows: Tensor) -> Tensor:
-    """Squared norm of each row, in float64 from the float32 norms of short blocks of the row.
+    """Squared norm of each row, in float64: a float32 norm of a long row comes out low, the sum could pass the bound.
 
-    A float32 norm of a long row comes out low, and the sum could pass the bound.
+    On the CPU the core adds up squares in float64; elsewhere these are float64 sums of float32 norms of short blocks.
 
     Args:
         rows: Shape (images, numbers).
@@ -200,6 +215,12 @@ def squared_norms(rows: Tensor) -> Tensor:
     Returns:
         Shape (images,).
     """
+    if in_core(rows):
+        squared = torch.zeros(len(rows), dtype=torch.float64)
+        _core.add_squared_norms(
+            rows.detach().contiguous().numpy(), squared.numpy(), num_threads=torch.get_num_threads()
+        )
+        return squared
     num_blocks = rows.shape[1] // BLOCK
     whole = rows[:, : num_blocks * BLOCK].reshape(len(rows), num_blocks, BLOCK)
     blocks = torch.linalg.vector_norm(whole, dim=2)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dpdt.console import say
+from dpdt.console import say, warn
 from dpdt.errors import ClusterError, StudyError
 from dpdt.jobs import Job, Submission, new_submission
 from dpdt.model_check import check_model
@@ -95,6 +95,7 @@ def submit(
     if wait is False and cluster != "slurm":
         raise StudyError(f"--no-wait goes with --cluster slurm only: {cluster} runs in this process. Leave it out.")
     check_model(study)
+    _warn_of_changed_lists(study)
     only = None
     if retry_failed:
         states = task_states(study)
@@ -114,6 +115,15 @@ def submit(
             summary = _run(study, stages, only, cluster)
     say(summary)
     return summary
+
+
+def _warn_of_changed_lists(study: Study) -> None:
+    """Nothing is built anew because a hospital's list was corrected, so say that it was."""
+    from dpdt.cohort import changed_inputs, cohort_done
+
+    for domain in study.domains:
+        for path in changed_inputs(study, domain) if cohort_done(study, domain) else ():
+            warn(f"{path}: changed since the cohort of {domain} was built from it; `dpdt cohort` tells what to do.")
 
 
 def _unfinished(study: Study, states: dict[Task, str]) -> set[Task]:

@@ -50,6 +50,15 @@ def prepare(
     num_steps = num_steps_for(num_epochs=run.settings.num_epochs, **sizes)
     mechanism = _mechanism(run, num_units=data.num_units, sample_rate=sample_rate, num_steps=num_steps, frozen=frozen)
     class_weights = frozen["class_weights"] if "class_weights" in frozen else choose_class_weights(run, data, mechanism)
+    seen = {
+        "split_sha256": data.split_sha256,
+        "labels_sha256": data.labels_sha256,
+        "manifest_sha256": data.manifest_sha256,
+        "units": data.num_units,
+        "images": len(data),
+    }
+    if frozen and "labels_sha256" not in frozen["data"]:
+        del seen["labels_sha256"]  # the run was begun when it was not recorded yet
     config = {
         "run_id": run.run_id,
         "kind": run.kind,
@@ -57,12 +66,7 @@ def prepare(
         "seed": run.seed,
         "target_epsilon": run.target_epsilon,
         "settings": frozen_settings(run.study, kind=run.kind),
-        "data": {
-            "split_sha256": data.split_sha256,
-            "manifest_sha256": data.manifest_sha256,
-            "units": data.num_units,
-            "images": len(data),
-        },
+        "data": seen,
         "num_steps": num_steps,
         "sample_rate": sample_rate,
         "noise_multiplier": mechanism and mechanism.noise_multiplier,

@@ -66,7 +66,7 @@ def served(study: Path) -> Iterator[tuple[str, str]]:
         yield compare[1].partition("/#")[0], compare[1]
     finally:
         ui.send_signal(signal.SIGINT)
-        ui.communicate(timeout=60)
+        ui.communicate(timeout=120)
 
 
 def main() -> None:

@@ -89,6 +89,7 @@ FAKES = {
     "cohort": {
         "build_cohort": lambda study, domain: work(study, f"cohort-{domain}", cohort_file(study, domain)),
         "cohort_done": lambda study, domain: cohort_file(study, domain).exists(),
+        "changed_inputs": lambda study, domain: [],
     },
     "shards": {
         "build_shards": lambda study, domain, **_: work(study, f"shards-{domain}", shards_file(study, domain)),

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 import dpdt
+from tests.ports import free_port
 
 DEV = Path(dpdt.__file__).parents[1] / "slurm" / "dev"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch")
 PACKAGES = ("munge", "slurmctld", "slurmd", "slurm-client")
-SCRIPT_SECONDS = 60
+SCRIPT_SECONDS = 150
 INSTALL_SECONDS = 240
 
 
@@ -23,7 +24,7 @@ INSTALL_SECONDS = 240
 def cluster_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Four nodes, up for the tests of this folder; taken down in any case."""
     _install(PROGRAMS, PACKAGES)
-    with _cluster(tmp_path_factory.mktemp("slurm"), port=_first_port(20_000)) as folder:
+    with _cluster(tmp_path_factory.mktemp("slurm"), port=free_port(8)) as folder:
         yield folder
 
 
@@ -38,14 +39,9 @@ def cluster(cluster_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def accounting_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cluster of its own for one test, with accounting."""
     _install((*PROGRAMS, "slurmdbd", "mariadbd"), (*PACKAGES, "slurmdbd", "mariadb-server"))
-    with _cluster(_reachable(), "--accounting", port=_first_port(26_000)) as folder:
+    with _cluster(_reachable(), "--accounting", port=free_port(8)) as folder:
         monkeypatch.setenv("SLURM_CONF", str(folder / "etc" / "slurm.conf"))
         yield folder
-
-
-def _first_port(start: int) -> int:
-    """Of eight that no other process takes: pytest's workers have neighbouring process ids."""
-    return start + os.getpid() % 625 * 8
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """A Slurm with accounting: what left its memory is still known."""
 
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,18 +12,11 @@ from dpdt.status import study_status
 from dpdt.study import Study
 from dpdt.submit import cancel, submit
 from dpdt.submit.checks import check_cluster
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("accounting_cluster")]
 
 CLUSTER = '[cluster]\npartition = "low"\nmem_gb = 0.5\ntimeout_min = 10\ncpus_per_task = 1\n'
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 40.0) -> None:
-    """Wait for something that the cluster does."""
-    last = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < last, "waited too long"
-        time.sleep(0.3)
 
 
 def test_a_cancelled_job_is_known_when_squeue_has_forgotten_it(

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +18,7 @@ from dpdt.jobs import latest_jobs
 from dpdt.status import study_status
 from dpdt.study import Study, load_study
 from dpdt.submit import submit
+from tests.waiting import wait_until
 
 pytest.importorskip("dpdt._core", reason="the C++ core is not built here")
 
@@ -40,14 +40,6 @@ timeout_min = 10
 def slurm(*command: str) -> str:
     """What a program of Slurm prints."""
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
-    """Wait for something that the cluster does."""
-    last = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < last, "waited too long"
-        time.sleep(0.5)
 
 
 def rows_of(study: Study) -> Rows:

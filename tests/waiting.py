@@ -1,0 +1,39 @@
+"""Waiting for what other processes do, on a machine that may be busy with other work."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float = 150, pause: float = 0.1) -> None:
+    """Wait until something has happened; far longer than it takes, so that only what never happens fails."""
+    last = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < last, "waited too long"
+        time.sleep(pause)
+
+
+def least(measure: Callable[[], float], *, below: float) -> float:
+    """The least of at most five measurements, the last of which is the first below a limit.
+
+    Other work on the machine makes what is measured take longer and never shorter.
+    """
+    seconds = float("inf")
+    for _ in range(5):
+        seconds = min(seconds, measure())
+        if seconds < below:
+            break
+    return seconds
+
+
+def seconds_to_interrupt(command: Sequence[str], *, after: float) -> float:
+    """Seconds from Ctrl-C until a program says `interrupted`; it is sent some seconds after it said `started`."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        time.sleep(after)
+        process.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        assert process.stdout.readline() == "interrupted\n"
+        return time.monotonic() - begun
