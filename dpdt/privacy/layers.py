@@ -97,7 +97,7 @@ class _GroupNorm(torch.autograd.Function):
         images, channels = x.shape[:2]
         wide = x.reshape(1, images * channels, -1)
         ctx.sizes = (1, images * channels, wide.shape[2], images * module.num_groups)
-        weights, biases = (None if p is None else p.repeat(images) for p in (weight, bias))
+        weights, biases = (None if p is None else p.expand(images, -1).reshape(-1) for p in (weight, bias))
         y, mean, rstd = torch.ops.aten.native_group_norm(wide, weights, biases, *ctx.sizes, module.eps)
         ctx.layer = layer
         ctx.save_for_backward(x, weights, mean, rstd)
