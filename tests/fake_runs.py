@@ -115,7 +115,7 @@ class FakeRuns:
 
 
 def hundred_runs(folder: Path, *, epsilons: str) -> FakeRuns:
-    """A hundred finished runs, of five target epsilons, with as many metrics as are sent, and one evaluation's numbers."""
+    """A hundred finished runs, of five target epsilons, with as many metrics as are sent; all have the same numbers."""
     names = [f"hospital_{number:02d}" for number in range(20)]  # so many test domains fill all metric keys
     domains = "".join(f'[domains.{name}]\nroot = "raw"\nkind = "vindr"\n' for name in names)
     write_text(folder / "study.toml", f'[study]\nname = "hundred"\n[privacy]\ntarget_epsilons = {epsilons}\n{domains}')
