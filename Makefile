@@ -113,6 +113,7 @@ image:
 
 image-test: install
 	@docker/test.sh
+	@docker/compose-test.sh build/image-test/image/demo
 
 # An archive for a machine without a network, and for Apptainer. IMAGE=cuda: after `docker/build.sh cuda`.
 IMAGE ?= cpu

@@ -11,6 +11,7 @@ own_store() {
     {
         echo '[containers]'
         echo 'default_ulimits = ["nofile=1024:4096", "nproc=4096:4096"]'
+        if [ -x /usr/lib/podman/netavark ]; then printf '[network]\nnetwork_backend = "netavark"\n'; fi
         echo '[engine]'
         if command -v runc >/dev/null; then echo 'runtime = "runc"'; fi
         echo 'cgroup_manager = "cgroupfs"'
@@ -21,10 +22,10 @@ own_store() {
 }
 
 install_podman() {
-    echo "Installing podman, runc and debootstrap (Debian packages)"
+    echo "Installing podman, runc, debootstrap and podman's network (Debian packages)"
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends \
-        podman runc debootstrap >/dev/null
+        podman runc debootstrap netavark aardvark-dns catatonit >/dev/null
 }
 
 if docker info >/dev/null 2>&1; then
@@ -32,7 +33,8 @@ if docker info >/dev/null 2>&1; then
 else
     if [ "$(id -u)" = 0 ]; then
         own_store
-        if command -v apt-get >/dev/null && ! { command -v podman && command -v debootstrap; } >/dev/null; then
+        if command -v apt-get >/dev/null &&
+            ! { command -v podman && command -v debootstrap && ls /usr/lib/podman/aardvark-dns; } >/dev/null 2>&1; then
             install_podman || true
             own_store
         fi

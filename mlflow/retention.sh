@@ -7,7 +7,7 @@ set -eu
 # shellcheck source=settings.sh
 . "$(dirname "$0")/settings.sh"
 # Artifacts are removed by way of the server, which must run.
-export MLFLOW_TRACKING_URI="http://127.0.0.1:${MLFLOW_PORT:-5000}"
+export MLFLOW_TRACKING_URI="${MLFLOW_SERVER:-http://127.0.0.1:${MLFLOW_PORT:-5000}}"
 if [ -n "${MLFLOW_AUTH_ADMIN_PASSWORD_FILE:-}" ]; then
     MLFLOW_TRACKING_USERNAME=${MLFLOW_ADMIN:-admin}
     MLFLOW_TRACKING_PASSWORD=$(cat "$MLFLOW_AUTH_ADMIN_PASSWORD_FILE")

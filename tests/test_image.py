@@ -152,16 +152,24 @@ def test_no_password_stands_in_the_compose_file() -> None:
     everything = compose()
     assert all(set(secret) == {"file"} for secret in everything["secrets"].values())
     for service in everything["services"].values():
-        named = [key for key in service.get("environment", {}) if "PASSWORD" in key]
-        assert all(key.endswith("_FILE") for key in named)
+        named = {key: value for key, value in service.get("environment", {}).items() if "PASSWORD" in key}
+        assert all(key.endswith("_FILE") or value is None for key, value in named.items())  # None: the user's own
 
 
-def test_the_image_s_own_services_have_no_rights_and_a_read_only_root() -> None:
-    own = [service for service in compose()["services"].values() if service["image"].startswith("dpdt:")]
-    assert len(own) == 2
-    for service in own:
-        assert service["read_only"] is True
-        assert service["cap_drop"] == ["ALL"]
+def test_all_services_but_the_database_have_no_rights_and_a_read_only_root() -> None:
+    services = compose()["services"]
+    assert set(services) == {"postgres", "mlflow", "dpdt", "backup", "retention"}
+    for name, service in services.items():
+        if name != "postgres":
+            assert service["read_only"] is True
+            assert service["cap_drop"] == ["ALL"]
+            assert service["user"] == "${DPDT_UID:-1000}:${DPDT_GID:-1000}"
+
+
+def test_the_database_is_healthy_only_when_it_takes_connections_over_the_network() -> None:
+    """Its image makes a new database with a server that only the local socket reaches, and then ends it."""
+    test = compose()["services"]["postgres"]["healthcheck"]["test"]
+    assert test[1:4] == ["pg_isready", "--host", "127.0.0.1"]
 
 
 def test_the_dockerfile_builds_with_podman_and_docker() -> None:
