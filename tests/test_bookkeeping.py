@@ -6,9 +6,12 @@ torch's ordinary autograd in float64.
 
 import copy
 import itertools
+import math
 import warnings
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +20,7 @@ from hypothesis import strategies as st
 from opacus.grad_sample import GradSampleHooks
 from torch import Tensor, nn
 
+from dpdt import _core
 from dpdt.errors import PrivacyError
 from dpdt.model import ResNet9
 from dpdt.privacy.bookkeeping import BookkeepingClipping
@@ -171,8 +175,9 @@ def test_every_way_gives_the_norms_of_any_convolution(case: tuple[nn.Conv2d, int
         rows.append(exact.weight.grad.flatten().clone())
     shape = Convolution(module.stride, module.padding, module.dilation, module.groups)  # type: ignore[arg-type]
     right = torch.stack(rows)
-    found = gram_squared_norms(shape, x=x, gy=gy, weight=module.weight)
-    torch.testing.assert_close(found, right.square().sum(1), rtol=1e-6, atol=1e-9)
+    for kind in (torch.float32, torch.float64):  # by the core, and by torch
+        found = gram_squared_norms(shape, x=x.to(kind), gy=gy.to(kind), weight=module.weight)
+        torch.testing.assert_close(found, right.square().sum(1), rtol=1e-6, atol=1e-9)
     for name, way in WAYS.items():
         if name == "patches" and module.groups > 1:
             continue
@@ -436,6 +441,31 @@ def test_where_the_terms_of_a_gradient_cancel_their_rounding_is_in_the_norm() ->
     norm = gram_squared_norms(shape, x=x, gy=gy, weight=weight).sqrt()
     assert entering.double().norm() <= norm * (1 + 1e-5)
     assert norm < 0.01 * x.norm() * gy.norm()
+
+
+def test_the_core_says_which_shapes_are_no_convolution() -> None:
+    x, gy, out = np.zeros((2, 4, 5, 5), np.float32), np.zeros((2, 3, 5, 5), np.float32), np.empty(2)
+    moves: dict[str, Any] = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "rounding": 0.0}
+    _core.weight_squared_norms(x, gy, out, kernel=(3, 3), groups=1, **moves)
+    with pytest.raises(ValueError, match="expected input and output gradient of this convolution"):
+        _core.weight_squared_norms(x, gy, out, kernel=(2, 3), groups=1, **moves)
+    with pytest.raises(ValueError, match="channels in whole groups"):
+        _core.weight_squared_norms(x, gy, out, kernel=(3, 3), groups=2, **moves)
+    with pytest.raises(ValueError, match="the same images"):
+        _core.weight_squared_norms(x, gy, np.empty(3), kernel=(3, 3), groups=1, **moves)
+    with pytest.raises(ValueError, match="expected rows and room for one number for each"):
+        _core.add_squared_norms(np.zeros((3, 2), np.float32), out)
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 31, 32, 33, 100_003])
+def test_the_core_adds_squares_up_in_float64_on_any_number_of_threads(length: int) -> None:
+    rows = (np.random.default_rng(length).standard_normal((5, length)) * 1e3).astype(np.float32)
+    found = [np.full(5, 2.0) for _ in range(2)]
+    for out, num_threads in zip(found, (1, 3), strict=True):
+        _core.add_squared_norms(rows, out, num_threads=num_threads)
+    right = [2.0 + math.fsum(float(value) ** 2 for value in row) for row in rows]
+    np.testing.assert_allclose(found[0], right, rtol=1e-13)
+    assert np.array_equal(found[0], found[1])
 
 
 def test_units_of_several_images_equal_the_hooks() -> None:

@@ -150,6 +150,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_without_a_terminal_there_are_no_colours_and_quiet_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("image,patient,heart\n" + "".join(f"{n}.png,p{n},{n % 2}\n" for n in range(20)))
+    for number in range(20):
+        (tmp_path / f"{number}.png").touch()
     (tmp_path / "study.toml").write_text(
         '[domains.own]\nkind = "table"\nroot = "."\n[domains.own.table]\nfile = "list.csv"\nimage = "image"\n'
         'patient = "patient"\nlabels = { cardiomegaly = { column = "heart" } }\n'

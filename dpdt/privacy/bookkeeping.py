@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dpdt.errors import PrivacyError
-from dpdt.privacy.gradients import ClippedGradientSum, squared_norms, sum_by_unit, unit_weights
+from dpdt.privacy.gradients import ClippedGradientSum, GradientSum, squared_norms, sum_by_unit, unit_weights
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.layers import Forward, covers
 from dpdt.privacy.opacus_rules import make_sampled_forward, modules_with_parameters
@@ -43,6 +43,7 @@ class BookkeepingClipping(ClippedGradientSum):
     def _attach(self) -> None:
         self.ways: dict[str, str] = {}
         self._names = {parameter: name for name, parameter in self.model.named_parameters()}
+        self._numbers = {parameter: number for number, parameter in enumerate(self.parameters)}
         self._images = 0  # of the physical batch that is being added; 0: modules are as they were
         self._units: Tensor | None = None
         self._forget_batch()
@@ -87,6 +88,16 @@ class BookkeepingClipping(ClippedGradientSum):
             self._forget_batch()
             self.model.zero_grad(set_to_none=True)
         return losses.detach()
+
+    def partial_sums(self) -> list[Tensor]:
+        """The clipped sum so far, without noise; a sum that nothing was added to gets memory of its own."""
+        self.sums = [total.contiguous() for total in self.sums]
+        return self.sums
+
+    def clear(self) -> None:
+        """Forget the last logical batch, released or not: zeros that the next physical batch takes the place of."""
+        GradientSum.clear(self)
+        self.sums = [parameter.new_zeros(()).expand(parameter.shape) for parameter in self.parameters]
 
     def used(self, parameter: nn.Parameter) -> None:
         """A layer used a parameter in the forward pass."""
@@ -139,12 +150,15 @@ class BookkeepingClipping(ClippedGradientSum):
         factors, broken = self._factors(norms), ~norms.isfinite()
         if place is not None:
             factors, broken = factors[place], broken[place]
-        totals = dict(zip(self.parameters, self.sums, strict=True))
         any_broken = bool(broken.any())
         for piece in self._pieces:
             if any_broken:
                 piece.forget(broken)  # 0 · NaN would be NaN
-            piece.add_weighted_sum(factors, totals[piece.parameter])
+            part, number = piece.weighted_sum(factors), self._numbers[piece.parameter]
+            if self.sums[number].is_contiguous():
+                self.sums[number].add_(part)
+            else:  # the zeros of `clear`: nothing is added up, or copied
+                self.sums[number] = part.contiguous()
 
 
 class _Recorded:

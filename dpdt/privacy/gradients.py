@@ -155,7 +155,7 @@ class ClippedGradientSum(GradientSum, abc.ABC):
     def release(self, *, expected_batch_size: int) -> None:
         """Put (clipped sum + noise) / expected_batch_size into each parameter's ``grad``, in the sum's own memory."""
         scale = self.noise_multiplier * self.max_grad_norm
-        for parameter, total in zip(self.parameters, self.sums, strict=True):
+        for parameter, total in zip(self.parameters, self.partial_sums(), strict=True):
             self.noise.noise(total, scale=scale, divisor=expected_batch_size)
             parameter.grad = total
 

@@ -39,8 +39,8 @@ class Piece(Protocol):
     def rows(self) -> Tensor:
         """Gradient of each image, float32, shape (images, numbers)."""
 
-    def add_weighted_sum(self, factors: Tensor, total: Tensor) -> None:
-        """Add the sum of the images' gradients, each times its factor, to `total`, which has the parameter's shape."""
+    def weighted_sum(self, factors: Tensor) -> Tensor:
+        """The sum of the images' gradients, each times its factor, in memory of its own and the parameter's shape."""
 
     def forget(self, images: Tensor) -> None:
         """Make the gradients of some images zero; `images` is a mask. What is not finite cannot be multiplied away."""
@@ -64,9 +64,9 @@ class Rows:
         """The rows."""
         return self.gradients
 
-    def add_weighted_sum(self, factors: Tensor, total: Tensor) -> None:
+    def weighted_sum(self, factors: Tensor) -> Tensor:
         """One matrix product with the factors."""
-        total.view(-1).addmv_(self.gradients.t(), factors)
+        return torch.mv(self.gradients.t(), factors).view(self.parameter.shape)
 
     def forget(self, images: Tensor) -> None:
         """Overwrites them."""
@@ -93,10 +93,10 @@ class ConvolutionPiece:
         """Each image as a group of its own."""
         return WAYS["grouped"](self.shape, x=full(self.x), gy=full(self.gy), weight=self.parameter)
 
-    def add_weighted_sum(self, factors: Tensor, total: Tensor) -> None:
+    def weighted_sum(self, factors: Tensor) -> Tensor:
         """The ordinary weight gradient, of a scaled output gradient."""
         weighted = self.gy * factors.view(-1, 1, 1, 1)
-        total += weight_gradient(self.shape, x=full(self.x), gy=weighted, weight=self.parameter)
+        return weight_gradient(self.shape, x=full(self.x), gy=weighted, weight=self.parameter)
 
     def forget(self, images: Tensor) -> None:
         """In copies."""
@@ -123,10 +123,10 @@ class LinearPiece:
         """One matrix product an image."""
         return torch.bmm(full(self.gy).transpose(1, 2), full(self.x)).flatten(1)
 
-    def add_weighted_sum(self, factors: Tensor, total: Tensor) -> None:
+    def weighted_sum(self, factors: Tensor) -> Tensor:
         """One matrix product for all images and places."""
         weighted = (self.gy * factors.view(-1, 1, 1)).flatten(0, 1)
-        total.addmm_(weighted.t(), full(self.x).flatten(0, 1))
+        return weighted.t() @ full(self.x).flatten(0, 1)
 
     def forget(self, images: Tensor) -> None:
         """In copies."""
@@ -156,10 +156,10 @@ class EmbeddingPiece:
         place = torch.arange(len(self), device=self.gy.device).unsqueeze(1).expand_as(self.indices)
         return table.index_put_((place, self.indices), full(self.gy), accumulate=True).flatten(1)
 
-    def add_weighted_sum(self, factors: Tensor, total: Tensor) -> None:
+    def weighted_sum(self, factors: Tensor) -> Tensor:
         """Adds each place to its entry."""
         weighted = (self.gy * factors.view(-1, 1, 1)).flatten(0, 1)
-        total.index_add_(0, self.indices.flatten(), weighted)
+        return weighted.new_zeros(self.parameter.shape).index_add_(0, self.indices.flatten(), weighted)
 
     def forget(self, images: Tensor) -> None:
         """In a copy."""

@@ -128,6 +128,12 @@ void test_pool() {
     }
     CHECK(carried);
     CHECK(begun < 1'000'000);
+
+    sum = 0;
+    for (const std::size_t num_threads : {0, 1, 8}) {
+        dpdt::share_out(1000, num_threads, [&](std::size_t i) { sum += i; });
+    }
+    CHECK(sum == 3 * 499'500);
 }
 
 void test_many_files(int count, char** files) {
