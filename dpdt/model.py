@@ -162,7 +162,8 @@ def load_weights(model: nn.Module, path: Path, *, new_head: bool = False) -> boo
     except Exception as err:  # torch.load raises many kinds, most of them for a file that is not its own
         why = str(err).partition("\n")[0].partition(". ")[0].rstrip(".")
         raise StudyError(
-            f"{path}: cannot be read as a state dict ({type(err).__name__}: {why}). Expected what torch.save wrote."
+            f"{path}: cannot be read as a state dict ({type(err).__name__}: {why}). Expected what "
+            "torch.save(model.state_dict(), FILE) wrote."
         ) from err
     own = model.state_dict()
     stem, head = _ends(model)

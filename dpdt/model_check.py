@@ -1,4 +1,4 @@
-"""Whether a study's own network and weights can do what the study asks, before anything is queued."""
+"""Whether network, weights and class weights can do what the study asks, before anything is queued."""
 
 from typing import Final
 
@@ -6,9 +6,22 @@ from dpdt.errors import StudyError
 from dpdt.study import Study
 from dpdt.vocabulary import LABELS
 
-__all__ = ["check_model"]
+__all__ = ["check_class_weights", "check_model"]
 
 SHOWN: Final = 10
+
+
+def check_class_weights(study: Study) -> None:
+    """Class weights of the public data need public data.
+
+    Raises:
+        StudyError: There is none that is pretrained on.
+    """
+    if study.train.class_weights == "public" and study.pretrain_run_id is None:
+        raise StudyError(
+            f"{study.file}: train.class_weights = 'public' needs a public domain that is pretrained on. "
+            f"Write the five numbers instead ({', '.join(LABELS)}), or 'none'."
+        )
 
 
 def check_model(study: Study) -> None:

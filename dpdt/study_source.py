@@ -65,9 +65,9 @@ class Source:
 
     def origin(self, key: str) -> str:
         """Where the value of a dotted key comes from: `--set`, `study.toml:12`, `preset paper`, `default`."""
-        if self._at(key, self.overridden):
+        if self._at(key, self.overridden) or self._below(key, self.overridden):
             return "--set"
-        line = self._at(key, self.lines)
+        line = self._at(key, self.lines) or self._below(key, self.lines)
         if line:
             return f"{self.file.name}:{self.lines[line]}"
         return f"preset {self.preset}" if self.preset and key in flat(PRESETS[self.preset]) else "default"
@@ -86,6 +86,11 @@ class Source:
         inside = [line for name, line in places.items() if f"{name}.".startswith(f"{key}.")]
         header = self._at(key, self.headers)
         return min(inside, default=self.headers[header] if header else None)
+
+    @staticmethod
+    def _below(key: str, names: Mapping[str, int] | frozenset[str]) -> str | None:
+        """The first name in a table of the user's own names, such as `files`, whose value is one."""
+        return next((name for name in names if name.startswith(f"{key}.")), None)
 
     @staticmethod
     def _at(key: str, names: Mapping[str, int] | frozenset[str]) -> str | None:

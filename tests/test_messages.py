@@ -205,6 +205,14 @@ CASES: dict[str, tuple[tuple[str, str], list[str]]] = {
         ("width = 8", 'width = 8\ninit_weights = "data/0.png"'),
         ["+shards", "train", "study.toml"],
     ),
+    "public class weights of nobody, planned": (
+        ("[train]", '[train]\nclass_weights = "public"'),
+        ["plan", "study.toml"],
+    ),
+    "public class weights of nobody, sent": (
+        ("[train]", '[train]\nclass_weights = "public"'),
+        ["submit", "study.toml", "--dry-run"],
+    ),
     "public class weights of nobody": (
         ("[train]", '[train]\nclass_weights = "public"'),
         ["+shards", "train", "study.toml"],

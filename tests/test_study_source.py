@@ -149,3 +149,15 @@ def test_tables_have_the_line_of_their_header_or_first_key(tmp_path: Path) -> No
     assert source.where("domains.own.table.file") == f"{tmp_path}/study.toml:1"
     assert source.where("train.seeds") == f"{tmp_path}/study.toml"
     assert source.origin("domains.own.role") == "default"
+
+
+def test_values_that_are_tables_come_from_where_their_keys_are(tmp_path: Path) -> None:
+    """`files = { table = "x.csv" }` was shown as a default, and left out of what was changed."""
+    (tmp_path / "study.toml").write_text('[domains.uka]\nroot = "x"\nfiles = { table = "a.csv" }\n')
+    found = {
+        row.key: row.origin
+        for row in effective(tmp_path, overrides=["model.name=nets:small", "model.options.channels=3"])
+    }
+    assert found["domains.uka.files"] == "study.toml:3"
+    assert found["model.options"] == "--set"
+    assert found["domains.uka.sublabels"] == "default"

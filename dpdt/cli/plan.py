@@ -27,7 +27,7 @@ def plan(
 
     Steps, noise, disk, hours where a speed is known, and warnings.
     """
-    from dpdt.model_check import check_model
+    from dpdt.model_check import check_class_weights, check_model
     from dpdt.planning import as_json as to_json
     from dpdt.planning import look_ahead, parse_sizes, show_outlook
     from dpdt.planning.measure import known_speeds
@@ -35,6 +35,7 @@ def plan(
 
     loaded = read_study(study)
     sizes = parse_sizes(size or (), loaded)
+    check_class_weights(loaded)
     check_model(loaded)
     outlook = look_ahead(loaded, sizes=sizes, speeds=measure_speeds(loaded) if measure else known_speeds(loaded))
     if as_json:

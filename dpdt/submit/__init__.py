@@ -13,7 +13,7 @@ from typing import Literal
 from dpdt.console import say, warn
 from dpdt.errors import ClusterError, StudyError
 from dpdt.jobs import Job, Submission, new_submission
-from dpdt.model_check import check_model
+from dpdt.model_check import check_class_weights, check_model
 from dpdt.stages import LAST_STAGES, Task, needs, private_umask
 from dpdt.status import task_states
 from dpdt.study import Study
@@ -87,13 +87,15 @@ def submit(
         retry_failed: Only tasks that failed or were stopped, and what was not run because of them.
 
     Raises:
-        StudyError: Unknown stage or cluster, a wrong cluster profile, or a network of one's own that is not fit for DP.
+        StudyError: Unknown stage or cluster, a wrong cluster profile, class weights of public data
+            that are not there, or a network of one's own that is not fit for DP.
         ClusterError: Slurm refused a job, or a task failed: with the task, its last traceback line and its log.
     """
     if cluster not in ("slurm", "local", "debug"):
         raise StudyError(f"cluster: expected slurm, local or debug, got {cluster!r}.")
     if wait is False and cluster != "slurm":
         raise StudyError(f"--no-wait goes with --cluster slurm only: {cluster} runs in this process. Leave it out.")
+    check_class_weights(study)
     check_model(study)
     _warn_of_changed_lists(study)
     only = None

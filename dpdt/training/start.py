@@ -9,16 +9,15 @@ import torch
 from torch import nn
 
 from dpdt.dataset import DomainData
-from dpdt.errors import DpdtError, PrivacyError, StudyError
+from dpdt.errors import DpdtError, PrivacyError
 from dpdt.files import read_json, sha256_file
 from dpdt.model import build_model, load_weights
-from dpdt.model_check import check_model
+from dpdt.model_check import check_class_weights, check_model
 from dpdt.privacy.counts import class_weights_of, noisy_counts
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.runs import run_done
 from dpdt.training.run import TrainingRun
-from dpdt.vocabulary import LABELS
 
 __all__ = ["choose_class_weights", "count_class_weights", "initial_model"]
 
@@ -103,12 +102,8 @@ def choose_class_weights(run: TrainingRun, data: DomainData, mechanism: Mechanis
         return class_weights_of(noisy)
     if choice != "public":
         return [float(weight) for weight in choice]
-    if study.pretrain_run_id is None:
-        raise StudyError(
-            f"{study.file}: train.class_weights = 'public' needs a public domain that is pretrained on. "
-            f"Write the five numbers instead ({', '.join(LABELS)}), or 'none'."
-        )
-    config = read_json(study.paths.run(study.pretrain_run_id).config)
+    check_class_weights(study)
+    config = read_json(study.paths.run(str(study.pretrain_run_id)).config)
     return [float(weight) for weight in config["public_class_weights"]]
 
 
