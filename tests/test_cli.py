@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -161,9 +162,18 @@ def test_without_a_terminal_there_are_no_colours_and_quiet_says_nothing(tmp_path
         done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True)
         return done.stdout + done.stderr
 
+    for number in range(20):
+        (tmp_path / f"{number}.png").touch()
     assert printed("cohort", "study.toml", "--quiet") == ""
     for command in (["cohort", "study.toml"], ["show", "study.toml"], ["doctor"]):
         text = printed(*command)
         assert len(text) > 50
         assert "\x1b" not in text
         assert "\r" not in text
+
+
+def test_a_closed_stdout_is_no_crash(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text('[domains.uka]\nroot = "raw"\n')
+    command = f"{shlex.quote(sys.executable)} -m dpdt show {shlex.quote(str(tmp_path))} >&-"
+    ended = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
