@@ -40,7 +40,7 @@ def custom_model(settings: ModelSettings, folder: Path, *, num_outputs: int) -> 
     arguments = {"num_outputs": num_outputs, "in_channels": settings.in_channels, **settings.options}
     try:
         model = function(**arguments)
-    except Exception as err:  # whatever somebody's own function raises
+    except (Exception, SystemExit) as err:  # whatever somebody's own function raises
         given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         raise StudyError(f"model.name: {settings.name}({given}) failed: {type(err).__name__}: {err}.") from err
     if not isinstance(model, nn.Module):
@@ -64,11 +64,15 @@ def _function(settings: ModelSettings, folder: Path) -> Callable[..., Any]:
         try:
             module = importlib.import_module(module_name)
         except ImportError as err:
+            if err.name not in (module_name, module_name.partition(".")[0]):
+                raise StudyError(
+                    f"model.name: {module_name} fails at import: {err}. Install what it imports beside dpdt."
+                ) from err
             raise StudyError(
                 f"model.name: {settings.name!r}: cannot import {module_name!r} ({err}). Expected a module beside the "
                 f"study file (in {folder}), installed, or on PYTHONPATH."
             ) from err
-        except Exception as err:  # whatever somebody's own module raises
+        except (Exception, SystemExit) as err:  # whatever somebody's own module raises
             raise StudyError(f"model.name: {module_name} fails at import: {type(err).__name__}: {err}.") from err
     function = getattr(module, function_name, None)
     if not callable(function):

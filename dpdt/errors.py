@@ -1,7 +1,7 @@
 """What can go wrong, as one small tree.
 
 DpdtError
-├── StudyError      what the user wrote: the command line or the study file, with the network and weights it names
+├── StudyError      what the user wrote: command line or study file, with the network, weights and tables they name
 ├── CohortError     the raw metadata: missing column, unmatched join, patient in two splits
 ├── DecodeError     one image: missing, truncated, unsupported
 ├── ShardError      shards: a checksum, a short file, too many rejects

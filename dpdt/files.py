@@ -60,6 +60,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.rename(path)
         sync_folder(path.parent)
+    except OSError as err:
+        if err.filename is not None or err.errno is None:
+            raise
+        raise OSError(err.errno, err.strerror, str(path)) from err  # a full disk says of no write which file it was
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -22,8 +22,8 @@ Exit codes:
 - **0**: done.
 - **1**: failed. What the command found is not as it must be: data, files, the machine, a stage that has not run.
   `verify`, `doctor` and `audit` end so, too, when what they looked at is bad.
-- **2**: wrong use. The command line is wrong, or the study file, or the network or the weights that it names. Correct
-  it; nothing was begun.
+- **2**: wrong use. The command line is wrong, or the study file, or the network, the weights or the table (`report
+  --from-csv`) that they name. Correct it; nothing was begun.
 - **130**: stopped by Ctrl-C.
 
 An error is one line on stderr; `--verbose` adds the traceback.

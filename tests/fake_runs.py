@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from dpdt.vocabulary import LABELS
 
 FIVE = ("vindr", "chestxray14", "chexpert", "uka", "padchest")
 NUM_STEPS = 40
+HUNDRED = 100
 BEGUN = 1_700_000_000.0  # seconds since 1970
 
 
@@ -29,7 +31,8 @@ class FakeRuns:
     study: Study
 
     def train(self, cell: Cell, *, status: str = "finished", steps: int = NUM_STEPS) -> RunPaths:
-        """What a training writes."""
+        """What a training writes: of NUM_STEPS steps, or of more."""
+        num_steps = max(NUM_STEPS, steps)
         paths = self.study.paths.run(self.study.run_id(cell))
         make_folder(paths.folder)
         private = cell.private
@@ -42,14 +45,14 @@ class FakeRuns:
             "target_epsilon": cell.target_epsilon if private else None,
             "settings": json.loads(json.dumps(settings, default=str).replace("Infinity", "null")),
             "data": {"split_sha256": "5" * 64, "manifest_sha256": "a" * 64, "units": 300, "images": 500},
-            "num_steps": NUM_STEPS,
+            "num_steps": num_steps,
             "sample_rate": 0.1,
             "noise_multiplier": 1.25 if private else None,
             "versions": {"dpdt": "0.1.0", "torch": "2.13.0"},
             "synthetic": True,
         }
         write_json(paths.config, config)
-        spent = [math.sqrt((step + 1) / NUM_STEPS) * cell.target_epsilon if private else None for step in range(steps)]
+        spent = [math.sqrt((step + 1) / num_steps) * cell.target_epsilon if private else None for step in range(steps)]
         lines = [
             {
                 "step": step + 1,
@@ -62,7 +65,7 @@ class FakeRuns:
             for step in range(steps)
         ]
         write_text(paths.metrics_log, "".join(f"{json.dumps(line)}\n" for line in lines))
-        state = {"status": status, "step": steps, "num_steps": NUM_STEPS, "epsilon": spent[-1] if spent else None}
+        state = {"status": status, "step": steps, "num_steps": num_steps, "epsilon": spent[-1] if spent else None}
         write_json(paths.state, {**state, "target_epsilon": config["target_epsilon"], "updated": BEGUN + steps})
         for checkpoint in paths.checkpoints.glob("step-*.pt"):
             checkpoint.unlink()
@@ -110,6 +113,21 @@ class FakeRuns:
             self.train(cell)
             self.evaluate(cell, **options)
         return self
+
+
+def hundred_runs(folder: Path, *, epsilons: str) -> FakeRuns:
+    """A hundred finished runs, of five target epsilons, with as many metrics as are sent; all have the same numbers."""
+    names = [f"hospital_{number:02d}" for number in range(20)]  # so many test domains fill all metric keys
+    domains = "".join(f'[domains.{name}]\nroot = "raw"\nkind = "vindr"\n' for name in names)
+    write_text(folder / "study.toml", f'[study]\nname = "hundred"\n[privacy]\ntarget_epsilons = {epsilons}\n{domains}')
+    made = FakeRuns(load_study(folder))
+    first: Path | None = None
+    for cell in made.study.cells():
+        paths = made.train(cell)
+        first = first or made.evaluate(cell).metrics
+        if paths.metrics != first:
+            shutil.copy(first, paths.metrics)
+    return made
 
 
 def signal(cell: Cell, test_domain: str) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -149,6 +150,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_without_a_terminal_there_are_no_colours_and_quiet_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("image,patient,heart\n" + "".join(f"{n}.png,p{n},{n % 2}\n" for n in range(20)))
+    for number in range(20):
+        (tmp_path / f"{number}.png").touch()
     (tmp_path / "study.toml").write_text(
         '[domains.own]\nkind = "table"\nroot = "."\n[domains.own.table]\nfile = "list.csv"\nimage = "image"\n'
         'patient = "patient"\nlabels = { cardiomegaly = { column = "heart" } }\n'
@@ -159,9 +162,18 @@ def test_without_a_terminal_there_are_no_colours_and_quiet_says_nothing(tmp_path
         done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True)
         return done.stdout + done.stderr
 
+    for number in range(20):
+        (tmp_path / f"{number}.png").touch()
     assert printed("cohort", "study.toml", "--quiet") == ""
     for command in (["cohort", "study.toml"], ["show", "study.toml"], ["doctor"]):
         text = printed(*command)
         assert len(text) > 50
         assert "\x1b" not in text
         assert "\r" not in text
+
+
+def test_a_closed_stdout_is_no_crash(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text('[domains.uka]\nroot = "raw"\n')
+    command = f"{shlex.quote(sys.executable)} -m dpdt show {shlex.quote(str(tmp_path))} >&-"
+    ended = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")

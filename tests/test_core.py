@@ -411,7 +411,7 @@ print("started", flush=True)
 try:
     _core.process_files([sys.argv[1]] * len(out), out, recipe="paper", equalise=True, num_threads=2)
 except KeyboardInterrupt:
-    print("interrupted", flush=True)
+    print("interrupted", time.process_time(), flush=True)
 """
 
 

@@ -74,6 +74,21 @@ def test_what_cannot_be_built_is_said(folder: Path, function: str, values: dict[
         build_model(settings(folder, function, **values), folder=folder)
 
 
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import no_such_library", r"odd_\w+ fails at import: No module named 'no_such_library'\. Install what it"),
+        ("raise SystemExit(3)", r"odd_\w+ fails at import: SystemExit: 3"),
+        ("def make(:", r"odd_\w+ fails at import: SyntaxError"),
+    ],
+)
+def test_a_module_that_is_there_and_fails_is_not_called_missing(tmp_path: Path, code: str, message: str) -> None:
+    name = f"odd_{abs(hash(code))}"
+    (tmp_path / f"{name}.py").write_text(code)
+    with pytest.raises(StudyError, match=message):
+        build_model(ModelSettings(name=f"{name}:make"), folder=tmp_path)
+
+
 def test_a_missing_module_and_a_wrong_name_are_said(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"cannot import 'no_such_net'.*Expected a module beside the study file"):
         build_model(ModelSettings(name="no_such_net:make"), folder=tmp_path)
@@ -150,6 +165,23 @@ def _unused() -> nn.Module:
     return model
 
 
+class _Pair(nn.Module):
+    """Gives its features too, as segmentation networks of torchvision give a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer(x.flatten(1)), x
+
+
+def _not_set() -> nn.Module:
+    layer = nn.Linear(16, 5)
+    nn.init.constant_(layer.weight, torch.nan)
+    return nn.Sequential(nn.Flatten(), layer)
+
+
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
@@ -160,11 +192,19 @@ def _unused() -> nn.Module:
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(9, 5)), "forward fails on float32 (2, 1, 4, 4)"),
         (lambda: nn.Flatten(0), "forward gives shape (32,) for 2 images"),
         (_unused, "get no gradient: spare"),
+        (_Pair, "forward gives tuple; expected one tensor"),
+        (_not_set, "not finite"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.Sigmoid()), "2 (Sigmoid) gives the outputs"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.Softmax(1)), "2 (Softmax) gives the outputs"),
         (lambda: nn.Sequential(nn.InstanceNorm2d(1, affine=True, track_running_stats=True)), "InstanceNorm2d"),
     ],
 )
 def test_what_no_list_of_layers_shows_is_found_by_trying(make: Callable[[], nn.Module], problem: str) -> None:
     assert problem in " ".join(unfit_parts(make(), size=4))
+
+
+def test_a_sigmoid_inside_of_a_network_is_no_harm() -> None:
+    assert unfit_parts(nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Sigmoid(), nn.Linear(8, 5)), size=4) == []
 
 
 def test_gradients_that_are_not_an_images_own_are_found_or_right() -> None:

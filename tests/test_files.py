@@ -1,6 +1,8 @@
 """Files that a crash cannot leave half-written."""
 
+import errno
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -62,3 +64,15 @@ def test_a_taken_lock_is_refused_without_waiting(tmp_path: Path) -> None:
         pass
     with exclusive_lock(tmp_path / "lock", blocking=False):
         assert (tmp_path / "lock").exists()
+
+
+def test_a_full_disk_is_told_with_the_file_that_did_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system says of a write that fails neither which file it was nor where."""
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dpdt.files.os.fsync", full)
+    with pytest.raises(OSError, match=re.escape(f"No space left on device: '{tmp_path}/a.json'")):
+        write_json(tmp_path / "a.json", {})
+    assert list(tmp_path.iterdir()) == []

@@ -93,6 +93,12 @@ CASES: dict[str, tuple[tuple[str, str], list[str]]] = {
     ),
     "report of nothing": (("", ""), ["report"]),
     "report of a missing table": (("", ""), ["report", "--from-csv", "auc.csv"]),
+    "report of an empty table": (("", ""), ["report", "--from-csv", "auc.csv"]),
+    "report of a header": (("", ""), ["report", "--from-csv", "auc.csv"]),
+    "report of a table with semicolons": (("", ""), ["report", "--from-csv", "auc.csv"]),
+    "report of a table with a blank": (("", ""), ["report", "--from-csv", "auc.csv"]),
+    "report of a misspelt label": (("", ""), ["report", "--from-csv", "auc.csv"]),
+    "report of a folder": (("", ""), ["report", "--from-csv", "data"]),
     "doctor of no cluster": (("", ""), ["doctor", "--cluster"]),
     # ---- the study file ----
     "not TOML": (("[shards]", "[shards"), ["show", "study.toml"]),
@@ -170,6 +176,7 @@ CASES: dict[str, tuple[tuple[str, str], list[str]]] = {
         ["cohort", "study.toml", "--domain", "chexpert"],
     ),
     # ---- the order of the stages ----
+    "a file where a folder is needed": (("", ""), ["cohort", "study.toml"]),
     "shards before the cohort": (("", ""), ["shards", "study.toml"]),
     "a training before the shards": (("", ""), ["train", "study.toml"]),
     "an evaluation before the training": (("", ""), ["evaluate", "study.toml"]),
@@ -230,6 +237,20 @@ LISTS: dict[str, Callable[[bytes], bytes]] = {
     "a text without quotation marks": cells("p12,", "Miller, Ann,"),
 }
 
+AUCS = """target_epsilon,label,subgroup,train_domain,test_domain,auc
+8,healthy,all,a,b,0.8
+8,pneumonia,all,a,b,0.7
+"""
+# name of the case: another file beside the study file, and what is in it
+FILES = {
+    "report of an empty table": ("auc.csv", ""),
+    "report of a header": ("auc.csv", AUCS[: AUCS.index("\n") + 1]),
+    "report of a table with semicolons": ("auc.csv", AUCS.replace(",", ";")),
+    "report of a table with a blank": ("auc.csv", AUCS.replace("8,pneumonia", ",pneumonia")),
+    "report of a misspelt label": ("auc.csv", AUCS.replace("pneumonia", "pneumonja")),
+    "a file where a folder is needed": ("cohort", "a file"),
+}
+
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -260,6 +281,8 @@ def folder(prepared: Path, tmp_path: Path, request: pytest.FixtureRequest, monke
     if change := LISTS.get(request.node.callspec.params["case"]):
         changed = change((here / "data" / "list.csv").read_bytes())
         (here / "data" / ("list.xlsx" if changed.startswith(b"PK") else "list.csv")).write_bytes(changed)
+    if other := FILES.get(request.node.callspec.params["case"]):
+        (here / other[0]).write_text(other[1])
     if request.node.callspec.params["case"] == "a private list as the public one":
         shutil.copytree(here / "data", here / "copy")
     if command[0] == "+shards":

@@ -33,7 +33,7 @@ pytestmark = [
 ]
 
 FOLDER = Path(__file__).parents[1] / "mlflow"
-ADMIN, ANA = "a password for the admin", "a password for ana"
+ADMIN, ANA, DATABASE = "a password for the admin", "a password for ana", "a password for the database"
 Make = Callable[..., FakeRuns]
 
 
@@ -89,6 +89,73 @@ def script(name: str, settings: dict[str, str], *arguments: str | Path) -> subpr
 def as_ana(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ana")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", ANA)
+
+
+@pytest.fixture
+def container_settings(settings: dict[str, str], postgres: Postgres, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A database as its image makes it: a user with a password, a database of the user's, then the SQL files."""
+    for database in ("mlflow", "mlflow_auth"):
+        postgres.drop(database)
+    sql(postgres, "postgres", f"CREATE ROLE mlflow SUPERUSER LOGIN PASSWORD '{DATABASE}'")
+    sql(postgres, "postgres", "CREATE DATABASE mlflow OWNER mlflow")
+    secret = tmp_path / "postgres_password"
+    secret.write_text(f"{DATABASE}\n")
+    rules = postgres.folder / "data" / "pg_hba.conf"
+    trusting = rules.read_text()
+    rules.write_text(f"host all mlflow 127.0.0.1/32 scram-sha-256\n{trusting}")
+    sql(postgres, "postgres", "SELECT pg_reload_conf()")
+    yield {**settings, "PGUSER": "mlflow", "POSTGRES_PASSWORD_FILE": str(secret)}
+    rules.write_text(trusting)
+    sql(postgres, "postgres", "SELECT pg_reload_conf()")
+    for database in ("mlflow", "mlflow_auth"):
+        postgres.drop(database)
+        postgres.database(database)  # `settings` drops them again
+    sql(postgres, "postgres", "DROP ROLE mlflow")
+
+
+def sql(postgres: Postgres, database: str, command: str, *options: str) -> str:
+    """What psql answers; `options` may name another user."""
+    program = [postgres.bin / "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", database, *options, "-c", command]
+    done = subprocess.run(program, env={**os.environ, **postgres.env}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_users_sql_and_the_password_file_are_what_the_containers_need(
+    container_settings: dict[str, str], postgres: Postgres, mlflow_server: Callable[..., MlflowServer], tmp_path: Path
+) -> None:
+    settings = container_settings
+    wrong = tmp_path / "wrong_password"
+    wrong.write_text("another password\n")
+    others = {**settings, "POSTGRES_PASSWORD_FILE": str(wrong)}
+    deadline = time.monotonic() + 120
+    while script("backup.sh", others, tmp_path / "refused").returncode == 0:  # until the new rules hold
+        assert time.monotonic() < deadline, "PostgreSQL takes any password"
+    assert "no database mlflow" in script("backup.sh", others, tmp_path / "refused").stderr
+
+    users = (FOLDER / "users.sql").read_text()  # the image gives such a file to psql as POSTGRES_USER, to POSTGRES_DB
+    sql(postgres, "mlflow", users)
+    owner = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'mlflow_auth'"
+    assert sql(postgres, "mlflow", owner) == "mlflow"
+
+    server = mlflow_server(command=[str(FOLDER / "serve.sh")], env=settings).start()
+    assert ask(server, "users/create", {"username": "ana", "password": ANA}, user=("admin", ADMIN)) == 200
+    assert sql(postgres, "mlflow_auth", "SELECT count(*) FROM users WHERE username = 'ana'") == "1"
+    (tmp_path / "artifacts").mkdir(exist_ok=True)
+    done = script("backup.sh", settings, tmp_path / "backups")
+    assert done.returncode == 0, done.stderr
+    assert {file.name for file in Path(done.stdout.strip()).glob("*.dump")} == {"mlflow.dump", "mlflow_auth.dump"}
+
+    # Artifacts on S3 are S3's to keep: the backup has the databases, says so, and can be restored.
+    on_s3 = {**settings, "MLFLOW_ARTIFACTS_DESTINATION": "s3://bucket/path"}
+    done = script("backup.sh", on_s3, tmp_path / "backups-beside-s3")
+    assert done.returncode == 0, done.stderr
+    assert "Artifacts are in s3://bucket/path: turn on versioning there" in done.stderr
+    backup = Path(done.stdout.strip())
+    assert {file.name for file in backup.iterdir()} == {"SHA256SUMS", "mlflow.dump", "mlflow_auth.dump"}
+    server.kill()
+    assert script("restore.sh", on_s3, backup, "--replace").returncode == 0
+    assert sql(postgres, "mlflow_auth", "SELECT count(*) FROM users WHERE username = 'ana'") == "1"
 
 
 def test_nobody_without_a_password_reads_or_writes(

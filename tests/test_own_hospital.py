@@ -439,6 +439,7 @@ def test_a_list_that_was_corrected_since_is_not_passed_over(
     ROWS.to_csv(table, index=False)
     assert build_cohort(study, "own").built
     assert not build_cohort(study, "own").built
+    capsys.readouterr()
     submit(study, cluster="debug", dry_run=True)
     assert "changed since" not in capsys.readouterr().err
     ROWS.assign(heart=ROWS["healthy"]).to_csv(table, index=False)

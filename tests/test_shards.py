@@ -406,14 +406,14 @@ def test_a_disk_that_is_really_full_leaves_nothing_broken(small_disk: Path, tmp_
 
 
 INTERRUPTED = """
-import sys
+import sys, time
 from dpdt.shards import build_shards
 from dpdt.study import load_study
 print("started", flush=True)
 try:
     build_shards(load_study(sys.argv[1]), "vindr")
 except KeyboardInterrupt:
-    print("interrupted", flush=True)
+    print("interrupted", time.process_time(), flush=True)
 """
 
 

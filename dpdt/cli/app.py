@@ -1,10 +1,11 @@
 """What all commands have in common: the application, exit codes, and how an error becomes one line."""
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated, Final, NoReturn
 
 import typer
 
@@ -14,6 +15,18 @@ from dpdt.errors import DpdtError, StudyError
 __all__ = ["DONE", "FAILED", "INTERRUPTED", "WRONG_USE", "app", "main"]
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+_ELSEWHERE = " Correct its permissions; for results, study.folder may name another folder."
+HINTS: Final = {
+    errno.ENOSPC: " Make room, or set study.folder to another disk; what is done is kept.",
+    errno.EDQUOT: " Make room, or set study.folder to another disk; what is done is kept.",
+    errno.EROFS: _ELSEWHERE,
+    errno.EACCES: _ELSEWHERE,
+    errno.ENOTDIR: " A file lies where a folder is needed: remove or rename it.",
+    errno.EISDIR: " A folder lies where a file is needed.",
+    errno.EEXIST: " A file lies where a folder is needed: remove or rename it.",
+    errno.ENAMETOOLONG: " Names may have 255 bytes, paths 4096.",
+}
+"""What to do about an error of the operating system that no stage has a better answer to."""
 
 app = App(
     name="dpdt",
@@ -54,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     Args:
         argv: Arguments without the program's name; default: those of the process.
     """
+    if sys.stdout is None:  # closed by the caller (`>&-`)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process runs
     with restored_output():
         try:
             app(args=None if argv is None else list(argv), prog_name="dpdt")
@@ -61,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             _say(str(err))
             sys.exit(WRONG_USE if isinstance(err, StudyError) else FAILED)
         except OSError as err:
-            _say(f"{err.filename or 'input/output'}: {err.strerror or err}")
+            _say(f"{err.filename or 'input/output'}: {err.strerror or err}.{HINTS.get(err.errno or 0, '')}")
             sys.exit(FAILED)
         except SystemExit as stop:
             if stop.code == INTERRUPTED:

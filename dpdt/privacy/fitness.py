@@ -8,7 +8,7 @@ those of the image alone.
 import copy
 import warnings
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ __all__ = ["unfit_parts", "untrained_state"]
 
 TOLERANCE: Final = 1e-3
 """Of outputs and gradients, relative to the largest value: float32 sums in another order differ by less."""
+SQUASHERS: Final = (nn.Sigmoid, nn.Softmax, nn.LogSigmoid, nn.LogSoftmax)
 
 
 def unfit_parts(model: nn.Module, *, size: int) -> list[str]:
@@ -69,15 +70,24 @@ def _unfit_behaviour(model: nn.Module, images: Tensor) -> Iterator[str]:
             layer.eval()
     try:
         state = {name: value.clone() for name, value in untrained_state(model).items()}
-        outputs = model(images)
+        outputs, squashed = _with_squashers(model, images)
         alone, other = model(images[:1]), model(images[1:])
     except Exception as err:  # noqa: BLE001 - whatever somebody's own network raises is the finding
         yield f"forward fails on float32 {tuple(images.shape)}: {type(err).__name__}: {err}"
+        return
+    if not isinstance(outputs, Tensor):
+        yield f"forward gives {type(outputs).__name__}; expected one tensor, a row of logits an image"
         return
     if outputs.ndim != 2 or len(outputs) != len(images):
         yield f"forward gives shape {tuple(outputs.shape)} for {len(images)} images; expected ({len(images)}, outputs)"
         return
     changed = [name for name, value in untrained_state(model).items() if not torch.equal(value, state[name])]
+    if squashed:
+        yield f"{squashed} gives the outputs; expected logits: leave it out, the loss has its own sigmoid"
+        return
+    if not outputs.isfinite().all():
+        yield "forward gives numbers that are not finite; are the weights set?"
+        return
     if changed:
         yield (
             f"forward changes {', '.join(changed)}: what is kept there of the images gets into the weights without "
@@ -106,6 +116,22 @@ def _unfit_behaviour(model: nn.Module, images: Tensor) -> Iterator[str]:
     for name, gradient, sample in zip(names, wanted, kept, strict=True):
         if not isinstance(sample, Tensor) or len(sample) != len(images) or not _same(sample[0], gradient):
             yield f"{name}: Opacus' gradient of an image is not that of the image alone (a parameter used twice?)"
+
+
+def _with_squashers(model: nn.Module, images: Tensor) -> tuple[Any, str | None]:
+    """What the model gives, and the name of the sigmoid or softmax whose output that is."""
+    last: dict[str, Any] = {}
+
+    def keep(name: str) -> Any:
+        return lambda _module, _inputs, output: last.update({name: output})
+
+    squashers = {name: layer for name, layer in model.named_modules() if isinstance(layer, SQUASHERS)}
+    hooks = [layer.register_forward_hook(keep(name)) for name, layer in squashers.items()]
+    outputs = model(images)
+    for hook in hooks:
+        hook.remove()
+    found = next((name for name, output in last.items() if output is outputs), None)
+    return outputs, None if found is None else f"{found} ({type(squashers[found]).__name__})"
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

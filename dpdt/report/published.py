@@ -14,6 +14,7 @@ from dpdt.report.grid import Grid, arm_name
 from dpdt.report.page import Contents, render_published
 from dpdt.report.publish import draw, latex_tables, publish
 from dpdt.report.transfer import transfer_table
+from dpdt.vocabulary import LABELS
 
 __all__ = ["read_auc_table", "write_published"]
 
@@ -93,7 +94,9 @@ def _read(file: Path) -> pd.DataFrame:
     except FileNotFoundError as err:
         raise StudyError(f"--from-csv {file}: no such file.") from err
     except (ValueError, UnicodeDecodeError) as err:
-        raise StudyError(f"--from-csv {file}: not a table in CSV ({err}).") from err
+        raise StudyError(
+            f"--from-csv {file}: not a table in CSV ({err}). Expected text in UTF-8, with commas."
+        ) from err
 
 
 def read_auc_table(frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, Grid]:
@@ -107,7 +110,8 @@ def read_auc_table(frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, Grid]:
         The table with `target_epsilon` (of a band its upper end), and its grid: domains in the table's order.
 
     Raises:
-        StudyError: A column is missing, an AUC lies outside of [0, 1], or a cell is there twice.
+        StudyError: A column or a cell is missing, a label is unknown, an AUC lies outside of [0, 1], or a cell is there
+            twice.
     """
     arm = next((column for column in ARMS if column in frame), None)
     missing = [column for column in (*CELL, "auc") if column not in frame]
@@ -115,8 +119,9 @@ def read_auc_table(frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, Grid]:
     if missing or arm is None:
         raise StudyError(
             f"--from-csv {name}: no column {', '.join(missing)}; found {', '.join(map(str, frame.columns))}. Expected "
-            f"a table such as report/auc.csv."
+            f"a table such as report/auc.csv{', parted by commas' if len(frame.columns) == 1 else ''}."
         )
+    _check_cells(frame, name, arm)
     units = set(frame["privacy_unit"]) if "privacy_unit" in frame else set()
     if len(units) > 1:
         raise StudyError(f"--from-csv {name}: several privacy units ({', '.join(sorted(units))}); keep one.")
@@ -142,6 +147,22 @@ def read_auc_table(frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, Grid]:
         names,
     )
     return _with_averages(table), grid
+
+
+def _check_cells(frame: pd.DataFrame, name: str, arm: str) -> None:
+    """There are rows, and each says of which cell it is."""
+    if frame.empty:
+        raise StudyError(f"--from-csv {name}: a header and no rows. Expected a row a cell, such as in report/auc.csv.")
+    for column in (arm, *CELL):
+        blank = frame[column].isna()
+        if blank.any():
+            row = int(blank.to_numpy().argmax()) + 1
+            raise StudyError(f"--from-csv {name}: row {row}: {column} is empty. Fill it in, or leave the row out.")
+    strange = sorted(set(frame["label"]) - {*LABELS, AVERAGE})
+    if strange:
+        raise StudyError(
+            f"--from-csv {name}: label: expected {', '.join(LABELS)} or {AVERAGE}, got {strange[0]!r}. Correct it."
+        )
 
 
 def _upper_end(text: str, name: str) -> float:

@@ -21,7 +21,9 @@ OPTIONS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backgro
 # MLflow's assistant opens itself once in every new browser.
 QUIET = "for (const key of ['', '_v1']) { localStorage.setItem('mlflow.assistant.panelOpen' + key, 'false');"
 QUIET += "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad' + key, 'true'); }"
-WAIT_MS = 60_000
+# Pages for trainings, not for chat models: what one chooses at the top left, once.
+QUIET += """localStorage.setItem('mlflow.workflowType_v1', '"machine_learning"');"""
+WAIT_MS = 240_000  # however busy the machine is
 CHART_MS = 2_500  # until a chart has drawn itself
 
 

@@ -1,8 +1,8 @@
-"""What people see: MLflow's compare page, parent run and model in a real browser on a real server."""
+"""What people see: MLflow's compare page, parent run, child run and model in a real browser on a real server."""
 
+import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -11,14 +11,15 @@ from dpdt.results import read_run
 from dpdt.study import Cell, Study
 from dpdt.tracking import sync
 from dpdt.tracking.payload import payload
-from tests.fake_runs import FakeRuns
+from tests.fake_runs import BEGUN, FakeRuns
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here: make install")
 
-from tests.browser.pages import CHART_MS, browser, chromium, new_page, served  # noqa: E402
+from tests.browser.pages import browser, chromium, new_page, served  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),  # the pages' own waits are long: only a page that never comes is a failure
     pytest.mark.skipif(chromium() is None, reason="no chromium here: apt-get install chromium"),
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
 ]
@@ -29,6 +30,9 @@ PRIVATE, PLAIN = Cell("padchest", 1.0, 0), Cell("padchest", float("inf"), 0)
 @pytest.fixture
 def study(fake_runs: Callable[..., FakeRuns]) -> Study:
     made = fake_runs(("padchest", "uka"), "[1.0, inf]", name="a study to look at").all()
+    samples = ({"sample": n, "system/cpu_utilization_percentage": 50.0 + n, "time": BEGUN + 10 * n} for n in range(3))
+    log = made.study.paths.run(made.study.run_id(PRIVATE)).system_log
+    log.write_text("".join(f"{json.dumps(sample)}\n" for sample in samples))
     write_report(made.study)
     sync(made.study)
     return made.study
@@ -42,7 +46,7 @@ def latest(study: Study, cell: Cell, key: str) -> float:
     return value
 
 
-def test_the_pages_show_what_the_study_asks(study: Study, tmp_path: Path) -> None:
+def test_the_pages_show_what_the_study_asks(study: Study) -> None:
     with served(study.folder) as (base, compare), browser() as started:
         page = new_page(started, height=3000)
         failures: list[str] = []
@@ -76,10 +80,8 @@ def test_the_pages_show_what_the_study_asks(study: Study, tmp_path: Path) -> Non
         assert values[:2] == pytest.approx([latest(study, cell, "auc") for cell in (PRIVATE, PLAIN)], abs=6e-4)
 
         page.get_by_role("tab", name="Scatter Plot").click()
-        page.wait_for_timeout(CHART_MS)
         axes = [page.locator(f"#{axis}-axis-selector").inner_text().strip() for axis in "xy"]
         assert axes == ["target_epsilon", "auc"]
-        page.screenshot(path=tmp_path / "compare.png")
 
         # The parent: its charts, and the way to the comparison.
         page.goto(f"{base}/#/experiments/1/runs?workflowType=machine_learning")
@@ -95,6 +97,20 @@ def test_the_pages_show_what_the_study_asks(study: Study, tmp_path: Path) -> Non
             assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") > 100
         page.get_by_role("tab", name="Model metrics").click()
         page.get_by_text("AUC over epsilon").first.wait_for()
+
+        # A child: its statement, and how busy the machine was.
+        page.get_by_role("tab", name="Overview").click()
+        page.get_by_role("link", name="padchest · patient ε=1 · seed 0").first.click()
+        page.get_by_text("This model was trained with differential privacy.").first.wait_for()
+        page.get_by_role("tab", name="System metrics").click()
+        page.get_by_text("cpu_utilization_percentage", exact=True).first.wait_for()
+
+        # What is undefined breaks neither a run's page nor sorting: epsilon of a run without DP.
+        page.goto(f"{base}/#/experiments/1/runs?workflowType=machine_learning&orderByKey=metrics.%60epsilon%60")
+        page.get_by_text("matching runs").wait_for()
+        page.locator("a[href*='/runs/']", has_text="a study to look at").first.click()
+        page.get_by_role("link", name="padchest · no DP · seed 0").first.click()
+        page.get_by_text("trained without DP").first.wait_for()
 
         # The model's card.
         page.goto(f"{base}/#/models/a%20study%20to%20look%20at.padchest/versions/1")
