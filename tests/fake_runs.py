@@ -31,7 +31,8 @@ class FakeRuns:
     study: Study
 
     def train(self, cell: Cell, *, status: str = "finished", steps: int = NUM_STEPS) -> RunPaths:
-        """What a training writes."""
+        """What a training writes: of NUM_STEPS steps, or of more."""
+        num_steps = max(NUM_STEPS, steps)
         paths = self.study.paths.run(self.study.run_id(cell))
         make_folder(paths.folder)
         private = cell.private
@@ -44,14 +45,14 @@ class FakeRuns:
             "target_epsilon": cell.target_epsilon if private else None,
             "settings": json.loads(json.dumps(settings, default=str).replace("Infinity", "null")),
             "data": {"split_sha256": "5" * 64, "manifest_sha256": "a" * 64, "units": 300, "images": 500},
-            "num_steps": NUM_STEPS,
+            "num_steps": num_steps,
             "sample_rate": 0.1,
             "noise_multiplier": 1.25 if private else None,
             "versions": {"dpdt": "0.1.0", "torch": "2.13.0"},
             "synthetic": True,
         }
         write_json(paths.config, config)
-        spent = [math.sqrt((step + 1) / NUM_STEPS) * cell.target_epsilon if private else None for step in range(steps)]
+        spent = [math.sqrt((step + 1) / num_steps) * cell.target_epsilon if private else None for step in range(steps)]
         lines = [
             {
                 "step": step + 1,
@@ -64,7 +65,7 @@ class FakeRuns:
             for step in range(steps)
         ]
         write_text(paths.metrics_log, "".join(f"{json.dumps(line)}\n" for line in lines))
-        state = {"status": status, "step": steps, "num_steps": NUM_STEPS, "epsilon": spent[-1] if spent else None}
+        state = {"status": status, "step": steps, "num_steps": num_steps, "epsilon": spent[-1] if spent else None}
         write_json(paths.state, {**state, "target_epsilon": config["target_epsilon"], "updated": BEGUN + steps})
         for checkpoint in paths.checkpoints.glob("step-*.pt"):
             checkpoint.unlink()

@@ -146,6 +146,17 @@ def test_users_sql_and_the_password_file_are_what_the_containers_need(
     assert done.returncode == 0, done.stderr
     assert {file.name for file in Path(done.stdout.strip()).glob("*.dump")} == {"mlflow.dump", "mlflow_auth.dump"}
 
+    # Artifacts on S3 are S3's to keep: the backup has the databases, says so, and can be restored.
+    on_s3 = {**settings, "MLFLOW_ARTIFACTS_DESTINATION": "s3://bucket/path"}
+    done = script("backup.sh", on_s3, tmp_path / "backups-beside-s3")
+    assert done.returncode == 0, done.stderr
+    assert "Artifacts are in s3://bucket/path: turn on versioning there" in done.stderr
+    backup = Path(done.stdout.strip())
+    assert {file.name for file in backup.iterdir()} == {"SHA256SUMS", "mlflow.dump", "mlflow_auth.dump"}
+    server.kill()
+    assert script("restore.sh", on_s3, backup, "--replace").returncode == 0
+    assert sql(postgres, "mlflow_auth", "SELECT count(*) FROM users WHERE username = 'ana'") == "1"
+
 
 def test_nobody_without_a_password_reads_or_writes(
     team_server: MlflowServer, fake_runs: Make, monkeypatch: pytest.MonkeyPatch

@@ -30,10 +30,10 @@ CELLS = [Cell("vindr", epsilon, 0) for epsilon in (0.5, 1.0, 2.0, 8.0, float("in
 
 @pytest.fixture
 def ten_studies(fake_runs: Callable[..., FakeRuns], tmp_path: Path) -> list[Study]:
-    """Ten studies of five runs, each of them with 40 × 3 values over steps and those of the evaluation."""
+    """Ten studies of five runs, each of them with more than 200 values: over 80 steps, and those of the evaluation."""
     made = fake_runs(("vindr", "uka", "padchest"), "[0.5, 1.0, 2.0, 8.0, inf]")
     for cell in CELLS:
-        made.train(cell)
+        made.train(cell, steps=80)
         made.evaluate(cell)
     studies = []
     for number in range(STUDIES):
@@ -72,6 +72,7 @@ def check(uri: str, studies: list[Study], runs: list[tuple[int, str]]) -> None:
         run = read_run(studies[number], run_id)
         assert run is not None
         place, sent = (experiments[studies[number].name], run_id), payload(run)
+        assert len(sent.points) > 200
         wanted |= {(*place, *point[:2], point.time_ms, point.step) for point in sent.points}
         wanted_settings |= {(*place, *item) for item in sent.params.items()}
     assert len(metrics) == len(seen)

@@ -105,6 +105,13 @@ def test_the_pages_show_what_the_study_asks(study: Study) -> None:
         page.get_by_role("tab", name="System metrics").click()
         page.get_by_text("cpu_utilization_percentage", exact=True).first.wait_for()
 
+        # What is undefined breaks neither a run's page nor sorting: epsilon of a run without DP.
+        page.goto(f"{base}/#/experiments/1/runs?workflowType=machine_learning&orderByKey=metrics.%60epsilon%60")
+        page.get_by_text("matching runs").wait_for()
+        page.locator("a[href*='/runs/']", has_text="a study to look at").first.click()
+        page.get_by_role("link", name="padchest · no DP · seed 0").first.click()
+        page.get_by_text("trained without DP").first.wait_for()
+
         # The model's card.
         page.goto(f"{base}/#/models/a%20study%20to%20look%20at.padchest/versions/1")
         page.get_by_text("neighbouring relation").wait_for()
