@@ -146,6 +146,15 @@ CASES: dict[str, tuple[tuple[str, str], list[str]]] = {
     "tabs": (("", ""), ["cohort", "study.toml"]),
     "UTF-16": (("", ""), ["cohort", "study.toml"]),
     "Latin-1": (("", ""), ["cohort", "study.toml"]),
+    "UTF-16 without its mark": (
+        ("[domains.own.table]", '[domains.own.table]\nencoding = "utf-16"'),
+        ["cohort", "study.toml"],
+    ),
+    "UTF-8 called Latin-1": (
+        ("[domains.own.table]", '[domains.own.table]\nencoding = "latin-1"'),
+        ["cohort", "study.toml"],
+    ),
+    "a line for spreadsheets": (("", ""), ["cohort", "study.toml"]),
     "an encoding that is none": (
         ("[domains.own.table]", '[domains.own.table]\nencoding = "utf9"'),
         ["cohort", "study.toml"],
@@ -231,6 +240,9 @@ LISTS: dict[str, Callable[[bytes], bytes]] = {
     "tabs": cells(",", "\t"),
     "UTF-16": lambda data: data.decode().encode("utf-16"),
     "Latin-1": lambda data: data.decode().replace("p7,", "Bär,").encode("latin-1"),
+    "UTF-16 without its mark": lambda data: data.decode().encode("utf-16-le"),
+    "UTF-8 called Latin-1": lambda data: b"\xef\xbb\xbf" + data,
+    "a line for spreadsheets": lambda data: b"sep=,\n" + data,
     "an empty list file": lambda data: b"",
     "a header alone": lambda data: data[: data.index(b"\n") + 1],
     "a workbook": lambda data: b"PK\x03\x04\x14\x00\xff\xfe",

@@ -192,6 +192,7 @@ def _not_csv(path: Path, err: Exception, encoding: str) -> str:
         return f"{path}: encoding = {encoding!r} is unknown. Write for example 'utf-8', 'latin-1' or 'utf-16'."
     if isinstance(err, UnicodeError):
         likely = "utf-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "latin-1"
+        likely = "utf-16-le" if start[1::2] == b"\0\0" else likely
         return (
             f"{path}: not text in {encoding} ({err}). Save it as UTF-8, or, for your own list, set its encoding in "
             f'its table, perhaps encoding = "{likely}".'

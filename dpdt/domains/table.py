@@ -139,6 +139,10 @@ def _no_list(path: Path) -> str:
 
 def _column_hint(name: str, header: tuple[str, ...], separator: str) -> str:
     """What to do about a column that is not there."""
+    if header[0].startswith("sep="):
+        return "The list begins with a line `sep=…` that only spreadsheet programs know: remove it."
+    if header[0].startswith("ï»¿"):  # the mark at the beginning of UTF-8, read as Latin-1
+        return "The list is UTF-8: leave `encoding` out of the domain's table."
     if len(header) == 1:
         other = max(",;\t|", key=header[0].count)
         if other != separator and other in header[0]:
