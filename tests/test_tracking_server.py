@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from dpdt.paths import RunPaths
 from dpdt.report import write_report
 from dpdt.study import Cell, Study, load_study
 from dpdt.tracking import live_sync, sync, tracking_uri, watch, with_uri
+from dpdt.tracking.live import LAST_SHARE
 from dpdt.tracking.store import environment, open_client
 from tests.fake_runs import NUM_STEPS, FakeRuns
 from tests.mlflow_servers import ForkedServer, MlflowServer
@@ -97,9 +98,10 @@ class Slow(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:  # (the base class' name)
         time.sleep(10)
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"{}")
+        with suppress(OSError):  # nobody waits any more
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
 
     do_POST = do_GET
 
@@ -121,19 +123,26 @@ def slow_server() -> Iterator[str]:
         server.socket.close()
 
 
-def held_up(study: Study, paths: RunPaths) -> float:
-    """The part of a training of twelve seconds that is spent on feeding MLflow."""
-    begun, spent = time.perf_counter(), 0.0
-    with live_sync(study) as tell:
+def held_up(study: Study, paths: RunPaths) -> tuple[float, float]:
+    """Of a training of twelve seconds, the part that is spent on feeding MLflow: by the processor, and by the clock."""
+    begun, worked, spent = time.perf_counter(), 0.0, 0.0
+
+    def feed(what: Callable[[], object]) -> None:
+        nonlocal worked, spent
+        before = time.thread_time(), time.perf_counter()
+        what()
+        worked += time.thread_time() - before[0]
+        spent += time.perf_counter() - before[1]
+
+    with ExitStack() as stack:
+        tell = stack.enter_context(live_sync(study))
         assert tell is not None
         for _ in range(60):  # epochs of a fifth of a second: a real one is longer and has fewer calls a second
             time.sleep(0.2)
-            before = time.perf_counter()
-            tell(paths)
-            spent += time.perf_counter() - before
-        before = time.perf_counter()
-    ended = time.perf_counter()
-    return (spent + ended - before) / (ended - begun)
+            feed(lambda: tell(paths))
+        feed(stack.close)
+    length = time.perf_counter() - begun
+    return worked / length, spent / length
 
 
 def test_a_server_that_is_down_slow_or_unknown_costs_training_less_than_one_percent(
@@ -143,22 +152,21 @@ def test_a_server_that_is_down_slow_or_unknown_costs_training_less_than_one_perc
     paths = step_on(made, CELL, 1)
     with slow_server() as slow, ThreadPoolExecutor() as pool:
         uris = {"down": f"http://127.0.0.1:{free_port()}", "slow": slow, "unknown": "http://no-such-host.invalid"}
-        studies = {}
+        shares = {}
         for kind, uri in uris.items():  # each study has its own lock
             folder = tmp_path / kind
             shutil.copytree(made.study.paths.runs, folder / "runs")
             shutil.copy(made.study.file, folder)
-            studies[kind] = with_uri(load_study(folder), uri)
-        # Whatever else the machine does makes a training wait longer, never shorter: the least of several is its own.
-        for _ in range(4):
-            runs = {kind: study.paths.run(paths.run_id) for kind, study in studies.items()}
-            shares = dict(zip(runs, pool.map(held_up, studies.values(), runs.values()), strict=True))
-            studies = {kind: study for kind, study in studies.items() if shares[kind] >= 0.01}
-            if not studies:
-                break
-        assert not studies, f"{shares}"
+            study = with_uri(load_study(folder), uri)
+            shares[kind] = pool.submit(held_up, study, study.paths.run(paths.run_id))
+        for kind, share in shares.items():
+            worked, spent = share.result()
+            # What it works and what it waits at the end; by the clock, a busy machine adds to it, but a single
+            # answer that is waited for would be most of the twelve seconds.
+            assert worked + LAST_SHARE < 0.01, f"{kind}: {worked:.2%} and {LAST_SHARE:.2%}"
+            assert spent < 0.3, f"{kind}: {spent:.2%}"
     said = capfd.readouterr().err
-    assert all(said.count(f"warning: MLflow at {uri}: ") <= 4 for uri in uris.values())  # one a training
+    assert all(said.count(f"warning: MLflow at {uri}: ") <= 1 for uri in uris.values())
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
