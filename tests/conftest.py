@@ -1,6 +1,7 @@
 """Fixtures that several test modules share, each kind in a module of its own."""
 
 import os
+import signal
 
 # Here, because its import shuts all log handlers down, and absl's then closes the stderr that absl was imported under,
 # which in a test is pytest's.
@@ -18,3 +19,7 @@ pytest_plugins = [
 # A busy machine is no reason to fail, and CI shall fail twice on the same input.
 settings.register_profile("dpdt", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("dpdt")
+
+# A shell that runs the tests in the background has them ignore Ctrl-C, and with them whatever they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
