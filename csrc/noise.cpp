@@ -6,11 +6,7 @@
 #include <utility>
 
 #include "pool.hpp"
-
-// The same loop for each kind of vectors, taken where the machine has them.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__clang__)
-#define DPDT_VECTORS
-#endif
+#include "simd.hpp"
 
 namespace dpdt {
 namespace {
@@ -170,7 +166,7 @@ void fill_plain(const NoiseKey& key, const NoiseNonce& nonce, std::uint32_t bloc
     fill_with<Words>(key, nonce, block, out, groups);
 }
 
-#ifdef DPDT_VECTORS
+#ifdef DPDT_VECTORS  // the same loop for each kind of vectors, taken where the machine has them
 __attribute__((target("avx2"))) void fill_avx2(const NoiseKey& key, const NoiseNonce& nonce, std::uint32_t block,
                                                double* out, std::size_t groups) {
     fill_with<Words>(key, nonce, block, out, groups);

@@ -17,9 +17,42 @@ namespace {
 
 constexpr std::chrono::milliseconds poll_interval{50};
 
+// Tasks that threads take from each other; no exception leaves a thread.
+class Shared {
+  public:
+    Shared(std::size_t count, const std::function<void(std::size_t)>& task) : count_(count), task_(task) {}
+
+    void work() noexcept {
+        for (std::size_t index = next_++; index < count_; index = next_++) {
+            try {
+                task_(index);
+            } catch (...) {
+                const std::lock_guard<std::mutex> lock(mutex_);
+                if (!error_) error_ = std::current_exception();
+                stop();
+            }
+        }
+    }
+
+    // No task begins any more.
+    void stop() { next_ = count_; }
+
+    // REQUIRES: no thread works any more.
+    void rethrow() const {
+        if (error_) std::rethrow_exception(error_);
+    }
+
+  private:
+    const std::size_t count_;
+    const std::function<void(std::size_t)>& task_;
+    std::atomic<std::size_t> next_{0};
+    std::mutex mutex_;
+    std::exception_ptr error_;  // guarded by mutex_ while threads work
+};
+
 class Pool {
   public:
-    Pool(std::size_t count, const std::function<void(std::size_t)>& task) : count_(count), task_(task) {}
+    Pool(std::size_t count, const std::function<void(std::size_t)>& task) : tasks_(count, task) {}
     ~Pool() { stop_and_join(); }
     Pool(const Pool&) = delete;
     Pool& operator=(const Pool&) = delete;
@@ -45,72 +78,29 @@ class Pool {
         }
         lock.unlock();
         stop_and_join();
-        if (error_) std::rethrow_exception(error_);
+        tasks_.rethrow();
         poll();
     }
 
   private:
     void work() {
-        while (!stopped_) {
-            const std::size_t index = next_++;
-            if (index >= count_) break;
-            try {
-                task_(index);
-            } catch (...) {
-                const std::lock_guard<std::mutex> lock(mutex_);
-                if (!error_) error_ = std::current_exception();
-                stopped_ = true;
-            }
-        }
+        tasks_.work();
         const std::lock_guard<std::mutex> lock(mutex_);
         if (--running_ == 0) finished_.notify_all();
     }
 
     void stop_and_join() {
-        stopped_ = true;
+        tasks_.stop();
         for (std::thread& thread : threads_) {
             if (thread.joinable()) thread.join();
         }
     }
 
-    const std::size_t count_;
-    const std::function<void(std::size_t)>& task_;
-    std::atomic<std::size_t> next_{0};
-    std::atomic<bool> stopped_{false};
+    Shared tasks_;
     std::mutex mutex_;
     std::condition_variable finished_;
-    std::size_t running_ = 0;   // guarded by mutex_
-    std::exception_ptr error_;  // guarded by mutex_ until the threads are joined
+    std::size_t running_ = 0;  // guarded by mutex_
     std::vector<std::thread> threads_;
-};
-
-// Tasks that threads take from each other; no exception leaves a thread that is not ours.
-class Shared {
-  public:
-    Shared(std::size_t count, const std::function<void(std::size_t)>& task) : count_(count), task_(task) {}
-
-    void work() noexcept {
-        for (std::size_t index = next_++; index < count_; index = next_++) {
-            try {
-                task_(index);
-            } catch (...) {
-                const std::lock_guard<std::mutex> lock(mutex_);
-                if (!error_) error_ = std::current_exception();
-                next_ = count_;
-            }
-        }
-    }
-
-    void finish() const {
-        if (error_) std::rethrow_exception(error_);
-    }
-
-  private:
-    const std::size_t count_;
-    const std::function<void(std::size_t)>& task_;
-    std::atomic<std::size_t> next_{0};
-    std::mutex mutex_;
-    std::exception_ptr error_;  // guarded by mutex_ while threads work
 };
 
 // Threads inherit the signal mask: with all signals blocked, they are delivered to the threads that expect them.
@@ -153,7 +143,7 @@ void share_out(std::size_t count, std::size_t num_threads, const std::function<v
     Shared shared(count, task);
     parallel([](void* work) { static_cast<Shared*>(work)->work(); }, &shared,
              static_cast<unsigned>(std::min(num_threads, count)), 0);
-    shared.finish();
+    shared.rethrow();
 }
 
 }  // namespace dpdt

@@ -3,6 +3,7 @@
 #pragma once
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__clang__)
+#define DPDT_VECTORS  // functions may be compiled for other vectors than the rest
 #define DPDT_WIDE __attribute__((target_clones("avx2", "default")))
 // Sums in double precision, where a vector of eight is one register.
 #define DPDT_WIDEST __attribute__((target_clones("avx512f", "avx2", "default")))
