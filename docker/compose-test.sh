@@ -58,7 +58,7 @@ own() { [ "$(id -u)" != 0 ] || chown -R 1000:1000 "$work"/docker/*/; }
 )
 own
 project=dpdt-compose-test
-MLFLOW_PORT=$(.venv/bin/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+MLFLOW_PORT=$(PYTHONPATH=. .venv/bin/python -c 'from tests.ports import free_port; print(free_port())')
 export MLFLOW_PORT MLFLOW_NAMES=mlflow.example
 run() { # run PROFILES COMMAND...
     local profiles=()

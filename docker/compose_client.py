@@ -1,10 +1,6 @@
 """What compose-test.sh asks its server: compose_client.py ADDRESS FOLDER STUDY account|equal|delete|gone."""
 
-import json
 import sys
-import urllib.error
-import urllib.request
-from base64 import b64encode
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -12,25 +8,11 @@ from mlflow import MlflowClient
 from dpdt.study import load_study
 from dpdt.tracking import with_uri
 from dpdt.tracking.payload import RUN_ID_TAG
+from tests.mlflow_servers import ask
 from tests.mlflow_view import assert_view_equals_folders
 
 ANA = {"username": "ana", "password": "a password for ana"}
 MARK = "deleted_run"  # the file that remembers which run was deleted
-
-
-def create_user(address: str, *, password: str | None, host: str = "") -> int:
-    """Ask for Ana's account as the admin, or as nobody; the status of the answer."""
-    headers = {"Content-Type": "application/json", **({"Host": host} if host else {})}
-    if password:
-        headers["Authorization"] = "Basic " + b64encode(f"admin:{password}".encode()).decode()
-    url = f"{address}/api/2.0/mlflow/users/create"
-    request = urllib.request.Request(url, json.dumps(ANA).encode(), headers)
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as err:
-        with err:
-            return err.code
 
 
 def main(address: str, folder: str, study_file: str, what: str) -> None:
@@ -40,9 +22,9 @@ def main(address: str, folder: str, study_file: str, what: str) -> None:
     if what == "account":
         admin = (Path(folder) / "docker/secrets/admin_password").read_text().strip()
         found = [
-            create_user(address, password=None),
-            create_user(address, password=admin, host="somewhere.else"),
-            create_user(address, password=admin, host="mlflow.example"),
+            ask(address, "users/create", ANA, user=None),
+            ask(address, "users/create", ANA, user=("admin", admin), host="somewhere.else"),
+            ask(address, "users/create", ANA, user=("admin", admin), host="mlflow.example"),
         ]
         assert found == [401, 403, 200], f"nobody, another name, the admin behind a proxy: {found}"
         print("nobody comes in without a password or by another name; the admin made an account")

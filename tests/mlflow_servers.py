@@ -1,5 +1,6 @@
 """Real servers for the tests: MLflow's own, and a throw-away PostgreSQL from the packages of the system."""
 
+import json
 import os
 import pwd
 import shutil
@@ -10,6 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -20,6 +22,20 @@ from dpdt.tracking.store import environment
 from tests.ports import free_port
 
 READY_SECONDS = 120
+
+
+def ask(address: str, what: str, body: dict[str, str], *, user: tuple[str, str] | None, host: str = "") -> int:
+    """POST to a server's API, by the name of another host if one is given; the status of the answer."""
+    headers = {"Content-Type": "application/json", **({"Host": host} if host else {})}
+    if user:
+        headers["Authorization"] = f"Basic {b64encode(':'.join(user).encode()).decode()}"
+    request = urllib.request.Request(f"{address}/api/2.0/mlflow/{what}", json.dumps(body).encode(), headers)
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as err:
+        with err:
+            return err.code
 
 
 class MlflowServer:

@@ -1,6 +1,5 @@
 """The team's server as mlflow/ starts it: PostgreSQL, passwords, TLS, backup, restore, retention; all for real."""
 
-import json
 import os
 import shutil
 import ssl
@@ -9,7 +8,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +20,7 @@ from dpdt.tracking import sync, with_uri
 from dpdt.tracking.send import find_runs
 from dpdt.tracking.store import find_experiment, open_client
 from tests.fake_runs import FakeRuns
-from tests.mlflow_servers import MlflowServer, Postgres
+from tests.mlflow_servers import MlflowServer, Postgres, ask
 from tests.mlflow_view import assert_view_equals_folders
 from tests.ports import free_port
 from tests.waiting import wait_until
@@ -62,24 +60,8 @@ def settings(postgres: Postgres, tmp_path: Path) -> Iterator[dict[str, str]]:
 def team_server(settings: dict[str, str], mlflow_server: Callable[..., MlflowServer]) -> MlflowServer:
     """mlflow/serve.sh, with an account for Ana."""
     server = mlflow_server(command=[str(FOLDER / "serve.sh")], env=settings).start()
-    ask(server, "users/create", {"username": "ana", "password": ANA}, user=("admin", ADMIN))
+    ask(server.address, "users/create", {"username": "ana", "password": ANA}, user=("admin", ADMIN))
     return server
-
-
-def ask(server: MlflowServer, what: str, body: dict[str, str], *, user: tuple[str, str] | None) -> int:
-    """POST to the server's API; the status of its answer."""
-    headers = {"Content-Type": "application/json"}
-    if user:
-        headers["Authorization"] = f"Basic {b64encode(':'.join(user).encode()).decode()}"
-    request = urllib.request.Request(
-        f"{server.address}/api/2.0/mlflow/{what}", json.dumps(body).encode(), headers, method="POST"
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as err:
-        with err:
-            return err.code
 
 
 def script(name: str, settings: dict[str, str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -139,7 +121,7 @@ def test_users_sql_and_the_password_file_are_what_the_containers_need(
     assert sql(postgres, "mlflow", owner) == "mlflow"
 
     server = mlflow_server(command=[str(FOLDER / "serve.sh")], env=settings).start()
-    assert ask(server, "users/create", {"username": "ana", "password": ANA}, user=("admin", ADMIN)) == 200
+    assert ask(server.address, "users/create", {"username": "ana", "password": ANA}, user=("admin", ADMIN)) == 200
     assert sql(postgres, "mlflow_auth", "SELECT count(*) FROM users WHERE username = 'ana'") == "1"
     (tmp_path / "artifacts").mkdir(exist_ok=True)
     done = script("backup.sh", settings, tmp_path / "backups")
@@ -162,8 +144,8 @@ def test_nobody_without_a_password_reads_or_writes(
     team_server: MlflowServer, fake_runs: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search = {"experiment_ids": "0"}
-    assert ask(team_server, "runs/search", search, user=None) == 401
-    assert ask(team_server, "runs/search", search, user=("ana", "a wrong password")) == 401
+    assert ask(team_server.address, "runs/search", search, user=None) == 401
+    assert ask(team_server.address, "runs/search", search, user=("ana", "a wrong password")) == 401
     study = with_uri(fake_runs(("vindr",), "[1.0]").all().study, team_server.address)
     with pytest.raises(TrackingError, match=r"MLflow at http://127\.0\.0\.1:\d+: .*not authenticated"):
         sync(study)

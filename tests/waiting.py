@@ -16,19 +16,6 @@ def wait_until(condition: Callable[[], bool], *, seconds: float = 150, pause: fl
         time.sleep(pause)
 
 
-def least(measure: Callable[[], float], *, below: float) -> float:
-    """The least of at most five measurements, the last of which is the first below a limit.
-
-    Other work on the machine makes what is measured take longer and never shorter.
-    """
-    seconds = float("inf")
-    for _ in range(5):
-        seconds = min(seconds, measure())
-        if seconds < below:
-            break
-    return seconds
-
-
 def seconds_to_interrupt(command: Sequence[str], *, after: float) -> float:
     """Processor's seconds from Ctrl-C until a program says `interrupted`, sent some seconds after it said `started`.
 
