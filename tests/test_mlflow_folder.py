@@ -24,10 +24,7 @@ from tests.mlflow_view import assert_view_equals_folders
 from tests.ports import free_port
 from tests.waiting import wait_until
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
-]
+pytestmark = pytest.mark.slow
 
 FOLDER = Path(__file__).parents[1] / "mlflow"
 ADMIN, ANA, DATABASE = "a password for the admin", "a password for ana", "a password for the database"

@@ -32,9 +32,6 @@ from dpdt.tracking.values import MAX_METRIC_KEYS
 from tests.fake_runs import NUM_STEPS, FakeRuns
 from tests.ports import free_port
 
-# MLflow's own tables, under SQLAlchemy 2.1.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
-
 Make = Callable[..., FakeRuns]
 TWO = ("vindr", "uka")
 PRIVATE, PLAIN = Cell("vindr", 1.0, 0), Cell("vindr", math.inf, 0)

@@ -19,7 +19,6 @@ from tests.torture_tracking import sync_at_once
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
     # Forked before any thread that holds a lock: none has been started but by libraries that do nothing yet.
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
 ]

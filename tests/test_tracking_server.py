@@ -32,10 +32,7 @@ from tests.mlflow_view import assert_view_equals_folders
 from tests.ports import free_port
 from tests.waiting import wait_until
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
-]
+pytestmark = pytest.mark.slow
 
 Make = Callable[..., FakeRuns]
 Serve = Callable[..., MlflowServer]

@@ -24,8 +24,6 @@ from tests.mlflow_view import assert_view_equals_folders
 from tests.small_data import MakeStudy
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
-
 Make = Callable[..., FakeRuns]
 CELL = Cell("uka", 8.0, 0)
 TRAIN = """

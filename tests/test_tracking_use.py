@@ -21,8 +21,6 @@ from tests.fake_runs import FakeRuns
 from tests.mlflow_view import assert_view_equals_folders
 from tests.ports import free_port
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
-
 Make = Callable[..., FakeRuns]
 TWO = ("vindr", "uka")
 PRIVATE, PLAIN = Cell("vindr", 1.0, 0), Cell("vindr", float("inf"), 0)
