@@ -34,8 +34,8 @@ check: install
 # The documentation with the references generated from the code, into build/docs/site; warnings are errors.
 .PHONY: docs
 docs: install
-	@rm -rf build/docs/src && mkdir -p build/docs && cp -r docs build/docs/src
-	@$(BIN)/python -m dpdt.reference build/docs
+	@rm -rf build/docs/src && mkdir -p build/docs && cp -r docs build/docs/src && rm build/docs/src/reference.py
+	@$(BIN)/python docs/reference.py build/docs
 	$(BIN)/zensical build --strict --clean --config-file build/docs/mkdocs.yml
 
 format: install

@@ -18,9 +18,9 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from dpdt.cohort import build_cohort
-from dpdt.console import show_table
-from dpdt.domains.uncertainty import COLUMNS as LABELLER_COLUMNS
+from dpdt.base.console import show_table
+from dpdt.cohort.build import build_cohort
+from dpdt.cohort.hospitals.uncertain_labels import COLUMNS as LABELLER_COLUMNS
 from dpdt.study import load_study
 
 ROWS: Final = 592_000

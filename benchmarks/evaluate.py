@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
-from dpdt.console import show_table
-from dpdt.metrics import Ranking, Threshold, measure_domain, over_blocks, patient_draws
-from dpdt.vocabulary import LABELS
+from dpdt.base.console import show_table
+from dpdt.base.vocabulary import LABELS
+from dpdt.evaluation.metrics import Ranking, Threshold, measure_domain, over_blocks, patient_draws
 
 IMAGES, PATIENTS, DRAWS, LOOP_DRAWS = 25_596, 2_797, 1_000, 20  # ChestX-ray14's official test list has 2,797 patients
 PREVALENCE = dict(zip(LABELS, (0.04, 0.18, 0.02, 0.13, 0.39), strict=True))

@@ -7,7 +7,6 @@ writes build/bench/evaluate_study.json.
 """
 
 import argparse
-import importlib
 import json
 import multiprocessing
 import os
@@ -22,13 +21,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpdt.cohort import COLUMNS
-from dpdt.console import show_table
-from dpdt.files import make_folder, write_json
-from dpdt.predict import PREDICTION_COLUMNS, Predict
-from dpdt.report import write_report
+from dpdt.base.console import show_table
+from dpdt.base.files import make_folder, write_json
+from dpdt.base.vocabulary import LABELS, age_group
+from dpdt.cohort.table import COLUMNS
+from dpdt.evaluation import evaluate
+from dpdt.evaluation.predict import PREDICTION_COLUMNS, Predict
+from dpdt.report.write import write_report
 from dpdt.study import Study, load_study
-from dpdt.vocabulary import LABELS, age_group
 
 PAPER = {"vindr": 3_000, "chestxray14": 25_596, "chexpert": 29_320, "uka": 39_824, "padchest": 22_045}
 ALL = {"vindr": 18_000, "chestxray14": 112_120, "chexpert": 157_676, "uka": 193_361, "padchest": 110_525}
@@ -109,10 +109,9 @@ def invented(study: Study, paths: Any, splits: Sequence[tuple[str, str]]) -> Ite
 def evaluate_one(job: tuple[str, str]) -> tuple[float, float]:
     """Seconds of one model, and the process's peak memory so far in GiB."""
     file, run_id = job
-    evaluation = importlib.import_module("dpdt.evaluate")  # the package has a function of this name
-    evaluation.predictor = invented  # type: ignore[attr-defined]
+    evaluate.predictor = invented  # type: ignore[assignment]
     started = time.perf_counter()
-    evaluation.evaluate_run(load_study(Path(file)), run_id)
+    evaluate.evaluate_run(load_study(Path(file)), run_id)
     return time.perf_counter() - started, peak_gib()
 
 

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import dpdt.training.reader
+import dpdt.training.read_ahead
 from dpdt import _core
-from dpdt.console import show_table
-from dpdt.training.reader import ReadAhead
+from dpdt.base.console import show_table
+from dpdt.training.read_ahead import ReadAhead
 
 SIZE, FILES, ROWS, BATCH = 512, 4, 500, 128
 IMAGES_PER_SECOND, STEPS = 8_000, 150
@@ -84,7 +84,7 @@ def simulate(maps: list[NDArray[np.uint8]], num_threads: int) -> tuple[float, fl
 
 def main() -> None:
     """Run, print, write."""
-    dpdt.training.reader.as_input = lambda pixels, device: torch.from_numpy(pixels)  # a GPU would convert
+    dpdt.training.read_ahead.as_input = lambda pixels, device: torch.from_numpy(pixels)  # a GPU would convert
     random = np.random.default_rng(2)
     out = np.empty((BATCH, SIZE, SIZE), dtype=np.uint8)
     results: list[dict[str, Any]] = []

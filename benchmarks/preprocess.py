@@ -25,8 +25,8 @@ from PIL import Image
 from scipy.ndimage import zoom
 
 from dpdt import _core
-from dpdt.shards.images import process_images
-from dpdt.study import ShardSettings
+from dpdt.shards.process import process_images
+from dpdt.study.settings import ShardSettings
 
 SIZE: Final = 512
 LARGE: Final = (2544, 3056)  # width and height of a MIMIC or CheXpert original

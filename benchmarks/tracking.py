@@ -16,16 +16,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dpdt.console import show_table
-from dpdt.demo import make_demo_study
-from dpdt.files import write_json
-from dpdt.paths import RunPaths
-from dpdt.stages import run_stage
+from dpdt.base.console import show_table
+from dpdt.base.files import write_json
+from dpdt.cohort.synthetic.demo_study import make_demo_study
+from dpdt.jobs.stages import run_stage
 from dpdt.study import Cell, Study, load_study
-from dpdt.tracking import live_sync, tracking_uri, with_uri
-from dpdt.tracking.store import find_experiment, open_client
-from dpdt.tracking.values import MAX_METRIC_KEYS
-from dpdt.train import train
+from dpdt.study.paths import RunPaths
+from dpdt.tracking.live import live_sync
+from dpdt.tracking.metrics import MAX_METRIC_KEYS
+from dpdt.tracking.store import find_experiment, open_client, tracking_uri, with_uri
+from dpdt.training.train import train
 from tests.fake_runs import HUNDRED, hundred_runs
 from tests.mlflow_servers import MlflowServer, Postgres, free_port
 from tests.test_tracking_server import slow_server

@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
-from dpdt.console import show_table
-from dpdt.model import ResNet9
-from dpdt.privacy.clipping import CLIPPING, GradientSum
+from dpdt.base.console import show_table
+from dpdt.privacy.clipping.engines import CLIPPING, GradientSum
 from dpdt.privacy.keystream import KeyStream
 from dpdt.training.batches import image_losses
 from dpdt.training.device import keep_memory
+from dpdt.training.networks.resnet9 import ResNet9
 
 SIZE, PHYSICAL, LOGICAL = 128, 16, 128
 WARM_STEPS, STEPS, ROUNDS = 1, 3, 2

@@ -6,8 +6,8 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from dpdt.study import load_study
-from dpdt.tracking import with_uri
 from dpdt.tracking.payload import RUN_ID_TAG
+from dpdt.tracking.store import with_uri
 from tests.mlflow_servers import ask
 from tests.mlflow_view import assert_view_equals_folders
 

@@ -87,7 +87,7 @@ run -v "$PWD/$work/image:/study" dpdt:cpu verify /study/demo/study.toml
 step "the same bytes in the image and in .venv"
 $python -c "
 from pathlib import Path
-from dpdt.demo import make_demo_study
+from dpdt.cohort.synthetic.demo_study import make_demo_study
 make_demo_study(Path('$work/here'), patients=40)"
 # The same way as in the image, for another number of threads rounds in another way; but without the private arms.
 sed -i 's/^target_epsilons = .*/target_epsilons = [inf]/' "$work/here/study.toml"

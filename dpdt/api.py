@@ -17,19 +17,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from dpdt.cohort import read_cohort, read_record
-from dpdt.dataset import load_split
+from dpdt.base.files import read_json
+from dpdt.cohort.table import read_cohort, read_record
 from dpdt.errors import DpdtError, StudyError
-from dpdt.files import read_json
-from dpdt.model import build_model, load_weights
-from dpdt.runs import read_state
-from dpdt.stages import STAGES, is_done, private_umask, run_stage, tasks
+from dpdt.jobs.stages import is_done, private_umask, run_stage
+from dpdt.runs.state import read_state
+from dpdt.shards.dataset import load_split
 from dpdt.study import Cell, Study, load_study
+from dpdt.study.tasks import STAGES, tasks
+from dpdt.training.networks.build import build_model
+from dpdt.training.networks.weights import load_weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Cohort", "Shards", "Trained", "evaluate", "load_study", "train"]
+__all__ = ["Cohort", "Shards", "Study", "Trained", "evaluate", "load_study", "train"]
 
 
 class Cohort:
@@ -201,7 +203,7 @@ def evaluate(trained: Trained) -> pd.DataFrame:
     study = trained.study
     for domain in study.test_domains:
         _prepare(study, domain, "shards")
-    from dpdt.evaluate import evaluate_run
+    from dpdt.evaluation.evaluate import evaluate_run
 
     with private_umask(study):
         evaluate_run(study, trained.run_id)

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dpdt.files import atomic_path, make_folder, write_json, write_text
-from dpdt.metrics import Threshold, measure_domain, patient_draws
-from dpdt.paths import RunPaths
+from dpdt.base.files import atomic_path, make_folder, write_json, write_text
+from dpdt.base.vocabulary import LABELS
+from dpdt.evaluation.metrics import Threshold, measure_domain, patient_draws
 from dpdt.study import Cell, Study, load_study
-from dpdt.vocabulary import LABELS
+from dpdt.study.paths import RunPaths
 
 FIVE = ("vindr", "chestxray14", "chexpert", "uka", "padchest")
 NUM_STEPS = 40

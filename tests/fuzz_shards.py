@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from dpdt.errors import ShardError
-from dpdt.paths import ShardPaths
 from dpdt.shards import manifest, reader
 from dpdt.shards.reader import Shards, shard_header
+from dpdt.study.paths import ShardPaths
 
 SIZE: Final = 4
 ROWS: Final = (3, 2)

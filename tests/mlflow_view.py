@@ -1,11 +1,10 @@
 """Whether MLflow has what the run folders have: every value of every run, neither more nor less."""
 
-from dpdt.results import all_runs
+from dpdt.runs.read import all_runs
 from dpdt.study import Study
-from dpdt.tracking import tracking_uri
+from dpdt.tracking.metrics import Point
 from dpdt.tracking.payload import RUN_ID_TAG, payload
-from dpdt.tracking.store import find_experiment, open_client
-from dpdt.tracking.values import Point
+from dpdt.tracking.store import find_experiment, open_client, tracking_uri
 
 
 def assert_view_equals_folders(study: Study) -> int:

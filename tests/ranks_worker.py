@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from dpdt.privacy.gradients import ClippedGradientSum
-from dpdt.stop import StopFlag
+from dpdt.privacy.clipping.gradient_sum import ClippedGradientSum
 from dpdt.study import load_study
-from dpdt.train import train
 from dpdt.training.loop import TrainingLoop
+from dpdt.training.stop import StopFlag
+from dpdt.training.train import train
 
 SUMS_KEPT = 3
 

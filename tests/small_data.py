@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dpdt.cohort import COLUMNS
-from dpdt.files import make_folder, sha256_file, write_json
+from dpdt.base.files import make_folder, sha256_file, write_json
+from dpdt.base.vocabulary import LABELS
+from dpdt.cohort.table import COLUMNS
 from dpdt.shards.reader import cohort_sha256
-from dpdt.stop import StopFlag
 from dpdt.study import Study, load_study
-from dpdt.vocabulary import LABELS
+from dpdt.training.stop import StopFlag
 
 MakeStudy = Callable[..., Study]
 

@@ -11,9 +11,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dpdt.files import write_json
+from dpdt.base.files import write_json
+from dpdt.base.vocabulary import LABELS
 from dpdt.study import Study, load_study
-from dpdt.vocabulary import LABELS
 
 SIZE = 16
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dpdt.attempts import Attempt, attempts_file, begin_attempt, last_attempt, recent_attempts, stop_attempt
+from dpdt.jobs.attempts import Attempt, attempts_file, begin_attempt, last_attempt, recent_attempts, stop_attempt
 
 
 def test_the_newest_attempt_counts_and_says_why_it_stopped(tmp_path: Path) -> None:

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from dpdt.audit import audit_run, refutations, score_canaries, words
+from dpdt.base.files import read_json, write_json
 from dpdt.errors import DpdtError, PrivacyError, StudyError
-from dpdt.files import read_json, write_json
-from dpdt.privacy.clipping import ClippedGradientSum
+from dpdt.evaluation.audit.audit import audit_run, refutations, score_canaries, words
+from dpdt.privacy.clipping.engines import ClippedGradientSum
 from dpdt.privacy.sampling import PoissonSampler
 from dpdt.report.provenance import audits
-from dpdt.results import read_run
+from dpdt.runs.read import read_run
 from dpdt.study import Cell, Study
 from dpdt.tracking.payload import payload
-from dpdt.train import train, train_with_canaries
+from dpdt.training.train import train, train_with_canaries
 from tests.small_data import MakeStudy, StopAfter
 
 DP = Cell("uka", 1.0, 0)

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from dpdt import _core
 from dpdt.errors import PrivacyError
-from dpdt.model import ResNet9
-from dpdt.privacy.bookkeeping import BookkeepingClipping
-from dpdt.privacy.clipping import CLIPPING
-from dpdt.privacy.convolutions import WAYS, Convolution, choose_way, gram_squared_norms
-from dpdt.privacy.gradients import ClippedGradientSum
+from dpdt.privacy.clipping.bookkeeping import BookkeepingClipping
+from dpdt.privacy.clipping.convolutions import WAYS, Convolution, choose_way, gram_squared_norms
+from dpdt.privacy.clipping.engines import CLIPPING
+from dpdt.privacy.clipping.gradient_sum import ClippedGradientSum
 from dpdt.privacy.keystream import KeyStream
+from dpdt.training.networks.resnet9 import ResNet9
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dpdt.checkpoint import has_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
 from dpdt.errors import DpdtError
+from dpdt.runs.checkpoint import has_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
 
 
 def save(folder: Path, step: int) -> Path:
@@ -84,7 +84,7 @@ KILLED_WHILE_SAVING = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from dpdt.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
+from dpdt.runs.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 
 folder, said = Path(sys.argv[1]), Path(sys.argv[2])
 torch.set_num_threads(1)

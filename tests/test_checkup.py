@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from dpdt import checkup
-from dpdt.checkup import check_machine
 from dpdt.cli import main
+from dpdt.jobs.doctor import machine as checkup
+from dpdt.jobs.doctor.finding import Check
+from dpdt.jobs.doctor.machine import check_machine
 from dpdt.study import load_study
-from dpdt.submit import Check
 
 
 def named(checks: list[Check]) -> dict[str, Check]:

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpdt.errors import PrivacyError
-from dpdt.model import ResNet9
-from dpdt.privacy.clipping import CLIPPING, ClippedGradientSum, GradientSum
+from dpdt.privacy.clipping.engines import CLIPPING, ClippedGradientSum, GradientSum
 from dpdt.privacy.keystream import KeyStream
+from dpdt.training.networks.resnet9 import ResNet9
 
 IMAGES = 9
 NORM = 1.5

@@ -10,19 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpdt.cohort import (
-    COLUMNS,
-    CohortSummary,
-    build_cohort,
-    cohort_done,
-    patient_fraction,
-    read_cohort,
-    read_record,
-)
+from dpdt.base.vocabulary import LABELS, SPLITS
+from dpdt.cohort.build import CohortSummary, build_cohort, patient_fraction
+from dpdt.cohort.synthetic import HOSPITALS, make_hospitals
+from dpdt.cohort.table import COLUMNS, cohort_done, read_cohort, read_record
 from dpdt.errors import CohortError, StudyError
 from dpdt.study import Study, load_study
-from dpdt.synth import HOSPITALS, make_hospitals
-from dpdt.vocabulary import LABELS, SPLITS
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +170,7 @@ def test_a_rebuild_killed_after_the_table_is_not_vouched_for_by_the_former_recor
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dpdt.cohort.write_json", killed)
+    monkeypatch.setattr("dpdt.cohort.build.write_json", killed)
     with pytest.raises(KeyboardInterrupt, match=r"^$"):
         build_cohort(study, "uka")
     assert study.paths.cohort_table("uka").is_file()

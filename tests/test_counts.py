@@ -7,10 +7,10 @@ import pytest
 
 from dpdt.errors import PrivacyError
 from dpdt.privacy.accounting import ACCOUNTANTS, calibrate_noise_multiplier, epsilon
-from dpdt.privacy.counts import MAX_WEIGHT, class_weights_of, count_sensitivity, noisy_counts, unit_counts
 from dpdt.privacy.keystream import KeyStream
+from dpdt.privacy.label_counts import MAX_WEIGHT, class_weights_of, count_sensitivity, noisy_counts, unit_counts
 from dpdt.privacy.mechanism import Mechanism
-from dpdt.study import PrivacySettings
+from dpdt.study.settings import PrivacySettings
 
 LABELS = np.array([[1, 0], [1, np.nan], [0, 0], [np.nan, np.nan], [1, 1]], dtype=np.float32)
 UNITS = np.array([0, 0, 0, 1, 2], dtype=np.int64)

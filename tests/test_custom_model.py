@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from dpdt.errors import StudyError
-from dpdt.model import ResNet9, build_model, load_weights
-from dpdt.model_check import check_model
-from dpdt.privacy.fitness import unfit_parts
-from dpdt.study import ModelSettings, load_study
-from dpdt.submit import submit
+from dpdt.jobs.submit import submit
+from dpdt.privacy.clipping.model_requirements import unfit_parts
+from dpdt.study import load_study
+from dpdt.study.settings import ModelSettings
+from dpdt.training.networks.build import build_model
+from dpdt.training.networks.check import check_model
+from dpdt.training.networks.resnet9 import ResNet9
+from dpdt.training.networks.weights import load_weights
 
 CODE = """\
 from torch import nn

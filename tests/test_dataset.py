@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dpdt.cohort import read_cohort
-from dpdt.dataset import load_split
+from dpdt.base.files import read_json, sha256_file, write_json
+from dpdt.base.vocabulary import LABELS
+from dpdt.cohort.table import read_cohort
 from dpdt.errors import ShardError
-from dpdt.files import read_json, sha256_file, write_json
-from dpdt.shards import Shards
-from dpdt.vocabulary import LABELS
+from dpdt.shards.dataset import load_split
+from dpdt.shards.reader import Shards
 from tests.small_data import SIZE, MakeStudy
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from dpdt.cohort import build_cohort, read_cohort
-from dpdt.demo import DEMO_STUDY, make_demo_study
+from dpdt.cohort.build import build_cohort
+from dpdt.cohort.synthetic.demo_study import DEMO_STUDY, make_demo_study
+from dpdt.cohort.table import read_cohort
 
 
 @pytest.mark.parametrize("patients", [12, 40])

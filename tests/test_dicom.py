@@ -12,8 +12,9 @@ from pydicom.uid import JPEG2000Lossless
 
 from dpdt import _core
 from dpdt.errors import DecodeError
-from dpdt.shards import Shards, build_shards
+from dpdt.shards.build import build_shards
 from dpdt.shards.dicom import CODECS, read_dicom
+from dpdt.shards.reader import Shards
 from tests.small_images import encapsulated, make_study, picture, write_dicom
 
 REAL_DATA = os.environ.get("DPDT_REAL_DATA")

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 import dpdt
+from docs.reference import site_config, write_reference
 from dpdt.cli import app
-from dpdt.reference import site_config, write_reference
-from dpdt.study_keys import all_keys
+from dpdt.study.keys import all_keys
 
 ROOT = Path(dpdt.__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))

@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dpdt.domains import RAW_COLUMNS, RawCohort, reader
-from dpdt.domains.files import read_csv
-from dpdt.domains.padchest import parse_labels
-from dpdt.domains.raw import age_from_text
+from dpdt.base.vocabulary import LABELS, age_group
+from dpdt.cohort.hospitals import reader
+from dpdt.cohort.hospitals.padchest import parse_labels
+from dpdt.cohort.hospitals.raw_cohort import RAW_COLUMNS, RawCohort, age_from_text
+from dpdt.cohort.hospitals.raw_files import read_csv
+from dpdt.cohort.synthetic import hospital_pictures, make_hospitals
+from dpdt.cohort.synthetic.layouts import LAYOUTS
 from dpdt.errors import CohortError, StudyError
-from dpdt.study import DomainSettings
-from dpdt.synth import hospital_pictures, make_hospitals
-from dpdt.synth.layouts import LAYOUTS
-from dpdt.vocabulary import LABELS, age_group
+from dpdt.study.domain_settings import DomainSettings
 
 PATIENTS = 24
 
@@ -122,7 +122,7 @@ def test_a_large_table_shows_how_far_it_is(suffix: str, tmp_path: Path, monkeypa
         yield lambda count, note: seen.append(count)
         assert sum(seen) == total
 
-    monkeypatch.setattr("dpdt.domains.files.progress", progress)
+    monkeypatch.setattr("dpdt.cohort.hospitals.raw_files.progress", progress)
     path = tmp_path / f"list.{suffix}"
     noise = np.random.default_rng(0).integers(0, 2**62, (160_000, 2)).astype(str)
     pd.DataFrame(noise, columns=["a", "b"]).to_csv(path, index=False)

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dpdt.paths import RunPaths, ShardPaths
+from dpdt.base.vocabulary import LABELS
 from dpdt.study import load_study
-from dpdt.vocabulary import LABELS
+from dpdt.study.paths import RunPaths, ShardPaths
 
 STUDY = """
 [study]
@@ -84,7 +84,7 @@ def is_done(file: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from dpdt.synth import make_hospitals
+    from dpdt.cohort.synthetic import make_hospitals
 
     folder = tmp_path_factory.mktemp("raw") / "raw"
     make_hospitals(folder, seed=1, patients=PATIENTS)

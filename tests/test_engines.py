@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from dpdt.dataset import load_split
+from dpdt.base.files import read_json, write_json
 from dpdt.errors import DpdtError, StudyError
-from dpdt.files import read_json, write_json
-from dpdt.model import build_model
 from dpdt.privacy.mechanism import Mechanism
-from dpdt.stop import StopFlag
+from dpdt.shards.dataset import load_split
 from dpdt.study import Cell
-from dpdt.train import pretrain, train
 from dpdt.training.loop import TrainingLoop
+from dpdt.training.networks.build import build_model
 from dpdt.training.resume import open_ledger
+from dpdt.training.stop import StopFlag
+from dpdt.training.train import pretrain, train
 from tests.small_data import MakeStudy
 from tests.test_loop import SILENT, plan
 

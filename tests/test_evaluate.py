@@ -4,7 +4,6 @@ import json
 import math
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,20 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from dpdt import predict
-from dpdt.cohort import build_cohort, read_cohort, read_record
-from dpdt.dataset import load_split
+from dpdt.base.files import make_folder, read_json, sha256_file, write_json
+from dpdt.base.vocabulary import LABELS
+from dpdt.cohort.build import build_cohort
+from dpdt.cohort.synthetic import make_hospitals
+from dpdt.cohort.table import read_cohort, read_record
 from dpdt.errors import CohortError, DpdtError, ShardError
-from dpdt.evaluate import evaluate_run, evaluation_done
-from dpdt.files import make_folder, read_json, sha256_file, write_json
-from dpdt.model import as_input, build_model
-from dpdt.paths import RunPaths
-from dpdt.predict import PREDICTION_COLUMNS
-from dpdt.shards import build_shards
+from dpdt.evaluation import predict
+from dpdt.evaluation.evaluate import evaluate_run, evaluation_done
+from dpdt.evaluation.predict import PREDICTION_COLUMNS
+from dpdt.shards.build import build_shards
+from dpdt.shards.dataset import load_split
 from dpdt.study import Cell, Study, load_study
-from dpdt.synth import make_hospitals
-from dpdt.vocabulary import LABELS
+from dpdt.study.paths import RunPaths
+from dpdt.training.networks.build import as_input, build_model
 
 DOMAINS = ("chexpert", "uka")
 CELL = Cell("chexpert", math.inf, 0)
@@ -175,7 +175,7 @@ def test_shuffled_test_labels_leave_every_threshold_as_it_is(study: Study) -> No
 
 def test_a_finished_evaluation_returns_at_once(evaluated: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     times = {file: file.stat().st_mtime_ns for file in run_of(evaluated).folder.rglob("*.parquet")}
-    monkeypatch.setattr(sys.modules["dpdt.evaluate"], "predictor", None)
+    monkeypatch.setattr("dpdt.evaluation.evaluate.predictor", None)
     again = evaluate_run(evaluated, run_of(evaluated).run_id)
     assert again.skipped
     assert str(again).endswith("evaluated already")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dpdt.privacy.evidence import clipping_finding, noise_finding, sampling_finding
+from dpdt.evaluation.audit.mechanism_checks import clipping_finding, noise_finding, sampling_finding
 
 RANDOM = np.random.default_rng(0)
 

@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from dpdt.report import figures, write_report
-from dpdt.vocabulary import SUBGROUPS
+from dpdt.base.vocabulary import SUBGROUPS
+from dpdt.report import figures
+from dpdt.report.write import write_report
 from tests.fake_runs import FIVE, FakeRuns
 
 LONG = ("vindr", "chestxray14", "chexpert", "uka", "a_hospital_with_a_long_name", "six", "seven")

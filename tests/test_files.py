@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dpdt.base.files import atomic_path, exclusive_lock, fingerprint, read_json, sha256_file, write_json
 from dpdt.errors import DpdtError
-from dpdt.files import atomic_path, exclusive_lock, fingerprint, read_json, sha256_file, write_json
 
 
 def test_an_error_while_writing_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_full_disk_is_told_with_the_file_that_did_not_fit(tmp_path: Path, monk
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dpdt.files.os.fsync", full)
+    monkeypatch.setattr("dpdt.base.files.os.fsync", full)
     with pytest.raises(OSError, match=re.escape(f"No space left on device: '{tmp_path}/a.json'")):
         write_json(tmp_path / "a.json", {})
     assert list(tmp_path.iterdir()) == []

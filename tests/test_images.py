@@ -20,8 +20,8 @@ LIMIT_MIB = 64
 MEASURE = """
 import sys
 import numpy as np
-from dpdt.shards.images import process_images
-from dpdt.study import ShardSettings
+from dpdt.shards.process import process_images
+from dpdt.study.settings import ShardSettings
 
 def kib(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import ttest_rel
 
-from dpdt.metrics import (
+from dpdt.evaluation.metrics import (
     auc,
     auc_covariance,
     auc_influence,

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from dpdt.files import exclusive_lock
-from dpdt.jobs import Job, is_locked, last_line, latest_jobs, new_submission, outcome, read_queue
-from dpdt.stages import Task
+from dpdt.base.files import exclusive_lock, is_locked, last_line
+from dpdt.jobs.slurm.queue import read_queue
+from dpdt.jobs.submissions import Job, latest_jobs, new_submission, outcome
 from dpdt.study import Study
+from dpdt.study.tasks import Task
 
 
 def job(folder: Path, result: object = None, *, task: Task | None = None) -> Job:

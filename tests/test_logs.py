@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from dpdt.errors import StudyError
-from dpdt.logs import find_tasks, show_logs
+from dpdt.jobs.logs import find_tasks, show_logs
+from dpdt.jobs.submit import submit
 from dpdt.study import Study
-from dpdt.submit import submit
 
 MakeStudy = Callable[..., Study]
 

@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from dpdt.dataset import DomainData, load_split
 from dpdt.errors import PrivacyError
-from dpdt.model import build_model
-from dpdt.paths import RunPaths
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.sampling import PoissonSampler
-from dpdt.stop import StopFlag
+from dpdt.shards.dataset import DomainData, load_split
 from dpdt.study import Study
+from dpdt.study.paths import RunPaths
 from dpdt.training.batches import image_losses, physical_batches
 from dpdt.training.loop import TrainingLoop
+from dpdt.training.networks.build import build_model
 from dpdt.training.plan import TrainingPlan
 from dpdt.training.resume import open_ledger
+from dpdt.training.stop import StopFlag
 from tests.small_data import MakeStudy
 
 SILENT = Mechanism("patient", 32, 0.25, 0.0, 1e6, 10, 1e-3, "pld", 8.0)  # no noise, and a norm that nothing reaches

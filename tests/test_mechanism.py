@@ -6,7 +6,7 @@ import pytest
 
 from dpdt.errors import PrivacyError
 from dpdt.privacy.mechanism import Mechanism
-from dpdt.study import PrivacySettings
+from dpdt.study.settings import PrivacySettings
 
 
 def plan(**changes: Any) -> Mechanism:

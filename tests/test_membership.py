@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dpdt.membership import membership_auc, patient_losses
-from dpdt.vocabulary import LABELS
+from dpdt.base.vocabulary import LABELS
+from dpdt.evaluation.audit.membership import membership_auc, patient_losses
 
 
 def predictions(rows: list[tuple[str, str, float, float | None]]) -> pd.DataFrame:

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from dpdt.cli import main
-from dpdt.study import Study, TrainSettings
-from dpdt.submit.profile import PROFILES
+from dpdt.jobs.resources import PROFILES
+from dpdt.study import Study
+from dpdt.study.settings import TrainSettings
 
 RECORDED = Path(__file__).parent / "messages.txt"
 STUDY = """\

@@ -12,7 +12,8 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, recall_score, roc_auc_score, roc_curve
 
-from dpdt.metrics import (
+from dpdt.base.vocabulary import LABELS, SUBGROUPS
+from dpdt.evaluation.metrics import (
     ALL,
     AVERAGE,
     COLUMNS,
@@ -29,7 +30,6 @@ from dpdt.metrics import (
     weighted_auc,
     youden_threshold,
 )
-from dpdt.vocabulary import LABELS, SUBGROUPS
 
 Labelled = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.uint8]]
 

@@ -15,9 +15,9 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from dpdt.errors import TrackingError
-from dpdt.tracking import sync, with_uri
-from dpdt.tracking.send import find_runs
-from dpdt.tracking.store import find_experiment, open_client
+from dpdt.tracking.client import find_runs
+from dpdt.tracking.store import find_experiment, open_client, with_uri
+from dpdt.tracking.sync import sync
 from tests.fake_runs import FakeRuns
 from tests.mlflow_servers import MlflowServer, Postgres, ask
 from tests.mlflow_view import assert_view_equals_folders

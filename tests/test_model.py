@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from dpdt.errors import StudyError
-from dpdt.model import ResNet9, as_input, build_model, load_weights, num_groups
-from dpdt.study import ModelSettings
+from dpdt.study.settings import ModelSettings
+from dpdt.training.networks.build import as_input, build_model
+from dpdt.training.networks.resnet9 import ResNet9, num_groups
+from dpdt.training.networks.weights import load_weights
 
 # Parameters of torchvision's ResNet with one basic block a stage, without the running statistics of batch norm.
 STAGES = {

@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 
 import dpdt
+from dpdt.base.vocabulary import LABELS
 from dpdt.cli import main
-from dpdt.cohort import build_cohort, read_cohort, read_record
+from dpdt.cohort.build import build_cohort
+from dpdt.cohort.table import read_cohort, read_record
 from dpdt.errors import CohortError, PrivacyError, StudyError
+from dpdt.jobs.submit import submit
 from dpdt.study import Study, load_study
-from dpdt.submit import submit
-from dpdt.vocabulary import LABELS
 
 PAGE = Path(dpdt.__file__).parents[1] / "docs" / "own-hospital.md"
 
@@ -75,7 +76,7 @@ def test_the_pages_rows_become_what_the_page_says(st_mary: Path) -> None:
 
 def test_the_pages_images_become_shards(st_mary: Path) -> None:
     pytest.importorskip("dpdt._core")
-    from dpdt.shards import build_shards
+    from dpdt.shards.build import build_shards
 
     file = st_mary / "study.toml"
     file.write_text(file.read_text() + "[shards]\nsize = 16\n")

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-import dpdt.training.physical as physical
+import dpdt.training.physical_batch_size as physical
+from dpdt.base.files import read_json
 from dpdt.errors import DpdtError
-from dpdt.files import read_json
-from dpdt.model import ResNet9
 from dpdt.study import Cell
-from dpdt.train import pretrain, train
-from dpdt.training.physical import find_physical_batch_size
+from dpdt.training.networks.resnet9 import ResNet9
+from dpdt.training.physical_batch_size import find_physical_batch_size
+from dpdt.training.train import pretrain, train
 from tests.small_data import MakeStudy
 
 CPU = torch.device("cpu")

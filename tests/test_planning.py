@@ -8,8 +8,8 @@ import pytest
 
 from dpdt.cli import main
 from dpdt.errors import DpdtError, StudyError
-from dpdt.planning import look_ahead, parse_sizes
-from dpdt.planning.measure import Speed, _in_process, known_speeds, measure
+from dpdt.jobs.plan import look_ahead, parse_sizes
+from dpdt.jobs.plan.measure import Speed, _in_process, known_speeds, measure
 from dpdt.privacy.accounting import epsilon
 from dpdt.study import Study, load_study
 
@@ -109,15 +109,15 @@ def test_a_wrong_size_is_answered_with_the_form(study: Study, text: str) -> None
 
 
 def test_a_measurement_is_kept_until_the_settings_change(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dpdt.planning.measure.SECONDS", 0.0)
-    monkeypatch.setattr("dpdt.planning.measure._in_process", lambda _file, arm: SLOW[arm])
+    monkeypatch.setattr("dpdt.jobs.plan.measure.SECONDS", 0.0)
+    monkeypatch.setattr("dpdt.jobs.plan.measure._in_process", lambda _file, arm: SLOW[arm])
     assert measure(study) == SLOW
     assert known_speeds(study) == SLOW
     assert known_speeds(load_study(study.file, overrides=["shards.size=64"])) == {}
 
 
 def test_an_arm_is_measured_in_a_process_of_its_own(study: Study, tmp_path: Path) -> None:
-    from dpdt.frozen import freeze_study
+    from dpdt.study.frozen import freeze_study
 
     freeze_study(study, tmp_path / "frozen.json")
     speed = _in_process(tmp_path / "frozen.json", "evaluate")

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from dpdt.privacy.audit import best_lower_bound, epsilon_lower_bound, p_value
+from dpdt.evaluation.audit.epsilon_bound import best_lower_bound, epsilon_lower_bound, p_value
 
 
 def exact_p_value(success: Fraction, delta: Fraction, canaries: int, guesses: int, right: int) -> Fraction:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
-from dpdt.files import write_json
-from dpdt.progress import last_auc, run_progress
-from dpdt.stages import tasks
+from dpdt.base.files import write_json
+from dpdt.runs.progress import last_auc, run_progress
 from dpdt.study import Study
+from dpdt.study.tasks import tasks
 from tests.fake_runs import FakeRuns
 
 MakeStudy = Callable[..., Study]

@@ -13,11 +13,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from dpdt.errors import StudyError
-from dpdt.report import figures, write_published, write_report
+from dpdt.report import figures
+from dpdt.report.format import plain
+from dpdt.report.from_csv import read_auc_table, write_published
 from dpdt.report.grid import Grid
-from dpdt.report.published import read_auc_table
 from dpdt.report.transfer import transfer_pairs, transfer_table
-from dpdt.report.view import plain
+from dpdt.report.write import write_report
 from tests.fake_runs import FakeRuns
 
 # Two hospitals, two labels, made up. On a: own model .90 and .80; from b .85 and .70 without DP, .80 and .72 with DP.
@@ -164,7 +165,7 @@ def test_a_small_table_makes_a_report(table: Path, tmp_path: Path) -> None:
 def test_the_report_s_own_auc_csv_can_be_read_back(
     fake_runs: Callable[..., FakeRuns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("dpdt.report", "dpdt.report.published"):
+    for module in ("dpdt.report.write", "dpdt.report.from_csv"):
         monkeypatch.setattr(f"{module}.draw", lambda *_: {})  # figures are drawn in other tests, and take long
     study = fake_runs(("vindr", "uka"), "[1.0, inf]").all().study
     write_report(study)

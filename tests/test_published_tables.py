@@ -17,11 +17,14 @@ import pandas as pd
 import pytest
 
 import dpdt
-from dpdt.cohort import build_cohort, read_cohort, read_record
-from dpdt.domains import RawCohort, reader
-from dpdt.domains.padchest import SUBLABELS
-from dpdt.study import DomainSettings, load_study
-from dpdt.vocabulary import LABELS
+from dpdt.base.vocabulary import LABELS
+from dpdt.cohort.build import build_cohort
+from dpdt.cohort.hospitals import reader
+from dpdt.cohort.hospitals.padchest import SUBLABELS
+from dpdt.cohort.hospitals.raw_cohort import RawCohort
+from dpdt.cohort.table import read_cohort, read_record
+from dpdt.study import load_study
+from dpdt.study.domain_settings import DomainSettings
 
 WHEEL = os.environ.get("DPDT_XRV_WHEEL", "")
 REAL_DATA = os.environ.get("DPDT_REAL_DATA", "")

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 import dpdt
-from dpdt.files import read_json
-from dpdt.privacy.clipping import GradientSum
-from dpdt.ranks import ALONE, Ranks
+from dpdt.base.files import read_json
+from dpdt.privacy.clipping.engines import GradientSum
 from dpdt.study import Study, load_study
-from dpdt.train import pretrain
+from dpdt.training.ranks import ALONE, Ranks
+from dpdt.training.train import pretrain
 from tests.ports import free_port
 
 MakeStudy = Callable[..., Study]

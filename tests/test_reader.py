@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from dpdt import _core
-from dpdt.training.reader import SLOTS, ReadAhead
+from dpdt.training.read_ahead import SLOTS, ReadAhead
 
 PICTURES = np.arange(200 * 16, dtype=np.uint32).astype(np.uint8).reshape(200, 4, 4)
 CPU = torch.device("cpu")

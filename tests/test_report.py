@@ -9,14 +9,15 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from dpdt.files import make_folder, write_json
-from dpdt.metrics import compare_aucs
-from dpdt.report import auc_matrix, auc_table, figures, tables, write_report
+from dpdt.base.files import make_folder, write_json
+from dpdt.base.vocabulary import LABELS, SUBGROUPS
+from dpdt.evaluation.metrics import compare_aucs
+from dpdt.report import figures, tables
 from dpdt.report.grid import Grid
 from dpdt.report.page import answer
 from dpdt.report.tables import Arm
+from dpdt.report.write import auc_matrix, auc_table, write_report
 from dpdt.study import Cell, Study
-from dpdt.vocabulary import LABELS, SUBGROUPS
 from tests.fake_runs import FIVE, FakeRuns
 
 Make = Callable[..., FakeRuns]

@@ -7,21 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from dpdt.base.files import read_json
+from dpdt.base.machine import image_digest
 from dpdt.errors import DpdtError
-from dpdt.files import read_json
-from dpdt.paths import RunPaths
-from dpdt.runs import (
-    RunSummary,
-    append_metrics,
-    freeze_config,
-    frozen_settings,
-    image_digest,
-    keep_metrics_until,
-    read_state,
-    run_done,
-    summary_of,
-    write_state,
-)
+from dpdt.runs.config import freeze_config, frozen_settings
+from dpdt.runs.metrics_log import append_metrics, keep_metrics_until
+from dpdt.runs.state import RunSummary, read_state, run_done, summary_of, write_state
+from dpdt.study.paths import RunPaths
 from tests.small_data import MakeStudy
 
 CONFIG = {"run_id": "r", "settings": {"train": {"learning_rate": 1e-3, "physical_batch_size": 8}}, "data": {"units": 5}}

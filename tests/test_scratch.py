@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dpdt.scratch import staged
+from dpdt.shards.scratch import staged
 from dpdt.study import Study
 
 MakeStudy = Callable[..., Study]

@@ -18,12 +18,13 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
+from dpdt.base.files import sha256_file, write_json
 from dpdt.errors import ShardError
-from dpdt.files import sha256_file, write_json
-from dpdt.paths import ShardPaths
-from dpdt.shards import Shards, build_shards, num_shards, shards_done, verify_shards
-from dpdt.shards.reader import shard_header
+from dpdt.shards.build import build_shards
+from dpdt.shards.reader import Shards, num_shards, shard_header, shards_done
+from dpdt.shards.verify import verify_shards
 from dpdt.study import Study
+from dpdt.study.paths import ShardPaths
 from tests.fuzz_shards import Target
 from tests.small_images import SIZE, make_study, picture, write_dicom
 from tests.waiting import seconds_to_interrupt
@@ -211,8 +212,9 @@ def test_tasks_at_the_same_time_end_with_the_same_bytes(built: Study, tmp_path: 
 
 KILLED = """
 import os, signal, sys
-from dpdt import files
-from dpdt.shards import build_shards, build
+from dpdt.base import files
+from dpdt.shards.build import build_shards
+from dpdt.shards import build
 from dpdt.study import load_study
 
 study = load_study(sys.argv[1])
@@ -257,7 +259,7 @@ def test_killed_at_any_point_a_rerun_ends_with_the_same_bytes(built: Study, tmp_
 
 KILLED_AT_RANDOM = """
 import os, random, signal, sys, time
-from dpdt.shards import build_shards
+from dpdt.shards.build import build_shards
 from dpdt.study import load_study
 
 study = load_study(sys.argv[1])
@@ -407,7 +409,7 @@ def test_a_disk_that_is_really_full_leaves_nothing_broken(small_disk: Path, tmp_
 
 INTERRUPTED = """
 import sys, time
-from dpdt.shards import build_shards
+from dpdt.shards.build import build_shards
 from dpdt.study import load_study
 print("started", flush=True)
 try:
@@ -469,8 +471,8 @@ WORKERS = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from dpdt.paths import ShardPaths
-from dpdt.shards import Shards
+from dpdt.study.paths import ShardPaths
+from dpdt.shards.reader import Shards
 
 def pss(pid):
     return sum(int(line.split()[1]) for line in open(f"/proc/{pid}/smaps_rollup") if line.startswith("Pss:")) / 1024

@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from dpdt.base.files import exclusive_lock
 from dpdt.errors import ClusterError, DpdtError, StudyError
-from dpdt.files import exclusive_lock
-from dpdt.frozen import freeze_study, thaw_study
-from dpdt.stages import STAGES, Task, check_stages, is_done, needs, run_stage, run_task, tasks
+from dpdt.jobs.stages import is_done, run_stage, run_task
 from dpdt.study import Study, load_study
+from dpdt.study.frozen import freeze_study, thaw_study
+from dpdt.study.tasks import STAGES, Task, check_stages, needs, tasks
 
 MakeStudy = Callable[..., Study]
+
+IMPORTS = "from dpdt.jobs.stages import run_task; from dpdt.study.tasks import Task"
 
 
 def calls(study: Study, what: str = "start") -> list[str]:
@@ -126,7 +129,7 @@ def test_threads_are_given_only_where_the_study_leaves_them_open(make_fake_study
 def test_a_second_process_waits_for_the_first(make_fake_study: MakeStudy) -> None:
     study = make_fake_study()
     task = tasks(study, "cohort")[0]
-    code = f"from dpdt.stages import *; run_task({str(study.file)!r}, Task('cohort', 'a', 'cohort a'))"
+    code = f"{IMPORTS}; run_task({str(study.file)!r}, Task('cohort', 'a', 'cohort a'))"
     with exclusive_lock(study.paths.task_lock(task.name)):
         process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
@@ -192,7 +195,7 @@ def test_a_damaged_frozen_study_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_cohort_and_shards_do_not_load_torch(make_fake_study: MakeStudy) -> None:
     study = make_fake_study()
-    code = f"from dpdt.stages import *; [run_task({str(study.file)!r}, Task(s, 'a')) for s in ('cohort', 'shards')]"
+    code = f"{IMPORTS}; [run_task({str(study.file)!r}, Task(s, 'a')) for s in ('cohort', 'shards')]"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
     rows = [json.loads(line) for line in (study.folder / "calls.jsonl").read_text().splitlines()]
     assert {name for row in rows for name in row["heavy"]} == set()

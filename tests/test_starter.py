@@ -8,10 +8,10 @@ import pytest
 
 from dpdt.cli import main
 from dpdt.errors import StudyError
-from dpdt.starter import STARTERS, starter_text
 from dpdt.study import Study, load_study
-from dpdt.study_keys import REQUIRED, all_keys, section_docs
-from dpdt.study_source import PRESETS, flat
+from dpdt.study.keys import REQUIRED, all_keys, section_docs
+from dpdt.study.source import PRESETS, flat
+from dpdt.study.starter import STARTERS, starter_text
 
 EXAMPLE = "  # an example; not set by default"
 
@@ -27,9 +27,9 @@ def test_every_key_has_a_description_a_reason_and_an_example_where_it_has_no_def
     assert len(keys) > 90
     for key in keys:
         assert key.description.endswith("."), f"{key.name}: no description in its settings"
-        assert key.help.why, f"{key.name}: add it to dpdt/study_help.py"
+        assert key.help.why, f"{key.name}: add it to dpdt/study/help.py"
         if key.default is None or key.default is REQUIRED:
-            assert key.help.example, f"{key.name}: no default, so it needs an example in dpdt/study_help.py"
+            assert key.help.example, f"{key.name}: no default, so it needs an example in dpdt/study/help.py"
 
 
 @pytest.mark.parametrize("preset", STARTERS)

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import pytest
 
-from dpdt.files import exclusive_lock, write_json
-from dpdt.stages import tasks
-from dpdt.status import STATES, show_status, study_status
+from dpdt.base.files import exclusive_lock, write_json
+from dpdt.jobs.status import STATES, show_status, study_status
+from dpdt.jobs.submit import submit
 from dpdt.study import Study
-from dpdt.submit import submit
+from dpdt.study.tasks import tasks
 
 MakeStudy = Callable[..., Study]
 

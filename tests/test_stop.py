@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from dpdt.stop import STOP_SIGNALS, StopFlag, stop_on_signals
+from dpdt.training.stop import STOP_SIGNALS, StopFlag, stop_on_signals
 
 
 def test_ctrl_c_is_kept_until_the_end_and_then_delivered() -> None:

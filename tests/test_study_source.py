@@ -8,10 +8,10 @@ import pytest
 import dpdt
 from dpdt.cli import main
 from dpdt.errors import StudyError
-from dpdt.frozen import freeze_study, thaw_study
 from dpdt.study import load_study
-from dpdt.study_show import effective
-from dpdt.study_source import read_source
+from dpdt.study.frozen import freeze_study, thaw_study
+from dpdt.study.show import effective
+from dpdt.study.source import read_source
 
 TEXT = """\
 [study]

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from dpdt.base.files import exclusive_lock
 from dpdt.errors import ClusterError, StudyError
-from dpdt.files import exclusive_lock
-from dpdt.stages import Task, needs, tasks
-from dpdt.status import study_status
+from dpdt.jobs.local import _visible_gpus
+from dpdt.jobs.outcomes import Outcomes
+from dpdt.jobs.resources import PROFILES, resources
+from dpdt.jobs.selection import make_plan
+from dpdt.jobs.status import study_status
+from dpdt.jobs.submit import submit
+from dpdt.jobs.task_call import TaskCall
 from dpdt.study import Study
-from dpdt.submit import submit
-from dpdt.submit.call import TaskCall
-from dpdt.submit.local import _visible_gpus
-from dpdt.submit.outcomes import Outcomes
-from dpdt.submit.plan import make_plan
-from dpdt.submit.profile import PROFILES, resources
+from dpdt.study.tasks import Task, needs, tasks
 from tests.waiting import wait_until
 
 MakeStudy = Callable[..., Study]
@@ -106,7 +106,7 @@ def test_a_dry_run_prints_a_table_and_leaves_no_trace(
 def test_local_runs_at_most_so_many_at_once_and_divides_the_cores(
     make_fake_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dpdt.submit.local.num_cores", lambda: 4)
+    monkeypatch.setattr("dpdt.jobs.local.num_cores", lambda: 4)
     study = make_fake_study("[cluster]\nlocal_parallelism = 2\n", starts=2)
     submit(study, cluster="local", stages=["cohort", "pretrain"])
     rows = sorted(events(study), key=lambda row: float(str(row["time"])))
@@ -179,7 +179,7 @@ def test_a_second_local_submission_is_refused(make_fake_study: MakeStudy) -> Non
 def test_tasks_end_with_their_starter_and_a_rerun_finishes_the_rest(make_fake_study: MakeStudy, how: int) -> None:
     study = make_fake_study("[cluster]\nlocal_parallelism = 2\n", seconds=60)
     code = (
-        "from dpdt.study import load_study; from dpdt.submit import submit; "
+        "from dpdt.study import load_study; from dpdt.jobs.submit import submit; "
         f"submit(load_study({str(study.file)!r}), cluster='local')"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -215,7 +215,7 @@ def is_alive(pid: int) -> bool:
 def test_editing_the_study_file_does_not_change_tasks_that_were_sent(make_fake_study: MakeStudy) -> None:
     study = make_fake_study()
     plan = make_plan(study)
-    from dpdt.jobs import new_submission
+    from dpdt.jobs.submissions import new_submission
 
     submission = new_submission(study, "debug")
     study.file.write_text(study.file.read_text().replace("1.0, inf", "3.0"))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dpdt.cli import main
+from dpdt.jobs.doctor.cluster import check_cluster
 from dpdt.study import Study
-from dpdt.submit.checks import check_cluster
 from tests.fake_slurm import FakeSlurm
 
 MakeStudy = Callable[..., Study]

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from dpdt.stages import run_stage, tasks
-from dpdt.status import study_status
+from dpdt.jobs.stages import run_stage
+from dpdt.jobs.status import study_status
+from dpdt.jobs.submit import submit
 from dpdt.study import Study
-from dpdt.submit import submit
+from dpdt.study.tasks import tasks
 from tests.fake_slurm import FakeSlurm
 
 MakeStudy = Callable[..., Study]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from dpdt.errors import ClusterError, StudyError
+from dpdt.jobs.requeue import TEARDOWN
+from dpdt.jobs.resources import resources
+from dpdt.jobs.submit import submit
 from dpdt.study import Study, load_study
-from dpdt.submit import submit
-from dpdt.submit.profile import resources
-from dpdt.submit.requeue import TEARDOWN
 from tests.fake_slurm import FakeSlurm
 
 MakeStudy = Callable[..., Study]

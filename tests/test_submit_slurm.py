@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from dpdt.errors import ClusterError
-from dpdt.stages import Task
-from dpdt.status import study_status
+from dpdt.jobs.requeue import Limits
+from dpdt.jobs.slurm.send import _share
+from dpdt.jobs.status import study_status
+from dpdt.jobs.submit import submit
+from dpdt.jobs.task_call import TaskCall
 from dpdt.study import Study
-from dpdt.submit import submit
-from dpdt.submit.call import TaskCall
-from dpdt.submit.requeue import Limits
-from dpdt.submit.slurm import _share
+from dpdt.study.tasks import Task
 from tests.fake_slurm import FakeSlurm
 
 MakeStudy = Callable[..., Study]
@@ -165,7 +165,7 @@ def as_slurm_job(monkeypatch: pytest.MonkeyPatch, folder: Path, gpus: int, study
         monkeypatch.setenv(name, value)
     for name in ("SLURM_NTASKS", "SLURM_JOB_NUM_NODES"):
         monkeypatch.setenv(name, "1")
-    monkeypatch.setattr("dpdt.submit.requeue.signal.signal", lambda *_: None)
+    monkeypatch.setattr("dpdt.jobs.requeue.signal.signal", lambda *_: None)
     task = Task("train", study.run_id(study.cells()[0]), "train a")
     return TaskCall(str(study.file), task, num_threads=1, limits=Limits(3, 60, 90), gpus=gpus)
 
@@ -195,8 +195,8 @@ def test_a_job_that_left_no_trace_is_a_failure_even_without_accounting(
     make_fake_study: MakeStudy, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # SL-06
-    monkeypatch.setattr("dpdt.submit.wait.POLL_SECONDS", 0.05)
-    monkeypatch.setattr("dpdt.submit.wait.GONE_SECONDS", 0.1)
+    monkeypatch.setattr("dpdt.jobs.slurm.wait.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("dpdt.jobs.slurm.wait.GONE_SECONDS", 0.1)
     study = make_fake_study()
     with pytest.raises(
         ClusterError, match=r"^cohort a: ended without a result \(Slurm's state: unknown\).*3 tasks failed; 14 not run"

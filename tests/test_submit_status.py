@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from dpdt.attempts import Attempt, begin_attempt, stop_attempt
-from dpdt.jobs import latest_jobs
-from dpdt.logs import find_tasks
-from dpdt.stages import Task
-from dpdt.status import show_status, study_status, watch_status
+from dpdt.jobs.attempts import Attempt, begin_attempt, stop_attempt
+from dpdt.jobs.logs import find_tasks
+from dpdt.jobs.slurm.cancel import cancel
+from dpdt.jobs.status import show_status, study_status, watch_status
+from dpdt.jobs.submissions import latest_jobs
+from dpdt.jobs.submit import submit
 from dpdt.study import Study
-from dpdt.submit import cancel, submit
+from dpdt.study.tasks import Task
 from tests.fake_slurm import FakeSlurm
 
 MakeStudy = Callable[..., Study]
@@ -190,7 +191,7 @@ def test_watching_ends_when_nothing_runs_or_waits(
         slept.append(seconds)
         fake_slurm.queue()
 
-    monkeypatch.setattr("dpdt.status.time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr("dpdt.jobs.status.time", SimpleNamespace(sleep=sleep))
     looks = fake_slurm.num_looks
     watch_status(study, every_seconds=7)
     assert slept == [7]

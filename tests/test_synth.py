@@ -11,11 +11,11 @@ import numpy as np
 import pydicom
 import pytest
 
+from dpdt.base.vocabulary import LABELS
+from dpdt.cohort.synthetic import HOSPITALS, Picture, hospital_pictures, make_hospitals
+from dpdt.cohort.synthetic.drawing import draw, raw_shape
+from dpdt.cohort.synthetic.layouts import LAYOUTS
 from dpdt.errors import DpdtError, StudyError
-from dpdt.synth import HOSPITALS, Picture, hospital_pictures, make_hospitals
-from dpdt.synth.drawing import draw, raw_shape
-from dpdt.synth.layouts import LAYOUTS
-from dpdt.vocabulary import LABELS
 from tests.waiting import wait_until
 
 SMALL = {"patients": 4, "image_size": 64}
@@ -71,7 +71,7 @@ def test_killed_half_way_and_started_again_completes_and_redraws_nothing(small: 
 @pytest.mark.slow
 def test_sigkill_leaves_no_process_behind_and_a_second_call_completes(tmp_path: Path) -> None:
     arguments = {"domains": ["chexpert"], "patients": 600, "image_size": 48}
-    code = "import sys; from dpdt.synth import make_hospitals; make_hospitals(sys.argv[1], num_processes=2, "
+    code = "import sys; from dpdt.cohort.synthetic import make_hospitals; make_hospitals(sys.argv[1], num_processes=2, "
     code += "domains=['chexpert'], patients=600, image_size=48)"
     command = [sys.executable, "-c", code, str(tmp_path / "killed")]
     with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL) as process:

@@ -20,15 +20,16 @@ from urllib.parse import parse_qs, unquote
 import pandas as pd
 import pytest
 
+from dpdt.base.files import exclusive_lock, read_json, write_json
 from dpdt.errors import TrackingError
-from dpdt.files import exclusive_lock, read_json, write_json
-from dpdt.report import write_report
-from dpdt.results import read_run
+from dpdt.report.write import write_report
+from dpdt.runs.read import read_run
 from dpdt.study import Cell, Study, load_study
-from dpdt.tracking import compare_url, serve_ui, sync, tracking_uri
+from dpdt.tracking.metrics import MAX_METRIC_KEYS
 from dpdt.tracking.payload import payload
-from dpdt.tracking.store import explained, open_client, public_name
-from dpdt.tracking.values import MAX_METRIC_KEYS
+from dpdt.tracking.store import explained, open_client, public_name, tracking_uri
+from dpdt.tracking.sync import sync
+from dpdt.tracking.ui import compare_url, serve_ui
 from tests.fake_runs import NUM_STEPS, FakeRuns
 from tests.ports import free_port
 

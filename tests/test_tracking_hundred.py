@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from dpdt.results import read_run
+from dpdt.runs.read import read_run
 from dpdt.study import Study
-from dpdt.tracking import sync, tracking_uri
-from dpdt.tracking.parent import MAX_COMPARED
+from dpdt.tracking.metrics import MAX_METRIC_KEYS
 from dpdt.tracking.payload import payload
-from dpdt.tracking.store import find_experiment, open_client
-from dpdt.tracking.values import MAX_METRIC_KEYS
+from dpdt.tracking.store import find_experiment, open_client, tracking_uri
+from dpdt.tracking.study_run import MAX_COMPARED
+from dpdt.tracking.sync import sync
 from tests.fake_runs import HUNDRED, hundred_runs
 
 pytestmark = [

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-from dpdt.results import read_run
+from dpdt.runs.read import read_run
 from dpdt.study import Cell, Study, load_study
-from dpdt.tracking import with_uri
 from dpdt.tracking.payload import payload
+from dpdt.tracking.store import with_uri
 from tests.fake_runs import FakeRuns
 from tests.mlflow_servers import MlflowServer, Postgres
 from tests.torture_tracking import sync_at_once

@@ -19,13 +19,14 @@ from typing import Any
 
 import pytest
 
-from dpdt.files import read_json, write_json
-from dpdt.paths import RunPaths
-from dpdt.report import write_report
+from dpdt.base.files import read_json, write_json
+from dpdt.report.write import write_report
 from dpdt.study import Cell, Study, load_study
-from dpdt.tracking import live_sync, sync, tracking_uri, watch, with_uri
-from dpdt.tracking.live import LAST_SHARE
-from dpdt.tracking.store import environment, open_client
+from dpdt.study.paths import RunPaths
+from dpdt.tracking.live import LAST_SHARE, live_sync
+from dpdt.tracking.store import environment, open_client, tracking_uri, with_uri
+from dpdt.tracking.sync import sync
+from dpdt.tracking.watch import watch
 from tests.fake_runs import NUM_STEPS, FakeRuns
 from tests.mlflow_servers import ForkedServer, MlflowServer
 from tests.mlflow_view import assert_view_equals_folders

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-import dpdt.tracking.system
-from dpdt.paths import RunPaths
-from dpdt.results import read_run
+import dpdt.tracking.system_metrics
+from dpdt.runs.read import read_run
 from dpdt.study import Cell, load_study
-from dpdt.tracking import sync, system_samples, tracking_uri
+from dpdt.study.paths import RunPaths
 from dpdt.tracking.payload import payload
-from dpdt.tracking.store import find_experiment, open_client
-from dpdt.tracking.system import machine_load, system_values
+from dpdt.tracking.store import find_experiment, open_client, tracking_uri
+from dpdt.tracking.sync import sync
+from dpdt.tracking.system_metrics import machine_load, system_samples, system_values
 from tests.fake_runs import FakeRuns
 from tests.mlflow_view import assert_view_equals_folders
 from tests.small_data import MakeStudy
@@ -28,10 +28,10 @@ Make = Callable[..., FakeRuns]
 CELL = Cell("uka", 8.0, 0)
 TRAIN = """
 import sys
-import dpdt.tracking.system
-from dpdt.stages import run_stage
+import dpdt.tracking.system_metrics
+from dpdt.jobs.stages import run_stage
 from dpdt.study import load_study
-dpdt.tracking.system.PAUSE_SECONDS = 0.05
+dpdt.tracking.system_metrics.PAUSE_SECONDS = 0.05
 run_stage(load_study(sys.argv[1]), "train")
 """
 # The fields of its `--query-gpu`, two GPUs; the second tells no power, as some do not.
@@ -141,7 +141,7 @@ def test_the_gpus_of_this_process_are_among_the_load(monkeypatch: pytest.MonkeyP
 
 
 def test_nothing_is_sampled_unless_the_study_says_so(fake_runs: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dpdt.tracking.system, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(dpdt.tracking.system_metrics, "PAUSE_SECONDS", 0.0)
     made = fake_runs(("vindr",), "[1.0]")
     paths = made.train(Cell("vindr", 1.0, 0), status="interrupted", steps=10)
     made.study.file.write_text(made.study.file.read_text() + "[tracking]\nsystem_metrics = true\n")
@@ -173,8 +173,8 @@ def test_a_full_disk_ends_the_samples_and_not_the_training(
     def full() -> dict[str, float]:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(dpdt.tracking.system, "PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(dpdt.tracking.system, "machine_load", full)
+    monkeypatch.setattr(dpdt.tracking.system_metrics, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(dpdt.tracking.system_metrics, "machine_load", full)
     study = fake_runs(("vindr",), "[1.0]", more="[tracking]\nsystem_metrics = true\n").study
     said: list[str] = []
 

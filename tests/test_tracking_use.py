@@ -12,11 +12,13 @@ import pytest
 
 from dpdt.cli import main
 from dpdt.errors import StudyError, TrackingError
-from dpdt.report import write_report
+from dpdt.report.write import write_report
 from dpdt.study import Cell
-from dpdt.tracking import compare_rows, find_compared, serve_ui, sync, tracking_uri, watch, with_uri
-from dpdt.tracking.store import find_experiment, open_client
-from dpdt.tracking.watch import is_complete
+from dpdt.tracking.compare import compare_rows, find_compared
+from dpdt.tracking.store import find_experiment, open_client, tracking_uri, with_uri
+from dpdt.tracking.sync import sync
+from dpdt.tracking.ui import serve_ui
+from dpdt.tracking.watch import is_complete, watch
 from tests.fake_runs import FakeRuns
 from tests.mlflow_view import assert_view_equals_folders
 from tests.ports import free_port

@@ -17,18 +17,19 @@ import pytest
 import torch
 
 import dpdt.training.loop
-from dpdt.checkpoint import remove_checkpoints
-from dpdt.dataset import load_split
+from dpdt.base.files import exclusive_lock, read_json
 from dpdt.errors import DpdtError, PrivacyError, StudyError
-from dpdt.files import exclusive_lock, read_json
-from dpdt.model import build_model, load_weights
-from dpdt.paths import RunPaths
 from dpdt.privacy.accounting import epsilon
-from dpdt.privacy.clipping import ClippedGradientSum
+from dpdt.privacy.clipping.engines import ClippedGradientSum
 from dpdt.privacy.ledger import read_spent_steps
 from dpdt.privacy.mechanism import Mechanism
+from dpdt.runs.checkpoint import remove_checkpoints
+from dpdt.shards.dataset import load_split
 from dpdt.study import Cell, Study
-from dpdt.train import pretrain, run_done, train
+from dpdt.study.paths import RunPaths
+from dpdt.training.networks.build import build_model
+from dpdt.training.networks.weights import load_weights
+from dpdt.training.train import pretrain, run_done, train
 from tests.small_data import MakeStudy, StopAfter
 from tests.told_noise import telling
 
@@ -133,7 +134,7 @@ def test_final_weights_load_strictly_without_opacus(study: Study) -> None:
     # DP-15: names with the wrapper's prefix did not load in the evaluation job.
     train(study, DP)
     code = (
-        "import sys, torch; from dpdt.study import load_study; from dpdt.model import build_model;"
+        "import sys, torch; from dpdt.study import load_study; from dpdt.training.networks.build import build_model;"
         f"model = build_model(load_study({str(study.file)!r}).model);"
         f"state = torch.load({str(paths_of(study, DP).weights)!r}, weights_only=True);"
         "model.load_state_dict(state, strict=True); assert 'opacus' not in sys.modules"
@@ -143,7 +144,7 @@ def test_final_weights_load_strictly_without_opacus(study: Study) -> None:
 
 def test_opacus_and_mlflow_are_not_imported_without_dp(study: Study) -> None:
     code = (
-        "import sys, math; from dpdt.study import load_study, Cell; from dpdt.train import train;"
+        "import sys, math; from dpdt.study import load_study, Cell; from dpdt.training.train import train;"
         f"train(load_study({str(study.file)!r}), Cell('uka', math.inf, 0));"
         "assert not {'opacus', 'mlflow', 'sklearn', 'dp_accounting'} & set(sys.modules)"
     )
@@ -218,7 +219,7 @@ def test_after_a_crash_the_steps_taken_again_are_paid_for_again(study: Study, mo
 def test_a_killed_process_leaves_a_run_that_goes_on_within_its_budget(study: Study) -> None:
     # DP-01: after SIGKILL and a new process the accountant had forgotten the steps before.
     code = (
-        "from dpdt.study import Cell, load_study; from dpdt.train import train;"
+        "from dpdt.study import Cell, load_study; from dpdt.training.train import train;"
         f"train(load_study({str(study.file)!r}), Cell('uka', 8.0, 0))"
     )
     paths = paths_of(study, DP)

@@ -9,8 +9,8 @@ from scipy.stats import norm
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve as sk_calibration_curve
 
-from dpdt import metrics
-from dpdt.metrics import Ranking, over_blocks, patient_draws, percentile_interval
+from dpdt.evaluation import metrics
+from dpdt.evaluation.metrics import Ranking, over_blocks, patient_draws, percentile_interval
 from tests.test_metrics import Labelled, images, labelled_scores, measure
 
 

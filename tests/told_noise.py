@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from dpdt.privacy.clipping import ClippedGradientSum
+from dpdt.privacy.clipping.engines import ClippedGradientSum
 from dpdt.privacy.keystream import KeyStream
 
 

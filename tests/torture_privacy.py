@@ -33,17 +33,17 @@ import torch
 
 import dpdt
 import dpdt.training.loop
-from dpdt.checkpoint import load_checkpoint
+from dpdt.base.files import read_json
 from dpdt.errors import DpdtError
-from dpdt.files import read_json
-from dpdt.paths import RunPaths
 from dpdt.privacy.accounting import epsilon
-from dpdt.privacy.clipping import ClippedGradientSum
+from dpdt.privacy.clipping.engines import ClippedGradientSum
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.ledger import Ledger, read_spent_steps
-from dpdt.runs import run_done
+from dpdt.runs.checkpoint import load_checkpoint
+from dpdt.runs.state import run_done
 from dpdt.study import Cell, Study, load_study
-from dpdt.train import train
+from dpdt.study.paths import RunPaths
+from dpdt.training.train import train
 from tests.small_data import PATIENTS, STUDY, write_domain
 from tests.told_noise import telling
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dpdt.study import Study, load_study
-from dpdt.tracking import sync
+from dpdt.tracking.sync import sync
 
 __all__ = ["sync_at_once"]
 

@@ -44,7 +44,7 @@ app = App(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from dpdt import __version__
+        from dpdt.base.machine import __version__
 
         print(__version__)
         raise typer.Exit

@@ -28,9 +28,9 @@ def audit(
 
     Membership inference, and with audit.canaries a lower bound on epsilon.
     """
-    from dpdt.audit import audit_run, words
-    from dpdt.results import read_run
-    from dpdt.stages import private_umask
+    from dpdt.evaluation.audit.audit import audit_run, words
+    from dpdt.jobs.stages import private_umask
+    from dpdt.runs.read import read_run
 
     study, cells = _find(Path(target))
     found = []
@@ -48,7 +48,7 @@ def audit(
 
 def _find(target: Path) -> "tuple[Study, list[Cell]]":
     """The study, and which of its runs are meant."""
-    from dpdt.runs import run_done
+    from dpdt.runs.state import run_done
 
     if not (target / "config.json").exists():
         study = read_study(str(target))

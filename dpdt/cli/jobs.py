@@ -31,7 +31,7 @@ def submit(
 
     As arrays with their dependencies; what is done is skipped.
     """
-    from dpdt.submit import submit as submit_study
+    from dpdt.jobs.submit import submit as submit_study
 
     names = [name.strip() for name in stages.split(",")] if stages is not None else None
     submit_study(
@@ -50,7 +50,7 @@ def status(
 
     Done, running, waiting or failed, with node, attempt, steps and epsilon.
     """
-    from dpdt.status import show_status, study_status, watch_status
+    from dpdt.jobs.status import show_status, study_status, watch_status
 
     if watch:
         watch_status(read_study(study), every_seconds=every, as_json=as_json)
@@ -74,7 +74,7 @@ def logs(
 
     A log holds all attempts, each under a header.
     """
-    from dpdt.logs import show_logs
+    from dpdt.jobs.logs import show_logs
 
     show_logs(read_study(study), task or (), lines=lines)
 
@@ -90,8 +90,8 @@ def cancel(
 
     What they did stays, and `dpdt submit` goes on from there.
     """
-    from dpdt.logs import find_tasks
-    from dpdt.submit import cancel as cancel_tasks
+    from dpdt.jobs.logs import find_tasks
+    from dpdt.jobs.slurm.cancel import cancel as cancel_tasks
 
     loaded = read_study(study)
     for cancelled in (found := cancel_tasks(loaded, find_tasks(loaded, task) if task else None)):

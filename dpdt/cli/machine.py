@@ -24,18 +24,18 @@ def doctor(
 
     Each finding is good, worth knowing (note) or bad, with what to do.
     """
-    from dpdt.console import show_checks
+    from dpdt.base.console import show_checks
 
     if probe and not cluster:
         raise typer.BadParameter("--probe goes with --cluster: dpdt doctor study.toml --cluster --probe")
     if cluster:
         if study is None:
             raise typer.BadParameter("--cluster needs the study file: dpdt doctor study.toml --cluster")
-        from dpdt.submit import check_cluster
+        from dpdt.jobs.doctor.cluster import check_cluster
 
         checks = check_cluster(read_study(study), probe=probe)
     else:
-        from dpdt.checkup import check_machine
+        from dpdt.jobs.doctor.machine import check_machine
 
         checks = check_machine(None if study is None else read_study(study))
     rows = [(check.name, check.state, check.found) for check in checks]
@@ -44,7 +44,7 @@ def doctor(
     elif cluster:
         print(json.dumps([check.as_dict() for check in checks], indent=2))
     else:
-        from dpdt.machine import machine_facts
+        from dpdt.jobs.doctor.facts import machine_facts
 
         print(json.dumps({**machine_facts(), "checks": [check.as_dict() for check in checks]}, indent=2))
     if any(check.state == "bad" for check in checks):

@@ -27,11 +27,11 @@ def plan(
 
     Steps, noise, disk, hours where a speed is known, and warnings.
     """
-    from dpdt.model_check import check_class_weights, check_model
-    from dpdt.planning import as_json as to_json
-    from dpdt.planning import look_ahead, parse_sizes, show_outlook
-    from dpdt.planning.measure import known_speeds
-    from dpdt.planning.measure import measure as measure_speeds
+    from dpdt.jobs.plan import as_json as to_json
+    from dpdt.jobs.plan import look_ahead, parse_sizes, show_outlook
+    from dpdt.jobs.plan.measure import known_speeds
+    from dpdt.jobs.plan.measure import measure as measure_speeds
+    from dpdt.training.networks.check import check_class_weights, check_model
 
     loaded = read_study(study)
     sizes = parse_sizes(size or (), loaded)

@@ -20,7 +20,7 @@ Seed = Annotated[list[int] | None, typer.Option(help="Only this seed; may be rep
 
 def _run_stage(study_file: str, stage: str, domains: Sequence[str] | None = None) -> None:
     """Run one stage's tasks in this process, one after another."""
-    from dpdt.stages import run_stage
+    from dpdt.jobs.stages import run_stage
 
     run_stage(read_study(study_file), stage, domains=domains)
 
@@ -39,7 +39,7 @@ def shards(
     num_tasks: Annotated[int, typer.Option(help="Into how many parts the work is cut.", min=1)] = 1,
 ) -> None:
     """Resize and normalise the radiographs into memory-mapped shards."""
-    from dpdt.stages import run_stage
+    from dpdt.jobs.stages import run_stage
 
     if task_index >= num_tasks:
         raise typer.BadParameter(f"expected --task-index below --num-tasks ({num_tasks}), got {task_index}")
@@ -88,7 +88,7 @@ def report(
     if (study is None) == (not from_csv):
         raise typer.BadParameter("expected either STUDY or --from-csv FILE")
     if from_csv:
-        from dpdt.report import write_published
+        from dpdt.report.from_csv import write_published
 
         print(f"Report: {write_published(from_csv, output)}")
     elif study:
@@ -99,7 +99,7 @@ def _run_cells(
     study_file: str, stage: str, domain: list[str] | None, epsilons: list[str] | None, seeds: list[int] | None
 ) -> None:
     """Run the tasks of some trainings."""
-    from dpdt.stages import run_stage
+    from dpdt.jobs.stages import run_stage
 
     chosen = [_epsilon(text) for text in epsilons or ()]
     run_stage(read_study(study_file), stage, domains=domain, target_epsilons=chosen, seeds=seeds)

@@ -27,8 +27,8 @@ def init(
 
     It has every key, its unit, its default and why one would change it.
     """
-    from dpdt.files import make_folder, write_text
-    from dpdt.starter import starter_text
+    from dpdt.base.files import make_folder, write_text
+    from dpdt.study.starter import starter_text
 
     text = starter_text(preset, _roots(root))
     file = folder / "study.toml"
@@ -46,8 +46,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print the values in force, and where each comes from."""
-    from dpdt.console import show_table
-    from dpdt.study_show import effective
+    from dpdt.base.console import show_table
+    from dpdt.study.show import effective
 
     rows = [row for row in effective(study, overrides=overrides()) if not changed or row.origin != "default"]
     if as_json:
@@ -64,8 +64,8 @@ def schema(
 
     It is for editors that complete and check TOML.
     """
-    from dpdt.files import write_text
-    from dpdt.study_keys import json_schema
+    from dpdt.base.files import write_text
+    from dpdt.study.keys import json_schema
 
     text = json.dumps(json_schema(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if output is None:

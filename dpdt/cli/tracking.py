@@ -23,14 +23,14 @@ def sync(
 ) -> None:
     """Feed MLflow from the run folders; twice is once."""
     if to is None and not watch:
-        from dpdt.stages import run_stage
+        from dpdt.jobs.stages import run_stage
 
         run_stage(read_study(study), "track")
         return
-    from dpdt.stages import private_umask
-    from dpdt.tracking import sync as sync_study
-    from dpdt.tracking import watch as watch_study
-    from dpdt.tracking import with_uri
+    from dpdt.jobs.stages import private_umask
+    from dpdt.tracking.store import with_uri
+    from dpdt.tracking.sync import sync as sync_study
+    from dpdt.tracking.watch import watch as watch_study
 
     loaded = read_study(study)
     chosen = loaded if to is None else with_uri(loaded, to)
@@ -54,7 +54,7 @@ def ui(
 
     Prints the address of the page on which the DP and non-DP runs are compared.
     """
-    from dpdt.tracking import serve_ui
+    from dpdt.tracking.ui import serve_ui
 
     serve_ui(read_study(study), port=port, host=host)
 
@@ -71,7 +71,7 @@ def compare(
 
     The parameters that differ, and the metrics: the same as MLflow's compare page.
     """
-    from dpdt.tracking import compare_rows, find_compared, show_comparison
+    from dpdt.tracking.compare import compare_rows, find_compared, show_comparison
 
     needs_study = study is not None or not all(Path(name).is_dir() for name in run)
     runs = find_compared(run, read_study(study or ".") if needs_study else None)

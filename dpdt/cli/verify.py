@@ -13,7 +13,7 @@ __all__ = ["verify"]
 @app.command(epilog="Example: dpdt verify study.toml")
 def verify(study: StudyFile, domain: Domain = None, as_json: AsJson = False) -> None:
     """Check every byte of the shards against their checksums."""
-    from dpdt.shards import verify_shards
+    from dpdt.shards.verify import verify_shards
 
     loaded = read_study(study)
     problems = {name: verify_shards(loaded, name) for name in known_domains(loaded.used_domains, domain)}

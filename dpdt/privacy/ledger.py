@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from dpdt.base.files import make_folder, sync_folder
 from dpdt.errors import PrivacyError
-from dpdt.files import make_folder, sync_folder
 
 __all__ = ["Ledger", "read_spent_steps"]
 

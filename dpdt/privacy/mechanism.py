@@ -5,7 +5,7 @@ from typing import Any, Final, Self
 
 from dpdt.errors import PrivacyError
 from dpdt.privacy.accounting import calibrate_noise_multiplier, epsilon
-from dpdt.study import PrivacySettings
+from dpdt.study.settings import PrivacySettings
 
 __all__ = ["Mechanism"]
 

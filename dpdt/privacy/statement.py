@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final
 
+from dpdt.base.vocabulary import format_bound
 from dpdt.privacy.mechanism import Mechanism
-from dpdt.vocabulary import format_bound
 
 __all__ = ["group_privacy", "privacy_statement", "selection_cost", "statement_without_privacy"]
 

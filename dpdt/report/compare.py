@@ -11,7 +11,8 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from dpdt.metrics import (
+from dpdt.base.vocabulary import LABELS
+from dpdt.evaluation.metrics import (
     ALL,
     AVERAGE,
     COLUMNS,
@@ -23,11 +24,10 @@ from dpdt.metrics import (
     tost,
     undefined_reason,
 )
-from dpdt.predict import wide
-from dpdt.report.draws import DrawKey, Draws, Interval
-from dpdt.results import Run, cell_runs
+from dpdt.evaluation.predict import wide
+from dpdt.report.intervals import DrawKey, Draws, Interval
+from dpdt.runs.read import Run, cell_runs
 from dpdt.study import Study
-from dpdt.vocabulary import LABELS
 
 __all__ = ["COMPARISON_COLUMNS", "FAIRNESS_COLUMNS", "compare_models", "fairness_table", "metrics_table"]
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from dpdt.metrics import ALL
-from dpdt.vocabulary import SUBGROUPS
+from dpdt.base.vocabulary import SUBGROUPS
+from dpdt.evaluation.metrics import ALL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

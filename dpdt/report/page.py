@@ -9,17 +9,18 @@ from typing import Any, Final
 
 import pandas as pd
 
-from dpdt import __version__
-from dpdt.metrics import ALL, AVERAGE
-from dpdt.report import figures, provenance, sections
-from dpdt.report.draws import Draws
+from dpdt.base.machine import __version__
+from dpdt.base.vocabulary import LABELS, SUBGROUPS
+from dpdt.evaluation.metrics import ALL, AVERAGE
+from dpdt.report import figures, provenance
+from dpdt.report import section_tables as sections
+from dpdt.report.format import Table, interval_text, plain, signed
 from dpdt.report.grid import Grid
-from dpdt.report.sections import SCOPES
+from dpdt.report.intervals import Draws
+from dpdt.report.section_tables import SCOPES
 from dpdt.report.tables import Arm
-from dpdt.report.view import Table, interval_text, plain, signed
-from dpdt.results import cell_runs, is_synthetic
+from dpdt.runs.read import cell_runs, is_synthetic
 from dpdt.study import Study, format_epsilon
-from dpdt.vocabulary import LABELS, SUBGROUPS
 
 __all__ = ["Contents", "answer", "arms_table", "heat_map_name", "render", "render_published", "subgroup_table"]
 

@@ -5,10 +5,10 @@ from typing import Any, Final
 
 import pandas as pd
 
-from dpdt.report.view import Table, thousands
-from dpdt.results import Run
+from dpdt.base.vocabulary import LABELS, SPLITS, format_bound
+from dpdt.report.format import Table, thousands
+from dpdt.runs.read import Run
 from dpdt.study import Study
-from dpdt.vocabulary import LABELS, SPLITS, format_bound
 
 __all__ = ["audits", "cohort", "other_releases", "paragraphs", "privacy_table", "provenance", "versions"]
 

@@ -6,13 +6,13 @@ from typing import Final
 
 import pandas as pd
 
-from dpdt.evaluate import evaluation_done
-from dpdt.metrics import ALL, AVERAGE
-from dpdt.report.draws import UNKNOWN, DrawKey, Draws, Interval
+from dpdt.base.vocabulary import LABELS, SUBGROUPS
+from dpdt.evaluation.evaluate import evaluation_done
+from dpdt.evaluation.metrics import ALL, AVERAGE
 from dpdt.report.grid import Grid
-from dpdt.results import cell_runs
+from dpdt.report.intervals import UNKNOWN, DrawKey, Draws, Interval
+from dpdt.runs.read import cell_runs
 from dpdt.study import Study
-from dpdt.vocabulary import LABELS, SUBGROUPS
 
 __all__ = [
     "AUC_COLUMNS",

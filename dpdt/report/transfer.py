@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from dpdt.metrics import ALL, AVERAGE, holm, paired_t
+from dpdt.evaluation.metrics import ALL, AVERAGE, holm, paired_t
 from dpdt.report.grid import Grid
 
 __all__ = ["TRANSFER_COLUMNS", "transfer_pairs", "transfer_table"]

@@ -6,9 +6,3 @@ depend on the cohort and the settings alone: not on threads, on how tasks share 
 `index.parquet` has a row an image (image_id, shard, row, sha256 of its pixels, what its file was), `rejects.csv` one
 a rejected image, and `manifest.json`, written last, the settings, counts and checksums of all of it.
 """
-
-from dpdt.shards.build import ShardSummary, build_shards
-from dpdt.shards.reader import Shards, num_shards, shards_done
-from dpdt.shards.verify import verify_shards
-
-__all__ = ["ShardSummary", "Shards", "build_shards", "num_shards", "shards_done", "verify_shards"]

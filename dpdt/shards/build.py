@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dpdt.console import Advance, progress
+from dpdt.base.console import Advance, progress
+from dpdt.base.files import atomic_path, exclusive_lock, sha256_file
 from dpdt.errors import ShardError
-from dpdt.files import atomic_path, exclusive_lock, sha256_file
-from dpdt.shards.images import ImageOutcome, num_workers, process_images
-from dpdt.shards.job import ShardJob, write_part
+from dpdt.shards.inputs import ShardJob, write_part
 from dpdt.shards.manifest import read_manifest
+from dpdt.shards.process import ImageOutcome, num_workers, process_images
 from dpdt.shards.publish import publish
 from dpdt.shards.reader import shard_header
 from dpdt.study import Study

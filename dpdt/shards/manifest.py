@@ -5,9 +5,9 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dpdt.base.files import read_json
 from dpdt.errors import DpdtError, ShardError
-from dpdt.files import read_json
-from dpdt.paths import ShardPaths
+from dpdt.study.paths import ShardPaths
 
 __all__ = ["FORMAT", "codec_differences", "read_manifest"]
 

@@ -9,10 +9,10 @@ from typing import Any, Final
 import pandas as pd
 
 from dpdt import _core
-from dpdt.cohort import read_record
+from dpdt.base.files import atomic_path, exclusive_lock, sha256_file, write_json
+from dpdt.cohort.table import read_record
 from dpdt.errors import ShardError
-from dpdt.files import atomic_path, exclusive_lock, sha256_file, write_json
-from dpdt.shards.job import ShardJob, part_record
+from dpdt.shards.inputs import ShardJob, part_record
 from dpdt.shards.manifest import FORMAT
 from dpdt.shards.reader import INDEX_COLUMNS
 

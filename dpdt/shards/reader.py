@@ -14,11 +14,11 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from dpdt import _core
-from dpdt.cohort import read_cohort
+from dpdt.cohort.table import read_cohort
 from dpdt.errors import ShardError
-from dpdt.paths import ShardPaths
 from dpdt.shards.manifest import read_manifest
 from dpdt.study import Study
+from dpdt.study.paths import ShardPaths
 
 __all__ = [
     "INDEX_COLUMNS",

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpdt.cohort import read_cohort
-from dpdt.console import progress
+from dpdt.base.console import progress
+from dpdt.base.files import sha256_file
+from dpdt.cohort.table import read_cohort
 from dpdt.errors import DpdtError, ShardError
-from dpdt.files import sha256_file
-from dpdt.paths import ShardPaths
 from dpdt.shards.manifest import read_manifest
 from dpdt.shards.reader import Shards, cohort_sha256, open_shard
 from dpdt.study import Study
+from dpdt.study.paths import ShardPaths
 
 __all__ = ["verify_shards"]
 

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dpdt.console import show_table
+from dpdt.base.console import show_table
 from dpdt.errors import StudyError
-from dpdt.paths import RunPaths
-from dpdt.results import Run, all_runs, run_in
+from dpdt.runs.read import Run, all_runs, run_in
 from dpdt.study import Study
+from dpdt.study.paths import RunPaths
+from dpdt.tracking.metrics import STEP_METRICS
 from dpdt.tracking.payload import Payload, payload
-from dpdt.tracking.values import STEP_METRICS
 
 __all__ = ["compare_rows", "find_compared", "show_comparison"]
 

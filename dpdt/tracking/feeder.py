@@ -12,7 +12,7 @@ import signal
 import time
 from typing import Final
 
-from dpdt.console import warn
+from dpdt.base.console import warn
 from dpdt.errors import DpdtError
 from dpdt.study import Study
 

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from dpdt.paths import RunPaths
 from dpdt.study import Study
+from dpdt.study.paths import RunPaths
 from dpdt.tracking.store import environment, is_server, tracking_uri
 
 __all__ = ["live_sync"]

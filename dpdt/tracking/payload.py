@@ -13,12 +13,12 @@ from typing import Any, Final
 import pyarrow as pa
 from pyarrow import csv
 
-from dpdt.files import exclusive_lock, fingerprint
-from dpdt.results import Run
+from dpdt.base.files import exclusive_lock, fingerprint
+from dpdt.runs.read import Run
 from dpdt.study import format_epsilon
-from dpdt.tracking.card import model_card
-from dpdt.tracking.system import system_values
-from dpdt.tracking.values import Point, final_values, milliseconds, step_values
+from dpdt.tracking.metrics import Point, final_values, milliseconds, step_values
+from dpdt.tracking.model_card import model_card
+from dpdt.tracking.system_metrics import system_values
 
 __all__ = ["FORMAT", "RUN_ID_TAG", "Payload", "payload", "run_status", "signature", "started_ms"]
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from dpdt.results import Run
+from dpdt.runs.read import Run
 from dpdt.study import Study
-from dpdt.tracking.parent import PARENT, parent_state
+from dpdt.tracking.client import SENT_TAG
 from dpdt.tracking.payload import RUN_ID_TAG, signature
-from dpdt.tracking.send import SENT_TAG
 from dpdt.tracking.store import experiment_name
+from dpdt.tracking.study_run import PARENT, parent_state
 
 __all__ = ["all_seen"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from dpdt.base.files import atomic_path, exclusive_lock
 from dpdt.errors import DpdtError, TrackingError
-from dpdt.files import atomic_path, exclusive_lock
 from dpdt.study import Study
 
 if TYPE_CHECKING:

@@ -10,15 +10,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dpdt.console import progress
-from dpdt.files import fingerprint
-from dpdt.results import Run, all_runs, run_in
+from dpdt.base.console import progress
+from dpdt.base.files import fingerprint
+from dpdt.runs.read import Run, all_runs, run_in
 from dpdt.study import Study
-from dpdt.tracking.models import register_model
-from dpdt.tracking.parent import PARENT, create_parent, parent_state, send_parent
+from dpdt.tracking.client import NAME_TAG, PARENT_TAG, SENT_TAG, find_runs, log
 from dpdt.tracking.payload import RUN_ID_TAG, Payload, payload, signature
+from dpdt.tracking.registry import register_model
 from dpdt.tracking.seen import all_seen
-from dpdt.tracking.send import NAME_TAG, PARENT_TAG, SENT_TAG, find_runs, log
 from dpdt.tracking.store import (
     database_file,
     explained,
@@ -28,6 +27,7 @@ from dpdt.tracking.store import (
     public_name,
     tracking_uri,
 )
+from dpdt.tracking.study_run import PARENT, create_parent, parent_state, send_parent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

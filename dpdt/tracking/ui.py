@@ -13,12 +13,11 @@ import urllib.request
 from collections.abc import Iterator
 from typing import IO, Final
 
-from dpdt.console import warn
+from dpdt.base.console import warn
 from dpdt.errors import TrackingError
-from dpdt.results import cell_runs
+from dpdt.runs.read import cell_runs
 from dpdt.study import Study
-from dpdt.tracking.parent import PARENT, compare_fragment
-from dpdt.tracking.send import find_runs
+from dpdt.tracking.client import find_runs
 from dpdt.tracking.store import (
     database_file,
     environment,
@@ -29,6 +28,7 @@ from dpdt.tracking.store import (
     public_name,
     tracking_uri,
 )
+from dpdt.tracking.study_run import PARENT, compare_fragment
 
 __all__ = ["compare_url", "serve_ui"]
 

@@ -2,9 +2,9 @@
 
 import time
 
-from dpdt.console import warn
+from dpdt.base.console import warn
 from dpdt.errors import TrackingError
-from dpdt.results import cell_runs
+from dpdt.runs.read import cell_runs
 from dpdt.study import Study
 from dpdt.tracking.payload import run_status
 from dpdt.tracking.sync import SyncSummary, sync

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpdt.vocabulary import LABELS
+from dpdt.base.vocabulary import LABELS
 
 __all__ = ["image_losses", "physical_batches"]
 

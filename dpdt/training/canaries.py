@@ -20,14 +20,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dpdt.dataset import DomainData
+from dpdt.base.files import make_folder, read_json, write_json
+from dpdt.base.vocabulary import LABELS
 from dpdt.errors import PrivacyError
-from dpdt.files import make_folder, read_json, write_json
-from dpdt.paths import RunPaths
-from dpdt.privacy.gradients import Loss
+from dpdt.privacy.clipping.gradient_sum import Loss
 from dpdt.privacy.keystream import KeyStream
+from dpdt.shards.dataset import DomainData
+from dpdt.study.paths import RunPaths
 from dpdt.training.loop import TrainingLoop
-from dpdt.vocabulary import LABELS
 
 __all__ = ["GAIN", "CanaryData", "CanaryLoop", "CanaryModel", "toss_coins", "with_canaries"]
 

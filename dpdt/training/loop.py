@@ -18,25 +18,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dpdt.checkpoint import load_checkpoint, save_checkpoint
-from dpdt.console import Advance, progress
-from dpdt.dataset import DomainData
+from dpdt.base.console import Advance, progress
+from dpdt.base.files import atomic_path
+from dpdt.base.vocabulary import format_bound
 from dpdt.errors import PrivacyError
-from dpdt.files import atomic_path
-from dpdt.paths import RunPaths
-from dpdt.privacy.clipping import CLIPPING, GradientSum
-from dpdt.privacy.fitness import untrained_state
-from dpdt.privacy.gradients import Loss
+from dpdt.privacy.clipping.engines import CLIPPING, GradientSum
+from dpdt.privacy.clipping.gradient_sum import Loss
+from dpdt.privacy.clipping.model_requirements import untrained_state
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.ledger import Countdown, Ledger
-from dpdt.ranks import ALONE, Ranks
-from dpdt.runs import append_metrics, keep_metrics_until, write_state
-from dpdt.stop import StopFlag
+from dpdt.runs.checkpoint import load_checkpoint, save_checkpoint
+from dpdt.runs.metrics_log import append_metrics, keep_metrics_until
+from dpdt.runs.state import write_state
+from dpdt.shards.dataset import DomainData
+from dpdt.study.paths import RunPaths
 from dpdt.training.batches import image_losses, physical_batches
 from dpdt.training.plan import TrainingPlan
-from dpdt.training.reader import ReadAhead
+from dpdt.training.ranks import ALONE, Ranks
+from dpdt.training.read_ahead import ReadAhead
 from dpdt.training.resume import check_sampling, make_sampler, open_streams
-from dpdt.vocabulary import format_bound
+from dpdt.training.stop import StopFlag
 
 __all__ = ["EpochEnd", "TrainingLoop"]
 

@@ -5,8 +5,8 @@ from typing import Final
 
 import torch
 
-from dpdt.paths import RunPaths
 from dpdt.privacy.mechanism import Mechanism
+from dpdt.study.paths import RunPaths
 
 __all__ = ["TrainingPlan"]
 

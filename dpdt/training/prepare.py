@@ -5,17 +5,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from dpdt.custom_model import model_code
-from dpdt.dataset import DomainData
+from dpdt.base.files import read_json, sha256_file
 from dpdt.errors import PrivacyError
-from dpdt.files import read_json, sha256_file
-from dpdt.privacy.bookkeeping import clipping_ways
+from dpdt.privacy.clipping.bookkeeping import clipping_ways
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.sampling import num_steps_for, sample_rate_for
 from dpdt.privacy.statement import privacy_statement, statement_without_privacy
-from dpdt.runs import freeze_config, frozen_settings
+from dpdt.runs.config import freeze_config, frozen_settings
+from dpdt.shards.dataset import DomainData
 from dpdt.training.device import device_name
-from dpdt.training.physical import find_physical_batch_size, largest_batch
+from dpdt.training.networks.custom import model_code
+from dpdt.training.physical_batch_size import find_physical_batch_size, largest_batch
 from dpdt.training.plan import TrainingPlan
 from dpdt.training.run import TrainingRun
 from dpdt.training.start import choose_class_weights, count_class_weights

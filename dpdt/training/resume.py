@@ -6,15 +6,15 @@ streams get new keys: no noise is drawn twice, and the steps that are taken agai
 
 from typing import Any
 
-from dpdt.checkpoint import has_checkpoint
-from dpdt.dataset import DomainData
 from dpdt.errors import PrivacyError
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.ledger import Ledger
 from dpdt.privacy.sampling import PoissonSampler
-from dpdt.ranks import ALONE, Ranks
-from dpdt.runs import read_state
+from dpdt.runs.checkpoint import has_checkpoint
+from dpdt.runs.state import read_state
+from dpdt.shards.dataset import DomainData
 from dpdt.training.plan import TrainingPlan
+from dpdt.training.ranks import ALONE, Ranks
 
 __all__ = ["check_sampling", "make_sampler", "open_ledger", "open_streams"]
 

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from dpdt.paths import RunPaths
-from dpdt.study import Cell, PretrainSettings, Study, TrainSettings, format_epsilon
+from dpdt.study import Cell, Study, format_epsilon
+from dpdt.study.paths import RunPaths
+from dpdt.study.settings import PretrainSettings, TrainSettings
 
 __all__ = ["TrainingRun"]
 

@@ -8,15 +8,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from dpdt.dataset import DomainData
+from dpdt.base.files import read_json, sha256_file
 from dpdt.errors import DpdtError, PrivacyError
-from dpdt.files import read_json, sha256_file
-from dpdt.model import build_model, load_weights
-from dpdt.model_check import check_class_weights, check_model
-from dpdt.privacy.counts import class_weights_of, noisy_counts
 from dpdt.privacy.keystream import KeyStream
+from dpdt.privacy.label_counts import class_weights_of, noisy_counts
 from dpdt.privacy.mechanism import Mechanism
-from dpdt.runs import run_done
+from dpdt.runs.state import run_done
+from dpdt.shards.dataset import DomainData
+from dpdt.training.networks.build import build_model
+from dpdt.training.networks.check import check_class_weights, check_model
+from dpdt.training.networks.weights import load_weights
 from dpdt.training.run import TrainingRun
 
 __all__ = ["choose_class_weights", "count_class_weights", "initial_model"]

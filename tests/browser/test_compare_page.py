@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from dpdt.report import write_report
-from dpdt.results import read_run
+from dpdt.report.write import write_report
+from dpdt.runs.read import read_run
 from dpdt.study import Cell, Study
-from dpdt.tracking import sync
 from dpdt.tracking.payload import payload
+from dpdt.tracking.sync import sync
 from tests.fake_runs import BEGUN, FakeRuns
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here: make install")

@@ -1,7 +1,7 @@
-"""Stand-ins for the stages' functions, so that tests of submission are about submission and take no time.
+"""Stand-ins for the stages, so that tests of submission are about submission and take no time.
 
 Python imports a `sitecustomize` on its path at the start, so a job with this folder in PYTHONPATH finds the stand-ins
-instead of dpdt.cohort, dpdt.shards and so on. `behave.json` in the study's folder says what shall happen:
+instead of dpdt.cohort.stage, dpdt.shards.stage and so on. `behave.json` in the study's folder says what shall happen:
 `{"seconds": 0.1, "fail": ["shards-b"], "kill": ["train-…"], "stop": ["train-…"]}`, or `{"starts": 2}`: no task ends
 before two have started. `calls.jsonl` says what did happen.
 """
@@ -76,37 +76,30 @@ def metrics_file(study: Any, run_id: str) -> Path:
     return study.paths.run(run_id).metrics
 
 
-def train(study: Any, cell: Any, *, on_epoch_end: object = None) -> str:
-    run_id = study.run_id(cell)
-    return work(study, f"train-{run_id}", state_file(study, run_id))
-
-
-def pretrain(study: Any, *, on_epoch_end: object = None) -> str:
-    return work(study, f"pretrain-{study.pretrain_run_id}", state_file(study, study.pretrain_run_id))
+def run_training(study: Any, run_id: str, *, on_epoch_end: object = None) -> str:
+    stage = "pretrain" if run_id == study.pretrain_run_id else "train"
+    return work(study, f"{stage}-{run_id}", state_file(study, run_id))
 
 
 FAKES = {
-    "cohort": {
-        "build_cohort": lambda study, domain: work(study, f"cohort-{domain}", cohort_file(study, domain)),
-        "cohort_done": lambda study, domain: cohort_file(study, domain).exists(),
-        "changed_inputs": lambda study, domain: [],
+    "cohort.stage": {
+        "run": lambda study, domain: work(study, f"cohort-{domain}", cohort_file(study, domain)),
+        "done": lambda study, domain: cohort_file(study, domain).exists(),
     },
-    "shards": {
-        "build_shards": lambda study, domain, **_: work(study, f"shards-{domain}", shards_file(study, domain)),
-        "shards_done": lambda study, domain: shards_file(study, domain).exists(),
+    "cohort.table": {"cohort_done": lambda study, domain: False},
+    "shards.stage": {
+        "run": lambda study, domain, **_: work(study, f"shards-{domain}", shards_file(study, domain)),
+        "done": lambda study, domain: shards_file(study, domain).exists(),
     },
-    "runs": {"run_done": lambda study, run_id: state_file(study, run_id).exists()},
-    "train": {"train": train, "pretrain": pretrain},
-    "evaluate": {
-        "evaluate_run": lambda study, run_id: work(study, f"evaluate-{run_id}", metrics_file(study, run_id)),
-        "evaluation_done": lambda study, run_id: metrics_file(study, run_id).exists(),
+    "training.stage": {"run": run_training, "done": lambda study, run_id: state_file(study, run_id).exists()},
+    "evaluation.stage": {
+        "run": lambda study, run_id: work(study, f"evaluate-{run_id}", metrics_file(study, run_id)),
+        "done": lambda study, run_id: metrics_file(study, run_id).exists(),
     },
-    "report": {"write_report": lambda study: work(study, "report", study.paths.report / "index.html")},
-    "tracking": {
-        "sync": lambda study: work(study, "track", study.paths.mlflow_database),
-        "live_sync": lambda study: nullcontext(),
-        "system_samples": lambda study, run_id: nullcontext(),
-    },
+    "report.write": {"write_report": lambda study: work(study, "report", study.paths.report / "index.html")},
+    "tracking.sync": {"sync": lambda study: work(study, "track", study.paths.mlflow_database)},
+    "tracking.live": {"live_sync": lambda study: nullcontext()},
+    "tracking.system_metrics": {"system_samples": lambda study, run_id: nullcontext()},
 }
 
 

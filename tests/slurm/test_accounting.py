@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from dpdt.files import read_json
-from dpdt.jobs import read_accounting
-from dpdt.status import study_status
+from dpdt.base.files import read_json
+from dpdt.jobs.doctor.cluster import check_cluster
+from dpdt.jobs.slurm.cancel import cancel
+from dpdt.jobs.slurm.queue import read_accounting
+from dpdt.jobs.status import study_status
+from dpdt.jobs.submit import submit
 from dpdt.study import Study
-from dpdt.submit import cancel, submit
-from dpdt.submit.checks import check_cluster
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("accounting_cluster")]

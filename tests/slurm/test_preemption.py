@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 import dpdt
-from dpdt.files import read_json
-from dpdt.jobs import latest_jobs
-from dpdt.status import study_status
+from dpdt.base.files import read_json
+from dpdt.jobs.status import study_status
+from dpdt.jobs.submissions import latest_jobs
+from dpdt.jobs.submit import submit
 from dpdt.study import Study, load_study
-from dpdt.submit import submit
 from tests.waiting import wait_until
 
 pytest.importorskip("dpdt._core", reason="the C++ core is not built here")
@@ -54,7 +54,7 @@ def states(study: Study) -> Counter[str]:
 
 def undisturbed(study: Study, folder: Path, run_ids: set[str]) -> Study:
     """The same trainings in this process, from a copy of the study as it was before."""
-    from dpdt.train import train
+    from dpdt.training.train import train
 
     copy = load_study(folder / study.file.name)
     for cell in copy.cells():
@@ -89,7 +89,7 @@ def requeued(study: Study, run_ids: set[str]) -> None:
 def test_eight_trainings_on_four_nodes_survive_what_a_cluster_does(
     make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dpdt.train import pretrain
+    from dpdt.training.train import pretrain
 
     root = Path(dpdt.__file__).parents[1]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REAL_TRAINING), str(root)]))
@@ -181,7 +181,7 @@ def test_two_processes_train_one_model_and_come_back_together(
     """Started by srun; the fake GPUs make two processes of it, the device is the CPU."""
     import torch
 
-    from dpdt.train import pretrain
+    from dpdt.training.train import pretrain
 
     root = Path(dpdt.__file__).parents[1]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REAL_TRAINING), str(root)]))

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from dpdt.errors import ClusterError
-from dpdt.jobs import latest_jobs
-from dpdt.status import study_status
+from dpdt.jobs.status import study_status
+from dpdt.jobs.submissions import latest_jobs
+from dpdt.jobs.submit import submit
 from dpdt.study import Study
-from dpdt.submit import submit
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster", "quick_polls")]
@@ -38,7 +38,7 @@ STAGES_RUN = sorted(["cohort", "shards"] * 3 + ["pretrain"] + ["train", "evaluat
 @pytest.fixture
 def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look often: here, squeue disturbs nobody."""
-    monkeypatch.setattr("dpdt.submit.wait.POLL_SECONDS", 0.5)
+    monkeypatch.setattr("dpdt.jobs.slurm.wait.POLL_SECONDS", 0.5)
 
 
 def started(study: Study) -> list[str]:

@@ -8,8 +8,8 @@ import threading
 import time
 from typing import Any
 
-import dpdt.stages
-from dpdt.stop import StopFlag
+import dpdt.jobs.stages
+from dpdt.training.stop import StopFlag
 
 told = threading.Event()
 _on_signal = StopFlag._on_signal
@@ -22,7 +22,7 @@ def _noticed(flag: StopFlag, number: int, frame: Any) -> None:
 
 def train(study: Any, run_id: str) -> object:
     """As the stage does it, but seeded and held."""
-    from dpdt.train import train
+    from dpdt.training.train import train
 
     cell = next(cell for cell in study.cells() if study.run_id(cell) == run_id)
     hold, fail = study.folder / "hold", study.folder / "fail"
@@ -38,4 +38,4 @@ def train(study: Any, run_id: str) -> object:
 
 
 StopFlag._on_signal = _noticed  # type: ignore[method-assign]
-dpdt.stages._RUNNERS["train"] = train
+dpdt.jobs.stages._RUNNERS["train"] = train

@@ -1,0 +1,1 @@
+"""The ground: files, console, vocabulary, and facts about the machine."""

@@ -1,0 +1,185 @@
+"""Files that a crash cannot leave half-written, and that other users cannot read."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from dpdt.errors import DpdtError
+
+__all__ = [
+    "atomic_path",
+    "exclusive_lock",
+    "fingerprint",
+    "is_locked",
+    "last_line",
+    "make_folder",
+    "read_json",
+    "remove_leftovers",
+    "sha256_file",
+    "write_json",
+    "write_text",
+]
+LOG_TAIL_BYTES: Final = 8192
+
+CHUNK_BYTES = 1 << 20
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+def make_folder(folder: Path) -> Path:
+    """Create a folder and its parents (0700 under the umask that the command line sets) and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`; publish it by fsync and rename when the block ends without an error.
+
+    Readers see the old file or the new one, never a part. The temporary file is removed if the block raises.
+
+    Args:
+        path: Where the finished file shall be. Its folder is created.
+
+    Yields:
+        The name to write to, in the same folder.
+    """
+    make_folder(path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.rename(path)
+        sync_folder(path.parent)
+    except OSError as err:
+        if err.filename is not None or err.errno is None:
+            raise
+        raise OSError(err.errno, err.strerror, str(path)) from err  # a full disk says of no write which file it was
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes were writing to `folder` by `atomic_path`; only for who alone may write there."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically (UTF-8)."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, keys in the given order; NaN and infinity are refused because JSON has none."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DpdtError: The file is missing or not JSON; the message names it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as err:
+        raise DpdtError(f"{path}: no such file") from err
+    except (ValueError, RecursionError) as err:  # not JSON, not UTF-8, or nested without end
+        raise DpdtError(
+            f"{path}: not valid JSON ({err}). The file is damaged; remove it and run the stage again."
+        ) from err
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of a JSON-like value, independent of key order; infinity is written as ``Infinity``.
+
+    >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def exclusive_lock(path: Path, *, blocking: bool = True) -> Iterator[None]:
+    """Hold an advisory lock on `path` (created if missing); the kernel frees it when the process dies.
+
+    Args:
+        path: The lock file.
+        blocking: Wait for the lock; otherwise raise at once if another process holds it.
+
+    Raises:
+        BlockingIOError: `blocking` is false and the lock is taken.
+        DpdtError: The file system knows no locks.
+    """
+    make_folder(path.parent)
+    with path.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
+        except OSError as err:
+            if err.errno not in NO_LOCKS:
+                raise
+            raise DpdtError(
+                f"{path}: this file system has no locks ({err.strerror}), and without them two tasks could spend one "
+                "privacy budget twice. Mount it with them (Lustre: -o flock), or set study.folder to another place."
+            ) from err
+        yield
+
+
+def last_line(file: Path) -> str:
+    """The last line of a log that is not empty; "" if there is no log."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+            text = stream.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def is_locked(file: Path) -> bool:
+    """Whether another process holds the lock on a file; a missing file is not locked, and is not created."""
+    try:
+        with file.open("r") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError as err:
+        if err.errno not in NO_LOCKS:
+            raise
+    return False

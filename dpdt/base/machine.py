@@ -1,0 +1,45 @@
+"""Facts about this process and the machine it runs on: version, commit, container image, rank."""
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+__all__ = ["__version__", "code_commit", "image_digest", "this_rank"]
+
+__version__ = version("dpdt")
+GIT_SECONDS: Final = 10.0
+
+
+def image_digest() -> str | None:
+    """Which container image this process runs in.
+
+    Returns:
+        `DPDT_IMAGE_DIGEST`, where whoever started the container gave it; else the digest of what the image's build
+        put into it (an image cannot contain its own digest); None outside of dpdt's images.
+    """
+    given = os.environ.get("DPDT_IMAGE_DIGEST")
+    if given:
+        return given
+    built = Path(sys.prefix) / "share" / "dpdt" / "image.txt"
+    return built.read_text(encoding="utf-8").strip() if built.exists() else None
+
+
+def code_commit() -> str | None:
+    """The commit of the checkout that this code lies in, `-dirty` if it was changed; None for an installed package."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
+    except (subprocess.SubprocessError, OSError):
+        return None
+    return answer.stdout.strip()
+
+
+def this_rank() -> int:
+    """Number of this process in its training, before it has joined the others."""
+    return int(os.environ.get("RANK", "0"))

@@ -1,0 +1,248 @@
+"""Who is in a study: one table a domain, from the raw metadata, with a split that no patient crosses.
+
+Rules, each counted in `cohort/<domain>.json` and `cohort/summary.csv`:
+
+- Official splits are kept. Where none exists a patient goes to `test` if a salted hash of the patient id falls below
+  `test_fraction`; `val` is carved out of train in the same way. A patient's place depends on the id and the study's
+  seed alone, so files that are added later move nobody.
+- Healthy contradicting a finding: `contradictions` decides; by default the finding wins and `healthy` becomes 0.
+- Ids of patients that differ only in blanks, case, leading zeros or a number's `.0` are one patient.
+- An image without a single label is left out.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from dpdt.base.console import warn
+from dpdt.base.files import atomic_path, exclusive_lock, read_json, sha256_file, write_json
+from dpdt.base.vocabulary import LABELS
+from dpdt.cohort.checks import check_rows, check_shared_patients, check_training, warnings_of
+from dpdt.cohort.hospitals import reader
+from dpdt.cohort.hospitals.known_files import content_sha256, version
+from dpdt.cohort.hospitals.raw_cohort import MISSING_IMAGES, RawCohort
+from dpdt.cohort.splits import check_patients, fill_split, one_spelling, patient_fraction
+from dpdt.cohort.summary import SUMMARY_COLUMNS, count, show
+from dpdt.cohort.table import COLUMNS, SYNTHETIC_MARKER, changed_inputs, cohort_done, read_record
+from dpdt.errors import CohortError, PrivacyError, StudyError
+from dpdt.study import Study
+
+__all__ = ["CohortSummary", "build_cohort", "patient_fraction"]
+
+
+CONTRADICTIONS: Final = {
+    "finding": "healthy with a finding, set to 0",
+    "unknown": "healthy with a finding, set to unknown",
+    "exclude": "healthy with a finding, left out",
+    "keep": "healthy with a finding, kept",
+}
+FINDINGS: Final = tuple(label for label in LABELS if label != "healthy")
+
+
+@dataclass(frozen=True)
+class CohortSummary:
+    """What a domain's cohort holds.
+
+    Attributes:
+        domain: Name of the domain.
+        rows_read: Rows of the raw table.
+        excluded: Reason -> rows.
+        images: Images in the cohort.
+        patients: Patients in the cohort.
+        splits: Split -> images.
+        synthetic: Whether the data is drawn.
+        built: False if the cohort was there already.
+    """
+
+    domain: str
+    rows_read: int
+    excluded: dict[str, int]
+    images: int
+    patients: int
+    splits: dict[str, int]
+    synthetic: bool
+    built: bool
+
+    def __str__(self) -> str:
+        """One line for people."""
+        splits = ", ".join(f"{name} {count}" for name, count in self.splits.items())
+        made = "" if self.built else ", done before"
+        return f"cohort {self.domain}: {self.images} images of {self.patients} patients ({splits}){made}"
+
+
+def build_cohort(study: Study, domain: str) -> CohortSummary:
+    """Read a domain's raw metadata, split it, check it and write it; quick where that is done.
+
+    Args:
+        study: The study.
+        domain: One of its domains.
+
+    Returns:
+        The counts; they are also printed as a table when the cohort is built.
+
+    Raises:
+        StudyError: The domain, or a name in its `files`, is unknown.
+        CohortError: The raw metadata is not as published, a patient is in two splits or names nobody, an image_id
+            occurs twice, or a cohort of other settings or of lists that were changed since is there.
+        PrivacyError: Another domain, of the other role, has the same patients.
+    """
+    if domain not in study.domains:
+        raise StudyError(f"no [domains.{domain}] in {study.file}. Known: {', '.join(study.domains) or 'none'}.")
+    paths = study.paths
+    if cohort_done(study, domain):
+        changed = changed_inputs(study, domain)
+        if changed:
+            raise CohortError(
+                f"{changed[0]}: changed since the cohort of {domain} was built from it. Restore it, or remove "
+                f"{paths.cohort_record(domain)} to build the cohort anew; runs that learned other labels or patients "
+                "than it has then are refused, and training them again spends privacy again."
+            )
+        return _summary(read_record(study, domain), built=False)
+    root = study.root(domain)
+    try:
+        raw = reader(study.kind(domain)).read(root, study.domains[domain])
+    except StudyError as err:
+        raise StudyError(f"domains.{domain}.{err}") from err
+    except CohortError as err:
+        raise CohortError(f"domain {domain}: {err}") from err
+    frame, gone, notes = _resolve(raw.frame, study.domains[domain].contradictions)
+    exclusions = pd.concat([raw.exclusions, gone])
+    check_rows(frame, domain)
+    frame, respelled = one_spelling(frame)
+    frame, how = fill_split(frame, study, domain)
+    check_patients(frame, domain)
+    check_training(frame, exclusions, domain)
+    table = _table(frame, domain)
+    notes |= {"spellings of a patient's id made one": respelled, "patients with two sexes": _two_sexes(table)}
+    rows = count(table, exclusions, {**raw.counts, **notes})
+    record = _record(study, domain, table, raw, rows, how)
+    paths.cohort_record(domain).unlink(missing_ok=True)  # killed after the table, a former record would vouch for it
+    with atomic_path(paths.cohort_table(domain)) as temporary:
+        table.to_parquet(temporary, index=False)
+    with atomic_path(paths.cohort_exclusions(domain)) as temporary:
+        exclusions.to_csv(temporary, index=False)
+    write_json(paths.cohort_record(domain), record)
+    shared = _publish(study, domain)
+    show(record)
+    for text in [*record["warnings"], *shared]:
+        warn(text)
+    return _summary(record, built=True)
+
+
+def _resolve(frame: pd.DataFrame, contradictions: str) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
+    """Settle images that are healthy and have a finding, and leave out those without any known label.
+
+    Returns:
+        What stays, what goes (columns image_id, view, reason), and the number of contradictions under its rule.
+    """
+    wrong = (frame["healthy"] == 1).fillna(False) & (frame[list(FINDINGS)] == 1).fillna(False).any(axis=1)
+    if contradictions in ("finding", "unknown"):
+        value = 0 if contradictions == "finding" else pd.NA
+        frame = frame.assign(healthy=frame["healthy"].mask(wrong, value))
+    reasons = pd.Series("", index=frame.index, dtype="str")
+    reasons = reasons.mask(frame[list(LABELS)].isna().all(axis=1), "no known label")
+    if contradictions == "exclude":
+        reasons = reasons.mask(wrong, "healthy with a finding (policy exclude)")
+    gone = frame[reasons != ""]
+    exclusions = gone[["image_id", "view"]].assign(reason=reasons[reasons != ""])
+    return frame[reasons == ""], exclusions, {CONTRADICTIONS[contradictions]: int(wrong.sum())}
+
+
+def _two_sexes(table: pd.DataFrame) -> int:
+    """Patients recorded as female and as male; each image keeps what is recorded with it."""
+    known = table[table["sex"] != "unknown"][["patient_id", "sex"]].drop_duplicates()
+    return int(known["patient_id"].duplicated().sum())
+
+
+def _table(frame: pd.DataFrame, domain: str) -> pd.DataFrame:
+    """The frame as it is written."""
+    table = frame.assign(domain=domain).sort_values("image_id", kind="stable", ignore_index=True)[list(COLUMNS)]
+    types: dict[str, Any] = {name: "str" for name in COLUMNS if name not in (*LABELS, "age_years")}
+    return table.astype({**types, "age_years": "float64", **dict.fromkeys(LABELS, "Int8")})
+
+
+def _record(
+    study: Study, domain: str, table: pd.DataFrame, raw: RawCohort, rows: list[dict[str, Any]], how: dict[str, str]
+) -> dict[str, Any]:
+    """What is kept about how the cohort came about."""
+    root, settings = study.root(domain), study.domains[domain]
+    synthetic = (root / SYNTHETIC_MARKER).is_file()
+    keys = table["image_id"] + "\t" + table["patient_id"] + "\t" + table["split"] + "\n"
+    inputs, versions = _inputs(study.kind(domain), raw, root)
+    missing = raw.counts.get(MISSING_IMAGES, 0)
+    views = {"views": "frontal" + (" and unknown" if settings.unknown_views == "include" else "")}
+    return {
+        "format": 2,
+        "domain": domain,
+        "kind": study.kind(domain),
+        "fingerprint": study.cohort_fingerprint(domain),
+        "settings": settings.model_dump(mode="json", exclude={"root"}),
+        "policies": {**views, **raw.policies, "contradictions": settings.contradictions, **how},
+        "seed": study.study.seed,
+        "synthetic": synthetic,
+        "inputs": inputs,
+        "warnings": [*([] if synthetic else versions), *warnings_of(study, domain, table, missing=missing)],
+        "split_sha256": hashlib.sha256("".join(keys).encode()).hexdigest(),
+        "counts": [{name: row[name] for name in SUMMARY_COLUMNS} for row in rows],
+    }
+
+
+def _inputs(kind: str, raw: RawCohort, root: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Every file that was read, with its hashes and its version where known; and a warning for each unknown one."""
+    inputs, warnings = [], []
+    for name, path in raw.files.items():
+        content = content_sha256(path)
+        published, found = version(kind, name, content)
+        entry = {"name": name, "file": _relative(path, root), "sha256": sha256_file(path)}
+        inputs.append({**entry, "content_sha256": content, "version": found})
+        if published and found is None:
+            warnings.append(
+                f"{path}: not a version of this file that dpdt knows (SHA-256 {content[:12]}…). It was read all the "
+                "same; compare the counts with docs/cohorts.md."
+            )
+    return inputs, warnings
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
+def _publish(study: Study, domain: str) -> list[str]:
+    """Write `cohort/summary.csv` anew from every record that is there; warnings about patients of two domains.
+
+    Under the lock, so that of two domains that are read at once the later one finds the other.
+    """
+    path = study.paths.cohort_summary
+    with exclusive_lock(path.with_name(".summary.lock")):
+        try:
+            shared = list(check_shared_patients(study, domain))
+        except PrivacyError:
+            study.paths.cohort_record(domain).unlink()
+            raise
+        records = [study.paths.cohort_record(domain) for domain in study.domains]
+        rows = [row for record in records if record.is_file() for row in read_json(record)["counts"]]
+        with atomic_path(path) as temporary:
+            pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS)).to_csv(temporary, index=False)
+    return shared
+
+
+def _summary(record: dict[str, Any], *, built: bool) -> CohortSummary:
+    def images(what: str, key: str) -> Iterable[tuple[str, int]]:
+        return ((row[key], row["images"]) for row in record["counts"] if row["what"] == what)
+
+    totals = dict(images("total", "split"))
+    patients = next(row["patients"] for row in record["counts"] if row["what"] == "total" and row["split"] == "all")
+    return CohortSummary(
+        domain=record["domain"],
+        rows_read=next(n for _, n in images("rows read", "split")),
+        excluded=dict(images("excluded", "value")),
+        images=totals.pop("all"),
+        patients=patients,
+        splits=totals,
+        synthetic=record["synthetic"],
+        built=built,
+    )

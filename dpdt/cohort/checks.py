@@ -1,0 +1,166 @@
+"""What must hold for the rows of a cohort, and what its people should be told about it.
+
+A patient is the unit of splits and of privacy. So a cell that names nobody (`nan`, `NULL`, `-`), or a number that a
+spreadsheet rounded (`1.23457E+12`), is an error: all of its rows would be one patient, many people with one's epsilon.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import pandas as pd
+
+from dpdt.base.files import read_json
+from dpdt.errors import CohortError, PrivacyError
+from dpdt.study import Study
+
+__all__ = ["check_rows", "check_shared_patients", "check_training", "is_no_id", "warnings_of"]
+
+NOBODY: Final = frozenset(
+    {"nan", "null", "nil", "none", "na", "n/a", "nat", "<na>", "undefined", "missing", "empty", "unknown"}
+    | {"not known", "not available", "anonymous", "anonymised", "anonymized", "unbekannt", "anonym", "leer"}
+    | {"#n/a", "#na", "#null!", "#value!", "#ref!", "#name?", "#num!", "#div/0!"}
+)
+"""What programs and people write where there is no id; compared trimmed and without case."""
+ROUNDED: Final = re.compile(r"\d([.,]\d+)?E\+\d+", re.IGNORECASE)
+"""A long number as spreadsheets show and export it: its last digits are lost."""
+
+MANY_IMAGES: Final = 50
+LARGE_PART: Final = 0.02
+"""A patient with more images than both, or with half of all, is told of: ChestX-ray14's largest has 184 (0.16%)."""
+LISTS_OF_ROWS: Final = ("table", "metadata", "train_labels", "test_labels")
+"""Names of the files that readers take their rows from."""
+
+
+def is_no_id(patient_id: str) -> bool:
+    """Whether a cell names no patient: a placeholder, a rounded number, or nothing but punctuation.
+
+    >>> [is_no_id(cell) for cell in (" NaN", "--", "1.23457E+12", "", "0012", "12E3", "Nana", "0")]
+    [True, True, True, True, False, False, False, False]
+    """
+    text = patient_id.strip().casefold()
+    return text in NOBODY or not any(map(str.isalnum, text)) or ROUNDED.fullmatch(text) is not None
+
+
+def check_rows(frame: pd.DataFrame, domain: str) -> None:
+    """What must hold for every row of a cohort.
+
+    Args:
+        frame: Columns RAW_COLUMNS; the index is the row's number in the raw table, from 0.
+        domain: Its name, for messages.
+
+    Raises:
+        CohortError: An image occurs twice, a cell that must be there is empty, or a patient's id names nobody.
+    """
+    twice = frame["image_id"][frame["image_id"].duplicated()]
+    if len(twice):
+        row, other = (int(row) + 1 for row in frame.index[frame["image_id"] == twice.iloc[0]][:2])
+        raise CohortError(
+            f"{domain}: {len(twice)} rows repeat an image_id, first rows {row} and {other} of the raw table. "
+            "Each image must occur once."
+        )
+    for column in ("image_id", "patient_id", "path"):
+        empty = frame[column].isna() | (frame[column] == "")
+        if empty.any():
+            row = int(frame.index[empty][0]) + 1
+            raise CohortError(f"{domain}: {column} is empty in {int(empty.sum())} rows, first row {row}.")
+    nobody = sorted(patient for patient in frame["patient_id"].unique() if is_no_id(patient))
+    if nobody:
+        rows = frame["patient_id"].isin(nobody)
+        shown = ", ".join(map(repr, nobody[:3])) + (", …" if len(nobody) > 3 else "")
+        rounded = all(ROUNDED.fullmatch(patient.strip()) for patient in nobody)
+        raise CohortError(
+            f"{domain}: the patient of {int(rows.sum())} rows is {shown} (first in row {int(frame.index[rows][0]) + 1} "
+            f"of the raw table), {'a number that a spreadsheet rounded' if rounded else 'which names nobody'}: these "
+            "rows would be one patient, in one split and with one patient's epsilon. Export the ids as text, or take "
+            "the rows out of the list."
+        )
+
+
+def check_training(frame: pd.DataFrame, exclusions: pd.DataFrame, domain: str) -> None:
+    """There must be something to train with.
+
+    Raises:
+        CohortError: No image is in the train split; the message says where they went.
+    """
+    if (frame["split"] == "train").any():
+        return
+    if len(frame):
+        splits = ", ".join(f"{split} {images}" for split, images in frame["split"].value_counts().items())
+        raise CohortError(
+            f"{domain}: no image is left for training: the {len(frame)} images of {frame['patient_id'].nunique()} "
+            f"patients are in {splits}. Splits are by patient: more patients are needed, or a split column."
+        )
+    reasons = ", ".join(f"{why} {rows}" for why, rows in exclusions["reason"].value_counts().items())
+    raise CohortError(
+        f"{domain}: no image is left for training: all {len(exclusions)} rows were left out ({reasons}). Do the study "
+        "file's words for views and labels fit the cells of the list?"
+    )
+
+
+def warnings_of(study: Study, domain: str, table: pd.DataFrame, *, missing: int) -> Iterator[str]:
+    """What stops nothing and is most often a mistake.
+
+    Args:
+        study: The study.
+        domain: Its domain.
+        table: The cohort table.
+        missing: How many images the reader did not find.
+    """
+    if missing:
+        root = study.root(domain)
+        first = next((path for path in table["path"] if not (root / path).is_file()), None)
+        where = f", the first: {root / first}" if first is not None else ""
+        yield f"{domain}: {missing} of {len(table)} images are not there{where}. The shards stage will reject them."
+    images = table["patient_id"].value_counts()
+    if images.iloc[0] > max(LARGE_PART * len(table), min(MANY_IMAGES, len(table) // 2)):
+        yield (
+            f"{domain}: one patient has {images.iloc[0]} of {len(table)} images. Is this id a placeholder for many "
+            "people? They would share one patient's split and epsilon."
+        )
+    if domain in study.test_domains and not (table["split"] == "test").any():
+        yield (
+            f"{domain}: no image in test ({table['patient_id'].nunique()} patients), so no model can be tested there. "
+            "More patients, a larger test_fraction or another study.seed give it some."
+        )
+
+
+def check_shared_patients(study: Study, domain: str) -> Iterator[str]:
+    """Tell of other domains of the study with the same patients, read from the same list under whatever name.
+
+    Args:
+        study: The study; the other domains' cohorts are read where they are there.
+        domain: A domain whose cohort is written.
+
+    Yields:
+        A warning for each such domain.
+
+    Raises:
+        PrivacyError: One of the two is public: pretraining has no DP, and these patients are trained on with DP.
+    """
+    mine, others = _lists(study, domain), (name for name in study.domains if name != domain)
+    for other in others:
+        if not study.paths.cohort_record(other).is_file() or not mine & _lists(study, other):
+            continue
+        shared = len(_patients(study, domain) & _patients(study, other))
+        if shared and study.role(domain) != study.role(other):
+            raise PrivacyError(
+                f"domains {domain} and {other} read the same list and share {shared} patients, and one of them is "
+                "public: these patients are pretrained on without DP, so no epsilon would hold for them. Correct "
+                "`root` or the list of one."
+            )
+        if shared:
+            yield (
+                f"{domain} and {other} read the same list and share {shared} patients: a test of one's model at the "
+                "other is in part a test on its own training data. Correct `root` or the list of one."
+            )
+
+
+def _lists(study: Study, domain: str) -> set[str]:
+    """Hashes of the lists that a cohort's rows came from."""
+    inputs = read_json(study.paths.cohort_record(domain))["inputs"]
+    return {entry["content_sha256"] for entry in inputs if entry["name"] in LISTS_OF_ROWS}
+
+
+def _patients(study: Study, domain: str) -> set[str]:
+    return set(pd.read_parquet(study.paths.cohort_table(domain), columns=["patient_id"])["patient_id"])

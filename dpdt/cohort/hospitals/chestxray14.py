@@ -1,0 +1,116 @@
+"""NIH ChestX-ray14: `Data_Entry_2017_v2020.csv`, the official lists, PNGs in `images/` or `images_001/images/` ….
+
+Source: Wang et al., CVPR 2017, and the files of the NIH Clinical Center. 112,120 rows, all frontal; the official lists
+split them 86,524 + 25,596 without a common patient.
+"""
+
+import re
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from dpdt.cohort.hospitals.raw_cohort import (
+    MISSING_IMAGES,
+    FileNames,
+    Filter,
+    RawCohort,
+    age_from_text,
+    is_among,
+    sex_word,
+    to_label,
+)
+from dpdt.cohort.hospitals.raw_files import RawFiles, list_files
+from dpdt.errors import CohortError
+from dpdt.study.domain_settings import DomainSettings
+
+__all__ = ["FILES", "read"]
+
+FILES: Final[FileNames] = {
+    "table": ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv"),
+    "train_list": ("train_val_list.txt",),
+    "test_list": ("test_list.txt",),
+    "images": ("images",),
+}
+COLUMNS: Final = {
+    "image_id": ("Image Index",),
+    "findings": ("Finding Labels",),
+    "patient_id": ("Patient ID",),
+    "age": ("Patient Age",),
+    "sex": ("Patient Gender", "Patient Sex"),
+    "view": ("View Position",),
+}
+FINDINGS: Final = {
+    "cardiomegaly": "Cardiomegaly",
+    "pleural_effusion": "Effusion",
+    "pneumonia": "Pneumonia",
+    "atelectasis": "Atelectasis",
+    "healthy": "No Finding",
+}
+ID_DIGITS: Final = 8
+"""Patients are numbers in the table and eight digits in file names; the latter is used."""
+
+SAMPLE_FRACTION: Final = 0.5
+"""A table with at most this part of the listed images is taken for a sample of the data set."""
+
+
+def read(root: Path, settings: DomainSettings) -> RawCohort:
+    """Read the table and the two lists; rows in neither list are excluded.
+
+    Raises:
+        CohortError: A file or column is missing, an image is in both lists, or a listed one is not in the table.
+    """
+    files = RawFiles(root, FILES, settings)
+    table = files.table("table", COLUMNS)
+    train, test = set(files.lines("train_list")), set(files.lines("test_list"))
+    if train & test:
+        raise CohortError(f"{root}: {len(train & test)} images are in both the train_val and the test list.")
+    lost = _listed_without_row(files, table["image_id"], train | test)
+    rows = Filter(table)
+    listed = is_among(table["image_id"], train | test)
+    rows.drop(~listed, "in neither official list")
+    if settings.unknown_views == "exclude":
+        rows.drop(~rows.kept["view"].isin(["PA", "AP"]), "view unknown")
+    kept = rows.kept
+    found = _images(files)
+    folder = files.names("images")[0]
+    frame = pd.DataFrame(
+        {
+            "image_id": kept["image_id"],
+            "path": kept["image_id"].map(lambda name: found.get(name, f"{folder}/{name}")),
+            "patient_id": kept["patient_id"].str.lstrip("0").str.zfill(ID_DIGITS),
+            "study_id": kept["image_id"].str.removesuffix(".png"),
+            "view": kept["view"].where(kept["view"].isin(["PA", "AP"]), "unknown"),
+            "sex": sex_word(kept["sex"]),
+            "age_years": age_from_text(kept["age"]),
+            "split": is_among(kept["image_id"], test).map({True: "test", False: "train"}).astype(str),
+        }
+    )
+    findings = kept["findings"].str.split("|")
+    for label, name in FINDINGS.items():
+        frame[label] = to_label(findings.map(lambda names, name=name: name in names).astype(bool))
+    counts = {
+        "listed images that a table of a sample does not have": lost,
+        MISSING_IMAGES: int((~is_among(kept["image_id"], found)).sum()),
+    }
+    return RawCohort(frame, rows.exclusions, files.read, counts, {"findings": "names compared whole"})
+
+
+def _listed_without_row(files: RawFiles, image_ids: "pd.Series[str]", listed: set[str]) -> int:
+    """How many listed images the table lacks: any is an error, unless the table has so few that it is a sample."""
+    lost = sorted(listed.difference(image_ids))
+    if lost and len(listed) - len(lost) > SAMPLE_FRACTION * len(listed):
+        raise CohortError(
+            f"{files.path('table')}: {len(lost)} of {len(listed)} listed images have no row, first "
+            f"{', '.join(lost[:3])}. Are table and lists of one release?"
+        )
+    return len(lost)
+
+
+def _images(files: RawFiles) -> dict[str, str]:
+    """Where each image is, from one listing a folder."""
+    root = files.root
+    if files.given("images"):
+        return list_files([root / files.names("images")[0]], root)
+    parts = sorted(entry for entry in root.iterdir() if re.fullmatch(r"images_\d{3}", entry.name))
+    return list_files([root / "images", *parts, *(part / "images" for part in parts)], root)

@@ -1,0 +1,129 @@
+"""What every reader shares: the form of its answer, and the words for sex, age and labels in it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import pandas as pd
+
+from dpdt.base.vocabulary import LABELS
+from dpdt.study.domain_settings import DomainSettings
+
+__all__ = [
+    "FRONTAL",
+    "MAX_AGE_YEARS",
+    "MISSING_IMAGES",
+    "RAW_COLUMNS",
+    "FileNames",
+    "Filter",
+    "RawCohort",
+    "Reader",
+    "age_from_text",
+    "is_among",
+    "possible_age",
+    "sex_word",
+    "to_label",
+]
+
+FileNames = Mapping[str, tuple[str, ...]]
+
+RAW_COLUMNS: Final = ("image_id", "path", "patient_id", "study_id", "view", "sex", "age_years", "split", *LABELS)
+MISSING_IMAGES: Final = "images not found where expected"
+"""The name of that count, in readers that look."""
+
+FRONTAL: Final = "frontal"
+"""View of an image that is known to be frontal, while PA or AP is not recorded."""
+
+MAX_AGE_YEARS: Final = 100.0
+"""Ages above are typing errors or placeholders far more often than ages: they become unknown."""
+
+YEARS_PER_UNIT: Final = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+SEX_WORDS: Final = {"f": "female", "female": "female", "w": "female", "m": "male", "male": "male"}
+
+
+@dataclass(frozen=True)
+class RawCohort:
+    """What a reader gives back.
+
+    Attributes:
+        frame: One row a usable image, columns RAW_COLUMNS; `split` is the official one (train, val, test) or missing
+            where none exists; labels are nullable Int8. The index is the row's number in the main table, from 0.
+        exclusions: Columns `image_id`, `view`, `reason`: every row that is not in `frame`.
+        files: Every metadata file that was read, by its logical name.
+        counts: Things worth telling, by name, e.g. how many uncertain labels were read as what.
+        policies: How the labels were read, by name; kept in the cohort's record.
+    """
+
+    frame: pd.DataFrame
+    exclusions: pd.DataFrame
+    files: Mapping[str, Path]
+    counts: dict[str, int] = field(default_factory=dict)
+    policies: dict[str, Any] = field(default_factory=dict)
+
+
+class Reader(Protocol):
+    """One institution: a module with these two names."""
+
+    FILES: FileNames
+
+    def read(self, root: Path, settings: DomainSettings) -> RawCohort:
+        """Read the raw metadata below `root`."""
+
+
+class Filter:
+    """Takes rows out of a table, each with the first reason that fits."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.kept = table
+        self._excluded: list[pd.DataFrame] = []
+
+    def drop(self, mask: "pd.Series[bool]", reason: str) -> None:
+        """Exclude the rows of `kept` in which `mask` is true."""
+        gone = self.kept[mask]
+        if len(gone):
+            self._excluded.append(gone[["image_id", "view"]].assign(reason=reason))
+            self.kept = self.kept[~mask]
+
+    @property
+    def exclusions(self) -> pd.DataFrame:
+        """Everything dropped so far, in the table's order."""
+        if not self._excluded:
+            return pd.DataFrame({"image_id": [], "view": [], "reason": []}, dtype=str)
+        return pd.concat(self._excluded).sort_index()
+
+
+def sex_word(values: "pd.Series[str]") -> "pd.Series[str]":
+    """Sex in the words of dpdt; everything that is not said to be female or male is unknown."""
+    return values.str.strip().str.casefold().map(SEX_WORDS).fillna("unknown").astype(str)
+
+
+def possible_age(years: "pd.Series[float]", *, at_least: float = 0.0) -> "pd.Series[float]":
+    """Ages with impossible values ([at_least, 100] is possible) made NaN."""
+    numbers = years.astype("float64")
+    return numbers.where(numbers.between(at_least, MAX_AGE_YEARS), np.nan)
+
+
+def age_from_text(values: "pd.Series[str]", *, at_least: float = 0.0) -> "pd.Series[float]":
+    """Ages from text: years, or DICOM's age string (`058Y`, `010M`, `003W`, `012D`; PS3.5 6.2, VR AS).
+
+    A top-coded age (`90+`, `>89`) is the number that it names, so that it stays in the oldest group.
+
+    >>> age_from_text(pd.Series(["58", "058Y", "006M", "90+", "414", ""])).tolist()
+    [58.0, 58.0, 0.5, 90.0, nan, nan]
+    """
+    parts = values.str.strip().str.extract(r"^(?:>=?\s*)?(-?\d+(?:\.\d+)?)\s*([YMWDymwd]?)\+?$")
+    units = parts[1].fillna("").str.upper().map({"": 1.0, **YEARS_PER_UNIT})
+    return possible_age(pd.to_numeric(parts[0]).astype("float64") * units.astype("float64"), at_least=at_least)
+
+
+def is_among(values: "pd.Series[str]", names: Iterable[str]) -> "pd.Series[bool]":
+    """Whether each value is one of many names; on text several times as fast as pandas' `isin`."""
+    known = frozenset(names)
+    return pd.Series([value in known for value in values], index=values.index, dtype=bool)
+
+
+def to_label(values: "pd.Series[bool] | np.ndarray[tuple[int], np.dtype[np.bool_]]") -> "pd.Series[int]":
+    """A label column (nullable Int8, 1 or 0) from truth values."""
+    return pd.Series(values).astype("Int8")

@@ -1,0 +1,161 @@
+"""UKA-CXR: a master list in which radiologists grade each finding, for most of them on each side.
+
+The data set of University Hospital Aachen is private. Column names and grades are those that the group's published code
+uses (`UKA_master_list.csv`); a list of one's own hospital in this form is read as well:
+
+- `image_id`; `path` (relative to the images folder) or `subset` (sub-folder) where images are not simply
+  `<images>/<image_id>.<suffix>`;
+- `subject_id` (or `patient_id`); `study_id` if there is one; `split` (train, valid or val, test) if there is one;
+- `patient_sex` (F, M), `age` in years or `birth_date` and `examination_date`; `view` (PA or AP) if it is recorded;
+- grades: `cardiomegaly`, `congestion` (may be missing), and `…_right` and `…_left` of `pleural_effusion`,
+  `pneumonic_infiltrates`, `atelectasis`.
+
+Grades are 0 or 1 (none), 2 (+), 3 (++), 4 (+++) and 5 (questionable). A finding is positive if it is graded 3 or 4 on
+either side. Healthy is an image whose every grade is none. A blank grade says nothing: where the other side does not
+already make the finding positive, the label is unknown.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from dpdt.cohort.hospitals.raw_cohort import (
+    FRONTAL,
+    FileNames,
+    Filter,
+    RawCohort,
+    age_from_text,
+    possible_age,
+    sex_word,
+)
+from dpdt.cohort.hospitals.raw_files import RawFiles, list_files
+from dpdt.errors import CohortError
+from dpdt.study.domain_settings import DomainSettings
+
+__all__ = ["FILES", "GRADES", "read"]
+
+FILES: Final[FileNames] = {"table": ("UKA_master_list.csv",), "images": ("images", ".")}
+GRADES: Final = {
+    "cardiomegaly": ("cardiomegaly",),
+    "pleural_effusion": ("pleural_effusion_right", "pleural_effusion_left"),
+    "pneumonia": ("pneumonic_infiltrates_right", "pneumonic_infiltrates_left"),
+    "atelectasis": ("atelectasis_right", "atelectasis_left"),
+}
+"""The graded columns of each label."""
+
+OTHER_GRADES: Final = ("congestion",)
+NONE: Final = (0, 1)
+POSITIVE: Final = (3, 4)
+ALL_GRADES: Final = (0, 1, 2, 3, 4, 5)
+SPLITS: Final = {"train": "train", "valid": "val", "val": "val", "test": "test", "": None}
+COLUMNS: Final = {
+    "image_id": ("image_id",),
+    "patient_id": ("subject_id", "patient_id"),
+    "sex": ("patient_sex", "sex"),
+    **{column: (column,) for columns in GRADES.values() for column in columns},
+}
+OPTIONAL: Final = {
+    "path": ("path",),
+    "subset": ("subset",),
+    "study_id": ("study_id",),
+    "split": ("split",),
+    "age": ("age", "age_years"),
+    "birth_date": ("birth_date",),
+    "examination_date": ("examination_date",),
+    "view": ("view",),
+    **{column: (column,) for column in OTHER_GRADES},
+}
+DAYS_PER_YEAR: Final = 365.25
+
+
+def read(root: Path, settings: DomainSettings) -> RawCohort:
+    """Read the master list.
+
+    Raises:
+        CohortError: The file or a column is missing, or a grade or split is not understood.
+    """
+    files = RawFiles(root, FILES, settings)
+    table = files.table("table", COLUMNS, OPTIONAL)
+    where = files.path("table")
+    view = table["view"].str.upper() if "view" in table else pd.Series(FRONTAL, index=table.index)
+    table = table.assign(view=view.replace("", "unknown"))
+    rows = Filter(table)
+    rows.drop(~table["view"].isin(["PA", "AP", FRONTAL, "unknown"]), "view not frontal")
+    if settings.unknown_views == "exclude":
+        rows.drop(rows.kept["view"] == "unknown", "view unknown")
+    kept = rows.kept
+    frame = pd.DataFrame(
+        {
+            "image_id": kept["image_id"],
+            "path": _paths(files, kept),
+            "patient_id": kept["patient_id"],
+            "study_id": kept["study_id"] if "study_id" in kept else kept["image_id"],
+            "view": kept["view"],
+            "sex": sex_word(kept["sex"]),
+            "age_years": _age(kept),
+            "split": _split(kept, where),
+        }
+    )
+    graded = [column for columns in GRADES.values() for column in columns]
+    graded += [column for column in OTHER_GRADES if column in kept]
+    grades = pd.DataFrame({column: _grade(kept[column], column, where) for column in graded})
+    for label, columns in GRADES.items():
+        frame[label] = _any_side(grades[list(columns)])
+    none = grades.isin(NONE)
+    frame["healthy"] = (
+        none.all(axis=1).astype("Int8").mask((none | grades.isna()).all(axis=1) & grades.isna().any(axis=1))
+    )
+    return RawCohort(frame, rows.exclusions, files.read, policies={"grades": "3 or 4 on either side is positive"})
+
+
+def _grade(values: "pd.Series[str]", column: str, path: Path) -> "pd.Series[int]":
+    numbers = pd.to_numeric(values, errors="coerce")
+    strange = values[(values != "") & ~numbers.isin(ALL_GRADES)]
+    if len(strange):
+        row = int(strange.index[0]) + 1
+        raise CohortError(
+            f"{path}: row {row}: {column}: expected a grade from 0 to 5 or blank, got {strange.iloc[0]!r}."
+        )
+    return numbers.astype("Int8")
+
+
+def _any_side(grades: pd.DataFrame) -> "pd.Series[int]":
+    """1 if a side is graded 3 or 4; else unknown if a side is blank; else 0."""
+    positive = grades.isin(POSITIVE).any(axis=1)
+    return positive.astype("Int8").mask(~positive & grades.isna().any(axis=1))
+
+
+def _split(kept: pd.DataFrame, path: Path) -> "pd.Series[str]":
+    if "split" not in kept:
+        return pd.Series(None, index=kept.index, dtype="str")
+    strange = kept["split"][~kept["split"].isin(SPLITS)]
+    if len(strange):
+        raise CohortError(f"{path}: split: expected train, valid or test, got {strange.iloc[0]!r}.")
+    return kept["split"].map(SPLITS).astype("str")
+
+
+def _age(kept: pd.DataFrame) -> "pd.Series[float]":
+    age = pd.Series(float("nan"), index=kept.index)
+    if "age" in kept:
+        return age_from_text(kept["age"])
+    if "birth_date" in kept and "examination_date" in kept:
+        birth = pd.to_datetime(kept["birth_date"], errors="coerce", format="ISO8601")
+        examined = pd.to_datetime(kept["examination_date"], errors="coerce", format="ISO8601")
+        age = ((examined - birth).dt.days / DAYS_PER_YEAR).astype("float64")
+    return possible_age(age)
+
+
+def _paths(files: RawFiles, kept: pd.DataFrame) -> "pd.Series[str]":
+    """Path of each image; file name suffixes come from one listing of each folder."""
+    folder = next((name for name in files.names("images") if (files.root / name).is_dir()), files.names("images")[0])
+    if "path" in kept:
+        return folder + "/" + kept["path"]
+    subset = kept["subset"] if "subset" in kept else pd.Series("", index=kept.index)
+    stems = {}
+    for name in subset.unique():
+        found = list_files([files.root / folder / name], files.root)
+        stems.update({(name, file.rsplit(".", 1)[0]): path for file, path in found.items()})
+    keys = zip(subset, kept["image_id"], strict=True)
+    paths = [stems.get((name, image), Path(folder, name, f"{image}.jpg").as_posix()) for name, image in keys]
+    return pd.Series(paths, index=kept.index, dtype="str")

@@ -1,0 +1,157 @@
+"""VinDr-CXR of PhysioNet: DICOM files and image-level labels, three readers in train, their consensus in test.
+
+Source: Nguyen et al., Scientific Data 2022. 15,000 + 3,000 postero-anterior radiographs of adults. No patient id is
+published, so the image's id is used; sex and age are in the DICOM headers, often missing or a placeholder (`000Y`).
+The Kaggle competition's table (one row a box) is understood as well: it has no test labels and no pneumonia.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from dpdt.base.console import progress
+from dpdt.base.vocabulary import LABELS
+from dpdt.cohort.hospitals.raw_cohort import MISSING_IMAGES, FileNames, RawCohort, age_from_text, sex_word, to_label
+from dpdt.cohort.hospitals.raw_files import RawFiles, list_files
+from dpdt.errors import CohortError
+from dpdt.study.domain_settings import DomainSettings
+
+__all__ = ["FILES", "read"]
+
+FILES: Final[FileNames] = {
+    "train_labels": ("annotations/image_labels_train.csv", "train.csv", "vinbigdata-train.csv"),
+    "test_labels": ("annotations/image_labels_test.csv",),
+    "train_images": ("train",),
+    "test_images": ("test",),
+}
+FINDINGS: Final = {
+    "cardiomegaly": "Cardiomegaly",
+    "pleural_effusion": "Pleural effusion",
+    "pneumonia": "Pneumonia",
+    "atelectasis": "Atelectasis",
+    "healthy": "No finding",
+}
+READERS: Final = 3
+MIN_AGE_YEARS: Final = 18.0
+"""The collection is of adults: smaller ages in its headers are placeholders."""
+
+SEX_TAG, AGE_TAG = 0x00100040, 0x00101010
+HEADER_THREADS: Final = 8
+HEADER_CHUNK: Final = 64
+
+
+def read(root: Path, settings: DomainSettings) -> RawCohort:
+    """Read the label tables and the DICOM headers.
+
+    Raises:
+        CohortError: A file or column is missing, or an image is labelled in train and in test.
+    """
+    files = RawFiles(root, FILES, settings)
+    kaggle = "class_name" in files.header("train_labels")
+    tested = not kaggle or files.optional("test_labels") is not None
+    train = _kaggle(files) if kaggle else _votes(files, "train_labels")
+    parts = [train.assign(split="train" if tested else pd.Series(None, index=train.index, dtype="str"))]
+    if tested:
+        parts.append(_votes(files, "test_labels").assign(split="test"))
+    labels = pd.concat(parts, ignore_index=True)
+    folders = {split: files.names(f"{split}_images")[0] for split in ("train", "test")}
+    found = {s: list_files([files.root / folder], files.root) for s, folder in folders.items()}
+    paths = [
+        found[s].get(f"{i}.dicom") or found[s].get(f"{i}.dcm") or f"{folders[s]}/{i}.dicom"
+        for i, s in zip(labels["image_id"], labels["split"].fillna("train"), strict=True)
+    ]
+    present = {path for names in found.values() for path in names.values()}
+    headers = _headers(root, [path for path in paths if path in present])
+    people = [headers.get(path, ("", "")) for path in paths]
+    frame = pd.DataFrame(
+        {
+            "image_id": labels["image_id"],
+            "path": paths,
+            "patient_id": labels["image_id"],
+            "study_id": labels["image_id"],
+            "view": "PA",
+            "sex": sex_word(pd.Series([sex for sex, _ in people], dtype="str")),
+            "age_years": age_from_text(pd.Series([age for _, age in people], dtype="str"), at_least=MIN_AGE_YEARS),
+            "split": labels["split"].astype("str"),
+            **{label: labels[label] for label in LABELS},
+        }
+    )
+    exclusions = pd.DataFrame({"image_id": [], "view": [], "reason": []}, dtype="str")
+    counts = {
+        "training images not read by three readers": int((train["readers"] != READERS).sum()),
+        "pneumonia unknown, not a class of the Kaggle table": len(train) if kaggle else 0,
+        MISSING_IMAGES: len(paths) - len(headers),
+    }
+    read = {"kaggle_table" if kaggle and name == "train_labels" else name: path for name, path in files.read.items()}
+    return RawCohort(
+        frame, exclusions, read, counts, {"readers": "majority of the readers in train, consensus in test"}
+    )
+
+
+def _votes(files: RawFiles, name: str) -> pd.DataFrame:
+    """Labels by the majority of an image's readers (more than half; one consensus row in the test table)."""
+    columns = {"image_id": ("image_id",), **{label: (finding,) for label, finding in FINDINGS.items()}}
+    table = files.table(name, columns, {"reader": ("rad_id", "rad_ID")})
+    twice = table.duplicated(["image_id", *(["reader"] if "reader" in table else [])])
+    if twice.any():
+        image = table["image_id"][twice].iloc[0]
+        raise CohortError(f"{files.path(name)}: {int(twice.sum())} rows repeat an image and reader, first {image!r}.")
+    votes = table[["image_id"]].copy()
+    for label in LABELS:
+        values = pd.to_numeric(table[label], errors="coerce")
+        if not values.isin([0, 1]).all():
+            row = int(values.index[~values.isin([0, 1])][0])
+            found = table[label][row]
+            raise CohortError(f"{files.path(name)}: row {row + 1}: {FINDINGS[label]}: expected 0 or 1, got {found!r}.")
+        votes[label] = values.astype("int64")
+    by_image = votes.groupby("image_id", sort=False)
+    means = by_image.mean()
+    labels = pd.DataFrame({label: to_label(means[label] > 0.5) for label in LABELS})
+    return labels.assign(readers=by_image.size()).reset_index()
+
+
+def _kaggle(files: RawFiles) -> pd.DataFrame:
+    """Labels of the competition's table, where a reader has a row a box; pneumonia is not among its classes."""
+    columns = {name: (name,) for name in ("image_id", "rad_id", "class_name")}
+    table = files.table("train_labels", columns).drop_duplicates()
+    readers = table.groupby("image_id", sort=False)["rad_id"].nunique()
+    labels = pd.DataFrame(index=readers.index)
+    for label, finding in FINDINGS.items():
+        votes = table[table["class_name"] == finding].groupby("image_id")["rad_id"].nunique()
+        labels[label] = to_label(2 * votes.reindex(readers.index, fill_value=0) > readers)
+    labels["pneumonia"] = pd.Series(pd.NA, index=labels.index, dtype="Int8")
+    return labels.assign(readers=readers).reset_index()
+
+
+def _headers(root: Path, paths: list[str]) -> dict[str, tuple[str, str]]:
+    """PatientSex and PatientAge of each file, as written there."""
+    chunks = [paths[start : start + HEADER_CHUNK] for start in range(0, len(paths), HEADER_CHUNK)]
+    found: dict[str, tuple[str, str]] = {}
+    with ThreadPoolExecutor(HEADER_THREADS) as pool, progress("headers", len(paths), unit="files") as advance:
+        for chunk, headers in zip(chunks, pool.map(lambda c: [_header(root / p) for p in c], chunks), strict=True):
+            found.update(zip(chunk, headers, strict=True))
+            advance(len(chunk))
+    return found
+
+
+def _header(path: Path) -> tuple[str, str]:
+    """Sex and age of one file; empty where missing or unreadable (the shards stage will tell about the file)."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[SEX_TAG, AGE_TAG])
+    except (InvalidDicomError, OSError, EOFError, ValueError):
+        return "", ""
+    return _text(dataset, SEX_TAG), _text(dataset, AGE_TAG)
+
+
+def _text(dataset: "object", tag: int) -> str:
+    """A text element as it stands in the file: converting it would warn about every malformed age."""
+    element = dataset.get_item(tag) if tag in dataset else None  # type: ignore[attr-defined, operator]
+    value = getattr(element, "value", None)
+    if isinstance(value, bytes):
+        value = value.decode("ascii", errors="replace")
+    return str(value or "").strip(" \0")

@@ -1,0 +1,95 @@
+"""The cohort table and the record beside it: what the later stages read."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from dpdt.base.files import read_json, sha256_file
+from dpdt.base.vocabulary import LABELS
+from dpdt.cohort.hospitals.raw_cohort import RAW_COLUMNS
+from dpdt.errors import CohortError
+from dpdt.study import Study
+
+__all__ = [
+    "COLUMNS",
+    "SYNTHETIC_MARKER",
+    "changed_inputs",
+    "cohort_done",
+    "labels_sha256",
+    "read_cohort",
+    "read_record",
+]
+
+COLUMNS: Final = ("image_id", "path", "domain", *RAW_COLUMNS[2:])
+SYNTHETIC_MARKER: Final = "SYNTHETIC.txt"
+"""A raw folder with this file holds drawn data; everything made from it is marked."""
+
+
+def cohort_done(study: Study, domain: str) -> bool:
+    """Whether the domain's cohort is complete.
+
+    Raises:
+        CohortError: It was built with other settings.
+    """
+    path = study.paths.cohort_record(domain)
+    if not path.is_file():
+        return False
+    if read_json(path).get("fingerprint") != study.cohort_fingerprint(domain):
+        raise CohortError(
+            f"{path}: this cohort was built with other settings of [domains.{domain}] or another seed. "
+            "Remove the file to build it anew; shards and runs made from it stay as they are."
+        )
+    return study.paths.cohort_table(domain).is_file() and study.paths.cohort_exclusions(domain).is_file()
+
+
+def changed_inputs(study: Study, domain: str) -> list[Path]:
+    """Raw tables that are not what a built cohort was read from; those that are not there any more are left out."""
+    root, settings = study.root(domain), study.domains[domain]
+    found = []
+    for entry in read_record(study, domain).get("inputs", ()):
+        given = settings.table.file if settings.table else settings.files.get(entry["name"])
+        path = root / (given if given and given.is_absolute() else entry["file"])
+        if path.is_file() and sha256_file(path) != entry["sha256"]:
+            found.append(path)
+    return found
+
+
+def read_cohort(study: Study, domain: str) -> pd.DataFrame:
+    """The cohort table: one row an image, sorted by image_id, columns COLUMNS.
+
+    Raises:
+        CohortError: It is not built, or with other settings.
+    """
+    _require(study, domain)
+    return pd.read_parquet(study.paths.cohort_table(domain))
+
+
+def read_record(study: Study, domain: str) -> dict[str, Any]:
+    """Settings, counts and hashes of the cohort.
+
+    Raises:
+        CohortError: It is not built, or with other settings.
+    """
+    _require(study, domain)
+    record: dict[str, Any] = read_json(study.paths.cohort_record(domain))
+    return record
+
+
+def labels_sha256(cohort: pd.DataFrame, split: str) -> str:
+    """Hash of which labels the images of a split have: a corrected list changes it where the patients stay the same.
+
+    Args:
+        cohort: A cohort table.
+        split: ``train``, ``val`` or ``test``.
+    """
+    rows = cohort[cohort["split"] == split]
+    digest = hashlib.sha256("\n".join(rows["image_id"]).encode("utf-8", "surrogateescape"))
+    digest.update(b"\0" + rows[list(LABELS)].to_numpy(dtype="int8", na_value=-1).tobytes())
+    return digest.hexdigest()
+
+
+def _require(study: Study, domain: str) -> None:
+    if not cohort_done(study, domain):
+        raise CohortError(f"{study.paths.cohort_table(domain)}: no cohort yet. Run `dpdt cohort {study.file}`.")

@@ -1,0 +1,1 @@
+"""Models tested on every hospital."""

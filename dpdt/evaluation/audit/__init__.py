@@ -1,0 +1,1 @@
+"""Attacks on trainings, and checks of the mechanism."""

@@ -1,0 +1,273 @@
+"""Every model on every domain's test patients: predictions first, then all metrics from them."""
+
+import functools
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dpdt.base.files import read_json, sha256_file
+from dpdt.base.parquet import Stamp, read_stamp, write_stamped
+from dpdt.base.vocabulary import LABELS
+from dpdt.cohort.table import labels_sha256, read_cohort, read_record
+from dpdt.errors import CohortError, DpdtError, StudyError
+from dpdt.evaluation import metrics
+from dpdt.evaluation.metrics import DomainMetrics, Threshold
+from dpdt.evaluation.predict import predictor, read_predictions, wide
+from dpdt.runs.state import read_state
+from dpdt.shards.manifest import codec_differences, read_manifest
+from dpdt.study import Study
+from dpdt.study.paths import RunPaths
+
+__all__ = ["EvaluateSummary", "evaluate_run", "evaluation_done"]
+
+
+@dataclass(frozen=True)
+class EvaluateSummary:
+    """What one evaluation did; printed as one line."""
+
+    run_id: str
+    domains: int
+    images: int
+    on_domain: float
+    off_domain: float
+    seconds: float
+    skipped: bool = False
+
+    def __str__(self) -> str:
+        """One line for people."""
+        if self.skipped:
+            return f"{self.run_id}: evaluated already"
+        means = f"macro AUC on-domain {_number(self.on_domain)}, off-domain {_number(self.off_domain)}"
+        return f"{self.run_id}: {self.images:,} images of {self.domains} domains, {means} ({self.seconds:.0f} s)"
+
+
+def _number(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.3f}"
+
+
+def evaluation_done(study: Study, run_id: str) -> bool:
+    """Whether the predictions and metrics are there, readable, and made from this study's data and settings."""
+    paths = study.paths.run(run_id)
+    try:
+        found = read_stamp(paths.metrics)
+        stamps = {domain: read_stamp(paths.predictions(domain)) for domain in study.test_domains}
+        wanted = {domain: _data_stamp(study, domain) for domain in study.test_domains}
+    except (DpdtError, OSError, ValueError):
+        return False
+    if not paths.draws.exists():
+        return False
+    same_data = all(stamps[domain].items() >= wanted[domain].items() for domain in wanted)
+    return same_data and found == {"evaluate": _settings_stamp(study), "predictions": stamps}
+
+
+def evaluate_run(study: Study, run_id: str) -> EvaluateSummary:
+    """Test one model on every test domain. What is done is skipped; a damaged or half set is made again.
+
+    Args:
+        study: The study.
+        run_id: A finished training.
+
+    Returns:
+        A summary; `skipped` if everything was there.
+
+    Raises:
+        DpdtError: The run is unknown or its training has not finished.
+        CohortError: The run was trained on another split than today's, or a patient is in two splits.
+        ShardError: A test domain's shards are missing or damaged.
+    """
+    started = time.monotonic()
+    paths = study.paths.run(run_id)
+    domain = _trained_domain(study, paths)
+    _check_data(study, paths, domain)
+    if evaluation_done(study, run_id):
+        return _summary(study, paths, domain, seconds=0.0, skipped=True)
+    weights = {"weights": sha256_file(paths.weights)}
+    stamps = {name: _data_stamp(study, name) | weights for name in study.test_domains}
+    read = {name: read_predictions(paths.predictions(name), stamps[name]) for name in study.test_domains}
+    frames = {name: frame for name, frame in read.items() if frame is not None}
+    todo = [name for name in study.test_domains if name not in frames]
+    _warn_of_other_codecs(study, domain, todo)
+    val = [(domain, "val")] if (read_cohort(study, domain)["split"] == "val").any() else []
+    with predictor(study, paths, [*((name, "test") for name in todo), *val]) as predict:
+        for name in todo:
+            frames[name] = predict(name, "test")
+            write_stamped(paths.predictions(name), frames[name], stamps[name])
+        thresholds = _thresholds(study, domain, predict(domain, "val") if val else None)
+    tables = [_threshold_rows(domain, thresholds)]
+    measured = [_domain_metrics(study, name, frames[name], thresholds) for name in study.test_domains]
+    tables += [of_domain.table for of_domain in measured]
+    stamp = {"evaluate": _settings_stamp(study), "predictions": stamps}
+    write_stamped(paths.draws, pd.concat([of_domain.draws for of_domain in measured], ignore_index=True), stamp)
+    write_stamped(paths.metrics, pd.concat(tables, ignore_index=True), stamp)
+    return _summary(study, paths, domain, seconds=time.monotonic() - started, skipped=False)
+
+
+def _trained_domain(study: Study, paths: RunPaths) -> str:
+    """The run's train domain; an error if the training has not finished."""
+    run = paths.run_id
+    if not paths.config.exists():
+        raise DpdtError(f"run {run}: no {paths.config.name} in {paths.folder}. Train it first (`dpdt train`).")
+    state = read_state(paths) or {}
+    if state.get("status") != "finished":
+        where = f"step {state.get('step', 0)} of {state.get('num_steps', 'unknown')}"
+        found = f"{state.get('status', 'not started')}, {where}"
+        raise DpdtError(f"run {run}: expected a finished training, found: {found}. Go on with `dpdt train`.")
+    if not paths.weights.exists():
+        raise DpdtError(f"run {run}: finished, but {paths.weights} is missing. Restore it, or remove the run's folder.")
+    domain = str(read_json(paths.config)["domain"])
+    if domain not in study.domains:
+        known = ", ".join(study.domains)
+        raise StudyError(f"run {run}: trained on {domain}, which is not in the study file (its domains: {known}).")
+    return domain
+
+
+def _check_data(study: Study, paths: RunPaths, domain: str) -> None:
+    """Refuse what was trained on other patients or labels than today's, and patients on both sides of the split."""
+    trained = read_json(paths.config).get("data", {})
+    split, today = trained.get("split_sha256"), read_record(study, domain)["split_sha256"]
+    if split != today:
+        raise CohortError(
+            f"run {paths.run_id}: trained on another split of {domain} (split_sha256 {str(split)[:12]} in "
+            f"{paths.config.name}, {today[:12]} in {study.paths.cohort_record(domain).name}), so its patients may be "
+            f"today's test patients. Restore that cohort, or remove the run's folder and train again."
+        )
+    cohort = read_cohort(study, domain)
+    labels = trained.get("labels_sha256")
+    if labels is not None and labels != labels_sha256(cohort, "train"):
+        raise CohortError(
+            f"run {paths.run_id}: trained on other labels of {domain} than {study.paths.cohort_table(domain).name} has "
+            f"today. Restore that cohort, or remove the run's folder and train again (which spends privacy again)."
+        )
+    tested = cohort["split"] == "test"
+    shared = set(cohort.loc[tested, "patient_id"]) & set(cohort.loc[~tested, "patient_id"])
+    if shared:
+        raise CohortError(
+            f"cohort {domain}: {len(shared)} patients are in test and in train or val; expected none. "
+            f"Remove {study.paths.cohort_table(domain).name} and run `dpdt cohort` again."
+        )
+
+
+def _warn_of_other_codecs(study: Study, domain: str, tested: Sequence[str]) -> None:
+    """Say so where test images were decoded by other libraries than the training's: their pixels may differ."""
+    manifests = {name: study.paths.shards(name).manifest for name in (domain, *tested)}
+    if not all(file.exists() for file in manifests.values()):
+        return  # what is missing is an error where it is needed
+    trained = read_manifest(manifests[domain])
+    for name in tested:
+        different = codec_differences(trained, read_manifest(manifests[name]))
+        if different:
+            print(
+                f"warning: the shards of {domain} and {name} were made with different decoders "
+                f"({'; '.join(different)}), so pixels may differ by a few levels. Make both on one machine to rule "
+                "that out.",
+                file=sys.stderr,
+            )
+
+
+def _data_stamp(study: Study, domain: str) -> Stamp:
+    """What a domain's test images are: labels, groups and pixels too, which a corrected list or file changes.
+
+    Pixels are left out where the shards are gone: they cannot have become others.
+    """
+    stamp = {"shards": study.shards_fingerprint(domain), "split": read_record(study, domain)["split_sha256"]}
+    table = study.paths.cohort_table(domain)
+    state = table.stat()
+    stamp["cohort"] = _sha256_once(table, state.st_ino, state.st_size, state.st_mtime_ns)
+    manifest = study.paths.shards(domain).manifest
+    return stamp | ({"pixels": read_manifest(manifest)["index"]["sha256"]} if manifest.exists() else {})
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256_once(file: Path, *state: int) -> str:
+    """Checksum of a file in this state: every run of a study asks for the same few, at each look at its tasks."""
+    return sha256_file(file)
+
+
+def _settings_stamp(study: Study) -> Stamp:
+    """What else decides the metrics."""
+    return {
+        **study.evaluate.model_dump(mode="json", exclude={"domains", "equivalence_margin"}),
+        "seed": study.study.seed,
+    }
+
+
+def _thresholds(study: Study, domain: str, predictions: pd.DataFrame | None) -> dict[str, Threshold]:
+    """Youden's threshold by label, from the train domain's validation patients; none where there are none."""
+    if predictions is None:
+        return dict.fromkeys(LABELS, Threshold(math.nan, f"val of {domain}: no image", 0, 0))
+    frame = wide(predictions)
+    thresholds = {}
+    for label in LABELS:
+        target = frame[f"target_{label}"].to_numpy()
+        known = ~np.isnan(target)
+        target, score = target[known], frame[f"score_{label}"].to_numpy()[known]
+        why_not = metrics.undefined_reason(target, minimum=study.evaluate.min_subgroup_size)
+        value = math.nan if why_not else metrics.youden_threshold(target, score)
+        source = f"val of {domain}" + (f": {why_not}" if why_not else "")
+        thresholds[label] = Threshold(value, source, len(target), int((target == 1).sum()))
+    return thresholds
+
+
+def _threshold_rows(domain: str, thresholds: dict[str, Threshold]) -> pd.DataFrame:
+    """The thresholds as rows of metrics.parquet; `reason` holds their source."""
+    return metrics.as_table(
+        [
+            {
+                "test_domain": domain,
+                "split": "val",
+                "label": label,
+                "subgroup": metrics.ALL,
+                "metric": "threshold",
+                "protocol": metrics.STRICT,
+                "value": threshold.value,
+                "n": threshold.n,
+                "n_positive": threshold.n_positive,
+                "reason": threshold.source,
+            }
+            for label, threshold in thresholds.items()
+        ]
+    )
+
+
+def _domain_metrics(
+    study: Study, domain: str, predictions: pd.DataFrame, thresholds: dict[str, Threshold]
+) -> DomainMetrics:
+    """All metrics on one test domain."""
+    frame = wide(predictions)
+    settings = study.evaluate
+    unit = "patient_key" if settings.bootstrap_unit == "patient" else "image_id"
+    weights = metrics.patient_draws(
+        frame[unit].to_numpy(), draws=settings.bootstrap_draws, seed=study.study.seed, domain=domain
+    )
+    return metrics.measure_domain(
+        frame,
+        test_domain=domain,
+        thresholds=thresholds,
+        weights=weights,
+        minimum=settings.min_subgroup_size,
+        confidence=settings.confidence,
+    )
+
+
+def _summary(study: Study, paths: RunPaths, domain: str, *, seconds: float, skipped: bool) -> EvaluateSummary:
+    """What is in metrics.parquet, in one line."""
+    table = pd.read_parquet(paths.metrics)
+    macro = table[
+        (table["metric"] == "auc") & (table["label"] == metrics.AVERAGE) & (table["subgroup"] == metrics.ALL)
+    ].set_index("test_domain")
+    off_domain = macro["value"].drop(domain, errors="ignore").mean()
+    return EvaluateSummary(
+        run_id=paths.run_id,
+        domains=len(study.test_domains),
+        images=int(macro["n"].sum()),
+        on_domain=float(macro["value"].get(domain, math.nan)),
+        off_domain=float(off_domain),
+        seconds=seconds,
+        skipped=skipped,
+    )

@@ -1,0 +1,122 @@
+"""Standard errors of AUCs and of their differences, without resampling: DeLong's method in O(n log n)."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpdt.evaluation.metrics.bootstrap import Floats
+from dpdt.evaluation.metrics.significance import normal_p
+
+__all__ = ["AucComparison", "Components", "auc_covariance", "auc_influence", "compare_aucs", "delong_components"]
+
+
+class Components(NamedTuple):
+    """Structural components of one AUC."""
+
+    auc: float
+    positives: Floats  # for each positive: the share of negatives that it outranks, ties one half
+    negatives: Floats  # for each negative: the share of positives that outrank it
+
+
+class AucComparison(NamedTuple):
+    """Two models' AUCs on the same images."""
+
+    first: float
+    second: float
+    difference: float  # first - second
+    standard_error: float
+    p: float
+
+
+def delong_components(target: NDArray[Any], score: NDArray[Any]) -> Components:
+    """Structural components by midranks, in O(n log n).
+
+    Args:
+        target: 0 or 1, (n,).
+        score: (n,).
+
+    Returns:
+        The AUC and both sets of components, in the images' order; NaN and empty sets if there is one class only.
+
+    Sources: DeLong, DeLong & Clarke-Pearson, Biometrics 44 (1988); Sun & Xu, IEEE Signal Process. Lett. 21 (2014).
+    """
+    from scipy.stats import rankdata
+
+    is_positive = np.asarray(target) == 1
+    m, n = int(is_positive.sum()), int((~is_positive).sum())
+    if m == 0 or n == 0:
+        return Components(math.nan, np.empty(0), np.empty(0))
+    ranks = rankdata(score)
+    of_positives = (ranks[is_positive] - rankdata(score[is_positive])) / n
+    of_negatives = 1 - (ranks[~is_positive] - rankdata(score[~is_positive])) / m
+    return Components(float(of_positives.mean()), of_positives, of_negatives)
+
+
+def auc_covariance(target: NDArray[Any], scores: NDArray[Any]) -> tuple[Floats, Floats]:
+    """AUCs of several models on the same images and their covariance matrix; each image counts as independent.
+
+    Args:
+        target: 0 or 1, (n,); at least two of each for a covariance.
+        scores: (models, n).
+
+    Returns:
+        (models,) and (models, models); NaN where there are too few.
+    """
+    found = [delong_components(target, score) for score in scores]
+    aucs = np.array([c.auc for c in found])
+    m, n = len(found[0].positives), len(found[0].negatives)
+    if m < 2 or n < 2:
+        return aucs, np.full((len(scores), len(scores)), np.nan)
+    of_positives = np.cov(np.stack([c.positives for c in found]))
+    of_negatives = np.cov(np.stack([c.negatives for c in found]))
+    return aucs, np.atleast_2d(of_positives / m + of_negatives / n)
+
+
+def compare_aucs(target: NDArray[Any], first: NDArray[Any], second: NDArray[Any]) -> AucComparison:
+    """DeLong's test of two models on the same images, each image independent.
+
+    Args:
+        target: 0 or 1, (n,).
+        first: Scores of one model, (n,).
+        second: Scores of the other, (n,).
+
+    Returns:
+        Both AUCs, their difference, its standard error and the two-sided P value; NaN where undefined.
+    """
+    aucs, covariance = auc_covariance(target, np.stack([first, second]))
+    difference = float(aucs[0] - aucs[1])
+    variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    error = math.sqrt(max(variance, 0.0)) if not math.isnan(variance) else math.nan
+    return AucComparison(float(aucs[0]), float(aucs[1]), difference, error, normal_p(difference, error))
+
+
+def auc_influence(
+    target: NDArray[Any], score: NDArray[Any], units: NDArray[np.intp], num_units: int
+) -> tuple[float, Floats]:
+    """An AUC and each unit's share in its error: for patients with several images, and for means over labels.
+
+    The variance of the AUC is ``num_units / (num_units - 1) * (influence ** 2).sum()``; of a difference or a mean of
+    AUCs the same with the difference or mean of the influences.
+
+    Args:
+        target: 0 or 1, (n,).
+        score: (n,).
+        units: Number of each image's unit, in [0, num_units), (n,).
+        num_units: How many units there are.
+
+    Returns:
+        The AUC and (num_units,); NaN if there is one class only.
+
+    Source: Obuchowski, Biometrics 53 (1997): DeLong's components, summed by patient.
+    """
+    found = delong_components(target, score)
+    if math.isnan(found.auc):
+        return math.nan, np.full(num_units, np.nan)
+    is_positive = np.asarray(target) == 1
+    share = np.empty(len(is_positive))
+    share[is_positive] = (found.positives - found.auc) / len(found.positives)
+    share[~is_positive] = (found.negatives - found.auc) / len(found.negatives)
+    influence: Floats = np.bincount(units, weights=share, minlength=num_units).astype(np.float64)
+    return found.auc, influence

@@ -1,0 +1,62 @@
+"""The words of the tables of metrics."""
+
+from typing import Final, NamedTuple
+
+from dpdt.base.vocabulary import AGE_GROUPS, SUBGROUPS
+
+__all__ = [
+    "ALL",
+    "ATTRIBUTES",
+    "AT_THRESHOLD",
+    "AVERAGE",
+    "COLUMNS",
+    "CROSSINGS",
+    "FAIRNESS",
+    "GROUPS",
+    "METRICS",
+    "PAPER",
+    "STRICT",
+    "THRESHOLD_FREE",
+    "UNDERDIAGNOSIS",
+    "Threshold",
+]
+
+AVERAGE: Final = "average"
+ALL: Final = "all"
+STRICT: Final = "strict"  # thresholds from the train domain's val
+PAPER: Final = "paper"  # thresholds from the very images that are tested: optimistic
+
+THRESHOLD_FREE: Final = ("auc", "average_precision", "brier", "calibration_error")
+AT_THRESHOLD: Final = ("accuracy", "sensitivity", "specificity", "f1", "positive_rate")
+METRICS: Final = (*THRESHOLD_FREE, *AT_THRESHOLD)
+UNDERDIAGNOSIS: Final = "underdiagnosis_rate"  # of the label healthy alone
+FAIRNESS: Final = ("auc_gap", "worst_auc", "parity_difference", "opportunity_difference", "underdiagnosis_gap")
+
+ATTRIBUTES: Final = {"sex": ("female", "male"), "age_group": tuple(AGE_GROUPS)}
+CROSSINGS: Final = {f"{sex}_{age}": (sex, age) for sex in ATTRIBUTES["sex"] for age in AGE_GROUPS}
+GROUPS: Final = (ALL, *SUBGROUPS, *CROSSINGS)
+
+COLUMNS: Final = (
+    "test_domain",
+    "split",
+    "label",
+    "subgroup",
+    "metric",
+    "protocol",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n",
+    "n_positive",
+    "reason",
+    "undefined_draws",
+)
+
+
+class Threshold(NamedTuple):
+    """A decision threshold of one label: positive is a score at or above it."""
+
+    value: float
+    source: str  # e.g. "val of padchest", or why there is none (value is then NaN)
+    n: int
+    n_positive: int

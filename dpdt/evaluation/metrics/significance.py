@@ -1,0 +1,179 @@
+"""Tests that compare two models on the same images, or two sets of pairs; and what many tests at once need."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpdt.evaluation.metrics.bootstrap import Floats
+
+__all__ = ["Equivalence", "PairedT", "holm", "normal_p", "paired_t", "permutation_test", "tost"]
+
+SWAPS_AT_ONCE: Final = 100
+
+
+class PairedT(NamedTuple):
+    """Student's t test of the mean of paired differences."""
+
+    difference: float
+    t: float
+    p: float
+    pairs: int
+    reason: str  # why there is no P value, or empty
+
+
+class Equivalence(NamedTuple):
+    """Two one-sided tests."""
+
+    p: float
+    low: float
+    high: float  # the interval of confidence 1 - 2 × alpha that lies within ± margin exactly if p < alpha
+
+
+def normal_p(difference: float, standard_error: float) -> float:
+    """Two-sided P value of a difference under a normal distribution; 1 for no difference, NaN where unknown.
+
+    >>> round(normal_p(1.959964, 1.0), 4)
+    0.05
+    """
+    if math.isnan(difference) or math.isnan(standard_error):
+        return math.nan
+    if standard_error == 0:
+        return 1.0 if difference == 0 else 0.0
+    return math.erfc(abs(difference) / standard_error / math.sqrt(2))
+
+
+def paired_t(first: Sequence[float] | Floats, second: Sequence[float] | Floats) -> PairedT:
+    """Student's paired t test, two-sided; pairs with a missing value are left out.
+
+    Args:
+        first: One value a pair; NaN where it is missing.
+        second: The same pairs.
+
+    Returns:
+        Mean of first - second, t, P, and the number of pairs.
+
+    Source: Student, Biometrika 6 (1908). Equals ``scipy.stats.ttest_rel``.
+    """
+    from scipy.stats import t as student
+
+    differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    differences = differences[~np.isnan(differences)]
+    n = len(differences)
+    mean = float(differences.mean()) if n else math.nan
+    if n < 2:
+        return PairedT(mean, math.nan, math.nan, n, f"{n} pairs, fewer than 2")
+    error = float(differences.std(ddof=1)) / math.sqrt(n)
+    if error <= 1e-12 * max(1.0, abs(mean)):
+        return PairedT(mean, math.nan, math.nan, n, "all differences are equal")
+    return PairedT(mean, mean / error, float(2 * student.sf(abs(mean / error), n - 1)), n, "")
+
+
+def holm(p_values: Sequence[float] | Floats) -> Floats:
+    """P values adjusted for their number by Holm's step-down method; NaN stays NaN and counts as no test.
+
+    Source: Holm, Scand. J. Statist. 6 (1979).
+
+    >>> holm([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    adjusted = np.full(len(p), np.nan)
+    stepped = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0) if len(order) else stepped
+    return adjusted
+
+
+def tost(difference: float, standard_error: float, *, margin: float, alpha: float = 0.05) -> Equivalence:
+    """Two one-sided tests that a difference lies within ± margin; a small P value shows equivalence.
+
+    Args:
+        difference: Estimate.
+        standard_error: Of the estimate; at least 0.
+        margin: Above 0, in the estimate's unit.
+        alpha: Level of the interval (1 - 2 alpha).
+
+    Returns:
+        The larger of both P values, and the interval.
+
+    Source: Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987).
+    """
+    from scipy.stats import norm
+
+    if math.isnan(difference) or math.isnan(standard_error):
+        return Equivalence(math.nan, math.nan, math.nan)
+    reach = float(norm.ppf(1 - alpha)) * standard_error
+    low, high = difference - reach, difference + reach
+    if standard_error == 0:
+        return Equivalence(0.0 if abs(difference) < margin else 1.0, low, high)
+    p = max(norm.sf((difference + margin) / standard_error), norm.cdf((difference - margin) / standard_error))
+    return Equivalence(float(p), low, high)
+
+
+def permutation_test(
+    target: NDArray[Any],
+    first: NDArray[Any],
+    second: NDArray[Any],
+    *,
+    units: NDArray[Any] | None = None,
+    permutations: int = 2000,
+    seed: int = 0,
+) -> float:
+    """Two-sided P value that two models' AUCs are equal: the models' scores are swapped unit by unit.
+
+    It needs no large sample, so it is the test where a class is small. Scores are first replaced by their ranks within
+    each model, so that only the order counts and not the models' scales.
+
+    Args:
+        target: 0 or 1, (n,).
+        first: Scores of one model, (n,).
+        second: Scores of the other, (n,).
+        units: Unit of each image, swapped as a whole, (n,); default: every image is one.
+        permutations: How many random swaps; all possible ones are taken if there are no more.
+        seed: Of the random swaps.
+
+    Returns:
+        The share of swaps (the data's own included) with a difference at least as large; NaN if it is undefined.
+
+    Sources: Bandos, Rockette & Gur, Statist. Med. 24 (2005); Phipson & Smyth (2010) for counting the data's own.
+    """
+    from scipy.stats import rankdata
+
+    is_positive = np.asarray(target) == 1
+    if is_positive.all() or not is_positive.any():
+        return math.nan
+    ranks = np.stack([rankdata(first), rankdata(second)])
+    unit = np.arange(len(target)) if units is None else np.unique(units, return_inverse=True)[1]
+    number = int(unit.max()) + 1
+    everything = number <= 30 and 2**number <= permutations
+    rng = np.random.default_rng(seed)
+    total = 2**number if everything else permutations
+    as_large, observed = 0, abs(_auc_differences(is_positive, ranks, np.zeros((1, len(unit)), dtype=bool))[0])
+    for begin in range(0, total, SWAPS_AT_ONCE):
+        count = min(SWAPS_AT_ONCE, total - begin)
+        if everything:
+            swaps = (np.arange(begin, begin + count)[:, None] >> np.arange(number)) & 1
+        else:
+            swaps = rng.integers(0, 2, (count, number))
+        differences = _auc_differences(is_positive, ranks, swaps[:, unit].astype(bool))
+        as_large += int((np.abs(differences) >= observed - 1e-12).sum())
+    return as_large / total if everything else (as_large + 1) / (total + 1)
+
+
+def _auc_differences(is_positive: NDArray[np.bool_], ranks: Floats, swaps: NDArray[np.bool_]) -> Floats:
+    """Difference of both AUCs for each row of swaps: every image of the smaller class against the larger class."""
+    result = np.zeros(len(swaps))
+    for sign, (own, other) in ((1.0, (0, 1)), (-1.0, (1, 0))):
+        mixed = np.where(swaps, ranks[other], ranks[own])
+        positives, negatives = mixed[:, is_positive], mixed[:, ~is_positive]
+        few, many = (positives, negatives) if positives.shape[1] <= negatives.shape[1] else (negatives, positives)
+        won = np.zeros(len(swaps))
+        for column in few.T:
+            won += (column[:, None] > many).sum(axis=1) + 0.5 * (column[:, None] == many).sum(axis=1)
+        share = won / (few.shape[1] * many.shape[1])
+        result += sign * (share if few is positives else 1 - share)
+    return result

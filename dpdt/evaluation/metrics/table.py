@@ -1,0 +1,224 @@
+"""All metrics of one model on one test domain, with bootstrap intervals; what cannot be computed says why."""
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dpdt.base.vocabulary import LABELS, SUBGROUPS
+from dpdt.evaluation.metrics.bootstrap import Draws, percentile_interval
+from dpdt.evaluation.metrics.curves import undefined_reason, youden_threshold
+from dpdt.evaluation.metrics.estimate import Cell, average, threshold_reason
+from dpdt.evaluation.metrics.fairness import fairness_cells
+from dpdt.evaluation.metrics.kernel import Ranking, over_blocks
+from dpdt.evaluation.metrics.names import (
+    ALL,
+    AT_THRESHOLD,
+    AVERAGE,
+    COLUMNS,
+    CROSSINGS,
+    GROUPS,
+    METRICS,
+    PAPER,
+    STRICT,
+    THRESHOLD_FREE,
+    UNDERDIAGNOSIS,
+    Threshold,
+)
+
+__all__ = ["DRAW_KEYS", "DomainMetrics", "as_table", "domain_metrics", "measure_domain"]
+
+Key = tuple[str, str, str, str]  # label, subgroup, metric, protocol
+DRAW_KEYS: Final = ("test_domain", "label", "subgroup", "metric", "protocol")
+
+
+class DomainMetrics(NamedTuple):
+    """The rows, and the bootstrap draws of those that models are compared by."""
+
+    table: pd.DataFrame  # COLUMNS
+    draws: pd.DataFrame  # DRAW_KEYS and `draws`: a float32 array each
+
+
+def domain_metrics(
+    frame: pd.DataFrame,
+    *,
+    test_domain: str,
+    thresholds: Mapping[str, Threshold],
+    weights: Draws,
+    minimum: int,
+    confidence: float,
+) -> pd.DataFrame:
+    """The table of `measure_domain`."""
+    return measure_domain(
+        frame,
+        test_domain=test_domain,
+        thresholds=thresholds,
+        weights=weights,
+        minimum=minimum,
+        confidence=confidence,
+    ).table
+
+
+def measure_domain(
+    frame: pd.DataFrame,
+    *,
+    test_domain: str,
+    thresholds: Mapping[str, Threshold],
+    weights: Draws,
+    minimum: int,
+    confidence: float,
+) -> DomainMetrics:
+    """All metrics of one model on one test domain, by label (and their average) and subgroup (all, and crossings).
+
+    Args:
+        frame: One row an image: `sex`, `age_group`, and for each label `target_<label>` (NaN = unknown) and
+            `score_<label>`.
+        test_domain: Written into the rows.
+        thresholds: By label, of the protocol strict: from the train domain's `val`, never from test.
+        weights: From `patient_draws`, (n, draws); with 0 draws there are no intervals.
+        minimum: Cells with fewer images are undefined.
+        confidence: Of the percentile intervals, in (0, 1).
+
+    Returns:
+        Rows with COLUMNS. An undefined cell has NaN, its reason and n. An average is the mean of the defined labels;
+        its reason names the others, and a draw counts only where all of the averaged labels are defined. Metrics at a
+        threshold come once a protocol. Fairness rows have `sex` or `age_group` as their subgroup.
+    """
+    cells = _label_cells(frame, thresholds, weights, minimum)
+    masks = _masks(frame)
+    names = [(metric, "") for metric in THRESHOLD_FREE]
+    names += [(metric, protocol) for protocol in (STRICT, PAPER) for metric in AT_THRESHOLD]
+    for subgroup in GROUPS:
+        n = int(masks[subgroup].sum())
+        for metric, protocol in names:
+            of_labels = {label: cells[label, subgroup, metric, protocol] for label in LABELS}
+            cells[AVERAGE, subgroup, metric, protocol] = average(of_labels, n)
+    cells |= fairness_cells(cells)
+    order = {name: number for number, name in enumerate((*METRICS, UNDERDIAGNOSIS))}
+    rank = {name: number for number, name in enumerate((*LABELS, AVERAGE))}
+    groups = {name: number for number, name in enumerate(GROUPS)}
+    keys = sorted(cells, key=lambda k: (k[3], groups.get(k[1], 99), order.get(k[2], 99), rank[k[0]]))
+    rows = [
+        dict(zip(("label", "subgroup", "metric", "protocol"), key, strict=True)) | _row(cells[key], confidence)
+        for key in keys
+    ]
+    table = as_table([{"test_domain": test_domain, "split": "test", **row} for row in rows])
+    kept = [key for key in keys if _compared(key) and len(cells[key].draws) and not np.isnan(cells[key].value)]
+    draws = pd.DataFrame([(test_domain, *key) for key in kept], columns=list(DRAW_KEYS))
+    draws["draws"] = pd.Series([cells[key].draws.astype(np.float32) for key in kept], dtype=object)
+    return DomainMetrics(table, draws)
+
+
+def _compared(key: Key) -> bool:
+    """Whether models are compared by this cell, so that its draws are kept: not the crossings, not protocol paper."""
+    _, subgroup, metric, protocol = key
+    wanted = ("auc", "average_precision", "brier") if subgroup == ALL else ("auc", "sensitivity", UNDERDIAGNOSIS)
+    fair = subgroup not in GROUPS
+    return protocol != PAPER and subgroup not in CROSSINGS and (fair or metric in (*wanted, *AT_THRESHOLD[1:3]))
+
+
+def _masks(frame: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
+    """Which images are in each subgroup."""
+    masks = {ALL: np.ones(len(frame), dtype=bool)}
+    for group in SUBGROUPS:
+        masks[group] = ((frame["sex"] == group) | (frame["age_group"] == group)).to_numpy()
+    for crossing, (sex, age) in CROSSINGS.items():
+        masks[crossing] = masks[sex] & masks[age]
+    return masks
+
+
+def as_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Rows of metrics with the columns and types of `metrics.parquet`."""
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table["protocol"] = table["protocol"].fillna("")
+    counts = {"n": "int64", "n_positive": "Int64"}
+    numbers = dict.fromkeys(("value", "ci_low", "ci_high", "undefined_draws"), "float64")
+    return table.astype({**counts, **numbers})
+
+
+class _Part(NamedTuple):
+    """One label's images of one subgroup."""
+
+    label: str
+    subgroup: str
+    target: NDArray[np.float64]
+    ranking: Ranking
+    thresholds: tuple[Threshold, Threshold]  # strict, paper
+
+
+def _label_cells(
+    frame: pd.DataFrame, thresholds: Mapping[str, Threshold], weights: Draws, minimum: int
+) -> dict[Key, Cell]:
+    """All metrics of every label and subgroup, fairness aside."""
+    masks = _masks(frame)
+    parts = []
+    for label in LABELS:
+        target = frame[f"target_{label}"].to_numpy(dtype=np.float64)
+        score = frame[f"score_{label}"].to_numpy()
+        known = ~np.isnan(target)
+        pair = (thresholds[label], _paper_threshold(target[known], score[known], minimum))
+        for subgroup, mask in masks.items():
+            rows = np.flatnonzero(mask & known)
+            ranking = Ranking(
+                target[rows],
+                score[rows],
+                thresholds=[threshold.value for threshold in pair],
+                positions=rows,
+                rows=len(frame),
+                errors=True,
+            )
+            parts.append(_Part(label, subgroup, target[rows], ranking, pair))
+    every_image = np.ones((len(frame), 1))
+    drawn = over_blocks([part.ranking for part in parts], weights)
+    cells: dict[Key, Cell] = {}
+    for part, draws in zip(parts, drawn, strict=True):
+        cells |= _cells_of(part, part.ranking.measure(every_image), draws, minimum)
+    return cells
+
+
+def _paper_threshold(target: NDArray[Any], score: NDArray[Any], minimum: int) -> Threshold:
+    """Youden's threshold of the test images themselves."""
+    why_not = undefined_reason(target, minimum=minimum)
+    if why_not:
+        return Threshold(float("nan"), f"test: {why_not}", len(target), int((target == 1).sum()))
+    value = youden_threshold(target, score)
+    return Threshold(value, f"test itself, {value:.4f}", len(target), int((target == 1).sum()))
+
+
+def _cells_of(part: _Part, values: dict[str, Any], draws: dict[str, Any], minimum: int) -> dict[Key, Cell]:
+    """The cells of one label and subgroup."""
+    n, n_positive = len(part.target), int((part.target == 1).sum())
+    reason = undefined_reason(part.target, minimum=minimum)
+    too_few = reason if n < minimum or n == 0 else ""
+    cells: dict[Key, Cell] = {}
+
+    def put(metric: str, protocol: str, name: str, why_not: str, note: str = "", *, flip: bool = False) -> None:
+        value, of_draws = float(values[name][0]), draws[name]
+        if flip:
+            value, of_draws = 1 - value, 1 - of_draws
+        if why_not or np.isnan(value):
+            value, of_draws, note = float("nan"), np.full(len(of_draws), np.nan), why_not or reason
+        cells[part.label, part.subgroup, metric, protocol] = Cell(value, of_draws, n, n_positive, note)
+
+    for metric in THRESHOLD_FREE:
+        put(metric, "", metric, reason if metric in ("auc", "average_precision") else too_few)
+    for number, protocol in enumerate((STRICT, PAPER)):
+        threshold = part.thresholds[number]
+        why_not = too_few or threshold_reason(threshold)
+        note = f"optimistic: threshold from {threshold.source}" if protocol == PAPER else ""
+        for metric in AT_THRESHOLD:
+            put(metric, protocol, f"{metric}@{number}", why_not, note)
+        if part.label == "healthy":
+            put(UNDERDIAGNOSIS, protocol, f"specificity@{number}", why_not, note, flip=True)
+    return cells
+
+
+def _row(cell: Cell, confidence: float) -> dict[str, Any]:
+    """Value, percentile interval over the defined draws, counts, reason."""
+    row = {"value": cell.value, "n": cell.n, "n_positive": cell.n_positive, "reason": cell.reason}
+    if np.isnan(cell.value):
+        return row | dict.fromkeys(("ci_low", "ci_high", "undefined_draws"), np.nan)
+    low, high, undefined = percentile_interval(cell.draws, confidence)
+    return row | {"ci_low": low, "ci_high": high, "undefined_draws": undefined}

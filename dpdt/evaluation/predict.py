@@ -1,0 +1,146 @@
+"""A model's scores on one split of one domain, and the Parquet files that hold them.
+
+A file says in its metadata (the stamp) which weights, pixels and split it was made from, so that it is used again only
+where all of them are the same.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dpdt.base.console import progress
+from dpdt.base.files import fingerprint
+from dpdt.base.parquet import Stamp, read_stamp
+from dpdt.base.vocabulary import LABELS, age_group
+from dpdt.errors import DpdtError, ShardError
+from dpdt.study import Study
+from dpdt.study.paths import RunPaths
+
+if TYPE_CHECKING:
+    from dpdt.shards.dataset import DomainData
+
+__all__ = ["PREDICTION_COLUMNS", "Predict", "predictor", "read_predictions", "wide"]
+
+PREDICTION_COLUMNS: Final = ("image_id", "patient_key", "sex", "age_group", "label", "target", "score")
+
+Predict = Callable[[str, str], pd.DataFrame]
+
+
+@contextmanager
+def predictor(study: Study, paths: RunPaths, splits: Sequence[tuple[str, str]]) -> Iterator[Predict]:
+    """Load a model and the data that it shall be tested on; show one progress bar for all of it.
+
+    Args:
+        study: The study.
+        paths: A finished run.
+        splits: (domain, split) pairs that will be asked for.
+
+    Yields:
+        A function from domain and split to predictions with PREDICTION_COLUMNS, one row an image and label.
+
+    Raises:
+        ShardError: Shards are missing or damaged, or a score is not finite.
+    """
+    from dpdt.shards.dataset import load_split
+
+    data = {(domain, split): load_split(study, domain, split) for domain, split in splits}
+    score = _scorer(study, paths)
+    size = study.train.images_at_once
+    total = sum(len(part) for part in data.values())
+    with progress(f"evaluate {paths.run_id}", total, unit="images") as advance:
+
+        def predict(domain: str, split: str) -> pd.DataFrame:
+            part = data[domain, split]
+            scores = np.empty((len(part), len(LABELS)), dtype=np.float32)
+            for first in range(0, len(scores), size):
+                positions = np.arange(first, min(first + size, len(scores)))
+                scores[positions] = score(part.images(positions))
+                advance(len(positions), domain)
+            _check_finite(scores, paths.run_id, domain)
+            return _long(study, domain, part, scores)
+
+        yield predict
+
+
+def _check_finite(scores: NDArray[np.float32], run_id: str, domain: str) -> None:
+    bad = int((~np.isfinite(scores)).any(axis=1).sum())
+    if bad:
+        raise ShardError(
+            f"run {run_id}: {bad} of {len(scores)} scores on {domain} are not finite; expected probabilities. The "
+            f"training diverged or its weights are damaged: remove the run's folder, and train again, with a lower "
+            f"train.learning_rate if need be."
+        )
+
+
+def _scorer(study: Study, paths: RunPaths) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """A function from pixels (k, size, size) to probabilities (k, labels)."""
+    import torch
+
+    from dpdt.training.networks.build import as_input, build_model
+    from dpdt.training.networks.weights import load_weights
+
+    if study.train.num_threads:
+        torch.set_num_threads(study.train.num_threads)
+    device = torch.device("cuda" if study.train.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if study.train.device == "cuda" and device.type != "cuda":
+        raise DpdtError("train.device: 'cuda' was asked for, but torch sees no GPU here. Ask for one, or set 'cpu'.")
+    model = build_model(study.model, folder=study.file.parent)
+    load_weights(model, paths.weights)
+    model.eval().to(device)
+
+    @torch.inference_mode()
+    def score(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = torch.sigmoid(model(as_input(images, device))).cpu().numpy()
+        return values
+
+    return score
+
+
+def _long(study: Study, domain: str, data: "DomainData", scores: NDArray[np.float32]) -> pd.DataFrame:
+    """Predictions as they are stored: one row an image and label."""
+    frame = data.frame
+    # Not the patient's id: predictions are what people copy elsewhere to compute their own statistics. The key is the
+    # same in every run of a study, so that all models share their bootstrap draws. It hides ids from a reader, not from
+    # somebody who has a list of them: the files stay in the study's folder all the same.
+    keys = {p: fingerprint([study.study.seed, domain, p])[:16] for p in frame["patient_id"].unique()}
+    images = pd.DataFrame(
+        {
+            "image_id": np.asarray(data.image_ids, dtype=object),
+            "patient_key": frame["patient_id"].map(keys).to_numpy(),
+            "sex": frame["sex"].to_numpy(),
+            "age_group": [age_group(age) for age in frame["age_years"]],
+        }
+    )
+    parts = []
+    for number, label in enumerate(LABELS):
+        target = pd.array(data.labels[:, number], dtype="Float32").astype("Int8")
+        parts.append(images.assign(label=label, target=target, score=scores[:, number]))
+    return pd.concat(parts, ignore_index=True)[list(PREDICTION_COLUMNS)]
+
+
+def wide(predictions: pd.DataFrame) -> pd.DataFrame:
+    """One row an image with `target_<label>` (NaN = unknown) and `score_<label>`, as the metrics want it."""
+    by_label = {label: part.set_index("image_id") for label, part in predictions.groupby("label", sort=False)}
+    images = by_label[LABELS[0]][["patient_key", "sex", "age_group"]]
+    columns = {}
+    for label in LABELS:
+        columns[f"target_{label}"] = by_label[label]["target"].astype("Float64").astype("float64")
+        columns[f"score_{label}"] = by_label[label]["score"]
+    return images.assign(**columns).reset_index()
+
+
+def read_predictions(path: Path, stamp: Stamp) -> pd.DataFrame | None:
+    """Predictions with this very stamp; None if they are missing, others, or damaged."""
+    try:
+        if read_stamp(path) != stamp:
+            return None
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError):
+        return None
+    whole = tuple(frame.columns) == PREDICTION_COLUMNS and len(frame) % len(LABELS) == 0
+    return frame if whole else None

@@ -1,0 +1,1 @@
+"""Stages as tasks, and tasks as jobs."""

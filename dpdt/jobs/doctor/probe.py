@@ -1,0 +1,97 @@
+"""`dpdt doctor --cluster --probe`: a job of a moment that looks on a node for what the tasks will need there."""
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from dpdt.jobs.doctor.finding import Check
+from dpdt.jobs.resources import Resources
+from dpdt.jobs.slurm.programs import last_line, run_program
+from dpdt.jobs.slurm.script import python_words
+from dpdt.jobs.slurm.send import outside_of_any_job
+from dpdt.study import Study
+
+__all__ = ["probe_nodes"]
+
+# Longer in the queue than this: nothing is known, and nobody waits.
+QUEUE_SECONDS: Final = 120
+ANSWER_SECONDS: Final = 300.0
+JOB: Final = Path(__file__).with_name("probe_job.py")
+# Printed on the node before the tasks' python is started.
+THERE: Final = "dpdt-there"
+
+
+def probe_nodes(study: Study, asked: dict[str, Resources]) -> Iterator[Check]:
+    """One job as the cohort stage asks for it, and one as the trainings do if they ask for GPUs.
+
+    Args:
+        study: The study.
+        asked: Resources of every stage.
+    """
+    yield _probe(study, "cohort", asked["cohort"])
+    if asked["train"].gpus:
+        yield _probe(study, "train", asked["train"])
+
+
+def _probe(study: Study, stage: str, one: Resources) -> Check:
+    name = f"a node for {stage}"
+    with outside_of_any_job():
+        done = run_program(*_command(study, one), seconds=ANSWER_SECONDS)
+    lines = done.stdout.splitlines()
+    answer = next((line for line in lines if line.startswith("dpdt-probe ")), None)
+    if answer is not None:
+        return _judge(name, study, one, json.loads(answer.partition(" ")[2]))
+    if THERE in lines:
+        text = f"the tasks' python does not start there: {last_line(done.stderr) or f'exit code {done.returncode}'}"
+        return Check(name, "bad", text)
+    return Check(name, "note", f"no answer: {last_line(done.stderr) or f'exit code {done.returncode}'}")
+
+
+def _command(study: Study, one: Resources) -> list[str]:
+    """The call of srun: a job like the stage's, but small."""
+    given = {"partition": one.partition, "account": one.account, "qos": one.qos, "constraint": one.constraint}
+    options = [f"--{name}={value}" for name, value in given.items() if value]
+    if one.gpus:
+        options.append(f"--gpus-per-node={f'{one.gpu_type}:' if one.gpu_type else ''}{one.gpus}")
+    memory = f"--mem={round(1024 * min(one.mem_gb, 2.0))}M"
+    small = ["--ntasks=1", "--nodes=1", "--cpus-per-task=1", "--time=2", memory, f"--immediate={QUEUE_SECONDS}"]
+    wanted = {
+        "paths": [str(path) for path in (study.file, *(study.root(domain) for domain in study.used_domains))],
+        "writable": str(_there(study)),
+        "scratch": one.scratch,
+        "gpus": one.gpus,
+    }
+    python = shlex.join([*python_words(one), "-c", JOB.read_text(encoding="utf-8"), json.dumps(wanted)])
+    if one.python is not None:  # a shell command, perhaps of several words
+        python = f"{one.python} {python}"
+    script = "\n".join([f"echo {THERE}", *one.setup, python])
+    return ["srun", *options, *small, "bash", "-c", script]
+
+
+def _there(study: Study) -> Path:
+    """The study's folder, or the nearest one above it that exists already."""
+    return next(path for path in (study.folder, *study.folder.parents) if path.exists())
+
+
+def _judge(name: str, study: Study, one: Resources, seen: dict[str, Any]) -> Check:
+    """What the answer of a node means."""
+    bad = [f"{path} is not there; put it on a shared folder" for path in seen["missing"]]
+    if not seen["writable"]:
+        bad.append(f"{_there(study)} cannot be written there")
+    here = (f"{sys.version_info[0]}.{sys.version_info[1]}", version("dpdt"), version("submitit"))
+    there = (seen["python"], seen["dpdt"], seen["submitit"])
+    if here != there:
+        bad.append(f"(Python, dpdt, submitit) are {' '.join(there)} there and {' '.join(here)} here")
+    if one.gpus and seen["gpus"] < one.gpus and study.train.device != "cpu":
+        bad.append(f"torch sees {seen['gpus']} of {one.gpus} GPUs")
+    if bad:
+        return Check(name, "bad", f"{seen['node']}: {'; '.join(bad)}")
+    gpus = f", {seen['gpus']} GPUs" if one.gpus else ""
+    found = f"{seen['node']}: Python {there[0]}, dpdt {there[1]}{gpus}; sees the study and its data, may write"
+    if not seen["scratch"]:
+        return Check(name, "note", f"{found}; no folder {one.scratch}, so shards are read where they are")
+    return Check(name, "good", found)

@@ -1,0 +1,144 @@
+"""What each domain and each training will take: counted, calibrated, and timed where a speed is known."""
+
+import functools
+import math
+import shutil
+from collections.abc import Mapping
+
+from dpdt.errors import PrivacyError
+from dpdt.jobs.plan.measure import Speed
+from dpdt.jobs.plan.outlook import CellOutlook, DomainOutlook, Outlook
+from dpdt.jobs.plan.sizes import DomainSize, domain_size
+from dpdt.jobs.plan.warnings import warnings_of
+from dpdt.privacy.mechanism import Mechanism
+from dpdt.privacy.sampling import num_steps_for, sample_rate_for
+from dpdt.runs.state import run_done
+from dpdt.study import Cell, Study
+
+__all__ = ["look_ahead"]
+
+
+def look_ahead(
+    study: Study, *, sizes: Mapping[str, tuple[int, int]] | None = None, speeds: Mapping[str, Speed] | None = None
+) -> Outlook:
+    """Look at everything that a study will do.
+
+    Args:
+        study: The study.
+        sizes: Images and patients of domains whose cohort is not built, or in place of it.
+        speeds: What was measured, by arm.
+
+    Raises:
+        DpdtError: A cohort is damaged, or a network of one's own cannot be built.
+    """
+    speeds = speeds or {}
+    found = {domain: domain_size(study, domain, sizes or {}) for domain in study.used_domains}
+    domains = tuple(_domain(study, domain, size) for domain, size in found.items())
+    cells = tuple(_cells(study, found, speeds))
+    parameters = _num_parameters(study)
+    free = shutil.disk_usage(next(p for p in (study.folder, *study.folder.parents) if p.exists())).free / 1e9
+    outlook = Outlook(
+        domains=domains,
+        cells=cells,
+        num_parameters=parameters,
+        speeds=speeds,
+        evaluate_hours=_evaluate_hours(study, found, speeds),
+        disk_gb=_disk_gb(study, domains, parameters),
+        free_gb=free,
+        warnings=(),
+    )
+    return Outlook(**{**vars(outlook), "warnings": tuple(warnings_of(study, outlook))})
+
+
+def _domain(study: Study, domain: str, size: DomainSize | None) -> DomainOutlook:
+    if size is None:
+        return DomainOutlook(domain, None, None, None)
+    shards = math.ceil(size.images / study.shards.rows_per_shard)
+    return DomainOutlook(domain, size, shards, size.images * study.shards.size**2 / 1e9)
+
+
+def _cells(study: Study, sizes: Mapping[str, DomainSize | None], speeds: Mapping[str, Speed]) -> list[CellOutlook]:
+    found = []
+    if study.public_domain and study.pretrain_run_id:
+        name, done = f"{study.public_domain} (pretraining)", run_done(study, study.pretrain_run_id)
+        found.append(_cell(study, name, None, done, sizes[study.public_domain], speeds))
+    for cell in study.cells():
+        done = run_done(study, study.run_id(cell))
+        found.append(_cell(study, cell.domain, cell, done, sizes[cell.domain], speeds))
+    return found
+
+
+def _cell(
+    study: Study, name: str, cell: Cell | None, done: bool, size: DomainSize | None, speeds: Mapping[str, Speed]
+) -> CellOutlook:
+    """What one training will do."""
+    if size is None:
+        return CellOutlook(name, cell, done)
+    settings = study.train if cell else study.pretrain
+    units = size.train_units(study.privacy.unit)
+    batch = settings.expected_batch_size
+    try:
+        section, unit = "train" if cell else "pretrain", study.privacy.unit
+        rate = sample_rate_for(expected_batch_size=batch, num_units=units, section=section, unit=unit)
+        steps = num_steps_for(num_epochs=settings.num_epochs, expected_batch_size=batch, num_units=units)
+        noise = _noise(study, cell.target_epsilon, units, rate, steps) if cell and cell.private else None
+    except PrivacyError as err:
+        return CellOutlook(name, cell, done, units, refused=str(err))
+    images = steps * batch * _images_a_unit(study, size, cell)
+    speed = speeds.get("private" if cell and cell.private else "plain")
+    hours = None if speed is None else (images * speed.image_ms + steps * speed.step_ms) / 3.6e6
+    return CellOutlook(name, cell, done, units, rate, steps, noise, images, hours)
+
+
+def _images_a_unit(study: Study, size: DomainSize, cell: Cell | None) -> float:
+    """Images that a drawn unit brings to a step, at most."""
+    if cell is None or study.privacy.unit == "image":
+        return 1.0
+    return min(float(study.privacy.images_per_patient), size.train_images / max(1, size.train_patients))
+
+
+@functools.lru_cache(maxsize=256)
+def _plan_noise(
+    study: str, target_epsilon: float, units: int, rate: float, steps: int, counts_share: float | None
+) -> float:
+    from dpdt.study.settings import PrivacySettings
+
+    settings = PrivacySettings.model_validate_json(study)
+    shared = {"target_epsilon": target_epsilon, "num_units": units, "sample_rate": rate, "num_steps": steps}
+    return Mechanism.plan(settings, counts_share=counts_share, **shared).noise_multiplier  # type: ignore[arg-type]
+
+
+def _noise(study: Study, target_epsilon: float, units: int, rate: float, steps: int) -> float:
+    """As the training itself will calibrate it; seeds share one calibration."""
+    settings = study.privacy.model_copy(update={"target_epsilons": (target_epsilon,)})
+    share = settings.class_weights_share if study.train.class_weights == "private" else None
+    return _plan_noise(settings.model_dump_json(), target_epsilon, units, rate, steps, share)
+
+
+def _num_parameters(study: Study) -> int:
+    import torch
+
+    from dpdt.training.networks.build import build_model
+
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(study.model, folder=study.file.parent)
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _evaluate_hours(study: Study, sizes: Mapping[str, DomainSize | None], speeds: Mapping[str, Speed]) -> float | None:
+    speed = speeds.get("evaluate")
+    tested = [sizes[domain] for domain in study.test_domains]
+    if speed is None or None in tested:
+        return None
+    images = sum(size.test_images for size in tested if size is not None)
+    return images * len(study.cells()) * speed.image_ms / 3.6e6
+
+
+def _disk_gb(study: Study, domains: tuple[DomainOutlook, ...], parameters: int) -> float | None:
+    """Shards; each run's weights; while it trains a checkpoint (weights, two moments) and its successor."""
+    pixels = [domain.shard_gb for domain in domains]
+    if None in pixels:
+        return None
+    runs = len(study.cells()) + (study.public_domain is not None)
+    at_once = min(runs, study.cluster.array_parallelism)
+    return sum(gb for gb in pixels if gb is not None) + (runs + at_once * 2 * 3) * parameters * 4 / 1e9

@@ -1,0 +1,102 @@
+"""The plan for people, and for programs."""
+
+from dataclasses import asdict
+from typing import Any
+
+from dpdt.base.console import show_table, warn
+from dpdt.jobs.plan.outlook import CellOutlook, DomainOutlook, Outlook
+from dpdt.study import Study, format_epsilon
+
+__all__ = ["as_json", "show_outlook"]
+
+
+def show_outlook(study: Study, outlook: Outlook) -> None:
+    """Print tables of domains and trainings, the totals, and the warnings."""
+    rows = [_domain(domain) for domain in outlook.domains]
+    columns = ("domain", "images", "patients", "train images", "test images", "shards", "GB", "counted from")
+    show_table(f"Data of {study.name}", columns, rows)
+    names = (
+        "training",
+        "epsilon",
+        "seed",
+        f"train {study.privacy.unit}s",
+        "sample rate",
+        "steps",
+        "noise",
+        "hours",
+        "",
+    )
+    show_table("Trainings", names, [_row(cell) for cell in outlook.cells])
+    for line in _totals(study, outlook):
+        print(line)
+    for text in outlook.warnings:
+        warn(text)
+
+
+def _domain(domain: DomainOutlook) -> tuple[object, ...]:
+    size = domain.size
+    if size is None:
+        return (domain.domain, *[None] * 6, "unknown")
+    counts = (size.images, size.patients, size.train_images, size.test_images)
+    return (domain.domain, *counts, domain.shards, _number(domain.shard_gb, ".2f"), size.source)
+
+
+def _row(cell: CellOutlook) -> tuple[object, ...]:
+    epsilon = "no DP" if cell.cell is None or not cell.cell.private else format_epsilon(cell.cell.target_epsilon)
+    state = "done" if cell.done else "refused" if cell.refused else ""
+    return (
+        cell.name,
+        epsilon,
+        cell.cell.seed if cell.cell else "",
+        cell.units,
+        _number(cell.sample_rate, ".4g"),
+        cell.steps,
+        _number(cell.noise_multiplier, ".3f"),
+        _number(cell.hours, ".3g"),
+        state,
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _totals(study: Study, outlook: Outlook) -> list[str]:
+    models = len(study.cells())
+    left = sum(not cell.done for cell in outlook.cells)
+    lines = [
+        f"{len(outlook.domains)} domains, {len(outlook.cells)} trainings ({left} to do), "
+        f"{models * len(study.test_domains)} tests of a model at a domain; {outlook.num_parameters:,} weights."
+    ]
+    if outlook.disk_gb is not None:
+        lines.append(f"Disk: about {outlook.disk_gb:.2f} GB below {study.folder}; {outlook.free_gb:.0f} GB are free.")
+    if not outlook.speeds:
+        where = "with Slurm: srun --gpus=1 dpdt plan …" if study.cluster.gpus_per_task else "it takes a minute"
+        lines.append(f"Hours and memory: unknown. `dpdt plan STUDY --measure` tries the machine it runs on ({where}).")
+        return lines
+    speeds = [f"{s.arm} {s.image_ms:.2f} ms an image, {s.peak_gb:.1f} GB" for s in outlook.speeds.values()]
+    lines.append(f"Measured on {next(iter(outlook.speeds.values())).device}: {'; '.join(speeds)}.")
+    if outlook.train_hours is not None:
+        kind = "GPU hours" if not any("CPU" in s.device for s in outlook.speeds.values()) else "hours"
+        lines.append(
+            f"Training: {outlook.train_hours:.3g} {kind} in all, the longest "
+            f"{max(cell.hours or 0 for cell in outlook.cells):.3g}; {study.cluster.array_parallelism} may run at once."
+        )
+    if outlook.evaluate_hours is not None:
+        lines.append(f"Evaluation: {outlook.evaluate_hours:.3g} hours in all.")
+    return lines
+
+
+def as_json(outlook: Outlook) -> dict[str, Any]:
+    """For programs; infinity becomes null (the arm without DP has `private` false)."""
+    found = asdict(outlook)
+    found["train_hours"] = outlook.train_hours
+    for shown, cell in zip(found["cells"], outlook.cells, strict=True):
+        private = cell.cell is not None and cell.cell.private
+        shown["cell"] = cell.cell and {
+            "domain": cell.cell.domain,
+            "target_epsilon": cell.cell.target_epsilon if private else None,
+            "seed": cell.cell.seed,
+        }
+        shown["private"] = private
+    return found

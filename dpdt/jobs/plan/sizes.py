@@ -1,0 +1,93 @@
+"""How many images and patients each domain has: counted in its cohort, or given by the user."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dpdt.cohort.table import cohort_done, read_cohort
+from dpdt.errors import StudyError
+from dpdt.study import Study
+
+__all__ = ["DomainSize", "domain_size", "parse_sizes"]
+
+
+@dataclass(frozen=True)
+class DomainSize:
+    """Images and patients of one domain.
+
+    Attributes:
+        images: All, train, val and test.
+        patients: All of them.
+        train_images: Of the train split.
+        train_patients: Of the train split.
+        test_images: Of the test split.
+        source: `cohort` or `--size`.
+    """
+
+    images: int
+    patients: int
+    train_images: int
+    train_patients: int
+    test_images: int
+    source: str
+
+    def train_units(self, unit: str) -> int:
+        """Privacy units of the train split."""
+        return self.train_patients if unit == "patient" else self.train_images
+
+
+def parse_sizes(given: Sequence[str], study: Study) -> dict[str, tuple[int, int]]:
+    """`NAME=IMAGES` or `NAME=IMAGES/PATIENTS`, as after `--size`.
+
+    >>> from pathlib import Path
+    >>> study = Study.model_validate({"domains": {"uka": {"root": "."}}, "file": Path("study.toml")})
+    >>> parse_sizes(["uka=193000/54000"], study)
+    {'uka': (193000, 54000)}
+
+    Raises:
+        StudyError: It is not of that form, or the study has no such domain.
+    """
+    sizes: dict[str, tuple[int, int]] = {}
+    for text in given:
+        name, _, numbers = text.partition("=")
+        images, slash, patients = numbers.replace("_", "").partition("/")
+        if name not in study.domains:
+            raise StudyError(
+                f"--size {text}: no domain {name!r} in the study. Its domains: {', '.join(study.domains)}."
+            )
+        if (
+            not images.isdigit()
+            or (slash and not patients.isdigit())
+            or int(images) < int(patients or 1)
+            or int(images) < 1
+        ):
+            raise StudyError(
+                f"--size {text}: expected NAME=IMAGES/PATIENTS in whole numbers, no more patients than images, for "
+                f"example --size {name}=112120/30805."
+            )
+        sizes[name] = (int(images), int(patients or images))
+    return sizes
+
+
+def domain_size(study: Study, domain: str, given: Mapping[str, tuple[int, int]]) -> DomainSize | None:
+    """The size of a domain; None where nobody knows it yet. What the user gives wins.
+
+    Given numbers are split as patients without an official split would be.
+    """
+    if domain in given:
+        images, patients = given[domain]
+        settings = study.domains[domain]
+        part = (1 - settings.test_fraction) * (1 - settings.val_fraction)
+        tested = round(images * settings.test_fraction)
+        return DomainSize(images, patients, round(images * part), round(patients * part), tested, "--size")
+    if not cohort_done(study, domain):
+        return None
+    table = read_cohort(study, domain)
+    train = table[table["split"] == "train"]
+    return DomainSize(
+        images=len(table),
+        patients=table["patient_id"].nunique(),
+        train_images=len(train),
+        train_patients=train["patient_id"].nunique(),
+        test_images=int((table["split"] == "test").sum()),
+        source="cohort",
+    )

@@ -1,0 +1,122 @@
+"""What one should know before a study is sent: trainings that will be refused, drowned in noise, or out of memory."""
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from dpdt.study import Study, format_epsilon
+
+if TYPE_CHECKING:
+    from dpdt.jobs.plan.outlook import CellOutlook, Outlook
+
+__all__ = ["signal_to_noise", "warnings_of"]
+
+LARGE_DELTA: Final = 0.1
+"""Of 1 / units: above it the guarantee is weak even where epsilon is small."""
+LARGE_SAMPLE_RATE: Final = 0.2
+
+
+def signal_to_noise(*, expected_batch_size: int, noise_multiplier: float, steps: int, num_parameters: int) -> float:
+    """The largest possible sum of all clipped gradients, over the expected length of all noise.
+
+    T steps add noise of standard deviation sigma · C in each of p coordinates: a random walk of length
+    sigma · C · sqrt(p · T). The clipped gradients of B units a step sum to at most B · C · T. The quotient is
+    B · sqrt(T) / (sigma · sqrt(p)); below 1 the noise moves the weights further than any data could.
+
+    >>> round(signal_to_noise(expected_batch_size=100, noise_multiplier=1.0, steps=10_000, num_parameters=1_000_000), 6)
+    10.0
+    """
+    return expected_batch_size * math.sqrt(steps) / (noise_multiplier * math.sqrt(num_parameters))
+
+
+def warnings_of(study: Study, outlook: "Outlook") -> Iterator[str]:
+    """All of them, the worst first."""
+    unknown = [domain.domain for domain in outlook.domains if domain.size is None]
+    if unknown:
+        example = f"--size {unknown[0]}=IMAGES/PATIENTS"
+        yield (
+            f"{', '.join(unknown)}: size unknown. Build the cohort (dpdt cohort STUDY: minutes, reads lists only), or "
+            f"give numbers: {example}"
+        )
+    yield from _each_once(cell for cell in outlook.cells if cell.refused)
+    for tested in outlook.domains:
+        if tested.domain in study.test_domains and tested.size is not None and not tested.size.test_images:
+            yield (
+                f"{tested.domain}: no image in test, so evaluations there will be refused. More patients, a larger "
+                "test_fraction or another study.seed give it some; or leave it out of evaluate.domains."
+            )
+    yield from _about_noise(study, outlook)
+    yield from _about_delta(study, outlook)
+    yield from _about_memory(study, outlook)
+    if outlook.disk_gb is not None and outlook.disk_gb > outlook.free_gb:
+        yield (
+            f"disk: {outlook.disk_gb:.1f} GB will be written below {study.folder}, {outlook.free_gb:.1f} GB are free. "
+            "Set study.folder to a larger disk."
+        )
+
+
+def _each_once(cells: Iterator["CellOutlook"]) -> Iterator[str]:
+    """What is refused, once a domain."""
+    told: set[tuple[str, str | None]] = set()
+    for cell in cells:
+        if (cell.name, cell.refused) not in told:
+            told.add((cell.name, cell.refused))
+            yield f"{cell.name}: will be refused: {cell.refused}"
+
+
+def _about_noise(study: Study, outlook: "Outlook") -> Iterator[str]:
+    """Domains too small for an epsilon, or for their batch: a line an epsilon."""
+    unit, batch = study.privacy.unit, study.train.expected_batch_size
+    drowned: dict[str, list[str]] = {}
+    crowded: dict[str, str] = {}
+    for cell in outlook.cells:
+        if cell.cell is None or cell.noise_multiplier is None or cell.steps is None or cell.sample_rate is None:
+            continue
+        ratio = signal_to_noise(
+            expected_batch_size=batch,
+            noise_multiplier=cell.noise_multiplier,
+            steps=cell.steps,
+            num_parameters=outlook.num_parameters,
+        )
+        told = drowned.setdefault(format_epsilon(cell.cell.target_epsilon), [])
+        if ratio < 1 and cell.cell.seed == study.train.seeds[0]:
+            told.append(f"{cell.name} ({cell.units}: {1 / ratio:.1f} times)")
+        if cell.sample_rate > LARGE_SAMPLE_RATE:
+            crowded[cell.name] = f"{cell.name} ({cell.sample_rate:.0%})"
+    for epsilon, names in drowned.items():
+        if names:
+            yield (
+                f"epsilon {epsilon}: too few {unit}s at {', '.join(names)}. The noise moves the weights so many "
+                "times as far as the gradients could. Take a larger epsilon, or a smaller network (model.width)."
+            )
+    if crowded:
+        yield (
+            f"train.expected_batch_size: {batch} draws much of all {unit}s in a step at {', '.join(crowded.values())}, "
+            "which hides little of who took part. Make it smaller."
+        )
+
+
+def _about_delta(study: Study, outlook: "Outlook") -> Iterator[str]:
+    """Delta that is allowed, and yet large for the number of units."""
+    units = {cell.name: cell.units for cell in outlook.cells if cell.noise_multiplier is not None and cell.units}
+    large = [f"{name} ({count})" for name, count in units.items() if study.privacy.delta > LARGE_DELTA / count]
+    if large:
+        yield (
+            f"privacy.delta: {study.privacy.delta:g} is more than a tenth of 1 / {study.privacy.unit}s of "
+            f"{', '.join(large)}. A smaller one protects better for little more noise."
+        )
+
+
+def _about_memory(study: Study, outlook: "Outlook") -> Iterator[str]:
+    """A physical batch that will not fit into what the cluster is asked for."""
+    peaks = [speed for speed in outlook.speeds.values() if "CPU" in speed.device]
+    if peaks and study.cluster.gpus_per_task == 0:
+        worst = max(peaks, key=lambda speed: speed.peak_gb)
+        if worst.peak_gb > 0.9 * study.cluster.mem_gb:
+            yield (
+                f"memory: a physical batch of {study.train.images_at_once} takes {worst.peak_gb:.1f} GB "
+                f"({worst.arm}), cluster.mem_gb is {study.cluster.mem_gb:g}. Halve "
+                "train.physical_batch_size (it changes speed alone), or ask for more."
+            )
+    if outlook.speeds and study.cluster.gpus_per_task and peaks:
+        yield "measured without a GPU, and the study asks for GPUs: run `dpdt plan STUDY --measure` where one is."

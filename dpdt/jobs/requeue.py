@@ -1,0 +1,146 @@
+"""How a Slurm job is stopped and comes back: python ends with a code of its own, the batch script asks for the requeue.
+
+Signals that come before a preemption or the time limit (SIGUSR2, or only SIGTERM where a site sends nothing else) end
+the task in good order: a training writes its checkpoint after the step it is in (`dpdt.stop`), everything else ends at
+once, because its files are written whole or not at all. submitit's own handlers are replaced: they pass over SIGTERM,
+take every warning of a job shorter than ten minutes for a time-out, and need `scontrol` inside of a container.
+
+The batch script runs on the host, also where python runs in a container. It requeues the one task of the array, and
+only while Slurm says that the job is running: after `scancel`, or an operator's `scontrol requeue`, Slurm has decided
+already.
+"""
+
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn
+
+from dpdt.base.machine import this_rank
+from dpdt.errors import ClusterError
+from dpdt.jobs.attempts import Attempt, begin_attempt, recent_attempts, stop_attempt
+from dpdt.study.tasks import GPU_STAGES, LAST_STAGES, Task
+
+__all__ = ["REQUEUE_CODE", "SETUP", "TEARDOWN", "Limits", "SlurmAttempt"]
+
+# EX_TEMPFAIL of sysexits.h: nothing is wrong, try again later.
+REQUEUE_CODE: Final = 75
+# Whatever does not end by itself in this time after it was told to (a training may take as long as its step).
+STOP_SECONDS: Final = 20.0
+# Slurm may warn up to a minute earlier than it was asked to.
+SIGNAL_GRAIN_SECONDS: Final = 60.0
+TIME_LIMIT: Final = "time limit"
+# These begin anew in each attempt: one that meets its time limit twice in a row would do so for ever.
+WHOLE_STAGES: Final = ("cohort", *LAST_STAGES)
+
+# bash shall outlive the signals that it gets together with python, and go on after a python that failed.
+SETUP: Final = ("trap : TERM", "set +e")
+# 140 and 143: python was warned (SIGUSR2, SIGTERM) before it could listen.
+TEARDOWN: Final = (
+    "code=$?",
+    f"if [ $code = {REQUEUE_CODE} ] || [ $code = 140 ] || [ $code = 143 ]; then",
+    "  job=$SLURM_JOB_ID",
+    '  [ -z "$SLURM_ARRAY_TASK_ID" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID',
+    '  [ "$(timeout 60 squeue --noheader --job="$job" --format=%T)" = RUNNING ] && timeout 60 scontrol requeue "$job"',
+    "fi",
+    "exit $code",
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a job may use up.
+
+    Attributes:
+        max_attempts: Starts in all, whoever asked for them.
+        timeout_min: Its time limit.
+        signal_delay_s: How long before it the job is warned.
+    """
+
+    max_attempts: int
+    timeout_min: int
+    signal_delay_s: int
+
+
+class SlurmAttempt:
+    """The attempt that this process is; it listens to the signals from `begin` on."""
+
+    def __init__(self, task: Task, attempt: Attempt, limits: Limits, file: Path) -> None:
+        self.task = task
+        self.attempt = attempt
+        self.limits = limits
+        self.file = file
+        self.clock = time.monotonic()
+
+    def begin(self) -> None:
+        """Note the attempt and listen.
+
+        Raises:
+            ClusterError: The job was started more often than is allowed.
+        """
+        if self.attempt.number > self.limits.max_attempts:
+            self._give_up(f"attempt {self.attempt.number}, and {self._allowed}")
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)  # comes along with SIGTERM; submitit would note it in the log
+        if this_rank() == 0:
+            begin_attempt(self.file, self.attempt)
+
+    def ended(self, stop: SystemExit) -> NoReturn:
+        """Let the job come back, or, after its last attempt, fail in a state from which a new one goes on.
+
+        Raises:
+            ClusterError: It was the last attempt, or another one would not get further.
+            SystemExit: As given.
+        """
+        if stop.code == REQUEUE_CODE and self.attempt.number >= self.limits.max_attempts:
+            self._give_up(f"stopped in attempt {self.attempt.number}, and {self._allowed}")
+        if stop.code == REQUEUE_CODE and self._needs_more_time():
+            raise ClusterError(
+                f"{self.task.label}: two attempts met the time limit, and this stage begins anew in each. Raise "
+                f"timeout_min (now {self.limits.timeout_min}) in [stages.{self.task.stage}] of the profile."
+            )
+        raise stop
+
+    @property
+    def _allowed(self) -> str:
+        return f"cluster.max_attempts allows {self.limits.max_attempts}"
+
+    def _needs_more_time(self) -> bool:
+        """Whether a third attempt would end as this one and the one before."""
+        ends = [attempt.stopped for attempt in recent_attempts(self.file)[:2]]
+        return self.task.stage in WHOLE_STAGES and ends == [TIME_LIMIT, TIME_LIMIT]
+
+    def _give_up(self, what: str) -> NoReturn:
+        self._note("too many attempts")
+        raise ClusterError(
+            f"{self.task.label}: {what}. Nothing that it did is lost: `dpdt submit --retry-failed` sends it again, "
+            "and it goes on from there."
+        )
+
+    def _stop(self, number: int, _frame: FrameType | None) -> NoReturn:
+        """End in an orderly way (SystemExit runs the `finally` blocks), but soon."""
+        for other in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(other, signal.SIG_IGN)
+        reason = self._reason(number)
+        self._note(reason)
+        print(f"== {self.task.label}: attempt {self.attempt.number} stops: {reason}", flush=True)
+        if self.task.stage not in GPU_STAGES:
+            killer = threading.Timer(STOP_SECONDS, os._exit, args=(REQUEUE_CODE,))
+            killer.daemon = True
+            killer.start()
+        raise SystemExit(REQUEUE_CODE)
+
+    def _note(self, reason: str) -> None:
+        """Write down why the attempt stops, once for all of its processes."""
+        if this_rank() == 0:
+            stop_attempt(self.file, self.attempt, reason)
+
+    def _reason(self, number: int) -> str:
+        if number == signal.SIGTERM:
+            return "SIGTERM"
+        left = 60 * self.limits.timeout_min - (time.monotonic() - self.clock)
+        return TIME_LIMIT if left <= self.limits.signal_delay_s + SIGNAL_GRAIN_SECONDS else "preempted"

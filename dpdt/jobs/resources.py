@@ -1,0 +1,174 @@
+"""What a stage's tasks ask of the cluster: the study file's `[cluster]` over a cluster profile over the defaults."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dpdt.errors import StudyError
+from dpdt.study import Study
+from dpdt.study.settings import ClusterSettings
+from dpdt.study.tasks import GPU_STAGES, STAGES, TRAINING_STAGES
+
+__all__ = ["PROFILES", "Profile", "Resources", "StageSettings", "resources"]
+
+# The profiles of the repository: in the checkout, or where an installation puts them.
+_PACKAGE: Final = Path(__file__).parents[1]
+PROFILES: Final = next(
+    (folder for folder in [_PACKAGE.parent / "slurm" / "clusters"] if folder.is_dir()), _PACKAGE / "clusters"
+)
+
+
+class StageSettings(BaseModel):
+    """`[stages.<stage>]` of a profile: what one stage asks for instead of the general values."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    partition: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gpus_per_task: int | None = Field(default=None, ge=0)
+    gpu_type: str | None = None
+    cpus_per_task: int | None = Field(default=None, ge=1)
+    mem_gb: float | None = Field(default=None, gt=0)
+    timeout_min: int | None = Field(default=None, ge=1)
+    array_parallelism: int | None = Field(default=None, ge=1)
+
+
+class Profile(ClusterSettings):
+    """A file of slurm/clusters: the keys of `[cluster]`, and what only a site needs."""
+
+    python: str | None = Field(default=None, description="Shell command that starts Python on a node.")
+    image: str | None = Field(default=None, description="Apptainer image that has dpdt; python is run in it.")
+    binds: tuple[str, ...] = Field(default=(), description="More folders that the image shows than the study's own.")
+    signal_delay_s: int = Field(default=90, ge=10, description="Seconds between the warning signal and the time limit.")
+    stages: dict[str, StageSettings] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_python(self) -> Self:
+        if self.image is not None and self.python is not None:
+            raise ValueError("python and image: only one of them may be given; an image starts its own python")
+        return self
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each task of one stage asks for on each node.
+
+    gpus is 0 for stages that only use CPUs; ranks are the processes that share gpus, cpus and mem_gb.
+    """
+
+    partition: str | None
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    gpus: int
+    gpu_type: str | None
+    nodes: int
+    ranks: int
+    cpus: int
+    mem_gb: float
+    timeout_min: int
+    array_parallelism: int
+    setup: tuple[str, ...]
+    python: str | None
+    image: str | None
+    binds: tuple[str, ...]
+    signal_delay_s: int
+    max_attempts: int
+    scratch: str | None
+
+
+def resources(study: Study) -> dict[str, Resources]:
+    """Resources of every stage.
+
+    A key that the study file sets wins over the profile's general value; the profile's `[stages.<stage>]` wins over
+    both, because it is more specific. Stages that cannot use a GPU never ask for one.
+
+    Raises:
+        StudyError: The profile is missing, or has a key or value that is not understood.
+    """
+    given = study.cluster.model_dump(include=study.cluster.model_fields_set - {"profile"})
+    profile = _read_profile(study, given)
+    if profile.image is not None:
+        profile = profile.model_copy(update={"binds": (*profile.binds, *_folders(study))})
+    return {stage: _of_stage(profile, stage) for stage in STAGES}
+
+
+def _folders(study: Study) -> tuple[str, ...]:
+    """Folders that the tasks read and write, as far as they are there; none that is below another."""
+    wanted = [study.file.parent, study.folder, *(study.root(domain) for domain in study.used_domains)]
+    there = {path for path in wanted if path.is_dir()}
+    if study.folder not in there:
+        there.update(path for path in study.folder.parents[:1] if path.is_dir())
+    return tuple(sorted(str(path) for path in there if there.isdisjoint(path.parents)))
+
+
+def _of_stage(profile: Profile, stage: str) -> Resources:
+    special = profile.stages.get(stage, StageSettings())
+    values = {**profile.model_dump(), **special.model_dump(exclude_none=True)}
+    gpus = values["gpus_per_task"] if stage in GPU_STAGES else 0
+    trains = stage in TRAINING_STAGES
+    if not trains:
+        gpus = min(gpus, 1)
+    return Resources(
+        partition=values["partition"],
+        account=values["account"],
+        qos=values["qos"],
+        constraint=values["constraint"],
+        gpus=gpus,
+        nodes=values["nodes_per_task"] if trains else 1,
+        ranks=max(1, gpus),
+        gpu_type=values["gpu_type"],
+        cpus=values["cpus_per_task"],
+        mem_gb=values["mem_gb"],
+        timeout_min=values["timeout_min"],
+        array_parallelism=values["array_parallelism"],
+        setup=tuple(values["setup"]),
+        python=values["python"],
+        image=values["image"],
+        binds=tuple(values["binds"]),
+        signal_delay_s=values["signal_delay_s"],
+        max_attempts=values["max_attempts"],
+        scratch=values["scratch"],
+    )
+
+
+def _read_profile(study: Study, given: dict[str, Any]) -> Profile:
+    name = study.cluster.profile
+    if name is None:
+        return Profile.model_validate(given)
+    file = _profile_file(study, name)
+    try:
+        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as err:
+        known = ", ".join(sorted(path.stem for path in PROFILES.glob("*.toml"))) or "none"
+        raise StudyError(
+            f"cluster.profile: {file} cannot be read ({err.strerror}). Expected the path of a TOML file, "
+            f"or one of: {known}."
+        ) from err
+    except tomllib.TOMLDecodeError as err:
+        raise StudyError(f"{file}: not valid TOML: {err}.") from err
+    for stage in raw.get("stages", {}):
+        if stage not in STAGES:
+            raise StudyError(f"{file}: stages.{stage}: unknown stage. Valid stages: {', '.join(STAGES)}.")
+    if "shard_tasks" in raw:
+        raise StudyError(f"{file}: shard_tasks: belongs in [cluster] of the study file, not in a profile.")
+    try:
+        return Profile.model_validate({**raw, **given})
+    except ValidationError as err:
+        first = err.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if not first["loc"]:
+            raise StudyError(f"{file}: {first['msg'].removeprefix('Value error, ')}.") from err
+        valid = StageSettings.model_fields if first["loc"][0] == "stages" else Profile.model_fields
+        raise StudyError(f"{file}: {where}: {first['msg']}. Valid keys: {', '.join(valid)}.") from err
+
+
+def _profile_file(study: Study, name: str) -> Path:
+    """A path (relative to the study file), or the stem of a file in the repository's slurm/clusters."""
+    if "/" in name or name.endswith(".toml"):
+        return study.file.parent / Path(name).expanduser()
+    return PROFILES / f"{name}.toml"

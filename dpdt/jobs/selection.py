@@ -1,0 +1,129 @@
+"""What a submission would send: decided first, shown by `--dry-run`, then carried out."""
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from dpdt.base.console import show_table
+from dpdt.jobs.resources import Resources, resources
+from dpdt.jobs.stages import is_done
+from dpdt.study import Study
+from dpdt.study.tasks import LAST_STAGES, Task, check_stages, needs
+
+__all__ = ["Plan", "StagePlan", "make_plan", "num_cores", "show_plan"]
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: its tasks in the study's order, by what is to be done with them."""
+
+    stage: str
+    done: tuple[Task, ...]
+    queued: tuple[Task, ...]
+    send: tuple[Task, ...]
+    resources: Resources
+
+    @property
+    def num_tasks(self) -> int:
+        """All tasks of the stage."""
+        return len(self.done) + len(self.queued) + len(self.send)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A submission: its stages in order, and what every task of the study needs."""
+
+    stages: tuple[StagePlan, ...]
+    needs: dict[Task, tuple[Task, ...]]
+
+    @property
+    def send(self) -> tuple[Task, ...]:
+        """Everything that is to be sent."""
+        return tuple(task for stage in self.stages for task in stage.send)
+
+    @property
+    def num_done(self) -> int:
+        """Tasks that are skipped because their result is there."""
+        return sum(len(stage.done) for stage in self.stages)
+
+    @property
+    def num_queued(self) -> int:
+        """Tasks that an earlier submission has in the queue."""
+        return sum(len(stage.queued) for stage in self.stages)
+
+
+def make_plan(
+    study: Study,
+    stages: Sequence[str] | None = None,
+    *,
+    queued: Collection[Task] = (),
+    only: Collection[Task] | None = None,
+) -> Plan:
+    """Look at what is done and decide what to send.
+
+    Args:
+        study: The study.
+        stages: Only these; None means all.
+        queued: Tasks that an earlier submission still has in the queue: they are not sent again.
+        only: No others than these are sent; None means all.
+
+    Raises:
+        StudyError: An unknown stage, or a wrong cluster profile.
+    """
+    chosen = check_stages(stages)
+    asked = resources(study)
+    before = needs(study)
+    found: list[StagePlan] = []
+    coming: set[Task] = set()
+    for task in before:  # a job may still be in the queue for a moment when its task is done
+        if task in queued and _is_due(study, task, before[task], coming):
+            coming.add(task)
+    for stage in chosen:
+        of_stage = [task for task in before if task.stage == stage and (only is None or task in only)]
+        waiting = [task for task in of_stage if task in coming]
+        send = [task for task in of_stage if task not in coming and _is_due(study, task, before[task], coming)]
+        coming.update(send)
+        done = [task for task in of_stage if task not in coming]
+        found.append(StagePlan(stage, tuple(done), tuple(waiting), tuple(send), asked[stage]))
+    return Plan(tuple(found), before)
+
+
+def _is_due(study: Study, task: Task, before: tuple[Task, ...], coming: set[Task]) -> bool:
+    """Not done; or, for the report and MLflow, something that they show is about to change."""
+    if task.stage in LAST_STAGES and not coming.isdisjoint(before):
+        return True
+    return not is_done(study, task)
+
+
+def show_plan(study: Study, plan: Plan, *, cluster: str) -> None:
+    """Print what would be sent, one row a stage."""
+    columns = ("stage", "tasks", "done", "queued", "to send", "depends on", "at once", "CPUs", "GPUs", "memory", "time")
+    rows = [_row(study, plan, stage, cluster) for stage in plan.stages]
+    show_table(f"{study.name}: would be sent with --cluster {cluster}", columns, rows)
+
+
+def _row(study: Study, plan: Plan, stage: StagePlan, cluster: str) -> tuple[object, ...]:
+    asked = stage.resources
+    counts = (stage.stage, stage.num_tasks, len(stage.done), len(stage.queued), len(stage.send))
+    after = _depends_on(plan, stage)
+    if not stage.send:
+        return (*counts, "", "", "", "", "", "")
+    if cluster == "slurm":
+        at_once = min(asked.array_parallelism, len(stage.send))
+        time = f"{asked.timeout_min // 60}:{asked.timeout_min % 60:02d} h"
+        return (*counts, after, at_once, asked.cpus, asked.gpus, f"{asked.mem_gb:g} GB", time)
+    at_once = min(study.cluster.local_parallelism, len(stage.send)) if cluster == "local" else 1
+    return (*counts, after, at_once, max(1, num_cores() // at_once), "as found" if asked.gpus else 0, "", "")
+
+
+def _depends_on(plan: Plan, stage: StagePlan) -> str:
+    """Stages whose tasks in this submission (or in the queue) these tasks wait for."""
+    coming = {task for other in plan.stages for task in (*other.send, *other.queued)}
+    names = {before.stage for task in stage.send for before in plan.needs[task] if before in coming}
+    text = ", ".join(other.stage for other in plan.stages if other.stage in names)
+    return f"{text} (any end)" if text and stage.stage in LAST_STAGES else text
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,1 @@
+"""Slurm: send, queue, wait, cancel."""

@@ -1,0 +1,154 @@
+"""Which task was sent as which job, and what became of it: read from the jobs' own files and from `squeue`.
+
+The record of a submission lies beside its jobs' files (`jobs/<time>/record.json`). Nothing here needs Slurm's
+accounting (`sacct`), which many sites do not have.
+"""
+
+import io
+import os
+import pickle
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpdt.base.files import make_folder, read_json, write_json
+from dpdt.errors import ClusterError
+from dpdt.jobs.attempts import attempts_file
+from dpdt.study import Study
+from dpdt.study.frozen import freeze_study
+from dpdt.study.paths import SubmissionPaths
+from dpdt.study.tasks import Task
+
+__all__ = ["Job", "Submission", "latest_jobs", "new_submission", "outcome", "submissions"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One task as it was sent.
+
+    Attributes:
+        task: What it does.
+        job_id: Slurm's id (`12` or `12_3`), or the process id of a local job.
+        log: Its log file.
+        result: Where submitit leaves what became of it.
+        cluster: `slurm`, `local` or `debug`.
+    """
+
+    task: Task
+    job_id: str
+    log: Path
+    result: Path
+    cluster: str
+
+    @property
+    def attempts(self) -> Path:
+        """Where its attempts are noted."""
+        return attempts_file(self.result.parent, self.job_id)
+
+
+class Submission:
+    """What one `dpdt submit` sent; each change is on disk at once, so that a crash forgets no job."""
+
+    def __init__(self, paths: SubmissionPaths, cluster: str, jobs: Sequence[Job] = ()) -> None:
+        self.paths = paths
+        self.cluster = cluster
+        self.jobs = list(jobs)
+
+    def add(self, jobs: Sequence[Job]) -> None:
+        """Note jobs that were just sent."""
+        self.jobs.extend(jobs)
+        rows = [
+            {
+                "stage": job.task.stage,
+                "key": job.task.key,
+                "label": job.task.label,
+                "part": job.task.part,
+                "num_parts": job.task.num_parts,
+                "job_id": job.job_id,
+                "log": os.path.relpath(job.log, self.paths.folder),
+                "result": os.path.relpath(job.result, self.paths.folder),
+            }
+            for job in self.jobs
+        ]
+        write_json(self.paths.record, {"format": 1, "cluster": self.cluster, "jobs": rows})
+
+    def forget(self) -> None:
+        """Forget the jobs: they were taken back."""
+        self.jobs = []
+        self.add([])
+
+
+def new_submission(study: Study, cluster: str) -> Submission:
+    """Make the folder of a submission and freeze the study in it."""
+    make_folder(study.paths.jobs)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for number in range(1, 1000):
+        paths = study.paths.submission(stamp if number == 1 else f"{stamp}-{number}")
+        try:
+            paths.folder.mkdir()
+        except FileExistsError:
+            continue
+        freeze_study(study, paths.study)
+        return Submission(paths, cluster)
+    raise ClusterError(f"{study.paths.jobs}: a thousand submissions within one second; wait a moment.")
+
+
+def submissions(study: Study) -> Iterator[Submission]:
+    """All submissions of a study, the newest first."""
+    folder = study.paths.jobs
+    names = (entry.parent.name for entry in folder.glob("*/record.json"))
+    for name in sorted(names, key=_by_time, reverse=True):
+        paths = study.paths.submission(name)
+        record = read_json(paths.record)
+        jobs = [
+            Job(
+                task=Task(row["stage"], row["key"], row["label"], row.get("part", 0), row.get("num_parts", 1)),
+                job_id=row["job_id"],
+                log=paths.folder / row["log"],
+                result=paths.folder / row["result"],
+                cluster=record["cluster"],
+            )
+            for row in record["jobs"]
+        ]
+        yield Submission(paths, record["cluster"], jobs)
+
+
+def _by_time(name: str) -> tuple[str, int]:
+    """Sort key: the date and time, then the number within the second."""
+    return name[:15], int(name[16:] or 1)
+
+
+def latest_jobs(study: Study) -> dict[Task, tuple[Submission, Job]]:
+    """The newest job of every task that was ever sent."""
+    found: dict[Task, tuple[Submission, Job]] = {}
+    for submission in submissions(study):
+        for job in submission.jobs:
+            found.setdefault(job.task, (submission, job))
+    return found
+
+
+def outcome(job: Job) -> str | None:
+    """What a job left behind.
+
+    Returns:
+        None: nothing (not ended, or killed). `""`: it succeeded. Otherwise the last line of its error.
+    """
+    try:
+        kind, value = _PlainUnpickler(io.BytesIO(job.result.read_bytes())).load()
+    except FileNotFoundError:
+        return None
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError) as err:
+        return f"{job.result.name} cannot be read ({err})"
+    if kind == "success":
+        return ""
+    lines = [line for line in str(value).splitlines() if line.strip()]
+    return lines[-1].strip().removeprefix("dpdt.errors.") if lines else "failed without a message"
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads submitit's ("success" | "error", text); a pickle that names a class is refused, not executed."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        raise pickle.UnpicklingError(f"unexpected {module_name}.{global_name}")

@@ -1,0 +1,197 @@
+"""Clipping in one backward pass: book-keeping (Bu et al. 2022, arXiv 2210.00038).
+
+The backward pass goes through layers that compute no weight gradient (`dpdt.privacy.clipping.layers`) but leave, for
+every use of a parameter, either the gradient of each image or, where that is cheaper, the layer's input and output
+gradient, from which the norm of each image's gradient follows without it. The norms of all parameters together give
+each image its factor, and the clipped sum is one contraction a parameter. Nothing is computed twice: no second backward
+pass, no ordinary weight gradient.
+
+A gradient that has no bound must not pass unseen. So after each backward pass every trainable parameter must have been
+used by layers that left pieces, each use must have been reached exactly once, and no gradient may have come to a
+parameter in torch's ordinary way.
+"""
+
+import copy
+import sys
+from collections import defaultdict
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from dpdt.errors import PrivacyError
+from dpdt.privacy.clipping.gradient_sum import ClippedGradientSum, GradientSum, squared_norms, sum_by_unit, unit_weights
+from dpdt.privacy.clipping.layers import Forward, covers
+from dpdt.privacy.clipping.opacus_rules import make_sampled_forward, modules_with_parameters
+from dpdt.privacy.clipping.per_sample import Piece, Rows
+from dpdt.privacy.keystream import KeyStream
+
+__all__ = ["BookkeepingClipping", "clipping_ways"]
+
+
+class BookkeepingClipping(ClippedGradientSum):
+    """Norms and clipped sum from one backward pass.
+
+    A module that is called twice, or a parameter that two modules share, counts with the sum of its gradients. Modules
+    that are not in `dpdt.privacy.clipping.layers.COVERED` get their gradients by Opacus' rules, as with ``hooks``; a
+    line of the log names them.
+
+    Attributes:
+        ways: How the norm of each parameter is found, by the parameter's name, after the first batch.
+    """
+
+    def _attach(self) -> None:
+        self.ways: dict[str, str] = {}
+        self._names = {parameter: name for name, parameter in self.model.named_parameters()}
+        self._numbers = {parameter: number for number, parameter in enumerate(self.parameters)}
+        self._images = 0  # of the physical batch that is being added; 0: modules are as they were
+        self._units: Tensor | None = None
+        self._forget_batch()
+        fallen_back = set()
+        for module in modules_with_parameters(self.model):
+            forward = covers(module, self)
+            if forward is None:
+                fallen_back.add(type(module).__name__)
+                forward = make_sampled_forward(module, self)
+            module.forward = _Recorded(self, own=module.forward, recorded=forward)
+        if fallen_back:
+            names = ", ".join(sorted(fallen_back))
+            print(f"clipping: gradients by Opacus' rules, which cost more: {names}", file=sys.stderr, flush=True)
+
+    @property
+    def recording(self) -> bool:
+        """Whether a physical batch is being added; otherwise the model's modules do what they always do."""
+        return self._images > 0 and torch.is_grad_enabled()
+
+    def _forget_batch(self) -> None:
+        self._uses: dict[nn.Parameter, int] = defaultdict(int)
+        self._reached: dict[nn.Parameter, int] = defaultdict(int)
+        self._pieces: list[Piece] = []
+        self._summed: dict[nn.Parameter, Tensor] = {}  # rows of parameters that are used more than once
+        self._squared: Tensor | None = None
+
+    def add(self, inputs: Tensor, targets: Tensor, *, units: Tensor | None = None) -> Tensor:
+        """Add the clipped gradients of one physical batch; a unit whose gradient is not finite adds zero."""
+        place = None
+        if units is not None:
+            distinct, place = torch.unique(units, return_inverse=True)
+            place = None if len(distinct) == len(units) else place
+        self._forget_batch()
+        self._images, self._units = len(inputs), place
+        try:
+            losses = self._losses(inputs, targets)
+            losses.backward(unit_weights(losses, place))  # type: ignore[no-untyped-call]
+            self._check_cover()
+            self._contract(place)
+        finally:
+            self._images, self._units = 0, None
+            self._forget_batch()
+            self.model.zero_grad(set_to_none=True)
+        return losses.detach()
+
+    def partial_sums(self) -> list[Tensor]:
+        """The clipped sum so far, without noise; a sum that nothing was added to gets memory of its own."""
+        self.sums = [total.contiguous() for total in self.sums]
+        return self.sums
+
+    def clear(self) -> None:
+        """Forget the last logical batch, released or not: zeros that the next physical batch takes the place of."""
+        GradientSum.clear(self)
+        self.sums = [parameter.new_zeros(()).expand(parameter.shape) for parameter in self.parameters]
+
+    def used(self, parameter: nn.Parameter) -> None:
+        """A layer used a parameter in the forward pass."""
+        self._uses[parameter] += 1
+
+    def keep(self, piece: Piece, *, way: str) -> None:
+        """The backward pass reached a use of a parameter: take its norms, or wait for its other uses."""
+        parameter = piece.parameter
+        if len(piece) != self._images:
+            raise PrivacyError(
+                f"model: {self._names[parameter]} saw {len(piece)} images where the batch has {self._images}. "
+                "The first axis of every layer's input must be the batch."
+            )
+        self.ways.setdefault(self._names[parameter], way)
+        self._reached[parameter] += 1
+        if self._uses[parameter] > 1:
+            rows = piece.rows()
+            known = self._summed.get(parameter)
+            self._summed[parameter] = rows.clone() if known is None else known.add_(rows)
+            if self._reached[parameter] < self._uses[parameter]:
+                return
+            piece = Rows(parameter, self._summed.pop(parameter))
+        self._pieces.append(piece)
+        squared = self._squared_norms(piece)
+        self._squared = squared if self._squared is None else self._squared.add_(squared)
+
+    def _squared_norms(self, piece: Piece) -> Tensor:
+        """Of each image's gradient, or of each unit's."""
+        return piece.squared_norms() if self._units is None else squared_norms(sum_by_unit(piece.rows(), self._units))
+
+    def _check_cover(self) -> None:
+        """Every trainable parameter's gradient is in the norms, all of it, once."""
+        for parameter in self.parameters:
+            uses, reached = self._uses[parameter], self._reached[parameter]
+            if uses == 0 or uses != reached or parameter.grad is not None:
+                elsewhere = "" if parameter.grad is None else ", and a gradient came from outside of its module"
+                raise PrivacyError(
+                    f"model: parameter {self._names[parameter]} of shape {tuple(parameter.shape)} was not used exactly "
+                    f"once in the forward pass: its modules used it {uses} times, gradients reached {reached} of "
+                    f"these{elsewhere}. So its part of an image's gradient is not bounded. Change the model, or freeze "
+                    "the parameter."
+                )
+
+    @torch.no_grad()
+    def _contract(self, place: Tensor | None) -> None:
+        """Add each image's gradient, times its factor, to the sums."""
+        if self._squared is None:
+            return
+        norms = self._squared.sqrt()
+        factors, broken = self._factors(norms), ~norms.isfinite()
+        if place is not None:
+            factors, broken = factors[place], broken[place]
+        any_broken = bool(broken.any())
+        for piece in self._pieces:
+            if any_broken:
+                piece.forget(broken)  # 0 · NaN would be NaN
+            part, number = piece.weighted_sum(factors), self._numbers[piece.parameter]
+            if self.sums[number].is_contiguous():
+                self.sums[number].add_(part)
+            else:  # the zeros of `clear`: nothing is added up, or copied
+                self.sums[number] = part.contiguous()
+
+
+class _Recorded:
+    """In place of a module's forward function."""
+
+    def __init__(self, engine: BookkeepingClipping, *, own: Forward, recorded: Forward) -> None:
+        self.engine, self.own, self.recorded = engine, own, recorded
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return (self.recorded if self.engine.recording else self.own)(*inputs)
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        raise PrivacyError("model: a copy would compute with this one's layers. Copy it before clipping is attached.")
+
+
+def clipping_ways(model: nn.Module, *, size: int) -> dict[str, str]:
+    """How the norm of each parameter's gradient will be found.
+
+    The ways depend on shapes alone. Two ways round differently, so a run keeps to those that it began with.
+
+    Args:
+        model: Takes gray images; left as it is.
+        size: Height and width of the images in pixels.
+
+    Returns:
+        By the parameter's name.
+    """
+    spare, key = copy.deepcopy(model), KeyStream.from_seed("ways")
+    sums = BookkeepingClipping(spare, _first_output, max_grad_norm=1.0, noise_multiplier=0.0, noise=key)
+    device = next(spare.parameters()).device
+    sums.add(torch.zeros(1, 1, size, size, device=device), torch.zeros(1, device=device))
+    return dict(sorted(sums.ways.items()))
+
+
+def _first_output(outputs: Tensor, _: Tensor) -> Tensor:
+    return outputs[:, 0]

@@ -1,0 +1,228 @@
+"""What a logical step knows of its batch: the sum of the images' gradients, clipped and noised in a DP arm.
+
+The two arms differ in this one object. `GradientSum` adds gradients up as they are. A `ClippedGradientSum` scales each
+image's gradient to a norm of at most max_grad_norm before it enters the sum, so that the sum moves by at most that
+much when one unit is added or removed (Abadi et al. 2016, arXiv 1607.00133, algorithm 1), and adds Gaussian noise of
+standard deviation noise_multiplier · max_grad_norm. Both arms divide by the expected batch size, which is public, never
+by the drawn one, which is not. `dpdt.privacy.clipping.engines` has the ways to clip.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from dpdt import _core
+from dpdt.errors import PrivacyError
+from dpdt.privacy.keystream import KeyStream
+
+__all__ = [
+    "ClippedGradientSum",
+    "GradientSum",
+    "Loss",
+    "full",
+    "in_core",
+    "squared_norms",
+    "sum_by_unit",
+    "unit_weights",
+]
+
+# Entries of a gradient whose squares are added up in float32 on a GPU; few enough that nothing is lost.
+BLOCK: Final = 1024
+
+# From the model's outputs and the targets to one loss an image, shape (images,).
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class GradientSum:
+    """Sum of the gradients of all images of a logical batch, which comes in any number of physical batches.
+
+    Args:
+        model: Its trainable parameters' ``grad`` is what a step leaves behind.
+        loss: One loss an image, which must not depend on the other images.
+        autocast: Compute the forward pass in bfloat16 where torch's autocast does; parameters and sums stay float32.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss, *, autocast: bool = False) -> None:
+        self.model = model
+        self.loss = loss
+        self.autocast = autocast
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.model.zero_grad(set_to_none=True)
+
+    def add(self, inputs: Tensor, targets: Tensor, *, units: Tensor | None = None) -> Tensor:
+        """Add the gradients of one physical batch (not empty).
+
+        Args:
+            inputs: What the model takes, images along the first axis.
+            targets: What the loss takes, images along the first axis.
+            units: Unit of each image, whole numbers, shape (images,): what is added is the mean gradient of each
+                unit's images, all of which must be in this physical batch. None: every image is a unit of its own.
+
+        Returns:
+            The losses, detached, shape (images,).
+        """
+        losses = self._losses(inputs, targets)
+        losses.backward(unit_weights(losses, units))  # type: ignore[no-untyped-call]
+        return losses.detach()
+
+    def partial_sums(self) -> list[Tensor]:
+        """The sum so far, one tensor a parameter, to be changed in place: several processes add theirs up here."""
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+
+    def release(self, *, expected_batch_size: int) -> None:
+        """End the logical batch: put the sum over expected_batch_size into each parameter's ``grad``.
+
+        An empty batch leaves zeros (or, in a DP arm, noise alone).
+        """
+        for total in self.partial_sums():
+            total.div_(expected_batch_size)
+
+    def clear(self) -> None:
+        """Forget the last logical batch, released or not."""
+        self.model.zero_grad(set_to_none=True)
+
+    def _losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Forward pass; the loss itself is always float32."""
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            outputs = self.model(inputs)
+        return self.loss(full(outputs), targets)
+
+
+class ClippedGradientSum(GradientSum, abc.ABC):
+    """A sum that one image moves by at most max_grad_norm, released with noise.
+
+    Args:
+        model: As above; no module may mix images (no batch norm).
+        loss: As above.
+        max_grad_norm: The clipping norm C, positive.
+        noise_multiplier: Sigma; the noise's standard deviation is sigma · C in every coordinate of the sum.
+        noise: Where the noise comes from.
+        autocast: As above; norms and sums are float32 or better.
+
+    Raises:
+        PrivacyError: The model has a module whose gradients cannot be told apart by image.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        *,
+        max_grad_norm: float,
+        noise_multiplier: float,
+        noise: KeyStream,
+        autocast: bool = False,
+    ) -> None:
+        super().__init__(model, loss, autocast=autocast)
+        self.max_grad_norm = max_grad_norm
+        self.noise_multiplier = noise_multiplier
+        self.noise = noise
+        self.sums = [torch.zeros_like(p) for p in self.parameters]
+        for name, module in model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                raise PrivacyError(
+                    f"model: the gradient of a single image cannot be had: {name or 'it'} is a "
+                    f"{type(module).__name__}, which mixes the images of a batch. Use group norm."
+                )
+        try:
+            self._attach()
+        except NotImplementedError as err:
+            raise PrivacyError(f"model: the gradient of a single image cannot be had: {err}") from err
+
+    @abc.abstractmethod
+    def _attach(self) -> None:
+        """Make the model keep what the norms need."""
+
+    @abc.abstractmethod
+    def add(self, inputs: Tensor, targets: Tensor, *, units: Tensor | None = None) -> Tensor:
+        """Add the clipped gradients of one physical batch; a unit whose gradient is not finite adds zero.
+
+        A unit of several images has one gradient, the mean of theirs, and that is clipped. So it moves the sum by at
+        most max_grad_norm however many images it has (Abadi et al. 2016, section 3.1, with a patient's images for their
+        example; averaging before clipping as in Charles et al. 2024, arXiv 2407.07737, user-level sampling).
+        """
+
+    def partial_sums(self) -> list[Tensor]:
+        """The clipped sum so far, without noise."""
+        return self.sums
+
+    def release(self, *, expected_batch_size: int) -> None:
+        """Put (clipped sum + noise) / expected_batch_size into each parameter's ``grad``, in the sum's own memory."""
+        scale = self.noise_multiplier * self.max_grad_norm
+        for parameter, total in zip(self.parameters, self.partial_sums(), strict=True):
+            self.noise.noise(total, scale=scale, divisor=expected_batch_size)
+            parameter.grad = total
+
+    def clear(self) -> None:
+        """Forget the last logical batch, released or not."""
+        super().clear()
+        for total in self.sums:
+            total.zero_()
+
+    def _factors(self, norms: Tensor) -> Tensor:
+        """What each gradient is multiplied with: min(1, C / norm), but 0 where the norm is not finite."""
+        factors = (self.max_grad_norm / norms).clamp(max=1.0)
+        return torch.where(norms.isfinite(), factors, 0.0).to(self.sums[0].dtype)
+
+
+def full(values: Tensor) -> Tensor:
+    """Values of half precision in single precision; others as they are."""
+    return values.float() if values.itemsize < torch.float32.itemsize else values
+
+
+def in_core(values: Tensor) -> bool:
+    """Whether the core can compute with these numbers."""
+    return values.device.type == "cpu" and values.dtype == torch.float32
+
+
+def unit_weights(losses: Tensor, units: Tensor | None) -> Tensor:
+    """What each loss counts: one over the number of its unit's images."""
+    if units is None:
+        return torch.ones_like(losses)
+    _, place, counts = torch.unique(units, return_inverse=True, return_counts=True)
+    weights: Tensor = counts[place].to(losses.dtype).reciprocal()
+    return weights
+
+
+def sum_by_unit(rows: Tensor, units: Tensor) -> Tensor:
+    """Sums of the rows of each unit: the unit's mean gradient, because the losses were weighted.
+
+    Args:
+        rows: Gradient of each image, shape (images, numbers).
+        units: Unit of each image, shape (images,).
+
+    Returns:
+        In the order of the units' numbers, shape (units, numbers).
+    """
+    distinct, place = torch.unique(units, return_inverse=True)
+    return rows.new_zeros(len(distinct), rows.shape[1]).index_add_(0, place, rows)
+
+
+def squared_norms(rows: Tensor) -> Tensor:
+    """Squared norm of each row, in float64: a float32 norm of a long row comes out low, the sum could pass the bound.
+
+    On the CPU the core adds up squares in float64; elsewhere these are float64 sums of float32 norms of short blocks.
+
+    Args:
+        rows: Shape (images, numbers).
+
+    Returns:
+        Shape (images,).
+    """
+    if in_core(rows):
+        squared = torch.zeros(len(rows), dtype=torch.float64)
+        _core.add_squared_norms(
+            rows.detach().contiguous().numpy(), squared.numpy(), num_threads=torch.get_num_threads()
+        )
+        return squared
+    num_blocks = rows.shape[1] // BLOCK
+    whole = rows[:, : num_blocks * BLOCK].reshape(len(rows), num_blocks, BLOCK)
+    blocks = torch.linalg.vector_norm(whole, dim=2)
+    rest = torch.linalg.vector_norm(rows[:, num_blocks * BLOCK :], dim=1, keepdim=True)
+    return torch.cat((blocks, rest), dim=1).double().square().sum(1)

@@ -1,0 +1,104 @@
+"""Numbers and tables as people read them, in HTML and LaTeX."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dpdt.report.intervals import Interval
+
+__all__ = ["Row", "Table", "interval_text", "latex", "p_text", "plain", "signed", "thousands"]
+
+Row = list[str]
+LATEX: dict[str, str] = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "−": "$-$",
+    "–": "--",
+    "ε": r"$\varepsilon$",
+    "δ": r"$\delta$",
+    "±": r"$\pm$",
+    "<": "$<$",
+    ">": "$>$",
+    "≥": r"$\geq$",
+    "×": r"$\times$",
+    "→": r"$\rightarrow$",
+    "\N{NON-BREAKING HYPHEN}": "-",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page."""
+
+    columns: Row
+    rows: list[Row]
+
+
+def plain(value: float, digits: int = 3) -> str:
+    """A number; `–` where it is undefined. Halves that decimal fractions cannot hold are rounded up."""
+    return "–" if math.isnan(value) else f"{value + math.copysign(1e-9, value):.{digits}f}"
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """A difference with a real minus sign; `–` where it is undefined.
+
+    >>> signed(-0.05), signed(float("nan"))
+    ('−0.050', '–')
+    """
+    return "–" if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def interval_text(interval: Interval, *, sign: bool = False) -> str:
+    """An interval in words; empty where there is none.
+
+    >>> interval_text(Interval(-0.01, 0.02), sign=True), interval_text(Interval())
+    ('−0.010 to +0.020', '')
+    """
+    if math.isnan(interval.low):
+        return ""
+    write = signed if sign else plain
+    return f"{write(interval.low)} to {write(interval.high)}"
+
+
+def p_text(p: float) -> str:
+    """A P value as journals print it.
+
+    >>> p_text(0.0004), p_text(0.957), p_text(0.0312)
+    ('<.001', '.96', '.031')
+    """
+    if math.isnan(p):
+        return "–"
+    if p < 0.001:
+        return "<.001"
+    if p > 0.99:
+        return ">.99"
+    return f"{p:.2f}"[1:] if p >= 0.1 else f"{p:.3f}"[1:]
+
+
+def thousands(text: str) -> str:
+    """A whole number with separators; `–` for nothing."""
+    return f"{int(float(text)):,}" if text else "–"
+
+
+def latex(table: Table, *, caption: str, label: str) -> str:
+    """A table for a paper (package booktabs): the first column left, the others centred."""
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_escape(caption)}}}", rf"\label{{tab:{label}}}"]
+    lines += [rf"\begin{{tabular}}{{l{'c' * (len(table.columns) - 1)}}}", r"\toprule", _line(table.columns)]
+    lines += [r"\midrule", *map(_line, table.rows), r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return " & ".join(map(_escape, cells)) + r" \\"
+
+
+def _escape(text: str) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in text)

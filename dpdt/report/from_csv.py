@@ -1,0 +1,187 @@
+"""A report from tables of published numbers, without a study: `dpdt report --from-csv FILE`."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from dpdt.base.vocabulary import LABELS
+from dpdt.errors import StudyError
+from dpdt.evaluation.metrics import ALL, AVERAGE
+from dpdt.report import figures, tables
+from dpdt.report.grid import Grid, arm_name
+from dpdt.report.page import Contents, render_published
+from dpdt.report.publish import draw, latex_tables, publish
+from dpdt.report.transfer import transfer_table
+
+__all__ = ["read_auc_table", "write_published"]
+
+CELL: Final = ["label", "subgroup", "train_domain", "test_domain"]
+SIZES: Final = ["test_domain", "positive_label", "subgroup", "images"]
+SPENT: Final = ["domain", "epsilon", "auc"]
+ARMS: Final = ("epsilon_band", "target_epsilon")
+
+
+def write_published(files: Sequence[Path], folder: Path) -> Path:
+    """Write a report from published tables.
+
+    Args:
+        files: A table of AUCs (columns `epsilon_band` or `target_epsilon`, label, subgroup, train_domain, test_domain,
+            auc; such as `report/auc.csv`), and, if wanted, one of test images (test_domain, positive_label, subgroup,
+            images) and one of on-domain AUCs over the epsilon that was spent (domain, epsilon, auc).
+        folder: Where the report goes.
+
+    Returns:
+        The page.
+
+    Raises:
+        StudyError: A file is missing or is no such table, none or several of them hold AUCs, or two are of one kind.
+    """
+    read = {file: _read(file) for file in files}
+    sized = _of_kind(read, SIZES, "test images")
+    spent = _of_kind(read, SPENT, "AUCs over epsilon")
+    named = {file: frame for file, frame in read.items() if frame is not sized and frame is not spent}
+    if len(named) != 1:
+        raise StudyError(f"--from-csv: expected one table of AUCs, got {len(named)} of {len(read)} files.")
+    ((file, frame),) = named.items()
+    auc, grid = read_auc_table(frame, str(file))
+    curve, subgroups = tables.epsilon_curve(grid, auc), tables.subgroup_table(grid, auc)
+    drawn = draw(grid, auc, curve, subgroups)
+    if sized is not None:
+        drawn["subgroup_sizes"] = figures.sizes_figure(sized[sized["positive_label"] == "any"])
+    if spent is not None:
+        drawn["auc_over_spent_epsilon"] = figures.spent_figure(_checked_spent(spent))
+    contents = Contents(
+        grid=grid,
+        auc=auc,
+        arms=tables.arms(grid, auc),
+        subgroups=subgroups,
+        transfer=transfer_table(auc, grid),
+        figures=drawn,
+        comparisons=pd.DataFrame(columns=["label"]),
+    )
+    csv = {"auc": auc, "epsilon_curve": curve, "subgroups": subgroups, "transfer": contents.transfer}
+    page = render_published(contents, name=f"Published AUCs: {file.name}", source=file.name)
+    return publish(folder, page=page, csv=csv, tex=latex_tables(contents), drawn=drawn)
+
+
+def _of_kind(read: Mapping[Path, pd.DataFrame], columns: Sequence[str], what: str) -> pd.DataFrame | None:
+    """The table with these columns, which no table of AUCs has; None without one."""
+    found = [frame for frame in read.values() if set(columns) <= set(frame.columns)]
+    if len(found) > 1:
+        raise StudyError(f"--from-csv: expected at most one table of {what}, got {len(found)}.")
+    return found[0] if found else None
+
+
+def _checked_spent(frame: pd.DataFrame) -> pd.DataFrame:
+    """Numbers alone: epsilon above 0, AUC in [0, 1]."""
+    table = frame[SPENT].assign(**{name: pd.to_numeric(frame[name], errors="coerce") for name in ("epsilon", "auc")})
+    good = (table["epsilon"] > 0) & table["epsilon"].lt(math.inf) & table["auc"].between(0, 1)
+    if not good.all():
+        row = frame[~good].iloc[0]
+        raise StudyError(
+            f"--from-csv: AUCs over epsilon: expected epsilon above 0 and auc in [0, 1], got epsilon {row['epsilon']}, "
+            f"auc {row['auc']} for {row['domain']}."
+        )
+    return table
+
+
+def _read(file: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(file, dtype={"epsilon_band": str})
+    except FileNotFoundError as err:
+        raise StudyError(f"--from-csv {file}: no such file.") from err
+    except (ValueError, UnicodeDecodeError) as err:
+        raise StudyError(
+            f"--from-csv {file}: not a table in CSV ({err}). Expected text in UTF-8, with commas."
+        ) from err
+
+
+def read_auc_table(frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, Grid]:
+    """Check a table of AUCs and find its domains and arms.
+
+    Args:
+        frame: As read.
+        name: For messages.
+
+    Returns:
+        The table with `target_epsilon` (of a band its upper end), and its grid: domains in the table's order.
+
+    Raises:
+        StudyError: A column or a cell is missing, a label is unknown, an AUC lies outside of [0, 1], or a cell is there
+            twice.
+    """
+    arm = next((column for column in ARMS if column in frame), None)
+    missing = [column for column in (*CELL, "auc") if column not in frame]
+    missing += [] if arm else [" or ".join(ARMS)]
+    if missing or arm is None:
+        raise StudyError(
+            f"--from-csv {name}: no column {', '.join(missing)}; found {', '.join(map(str, frame.columns))}. Expected "
+            f"a table such as report/auc.csv{', parted by commas' if len(frame.columns) == 1 else ''}."
+        )
+    _check_cells(frame, name, arm)
+    units = set(frame["privacy_unit"]) if "privacy_unit" in frame else set()
+    if len(units) > 1:
+        raise StudyError(f"--from-csv {name}: several privacy units ({', '.join(sorted(units))}); keep one.")
+    band = frame[arm].astype(str)
+    epsilon = band.map(lambda text: _upper_end(text, name))
+    values = pd.to_numeric(frame["auc"], errors="coerce")
+    bad = frame["auc"].notna() & (values.isna() | (values < 0) | (values > 1))
+    if bad.any():
+        raise StudyError(f"--from-csv {name}: auc: expected numbers in [0, 1], got {str(frame['auc'][bad].iloc[0])!r}.")
+    table: pd.DataFrame = frame[CELL].assign(target_epsilon=epsilon, auc=values)
+    twice = table.duplicated(["target_epsilon", *CELL])
+    if twice.any():
+        row = table[twice].iloc[0]
+        raise StudyError(f"--from-csv {name}: the cell {', '.join(str(row[c]) for c in CELL)} is there twice.")
+    names = {
+        number: f"ε {text.replace('-', '–')}" if "-" in text else arm_name(number)
+        for number, text in dict(zip(epsilon, band, strict=True)).items()
+    }
+    grid = Grid(
+        tuple(dict.fromkeys(table["train_domain"])),
+        tuple(dict.fromkeys(table["test_domain"])),
+        tuple(sorted(names, reverse=True)),
+        names,
+    )
+    return _with_averages(table), grid
+
+
+def _check_cells(frame: pd.DataFrame, name: str, arm: str) -> None:
+    """There are rows, and each says of which cell it is."""
+    if frame.empty:
+        raise StudyError(f"--from-csv {name}: a header and no rows. Expected a row a cell, such as in report/auc.csv.")
+    for column in (arm, *CELL):
+        blank = frame[column].isna()
+        if blank.any():
+            row = int(blank.to_numpy().argmax()) + 1
+            raise StudyError(f"--from-csv {name}: row {row}: {column} is empty. Fill it in, or leave the row out.")
+    strange = sorted(set(frame["label"]) - {*LABELS, AVERAGE})
+    if strange:
+        raise StudyError(
+            f"--from-csv {name}: label: expected {', '.join(LABELS)} or {AVERAGE}, got {strange[0]!r}. Correct it."
+        )
+
+
+def _upper_end(text: str, name: str) -> float:
+    """Epsilon, or the upper end of a band such as 2-3.5."""
+    try:
+        value = float(text.rsplit("-", 1)[-1])
+    except ValueError as err:
+        raise StudyError(f"--from-csv {name}: epsilon: expected a number, a band or inf, got {text!r}.") from err
+    if math.isnan(value) or value <= 0:
+        raise StudyError(f"--from-csv {name}: epsilon: expected a number above 0, got {text!r}.")
+    return value
+
+
+def _with_averages(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with macro AUCs: where it has none for all patients, they are the labels' means."""
+    if ((table["label"] == AVERAGE) & (table["subgroup"] == ALL)).any():
+        return table
+    of_labels = table[table["subgroup"] == ALL]
+    by = ["target_epsilon", "subgroup", "train_domain", "test_domain"]
+    means = of_labels.groupby(by, sort=False, as_index=False)["auc"].mean().assign(label=AVERAGE)
+    whole: pd.DataFrame = pd.concat([means, table], ignore_index=True)
+    return whole

@@ -1,0 +1,83 @@
+"""The report: heat maps, curves, comparisons and tables of a study, as one HTML page, CSV, LaTeX, PNG, SVG and PDF.
+
+Made from the study's folder alone, and from whatever is there: models that are missing are named on the page. A table
+of published AUCs makes the same page, as far as its numbers go.
+"""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from dpdt.evaluation.metrics import AVERAGE
+from dpdt.report import compare, tables
+from dpdt.report.from_csv import write_published
+from dpdt.report.grid import Grid
+from dpdt.report.intervals import Draws
+from dpdt.report.page import Contents, heat_map_name, render
+from dpdt.report.publish import draw, latex_tables, publish
+from dpdt.report.transfer import transfer_table
+from dpdt.study import Study
+
+__all__ = ["auc_matrix", "auc_table", "heat_map_name", "write_published", "write_report"]
+
+
+def write_report(study: Study) -> Path:
+    """Write the report below `report/`: `index.html`, `auc.csv` and other tables, `tables/*.tex`, `figures/*`.
+
+    Args:
+        study: The study; runs that are not evaluated yet are left out and named.
+
+    Returns:
+        The page, which opens without a server or a network.
+
+    Raises:
+        DpdtError: A file of the study is damaged.
+    """
+    grid, draws = Grid.of(study), Draws.of(study)
+    by_run = tables.auc_by_run(study)
+    auc = tables.mean_over_seeds(study, by_run)
+    curve, subgroups = tables.epsilon_curve(grid, auc, draws), tables.subgroup_table(grid, auc, draws)
+    metrics = compare.metrics_table(study)
+    contents = Contents(
+        grid=grid,
+        auc=auc,
+        arms=tables.arms(grid, auc, draws=draws),
+        subgroups=subgroups,
+        transfer=transfer_table(auc, grid),
+        figures=draw(grid, auc, curve, subgroups),
+        by_run=by_run,
+        metrics=metrics,
+        comparisons=compare.compare_models(study, draws),
+        fairness=compare.fairness_table(metrics, draws),
+        draws=draws,
+    )
+    csv = {
+        "auc": auc,
+        "auc_by_run": by_run,
+        "epsilon_curve": curve,
+        "subgroups": subgroups,
+        "transfer": contents.transfer,
+        "comparisons": contents.comparisons,
+        "fairness": contents.fairness,
+        "metrics": metrics,
+    }
+    page = render(study, contents, missing=tables.missing_runs(study), stale=tables.stale_runs(study))
+    return publish(study.paths.report, page=page, csv=csv, tex=latex_tables(contents), drawn=contents.figures)
+
+
+def auc_matrix(study: Study, target_epsilon: float, *, label: str = AVERAGE) -> pd.DataFrame:
+    """AUC by train domain (rows) and test domain (columns) of one target epsilon; NaN where missing or undefined."""
+    auc = tables.mean_over_seeds(study, tables.auc_by_run(study))
+    return tables.macro_matrix(Grid.of(study), auc, target_epsilon, label=label)
+
+
+def auc_table(study: Study, target_epsilon: float) -> tuple[list[str], list[list[str]]]:
+    """The macro AUC matrix as columns and rows for the terminal; `–` where it is missing or undefined."""
+    matrix = auc_matrix(study, target_epsilon)
+    columns = ["trained on", *map(str, matrix.columns)]
+    rows = [
+        [str(domain), *("–" if math.isnan(value) else f"{value:.3f}" for value in matrix.loc[domain])]
+        for domain in matrix.index
+    ]
+    return columns, rows

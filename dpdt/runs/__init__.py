@@ -1,0 +1,1 @@
+"""A run folder: config, state, log, checkpoints."""

@@ -1,0 +1,67 @@
+"""How far a run is: read from its own small files, without a library for it where nothing is to be read."""
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from dpdt.base.files import read_json
+from dpdt.errors import DpdtError
+from dpdt.study.paths import RunPaths, StudyPaths
+from dpdt.study.tasks import Task
+
+__all__ = ["last_auc", "run_progress"]
+
+KEYS: Final = ("step", "num_steps", "epsilon", "target_epsilon")
+TAIL_BYTES: Final = 2048
+
+
+def run_progress(paths: StudyPaths, task: Task, *, running: bool) -> dict[str, Any]:
+    """Progress of a pretraining or training.
+
+    Args:
+        paths: The study's.
+        task: One of its tasks.
+        running: Whether somebody is at it: only then the time that is left is told.
+
+    Returns:
+        step, num_steps, epsilon, target_epsilon and time_left_s, each None where it does not apply.
+    """
+    values: dict[str, Any] = dict.fromkeys((*KEYS, "time_left_s"))
+    if task.stage not in ("pretrain", "train"):
+        return values
+    run = paths.run(task.key)
+    with suppress(DpdtError):
+        state = read_json(run.state)
+        values.update((key, state.get(key)) for key in KEYS)
+        if running and (seconds := _step_seconds(run.metrics_log)):
+            values["time_left_s"] = round(seconds * max(0, state["num_steps"] - state["step"]), 1)
+    return values
+
+
+def last_auc(run: RunPaths) -> float | None:
+    """The average AUC of a training on its own domain, from its evaluation; None before that."""
+    if not run.metrics.exists():
+        return None
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    wanted = {"metric": "auc", "label": "average", "subgroup": "all", "test_domain": run.run_id.split("-")[0]}
+    try:
+        table = pq.read_table(
+            run.metrics, columns=["value", *wanted], filters=[(k, "==", v) for k, v in wanted.items()]
+        )
+    except (pa.ArrowInvalid, OSError, KeyError):
+        return None  # not whole, or not ours: for the evaluation to say
+    values = [value for value in table["value"].to_pylist() if value is not None]
+    return values[0] if values else None
+
+
+def _step_seconds(log: Path) -> float | None:
+    """Seconds of a step, from the last line of the log of losses."""
+    with suppress(OSError, ValueError, IndexError, KeyError), log.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - TAIL_BYTES))
+        seconds = json.loads(stream.read().splitlines()[-1])["step_s"]
+        return None if seconds is None else float(seconds)
+    return None

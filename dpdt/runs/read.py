@@ -1,0 +1,140 @@
+"""What the run folders hold, for those who only show it: the report and MLflow."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from dpdt.base.files import read_json
+from dpdt.runs.state import read_state
+from dpdt.study import Cell, Study, format_epsilon
+from dpdt.study.paths import RunPaths
+
+__all__ = ["Run", "all_runs", "cell_runs", "is_synthetic", "read_run", "run_in"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder, read at one moment."""
+
+    paths: RunPaths
+    config: dict[str, Any]
+    state: dict[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        """The folder's name."""
+        return self.paths.run_id
+
+    @property
+    def kind(self) -> str:
+        """`train`, `pretrain` or `audit` (an audit's twin)."""
+        return str(self.config.get("kind", "train"))
+
+    @property
+    def domain(self) -> str:
+        """The domain that it was trained on."""
+        return str(self.config["domain"])
+
+    @property
+    def seed(self) -> int:
+        """The training's seed."""
+        return int(self.config.get("seed") or 0)
+
+    @property
+    def target_epsilon(self) -> float:
+        """The wanted epsilon; infinity without DP."""
+        value = self.config.get("target_epsilon")
+        return math.inf if value is None else float(value)
+
+    @property
+    def private(self) -> bool:
+        """Whether it was trained with DP."""
+        return math.isfinite(self.target_epsilon)
+
+    @property
+    def unit(self) -> str:
+        """The privacy unit."""
+        return str(self.config.get("settings", {}).get("privacy", {}).get("unit", "unknown"))
+
+    @property
+    def status(self) -> str:
+        """`running`, `interrupted`, `finished` or `failed`, as the training last wrote it."""
+        return str(self.state.get("status", "running"))
+
+    @property
+    def title(self) -> str:
+        """Name for people, e.g. ``padchest · patient ε=1 · seed 0``."""
+        if self.kind == "pretrain":
+            return f"{self.domain} · public pretraining · seed {self.seed}"
+        twin = "audit twin · " if self.kind == "audit" else ""
+        arm = f"{self.unit} ε={format_epsilon(self.target_epsilon)}" if self.private else "no DP"
+        return f"{twin}{self.domain} · {arm} · seed {self.seed}"
+
+    def privacy(self) -> dict[str, Any] | None:
+        """The privacy statement; None as long as there is none."""
+        if not self.paths.privacy.exists():
+            return None
+        statement: dict[str, Any] = read_json(self.paths.privacy)
+        return statement
+
+    def audit(self) -> dict[str, Any] | None:
+        """What `dpdt audit` found; None as long as it was not run."""
+        if not self.paths.audit.exists():
+            return None
+        found: dict[str, Any] = read_json(self.paths.audit)
+        return found
+
+    def steps(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line that is still being written is left out."""
+        if not self.paths.metrics_log.exists():
+            return []
+        steps = []
+        for line in self.paths.metrics_log.read_text(encoding="utf-8").splitlines():
+            try:
+                steps.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue  # torn by a crash, or being written at this moment
+        return steps
+
+    def metrics(self) -> pd.DataFrame | None:
+        """The evaluation's metrics; None if there are none yet or their file is damaged (`dpdt evaluate` mends it)."""
+        try:
+            return pd.read_parquet(self.paths.metrics)
+        except (OSError, ValueError):
+            return None
+
+
+def read_run(study: Study, run_id: str) -> Run | None:
+    """One run; None if it has not begun."""
+    return run_in(study.paths.run(run_id))
+
+
+def run_in(paths: RunPaths) -> Run | None:
+    """The run in a folder; None if none has begun there."""
+    if not paths.config.exists():
+        return None
+    return Run(paths, read_json(paths.config), read_state(paths) or {})
+
+
+def cell_runs(study: Study) -> dict[Cell, Run | None]:
+    """The run of every training that the study file asks for; None where it has not begun."""
+    return {cell: read_run(study, study.run_id(cell)) for cell in study.cells()}
+
+
+def all_runs(study: Study) -> list[Run]:
+    """Every run in the study's folder, pretraining and former settings included, by name."""
+    if not study.paths.runs.is_dir():
+        return []
+    runs = (read_run(study, folder.name) for folder in sorted(study.paths.runs.iterdir()) if folder.is_dir())
+    return [run for run in runs if run is not None]
+
+
+def is_synthetic(study: Study) -> bool:
+    """Whether anything that the study rests on says that it is synthetic."""
+    files = [study.paths.cohort_record(domain) for domain in study.domains]
+    files += [study.paths.shards(domain).manifest for domain in study.domains]
+    records = [read_json(file) for file in files if file.exists()]
+    return any(record.get("synthetic") for record in [*records, *(run.config for run in all_runs(study))])

@@ -1,0 +1,56 @@
+"""Whether the report and MLflow were made from the files that are there now.
+
+Their results cannot tell by themselves, so a stamp is kept: the sizes and times of everything that they show.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dpdt.base.files import fingerprint, read_json, write_json
+from dpdt.base.machine import __version__
+from dpdt.study import Study
+
+__all__ = ["is_current", "stamped"]
+
+
+def is_current(study: Study, stage: str) -> bool:
+    """Whether `report` or `track` would come out the same if it was run again."""
+    stamp = study.paths.stamp(stage)
+    return _result(study, stage).exists() and stamp.exists() and read_json(stamp) == _inputs(study, stage)
+
+
+@contextmanager
+def stamped(study: Study, stage: str) -> Iterator[None]:
+    """Note what `report` or `track` is made from, once the block ends without an error."""
+    inputs = _inputs(study, stage)  # from before: whatever changes in the meantime makes the stamp invalid
+    yield
+    write_json(study.paths.stamp(stage), inputs)
+
+
+def _result(study: Study, stage: str) -> Path:
+    """A file that is there if the stage was run; the study itself where the result is on a server."""
+    if stage == "report":
+        return study.paths.report / "index.html"
+    return study.folder if study.tracking.uri else study.paths.mlflow_database
+
+
+def _inputs(study: Study, stage: str) -> str:
+    """Fingerprint of everything that the stage shows."""
+    run_ids = [study.pretrain_run_id, *(study.run_id(cell) for cell in study.cells())]
+    runs = [study.paths.run(run_id) for run_id in run_ids if run_id]
+    files = [file for run in runs for file in (run.state, run.privacy, run.metrics, run.audit)]
+    settings: Any = [study.name, study.evaluate.model_dump(mode="json")]
+    if stage == "track":
+        files.append(_result(study, "report"))
+        settings.append(study.tracking.model_dump(mode="json"))
+    return fingerprint({"version": __version__, "settings": settings, "files": [_size_and_time(f) for f in files]})
+
+
+def _size_and_time(file: Path) -> list[object]:
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return [str(file), None]
+    return [str(file), found.st_size, found.st_mtime_ns]

@@ -1,0 +1,113 @@
+"""What a domain's shards are made from, and which of them are made."""
+
+import json
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dpdt.base.files import atomic_path
+from dpdt.cohort.table import read_cohort
+from dpdt.errors import ShardError
+from dpdt.shards.manifest import read_manifest
+from dpdt.shards.reader import cohort_sha256
+from dpdt.study import Study
+from dpdt.study.paths import ShardPaths
+
+__all__ = ["ShardJob", "part_record", "write_part"]
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One domain's shards in the making."""
+
+    study: Study
+    domain: str
+
+    @cached_property
+    def paths(self) -> ShardPaths:
+        """Where they go."""
+        return self.study.paths.shards(self.domain)
+
+    @cached_property
+    def cohort(self) -> pd.DataFrame:
+        """The domain's cohort table."""
+        return read_cohort(self.study, self.domain)
+
+    @cached_property
+    def origin(self) -> dict[str, str]:
+        """What the bytes depend on; kept with each part and in the manifest."""
+        return {
+            "fingerprint": self.study.shards_fingerprint(self.domain),
+            "cohort_sha256": cohort_sha256(self.cohort),
+        }
+
+    @property
+    def size(self) -> int:
+        """Height and width in pixels."""
+        return self.study.shards.size
+
+    @property
+    def num_shards(self) -> int:
+        """Shards that the cohort fills."""
+        return -(-len(self.cohort) // self.study.shards.rows_per_shard)
+
+    def rows(self, number: int) -> pd.DataFrame:
+        """The cohort rows that a shard covers."""
+        rows = self.study.shards.rows_per_shard
+        return self.cohort.iloc[number * rows : (number + 1) * rows]
+
+    def check_inputs(self) -> None:
+        """Refuse a raw folder that is not there (every image would be a reject) and an empty cohort."""
+        root = self.study.root(self.domain)
+        if not root.is_dir():
+            raise ShardError(f"domains.{self.domain}.root: no folder {root}. Correct the path in {self.study.file}.")
+        if len(self.cohort) == 0:
+            raise ShardError(f"{self.study.paths.cohort_table(self.domain)}: no image in the cohort.")
+
+    def check_manifest(self) -> None:
+        """Check that complete shards are those of the study, and tidy up after a task that died while tidying up."""
+        self._check_origin(read_manifest(self.paths.manifest), self.paths.manifest)
+        shutil.rmtree(self.paths.part(0).parent, ignore_errors=True)
+
+    def is_made(self, number: int) -> bool:
+        """Whether a shard and its part are there; those of other settings are an error."""
+        part = self.paths.part(number)
+        if not part.exists() or not self.paths.shard(number).exists():
+            return False
+        self._check_origin(part_record(part), part)
+        return True
+
+    def _check_origin(self, found: dict[str, Any], file: Path) -> None:
+        """Refuse to mix shards of different settings or cohorts."""
+        for key, what in (("fingerprint", "with other settings"), ("cohort_sha256", "from another cohort")):
+            if found.get(key) != self.origin[key]:
+                raise ShardError(
+                    f"{file}: made {what} than the study now has. Nothing is overwritten: remove "
+                    f"{self.paths.folder} to make the shards again, or undo the change."
+                )
+
+
+def write_part(path: Path, frame: pd.DataFrame, record: dict[str, Any]) -> None:
+    """Write what became of a shard's images, with a record about the shard itself; its presence says it is made."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"dpdt": json.dumps(record).encode()})
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def part_record(path: Path) -> dict[str, Any]:
+    """What a part says about its shard.
+
+    Raises:
+        ShardError: The part is damaged.
+    """
+    with suppress(pa.ArrowInvalid, KeyError, TypeError, ValueError):
+        return dict(json.loads(pq.read_schema(path).metadata[b"dpdt"]))
+    raise ShardError(f"{path}: damaged. Remove it and run `dpdt shards` again.")

@@ -1,0 +1,102 @@
+"""What pydantic found wrong in a study file, in words and with its line."""
+
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from dpdt.study.source import Source
+
+__all__ = [
+    "explain",
+]
+
+
+def explain(error: ValidationError, source: Source, model: type[BaseModel], sections: Sequence[str]) -> str:
+    """One line about the first thing that is wrong: where, what was found, what was expected.
+
+    Args:
+        error: Of pydantic.
+        source: What was checked.
+        model: The whole study.
+        sections: Names of its tables.
+    """
+    first = error.errors()[0]
+    location = [part for part in first["loc"] if not (isinstance(part, str) and ("[" in part or part == "float"))]
+    key = ".".join(str(part) for part in location)
+    message = _message(dict(first), key, _valid_keys(location, model, sections))
+    named = re.match(r"[\w.]+(?=: )", message)
+    where = source.where(named[0] if named else key)
+    return f"{where}: {message}{_form(dict(first), key, on_command_line=where == '--set')}"
+
+
+def _form(first: dict[str, Any], key: str, *, on_command_line: bool) -> str:
+    """How a list or a table is written, with the value that was given for one."""
+    value = first["input"]
+    if first["type"] == "tuple_type" and isinstance(value, str | int | float) and not isinstance(value, bool):
+        parts = [part.strip() for part in str(value).strip("[]").split(",")]
+        if not all(_is_number(part) for part in parts):
+            parts = [json.dumps(part, ensure_ascii=False) for part in (parts if on_command_line else [value])]
+        listed = f"[{','.join(parts)}]"
+        if not on_command_line:
+            return f" Write {key.rpartition('.')[2]} = {listed}."
+        return f" Write --set {key}={listed}." if '"' not in listed else f" Write --set '{key}={listed}'."
+    if first["type"] in ("dict_type", "model_type", "model_attributes_type") and not on_command_line:
+        name = {"DomainSettings": "root", "TableLabel": "column"}.get(first.get("ctx", {}).get("class_name", ""))
+        inside = f"{name} = {json.dumps(value, ensure_ascii=False)}" if name and isinstance(value, str) else "its keys"
+        return f" Write [{key}] and, in the lines below it, {inside}."
+    return ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _message(first: dict[str, Any], key: str, valid: Sequence[str]) -> str:
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(key.rsplit(".", 1)[-1], valid, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return f"{key}: unknown key.{hint} Valid keys: {', '.join(valid)}."
+    if first["type"] == "missing":
+        return f"{key}: missing. Add it to the study file."
+    text = first["msg"].removeprefix("Value error, ").rstrip(".")
+    if first["type"] == "value_error":
+        inner = re.match(r"(\w+): ", text)
+        joint = "." if inner and inner[1] in valid else ": "
+        return f"{key}{joint}{text}." if key else f"{text}."
+    if first["type"] == "too_short":
+        return f"{key}: expected at least one value, got []."
+    if first["type"] in ("string_type", "path_type"):
+        return f"{key}: expected text in quotes, got {first['input']!r}."
+    text = re.sub(r" or instance of \w+$", "", text)
+    text = re.sub(r"^Input should be (?=greater|less|a multiple)", "expected a number ", text)
+    text = text.replace("Input should be a valid dictionary", "expected a table").replace("Input should be", "expected")
+    text = text.replace("a valid integer, got a number with a fractional part", "a whole number")
+    text = text.replace("a valid integer", "a whole number").replace("a valid tuple", "a list")
+    text = re.sub(r"(expected .*?),? unable to (parse|interpret).*", r"\1", text.replace("a valid ", "a "))
+    return f"{key}: {text[0].lower()}{text[1:]}, got {first['input']!r}."
+
+
+def _valid_keys(location: Sequence[int | str], model: type[BaseModel], sections: Sequence[str]) -> list[str]:
+    """Keys that exist beside the one at `location`, or, for a table, in it."""
+    place: type[BaseModel] | None = model
+    names = iter(location)
+    inside = model
+    for key in names:
+        if place is None or key not in place.model_fields:
+            break
+        inside = place
+        annotation = place.model_fields[str(key)].annotation
+        if get_origin(annotation) is dict:
+            next(names, None)  # a name of the user's own, as in `domains.<name>`
+        kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        place = next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
+    where = place or inside
+    return list(sections) if where is model else list(where.model_fields)

@@ -1,0 +1,168 @@
+"""Every key of the study file, read off the settings themselves: for `dpdt init`, the reference and the schema."""
+
+import json
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from dpdt.study import Study
+from dpdt.study.help import HELP, Help
+
+__all__ = ["REQUIRED", "Key", "all_keys", "json_schema", "section_docs", "toml"]
+
+REQUIRED: Final = object()
+"""Default of a key that must be given."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the study file.
+
+    Attributes:
+        name: Dotted; `*` stands for a domain's own name.
+        default: Of the code; None: not set; REQUIRED: must be given.
+        kind: What values it takes, for people.
+        description: What it is.
+        help: Its unit, and why one would change it.
+    """
+
+    name: str
+    default: Any
+    kind: str
+    description: str
+    help: Help
+
+    @property
+    def section(self) -> str:
+        """The table that it is in, e.g. `domains.*.table`."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def short(self) -> str:
+        """Its name in that table."""
+        return self.name.rpartition(".")[2]
+
+
+def all_keys() -> list[Key]:
+    """Every key, in the order of the settings."""
+    return [_key(name, field) for name, field in _fields(Study, "")]
+
+
+def section_docs() -> dict[str, str]:
+    """What each table is about, from the settings' docstrings; `*` stands for a domain's own name."""
+    docs: dict[str, str] = {}
+
+    def visit(model: type[BaseModel], prefix: str) -> None:
+        for name, field in model.model_fields.items():
+            inner, star = _inner(field)
+            if inner is not None and f"{prefix}{name}" not in HELP:
+                table = f"{prefix}{name}{star}"
+                docs[table] = (inner.__doc__ or "").partition(": ")[2].strip()
+                visit(inner, f"{table}.")
+
+    visit(Study, "")
+    return docs
+
+
+def toml(value: Any) -> str:
+    """A value as TOML.
+
+    >>> toml(2e-4), toml(True), toml((1.0, float("inf"))), toml("a"), toml(Path("."))
+    ('0.0002', 'true', '[1.0, inf]', '"a"', '"."')
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(toml(item) for item in value)}]"
+    if isinstance(value, BaseModel):
+        return toml(value.model_dump(exclude_none=True))
+    if isinstance(value, dict):
+        inside = ", ".join(f"{name} = {toml(item)}" for name, item in value.items())
+        return f"{{ {inside} }}" if inside else "{}"
+    return json.dumps(str(value), ensure_ascii=False)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of the study file, for editors that complete and check TOML."""
+    schema = Study.model_json_schema(mode="validation", schema_generator=_schema_generator())
+    del schema["properties"]["file"]
+    schema["required"] = [name for name in schema.get("required", ()) if name != "file"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "study.toml of dpdt"}
+
+
+def _schema_generator() -> Any:
+    """Pydantic's, without defaults that JSON cannot say (inf)."""
+    from pydantic.json_schema import GenerateJsonSchema
+
+    class Generator(GenerateJsonSchema):
+        def default_schema(self, schema: Any) -> Any:
+            found = super().default_schema(schema)
+            try:
+                json.dumps(found.get("default"), allow_nan=False)
+            except ValueError:
+                del found["default"]
+            return found
+
+    return Generator
+
+
+def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in model.model_fields.items():
+        if model is Study and name == "file":
+            continue
+        inner, star = _inner(field)
+        if inner is None or f"{prefix}{name}" in HELP:
+            yield f"{prefix}{name}", field
+        else:
+            yield from _fields(inner, f"{prefix}{name}{star}.")
+
+
+def _inner(field: FieldInfo) -> tuple[type[BaseModel] | None, str]:
+    """The table that a field is, if it is one, and `.*` if it is a table of tables."""
+    kinds = (field.annotation, *get_args(field.annotation))
+    inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    return inner, ".*" if inner and get_origin(field.annotation) is dict else ""
+
+
+def _key(name: str, field: FieldInfo) -> Key:
+    default = REQUIRED if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
+    limits = [_limit(item) for item in field.metadata]
+    kind = ", ".join(text for text in (_kind(field.annotation), *limits) if text)
+    about = HELP.get(name, Help("", ""))
+    if default in ({}, ()) and about.example:
+        default = None
+    return Key(name, default, kind, field.description or "", about)
+
+
+def _limit(constraint: Any) -> str:
+    """`Ge(ge=0)` as people write it."""
+    signs = {"gt": "> ", "ge": "≥ ", "lt": "< ", "le": "≤ ", "multiple_of": "a multiple of "}
+    return next((f"{sign}{getattr(constraint, key)}" for key, sign in signs.items() if hasattr(constraint, key)), "")
+
+
+def _kind(annotation: Any) -> str:
+    """The type of a key for people.
+
+    >>> _kind(Literal["area", "paper"]), _kind(float | None), _kind(tuple[str, ...])
+    ('"area" or "paper"', 'number', 'list of text')
+    """
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if hasattr(annotation, "__metadata__"):  # Annotated
+        return _kind(inside[0])
+    if origin is Literal:
+        return " or ".join(toml(value) for value in inside)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_kind(kind) for kind in inside if kind is not type(None))
+    if origin is tuple:
+        return f"list of {_kind(inside[0])}"
+    if origin is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return "table"
+    names = {float: "number", int: "whole number", str: "text", bool: "true or false", Path: "path"}
+    return names.get(annotation, str(annotation))

@@ -1,0 +1,285 @@
+"""The one configuration: a study file in TOML, read into models that forbid unknown keys.
+
+Every key has a default that works. Keys that only change speed live in `[shards] num_threads`, `[train]
+physical_batch_size`, `device`, `num_threads` and `[cluster]`; they are left out of every fingerprint and can never
+change epsilon.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from dpdt.base.files import fingerprint
+from dpdt.errors import StudyError
+from dpdt.study.domain_settings import (
+    DOMAIN_KINDS,
+    DomainSettings,
+    Section,
+)
+from dpdt.study.explain import explain
+from dpdt.study.paths import StudyPaths
+from dpdt.study.settings import (
+    BF16_MIN_SIZE,
+    AuditSettings,
+    ClusterSettings,
+    EvaluateSettings,
+    ModelSettings,
+    PretrainSettings,
+    PrivacySettings,
+    ShardSettings,
+    StudySettings,
+    TrackingSettings,
+    TrainSettings,
+)
+from dpdt.study.source import Source, read_source
+
+__all__ = ["DOMAIN_KINDS", "Cell", "DomainSettings", "Study", "check_study", "format_epsilon", "load_study"]
+
+
+class Study(Section):
+    """A whole study: the study file's sections."""
+
+    study: StudySettings = StudySettings()
+    domains: dict[str, DomainSettings] = Field(default_factory=dict)
+    shards: ShardSettings = ShardSettings()
+    model: ModelSettings = ModelSettings()
+    pretrain: PretrainSettings = PretrainSettings()
+    train: TrainSettings = TrainSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    audit: AuditSettings = AuditSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    cluster: ClusterSettings = ClusterSettings()
+
+    file: Path = Field(exclude=True, description="The study file itself (absolute).")
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        for name, domain in self.domains.items():
+            if not name.replace("_", "").isalnum():
+                raise ValueError(f"domains.{name}: use letters, digits and _ only, the name becomes a file name")
+            if domain.kind is None and name not in DOMAIN_KINDS:
+                raise ValueError(f"domains.{name}: add kind = one of {', '.join(DOMAIN_KINDS)}")
+            kind = domain.kind or name
+            if (kind == "table") != (domain.table is not None):
+                missing = f'kind = "table" needs [domains.{name}.table], see docs/own-hospital.md'
+                given = f'[domains.{name}.table] belongs to kind = "table", this domain is of kind {kind!r}'
+                raise ValueError(f"domains.{name}: {missing if domain.table is None else given}")
+            if domain.sublabels and kind != "padchest":
+                raise ValueError(f"domains.{name}.sublabels: only for kind padchest, this domain is of kind {kind!r}")
+        for key, names in (("train.domains", self.train.domains), ("evaluate.domains", self.evaluate.domains)):
+            for name in names or ():
+                if name not in self.domains:
+                    raise ValueError(f"{key}: no [domains.{name}]; known: {', '.join(self.domains) or 'none'}")
+        if self.train.precision == "bf16" and self.privacy.clipping == "ghost":
+            raise ValueError("train.precision: bf16 breaks ghost clipping's bound; use clipping = 'bookkeeping'")
+        if self.train.precision == "bf16" and self.shards.size < BF16_MIN_SIZE:
+            raise ValueError(
+                f"train.precision: bf16 needs shards.size of at least {BF16_MIN_SIZE}, got {self.shards.size}: on "
+                "planes of one pixel torch's bf16 convolutions leave a part of the weight gradient unset"
+            )
+        if len(self.public_domains) > 1:
+            raise ValueError(f"domains: only one may have role public, got {', '.join(self.public_domains)}")
+        return self
+
+    @model_validator(mode="after")
+    def _public_is_not_private(self) -> Self:
+        """Pretraining has no DP: who is in it has no guarantee in the arms that start from it."""
+        public = self.public_domain
+        if public is None or all(math.isinf(epsilon) for epsilon in self.privacy.target_epsilons):
+            return self
+        for name in self.train_domains:
+            if name == public or self._raw(name) == self._raw(public):
+                same = "" if name == public else f", which has the same data as {public}"
+                raise ValueError(
+                    f"train.domains: {name}{same}, is pretrained on without DP (role public), so no epsilon would hold "
+                    f"for its patients. Leave it out of train.domains, set domains.{public}.role = 'study', or train "
+                    "it without DP (privacy.target_epsilons = [inf])"
+                )
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Absolute folder of the study's outputs."""
+        return (self.file.parent / self.study.folder).resolve()
+
+    @property
+    def paths(self) -> StudyPaths:
+        """Names of all files of the study."""
+        return StudyPaths(self.folder)
+
+    @property
+    def _precision(self) -> dict[str, str]:
+        """For the names of runs."""
+        return {} if self.train.precision == "float32" else {"precision": self.train.precision}
+
+    @property
+    def name(self) -> str:
+        """Name shown to people."""
+        return self.study.name or self.folder.name
+
+    def kind(self, domain: str) -> str:
+        """Which institution's layout a domain has."""
+        return self.domains[domain].kind or domain
+
+    def root(self, domain: str) -> Path:
+        """Absolute folder of a domain's raw data."""
+        return (self.file.parent / self.domains[domain].root).resolve()
+
+    def _raw(self, domain: str) -> tuple[object, ...]:
+        """Which data a domain reads, by any name of it."""
+        return self.kind(domain), self.root(domain), self.domains[domain].table
+
+    def role(self, domain: str) -> str:
+        """`study` or `public`."""
+        settings = self.domains[domain]
+        return settings.role or ("public" if self.kind(domain) == "mimic" else "study")
+
+    @property
+    def public_domains(self) -> tuple[str, ...]:
+        """Domains used for pretraining only (none or one)."""
+        return tuple(d for d in self.domains if self.role(d) == "public")
+
+    @property
+    def public_domain(self) -> str | None:
+        """The domain that the network is pretrained on, if there is one and no weights are given."""
+        if self.model.init_weights is not None or not self.public_domains:
+            return None
+        return self.public_domains[0]
+
+    @property
+    def train_domains(self) -> tuple[str, ...]:
+        """Domains that models are trained on."""
+        return self.train.domains or tuple(d for d in self.domains if self.role(d) == "study")
+
+    @property
+    def test_domains(self) -> tuple[str, ...]:
+        """Domains that every model is tested on."""
+        return self.evaluate.domains or self.train_domains
+
+    @property
+    def used_domains(self) -> tuple[str, ...]:
+        """Every domain that needs a cohort and shards, in the study file's order."""
+        used = {*self.train_domains, *self.test_domains}
+        if self.public_domain:
+            used.add(self.public_domain)
+        return tuple(d for d in self.domains if d in used)
+
+    def cohort_fingerprint(self, domain: str) -> str:
+        """Hash of everything in the study file that decides who is in a domain's cohort."""
+        settings = self.domains[domain].model_dump(mode="json", exclude={"root", "role"})
+        return fingerprint({"kind": self.kind(domain), "settings": settings, "seed": self.study.seed})
+
+    def shards_fingerprint(self, domain: str) -> str:
+        """Hash of everything in the study file that decides the bytes of a domain's shards."""
+        settings = self.shards.model_dump(mode="json", exclude={"num_threads", "max_reject_fraction"})
+        return fingerprint({"cohort": self.cohort_fingerprint(domain), "shards": settings})
+
+    @property
+    def pretrain_run_id(self) -> str | None:
+        """Run folder of the public pretraining; None where there is none."""
+        if self.public_domain is None:
+            return None
+        digest = fingerprint(
+            {
+                "shards": self.shards_fingerprint(self.public_domain),
+                "model": self.model.fingerprinted(),
+                "pretrain": self.pretrain.model_dump(mode="json"),
+                # of a step's draw; the default is not written, so that trainings from before keep their names
+                **({} if self.privacy.unit == "patient" else {"unit": self.privacy.unit}),
+                "seed": self.study.seed,
+                **self._precision,
+            }
+        )
+        return f"pretrain-{self.public_domain}-{digest[:8]}"
+
+    def cells(self) -> tuple["Cell", ...]:
+        """Every training of the study: domain × target epsilon × seed."""
+        return tuple(
+            Cell(domain=domain, target_epsilon=epsilon, seed=seed)
+            for domain in self.train_domains
+            for epsilon in self.privacy.target_epsilons
+            for seed in self.train.seeds
+        )
+
+    def run_id(self, cell: "Cell") -> str:
+        """Name of a training's run folder; it changes with every setting that changes the result."""
+        privacy = self.privacy.model_dump(mode="json", exclude={"target_epsilons", "reserve_steps"})
+        speed = {"domains", "seeds", "physical_batch_size", "checkpoint_every_steps", "device", "num_threads"}
+        speed.add("precision")  # below, so that float32 is what it was before there was a choice
+        digest = fingerprint(
+            {
+                "shards": self.shards_fingerprint(cell.domain),
+                "model": self.model.fingerprinted(),
+                "pretrain": self.pretrain_run_id,
+                "train": self.train.model_dump(mode="json", exclude=speed),
+                "privacy": {key: privacy[key] for key in (privacy if cell.private else ("unit", "images_per_patient"))},
+                "cell": [cell.domain, format_epsilon(cell.target_epsilon), cell.seed, self.study.seed],
+                **self._precision,
+            }
+        )
+        epsilon = format_epsilon(cell.target_epsilon)
+        return f"{cell.domain}-{self.privacy.unit}-eps{epsilon}-seed{cell.seed}-{digest[:8]}"
+
+    def audit_run_id(self, cell: "Cell") -> str:
+        """Run folder of a training's twin with canaries."""
+        return f"audit{self.audit.canaries}-{self.run_id(cell)}"
+
+
+class Cell(NamedTuple):
+    """One training of the study."""
+
+    domain: str
+    target_epsilon: float
+    seed: int
+
+    @property
+    def private(self) -> bool:
+        """Whether this training has DP."""
+        return math.isfinite(self.target_epsilon)
+
+
+def format_epsilon(epsilon: float) -> str:
+    """Epsilon as it is written in file names and tables.
+
+    >>> format_epsilon(8.0), format_epsilon(0.5), format_epsilon(float("inf"))
+    ('8', '0.5', 'inf')
+    """
+    return "inf" if math.isinf(epsilon) else f"{epsilon:g}"
+
+
+def load_study(file: str | Path, *, overrides: Sequence[str] = ()) -> Study:
+    """Read and check a study file.
+
+    Args:
+        file: A TOML file, or a folder with a `study.toml`.
+        overrides: `section.key=value` each, as after `--set` on the command line; they win over the file.
+
+    Returns:
+        The study, with the preset's values and defaults filled in.
+
+    Raises:
+        StudyError: The file is missing, not TOML, or has a key or value that is not understood.
+    """
+    return check_study(read_source(file, overrides=overrides))
+
+
+def check_study(source: Source) -> Study:
+    """Check the values of a study file.
+
+    Raises:
+        StudyError: A key or value is not understood; the message names the line.
+    """
+    sections = [name for name in Study.model_fields if name != "file"]
+    if "file" in source.values:
+        raise StudyError(f"{source.where('file')}: file: unknown key. Valid keys: {', '.join(sections)}.")
+    try:
+        study = Study.model_validate({**source.values, "file": source.file.resolve()})
+    except ValidationError as err:
+        raise StudyError(explain(err, source, Study, sections)) from err
+    if not study.domains:
+        raise StudyError(f'{source.file}: the study has no domain. Add one as [domains.<name>] with root = "…".')
+    return study

@@ -1,0 +1,148 @@
+"""The numbers that MLflow is told about a run: over steps, and of the evaluation. What is undefined has its reason.
+
+MLflow's compare page sorts names by their characters and plots the first one: `auc` comes before all others.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import pandas as pd
+
+from dpdt.base.files import read_json
+from dpdt.base.vocabulary import LABELS, SUBGROUPS
+from dpdt.evaluation.metrics import ALL, ATTRIBUTES, AVERAGE, PAPER
+from dpdt.runs.read import Run
+
+__all__ = ["MAX_METRIC_KEYS", "STEP_METRICS", "Point", "final_values", "milliseconds", "step_values"]
+
+MAX_METRIC_KEYS: Final = 150  # more columns make the compare page unusable
+MAX_POINTS: Final = 1000  # of one chart
+STEP_METRICS: Final = ("epsilon", "loss", "step_s")
+FAIRNESS: Final = ("auc_gap", "underdiagnosis_gap")
+AT_THRESHOLD: Final = ("accuracy", "sensitivity", "specificity")
+SHOWN: Final = ("auc", *FAIRNESS, *AT_THRESHOLD)
+
+
+class Point(NamedTuple):
+    """One value of one metric."""
+
+    key: str
+    value: float
+    time_ms: int
+    step: int
+
+
+def milliseconds(seconds: float) -> int:
+    """MLflow's unit of time."""
+    return round(seconds * 1000)
+
+
+def step_values(run: Run, steps: Sequence[dict[str, Any]]) -> tuple[list[Point], dict[str, str]]:
+    """Epsilon, loss and step time over steps, at most about MAX_POINTS each, and reasons of what is undefined.
+
+    Which steps are kept depends on their numbers alone, so a longer log keeps those that a shorter one kept.
+    """
+    num_steps = int(run.config.get("num_steps") or 0)
+    stride = max(1, math.ceil(num_steps / MAX_POINTS))
+    points: list[Point] = []
+    bucket = -1
+    for line in steps:
+        step = int(line["step"])
+        if step // stride == bucket and step != num_steps:
+            continue
+        bucket = step // stride
+        for key in STEP_METRICS:
+            value = line.get(key)
+            if value is not None and math.isfinite(value):
+                points.append(Point(key, float(value), milliseconds(float(line["time"])), step))
+    return points, _undefined_steps(run, steps)
+
+
+def _undefined_steps(run: Run, steps: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Why epsilon or loss has gaps; the logs have null for every number that was NaN or infinite."""
+    reasons = {
+        "epsilon": "no finite bound: more noise or fewer steps are needed",
+        "loss": "NaN or infinite, or an empty batch",
+    }
+    found = {} if run.private else {"epsilon": "trained without DP"}
+    for key, reason in reasons.items():
+        gaps = sum(line.get(key) is None or not math.isfinite(line[key]) for line in steps)
+        if gaps and key not in found:
+            found[key] = f"{gaps} of {len(steps)} logged values: {reason}"
+    return found
+
+
+def final_values(run: Run, updated: float, *, taken: int = 0) -> tuple[list[Point], dict[str, str]]:
+    """Values of the evaluation and of the audit, and the reasons of those that are undefined.
+
+    Args:
+        run: The run.
+        updated: When the run's state was written, in seconds since 1970.
+        taken: Metric keys that other values of the run have taken already.
+    """
+    step = int(run.state.get("step") or 0)
+    points, undefined = _audit_values(run, step)
+    table = run.metrics()
+    if table is None:
+        return points, undefined
+    # after a former evaluation's, so that it is the latest
+    when = milliseconds(max(updated, run.paths.metrics.stat().st_mtime))
+    room = MAX_METRIC_KEYS - len(STEP_METRICS) - taken - len(points) - len(undefined)
+    for number, (name, value, reason) in enumerate(_named_values(run, table)):
+        if number >= room:
+            break  # the artifact metrics.csv has all
+        if math.isfinite(value):
+            points.append(Point(name, value, when, step))
+        else:
+            undefined[name] = reason or "undefined"
+    return points, undefined
+
+
+def _audit_values(run: Run, step: int) -> tuple[list[Point], dict[str, str]]:
+    """What an audit found, where the run was audited: lower bound of epsilon, membership AUC, whether it refutes."""
+    if not run.paths.audit.exists():
+        return [], {}
+    found = read_json(run.paths.audit)
+    values = {
+        "epsilon_lower": (found.get("canaries") or {}).get("epsilon_lower"),
+        "membership_auc": (found.get("membership") or {}).get("auc"),
+        "refuted": float(bool(found.get("refuted"))),
+    }
+    when = milliseconds(run.paths.audit.stat().st_mtime)
+    known = {name: v for name, v in values.items() if v is not None and math.isfinite(v)}
+    points = [Point(f"audit/{name}", float(value), when, step) for name, value in known.items()]
+    return points, {f"audit/{name}": "the audit has no such number" for name in values if name not in known}
+
+
+def _named_values(run: Run, table: pd.DataFrame) -> Iterator[tuple[str, float, str]]:
+    """Name, value and reason of the evaluation's metrics, the most wanted first."""
+    wanted = table[(table["split"] == "test") & (table["protocol"] != PAPER) & table["metric"].isin(SHOWN)]
+    columns = (wanted[name].astype(str) for name in ("test_domain", "label", "subgroup", "metric"))
+    numbers = zip(wanted["value"].astype(float), wanted["reason"].astype(str), strict=True)
+    keyed = dict(zip(zip(*columns, strict=True), numbers, strict=True))
+    domains = list(dict.fromkeys(key[0] for key in keyed))
+
+    def value(domain: str, label: str, subgroup: str = ALL, metric: str = "auc") -> tuple[float, str]:
+        return keyed.get((domain, label, subgroup, metric), (math.nan, "not evaluated"))
+
+    if run.domain in domains:
+        yield "auc", *value(run.domain, AVERAGE)
+    elsewhere = [v for v, _ in (value(d, AVERAGE) for d in domains if d != run.domain) if math.isfinite(v)]
+    if len(domains) > (run.domain in domains):
+        mean = sum(elsewhere) / len(elsewhere) if elsewhere else math.nan
+        yield "auc_off_domain", mean, "no other domain has a defined AUC"
+    for domain in domains:
+        for label in (AVERAGE, *LABELS):
+            yield f"auc/{domain}/{label}", *value(domain, label)
+    for domain in domains:
+        for subgroup in SUBGROUPS:
+            yield f"auc/{domain}/{AVERAGE}/{subgroup}", *value(domain, AVERAGE, subgroup)
+    for metric in FAIRNESS:
+        for domain in domains:
+            for attribute in ATTRIBUTES:
+                label = "healthy" if metric == "underdiagnosis_gap" else AVERAGE
+                yield f"{metric}/{domain}/{attribute}", *value(domain, label, attribute, metric)
+    for metric in AT_THRESHOLD:
+        for domain in domains:
+            yield f"threshold/{metric}/{domain}", *value(domain, AVERAGE, metric=metric)

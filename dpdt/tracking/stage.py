@@ -1,0 +1,19 @@
+"""The stage `track`: one task."""
+
+from dpdt.runs.up_to_date import is_current, stamped
+from dpdt.study import Study
+
+__all__ = ["done", "run"]
+
+
+def done(study: Study, _key: str = "") -> bool:
+    """Whether MLflow was fed from the files that are there now."""
+    return is_current(study, "track")
+
+
+def run(study: Study, _key: str = "") -> object:
+    """Bring MLflow up to date."""
+    from dpdt.tracking.sync import sync
+
+    with stamped(study, "track"):
+        return sync(study)

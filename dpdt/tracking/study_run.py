@@ -1,0 +1,172 @@
+"""The parent run: what one sees of the whole study, with its charts, its report and the way to the comparison."""
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+from uuid import NAMESPACE_URL, uuid5
+
+import pandas as pd
+
+from dpdt.runs.read import Run, cell_runs, is_synthetic
+from dpdt.study import Study, format_epsilon
+from dpdt.tracking.client import NAME_TAG, SENT_TAG, log, state_of
+from dpdt.tracking.metrics import Point, milliseconds
+from dpdt.tracking.payload import FORMAT, RUN_ID_TAG, run_status, started_ms
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+__all__ = ["PARENT", "compare_fragment", "create_parent", "parent_state", "send_parent"]
+
+PARENT: Final = "study"  # the parent run's dpdt.run_id
+MAX_COMPARED: Final = 30  # runs that the compare page shows without a wait
+FIGURES: Final = {
+    "auc_over_epsilon": "AUC over epsilon",
+    "subgroups_on-domain": "AUC of subgroups, on-domain",
+    "subgroups_off-domain": "AUC of subgroups, off-domain",
+}
+SCOPES: Final = ("on-domain", "off-domain")
+IMAGES_TAG: Final = "mlflow.loggedImages"  # MLflow shows the artifacts below images/ among the run's charts
+
+
+def create_parent(client: "MlflowClient", experiment: str, study: Study, runs: Sequence[Run]) -> "MlflowRun":
+    """Create the parent run of a study that has begun."""
+    tags = {RUN_ID_TAG: PARENT, "dpdt.kind": "study", "mlflow.source.name": "dpdt", "mlflow.source.type": "JOB"}
+    started = min(started_ms(run) for run in runs)
+    return client.create_run(experiment, start_time=started, tags=tags, run_name=study.name)
+
+
+def compare_fragment(experiment: str, run_ids: Sequence[str]) -> str:
+    """The part of an address, from ``#``, that opens the compare page with runs chosen."""
+    runs, experiments = quote(json.dumps(list(run_ids[:MAX_COMPARED]))), quote(json.dumps([experiment]))
+    return f"#/compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning"
+
+
+def send_parent(
+    client: "MlflowClient", study: Study, parent: "MlflowRun", known: Mapping[str, str], *, everything: str
+) -> None:
+    """Send the report, its charts and whether the study is done if there is news of them; then the tag `dpdt.sent`.
+
+    Args:
+        client: MLflow's client.
+        study: The study.
+        parent: The parent run.
+        known: MLflow's id of each run, by dpdt's.
+        everything: Fingerprint of all that MLflow has now, the runs too.
+    """
+    state = parent_state(study, known)
+    if parent.data.tags.get(SENT_TAG, "").split()[:1] != [state]:
+        _send_news(client, study, parent, known)
+    log(client, parent.info.run_id, tags={SENT_TAG: f"{state} {everything}"})
+
+
+def _send_news(client: "MlflowClient", study: Study, parent: "MlflowRun", known: Mapping[str, str]) -> None:
+    folder, files = study.paths.report, _report_files(study)
+    cells = {study.run_id(cell): run for cell, run in cell_runs(study).items()}
+    compared = [known[run_id] for run_id in cells if run_id in known]
+    run_id = parent.info.run_id
+    if files:
+        client.log_artifacts(run_id, str(folder), "report")
+    shown = [name for name in FIGURES if (folder / "figures" / f"{name}.png") in files]
+    for name in shown:
+        _send_figure(client, parent, folder / "figures" / f"{name}.png")
+    tags = {
+        NAME_TAG: study.name,
+        "dpdt.synthetic": str(is_synthetic(study)).lower(),
+        "dpdt.runs": str(len(cells)),
+        "mlflow.note.content": _note(study, parent, shown, compared),
+        **({IMAGES_TAG: "True"} if shown else {}),
+    }
+    curve = folder / "epsilon_curve.csv"
+    points = _points(study, milliseconds(curve.stat().st_mtime)) if curve in files else []
+    log(client, run_id, points=points, tags=tags)
+    if _done(cells):
+        ended = max(float(run.state.get("updated") or 0) for run in cells.values() if run)
+        client.set_terminated(run_id, status="FINISHED", end_time=round(ended * 1000))
+    else:
+        client.update_run(run_id, status="RUNNING")
+
+
+def parent_state(study: Study, known: Mapping[str, str]) -> str:
+    """Fingerprint of all that the parent run shows.
+
+    Args:
+        study: The study.
+        known: MLflow's id of each run, by dpdt's.
+    """
+    cells = {study.run_id(cell): run for cell, run in cell_runs(study).items()}
+    compared = [known[run_id] for run_id in cells if run_id in known]
+    return state_of([FORMAT, _done(cells), compared], _report_files(study), below=study.paths.report)
+
+
+def _done(cells: Mapping[str, Run | None]) -> bool:
+    return all(run is not None and run_status(run) == "FINISHED" for run in cells.values())
+
+
+def _report_files(study: Study) -> list[Path]:
+    files = study.paths.report.rglob("*")
+    return sorted(file for file in files if file.is_file() and not file.name.startswith("."))
+
+
+def _send_figure(client: "MlflowClient", parent: "MlflowRun", file: Path) -> None:
+    """Log a figure as MLflow's `log_image` does, but under a name that is the same each time."""
+    from PIL import Image
+
+    key = uuid5(NAMESPACE_URL, file.name)
+    name = f"{FIGURES[file.stem].replace(',', '')}+step+0+timestamp+{parent.info.start_time}+{key}"
+    with tempfile.TemporaryDirectory() as folder, Image.open(file) as image:
+        whole, small = Path(folder) / f"{name}.png", Path(folder) / f"{name}+compressed.webp"
+        flat = Image.new("RGB", image.size, "white")
+        flat.paste(image, mask=image.getchannel("A") if "A" in image.getbands() else None)
+        flat.save(whole)
+        flat.save(small)
+        for path in (whole, small):
+            client.log_artifact(parent.info.run_id, str(path), "images")
+
+
+def _note(study: Study, parent: "MlflowRun", shown: Sequence[str], compared: Sequence[str]) -> str:
+    """The parent's description (Markdown): what privacy cost, and the ways to the charts, report and comparison.
+
+    Its addresses are relative, so they hold whatever name the server is reached by.
+    """
+    costs = _mean_aucs(study)
+    sentences = ["**Synthetic data.**"] if is_synthetic(study) else []
+    for scope in SCOPES:
+        found = [f"{auc:.3f} ({_arm(epsilon)})" for (one, epsilon), auc in costs.items() if one == scope]
+        sentences += [f"Mean AUC {scope}: {', '.join(found)}."] if found else []
+    ways = [f"[Compare DP and non-DP runs]({compare_fragment(parent.info.experiment_id, compared)})"]
+    ways += ["charts: *Model metrics*", "report: *Artifacts*, `report/index.html`"] if shown else []
+    images = [f"![{FIGURES[name]}]({_artifact(parent, f'report/figures/{name}.png')})\n" for name in shown]
+    return "\n".join([" ".join(sentences), "", " · ".join(ways), "", *images])
+
+
+def _artifact(parent: "MlflowRun", path: str) -> str:
+    """Address of an artifact, relative to MLflow's pages."""
+    return f"get-artifact?path={quote(path, safe='')}&run_uuid={parent.info.run_id}"
+
+
+def _mean_aucs(study: Study) -> dict[tuple[str, float], float]:
+    """Mean AUC by scope and target epsilon, from the report; empty without one."""
+    file = study.paths.report / "epsilon_curve.csv"
+    if not file.exists():
+        return {}
+    curve = pd.read_csv(file)
+    means = curve[(curve["train_domain"] == "mean") & curve["auc"].notna()]
+    return {(str(row.scope), float(row.target_epsilon)): float(row.auc) for row in means.itertuples()}  # type: ignore[arg-type]
+
+
+def _arm(epsilon: float) -> str:
+    return "no DP" if math.isinf(epsilon) else f"ε={format_epsilon(epsilon)}"
+
+
+def _points(study: Study, time_ms: int) -> list[Point]:
+    """The study's mean AUCs as metrics, e.g. `auc/on-domain/eps1`."""
+    return [
+        Point(f"auc/{scope}/eps{format_epsilon(epsilon)}", auc, time_ms, 0)
+        for (scope, epsilon), auc in _mean_aucs(study).items()
+    ]

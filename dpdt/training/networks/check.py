@@ -1,0 +1,59 @@
+"""Whether network, weights and class weights can do what the study asks, before anything is queued."""
+
+from typing import Final
+
+from dpdt.base.vocabulary import LABELS
+from dpdt.errors import StudyError
+from dpdt.study import Study
+
+__all__ = ["check_class_weights", "check_model"]
+
+SHOWN: Final = 10
+
+
+def check_class_weights(study: Study) -> None:
+    """Class weights of the public data need public data.
+
+    Raises:
+        StudyError: There is none that is pretrained on.
+    """
+    if study.train.class_weights == "public" and study.pretrain_run_id is None:
+        raise StudyError(
+            f"{study.file}: train.class_weights = 'public' needs a public domain that is pretrained on. "
+            f"Write the five numbers instead ({', '.join(LABELS)}), or 'none'."
+        )
+
+
+def check_model(study: Study) -> None:
+    """Look whether given weights load, and whether a network of one's own is fit; dpdt's own networks are.
+
+    Raises:
+        StudyError: The weights do not fit; the network cannot be built; or, in a study with DP arms, it gives other
+            outputs or is not fit for DP: the offending layers are named.
+    """
+    own = ":" in study.model.name
+    if not own and study.model.init_weights is None:
+        return  # without a second for torch
+    import torch
+
+    from dpdt.privacy.clipping.model_requirements import unfit_parts
+    from dpdt.training.networks.build import build_model
+    from dpdt.training.networks.weights import load_weights
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_model(study.model, folder=study.file.parent)
+    if study.model.init_weights is not None:
+        load_weights(model, study.file.parent / study.model.init_weights, new_head=True)
+    if not own or not any(cell.private for cell in study.cells()):
+        return
+    found = unfit_parts(model, size=study.shards.size)
+    if not found:
+        with torch.no_grad():
+            outputs = model.eval()(torch.zeros(1, 1, study.shards.size, study.shards.size)).shape[1]
+        if outputs != len(LABELS):
+            found = [f"forward gives {outputs} outputs; expected num_outputs = {len(LABELS)}, one a label"]
+    if found:
+        more = f"\n  … and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        lines = "".join(f"\n  {line}" for line in found[:SHOWN])
+        raise StudyError(f"model.name: {study.model.name} is not fit for DP:{lines}{more}")

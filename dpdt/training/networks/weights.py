@@ -1,0 +1,96 @@
+"""Weights from a file, into a network."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from dpdt.errors import StudyError
+from dpdt.training.networks.resnet9 import ResNet9
+
+__all__ = [
+    "load_weights",
+]
+
+WRAPPER_PREFIXES: Final = ("_module.", "module.", "_orig_mod.")
+WRAPPED_STATE_KEYS: Final = ("state_dict", "model_state_dict", "model")
+
+
+def load_weights(model: nn.Module, path: Path, *, new_head: bool = False) -> bool:
+    """Load a state dict: one that dpdt wrote, or published weights under torchvision's names.
+
+    Prefixes of wrappers (Opacus, DataParallel, torch.compile) are removed; a first convolution for three channels is
+    summed over them where the model takes one (exact for a repeated gray channel).
+
+    Args:
+        model: A network of this module; changed in place.
+        path: File of ``torch.save``; read with ``weights_only=True``.
+        new_head: Whether a last layer for other outputs is left out, so that the model's own stays as it is.
+
+    Returns:
+        Whether the last layer came from the file.
+
+    Raises:
+        StudyError: The file is missing or no state dict, or its names or shapes are not the model's.
+    """
+    try:
+        state = _plain_state(torch.load(path, map_location="cpu", weights_only=True))
+    except FileNotFoundError as err:
+        raise StudyError(
+            f"{path}: no such file of weights. Correct model.init_weights (relative to the study file)."
+        ) from err
+    except Exception as err:  # torch.load raises many kinds, most of them for a file that is not its own
+        why = str(err).partition("\n")[0].partition(". ")[0].rstrip(".")
+        raise StudyError(
+            f"{path}: cannot be read as a state dict ({type(err).__name__}: {why}). Expected what "
+            "torch.save(model.state_dict(), FILE) wrote."
+        ) from err
+    own = model.state_dict()
+    stem, head = _ends(model)
+    first = state.get(stem)
+    if first is not None and first.ndim == 4 and (first.shape[1], own[stem].shape[1]) == (3, 1):
+        state[stem] = first.sum(1, keepdim=True)
+    has_head = all(name in state and state[name].shape == own[name].shape for name in head)
+    if not has_head and new_head:
+        state = {**state, **{name: own[name] for name in head}}
+    _check_names_and_shapes(path, model, state, head)
+    model.load_state_dict(state, strict=True)
+    return has_head
+
+
+def _ends(model: nn.Module) -> tuple[str, tuple[str, ...]]:
+    """Names of the weight of the first convolution, and of the parameters of the last linear layer."""
+    convolutions = [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
+    linear = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    stem = f"{convolutions[0]}.weight" if convolutions else ""
+    head = tuple(f"{linear[-1][0]}.{name}" for name, _ in linear[-1][1].named_parameters()) if linear else ()
+    return stem, head
+
+
+def _plain_state(loaded: Any) -> dict[str, Tensor]:
+    """The state dict itself, without an outer dict and wrappers' prefixes."""
+    for key in WRAPPED_STATE_KEYS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise TypeError("expected a dict of tensors")
+    state = {}
+    for name, value in loaded.items():
+        while name.startswith(WRAPPER_PREFIXES):
+            name = name.split(".", 1)[1]
+        state[name] = value
+    return state
+
+
+def _check_names_and_shapes(path: Path, model: nn.Module, state: dict[str, Tensor], head: tuple[str, ...]) -> None:
+    own = model.state_dict()
+    names = "the names of a ResNet9 (torchvision's)" if isinstance(model, ResNet9) else "those of your own network"
+    for name, kind in [(n, "missing") for n in own if n not in state] + [(n, "unknown") for n in state if n not in own]:
+        raise StudyError(f"{path}: {kind} parameter {name!r}. Expected {names}.")
+    for name, value in own.items():
+        if state[name].shape != value.shape:
+            hint = "its labels are not dpdt's five" if name in head else "check model.width and in_channels"
+            raise StudyError(
+                f"{path}: {name} has shape {tuple(state[name].shape)}, the model's is {tuple(value.shape)}; {hint}."
+            )

@@ -1,0 +1,123 @@
+"""`train.physical_batch_size = "auto"`: as many images at once as fit, found once a run and recorded in its config.
+
+It changes speed and rounding, never a batch or epsilon: a logical batch is what was drawn, in whatever pieces.
+"""
+
+import copy
+import math
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from dpdt.errors import DpdtError
+from dpdt.privacy.clipping.engines import CLIPPING, GradientSum
+from dpdt.privacy.keystream import KeyStream
+from dpdt.training.device import device_name
+
+__all__ = ["find_physical_batch_size", "free_bytes", "largest_batch"]
+
+# Part of the free memory that a batch may fill; the rest is for other processes and for fragments.
+PART: Final = 0.5
+# Memory at the worst moment of a backward pass over what the forward pass saved: gradients, workspaces, and the
+# pieces that the clipping keeps.
+PEAK_OVER_SAVED: Final = 2.0
+PROBE_IMAGES: Final = 2
+
+
+def find_physical_batch_size(
+    model: nn.Module, *, size: int, device: torch.device, clipping: str | None, autocast: bool, most: int
+) -> int:
+    """Images at once that fit in the memory that is free now.
+
+    What the forward pass of a few images saves is counted, and with it what the clipping keeps for each image; on a GPU
+    the result is tried, and halved until it fits.
+
+    Args:
+        model: Left as it is.
+        size: Height and width of the images in pixels.
+        device: Where the training will be.
+        clipping: Key of ``CLIPPING``; None without DP.
+        autocast: Whether the training is in bfloat16.
+        most: Never more than this, for instance the largest logical batch to be expected.
+
+    Raises:
+        DpdtError: Not even one image fits.
+    """
+    spare = copy.deepcopy(model).to(device).train()
+    image_bytes = PEAK_OVER_SAVED * _saved_bytes(spare, size=size, device=device, autocast=autocast) / PROBE_IMAGES
+    if clipping == "hooks":
+        image_bytes += sum(p.numel() * p.element_size() for p in spare.parameters() if p.requires_grad)
+    images = min(most, int(PART * free_bytes(device) / image_bytes))
+    while device.type == "cuda" and images > 0 and not _fits(spare, images, size, clipping, autocast):
+        images //= 2
+    if images < 1:
+        raise DpdtError(
+            f"train.physical_batch_size: one image of {size}x{size} takes about {image_bytes / 1e9:.2f} GB, "
+            f"{free_bytes(device) / 1e9:.2f} GB are free on {device_name(device)}. Choose a smaller shards.size or "
+            "model.width, or ask for more memory."
+        )
+    return images
+
+
+def largest_batch(*, expected_batch_size: int, images_per_unit: int) -> int:
+    """Images of a logical batch that is larger than all but one in a thousand (three standard deviations)."""
+    return math.ceil((expected_batch_size + 3 * math.sqrt(expected_batch_size)) * images_per_unit)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that this process may still take."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    group = Path("/sys/fs/cgroup")
+    limit = group / "memory.max"
+    if limit.exists() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int((group / "memory.current").read_text()))
+    return free
+
+
+def _saved_bytes(model: nn.Module, *, size: int, device: torch.device, autocast: bool) -> int:
+    """What a forward pass keeps for the backward pass, without the parameters; each block of memory once."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    blocks: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            blocks[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    images = torch.zeros(PROBE_IMAGES, 1, size, size, device=device)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
+        torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast),
+    ):
+        outputs = model(images)
+    del outputs
+    return sum(blocks.values())
+
+
+def _fits(model: nn.Module, images: int, size: int, clipping: str | None, autocast: bool) -> bool:
+    """Try one physical batch."""
+    spare = copy.deepcopy(model)
+    device = next(spare.parameters()).device
+    settings: dict[str, Any] = {"max_grad_norm": 1.0, "noise_multiplier": 0.0, "noise": KeyStream.from_seed("probe")}
+    try:
+        sums = (
+            GradientSum(spare, _first_output, autocast=autocast)
+            if clipping is None
+            else CLIPPING[clipping](spare, _first_output, autocast=autocast, **settings)
+        )
+        sums.add(torch.zeros(images, 1, size, size, device=device), torch.zeros(images, device=device))
+    except torch.cuda.OutOfMemoryError:
+        return False
+    finally:
+        torch.cuda.empty_cache()
+    return True
+
+
+def _first_output(outputs: Tensor, _: Tensor) -> Tensor:
+    return outputs[:, 0]

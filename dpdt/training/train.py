@@ -1,0 +1,212 @@
+"""Trainings: the public pretraining, and every cell of the study, with or without differential privacy.
+
+All of them go through the same loop (`dpdt.training.loop`); `dpdt.training.prepare` decides what it is given and
+freezes that in the run's `config.json` before the first step. A finished run is left alone; an interrupted or crashed
+one goes on.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from torch import nn
+
+from dpdt.base.console import warn
+from dpdt.base.files import remove_leftovers, write_json
+from dpdt.errors import DpdtError, StudyError
+from dpdt.privacy.clipping.engines import CLIPPING
+from dpdt.runs.checkpoint import remove_checkpoints
+from dpdt.runs.state import RunSummary, read_state, run_done, run_lock, summary_of, write_state
+from dpdt.shards.dataset import DomainData, load_split
+from dpdt.study import Cell, Study
+from dpdt.study.paths import RunPaths
+from dpdt.training.canaries import CanaryData, CanaryLoop, CanaryModel, toss_coins, with_canaries
+from dpdt.training.device import choose_device, keep_memory, set_threads
+from dpdt.training.loop import EpochEnd, TrainingLoop
+from dpdt.training.prepare import make_statement, prepare
+from dpdt.training.ranks import Ranks, joined
+from dpdt.training.resume import open_ledger
+from dpdt.training.run import TrainingRun
+from dpdt.training.start import initial_model
+from dpdt.training.stop import StopFlag, stop_on_signals
+
+__all__ = ["RunSummary", "StopFlag", "pretrain", "run_done", "train", "train_with_canaries"]
+
+
+def pretrain(study: Study, *, on_epoch_end: EpochEnd | None = None, stop: StopFlag | None = None) -> RunSummary:
+    """Train on the public domain's train split, without DP. The weights are where all other trainings start.
+
+    The loss is not weighted; the config records the public domain's class weights for `class_weights = "public"`.
+
+    Args:
+        study: The study.
+        on_epoch_end: As for ``train``.
+        stop: As for ``train``.
+
+    Returns:
+        How it ended; at once if it was finished before.
+
+    Raises:
+        StudyError: The study has no public domain.
+        DpdtError: As for ``train``.
+    """
+    if study.public_domain is None or study.pretrain_run_id is None:
+        raise StudyError(
+            f"{study.file}: nothing to pretrain on: no domain has role 'public', or model.init_weights is set. "
+            "Trainings start without it."
+        )
+    run = TrainingRun(study, study.pretrain_run_id, "pretrain", study.public_domain, cell=None, seeded=True)
+    return _train(run, on_epoch_end=on_epoch_end, stop=stop)
+
+
+def train(
+    study: Study,
+    cell: Cell,
+    *,
+    on_epoch_end: EpochEnd | None = None,
+    stop: StopFlag | None = None,
+    seeded_randomness: bool = False,
+) -> RunSummary:
+    """Train one cell of the study on its domain's train split.
+
+    Without `stop`, SIGINT, SIGTERM and SIGUSR2 end the training in good order after the step it is in (in the main
+    thread): all is saved, no budget is lost, and the signal is then delivered to the handler that was there before.
+
+    Args:
+        study: The study.
+        cell: Domain, target epsilon (inf for no DP) and seed.
+        on_epoch_end: Called with the run's paths after the block in which an epoch ended.
+        stop: Asks to stop in place of signals.
+        seeded_randomness: Take a DP arm's batches and noise from the seed: for tests alone, the privacy statement
+            then says that the guarantee is void. An arm without DP is always seeded.
+
+    Returns:
+        How it ended: ``finished`` or ``interrupted``; at once if it was finished before.
+
+    Raises:
+        PrivacyError: Going on would make the epsilon wrong: ledger missing, damaged or another's; delta too large.
+        StudyError: Pretrained weights are missing, CUDA was asked for and is not there, or the run was begun with
+            other settings.
+        DpdtError: Another process is training this run.
+    """
+    seeded = seeded_randomness or not cell.private
+    run = TrainingRun(study, study.run_id(cell), "train", cell.domain, cell, seeded=seeded)
+    return _train(run, on_epoch_end=on_epoch_end, stop=stop)
+
+
+def train_with_canaries(
+    study: Study, cell: Cell, *, stop: StopFlag | None = None, seeded_randomness: bool = False
+) -> RunSummary:
+    """Train the twin of a cell that has `audit.canaries` canaries among its patients; no model for use.
+
+    Args:
+        study: The study, with canaries.
+        cell: As for ``train``.
+        stop: As for ``train``.
+        seeded_randomness: As for ``train``; the coins are then seeded too.
+
+    Raises:
+        StudyError: The study has no canaries.
+        DpdtError: As for ``train``.
+    """
+    if not study.audit.canaries:
+        raise StudyError(f"{study.file}: audit.canaries is 0. Set it, e.g. [audit] canaries = 1000.")
+    seeded = seeded_randomness or not cell.private
+    canaries = study.audit.canaries
+    run = TrainingRun(study, study.audit_run_id(cell), "audit", cell.domain, cell, seeded=seeded, canaries=canaries)
+    return _train(run, on_epoch_end=None, stop=stop)
+
+
+def _train(run: TrainingRun, *, on_epoch_end: EpochEnd | None, stop: StopFlag | None) -> RunSummary:
+    """Do a run, or what is left of it."""
+    if run_done(run.study, run.run_id):
+        _remove_noise_keys(run)
+        return summary_of(run.paths)
+    begun = time.perf_counter()
+    device = choose_device(run.study.train.device)
+    set_threads(run.study.train.num_threads)
+    keep_memory(device)
+    signals = contextlib.nullcontext(stop) if stop else stop_on_signals()
+    with joined() as ranks, _leading(run.paths, ranks, signals) as flag:
+        if ranks.leads:
+            remove_leftovers(run.paths.folder)
+            _warn_of_other_engines(run)
+        data = load_split(run.study, run.domain, "train")
+        model, initial = initial_model(run)
+        if run.canaries:
+            model, data = _add_canaries(run, model, data, ranks)
+        with ranks.leader_first():  # who freezes the config; the others compare
+            plan, config = prepare(run, data, model=model, initial=initial, device=device)
+        with contextlib.ExitStack() as stack:
+            ledger = stack.enter_context(open_ledger(plan)) if plan.mechanism and ranks.leads else None
+            loop = (CanaryLoop if run.canaries else TrainingLoop)(
+                plan, model=model, data=data, steps=ledger, ranks=ranks
+            )
+            if plan.mechanism and ranks.leads:
+                write_json(run.paths.privacy, make_statement(run, plan, config, data, spent_steps=plan.num_steps))
+            status = loop.run(stop=flag, on_epoch_end=on_epoch_end)
+            if status == "finished" and ranks.leads:
+                spent = loop.steps.spent_steps
+                write_json(run.paths.privacy, make_statement(run, plan, config, data, spent_steps=spent, complete=True))
+                loop.report("finished")
+                remove_checkpoints(run.paths.checkpoints)  # and with them the keys of the noise
+        ranks.share(None)  # nobody goes on before the last file is written
+    return summary_of(run.paths, seconds=time.perf_counter() - begun)
+
+
+def _add_canaries(run: TrainingRun, model: nn.Module, data: DomainData, ranks: Ranks) -> tuple[CanaryModel, CanaryData]:
+    """Put an audit's canaries into the network and the data."""
+    seed = f"{run.study.study.seed}/{run.run_id}" if run.seeded and run.cell and run.cell.private else None
+    with ranks.leader_first():  # who tosses the coins; the others read them
+        included = toss_coins(run.paths, run.canaries, seed=seed)
+    audited = with_canaries(data, included)
+    return CanaryModel(model, num_canaries=run.canaries, num_units=audited.num_units), audited
+
+
+@contextlib.contextmanager
+def _leading(paths: RunPaths, ranks: Ranks, signals: contextlib.AbstractContextManager[StopFlag]) -> Iterator[StopFlag]:
+    """Listen to the signals; rank 0 also holds the run's lock and records a failure."""
+    with contextlib.ExitStack() as stack:
+        if ranks.leads:
+            stack.enter_context(run_lock(paths))
+        flag = stack.enter_context(signals)
+        if ranks.leads:
+            stack.enter_context(_failure_recorded(paths))
+        yield flag
+
+
+def _warn_of_other_engines(run: TrainingRun) -> None:
+    """Another way to clip is another run, with a ledger of its own: say so where both spend on the same patients."""
+    study, cell = run.study, run.cell
+    if cell is None or not cell.private:
+        return
+    for clipping in CLIPPING:
+        privacy = study.privacy.model_copy(update={"clipping": clipping})
+        other = study.model_copy(update={"privacy": privacy})
+        folder = study.paths.run(other.run_id(cell)).folder
+        if folder != run.paths.folder and (folder / run.paths.ledger.name).exists():
+            warn(
+                f"{run.run_id}: the same training was begun with privacy.clipping = {clipping!r} ({folder.name}), and "
+                "what it spent stays spent. To keep that run instead, set it in the study file."
+            )
+
+
+def _remove_noise_keys(run: TrainingRun) -> None:
+    """Remove what a process left that was killed between its last report and the removal of its checkpoints."""
+    if any(path != run.paths.weights for path in run.paths.checkpoints.iterdir()):
+        with run_lock(run.paths):
+            remove_checkpoints(run.paths.checkpoints)
+
+
+@contextlib.contextmanager
+def _failure_recorded(paths: RunPaths) -> Iterator[None]:
+    """Leave word in the state that the training failed; what it says of epsilon stays."""
+    try:
+        yield
+    except BaseException as err:
+        with contextlib.suppress(DpdtError, OSError):  # the error itself matters more
+            state = read_state(paths)
+            if state:
+                del state["updated"]
+                write_state(paths, **{**state, "status": "failed" if isinstance(err, Exception) else "interrupted"})
+        raise
