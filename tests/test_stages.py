@@ -165,9 +165,9 @@ def test_run_stage_says_what_the_study_does_not_have(
         run_stage(make_fake_study(), "train", **asked)  # type: ignore[arg-type]
 
 
-def test_a_training_that_the_study_no_longer_has_is_refused(make_fake_study: MakeStudy) -> None:
+def test_a_training_that_the_study_no_longer_has_is_refused(make_study: MakeStudy) -> None:
     with pytest.raises(StudyError, match="has no training gone-1"):
-        run_task(str(make_fake_study().file), Task("train", "gone-1", "train gone"))
+        run_task(str(make_study().file), Task("train", "gone-1", "train gone"))
 
 
 def test_a_task_that_stopped_early_is_no_success(make_fake_study: MakeStudy) -> None:
