@@ -290,6 +290,54 @@ def test_circular_padding_is_judged_by_the_engine_that_will_train_it() -> None:
         assert f"by privacy.clipping = '{clipping}' is not that of the image alone (try 'bookkeeping')" in line
 
 
+def test_a_network_without_a_gradient_is_said_to_have_none() -> None:
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(SIZE * SIZE, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x.flatten(1)).detach()  # type: ignore[no-any-return]
+
+    (line,) = unfit_parts(Detached(), size=SIZE)
+    assert line.startswith("backward fails: RuntimeError: element 0 of tensors does not require grad")
+
+
+class MixesBackwards(torch.autograd.Function):
+    """Right forward; backward each image gets something of the others."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient + 0.1 * gradient.sum(0)
+
+
+class NoiseBackwards(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient * (1 + 1e-6 * torch.rand_like(gradient))
+
+
+@pytest.mark.parametrize("clipping", CLIPPING)
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [(MixesBackwards, "is not that of the image alone"), (NoiseBackwards, r"backward draws random numbers \(torch\)")],
+)
+def test_a_backward_pass_that_is_not_an_images_own_is_found(
+    function: type[torch.autograd.Function], problem: str, clipping: str
+) -> None:
+    found = unfit_parts(Tricky(lambda _, x: function.apply(x)), size=SIZE, clipping=clipping)
+    assert len(found) == 1
+    assert re.search(problem, found[0])
+
+
 class BeginsLater(nn.Module):
     """Nothing to be seen in a trial: it begins when it has been called often enough."""
 
