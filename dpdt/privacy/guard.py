@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 __all__ = ["SHARED", "Generators", "Guard", "NetworkCopy", "moved", "same_values"]
 
+BITS: Final = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 SHARED: Final = ("random", "numpy.random")
 """Generators that other threads may draw from too (a client's wait before its next try): a move alone shows nothing."""
 SEEDS: Final = 8
@@ -194,7 +195,7 @@ def _differing(pairs: dict[str, tuple[Tensor, Tensor]]) -> set[str]:
     """Which of some pairs of equal shapes differ in a bit (so NaN is itself); waits for a GPU once."""
     found, flags = set(), {}
     for name, pair in pairs.items():
-        now, was = (value.reshape(-1).view(torch.uint8) for value in pair)
+        now, was = (value.reshape(-1).view(BITS.get(value.itemsize, torch.uint8)) for value in pair)
         if now.device.type == "cpu":  # numpy takes a twentieth of torch's time here
             if not np.array_equal(now.numpy(), was.numpy()):
                 found.add(name)
