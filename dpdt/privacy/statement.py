@@ -44,7 +44,7 @@ def privacy_statement(
     Returns:
         JSON-like; ``epsilon`` is a number or, where there is no finite bound, None.
     """
-    spent = mechanism.epsilon(spent_steps)
+    spent, answered_by = mechanism.spent(spent_steps)
     statement: dict[str, Any] = {
         "format": FORMAT,
         "run_id": run_id,
@@ -60,7 +60,7 @@ def privacy_statement(
         "num_steps": spent_steps,
         "planned_num_steps": mechanism.num_steps,
         "delta": mechanism.delta,
-        "accountant": mechanism.accountant,
+        "accountant": answered_by,
         "epsilon": spent if math.isfinite(spent) else None,
         "target_epsilon": mechanism.target_epsilon,
         "complete": complete,
