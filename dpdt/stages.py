@@ -343,14 +343,18 @@ def _evaluate(study: Study, run_id: str) -> object:
 
 def _report(study: Study, _key: str) -> object:
     from dpdt.report import write_report
+    from dpdt.statements import refresh_statements
 
+    refresh_statements(study)  # before their times are noted
     with stamped(study, "report"):
         return f"Report: {write_report(study)}"
 
 
 def _track(study: Study, _key: str) -> object:
+    from dpdt.statements import refresh_statements
     from dpdt.tracking import sync
 
+    refresh_statements(study)
     with stamped(study, "track"):
         return sync(study)
 

@@ -15,11 +15,12 @@ from dpdt.checkpoint import remove_checkpoints
 from dpdt.console import warn
 from dpdt.dataset import DomainData, load_split
 from dpdt.errors import DpdtError, StudyError
-from dpdt.files import remove_leftovers, write_json
+from dpdt.files import remove_leftovers
 from dpdt.paths import RunPaths
 from dpdt.privacy.clipping import CLIPPING
 from dpdt.ranks import Ranks, joined
 from dpdt.runs import RunSummary, read_state, run_done, run_lock, summary_of, write_state
+from dpdt.statements import publish_statement
 from dpdt.stop import StopFlag, stop_on_signals
 from dpdt.study import Cell, Study
 from dpdt.training.canaries import CanaryData, CanaryLoop, CanaryModel, toss_coins, with_canaries
@@ -143,11 +144,13 @@ def _train(run: TrainingRun, *, on_epoch_end: EpochEnd | None, stop: StopFlag | 
                 plan, model=model, data=data, steps=ledger, ranks=ranks
             )
             if plan.mechanism and ranks.leads:
-                write_json(run.paths.privacy, make_statement(run, plan, config, data, spent_steps=plan.num_steps))
+                promised = make_statement(run, plan, config, data, spent_steps=plan.num_steps)
+                publish_statement(run.study, run.paths, promised)
             status = loop.run(stop=flag, on_epoch_end=on_epoch_end)
             if status == "finished" and ranks.leads:
                 spent = loop.steps.spent_steps
-                write_json(run.paths.privacy, make_statement(run, plan, config, data, spent_steps=spent, complete=True))
+                kept = make_statement(run, plan, config, data, spent_steps=spent, complete=True)
+                publish_statement(run.study, run.paths, kept)
                 loop.report("finished")
                 remove_checkpoints(run.paths.checkpoints)  # and with them the keys of the noise
         ranks.share(None)  # nobody goes on before the last file is written

@@ -188,8 +188,8 @@ def test_tags_say_which_cohort_code_container_device_and_how_many_hours(runs: Ma
     run = read_run(made.study, paths.run_id)
     assert run is not None
     tags = payload(run).tags
-    assert tags["dpdt.cohort_sha256"] == "5" * 64
-    assert tags["dpdt.shards_sha256"] == "a" * 64
+    assert tags["dpdt.cohort_hmac"] == "5" * 64
+    assert tags["dpdt.shards_hmac"] == "a" * 64
     assert tags["dpdt.image"] == "sha256:abc"
     assert tags["dpdt.version.dpdt"] == "0.1.0"
     assert tags["dpdt.version.commit"] == "c0ffee-dirty"
