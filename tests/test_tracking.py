@@ -22,6 +22,9 @@ import pytest
 
 from dpdt.errors import TrackingError
 from dpdt.files import exclusive_lock, read_json, write_json
+from dpdt.privacy.ledger import Ledger
+from dpdt.privacy.mechanism import Mechanism
+from dpdt.privacy.statement import privacy_statement
 from dpdt.report import write_report
 from dpdt.results import read_run
 from dpdt.study import Cell, Study, load_study
@@ -196,6 +199,70 @@ def test_tags_say_which_cohort_code_container_device_and_how_many_hours(runs: Ma
     assert tags["mlflow.source.git.commit"] == "c0ffee"
     assert tags["dpdt.device"] == "NVIDIA H100"
     assert float(tags["dpdt.hours"]) == pytest.approx(NUM_STEPS * 0.05 / 3600, rel=1e-2)
+
+
+def test_plain_hashes_that_a_former_version_sent_are_removed_by_the_next_sync(runs: Make) -> None:
+    study = runs(("vindr",), "[1.0]").all().study
+    paths = study.paths.run(study.run_id(PRIVATE))
+    config = read_json(paths.config)
+    plain = {"split_sha256": "c" * 64, "labels_sha256": "d" * 64, "manifest_sha256": "e" * 64}
+    write_json(paths.config, {**config, "data": {**plain, "units": 300, "images": 500}})
+    sync(study)
+    client = open_client(tracking_uri(study))
+    ids = {run.data.tags["dpdt.run_id"]: run.info.run_id for run in client.search_runs(["1"])}
+    for name, value in (("dpdt.cohort_sha256", "c" * 64), ("dpdt.shards_sha256", "e" * 64), ("dpdt.sent", "format 2")):
+        client.set_tag(ids[paths.run_id], name, value)
+    client.set_tag(ids["study"], "dpdt.sent", "format 2")
+    assert sync(study).sent == 1
+    assert not [name for name in contents(study)[paths.run_id]["tags"] if "sha256" in name or "hmac" in name]
+    database = study.paths.mlflow_database.read_bytes()
+    kept = [file.read_bytes() for file in study.paths.mlflow_artifacts.rglob("*") if file.is_file()]
+    assert not any(value.encode() in content for value in plain.values() for content in kept)
+    with closing(sqlite3.connect(study.paths.mlflow_database)) as store:
+        assert store.execute("select count(*) from tags where key like '%sha256%'").fetchone() == (0,)
+    assert plain["labels_sha256"].encode() not in database  # it was never sent
+    assert sync(study).sent == 0
+
+
+def test_a_run_that_is_added_is_in_the_other_runs_statements_in_mlflow_and_twice_is_once(runs: Make) -> None:
+    made = runs(("vindr",), "[1.0]").all()
+    study, paths = made.study, made.study.paths.run(made.study.run_id(PRIVATE))
+    mechanism = Mechanism(
+        unit="patient",
+        num_units=300,
+        sample_rate=0.1,
+        noise_multiplier=1.25,
+        max_grad_norm=1.5,
+        num_steps=10,
+        delta=1e-5,
+        accountant="pld",
+        target_epsilon=1.0,
+    )
+    statement = privacy_statement(
+        mechanism,
+        run_id=paths.run_id,
+        domain="vindr",
+        spent_steps=10,
+        randomness="cryptographic",
+        class_weights="none",
+        initial_weights="random",
+        max_images_per_patient=1,
+        complete=True,
+    )
+    write_json(paths.privacy, statement)
+    sync(study)
+    other = study.paths.run("vindr-patient-eps1-seed0-0123abcd")  # another study file's, in the same folder
+    write_json(other.config, {**read_json(paths.config), "run_id": other.run_id})
+    with Ledger(other.ledger, mechanism=mechanism.as_dict(), num_steps=10) as ledger:
+        ledger.reserve(2)
+    assert sync(study).sent == 2
+    (file,) = [file for file in study.paths.mlflow_artifacts.rglob("privacy.json") if paths.run_id in file.read_text()]
+    assert (read_json(file)["selection"]["runs"], read_json(file)["selection"]["epsilon"]) == (2, 2.0)
+    assert "There are 2 such models" in contents(study)[paths.run_id]["tags"]["mlflow.note.content"]
+    assert "There are 2 such models" in file.with_name("model").joinpath("README.md").read_text()
+    before = contents(study)
+    assert sync(study).sent == 0
+    assert contents(study) == before
 
 
 def test_the_audit_s_lower_bound_is_a_metric(runs: Make) -> None:
