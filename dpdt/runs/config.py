@@ -55,8 +55,11 @@ def freeze_config(paths: RunPaths, config: dict[str, Any]) -> dict[str, Any]:
     was, now = _flat(frozen), _flat(json.loads(json.dumps(config)))
     for key in sorted({*was, *now}):
         if _fixed(key) and was.get(key) != now.get(key):
+            began = f"the run was begun with {key} = {was.get(key)!r}, it is {now.get(key)!r} now"
+            if key.startswith("data.") and key.endswith("_sha256"):  # plain, of private data: not for a log
+                began = f"the run was begun with another {key} than there is now"
             raise DpdtError(
-                f"{paths.config}: the run was begun with {key} = {was.get(key)!r}, it is {now.get(key)!r} now. "
+                f"{paths.config}: {began}. "
                 f"Put it back, or remove {paths.folder} to train anew (which spends privacy again)."
             )
     return frozen
