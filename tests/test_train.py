@@ -58,6 +58,11 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def accounted(config: dict[str, Any]) -> float:
+    """The noise over what one unit can move the sum by, C·(1 + s)."""
+    return float(config["noise_multiplier"] / (1 + config["rounding_allowance"]))
+
+
 class Crash(Exception):
     """Stands for the end of the process."""
 
@@ -90,7 +95,7 @@ def test_a_dp_training_leaves_every_file_of_the_run(study: Study) -> None:
     state = read_json(paths.state)
     assert state["status"] == "finished"
     assert state["target_epsilon"] == 8.0
-    spent = epsilon(noise_multiplier=config["noise_multiplier"], sample_rate=0.25, num_steps=NUM_STEPS, delta=1e-3)
+    spent = epsilon(noise_multiplier=accounted(config), sample_rate=0.25, num_steps=NUM_STEPS, delta=1e-3)
     assert state["epsilon"] == spent
     assert 0.98 * 8 <= spent <= 8
     assert read_spent_steps(paths.ledger) == NUM_STEPS
@@ -202,7 +207,7 @@ def test_after_a_crash_the_steps_taken_again_are_paid_for_again(study: Study, mo
     assert state["status"] == "failed"
     assert read_spent_steps(paths.ledger) == 8  # the block of steps 7 and 8 was reserved
     mechanism = read_json(paths.config)
-    shared = {"noise_multiplier": mechanism["noise_multiplier"], "sample_rate": 0.25, "delta": 1e-3}
+    shared = {"noise_multiplier": accounted(mechanism), "sample_rate": 0.25, "delta": 1e-3}
     assert state["epsilon"] == epsilon(num_steps=8, **shared)  # never below what was spent
     summary = train(study, DP)
     assert summary.status == "finished"
@@ -492,7 +497,7 @@ def test_private_class_weights_are_noisy_in_the_dp_arm_frozen_and_paid_for(make_
     labels = load_split(study, "uka", "train").labels
     exact = [float(w) for w in (labels == 0).sum(0) / (labels == 1).sum(0)]
     assert config["class_weights"] != pytest.approx(exact, rel=1e-3)
-    shared = {"noise_multiplier": config["noise_multiplier"], "sample_rate": 0.25, "num_steps": 20, "delta": 1e-3}
+    shared = {"noise_multiplier": accounted(config), "sample_rate": 0.25, "num_steps": 20, "delta": 1e-3}
     assert summary.epsilon == epsilon(**shared, gaussian_noise=config["counts_noise"])
     assert summary.epsilon > epsilon(**shared)
     assert summary.epsilon <= 8
