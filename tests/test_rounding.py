@@ -16,8 +16,8 @@ from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.rounding import PER_IMAGE, batch_that_is_never_passed, images_at_once
 from tests.rounding import loss, movement
 
-IMAGES, AT_ONCE = 19, 8
-HARD = ("alike", "nearly black", "flat", "few levels")  # those that moved most, one of each kind
+IMAGES, AT_ONCE = 9, 4
+HARD = ("alike", "nearly flat")  # a kind that flipped in bfloat16, and the one that moved most in float32
 FLAGS = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\nflags")[2].split("\n", 1)[0].split()
 CAPS = {"AVX2": "avx2", "AVX512_CORE": "avx512bw", "AVX512_CORE_BF16": "avx512_bf16", "AVX512_CORE_AMX": "amx_bf16"}
 
@@ -36,7 +36,7 @@ def test_an_image_moves_the_sum_by_no_more_than_the_sensitivity_with_any_kernels
         cwd=Path(__file__).parents[1],
     )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lines) == 10  # five ways, one and two threads
+    assert len(lines) == 10  # five ways to clip, one and two threads
     for line in lines:
         allowed = PER_IMAGE[line["precision"]]["cpu"] * (IMAGES + 1)
         assert line["others"] <= allowed / 10, line  # the margin that dpdt.privacy.rounding speaks of

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -548,3 +549,28 @@ def test_a_dp_run_does_not_start_from_weights_of_its_own_patients(study: Study, 
     other = make_study(("width = 8", f'width = 8\ninit_weights = "{weights}"'))
     with pytest.raises(PrivacyError, match=r"init_weights: .* was trained on uka itself"):
         train(other, DP)
+
+
+def test_a_run_begun_before_rounding_was_accounted_for_keeps_its_noise(study: Study) -> None:
+    paths = interrupted(study)
+    config = read_json(paths.config)
+    assert config["rounding_allowance"] > 0
+    shutil.rmtree(paths.checkpoints)
+    paths.ledger.unlink()
+    paths.state.unlink()
+    sigma = config["noise_multiplier"]  # more than enough: its target is kept without the allowance too
+    del config["rounding_allowance"], config["instruction_set"]
+    paths.config.write_text(json.dumps(config))
+    summary = train(study, DP)
+    statement = read_json(paths.privacy)
+    assert summary.epsilon == epsilon(noise_multiplier=sigma, sample_rate=0.25, num_steps=NUM_STEPS, delta=1e-3)
+    assert statement["rounding_allowance"] is None
+    assert "not accounted for" in statement["rounding_note"]
+
+
+def test_going_on_with_other_vector_instructions_is_said(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = interrupted(study)
+    config = read_json(paths.config)
+    paths.config.write_text(json.dumps({**config, "instruction_set": "torch NEON"}))
+    assert train(study, DP).status == "finished"
+    assert "begun on a processor that computes with torch NEON" in capsys.readouterr().err
