@@ -43,8 +43,8 @@ def test_an_image_moves_the_sum_by_no_more_than_the_sensitivity_with_any_kernels
         assert 0.99 <= line["whole"] <= 1 + allowed, line
 
 
-def test_without_one_size_of_batches_bfloat16_moves_the_others_by_much_more() -> None:
-    # What the filling up is for: kinds of kernels are chosen by the size of the batch.
+def test_with_one_size_of_batches_bfloat16_moves_the_others_by_next_to_nothing() -> None:
+    # Kernels are chosen by the size of the batch: without filling up, 32 such images moved by 7.5e-3.
     torch.manual_seed(0)
     model = ResNet9(width=16)
     torch.manual_seed(5)

@@ -21,7 +21,8 @@ __all__ = ["PER_IMAGE", "allowance_of", "batch_that_is_never_passed", "images_at
 # Part of C that one image may add to the movement of the others' sum, by precision and device.
 # Measured on an Intel Xeon (AVX-512, AMX), ResNet9 of width 16, 32x32 pixels, 13 kinds of images (`tests/rounding.py`):
 # at most 1.4e-7 an image with book-keeping (257 images, 16 at once; 33 also with oneDNN capped to AVX2), 9.5e-8 with
-# hooks, 2.9e-6 with ghost (10 nearly flat images, AVX2), whose second pass adds more up in one sum. GPUs were not at hand: their sums are of the same float32 numbers, but may be
+# hooks, 2.9e-6 with ghost (10 nearly flat images, AVX2), whose second pass adds more up in one sum. GPUs were not at
+# hand: their sums are of the same float32 numbers, but may be
 # added up in another order each time, so they get twice the room. bfloat16 was as quiet in these runs; it gets five
 # times the room because a last bit before a cast can still become a last bit of bfloat16, 2^16 times as large.
 PER_IMAGE: Final = {
