@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 # Recorded in the config, but a run may be resumed with other values: they cannot change its result or its epsilon.
-FREE_KEYS: Final = ("created", "versions", "device", "physical_batch_size")
+FREE_KEYS: Final = ("created", "versions", "device", "instruction_set", "physical_batch_size")
 SPEED_KEYS: Final = {
     "shards": {"num_threads", "max_reject_fraction"},
     "train": {"physical_batch_size", "checkpoint_every_steps", "device", "num_threads"},
