@@ -31,7 +31,7 @@ from dpdt.training.run import TrainingRun
 from dpdt.training.start import initial_model
 from dpdt.training.stop import StopFlag, stop_on_signals
 
-__all__ = ["RunSummary", "StopFlag", "pretrain", "run_done", "train", "train_with_canaries"]
+__all__ = ["RunSummary", "StopFlag", "TrainingRun", "pretrain", "run_done", "train", "train_run", "train_with_canaries"]
 
 
 def pretrain(study: Study, *, on_epoch_end: EpochEnd | None = None, stop: StopFlag | None = None) -> RunSummary:
@@ -56,8 +56,8 @@ def pretrain(study: Study, *, on_epoch_end: EpochEnd | None = None, stop: StopFl
             f"{study.file}: nothing to pretrain on: no domain has role 'public', or model.init_weights is set. "
             "Trainings start without it."
         )
-    run = TrainingRun(study, study.pretrain_run_id, "pretrain", study.public_domain, cell=None, seeded=True)
-    return _train(run, on_epoch_end=on_epoch_end, stop=stop)
+    run = TrainingRun.of(study, study.pretrain_run_id)
+    return train_run(run, on_epoch_end=on_epoch_end, stop=stop)
 
 
 def train(
@@ -92,7 +92,7 @@ def train(
     """
     seeded = seeded_randomness or not cell.private
     run = TrainingRun(study, study.run_id(cell), "train", cell.domain, cell, seeded=seeded)
-    return _train(run, on_epoch_end=on_epoch_end, stop=stop)
+    return train_run(run, on_epoch_end=on_epoch_end, stop=stop)
 
 
 def train_with_canaries(
@@ -115,11 +115,11 @@ def train_with_canaries(
     seeded = seeded_randomness or not cell.private
     canaries = study.audit.canaries
     run = TrainingRun(study, study.audit_run_id(cell), "audit", cell.domain, cell, seeded=seeded, canaries=canaries)
-    return _train(run, on_epoch_end=None, stop=stop)
+    return train_run(run, on_epoch_end=None, stop=stop)
 
 
-def _train(run: TrainingRun, *, on_epoch_end: EpochEnd | None, stop: StopFlag | None) -> RunSummary:
-    """Do a run, or what is left of it."""
+def train_run(run: TrainingRun, *, on_epoch_end: EpochEnd | None = None, stop: StopFlag | None = None) -> RunSummary:
+    """Train a run, or what is left of it; as ``train``."""
     if run_done(run.study, run.run_id):
         _remove_noise_keys(run)
         return summary_of(run.paths)
