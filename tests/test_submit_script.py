@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dpdt.errors import ClusterError, StudyError
-from dpdt.jobs.requeue import TEARDOWN
 from dpdt.jobs.resources import resources
+from dpdt.jobs.slurm.requeue import TEARDOWN
 from dpdt.jobs.submit import submit
 from dpdt.study import Study, load_study
 from tests.fake_slurm import FakeSlurm
