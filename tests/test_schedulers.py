@@ -101,7 +101,7 @@ def test_jobs_are_taken_back_from_the_scheduler_that_has_them(make_fake_study: M
 
 
 def test_messages_name_a_new_scheduler_too(make_fake_study: MakeStudy, paper: None) -> None:
-    with pytest.raises(StudyError, match="expected slurm, local, debug or paper, got 'pbs'"):
+    with pytest.raises(StudyError, match=r"expected slurm, .* or paper, got 'pbs'"):
         submit(make_fake_study(), cluster="pbs")  # type: ignore[arg-type]
-    with pytest.raises(StudyError, match="--no-wait goes with --cluster slurm or paper only"):
+    with pytest.raises(StudyError, match=r"--no-wait goes with --cluster slurm.* or paper only: local runs"):
         submit(make_fake_study(), cluster="local", wait=False)
