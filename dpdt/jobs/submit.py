@@ -82,10 +82,7 @@ def submit(
         ClusterError: Slurm refused a job, or a task failed: with the task, its last traceback line and its log.
     """
     scheduler = make_scheduler(cluster, study)
-    if wait is False and SCHEDULERS[cluster].waits:
-        names = " or ".join(queueing())
-        raise StudyError(f"--no-wait goes with --cluster {names} only: {cluster} runs in this process. Leave it out.")
-    wait = SCHEDULERS[cluster].waits if wait is None else wait
+    waits = _waits(cluster, wait)
     check_class_weights(study)
     check_model(study)
     _warn_of_changed_lists(study)
@@ -105,9 +102,9 @@ def submit(
         queued = scheduler.queued()
         plan = make_plan(study, stages, queued=queued, only=only)
         summary = SubmitSummary(cluster, len(plan.send), plan.num_done, plan.num_queued)
-        if plan.send or (wait and plan.num_queued):
+        if plan.send or (waits and plan.num_queued):
             submission = new_submission(study, cluster)
-            outcomes = scheduler.run(plan, submission, queued=queued, wait=wait)
+            outcomes = scheduler.run(plan, submission, queued=queued, wait=waits)
             outcomes.raise_if_failed()
             summary = replace(summary, finished=len(outcomes.done), folder=submission.paths.folder)
     say(summary)
@@ -130,6 +127,15 @@ def cancel(study: Study, tasks: Collection[Task] | None = None) -> list[Task]:
     used = {job.cluster for _, job in latest_jobs(study).values()}
     names = [name for name in queueing() if name in used] or queueing()
     return [task for name in names for task in make_scheduler(name, study).cancel(tasks)]
+
+
+def _waits(cluster: Cluster, wanted: bool | None) -> bool:
+    """Whether to stay until the tasks have ended."""
+    always = SCHEDULERS[cluster].waits
+    if wanted is False and always:
+        names = " or ".join(queueing())
+        raise StudyError(f"--no-wait goes with --cluster {names} only: {cluster} runs in this process. Leave it out.")
+    return always if wanted is None else wanted
 
 
 def _warn_of_changed_lists(study: Study) -> None:
