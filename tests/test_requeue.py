@@ -10,7 +10,7 @@ import pytest
 
 from dpdt.errors import ClusterError
 from dpdt.jobs.attempts import Attempt, last_attempt
-from dpdt.jobs.requeue import REQUEUE_CODE, Limits, SlurmAttempt
+from dpdt.jobs.slurm.requeue import REQUEUE_CODE, Limits, SlurmAttempt
 from dpdt.study.tasks import Task
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGCONT)
@@ -27,7 +27,7 @@ def killers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
         started.append(seconds)
         return timer
 
-    monkeypatch.setattr("dpdt.jobs.requeue.threading", SimpleNamespace(Timer=make_timer))
+    monkeypatch.setattr("dpdt.jobs.slurm.requeue.threading", SimpleNamespace(Timer=make_timer))
     yield started
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Mapping
 
+from dpdt.base.files import nearest_folder
 from dpdt.errors import PrivacyError
 from dpdt.jobs.plan.measure import Speed
 from dpdt.jobs.plan.outlook import CellOutlook, DomainOutlook, Outlook
@@ -37,7 +38,7 @@ def look_ahead(
     domains = tuple(_domain(study, domain, size) for domain, size in found.items())
     cells = tuple(_cells(study, found, speeds))
     parameters = _num_parameters(study)
-    free = shutil.disk_usage(next(p for p in (study.folder, *study.folder.parents) if p.exists())).free / 1e9
+    free = shutil.disk_usage(nearest_folder(study.folder)).free / 1e9
     outlook = Outlook(
         domains=domains,
         cells=cells,
