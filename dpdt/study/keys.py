@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dpdt.study import Study
-from dpdt.study.help import HELP, Help
+from dpdt.study.section import About, about
 
 __all__ = ["REQUIRED", "Key", "all_keys", "json_schema", "section_docs", "toml"]
 
@@ -35,7 +35,7 @@ class Key:
     default: Any
     kind: str
     description: str
-    help: Help
+    help: About
 
     @property
     def section(self) -> str:
@@ -60,7 +60,7 @@ def section_docs() -> dict[str, str]:
     def visit(model: type[BaseModel], prefix: str) -> None:
         for name, field in model.model_fields.items():
             inner, star = _inner(field)
-            if inner is not None and f"{prefix}{name}" not in HELP:
+            if inner is not None and about(field) is None:
                 table = f"{prefix}{name}{star}"
                 docs[table] = (inner.__doc__ or "").partition(": ")[2].strip()
                 visit(inner, f"{table}.")
@@ -118,7 +118,7 @@ def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInf
         if model is Study and name == "file":
             continue
         inner, star = _inner(field)
-        if inner is None or f"{prefix}{name}" in HELP:
+        if inner is None or about(field) is not None:
             yield f"{prefix}{name}", field
         else:
             yield from _fields(inner, f"{prefix}{name}{star}.")
@@ -135,10 +135,10 @@ def _key(name: str, field: FieldInfo) -> Key:
     default = REQUIRED if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
     limits = [_limit(item) for item in field.metadata]
     kind = ", ".join(text for text in (_kind(field.annotation), *limits) if text)
-    about = HELP.get(name, Help("", ""))
-    if default in ({}, ()) and about.example:
+    said = about(field) or About("")
+    if default in ({}, ()) and said.example:
         default = None
-    return Key(name, default, kind, field.description or "", about)
+    return Key(name, default, kind, field.description or "", said)
 
 
 def _limit(constraint: Any) -> str:
