@@ -7,6 +7,7 @@ from torch import nn
 
 from dpdt.base.files import read_json, sha256_file
 from dpdt.errors import PrivacyError
+from dpdt.privacy.accounting import delta_protects
 from dpdt.privacy.clipping.bookkeeping import clipping_ways
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.sampling import num_steps_for, sample_rate_for
@@ -110,7 +111,8 @@ def _mechanism(
         return None
     counted = study.train.class_weights == "private"
     settings = study.privacy
-    if settings.delta < 1 / (num_units - run.canaries):  # canaries are nobody: the rule is there for the patients
+    units = num_units - run.canaries  # canaries are nobody: the rule is there for the patients
+    if delta_protects(settings.delta, units=units):
         settings = settings.model_copy(update={"allow_large_delta": True})
     return Mechanism.plan(
         settings,
