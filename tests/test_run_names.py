@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dpdt.base.files import fingerprint
+from dpdt.base.files import fingerprint, read_json, write_json
 from dpdt.errors import DpdtError
 from dpdt.runs.config import freeze_config, frozen_settings
 from dpdt.study import Study, load_study
@@ -203,6 +203,21 @@ def changes(before: Study, after: Study) -> str:
     except DpdtError:
         return found + "r"
     return found
+
+
+def test_a_config_from_before_a_key_came_has_its_default(tmp_path: Path) -> None:
+    # `train.precision` and `model.options` came when there were trainings already
+    study = load(tmp_path, DOMAINS)
+    run = study.paths.run("one")
+    config = {"settings": frozen_settings(study, kind="train")}
+    freeze_config(run, config)
+    older = read_json(run.config)
+    del older["settings"]["train"]["precision"], older["settings"]["model"]["options"]
+    write_json(run.config, older)
+    assert freeze_config(run, config) == older
+    bf16 = load(tmp_path, DOMAINS, "train.precision=bf16")
+    with pytest.raises(DpdtError, match=r"begun with settings\.train\.precision = None, it is 'bf16' now"):
+        freeze_config(run, {"settings": frozen_settings(bf16, kind="train")})
 
 
 @pytest.mark.parametrize("key", CHANGES)

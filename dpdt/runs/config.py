@@ -45,11 +45,13 @@ def freeze_config(paths: RunPaths, config: dict[str, Any]) -> dict[str, Any]:
         write_json(paths.config, full)
         return full
     frozen: dict[str, Any] = read_json(paths.config)
-    was, now = _fixed(frozen), _fixed(json.loads(json.dumps(config)))
+    wanted = json.loads(json.dumps(config))
+    was, now = _fixed(frozen), _fixed(wanted)
     for key in sorted({*was, *now}):
         if was.get(key) != now.get(key):
+            before, after = (flat(values).get(key) for values in (frozen, wanted))
             raise DpdtError(
-                f"{paths.config}: the run was begun with {key} = {was.get(key)!r}, it is {now.get(key)!r} now. "
+                f"{paths.config}: the run was begun with {key} = {before!r}, it is {after!r} now. "
                 f"Put it back, or remove {paths.folder} to train anew (which spends privacy again)."
             )
     return frozen
