@@ -263,7 +263,7 @@ def test_a_training_does_not_go_on_with_other_labels(study: Study) -> None:
     row = cohort.index[cohort["split"] == "train"][-1]
     cohort.loc[row, "healthy"] = 1 - cohort.loc[row, "healthy"]
     cohort.to_parquet(table, index=False)
-    with pytest.raises(DpdtError, match=r"begun with data\.labels_sha256 = .* it is .* now\. Put it back, or remove"):
+    with pytest.raises(DpdtError, match=r"begun with data\.labels_hmac = .* it is .* now\. Put it back, or remove"):
         train(study, DP)
     before.to_parquet(table, index=False)
     assert train(study, DP).status == "finished"
@@ -351,7 +351,7 @@ def test_data_that_changed_since_the_run_began_is_refused(study: Study) -> None:
     interrupted(study)
     manifest = study.paths.shards("uka").manifest
     manifest.write_text(manifest.read_text().replace('"synthetic": true', '"synthetic":  true'))
-    with pytest.raises(DpdtError, match=r"data\.manifest_sha256"):
+    with pytest.raises(DpdtError, match=r"data\.manifest_hmac"):
         train(study, DP)
 
 

@@ -15,7 +15,8 @@ from dpdt.errors import PrivacyError
 __all__ = ["calibrate", "epsilon"]
 
 Accountant = Annotated[
-    Literal["pld", "prv", "rdp"], typer.Option(help="pld is the tightest; prv and rdp are there to compare.")
+    Literal["pld", "prv", "rdp"],
+    typer.Option(help="pld is the tightest; prv and rdp are there to compare. With --sample-rate 1 all are exact."),
 ]
 SampleRate = Annotated[float, typer.Option(help="Probability that one privacy unit is in a step's batch, in (0, 1].")]
 NumSteps = Annotated[int, typer.Option(help="Logical (noisy) steps.")]
@@ -48,11 +49,12 @@ def epsilon(
 
     The steps are DP-SGD's with Poisson sampling.
     """
-    from dpdt.privacy.accounting import epsilon as compute
+    from dpdt.privacy.accounting import spent_epsilon
 
     steps = Steps(sample_rate=sample_rate, num_steps=num_steps, delta=delta, accountant=accountant)
     with _refused_as_usage(delta, units):
-        spent = compute(noise_multiplier=noise_multiplier, **steps)
+        spent, steps["accountant"] = spent_epsilon(noise_multiplier=noise_multiplier, **steps)
+    _say_who_answered(accountant, steps["accountant"])
     values = {
         "epsilon": spent if math.isfinite(spent) else None,
         "noise_multiplier": noise_multiplier,
@@ -72,15 +74,25 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Print the least noise that keeps within a target epsilon."""
-    from dpdt.privacy.accounting import calibrate_noise_multiplier
-    from dpdt.privacy.accounting import epsilon as compute
+    from dpdt.privacy.accounting import calibrate_noise_multiplier, spent_epsilon
 
     steps = Steps(sample_rate=sample_rate, num_steps=num_steps, delta=delta, accountant=accountant)
     with _refused_as_usage(delta, units):
         sigma = calibrate_noise_multiplier(target_epsilon=target_epsilon, **steps)
-    spent = compute(noise_multiplier=sigma, **steps)
+    spent, steps["accountant"] = spent_epsilon(noise_multiplier=sigma, **steps)
+    _say_who_answered(accountant, steps["accountant"])
     values = {"noise_multiplier": sigma, "epsilon": spent, "target_epsilon": target_epsilon, **steps}
     print(json.dumps(values) if as_json else f"noise multiplier {_up(sigma)} (epsilon {_up(spent)})")
+
+
+def _say_who_answered(asked: str, answered: str) -> None:
+    """Tell, on stderr, that the answer is not that of the accountant that was asked."""
+    from dpdt.base.console import note
+
+    if answered == "exact":
+        note("exact: without sampling all steps together are one Gaussian mechanism, whichever accountant is asked")
+    elif answered != asked:
+        note(f"{asked} has no answer here (or a looser one); this is the bound of {answered}")
 
 
 def _up(value: float) -> str:

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
 from dpdt.errors import PrivacyError
-from dpdt.privacy.accounting import calibrate_noise_multiplier, check_delta, epsilon
+from dpdt.privacy.accounting import Spent, calibrate_noise_multiplier, check_delta, spent_epsilon
 from dpdt.study.settings import PrivacySettings
 
 __all__ = ["Mechanism"]
@@ -25,7 +25,7 @@ class Mechanism:
         max_grad_norm: Bound on what one unit moves the sum.
         num_steps: Noisy steps of the whole run.
         delta: Below 1 / num_units.
-        accountant: ``pld``, ``prv`` or ``rdp``.
+        accountant: The one that is asked, ``pld``, ``prv`` or ``rdp``.
         target_epsilon: What all steps together stay within.
         images_per_unit: Images of a drawn unit, whose gradients are averaged before clipping; no matter for epsilon.
         counts_noise: Noise over sensitivity of the counts of labels that class weights were made from, composed with
@@ -109,7 +109,11 @@ class Mechanism:
 
     def epsilon(self, steps: int) -> float:
         """What so many steps spend, with the counts of labels if there are any."""
-        return epsilon(
+        return self.spent(steps).epsilon
+
+    def spent(self, steps: int) -> Spent:
+        """As ``epsilon``, and which accountant's answer it is."""
+        return spent_epsilon(
             noise_multiplier=self.noise_multiplier,
             sample_rate=self.sample_rate,
             num_steps=steps,

@@ -50,8 +50,11 @@ def freeze_config(paths: RunPaths, config: dict[str, Any]) -> dict[str, Any]:
     for key in sorted({*was, *now}):
         if was.get(key) != now.get(key):
             before, after = (flat(values).get(key) for values in (frozen, wanted))
+            began = f"the run was begun with {key} = {before!r}, it is {after!r} now"
+            if key.startswith("data.") and key.endswith("_sha256"):  # plain, of private data: not for a log
+                began = f"the run was begun with another {key} than there is now"
             raise DpdtError(
-                f"{paths.config}: the run was begun with {key} = {before!r}, it is {after!r} now. "
+                f"{paths.config}: {began}. "
                 f"Put it back, or remove {paths.folder} to train anew (which spends privacy again)."
             )
     return frozen

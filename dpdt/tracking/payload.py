@@ -21,10 +21,12 @@ from dpdt.tracking.metrics import Point, final_values, milliseconds, step_values
 from dpdt.tracking.model_card import model_card
 from dpdt.tracking.system_metrics import system_values
 
-__all__ = ["FORMAT", "RUN_ID_TAG", "Payload", "payload", "run_status", "signature", "started_ms"]
+__all__ = ["FORMAT", "RETIRED_TAGS", "RUN_ID_TAG", "Payload", "payload", "run_status", "signature", "started_ms"]
 
 RUN_ID_TAG: Final = "dpdt.run_id"
-FORMAT: Final = 2  # of what is sent; a higher one sends everything again
+FORMAT: Final = 3  # of what is sent; a higher one sends everything again
+# Sent in plain by former versions: hashes of private data, which the next sync removes.
+RETIRED_TAGS: Final = ("dpdt.cohort_sha256", "dpdt.shards_sha256")
 QUIET_SECONDS: Final = 60.0
 SECTIONS: Final = ("train", "privacy", "model", "shards", "pretrain", "evaluate")
 OMITTED: Final = ("domains", "seeds", "target_epsilons", "init_weights")  # said otherwise, or a path
@@ -175,8 +177,8 @@ def _tags(run: Run, statement: Mapping[str, Any]) -> dict[str, str]:
         "dpdt.delta": "" if delta is None else _text(delta),
         "dpdt.privacy_unit": run.unit if run.private else "none",
         "dpdt.synthetic": str(bool(config.get("synthetic"))).lower(),
-        "dpdt.cohort_sha256": str(data.get("split_sha256", "")),
-        "dpdt.shards_sha256": str(data.get("manifest_sha256", "")),
+        "dpdt.cohort_hmac": str(data.get("split_hmac", "")),
+        "dpdt.shards_hmac": str(data.get("manifest_hmac", "")),
         "dpdt.image": str(versions.pop("image", "")),
         "dpdt.device": str(config.get("device", "")),
         "mlflow.source.git.commit": str(versions.get("commit", "")).removesuffix("-dirty"),

@@ -24,7 +24,7 @@ from dpdt.base.vocabulary import format_bound
 from dpdt.errors import PrivacyError
 from dpdt.privacy.clipping.engines import CLIPPING, GradientSum
 from dpdt.privacy.clipping.gradient_sum import Loss
-from dpdt.privacy.clipping.model_requirements import untrained_state
+from dpdt.privacy.clipping.model_guard import Guard
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.ledger import Countdown, Ledger
 from dpdt.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -84,7 +84,7 @@ class TrainingLoop:
         check_sampling(plan, self.sampler)
         self.noise = streams["noise"]
         self.gradients = self._gradient_sum()
-        self._untrained = {} if plan.mechanism is None else _copies(untrained_state(self.network))
+        self._guard = None if plan.mechanism is None else Guard(self.network, size=data.size)
         self._ahead: tuple[NDArray[np.int64], dict[str, Any]] | None = None  # drawn early, and the stream before it
         threads = torch.get_num_threads()
         self.reader = ReadAhead(
@@ -165,7 +165,8 @@ class TrainingLoop:
             self.step += 1
             advance(1)
         self._give_back()
-        self._check_untrained()
+        if self._guard is not None:
+            self._refuse(self._guard.problem())
         if not taken:
             return
         self.ranks.add([total])
@@ -183,18 +184,10 @@ class TrainingLoop:
         """The study's network."""
         return self.model
 
-    def _check_untrained(self) -> None:
+    def _refuse(self, problem: str | None) -> None:
         """In a DP arm nothing but the noisy steps may change the network: else there is no bound on what it keeps."""
-        if not self._untrained:
-            return
-        now = untrained_state(self.network)
-        changed = [name for name, value in self._untrained.items() if not torch.equal(now[name], value)]
-        if changed:
-            raise PrivacyError(
-                f"{self.plan.paths.run_id}: {', '.join(changed)} changed in the forward pass. What the network keeps "
-                "there of its images has neither clipping nor noise, so epsilon would not hold. Nothing of this block "
-                "was saved. Remove it from the network (norms: track_running_stats = False)."
-            )
+        if self.ranks.any(problem is not None):
+            raise PrivacyError(f"{self.plan.paths.run_id}: {problem or 'another process of it refuses the network.'}")
 
     def _stops(self, stop: StopFlag) -> bool:
         """Whether any rank was asked to stop: then all stop here."""
@@ -205,13 +198,19 @@ class TrainingLoop:
         plan = self.plan
         total = torch.zeros((), device=plan.device)
         self.gradients.clear()
+        if self._guard is not None:
+            self._guard.begin()
         for part, inputs in self.reader.read(self._parts(rows)):
             labels = self.labels[torch.from_numpy(part).to(plan.device)]
             units = torch.from_numpy(self.data.units[part]).to(plan.device) if plan.images_per_unit > 1 else None
             total += self.gradients.add(inputs, labels, units=units).sum()
+        if self._guard is not None:
+            self._refuse(self._guard.step_problem())
         self.ranks.add(self.gradients.partial_sums())
         self.gradients.release(expected_batch_size=plan.expected_batch_size)
         self.optimizer.step()
+        if self._guard is not None:
+            self._guard.stepped()
         return total
 
     def _parts(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -285,7 +284,3 @@ class TrainingLoop:
         torch.save(weights, content)
         with atomic_path(self.plan.paths.weights) as temporary:
             temporary.write_bytes(content.getbuffer())
-
-
-def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in tensors.items()}

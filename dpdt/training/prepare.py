@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from dpdt.base.files import read_json, sha256_file
+from dpdt.cohort.data_hashes import recorded_hashes
 from dpdt.errors import PrivacyError
 from dpdt.privacy.accounting import delta_protects
 from dpdt.privacy.clipping.bookkeeping import clipping_ways
@@ -51,15 +52,16 @@ def prepare(
     num_steps = num_steps_for(num_epochs=run.settings.num_epochs, **sizes)
     mechanism = _mechanism(run, num_units=data.num_units, sample_rate=sample_rate, num_steps=num_steps, frozen=frozen)
     class_weights = frozen["class_weights"] if "class_weights" in frozen else choose_class_weights(run, data, mechanism)
-    seen = {
+    hashes = {
         "split_sha256": data.split_sha256,
         "labels_sha256": data.labels_sha256,
         "manifest_sha256": data.manifest_sha256,
+    }
+    seen = {
+        **recorded_hashes(run.study, hashes, frozen=frozen["data"] if frozen else None),
         "units": data.num_units,
         "images": len(data),
     }
-    if frozen and "labels_sha256" not in frozen["data"]:
-        del seen["labels_sha256"]  # the run was begun when it was not recorded yet
     config = {
         "run_id": run.run_id,
         "kind": run.kind,
@@ -209,10 +211,8 @@ def make_statement(
         return statement_without_privacy(
             unit=run.study.privacy.unit, num_units=data.num_units, num_steps=spent_steps, **shared
         )
-    siblings = [] if run.canaries else [cell for cell in run.study.cells() if cell.private]
     return privacy_statement(
         plan.mechanism,
-        sibling_epsilons=[cell.target_epsilon for cell in siblings if cell.domain == run.domain],
         spent_steps=spent_steps,
         randomness=config["randomness"],
         max_images_per_patient=int(data.frame["patient_id"].value_counts().max()),

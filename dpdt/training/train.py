@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from torch import nn
 
 from dpdt.base.console import warn
-from dpdt.base.files import remove_leftovers, write_json
+from dpdt.base.files import remove_leftovers
 from dpdt.errors import DpdtError, StudyError
 from dpdt.privacy.clipping.engines import CLIPPING
+from dpdt.privacy.statements import publish_statement
 from dpdt.runs.checkpoint import remove_checkpoints
 from dpdt.runs.state import RunSummary, read_state, run_done, run_lock, summary_of, write_state
 from dpdt.shards.dataset import DomainData, load_split
@@ -143,11 +144,13 @@ def _train(run: TrainingRun, *, on_epoch_end: EpochEnd | None, stop: StopFlag | 
                 plan, model=model, data=data, steps=ledger, ranks=ranks
             )
             if plan.mechanism and ranks.leads:
-                write_json(run.paths.privacy, make_statement(run, plan, config, data, spent_steps=plan.num_steps))
+                promised = make_statement(run, plan, config, data, spent_steps=plan.num_steps)
+                publish_statement(run.study, run.paths, promised)
             status = loop.run(stop=flag, on_epoch_end=on_epoch_end)
             if status == "finished" and ranks.leads:
                 spent = loop.steps.spent_steps
-                write_json(run.paths.privacy, make_statement(run, plan, config, data, spent_steps=spent, complete=True))
+                kept = make_statement(run, plan, config, data, spent_steps=spent, complete=True)
+                publish_statement(run.study, run.paths, kept)
                 loop.report("finished")
                 remove_checkpoints(run.paths.checkpoints)  # and with them the keys of the noise
         ranks.share(None)  # nobody goes on before the last file is written
