@@ -60,7 +60,7 @@ class Section(BaseModel):
 
     def recorded(self) -> dict[str, Any]:
         """What the config of a run keeps."""
-        return self.model_dump(mode="json", exclude=_of_no_result(type(self)))
+        return self.model_dump(mode="json", exclude=_keys(type(self), "other"))
 
     def deciding(self) -> dict[str, Any]:
         """What decides the result: for fingerprints and run ids."""
@@ -69,24 +69,29 @@ class Section(BaseModel):
     @classmethod
     def deciding_of(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
         """What decides the result, of values as `recorded` gives them, maybe long ago."""
-        return {key: value for key, value in recorded.items() if not cls._is_free(key, value)}
-
-    @classmethod
-    def _is_free(cls, key: str, value: object) -> bool:
-        """Whether a recorded value decides nothing: it is about speed, or as it was before there was such a key."""
-        field = cls.model_fields.get(key)
-        said = about(field) if field else None
-        if field is None or said is None:
-            return False
-        default = field.get_default(call_default_factory=True, validated_data={})
-        return said.decides == "speed" or (said.later and fingerprint(value) == fingerprint(default))
+        speed, defaults = _keys(cls, "speed"), _later_defaults(cls)
+        return {
+            key: value
+            for key, value in recorded.items()
+            if key not in speed and not (key in defaults and fingerprint(value) == defaults[key])
+        }
 
 
 @functools.cache
-def _of_no_result(section: type[Section]) -> set[str]:
-    """Keys that decide nothing of a single result."""
-    marks = {key: about(field) for key, field in section.model_fields.items()}
-    return {key for key, said in marks.items() if said is not None and said.decides == "other"}
+def _keys(section: type[Section], decides: str) -> set[str]:
+    """Keys of a table that say that this is what they decide."""
+    said = {key: about(field) for key, field in section.model_fields.items()}
+    return {key for key, item in said.items() if item is not None and item.decides == decides}
+
+
+@functools.cache
+def _later_defaults(section: type[Section]) -> dict[str, str]:
+    """Keys that came later, with the fingerprints of their defaults."""
+    later = {key: field for key, field in section.model_fields.items() if (said := about(field)) and said.later}
+    return {
+        key: fingerprint(field.get_default(call_default_factory=True, validated_data={}))
+        for key, field in later.items()
+    }
 
 
 def _number(value: Any) -> Any:
