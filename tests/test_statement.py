@@ -191,3 +191,12 @@ def test_weights_of_a_file_are_not_taken_as_free() -> None:
 def test_a_domain_without_patient_ids_does_not_promise_a_patient_silently() -> None:
     assert "each image counts as a patient of its own" in statement(patients_known=False)["paragraph"]
     assert "unit_note" not in statement()
+
+
+def test_what_was_assumed_of_rounding_is_said_for_new_runs_and_for_those_of_before() -> None:
+    before, now = statement(), statement(dataclasses.replace(MECHANISM, rounding_allowance=0.01))
+    assert before["rounding_note"].startswith("Rounding was not accounted for")
+    assert (before["rounding_allowance"], before["accounted_noise_multiplier"]) == (None, 1.0)
+    assert now["sensitivity"] == pytest.approx(1.5 * 1.01)
+    spent = epsilon(noise_multiplier=1.0 / 1.01, sample_rate=0.05, num_steps=150, delta=1e-5)
+    assert now["epsilon"] == spent > before["epsilon"]

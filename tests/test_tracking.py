@@ -377,8 +377,8 @@ def test_twice_is_once(runs: Make) -> None:
 def test_killed_while_the_tables_are_made_leaves_no_half_made_store(fake_runs: Make) -> None:
     study = fake_runs(("vindr",), "[1.0]").all().study
     script = (
-        "import os, sys; from pathlib import Path\n"
-        "from dpdt.study import load_study; from dpdt.tracking.sync import sync\n"
+        "import os, sys; from pathlib import Path; from dpdt.study import load_study;"
+        "from dpdt.tracking.sync import sync\n"
         "Path.rename = lambda *_: os._exit(9)\n"
         "sync(load_study(Path(sys.argv[1])))"
     )
@@ -640,7 +640,8 @@ def test_a_deleted_experiment_comes_back(runs: Make) -> None:
 
 def test_processes_that_sync_at_once_into_a_new_store_lose_nothing(fake_runs: Make) -> None:
     study = fake_runs(TWO, "[1.0, inf]").all().study
-    code = "import dpdt.study as s, sys; from dpdt.tracking.sync import sync; sync(s.load_study(sys.argv[1]))"
+    code = "import sys; from dpdt.study import load_study; from dpdt.tracking.sync import sync;"
+    code += "sync(load_study(sys.argv[1]))"
     processes = [
         subprocess.Popen([sys.executable, "-c", code, str(study.file)], stderr=subprocess.PIPE) for _ in range(3)
     ]

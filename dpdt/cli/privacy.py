@@ -37,7 +37,10 @@ class Steps(TypedDict):
 
 @app.command(epilog="Example: dpdt epsilon --noise-multiplier 1 --sample-rate 0.01 --num-steps 2000 --delta 1e-5")
 def epsilon(
-    noise_multiplier: Annotated[float, typer.Option(help="Noise standard deviation divided by max_grad_norm.")],
+    noise_multiplier: Annotated[
+        float,
+        typer.Option(help="Noise standard deviation over the sensitivity: a statement's accounted_noise_multiplier."),
+    ],
     sample_rate: SampleRate,
     num_steps: NumSteps,
     delta: Delta,
@@ -47,7 +50,8 @@ def epsilon(
 ) -> None:
     """Print the epsilon that a number of noisy steps spends.
 
-    The steps are DP-SGD's with Poisson sampling.
+    The steps are DP-SGD's with Poisson sampling. The noise is that over all one unit can move the sum by: a training
+    allows for rounding too, so its noise multiplier is a little larger (docs/privacy.md).
     """
     from dpdt.privacy.accounting import spent_epsilon
 
@@ -73,7 +77,10 @@ def calibrate(
     units: Units = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the least noise that keeps within a target epsilon."""
+    """Print the least noise that keeps within a target epsilon.
+
+    It is that over the sensitivity; a training's own, which `dpdt plan` prints, has an allowance for rounding on top.
+    """
     from dpdt.privacy.accounting import calibrate_noise_multiplier, spent_epsilon
 
     steps = Steps(sample_rate=sample_rate, num_steps=num_steps, delta=delta, accountant=accountant)

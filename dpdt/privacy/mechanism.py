@@ -1,5 +1,6 @@
 """Everything that decides a DP training's epsilon, in one place: planned once, then frozen in the run's config."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
@@ -22,7 +23,7 @@ class Mechanism:
         num_units: Units of the train split; taken as public.
         sample_rate: Probability of each unit to be in a batch.
         noise_multiplier: Standard deviation of the noise over max_grad_norm.
-        max_grad_norm: Bound on what one unit moves the sum.
+        max_grad_norm: Bound on one unit's clipped gradient.
         num_steps: Noisy steps of the whole run.
         delta: Below 1 / num_units.
         accountant: The one that is asked, ``pld``, ``prv`` or ``rdp``.
@@ -30,6 +31,8 @@ class Mechanism:
         images_per_unit: Images of a drawn unit, whose gradients are averaged before clipping; no matter for epsilon.
         counts_noise: Noise over sensitivity of the counts of labels that class weights were made from, composed with
             the steps; None: nothing was counted.
+        rounding_allowance: s of the sensitivity max_grad_norm · (1 + s), for what rounding moves the other units'
+            gradients (`dpdt.privacy.rounding`); None: the run was begun before this was accounted for.
     """
 
     unit: str
@@ -43,6 +46,17 @@ class Mechanism:
     target_epsilon: float
     images_per_unit: int = 1
     counts_noise: float | None = None
+    rounding_allowance: float | None = None
+
+    @property
+    def sensitivity(self) -> float:
+        """What one unit can move the sum by."""
+        return self.max_grad_norm * (1 + (self.rounding_allowance or 0.0))
+
+    @property
+    def accounted_noise_multiplier(self) -> float:
+        """Standard deviation of the noise over the sensitivity: what the accountant is told."""
+        return self.noise_multiplier / (1 + (self.rounding_allowance or 0.0))
 
     @classmethod
     def plan(
@@ -56,6 +70,7 @@ class Mechanism:
         noise_multiplier: float | None = None,
         counts_share: float | None = None,
         counts_noise: float | None = None,
+        rounding_allowance: float | None = None,
     ) -> Self:
         """Calibrate the noise, or check one that was calibrated before.
 
@@ -68,6 +83,7 @@ class Mechanism:
             noise_multiplier: The frozen one, if the run was begun before.
             counts_share: Part of the target that noisy counts of labels would spend alone; None: nothing is counted.
             counts_noise: The frozen one, if the run was begun before.
+            rounding_allowance: Part of max_grad_norm that is added to the sensitivity; None: not accounted for.
 
         Raises:
             PrivacyError: Delta is not below 1 / num_units, the target cannot be reached, or the given noise misses it.
@@ -87,6 +103,7 @@ class Mechanism:
                 accountant=settings.accountant,
                 gaussian_noise=counts_noise,
             )
+            noise_multiplier = _with_allowance(noise_multiplier, rounding_allowance)
         mechanism = cls(
             unit=settings.unit,
             num_units=num_units,
@@ -99,6 +116,7 @@ class Mechanism:
             target_epsilon=target_epsilon,
             images_per_unit=settings.images_per_patient,
             counts_noise=counts_noise,
+            rounding_allowance=rounding_allowance,
         )
         if mechanism.epsilon(num_steps) > target_epsilon * (1 + TOLERANCE):
             raise PrivacyError(
@@ -114,7 +132,7 @@ class Mechanism:
     def spent(self, steps: int) -> Spent:
         """As ``epsilon``, and which accountant's answer it is."""
         return spent_epsilon(
-            noise_multiplier=self.noise_multiplier,
+            noise_multiplier=self.accounted_noise_multiplier,
             sample_rate=self.sample_rate,
             num_steps=steps,
             delta=self.delta,
@@ -125,3 +143,13 @@ class Mechanism:
     def as_dict(self) -> dict[str, Any]:
         """For the ledger's first line and the config."""
         return asdict(self)
+
+
+def _with_allowance(accounted: float, allowance: float | None) -> float:
+    """The least noise multiplier that the accountant is told at least `accounted` for."""
+    if allowance is None:
+        return accounted
+    noise_multiplier = accounted * (1 + allowance)
+    while noise_multiplier / (1 + allowance) < accounted:  # rounded down: the target would be passed by a last bit
+        noise_multiplier = math.nextafter(noise_multiplier, math.inf)
+    return noise_multiplier

@@ -69,6 +69,10 @@ def privacy_statement(
         "sample_rate": mechanism.sample_rate,
         "noise_multiplier": mechanism.noise_multiplier,
         "max_grad_norm": mechanism.max_grad_norm,
+        "rounding_allowance": mechanism.rounding_allowance,
+        "sensitivity": mechanism.sensitivity,
+        "accounted_noise_multiplier": mechanism.accounted_noise_multiplier,
+        "rounding_note": _rounding_note(mechanism.rounding_allowance),
         "images_per_unit": mechanism.images_per_unit,
         "num_steps": spent_steps,
         "planned_num_steps": mechanism.num_steps,
@@ -111,6 +115,10 @@ def statement_without_privacy(
         "sample_rate": None,
         "noise_multiplier": None,
         "max_grad_norm": None,
+        "rounding_allowance": None,
+        "sensitivity": None,
+        "accounted_noise_multiplier": None,
+        "rounding_note": None,
         "images_per_unit": None,
         "num_steps": num_steps,
         "planned_num_steps": num_steps,
@@ -199,6 +207,21 @@ def brought_up_to_date(
         return statement
     now = {**statement, "selection": selection, "other_releases": releases}
     return {**now, "paragraph": _paragraph(now)}
+
+
+def _rounding_note(allowance: float | None) -> str:
+    """What was assumed of floating-point numbers."""
+    if allowance is None:
+        return (
+            "Rounding was not accounted for: epsilon assumes that a unit moves the sum by no more than max_grad_norm. "
+            "It also changes the size of the batches and with it last bits of the other units' gradients; runs that "
+            "are begun now allow for that."
+        )
+    return (
+        f"A unit is taken to move the sum by sensitivity = max_grad_norm · (1 + {allowance:.3g}): the allowance is for "
+        "what rounding changes in the sum of the other units' gradients. Epsilon is that of "
+        "accounted_noise_multiplier, the noise over the sensitivity."
+    )
 
 
 def _patient_bound(epsilon: float, delta: float, images: int) -> dict[str, Any]:

@@ -71,6 +71,9 @@ class TrainingLoop:
         self.optimizer = torch.optim.NAdam(model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
         if plan.device.type == "cuda":  # a gradient's norm and its part of the sum must be those of the same numbers
             torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cuda.matmul.allow_tf32 = False
+            if plan.mechanism is not None and plan.mechanism.rounding_allowance is not None:
+                torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # one kernel a shape
         checkpoint = ranks.share(load_checkpoint(plan.paths.checkpoints) if ranks.leads else None)
         self.step = 0 if checkpoint is None else int(checkpoint["step"])
         spent = ranks.share(self.step if steps is None else steps.spent_steps)
@@ -259,6 +262,7 @@ class TrainingLoop:
             noise_multiplier=mechanism.noise_multiplier,
             noise=self.noise,
             autocast=self.plan.autocast,
+            fill_to=self.plan.fill_to,
         )
 
     def _save(self) -> None:

@@ -1,21 +1,24 @@
 """What a training is given: decided from study and data, and frozen in the run's config before the first step."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from dpdt.base.console import warn
 from dpdt.base.files import read_json, sha256_file
 from dpdt.cohort.data_hashes import recorded_hashes
 from dpdt.errors import PrivacyError
 from dpdt.privacy.accounting import delta_protects
 from dpdt.privacy.clipping.bookkeeping import clipping_ways
 from dpdt.privacy.mechanism import Mechanism
+from dpdt.privacy.rounding import allowance_of, images_at_once
 from dpdt.privacy.sampling import num_steps_for, sample_rate_for
 from dpdt.privacy.statement import privacy_statement, statement_without_privacy
 from dpdt.runs.config import freeze_config, frozen_settings
 from dpdt.shards.dataset import DomainData
-from dpdt.training.device import device_name
+from dpdt.training.device import device_name, instruction_set
 from dpdt.training.networks.custom import model_code
 from dpdt.training.physical_batch_size import find_physical_batch_size, largest_batch
 from dpdt.training.plan import TrainingPlan
@@ -74,11 +77,13 @@ def prepare(
         "sample_rate": sample_rate,
         "noise_multiplier": mechanism and mechanism.noise_multiplier,
         "counts_noise": mechanism and mechanism.counts_noise,
+        "rounding_allowance": mechanism and mechanism.rounding_allowance,
         "class_weights": class_weights,
         "initial_weights": initial,
         "randomness": "seeded" if run.seeded else "cryptographic",
         "synthetic": data.synthetic,
         "device": device_name(device),
+        "instruction_set": instruction_set(),
     }
     if run.canaries:
         config["canaries"] = {"canaries": run.canaries, "coins_sha256": sha256_file(run.paths.coins)}
@@ -92,6 +97,7 @@ def prepare(
     images = _physical_batch_size(run, model, data, device=device, known=frozen.get("physical_batch_size"))
     if run.study.train.physical_batch_size == "auto":
         config["physical_batch_size"] = {"images": images, "machine": device_name(device)}
+    _say_if_bits_differ(run, frozen, config)
     plan = _plan(
         run,
         device,
@@ -101,7 +107,22 @@ def prepare(
         num_steps=num_steps,
         class_weights=class_weights,
     )
+    if plan.fill_to is not None:
+        fitting = images_at_once(
+            most=images, expected_batch_size=plan.expected_batch_size, images_per_unit=plan.images_per_unit
+        )
+        plan = replace(plan, physical_batch_size=fitting)
     return plan, freeze_config(run.paths, config)
+
+
+def _say_if_bits_differ(run: TrainingRun, frozen: dict[str, Any], config: dict[str, Any]) -> None:
+    """A run that goes on elsewhere keeps its epsilon, not its last bits."""
+    was, now = frozen.get("instruction_set"), config["instruction_set"]
+    if was not in (None, now):
+        warn(
+            f"{run.run_id}: begun on a processor that computes with {was}, here it is {now}. It goes on, and its "
+            "privacy guarantee holds; but its weights will not be those of an undisturbed run, bit for bit."
+        )
 
 
 def _mechanism(
@@ -111,6 +132,7 @@ def _mechanism(
     study = run.study
     if run.target_epsilon is None:
         return None
+    allowance = frozen.get("rounding_allowance") if frozen else allowance_of(study, num_units=num_units)
     counted = study.train.class_weights == "private"
     settings = study.privacy
     units = num_units - run.canaries  # canaries are nobody: the rule is there for the patients
@@ -125,6 +147,7 @@ def _mechanism(
         noise_multiplier=frozen.get("noise_multiplier"),
         counts_share=study.privacy.class_weights_share if counted else None,
         counts_noise=frozen.get("counts_noise"),
+        rounding_allowance=allowance,
     )
 
 

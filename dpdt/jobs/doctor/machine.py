@@ -1,5 +1,6 @@
 """`dpdt doctor`: what of this machine is good, worth knowing or bad for dpdt, each with what to do."""
 
+import contextlib
 import os
 import platform
 import re
@@ -101,6 +102,10 @@ def _processor() -> Check:
     vectors = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve") if name in flags]
     mine, all_cores = len(os.sched_getaffinity(0)), os.cpu_count() or 0
     found = f"{platform.machine()}, {mine} of {all_cores} cores for this process, {', '.join(vectors) or 'no vectors'}"
+    with contextlib.suppress(ImportError):
+        from dpdt.training.device import instruction_set
+
+        found += f"; computes with: {instruction_set()}"
     if platform.machine() == "x86_64" and "avx2" not in flags:
         return Check("processor", "note", f"{found}. Without AVX2, PyTorch on the CPU is slow: use a newer machine.")
     return Check("processor", "good", found)
