@@ -7,8 +7,8 @@ C·(1 + s), and the accountant is told sigma / (1 + s); s is this module's allow
 of a logical batch, because the changes may all point one way.
 
 In bfloat16 a changed last bit can make a gradient another one (0.75 % of C was measured for 32 images), and no useful
-allowance would cover that; ghost clipping, too, moved more. There all physical batches of a run have one size: the last is filled up with zeros that
-weigh nothing (``ClippedGradientSum``), so that kernels stay the same.
+allowance would cover that; ghost clipping, too, moved more. There all physical batches of a run have one size: the
+last is filled up with zeros that weigh nothing (``ClippedGradientSum``), so that kernels stay the same.
 """
 
 import math
