@@ -75,9 +75,8 @@ class _Feeder:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment(), bufsize=0
         )
-        self._write(
-            json.dumps({**as_frozen(self.study), "run_id": run_id}).encode() + b"\n"
-        )  # shorter than a pipe holds
+        told = {**as_frozen(self.study), "run_id": run_id}
+        self._write(json.dumps(told).encode() + b"\n")  # shorter than a pipe holds
         if self.process.stdin:
             os.set_blocking(self.process.stdin.fileno(), False)
 
