@@ -20,7 +20,6 @@ from dpdt.cohort.build import build_cohort
 from dpdt.cohort.synthetic import make_hospitals
 from dpdt.cohort.table import read_cohort, read_record
 from dpdt.errors import CohortError, DpdtError, ShardError
-from dpdt.evaluation import predict
 from dpdt.evaluation.evaluate import evaluate_run, evaluation_done
 from dpdt.evaluation.predict import PREDICTION_COLUMNS
 from dpdt.shards.build import build_shards
@@ -159,12 +158,12 @@ def test_shuffled_test_labels_leave_every_threshold_as_it_is(study: Study) -> No
     before = pd.read_parquet(run_of(study).metrics)
     for domain in DOMAINS:
         path = run_of(study).predictions(domain)
-        frame, stamp = pd.read_parquet(path), predict.read_stamp(path)
+        frame, stamp = pd.read_parquet(path), read_stamp(path)
         for label in LABELS:
             of_label = frame["label"] == label
             shuffled = frame.loc[of_label, "target"].sample(frac=1, random_state=1).to_numpy()
             frame.loc[of_label, "target"] = pd.array(shuffled, dtype="Int8")
-        predict.write_stamped(path, frame, stamp)
+        write_stamped(path, frame, stamp)
     run_of(study).metrics.unlink()
     evaluate_run(study, run_of(study).run_id)
     after = pd.read_parquet(run_of(study).metrics)

@@ -16,6 +16,7 @@ from dpdt.errors import DpdtError
 __all__ = [
     "atomic_path",
     "exclusive_lock",
+    "file_state",
     "fingerprint",
     "is_locked",
     "last_line",
@@ -122,6 +123,15 @@ def sha256_file(path: Path) -> str:
         while chunk := stream.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def file_state(path: Path) -> tuple[int, int] | None:
+    """A file's size and time of change (ns), by which a change is seen without reading it; None if there is no file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def fingerprint(value: Any) -> str:

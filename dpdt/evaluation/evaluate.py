@@ -215,10 +215,7 @@ def _sha256_once(file: Path, *state: int) -> str:
 
 def _settings_stamp(study: Study) -> Stamp:
     """What else decides the metrics."""
-    return {
-        **study.evaluate.model_dump(mode="json", exclude={"domains", "equivalence_margin"}),
-        "seed": study.study.seed,
-    }
+    return {**study.evaluate.deciding(), "seed": study.study.seed}
 
 
 def _thresholds(study: Study, domain: str, predictions: pd.DataFrame | None) -> dict[str, Threshold]:

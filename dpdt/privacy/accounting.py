@@ -27,7 +27,16 @@ import numpy as np
 from dpdt.errors import PrivacyError
 from dpdt.privacy.gaussian import gaussian_epsilon
 
-__all__ = ["ACCOUNTANTS", "EXACT", "Spent", "calibrate_noise_multiplier", "check_delta", "epsilon", "spent_epsilon"]
+__all__ = [
+    "ACCOUNTANTS",
+    "EXACT",
+    "Spent",
+    "calibrate_noise_multiplier",
+    "check_delta",
+    "delta_protects",
+    "epsilon",
+    "spent_epsilon",
+]
 
 ACCOUNTANTS: Final = ("pld", "prv", "rdp")
 
@@ -182,21 +191,31 @@ def calibrate_noise_multiplier(
     )
 
 
-def check_delta(delta: float, *, units: int | None) -> None:
-    """Refuse a delta with which a mechanism that publishes one unit whole would count as private.
+def delta_protects(delta: float, *, units: int) -> bool:
+    """Whether delta is below 1 / units; else a mechanism that publishes one unit whole would count as private."""
+    return delta < 1 / units
+
+
+def check_delta(delta: float, *, units: int | None, study_unit: str | None = None) -> None:
+    """Refuse a delta that protects nobody.
 
     Args:
         delta: Of the guarantee.
         units: Privacy units of the train split; None: not known, nothing is refused.
+        study_unit: What one of them is, where delta is a study's: the message then names the study file's keys.
 
     Raises:
         PrivacyError: Delta is not below 1 / units.
     """
-    if units is not None and delta >= 1 / units:
-        raise PrivacyError(
-            f"delta: {delta:g} is not below 1 / {units} units = {1 / units:.3g}. With such a delta a mechanism that "
-            "publishes one of them whole would count as private. Choose a smaller one."
-        )
+    if units is None or delta_protects(delta, units=units):
+        return
+    key, otherwise = "delta", ""
+    if study_unit:
+        key, otherwise = "privacy.delta", ", or, for a trial that protects nobody, set privacy.allow_large_delta"
+    raise PrivacyError(
+        f"{key}: {delta:g} is not below 1 / {units} {study_unit or 'unit'}s = {1 / units:.3g}. With such a delta a "
+        f"mechanism that publishes one of them whole would count as private. Choose a smaller one{otherwise}."
+    )
 
 
 def _check(*, sample_rate: float, num_steps: int, delta: float, accountant: str) -> None:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
 from dpdt.errors import PrivacyError
-from dpdt.privacy.accounting import Spent, calibrate_noise_multiplier, spent_epsilon
+from dpdt.privacy.accounting import Spent, calibrate_noise_multiplier, check_delta, spent_epsilon
 from dpdt.study.settings import PrivacySettings
 
 __all__ = ["Mechanism"]
@@ -88,13 +88,8 @@ class Mechanism:
         Raises:
             PrivacyError: Delta is not below 1 / num_units, the target cannot be reached, or the given noise misses it.
         """
-        if settings.delta >= 1 / num_units and not settings.allow_large_delta:
-            raise PrivacyError(
-                f"privacy.delta: {settings.delta:g} is not below 1 / {num_units} {settings.unit}s = "
-                f"{1 / num_units:.3g}. With such a delta a "
-                "mechanism that publishes one of them whole would count as private. Choose a smaller one, or, for a "
-                "trial that protects nobody, set privacy.allow_large_delta."
-            )
+        if not settings.allow_large_delta:
+            check_delta(settings.delta, units=num_units, study_unit=settings.unit)
         if counts_share is not None and counts_noise is None:
             counts_noise = calibrate_noise_multiplier(
                 target_epsilon=counts_share * target_epsilon, sample_rate=1.0, num_steps=1, delta=settings.delta

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from dpdt.base.vocabulary import format_bound
+from dpdt.privacy.accounting import delta_protects
 from dpdt.privacy.mechanism import Mechanism
 
 __all__ = [
@@ -320,7 +321,7 @@ def _paragraph(statement: dict[str, Any]) -> str:
         parts.insert(1, "Its noise came from a seed: whoever knows the seed can remove it, so the guarantee is void.")
     if "unit_note" in statement:
         parts.insert(1, statement["unit_note"])
-    if statement["delta"] * statement["num_units"] >= 1:
+    if not delta_protects(statement["delta"], units=statement["num_units"]):
         parts.insert(
             1,
             f"Its delta is not below one over the number of {unit}s: a training that publishes one of them whole "

@@ -13,9 +13,10 @@ from typing import Any, Final
 import pyarrow as pa
 from pyarrow import csv
 
-from dpdt.base.files import exclusive_lock, fingerprint
+from dpdt.base.files import exclusive_lock, file_state, fingerprint
 from dpdt.runs.read import Run
 from dpdt.study import format_epsilon
+from dpdt.study.arms import NO_DP
 from dpdt.tracking.metrics import Point, final_values, milliseconds, step_values
 from dpdt.tracking.model_card import model_card
 from dpdt.tracking.system_metrics import system_values
@@ -68,8 +69,8 @@ def signature(run: Run) -> str:
     """Changes whenever there is news of a run; cheap."""
     paths = run.paths
     files = (paths.config, paths.state, paths.metrics_log, paths.system_log, paths.privacy, paths.audit, paths.metrics)
-    stats = [(file.stat().st_size, file.stat().st_mtime_ns) if file.exists() else None for file in files]
-    return fingerprint([FORMAT, run_status(run), paths.saved_step, stats])[:16]
+    states = [file_state(file) for file in files]
+    return fingerprint([FORMAT, run_status(run), paths.saved_step, states])[:16]
 
 
 def payload(run: Run) -> Payload:
@@ -170,7 +171,7 @@ def _tags(run: Run, statement: Mapping[str, Any]) -> dict[str, str]:
     return {
         RUN_ID_TAG: run.run_id,
         "dpdt.kind": run.kind,
-        "dpdt.arm": "DP" if run.private else "no DP",
+        "dpdt.arm": "DP" if run.private else NO_DP,
         "dpdt.train_domain": run.domain,
         "dpdt.epsilon": "" if epsilon is None else _text(epsilon),
         "dpdt.delta": "" if delta is None else _text(delta),

@@ -10,6 +10,7 @@ from dpdt.base.console import warn
 from dpdt.base.files import read_json, sha256_file
 from dpdt.cohort.data_hashes import recorded_hashes
 from dpdt.errors import PrivacyError
+from dpdt.privacy.accounting import delta_protects
 from dpdt.privacy.clipping.bookkeeping import clipping_ways
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.rounding import allowance_of, images_at_once
@@ -134,7 +135,8 @@ def _mechanism(
     allowance = frozen.get("rounding_allowance") if frozen else allowance_of(study, num_units=num_units)
     counted = study.train.class_weights == "private"
     settings = study.privacy
-    if settings.delta < 1 / (num_units - run.canaries):  # canaries are nobody: the rule is there for the patients
+    units = num_units - run.canaries  # canaries are nobody: the rule is there for the patients
+    if delta_protects(settings.delta, units=units):
         settings = settings.model_copy(update={"allow_large_delta": True})
     return Mechanism.plan(
         settings,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from dpdt.errors import StudyError
-from dpdt.study import Cell, Study, format_epsilon
+from dpdt.study import Cell, Study, arm_name
 from dpdt.study.paths import RunPaths
 from dpdt.study.settings import PretrainSettings, TrainSettings
 
@@ -72,4 +72,4 @@ class TrainingRun:
         """For people."""
         if self.cell is None:
             return f"pretrain {self.domain}"
-        return f"{self.kind} {self.domain} epsilon {format_epsilon(self.cell.target_epsilon)}"
+        return f"{self.kind} {self.domain}, {arm_name(self.cell.target_epsilon, prefix='epsilon ')}"
