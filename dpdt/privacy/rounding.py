@@ -21,7 +21,7 @@ __all__ = ["PER_IMAGE", "allowance_of", "batch_that_is_never_passed", "images_at
 # Part of C that one image may add to the movement of the others' sum, by precision and device: at least ten times the
 # worst that was found. Measured on an Intel Xeon (AVX-512, AMX; oneDNN also capped to AVX2, AVX-512 and its BF16) with
 # ResNet9 of width 16, 32x32 pixels, 13 kinds of images, ordinary and hard, 32 to 1,024 of them, one and two threads
-# (`tests/rounding.py`): float32 at most 1.9e-6 an image; with batches of one size bf16 at most MEASUREDBF16 and ghost
+# (`tests/rounding.py`): float32 at most 1.9e-6 an image; with batches of one size bf16 at most 2.9e-7 and ghost
 # clipping 2.9e-6. No GPU was measured: without TF32 its float32 numbers are of the same precision, added up in other
 # orders; ghost and bf16 get twice the room there.
 PER_IMAGE: Final = {
