@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from dpdt.base.files import make_folder, sha256_file, write_json
+from dpdt.base.files import make_folder, read_json, sha256_file, write_json
 from dpdt.base.vocabulary import LABELS
 from dpdt.cohort.table import COLUMNS
 from dpdt.shards.reader import cohort_sha256
 from dpdt.study import Study, load_study
+from dpdt.study.paths import RunPaths
 from dpdt.training.stop import StopFlag
 
 MakeStudy = Callable[..., Study]
@@ -62,6 +64,13 @@ class StopAfter(StopFlag):
     @requested.setter
     def requested(self, value: bool) -> None:
         pass
+
+
+def statement(paths: RunPaths) -> dict[str, Any]:
+    """A DP run's privacy statement without the time at which the study's runs were counted."""
+    found: dict[str, Any] = read_json(paths.privacy)
+    del found["selection"]["as_of"]
+    return found
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 import dpdt
-from dpdt.base.files import read_json
 from dpdt.privacy.clipping.engines import GradientSum
 from dpdt.study import Study, load_study
 from dpdt.training.ranks import ALONE, Ranks
 from dpdt.training.train import pretrain
 from tests.ports import free_port
+from tests.small_data import statement
 
 MakeStudy = Callable[..., Study]
 WORKER = Path(__file__).parent / "ranks_worker.py"
@@ -64,7 +64,7 @@ def test_two_ranks_release_the_sums_the_epsilon_and_the_weights_of_one(
             for total, right in zip(sums, wanted, strict=True):
                 torch.testing.assert_close(total, right, rtol=1e-5, atol=1e-6)
     paths = [study.paths.run(study.run_id(study.cells()[0])) for study in (one, two)]
-    assert read_json(paths[0].privacy) == read_json(paths[1].privacy)
+    assert statement(paths[0]) == statement(paths[1])
     lines = [path.ledger.read_text().splitlines() for path in paths]
     assert lines[0] == lines[1]
     weights, wanted = (torch.load(p.weights, weights_only=True) for p in (paths[1], paths[0]))
@@ -82,7 +82,7 @@ def test_all_ranks_stop_at_the_step_of_the_one_that_was_told_and_one_process_may
     assert [(rank["status"], rank["step"]) for rank in ranks] == [("interrupted", 6)] * 2
     run(two, tmp_path, size=1)
     paths = [study.paths.run(study.run_id(study.cells()[0])) for study in (one, two)]
-    assert read_json(paths[0].privacy) == read_json(paths[1].privacy)  # nothing was paid for twice
+    assert statement(paths[0]) == statement(paths[1])  # nothing was paid for twice
     weights, wanted = (torch.load(p.weights, weights_only=True) for p in (paths[1], paths[0]))
     for name in wanted:
         torch.testing.assert_close(weights[name], wanted[name], rtol=1e-4, atol=1e-5)

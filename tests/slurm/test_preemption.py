@@ -18,6 +18,7 @@ from dpdt.jobs.status import study_status
 from dpdt.jobs.submissions import latest_jobs
 from dpdt.jobs.submit import submit
 from dpdt.study import Study, load_study
+from tests.small_data import statement
 from tests.waiting import wait_until
 
 pytest.importorskip("dpdt._core", reason="the C++ core is not built here")
@@ -73,7 +74,7 @@ def is_same_result(study: Study, other: Study, run_id: str) -> bool:
     same = all(torch.equal(weights[name], wanted[name]) for name in weights)
     keys = ("status", "step", "num_steps", "epsilon", "target_epsilon")
     states = [{key: read_json(paths.state)[key] for key in keys} for paths in (one, two)]
-    return same and states[0] == states[1] and read_json(one.privacy) == read_json(two.privacy)
+    return same and states[0] == states[1] and statement(one) == statement(two)
 
 
 def requeued(study: Study, run_ids: set[str]) -> None:
@@ -164,9 +165,9 @@ def _kill_and_resume(study: Study, run_id: str) -> None:
     (study.folder / "hold").unlink()
     assert submit(study, cluster="slurm", stages=["train"], retry_failed=True).sent == 1
     wait_until(lambda: states(study) == {"done": 8})
-    statement = read_json(study.paths.run(run_id).privacy)
-    assert statement["epsilon"] <= 8.0
-    assert statement["num_steps"] == read_json(study.paths.run(run_id).config)["num_steps"]
+    stated = read_json(study.paths.run(run_id).privacy)
+    assert stated["epsilon"] <= 8.0
+    assert stated["num_steps"] == read_json(study.paths.run(run_id).config)["num_steps"]
 
 
 def latest_jobs_folder(study: Study, run_id: str) -> Path:
@@ -211,7 +212,7 @@ def test_two_processes_train_one_model_and_come_back_together(
     weights, wanted = (torch.load(paths.weights, weights_only=True) for paths in (one, two))
     for name in wanted:
         torch.testing.assert_close(weights[name], wanted[name], rtol=1e-4, atol=1e-5)
-    assert read_json(one.privacy) == read_json(two.privacy)
+    assert statement(one) == statement(two)
 
 
 def behave(study: Study, **told: object) -> None:
