@@ -84,6 +84,16 @@ def test_pairs_without_an_auc_are_left_out_and_counted(table: Path) -> None:
     assert on_b["fall_no_dp"] == pytest.approx(0.15)
 
 
+def test_dp_that_lowers_every_auc_alike_has_no_t(tmp_path: Path) -> None:
+    # On a from b: .85 and .70 without DP, .80 and .65 with it: differences of .05 but for rounding, no spread.
+    file = tmp_path / "auc.csv"
+    file.write_text(TABLE.replace("b,a,0.72", "b,a,0.65"))
+    on_a = transfer(file)[0].set_index("test_domain").loc["a"]
+    assert on_a["reason"] == "all differences are equal"
+    assert math.isnan(on_a["t"])
+    assert on_a["difference"] == pytest.approx(0.05)
+
+
 def test_the_paper_s_falls_and_p_values() -> None:
     folder = paper_tables()
     found, grid = transfer(folder / "auc.csv")
