@@ -129,7 +129,7 @@ def test_the_paper_s_tables_make_a_whole_report(tmp_path: Path) -> None:
 def test_the_paper_s_figure_of_subgroup_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = pd.read_csv(paper_tables() / "test_set_sizes.csv")
     drawn: list[Figure] = []
-    monkeypatch.setattr(figures, "_export", lambda figure: drawn.append(figure) or {})
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
     figures.sizes_figure(sizes[sizes["positive_label"] == "any"])
     [axes] = drawn[0].axes
     bars = {str(bars.get_label()): [bar.get_width() for bar in bars] for bars in axes.containers}

@@ -106,7 +106,7 @@ def test_a_dry_run_prints_a_table_and_leaves_no_trace(
 def test_local_runs_at_most_so_many_at_once_and_divides_the_cores(
     make_fake_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dpdt.jobs.local.num_cores", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     study = make_fake_study("[cluster]\nlocal_parallelism = 2\n", starts=2)
     submit(study, cluster="local", stages=["cohort", "pretrain"])
     rows = sorted(events(study), key=lambda row: float(str(row["time"])))

@@ -23,7 +23,7 @@ from dpdt.privacy.accounting import epsilon
 from dpdt.privacy.clipping.engines import ClippedGradientSum
 from dpdt.privacy.ledger import read_spent_steps
 from dpdt.privacy.mechanism import Mechanism
-from dpdt.runs.checkpoint import remove_checkpoints
+from dpdt.runs.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from dpdt.shards.dataset import load_split
 from dpdt.study import Cell, Study
 from dpdt.study.paths import RunPaths
@@ -317,14 +317,11 @@ def test_an_older_copy_of_the_ledger_is_refused(study: Study) -> None:
 @pytest.mark.parametrize(
     "broken", [None, {"key": "zz"}, {"key": "00", "draws": 1, "seeded": False}], ids=["missing", "no hex", "short"]
 )
-def test_a_checkpoint_whose_noise_state_cannot_be_read_is_refused(
-    study: Study, monkeypatch: pytest.MonkeyPatch, broken: object
-) -> None:
-    interrupted(study)
-    plain = dpdt.training.loop.load_checkpoint
-    monkeypatch.setattr(
-        dpdt.training.loop, "load_checkpoint", lambda folder: {**(plain(folder) or {}), "noise": broken}
-    )
+def test_a_checkpoint_whose_noise_state_cannot_be_read_is_refused(study: Study, broken: object) -> None:
+    folder = interrupted(study).checkpoints
+    content = load_checkpoint(folder)
+    assert content is not None
+    save_checkpoint(folder, step=content["step"], content={**content, "noise": broken})
     with pytest.raises(PrivacyError, match=r"keystream|random numbers cannot be read"):
         train(study, DP)
 

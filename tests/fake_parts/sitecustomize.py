@@ -86,7 +86,7 @@ FAKES = {
         "run": lambda study, domain: work(study, f"cohort-{domain}", cohort_file(study, domain)),
         "done": lambda study, domain: cohort_file(study, domain).exists(),
     },
-    "cohort.table": {"cohort_done": lambda study, domain: False},
+    "cohort.table": {"cohort_done": lambda study, domain: False, "changed_inputs": lambda study, domain: []},
     "shards.stage": {
         "run": lambda study, domain, **_: work(study, f"shards-{domain}", shards_file(study, domain)),
         "done": lambda study, domain: shards_file(study, domain).exists(),
