@@ -120,6 +120,7 @@ def test_a_measurement_is_kept_until_the_settings_change(study: Study, monkeypat
     assert known_speeds(load_study(study.file, overrides=["shards.size=64"])) == {}
 
 
+@pytest.mark.slow
 def test_an_arm_is_measured_in_a_process_of_its_own(study: Study, tmp_path: Path) -> None:
     from dpdt.study.frozen import freeze_study
 

@@ -144,6 +144,7 @@ def test_the_paper_s_figure_of_subgroup_sizes(monkeypatch: pytest.MonkeyPatch) -
     assert counts["all"].sum() == 119_785
 
 
+@pytest.mark.slow
 def test_a_table_of_auc_over_epsilon_is_drawn_and_checked(table: Path, tmp_path: Path) -> None:
     spent = tmp_path / "spent.csv"
     spent.write_text("domain,epsilon,auc\na,0.5,0.8\na,5,0.9\nb,1,0.7\n")
@@ -211,6 +212,7 @@ def test_missing_files_and_two_tables_are_clear_errors(table: Path, tmp_path: Pa
         write_published([table, other], tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_command_takes_a_study_or_a_table_but_not_both(table: Path, tmp_path: Path) -> None:
     def dpdt(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "dpdt", "report", *arguments]

@@ -142,6 +142,7 @@ def test_a_damaged_metrics_file_counts_as_missing(fake_runs: Make) -> None:
     assert "trained, not evaluated yet" in page_text(runs.study)
 
 
+@pytest.mark.slow
 def test_the_page_needs_no_server_and_no_network(fake_runs: Make, real_figures: None) -> None:
     study = fake_runs(TWO, "[8.0, inf]").all().study
     html = write_report(study).read_text(encoding="utf-8")
@@ -186,6 +187,7 @@ def test_the_synthetic_banner_is_there_only_for_synthetic_data(fake_runs: Make) 
     assert "SYNTHETIC DATA" in page_text(runs.study)
 
 
+@pytest.mark.slow
 def test_one_domain_and_many_work(fake_runs: Make) -> None:
     many = tuple(f"hospital_{number}" for number in range(7))
     study = fake_runs(many, "[inf]").all().study

@@ -263,6 +263,7 @@ def test_an_unfinished_run_and_an_audit_s_twin_are_no_models(runs: Make) -> None
     assert open_client(tracking_uri(made.study)).search_registered_models() == []
 
 
+@pytest.mark.slow
 def test_the_parent_shows_the_charts_and_what_privacy_cost(runs: Make) -> None:
     study = runs(TWO, "[1.0, inf]").all().study
     write_report(study)
@@ -289,6 +290,7 @@ def test_the_parent_shows_the_charts_and_what_privacy_cost(runs: Make) -> None:
     assert [name for name in artifacts(study)["study"] if name.startswith("images/")] == images
 
 
+@pytest.mark.slow
 def test_twice_is_once(runs: Make) -> None:
     study = runs(TWO, "[1.0, inf]").all().study
     write_report(study)
