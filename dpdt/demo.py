@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dpdt.base.console import show_table
 from dpdt.cohort.synthetic.demo_study import make_demo_study
-from dpdt.study import Study, format_epsilon
+from dpdt.study import Study, arm_name
 
 __all__ = ["run_demo"]
 
@@ -33,7 +33,7 @@ def show_comparison(study: Study) -> None:
     from dpdt.report.write import auc_table
 
     for target_epsilon in sorted(study.privacy.target_epsilons, reverse=True):
-        arm = "no DP" if format_epsilon(target_epsilon) == "inf" else f"DP, epsilon {format_epsilon(target_epsilon)}"
+        arm = arm_name(target_epsilon, prefix="DP, epsilon ")
         columns, rows = auc_table(study, target_epsilon)
         show_table(f"Macro AUC by test domain, {arm}", columns, rows)
     print("All images are synthetic: these numbers say nothing about real radiographs.")

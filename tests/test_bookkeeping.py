@@ -27,6 +27,7 @@ from dpdt.privacy.clipping.convolutions import WAYS, Convolution, choose_way, gr
 from dpdt.privacy.clipping.engines import CLIPPING
 from dpdt.privacy.clipping.gradient_sum import ClippedGradientSum
 from dpdt.privacy.keystream import KeyStream
+from dpdt.privacy.rounding import PER_IMAGE
 from dpdt.training.networks.resnet9 import ResNet9
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -416,6 +417,7 @@ def test_an_image_moves_the_sum_by_no_more_than_the_bound(
 
     def total(keep: Tensor) -> Tensor:
         sums = engine(model, norm=norm, kind=kind, autocast=autocast)
+        sums.fill_to = HARD_IMAGES
         sums.add(inputs[keep], targets[keep])
         return flat(sums.sums)
 
@@ -423,7 +425,8 @@ def test_an_image_moves_the_sum_by_no_more_than_the_bound(
     whole = total(everyone)
     moved = [float((whole - total(everyone[everyone != left_out])).norm()) for left_out in (0, 1, 2, 4, 7)]
     assert whole.isfinite().all()
-    assert max(moved) <= norm * (1 + 1e-5)
+    allowance = HARD_IMAGES * PER_IMAGE["bf16" if autocast else "float32"]["cpu"]
+    assert max(moved) <= norm * (1 + allowance)
     assert max(moved) >= norm * 0.999  # the bound is reached, so the test can fail
 
 

@@ -32,6 +32,15 @@ def batch_norm(*, num_outputs, in_channels):
 
 def text(*, num_outputs, in_channels):
     return "resnet"
+
+def circular(*, num_outputs, in_channels):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 4, 3, stride=4, padding=1, padding_mode="circular"), nn.ReLU(), nn.Flatten(),
+        nn.Linear(4 * 64, num_outputs),
+    )
+
+def dropout(*, num_outputs, in_channels):
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(1024, num_outputs))
 """
 
 
@@ -115,6 +124,22 @@ def test_offending_layers_are_named_before_a_job_is_queued(folder: Path) -> None
     check_model(load_study(folder))  # without a DP arm a batch norm is nobody's harm
 
 
+def test_a_study_is_judged_by_the_engine_that_it_names(folder: Path) -> None:
+    file = folder / "study.toml"
+    file.write_text(file.read_text().replace(":small", ":circular"))
+    check_model(load_study(folder))
+    with pytest.raises(StudyError, match=r"0\.weight.*by privacy\.clipping = 'hooks' is not that of the image alone"):
+        check_model(load_study(folder, overrides=["privacy.clipping=hooks"]))
+
+
+def test_dropout_is_for_studies_without_a_dp_arm(folder: Path) -> None:
+    file = folder / "study.toml"
+    file.write_text(file.read_text().replace(":small", ":dropout"))
+    with pytest.raises(StudyError, match=r"not fit for DP:\n  forward draws random numbers in 1 \(Dropout\): torch:"):
+        check_model(load_study(folder))
+    check_model(load_study(folder, overrides=["privacy.target_epsilons=[inf]"]))
+
+
 class _Mixed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -192,8 +217,8 @@ def _not_set() -> nn.Module:
         (_Before, "depends on the other images"),
         (_Keeps, "forward changes memory"),
         (_running, "forward changes 0.running_mean, 0.running_var"),
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(9, 5)), "forward fails on float32 (2, 1, 4, 4)"),
-        (lambda: nn.Flatten(0), "forward gives shape (32,) for 2 images"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(9, 5)), "forward fails on float32 (3, 1, 4, 4)"),
+        (lambda: nn.Flatten(0), "forward gives shape (48,) for 3 images"),
         (_unused, "get no gradient: spare"),
         (_Pair, "forward gives tuple; expected one tensor"),
         (_not_set, "not finite"),

@@ -14,12 +14,12 @@ import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from dpdt.base.files import make_folder, read_json, sha256_file, write_json
+from dpdt.base.parquet import read_stamp, write_stamped
 from dpdt.base.vocabulary import LABELS
 from dpdt.cohort.build import build_cohort
 from dpdt.cohort.synthetic import make_hospitals
 from dpdt.cohort.table import read_cohort, read_record
 from dpdt.errors import CohortError, DpdtError, ShardError
-from dpdt.evaluation import predict
 from dpdt.evaluation.evaluate import evaluate_run, evaluation_done
 from dpdt.evaluation.predict import PREDICTION_COLUMNS
 from dpdt.shards.build import build_shards
@@ -158,12 +158,12 @@ def test_shuffled_test_labels_leave_every_threshold_as_it_is(study: Study) -> No
     before = pd.read_parquet(run_of(study).metrics)
     for domain in DOMAINS:
         path = run_of(study).predictions(domain)
-        frame, stamp = pd.read_parquet(path), predict.read_stamp(path)
+        frame, stamp = pd.read_parquet(path), read_stamp(path)
         for label in LABELS:
             of_label = frame["label"] == label
             shuffled = frame.loc[of_label, "target"].sample(frac=1, random_state=1).to_numpy()
             frame.loc[of_label, "target"] = pd.array(shuffled, dtype="Int8")
-        predict.write_stamped(path, frame, stamp)
+        write_stamped(path, frame, stamp)
     run_of(study).metrics.unlink()
     evaluate_run(study, run_of(study).run_id)
     after = pd.read_parquet(run_of(study).metrics)
@@ -277,7 +277,7 @@ def test_a_run_of_another_split_is_refused(study: Study) -> None:
     config = read_json(paths.config)
     config["data"]["split_sha256"] = "0" * 64
     write_json(paths.config, config)
-    with pytest.raises(CohortError, match=r"trained on another split of chexpert \(split_sha256 000000000000 in"):
+    with pytest.raises(CohortError, match=r"trained on another split of chexpert than that of chexpert\.json"):
         evaluate_run(study, paths.run_id)
 
 
@@ -363,3 +363,42 @@ def test_the_summary_is_one_line_with_its_numbers(evaluated: Study) -> None:
     assert summary.on_domain == metric(table, test_domain="chexpert", **macro)["value"]
     assert summary.off_domain == metric(table, test_domain="uka", **macro)["value"]
     assert json.dumps(summary.__dict__, allow_nan=False)
+
+
+def plain_stamp(study: Study, paths: RunPaths, domain: str) -> dict[str, str]:
+    """As it was before hashes had a key."""
+    return {
+        "shards": study.shards_fingerprint(domain),
+        "split": read_record(study, domain)["split_sha256"],
+        "cohort": sha256_file(study.paths.cohort_table(domain)),
+        "pixels": read_json(study.paths.shards(domain).manifest)["index"]["sha256"],
+        "weights": sha256_file(paths.weights),
+    }
+
+
+def test_results_carry_no_plain_hash_of_the_test_patients(study: Study) -> None:
+    paths = run_of(study)
+    evaluate_run(study, paths.run_id)
+    results = [paths.metrics, paths.draws, *(paths.predictions(domain) for domain in study.test_domains)]
+    for domain in study.test_domains:
+        plain = plain_stamp(study, paths, domain)
+        for name in ("split", "cohort", "pixels"):
+            assert not any(plain[name].encode() in file.read_bytes() for file in results), name
+    assert evaluation_done(study, paths.run_id)
+
+
+def test_results_of_before_with_plain_hashes_stay_done_until_their_data_changes(study: Study) -> None:
+    paths = run_of(study)
+    evaluate_run(study, paths.run_id)
+    stamps = {domain: plain_stamp(study, paths, domain) for domain in study.test_domains}
+    stamp = {"evaluate": read_stamp(paths.metrics)["evaluate"], "predictions": stamps}
+    for file, what in ((paths.metrics, stamp), (paths.draws, stamp)):
+        write_stamped(file, pd.read_parquet(file), what)
+    for domain, what in stamps.items():
+        write_stamped(paths.predictions(domain), pd.read_parquet(paths.predictions(domain)), what)
+    study.paths.data_key.unlink()
+    assert evaluation_done(study, paths.run_id)
+    assert evaluate_run(study, paths.run_id).skipped
+    assert not study.paths.data_key.exists()  # nothing needed it
+    correct_a_label(study, "test")
+    assert not evaluation_done(study, paths.run_id)

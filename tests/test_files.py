@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from dpdt.base.files import atomic_path, exclusive_lock, fingerprint, read_json, sha256_file, write_json
+from dpdt.base.files import (
+    atomic_path,
+    exclusive_lock,
+    fingerprint,
+    last_line,
+    nearest_folder,
+    read_json,
+    read_tail,
+    sha256_file,
+    write_json,
+)
 from dpdt.errors import DpdtError
 
 
@@ -76,3 +86,18 @@ def test_a_full_disk_is_told_with_the_file_that_did_not_fit(tmp_path: Path, monk
     with pytest.raises(OSError, match=re.escape(f"No space left on device: '{tmp_path}/a.json'")):
         write_json(tmp_path / "a.json", {})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there_yet_will_be_in_the_nearest_one_that_is(tmp_path: Path) -> None:
+    assert nearest_folder(tmp_path / "studies" / "mine") == tmp_path
+    assert nearest_folder(tmp_path) == tmp_path
+
+
+def test_the_end_of_a_file_is_read_and_a_missing_file_is_empty(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    assert read_tail(file) == ""
+    file.write_bytes("first\nä\nlast\n".encode())
+    assert read_tail(file, 5) == "last\n"
+    assert read_tail(file, 7) == "\N{REPLACEMENT CHARACTER}\nlast\n"  # the cut went through the two bytes of ä
+    assert last_line("one\n  two \n\n") == "two"
+    assert last_line("\n \n") == ""

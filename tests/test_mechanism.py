@@ -43,3 +43,16 @@ def test_the_dict_has_all_that_a_step_depends_on() -> None:
 def test_a_large_delta_may_be_asked_for() -> None:
     settings = PrivacySettings(delta=1e-4, allow_large_delta=True)
     assert Mechanism.plan(settings, target_epsilon=3.0, num_units=10**6, sample_rate=0.05, num_steps=10).delta == 1e-4
+
+
+def test_the_allowance_for_rounding_is_paid_for_with_noise() -> None:
+    # Sensitivity C·(1 + s) with noise sigma·C is sensitivity 1 with noise sigma / (1 + s).
+    without, allowed = plan(), plan(rounding_allowance=0.25)
+    assert allowed.noise_multiplier == pytest.approx(1.25 * without.noise_multiplier)
+    assert allowed.accounted_noise_multiplier >= without.noise_multiplier
+    assert allowed.epsilon(100) == pytest.approx(without.epsilon(100))
+    assert allowed.epsilon(100) <= 3
+    assert allowed.sensitivity == pytest.approx(1.25 * allowed.max_grad_norm)
+    assert plan(rounding_allowance=0.25, noise_multiplier=allowed.noise_multiplier) == allowed
+    with pytest.raises(PrivacyError, match="more than the target 3"):
+        plan(rounding_allowance=0.25, noise_multiplier=without.noise_multiplier)

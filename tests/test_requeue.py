@@ -11,7 +11,7 @@ import pytest
 
 from dpdt.errors import ClusterError
 from dpdt.jobs.attempts import Attempt, last_attempt
-from dpdt.jobs.requeue import REQUEUE_CODE, Limits, SlurmAttempt
+from dpdt.jobs.slurm.requeue import REQUEUE_CODE, Limits, SlurmAttempt
 from dpdt.study.tasks import Task
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGCONT)

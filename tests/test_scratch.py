@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dpdt.base.files import sha256_file
 from dpdt.shards.scratch import staged
 from dpdt.study import Study
 
@@ -30,6 +31,7 @@ def test_shards_are_copied_once_and_read_there(make_study: MakeStudy, node_disk:
     copy = staged(paths)
     assert copy.folder.parent == node_disk
     assert copy.folder.name.startswith("dpdt-77-")
+    assert sha256_file(paths.manifest)[:8] not in copy.folder.name  # others on the node see the name
     for file in (paths.shard(0), paths.shard(1), paths.index, paths.manifest):
         assert (copy.folder / file.name).read_bytes() == file.read_bytes()
     before = copy.shard(0).stat().st_mtime_ns

@@ -27,9 +27,9 @@ def test_every_key_has_a_description_a_reason_and_an_example_where_it_has_no_def
     assert len(keys) > 90
     for key in keys:
         assert key.description.endswith("."), f"{key.name}: no description in its settings"
-        assert key.help.why, f"{key.name}: add it to dpdt/study/help.py"
+        assert key.help.why, f"{key.name}: its annotation says nothing About(…) it"
         if key.default is None or key.default is REQUIRED:
-            assert key.help.example, f"{key.name}: no default, so it needs an example in dpdt/study/help.py"
+            assert key.help.example, f"{key.name}: no default, so it needs About(…, example=…)"
 
 
 @pytest.mark.parametrize("preset", STARTERS)

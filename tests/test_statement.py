@@ -9,7 +9,13 @@ import pytest
 
 from dpdt.privacy.accounting import epsilon
 from dpdt.privacy.mechanism import Mechanism
-from dpdt.privacy.statement import group_privacy, privacy_statement, selection_cost, statement_without_privacy
+from dpdt.privacy.statement import (
+    brought_up_to_date,
+    group_privacy,
+    privacy_statement,
+    selection_cost,
+    statement_without_privacy,
+)
 
 MECHANISM = Mechanism(
     unit="patient",
@@ -125,13 +131,35 @@ def test_a_delta_that_protects_nobody_is_said_in_plain_words() -> None:
 
 def test_the_best_of_several_runs_costs_their_sum() -> None:
     # Basic composition: epsilons add up, and so do deltas.
-    cost = selection_cost([1.0, 8.0, 8.0], delta=1e-6)
+    cost = selection_cost([(1.0, 1e-6), (8.0, 1e-6), (8.0, 3e-6)])
     assert (cost["runs"], cost["epsilon"]) == (3, 17.0)
-    assert cost["delta"] == pytest.approx(3e-6)
-    found = statement(sibling_epsilons=[1.0, 8.0])
+    assert cost["delta"] == pytest.approx(5e-6)
+    found = today(statement(), [(1.0, 1e-5), (8.0, 1e-5)])
     assert found["selection"]["epsilon"] == 9.0
+    assert found["selection"]["as_of"] == "2026-01-01T00:00:00+00:00"
     assert "answers for epsilon = 9 and delta = 2e-05 together" in found["paragraph"]
     assert "`selection` is the cost" in str(found["other_releases"])
+
+
+def today(found: dict[str, Any], budgets: list[tuple[float, float]], **changes: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {"plain_hashes": False, "as_of": "2026-01-01T00:00:00+00:00"}
+    return brought_up_to_date(found, budgets=budgets, **{**settings, **changes})
+
+
+def test_a_statement_of_the_same_count_keeps_its_time() -> None:
+    once = today(statement(), [(8.0, 1e-5)])
+    assert today(once, [(8.0, 1e-5)], as_of="2027-01-01T00:00:00+00:00") == once
+    more = today(once, [(8.0, 1e-5), (8.0, 1e-5)], as_of="2027-01-01T00:00:00+00:00")
+    assert (more["selection"]["runs"], more["selection"]["as_of"]) == (2, "2027-01-01T00:00:00+00:00")
+
+
+def test_plain_hashes_of_a_run_begun_before_are_named_once() -> None:
+    once = today(statement(), [(8.0, 1e-5)], plain_hashes=True)
+    twice = today(once, [(8.0, 1e-5)], plain_hashes=True)
+    assert twice == once
+    (entry,) = [entry for entry in once["other_releases"] if entry["what"].startswith("SHA-256")]
+    assert entry["accounted"].startswith("not covered by epsilon")
+    assert not any("SHA-256" in entry["what"] for entry in today(statement(), [(8.0, 1e-5)])["other_releases"])
 
 
 def test_a_run_that_is_alone_has_nobody_to_be_chosen_from() -> None:
@@ -163,3 +191,12 @@ def test_weights_of_a_file_are_not_taken_as_free() -> None:
 def test_a_domain_without_patient_ids_does_not_promise_a_patient_silently() -> None:
     assert "each image counts as a patient of its own" in statement(patients_known=False)["paragraph"]
     assert "unit_note" not in statement()
+
+
+def test_what_was_assumed_of_rounding_is_said_for_new_runs_and_for_those_of_before() -> None:
+    before, now = statement(), statement(dataclasses.replace(MECHANISM, rounding_allowance=0.01))
+    assert before["rounding_note"].startswith("Rounding was not accounted for")
+    assert (before["rounding_allowance"], before["accounted_noise_multiplier"]) == (None, 1.0)
+    assert now["sensitivity"] == pytest.approx(1.5 * 1.01)
+    spent = epsilon(noise_multiplier=1.0 / 1.01, sample_rate=0.05, num_steps=150, delta=1e-5)
+    assert now["epsilon"] == spent > before["epsilon"]

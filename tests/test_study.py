@@ -83,6 +83,13 @@ def test_a_key_in_the_file_wins_over_the_preset(tmp_path: Path) -> None:
             r"train\.domains: twin, which has the same data as mimic, is pretrained on without DP",
         ),
         ('[domains.uka]\nroot = "x"\nrole = "public"', r"only one may have role public, got uka, mimic"),
+        ("[shards]\nsize = 1e30", r"shards\.size: expected a whole number, got 1e\+30\."),
+        ("[model]\nwidth = 9", r"model\.width: expected a multiple of 8, got 9\."),
+        ("[audit]\ncanaries = 1048576", r"audit\.canaries: expected a number less than 1048576, got 1048576\."),
+        (
+            '[domains.own]\nkind = "table"\nroot = "x"\n[domains.own.table]\nfile = "x"\nimage = ""',
+            r"domains\.own\.table\.image: expected text of length 1 or more, got ''\.",
+        ),
         ("[shards]\nsize = 0", r"shards\.size: expected a number greater than or equal to 8, got 0"),
         (
             "[[train]]",

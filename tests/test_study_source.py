@@ -10,7 +10,7 @@ from dpdt.cli import main
 from dpdt.errors import StudyError
 from dpdt.study import load_study
 from dpdt.study.frozen import freeze_study, thaw_study
-from dpdt.study.show import effective
+from dpdt.study.keys import effective
 from dpdt.study.source import read_source
 
 TEXT = """\

@@ -78,9 +78,9 @@ def test_an_unknown_stage_is_answered_with_the_valid_ones(make_fake_study: MakeS
 
 
 def test_an_unknown_cluster_and_not_waiting_locally_are_refused(make_fake_study: MakeStudy) -> None:
-    with pytest.raises(StudyError, match="expected slurm, local or debug, got 'pbs'"):
+    with pytest.raises(StudyError, match=r"expected slurm, local.* got 'pbs'"):
         submit(make_fake_study(), cluster="pbs")  # type: ignore[arg-type]
-    with pytest.raises(StudyError, match="--no-wait goes with --cluster slurm only"):
+    with pytest.raises(StudyError, match="--no-wait goes with --cluster slurm"):
         submit(make_fake_study(), cluster="local", wait=False)
 
 

@@ -1,5 +1,6 @@
 """How a task's python is started: in an image, and of the right version; and what becomes of its exit code."""
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from dpdt.errors import ClusterError, StudyError
-from dpdt.jobs.requeue import TEARDOWN
 from dpdt.jobs.resources import resources
+from dpdt.jobs.slurm.requeue import TEARDOWN
 from dpdt.jobs.submit import submit
 from dpdt.study import Study, load_study
 from tests.fake_slurm import FakeSlurm
@@ -44,7 +45,7 @@ def test_an_image_is_started_on_the_node_with_options_before_it_and_what_a_task_
     submit(study, cluster="slurm", stages=["train"])  # the versions in the image were asked for, and are right
     script = fake_slurm.script(1)
     (starter,) = study.paths.jobs.glob("2*/python.sh")
-    assert f"sh '{starter}' -u -m submitit.core._submit" in script
+    assert f"sh {shlex.quote(str(starter))} -u -m submitit.core._submit" in script
     assert "srun " in script.split("apptainer")[0]  # sbatch, srun and scontrol stay on the host
 
     monkeypatch.setenv("SLURM_JOB_ID", "7")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from dpdt.errors import ClusterError
-from dpdt.jobs.requeue import Limits
+from dpdt.jobs.slurm.call import SlurmCall
+from dpdt.jobs.slurm.requeue import Limits
 from dpdt.jobs.slurm.send import _share
 from dpdt.jobs.status import study_status
 from dpdt.jobs.submit import submit
@@ -143,7 +144,7 @@ def test_without_slurm_it_says_so(make_fake_study: MakeStudy, monkeypatch: pytes
 
 
 def test_a_call_asks_to_be_started_again_with_the_same_task() -> None:
-    call = TaskCall("study.json", Task("train", "a-1"), num_threads=2)
+    call = SlurmCall("study.json", Task("train", "a-1"), 2, limits=Limits(3, 60, 90), scratch=None, gpus=0)
     assert call.checkpoint().function is call
 
 
@@ -159,7 +160,7 @@ def test_a_task_that_got_fewer_cores_than_it_asked_for_says_so(
     assert "warning: asked for 4 cores, got 1" in shown.err
 
 
-def as_slurm_job(monkeypatch: pytest.MonkeyPatch, folder: Path, gpus: int, study: Study) -> TaskCall:
+def as_slurm_job(monkeypatch: pytest.MonkeyPatch, folder: Path, gpus: int, study: Study) -> SlurmCall:
     """The call of a training's job, in an environment like that of a job."""
     folder.mkdir(exist_ok=True)
     for name, value in {"SUBMITIT_EXECUTOR": "slurm", "SUBMITIT_FOLDER": str(folder), "SLURM_JOB_ID": "7"}.items():
@@ -168,7 +169,7 @@ def as_slurm_job(monkeypatch: pytest.MonkeyPatch, folder: Path, gpus: int, study
         monkeypatch.setenv(name, "1")
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     task = Task("train", study.run_id(study.cells()[0]), "train a")
-    return TaskCall(str(study.file), task, num_threads=1, limits=Limits(3, 60, 90), gpus=gpus)
+    return SlurmCall(str(study.file), task, 1, limits=Limits(3, 60, 90), scratch=None, gpus=gpus)
 
 
 def test_a_job_that_does_not_see_its_gpu_fails_at_once(

@@ -22,6 +22,9 @@ import pytest
 
 from dpdt.base.files import exclusive_lock, read_json, write_json
 from dpdt.errors import TrackingError
+from dpdt.privacy.ledger import Ledger
+from dpdt.privacy.mechanism import Mechanism
+from dpdt.privacy.statement import privacy_statement
 from dpdt.report.write import write_report
 from dpdt.runs.read import read_run
 from dpdt.study import Cell, Study, load_study
@@ -186,14 +189,78 @@ def test_tags_say_which_cohort_code_container_device_and_how_many_hours(runs: Ma
     run = read_run(made.study, paths.run_id)
     assert run is not None
     tags = payload(run).tags
-    assert tags["dpdt.cohort_sha256"] == "5" * 64
-    assert tags["dpdt.shards_sha256"] == "a" * 64
+    assert tags["dpdt.cohort_hmac"] == "5" * 64
+    assert tags["dpdt.shards_hmac"] == "a" * 64
     assert tags["dpdt.image"] == "sha256:abc"
     assert tags["dpdt.version.dpdt"] == "0.1.0"
     assert tags["dpdt.version.commit"] == "c0ffee-dirty"
     assert tags["mlflow.source.git.commit"] == "c0ffee"
     assert tags["dpdt.device"] == "NVIDIA H100"
     assert float(tags["dpdt.hours"]) == pytest.approx(NUM_STEPS * 0.05 / 3600, rel=1e-2)
+
+
+def test_plain_hashes_that_a_former_version_sent_are_removed_by_the_next_sync(runs: Make) -> None:
+    study = runs(("vindr",), "[1.0]").all().study
+    paths = study.paths.run(study.run_id(PRIVATE))
+    config = read_json(paths.config)
+    plain = {"split_sha256": "c" * 64, "labels_sha256": "d" * 64, "manifest_sha256": "e" * 64}
+    write_json(paths.config, {**config, "data": {**plain, "units": 300, "images": 500}})
+    sync(study)
+    client = open_client(tracking_uri(study))
+    ids = {run.data.tags["dpdt.run_id"]: run.info.run_id for run in client.search_runs(["1"])}
+    for name, value in (("dpdt.cohort_sha256", "c" * 64), ("dpdt.shards_sha256", "e" * 64), ("dpdt.sent", "format 2")):
+        client.set_tag(ids[paths.run_id], name, value)
+    client.set_tag(ids["study"], "dpdt.sent", "format 2")
+    assert sync(study).sent == 1
+    assert not [name for name in contents(study)[paths.run_id]["tags"] if "sha256" in name or "hmac" in name]
+    database = study.paths.mlflow_database.read_bytes()
+    kept = [file.read_bytes() for file in study.paths.mlflow_artifacts.rglob("*") if file.is_file()]
+    assert not any(value.encode() in content for value in plain.values() for content in kept)
+    with closing(sqlite3.connect(study.paths.mlflow_database)) as store:
+        assert store.execute("select count(*) from tags where key like '%sha256%'").fetchone() == (0,)
+    assert plain["labels_sha256"].encode() not in database  # it was never sent
+    assert sync(study).sent == 0
+
+
+def test_a_run_that_is_added_is_in_the_other_runs_statements_in_mlflow_and_twice_is_once(runs: Make) -> None:
+    made = runs(("vindr",), "[1.0]").all()
+    study, paths = made.study, made.study.paths.run(made.study.run_id(PRIVATE))
+    mechanism = Mechanism(
+        unit="patient",
+        num_units=300,
+        sample_rate=0.1,
+        noise_multiplier=1.25,
+        max_grad_norm=1.5,
+        num_steps=10,
+        delta=1e-5,
+        accountant="pld",
+        target_epsilon=1.0,
+    )
+    statement = privacy_statement(
+        mechanism,
+        run_id=paths.run_id,
+        domain="vindr",
+        spent_steps=10,
+        randomness="cryptographic",
+        class_weights="none",
+        initial_weights="random",
+        max_images_per_patient=1,
+        complete=True,
+    )
+    write_json(paths.privacy, statement)
+    sync(study)
+    other = study.paths.run("vindr-patient-eps1-seed0-0123abcd")  # another study file's, in the same folder
+    write_json(other.config, {**read_json(paths.config), "run_id": other.run_id})
+    with Ledger(other.ledger, mechanism=mechanism.as_dict(), num_steps=10) as ledger:
+        ledger.reserve(2)
+    assert sync(study).sent == 2
+    (file,) = [file for file in study.paths.mlflow_artifacts.rglob("privacy.json") if paths.run_id in file.read_text()]
+    assert (read_json(file)["selection"]["runs"], read_json(file)["selection"]["epsilon"]) == (2, 2.0)
+    assert "There are 2 such models" in contents(study)[paths.run_id]["tags"]["mlflow.note.content"]
+    assert "There are 2 such models" in file.with_name("model").joinpath("README.md").read_text()
+    before = contents(study)
+    assert sync(study).sent == 0
+    assert contents(study) == before
 
 
 def test_the_audit_s_lower_bound_is_a_metric(runs: Make) -> None:
@@ -312,7 +379,8 @@ def test_twice_is_once(runs: Make) -> None:
 def test_killed_while_the_tables_are_made_leaves_no_half_made_store(fake_runs: Make) -> None:
     study = fake_runs(("vindr",), "[1.0]").all().study
     script = (
-        "import os, sys; from pathlib import Path; from dpdt.study import load_study; from dpdt.tracking import sync\n"
+        "import os, sys; from pathlib import Path; from dpdt.study import load_study;"
+        "from dpdt.tracking.sync import sync\n"
         "Path.rename = lambda *_: os._exit(9)\n"
         "sync(load_study(Path(sys.argv[1])))"
     )
@@ -322,6 +390,7 @@ def test_killed_while_the_tables_are_made_leaves_no_half_made_store(fake_runs: M
     assert sync(study).sent == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [0, 1, 2, 3, 7, 20, 21, 22, 23])
 def test_killed_half_way_and_repeated_is_once(runs: Make, monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
     from mlflow import MlflowClient
@@ -474,6 +543,7 @@ def test_a_long_log_is_thinned_to_a_chart_of_a_thousand_points(runs: Make) -> No
     assert points[-1] == 50_000
 
 
+@pytest.mark.slow
 def test_no_patient_image_or_path_reaches_mlflow(runs: Make) -> None:
     study = runs(TWO, "[1.0, inf]").all().study
     for cell in study.cells():  # a settings table with paths in it, should training ever write one
@@ -572,11 +642,11 @@ def test_a_deleted_experiment_comes_back(runs: Make) -> None:
     assert len(contents(study)) == 2
 
 
+@pytest.mark.slow
 def test_processes_that_sync_at_once_into_a_new_store_lose_nothing(fake_runs: Make) -> None:
     study = fake_runs(TWO, "[1.0, inf]").all().study
-    code = (
-        "import sys; from dpdt.study import load_study; from dpdt.tracking import sync; sync(load_study(sys.argv[1]))"
-    )
+    code = "import sys; from dpdt.study import load_study; from dpdt.tracking.sync import sync;"
+    code += "sync(load_study(sys.argv[1]))"
     processes = [
         subprocess.Popen([sys.executable, "-c", code, str(study.file)], stderr=subprocess.PIPE) for _ in range(3)
     ]
@@ -611,7 +681,7 @@ def test_a_server_s_own_address_is_printed_and_nothing_is_started(
 def test_the_ui_serves_every_run_on_this_machine_alone_until_ctrl_c(runs: Make) -> None:
     study = runs(TWO, "[1.0, inf]").all().study
     sync(study)
-    code = "import sys; from dpdt.study import load_study; from dpdt.tracking import serve_ui; "
+    code = "import sys; from dpdt.study import load_study; from dpdt.tracking.ui import serve_ui; "
     code += "serve_ui(load_study(sys.argv[1]), port=0)"
     ui = subprocess.Popen([sys.executable, "-c", code, str(study.file)], stdout=subprocess.PIPE, text=True)
     try:

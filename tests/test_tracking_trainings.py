@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import dpdt.tracking.system_metrics
+from dpdt.base.files import is_locked
 from dpdt.runs.read import read_run
 from dpdt.study import Cell, load_study
 from dpdt.study.paths import RunPaths
@@ -88,6 +89,7 @@ def test_a_training_killed_by_sigkill_is_marked_and_comes_back_as_the_same_run(
     before = lines(paths.metrics_log), lines(paths.system_log)
     second = start()
     wait_for(second, paths.system_log, before[1] + 1)
+    wait_until(lambda: is_locked(paths.lock) or second.poll() is not None)  # samples begin while torch is loaded
     os.kill(second.pid, signal.SIGSTOP)  # so that it is surely under way when MLflow is told
     try:
         assert in_mlflow() == (run_id, "RUNNING")

@@ -84,7 +84,7 @@ def test_a_sync_without_news_does_not_even_load_mlflow(fake_runs: Make) -> None:
     study = fake_runs(TWO, "[1.0, inf]").all().study
     write_report(study)
     sync(study)
-    code = "import sys; from dpdt.study import load_study; from dpdt.tracking import sync; "
+    code = "import sys; from dpdt.study import load_study; from dpdt.tracking.sync import sync; "
     code += "print(sync(load_study(sys.argv[1])).sent, 'mlflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, str(study.file)], capture_output=True, text=True, check=True)
     assert done.stdout == "0 False\n"

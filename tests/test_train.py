@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,6 +60,11 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def accounted(config: dict[str, Any]) -> float:
+    """The noise over what one unit can move the sum by, C·(1 + s)."""
+    return float(config["noise_multiplier"] / (1 + config["rounding_allowance"]))
+
+
 class Crash(Exception):
     """Stands for the end of the process."""
 
@@ -91,7 +97,7 @@ def test_a_dp_training_leaves_every_file_of_the_run(study: Study) -> None:
     state = read_json(paths.state)
     assert state["status"] == "finished"
     assert state["target_epsilon"] == 8.0
-    spent = epsilon(noise_multiplier=config["noise_multiplier"], sample_rate=0.25, num_steps=NUM_STEPS, delta=1e-3)
+    spent = epsilon(noise_multiplier=accounted(config), sample_rate=0.25, num_steps=NUM_STEPS, delta=1e-3)
     assert state["epsilon"] == spent
     assert 0.98 * 8 <= spent <= 8
     assert read_spent_steps(paths.ledger) == NUM_STEPS
@@ -130,6 +136,7 @@ def test_a_finished_run_is_not_trained_again(study: Study) -> None:
     assert run_done(study, study.run_id(PLAIN))
 
 
+@pytest.mark.slow
 def test_final_weights_load_strictly_without_opacus(study: Study) -> None:
     # DP-15: names with the wrapper's prefix did not load in the evaluation job.
     train(study, DP)
@@ -142,6 +149,7 @@ def test_final_weights_load_strictly_without_opacus(study: Study) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_opacus_and_mlflow_are_not_imported_without_dp(study: Study) -> None:
     code = (
         "import sys, math; from dpdt.study import load_study, Cell; from dpdt.training.train import train;"
@@ -203,7 +211,7 @@ def test_after_a_crash_the_steps_taken_again_are_paid_for_again(study: Study, mo
     assert state["status"] == "failed"
     assert read_spent_steps(paths.ledger) == 8  # the block of steps 7 and 8 was reserved
     mechanism = read_json(paths.config)
-    shared = {"noise_multiplier": mechanism["noise_multiplier"], "sample_rate": 0.25, "delta": 1e-3}
+    shared = {"noise_multiplier": accounted(mechanism), "sample_rate": 0.25, "delta": 1e-3}
     assert state["epsilon"] == epsilon(num_steps=8, **shared)  # never below what was spent
     summary = train(study, DP)
     assert summary.status == "finished"
@@ -216,6 +224,7 @@ def test_after_a_crash_the_steps_taken_again_are_paid_for_again(study: Study, mo
     assert steps[-1] == NUM_STEPS - 2
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_a_run_that_goes_on_within_its_budget(study: Study) -> None:
     # DP-01: after SIGKILL and a new process the accountant had forgotten the steps before.
     code = (
@@ -263,7 +272,7 @@ def test_a_training_does_not_go_on_with_other_labels(study: Study) -> None:
     row = cohort.index[cohort["split"] == "train"][-1]
     cohort.loc[row, "healthy"] = 1 - cohort.loc[row, "healthy"]
     cohort.to_parquet(table, index=False)
-    with pytest.raises(DpdtError, match=r"begun with data\.labels_sha256 = .* it is .* now\. Put it back, or remove"):
+    with pytest.raises(DpdtError, match=r"begun with data\.labels_hmac = .* it is .* now\. Put it back, or remove"):
         train(study, DP)
     before.to_parquet(table, index=False)
     assert train(study, DP).status == "finished"
@@ -348,7 +357,7 @@ def test_data_that_changed_since_the_run_began_is_refused(study: Study) -> None:
     interrupted(study)
     manifest = study.paths.shards("uka").manifest
     manifest.write_text(manifest.read_text().replace('"synthetic": true', '"synthetic":  true'))
-    with pytest.raises(DpdtError, match=r"data\.manifest_sha256"):
+    with pytest.raises(DpdtError, match=r"data\.manifest_hmac"):
         train(study, DP)
 
 
@@ -490,7 +499,7 @@ def test_private_class_weights_are_noisy_in_the_dp_arm_frozen_and_paid_for(make_
     labels = load_split(study, "uka", "train").labels
     exact = [float(w) for w in (labels == 0).sum(0) / (labels == 1).sum(0)]
     assert config["class_weights"] != pytest.approx(exact, rel=1e-3)
-    shared = {"noise_multiplier": config["noise_multiplier"], "sample_rate": 0.25, "num_steps": 20, "delta": 1e-3}
+    shared = {"noise_multiplier": accounted(config), "sample_rate": 0.25, "num_steps": 20, "delta": 1e-3}
     assert summary.epsilon == epsilon(**shared, gaussian_noise=config["counts_noise"])
     assert summary.epsilon > epsilon(**shared)
     assert summary.epsilon <= 8
@@ -541,3 +550,28 @@ def test_a_dp_run_does_not_start_from_weights_of_its_own_patients(study: Study, 
     other = make_study(("width = 8", f'width = 8\ninit_weights = "{weights}"'))
     with pytest.raises(PrivacyError, match=r"init_weights: .* was trained on uka itself"):
         train(other, DP)
+
+
+def test_a_run_begun_before_rounding_was_accounted_for_keeps_its_noise(study: Study) -> None:
+    paths = interrupted(study)
+    config = read_json(paths.config)
+    assert config["rounding_allowance"] > 0
+    shutil.rmtree(paths.checkpoints)
+    paths.ledger.unlink()
+    paths.state.unlink()
+    sigma = config["noise_multiplier"]  # more than enough: its target is kept without the allowance too
+    del config["rounding_allowance"], config["instruction_set"]
+    paths.config.write_text(json.dumps(config))
+    summary = train(study, DP)
+    statement = read_json(paths.privacy)
+    assert summary.epsilon == epsilon(noise_multiplier=sigma, sample_rate=0.25, num_steps=NUM_STEPS, delta=1e-3)
+    assert statement["rounding_allowance"] is None
+    assert "not accounted for" in statement["rounding_note"]
+
+
+def test_going_on_with_other_vector_instructions_is_said(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = interrupted(study)
+    config = read_json(paths.config)
+    paths.config.write_text(json.dumps({**config, "instruction_set": "torch NEON"}))
+    assert train(study, DP).status == "finished"
+    assert "begun on a processor that computes with torch NEON" in capsys.readouterr().err

@@ -215,7 +215,8 @@ def verify(study: Study, life: Life, seen: set[str], *, orderly: bool) -> None:
     assert taken <= spent, f"{taken} noisy steps, {spent} in the ledger. {story}"
     config = read_json(life.paths.config)
     assert spent <= config["num_steps"], f"more than the budget: {spent}. {story}"
-    shared = {key: config[key] for key in ("noise_multiplier", "sample_rate")} | {"delta": study.privacy.delta}
+    shared = {"sample_rate": config["sample_rate"], "delta": study.privacy.delta}
+    shared["noise_multiplier"] = config["noise_multiplier"] / (1 + config["rounding_allowance"])
     used = epsilon(num_steps=taken, **shared)
     if taken:
         reported = read_json(life.paths.state)["epsilon"]

@@ -16,18 +16,21 @@ from dpdt.errors import DpdtError
 __all__ = [
     "atomic_path",
     "exclusive_lock",
+    "file_state",
     "fingerprint",
     "is_locked",
     "last_line",
     "make_folder",
+    "nearest_folder",
     "read_json",
+    "read_tail",
     "remove_leftovers",
     "sha256_file",
     "write_json",
     "write_text",
 ]
-LOG_TAIL_BYTES: Final = 8192
 
+TAIL_BYTES: Final = 8192
 CHUNK_BYTES = 1 << 20
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
@@ -122,6 +125,15 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def file_state(path: Path) -> tuple[int, int] | None:
+    """A file's size and time of change (ns), by which a change is seen without reading it; None if there is no file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
 def fingerprint(value: Any) -> str:
     """SHA-256 of a JSON-like value, independent of key order; infinity is written as ``Infinity``.
 
@@ -158,16 +170,24 @@ def exclusive_lock(path: Path, *, blocking: bool = True) -> Iterator[None]:
         yield
 
 
-def last_line(file: Path) -> str:
-    """The last line of a log that is not empty; "" if there is no log."""
+def read_tail(file: Path, num_bytes: int = TAIL_BYTES) -> str:
+    """The last bytes of a text file, from within a line perhaps; "" if there is no file."""
     try:
         with file.open("rb") as stream:
-            stream.seek(max(0, stream.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
-            text = stream.read().decode(errors="replace")
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - num_bytes))
+            return stream.read().decode(errors="replace")
     except FileNotFoundError:
         return ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+
+
+def last_line(text: str) -> str:
+    """The last line that is not empty, without the spaces around it; "" if there is none."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def nearest_folder(folder: Path) -> Path:
+    """A folder, or the nearest one above it that exists already."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def is_locked(file: Path) -> bool:

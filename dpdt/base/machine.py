@@ -1,4 +1,4 @@
-"""Facts about this process and the machine it runs on: version, commit, container image, rank."""
+"""Facts about this process and the machine it runs on: version, commit, container image, rank, cores, memory."""
 
 import os
 import subprocess
@@ -7,10 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-__all__ = ["__version__", "code_commit", "image_digest", "this_rank"]
+__all__ = ["__version__", "code_commit", "free_memory", "image_digest", "num_cores", "this_rank"]
 
 __version__ = version("dpdt")
 GIT_SECONDS: Final = 10.0
+# Limits of a container or of a job, as the kernel shows them inside of it (cgroup v2).
+CGROUP: Final = Path("/sys/fs/cgroup")
 
 
 def image_digest() -> str | None:
@@ -43,3 +45,21 @@ def code_commit() -> str | None:
 def this_rank() -> int:
     """Number of this process in its training, before it has joined the others."""
     return int(os.environ.get("RANK", "0"))
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def free_memory() -> int:
+    """Bytes of main memory that this process may still take: what is available, within the limit of its cgroup."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit = (CGROUP / "memory.max").read_text(encoding="ascii").strip()
+        used = (CGROUP / "memory.current").read_text(encoding="ascii").strip()
+    except FileNotFoundError:  # not in a cgroup of its own
+        return free
+    return free if limit == "max" else max(0, min(free, int(limit) - int(used)))

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pandas as pd
 import pyarrow as pa
@@ -10,15 +10,7 @@ import pyarrow.parquet as pq
 
 from dpdt.base.files import atomic_path
 
-if TYPE_CHECKING:
-    pass
-
-
-__all__ = [
-    "Stamp",
-    "read_stamp",
-    "write_stamped",
-]
+__all__ = ["Stamp", "read_stamp", "write_stamped"]
 
 STAMP: Final = b"dpdt"  # key of the Parquet metadata
 Stamp = dict[str, Any]
@@ -39,5 +31,5 @@ def read_stamp(path: Path) -> Stamp:
         OSError: The file is missing.
         ValueError: It is damaged.
     """
-    stamp: Stamp = json.loads((pq.read_schema(path).metadata or {}).get(STAMP, b"{}"))
-    return stamp
+    stamp = json.loads((pq.read_schema(path).metadata or {}).get(STAMP, b"{}"))
+    return stamp if isinstance(stamp, dict) else {}

@@ -1,12 +1,13 @@
 """A whole study as jobs: `submit`, `status`, `logs`, `cancel`."""
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from dpdt.cli.app import app
 from dpdt.cli.arguments import AsJson, StudyFile, read_study
+from dpdt.jobs.schedulers import SCHEDULERS, Cluster, queueing
 
 __all__ = ["cancel", "logs", "status", "submit"]
 
@@ -15,13 +16,16 @@ __all__ = ["cancel", "logs", "status", "submit"]
 def submit(
     study: StudyFile,
     cluster: Annotated[
-        Literal["slurm", "local", "debug"],
-        typer.Option(help="slurm: arrays with dependencies; local: processes here; debug: in this process."),
+        Cluster,
+        typer.Option(help=f"{'; '.join(f'{name}: {known.summary}' for name, known in SCHEDULERS.items())}."),
     ] = "local",
     stages: Annotated[str | None, typer.Option(help="Only these stages, comma-separated; default: all.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent, and send nothing.")] = False,
     wait: Annotated[
-        bool | None, typer.Option("--wait/--no-wait", help="Wait for the end; the default waits except on slurm.")
+        bool | None,
+        typer.Option(
+            "--wait/--no-wait", help=f"Wait for the end; the default waits except on {' or '.join(queueing())}."
+        ),
     ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Only what failed or was stopped, and what needed that.")
@@ -91,7 +95,7 @@ def cancel(
     What they did stays, and `dpdt submit` goes on from there.
     """
     from dpdt.jobs.logs import find_tasks
-    from dpdt.jobs.slurm.cancel import cancel as cancel_tasks
+    from dpdt.jobs.submit import cancel as cancel_tasks
 
     loaded = read_study(study)
     for cancelled in (found := cancel_tasks(loaded, find_tasks(loaded, task) if task else None)):

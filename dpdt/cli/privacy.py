@@ -15,7 +15,8 @@ from dpdt.errors import PrivacyError
 __all__ = ["calibrate", "epsilon"]
 
 Accountant = Annotated[
-    Literal["pld", "prv", "rdp"], typer.Option(help="pld is the tightest; prv and rdp are there to compare.")
+    Literal["pld", "prv", "rdp"],
+    typer.Option(help="pld is the tightest; prv and rdp are there to compare. With --sample-rate 1 all are exact."),
 ]
 SampleRate = Annotated[float, typer.Option(help="Probability that one privacy unit is in a step's batch, in (0, 1].")]
 NumSteps = Annotated[int, typer.Option(help="Logical (noisy) steps.")]
@@ -36,7 +37,10 @@ class Steps(TypedDict):
 
 @app.command(epilog="Example: dpdt epsilon --noise-multiplier 1 --sample-rate 0.01 --num-steps 2000 --delta 1e-5")
 def epsilon(
-    noise_multiplier: Annotated[float, typer.Option(help="Noise standard deviation divided by max_grad_norm.")],
+    noise_multiplier: Annotated[
+        float,
+        typer.Option(help="Noise standard deviation over the sensitivity: a statement's accounted_noise_multiplier."),
+    ],
     sample_rate: SampleRate,
     num_steps: NumSteps,
     delta: Delta,
@@ -46,13 +50,15 @@ def epsilon(
 ) -> None:
     """Print the epsilon that a number of noisy steps spends.
 
-    The steps are DP-SGD's with Poisson sampling.
+    The steps are DP-SGD's with Poisson sampling. The noise is that over all one unit can move the sum by: a training
+    allows for rounding too, so its noise multiplier is a little larger (docs/privacy.md).
     """
-    from dpdt.privacy.accounting import epsilon as compute
+    from dpdt.privacy.accounting import spent_epsilon
 
     steps = Steps(sample_rate=sample_rate, num_steps=num_steps, delta=delta, accountant=accountant)
     with _refused_as_usage(delta, units):
-        spent = compute(noise_multiplier=noise_multiplier, **steps)
+        spent, steps["accountant"] = spent_epsilon(noise_multiplier=noise_multiplier, **steps)
+    _say_who_answered(accountant, steps["accountant"])
     values = {
         "epsilon": spent if math.isfinite(spent) else None,
         "noise_multiplier": noise_multiplier,
@@ -71,16 +77,29 @@ def calibrate(
     units: Units = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the least noise that keeps within a target epsilon."""
-    from dpdt.privacy.accounting import calibrate_noise_multiplier
-    from dpdt.privacy.accounting import epsilon as compute
+    """Print the least noise that keeps within a target epsilon.
+
+    It is that over the sensitivity; a training's own, which `dpdt plan` prints, has an allowance for rounding on top.
+    """
+    from dpdt.privacy.accounting import calibrate_noise_multiplier, spent_epsilon
 
     steps = Steps(sample_rate=sample_rate, num_steps=num_steps, delta=delta, accountant=accountant)
     with _refused_as_usage(delta, units):
         sigma = calibrate_noise_multiplier(target_epsilon=target_epsilon, **steps)
-    spent = compute(noise_multiplier=sigma, **steps)
+    spent, steps["accountant"] = spent_epsilon(noise_multiplier=sigma, **steps)
+    _say_who_answered(accountant, steps["accountant"])
     values = {"noise_multiplier": sigma, "epsilon": spent, "target_epsilon": target_epsilon, **steps}
     print(json.dumps(values) if as_json else f"noise multiplier {_up(sigma)} (epsilon {_up(spent)})")
+
+
+def _say_who_answered(asked: str, answered: str) -> None:
+    """Tell, on stderr, that the answer is not that of the accountant that was asked."""
+    from dpdt.base.console import note
+
+    if answered == "exact":
+        note("exact: without sampling all steps together are one Gaussian mechanism, whichever accountant is asked")
+    elif answered != asked:
+        note(f"{asked} has no answer here (or a looser one); this is the bound of {answered}")
 
 
 def _up(value: float) -> str:

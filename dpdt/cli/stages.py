@@ -18,11 +18,18 @@ TargetEpsilon = Annotated[
 Seed = Annotated[list[int] | None, typer.Option(help="Only this seed; may be repeated.")]
 
 
-def _run_stage(study_file: str, stage: str, domains: Sequence[str] | None = None) -> None:
+def _run_stage(
+    study_file: str,
+    stage: str,
+    domains: Sequence[str] | None = None,
+    epsilons: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> None:
     """Run one stage's tasks in this process, one after another."""
     from dpdt.jobs.stages import run_stage
 
-    run_stage(read_study(study_file), stage, domains=domains)
+    chosen = [_epsilon(text) for text in epsilons or ()]
+    run_stage(read_study(study_file), stage, domains=domains, target_epsilons=chosen, seeds=seeds)
 
 
 @app.command(epilog="Example: dpdt cohort study.toml --domain vindr")
@@ -58,7 +65,7 @@ def pretrain(study: StudyFile) -> None:
 @app.command(epilog="Example: dpdt train study.toml --domain padchest --target-epsilon 1")
 def train(study: StudyFile, domain: Domain = None, target_epsilon: TargetEpsilon = None, seed: Seed = None) -> None:
     """Train the study's models, with and without DP, in turn."""
-    _run_cells(study, "train", domain, target_epsilon, seed)
+    _run_stage(study, "train", domain, target_epsilon, seed)
 
 
 @app.command(epilog="Example: dpdt evaluate study.toml --domain padchest --target-epsilon 1")
@@ -67,7 +74,7 @@ def evaluate(study: StudyFile, domain: Domain = None, target_epsilon: TargetEpsi
 
     Writes predictions, AUC and subgroup metrics. --domain is the train domain.
     """
-    _run_cells(study, "evaluate", domain, target_epsilon, seed)
+    _run_stage(study, "evaluate", domain, target_epsilon, seed)
 
 
 @app.command(epilog="Example: dpdt report study.toml   or: dpdt report --from-csv auc.csv --output report")
@@ -93,16 +100,6 @@ def report(
         print(f"Report: {write_published(from_csv, output)}")
     elif study:
         _run_stage(study, "report")
-
-
-def _run_cells(
-    study_file: str, stage: str, domain: list[str] | None, epsilons: list[str] | None, seeds: list[int] | None
-) -> None:
-    """Run the tasks of some trainings."""
-    from dpdt.jobs.stages import run_stage
-
-    chosen = [_epsilon(text) for text in epsilons or ()]
-    run_stage(read_study(study_file), stage, domains=domain, target_epsilons=chosen, seeds=seeds)
 
 
 def _epsilon(text: str) -> float:

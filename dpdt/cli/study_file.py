@@ -47,7 +47,7 @@ def show(
 ) -> None:
     """Print the values in force, and where each comes from."""
     from dpdt.base.console import show_table
-    from dpdt.study.show import effective
+    from dpdt.study.keys import effective
 
     rows = [row for row in effective(study, overrides=overrides()) if not changed or row.origin != "default"]
     if as_json:

@@ -201,8 +201,8 @@ def _inputs(kind: str, raw: RawCohort, root: Path) -> tuple[list[dict[str, Any]]
         inputs.append({**entry, "content_sha256": content, "version": found})
         if published and found is None:
             warnings.append(
-                f"{path}: not a version of this file that dpdt knows (SHA-256 {content[:12]}…). It was read all the "
-                "same; compare the counts with docs/cohorts.md."
+                f"{path}: not a version of this file that dpdt knows. It was read all the same; "
+                "compare the counts with docs/cohorts.md."
             )
     return inputs, warnings
 

@@ -14,6 +14,7 @@ import pandas as pd
 from dpdt.base.files import read_json, sha256_file
 from dpdt.base.parquet import Stamp, read_stamp, write_stamped
 from dpdt.base.vocabulary import LABELS
+from dpdt.cohort.data_hashes import data_key, recorded_hashes
 from dpdt.cohort.table import labels_sha256, read_cohort, read_record
 from dpdt.errors import CohortError, DpdtError, StudyError
 from dpdt.evaluation import metrics
@@ -57,7 +58,7 @@ def evaluation_done(study: Study, run_id: str) -> bool:
     try:
         found = read_stamp(paths.metrics)
         stamps = {domain: read_stamp(paths.predictions(domain)) for domain in study.test_domains}
-        wanted = {domain: _data_stamp(study, domain) for domain in study.test_domains}
+        wanted = {domain: _data_stamp(study, domain, like=stamps[domain]) for domain in study.test_domains}
     except (DpdtError, OSError, ValueError):
         return False
     if not paths.draws.exists():
@@ -88,7 +89,10 @@ def evaluate_run(study: Study, run_id: str) -> EvaluateSummary:
     if evaluation_done(study, run_id):
         return _summary(study, paths, domain, seconds=0.0, skipped=True)
     weights = {"weights": sha256_file(paths.weights)}
-    stamps = {name: _data_stamp(study, name) | weights for name in study.test_domains}
+    stamps = {
+        name: _data_stamp(study, name, like=_stamp_there(paths.predictions(name))) | weights
+        for name in study.test_domains
+    }
     read = {name: read_predictions(paths.predictions(name), stamps[name]) for name in study.test_domains}
     frames = {name: frame for name, frame in read.items() if frame is not None}
     todo = [name for name in study.test_domains if name not in frames]
@@ -130,16 +134,19 @@ def _trained_domain(study: Study, paths: RunPaths) -> str:
 def _check_data(study: Study, paths: RunPaths, domain: str) -> None:
     """Refuse what was trained on other patients or labels than today's, and patients on both sides of the split."""
     trained = read_json(paths.config).get("data", {})
-    split, today = trained.get("split_sha256"), read_record(study, domain)["split_sha256"]
-    if split != today:
+    cohort = read_cohort(study, domain)
+    plain = {"split_sha256": read_record(study, domain)["split_sha256"]}
+    if any(name.startswith("labels_") for name in trained):
+        plain["labels_sha256"] = labels_sha256(cohort, "train")
+    today = recorded_hashes(study, plain, frozen=trained)
+    changed = {name.split("_")[0] for name, value in today.items() if trained.get(name) != value}
+    if "split" in changed:
         raise CohortError(
-            f"run {paths.run_id}: trained on another split of {domain} (split_sha256 {str(split)[:12]} in "
-            f"{paths.config.name}, {today[:12]} in {study.paths.cohort_record(domain).name}), so its patients may be "
+            f"run {paths.run_id}: trained on another split of {domain} than that of "
+            f"{study.paths.cohort_record(domain).name} (by its hash in {paths.config.name}), so its patients may be "
             f"today's test patients. Restore that cohort, or remove the run's folder and train again."
         )
-    cohort = read_cohort(study, domain)
-    labels = trained.get("labels_sha256")
-    if labels is not None and labels != labels_sha256(cohort, "train"):
+    if "labels" in changed:
         raise CohortError(
             f"run {paths.run_id}: trained on other labels of {domain} than {study.paths.cohort_table(domain).name} has "
             f"today. Restore that cohort, or remove the run's folder and train again (which spends privacy again)."
@@ -170,17 +177,34 @@ def _warn_of_other_codecs(study: Study, domain: str, tested: Sequence[str]) -> N
             )
 
 
-def _data_stamp(study: Study, domain: str) -> Stamp:
+def _stamp_there(predictions: Path) -> Stamp:
+    """The stamp of predictions, {} if there are none."""
+    try:
+        return read_stamp(predictions)
+    except (OSError, ValueError):
+        return {}
+
+
+def _data_stamp(study: Study, domain: str, *, like: Stamp) -> Stamp:
     """What a domain's test images are: labels, groups and pixels too, which a corrected list or file changes.
 
-    Pixels are left out where the shards are gone: they cannot have become others.
+    Pixels are left out where the shards are gone: they cannot have become others. Hashes are keyed, but where `like`,
+    a stamp from before they were, has plain ones.
     """
-    stamp = {"shards": study.shards_fingerprint(domain), "split": read_record(study, domain)["split_sha256"]}
+    shards, hashes = {"shards": study.shards_fingerprint(domain)}, _data_hashes(study, domain)
+    if "split" in like and "key_id" not in like:
+        return shards | hashes
+    key = data_key(study)
+    return shards | {"key_id": key.key_id} | {name: key.hash(name, value) for name, value in hashes.items()}
+
+
+def _data_hashes(study: Study, domain: str) -> dict[str, str]:
+    hashes = {"split": str(read_record(study, domain)["split_sha256"])}
     table = study.paths.cohort_table(domain)
     state = table.stat()
-    stamp["cohort"] = _sha256_once(table, state.st_ino, state.st_size, state.st_mtime_ns)
+    hashes["cohort"] = _sha256_once(table, state.st_ino, state.st_size, state.st_mtime_ns)
     manifest = study.paths.shards(domain).manifest
-    return stamp | ({"pixels": read_manifest(manifest)["index"]["sha256"]} if manifest.exists() else {})
+    return hashes | ({"pixels": read_manifest(manifest)["index"]["sha256"]} if manifest.exists() else {})
 
 
 @functools.lru_cache(maxsize=64)
@@ -191,10 +215,7 @@ def _sha256_once(file: Path, *state: int) -> str:
 
 def _settings_stamp(study: Study) -> Stamp:
     """What else decides the metrics."""
-    return {
-        **study.evaluate.model_dump(mode="json", exclude={"domains", "equivalence_margin"}),
-        "seed": study.study.seed,
-    }
+    return {**study.evaluate.deciding(), "seed": study.study.seed}
 
 
 def _thresholds(study: Study, domain: str, predictions: pd.DataFrame | None) -> dict[str, Threshold]:

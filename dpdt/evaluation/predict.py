@@ -17,7 +17,7 @@ from dpdt.base.console import progress
 from dpdt.base.files import fingerprint
 from dpdt.base.parquet import Stamp, read_stamp
 from dpdt.base.vocabulary import LABELS, age_group
-from dpdt.errors import DpdtError, ShardError
+from dpdt.errors import ShardError
 from dpdt.study import Study
 from dpdt.study.paths import RunPaths
 
@@ -81,14 +81,13 @@ def _scorer(study: Study, paths: RunPaths) -> Callable[[NDArray[np.uint8]], NDAr
     """A function from pixels (k, size, size) to probabilities (k, labels)."""
     import torch
 
+    from dpdt.training.device import choose_device
     from dpdt.training.networks.build import as_input, build_model
     from dpdt.training.networks.weights import load_weights
 
     if study.train.num_threads:
         torch.set_num_threads(study.train.num_threads)
-    device = torch.device("cuda" if study.train.device != "cpu" and torch.cuda.is_available() else "cpu")
-    if study.train.device == "cuda" and device.type != "cuda":
-        raise DpdtError("train.device: 'cuda' was asked for, but torch sees no GPU here. Ask for one, or set 'cpu'.")
+    device = choose_device(study.train.device)
     model = build_model(study.model, folder=study.file.parent)
     load_weights(model, paths.weights)
     model.eval().to(device)

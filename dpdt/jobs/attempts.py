@@ -1,12 +1,13 @@
 """The attempts of a job, kept beside its result: a line when one begins, a line when it is told to stop."""
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from dpdt.base.files import read_tail
 
 __all__ = ["Attempt", "attempts_file", "begin_attempt", "last_attempt", "recent_attempts", "stop_attempt"]
 
@@ -72,12 +73,6 @@ def _append(file: Path, values: dict[str, object]) -> None:
 
 def _rows(file: Path) -> Iterator[dict[str, object]]:
     """The last lines; one that a kill cut off is left out."""
-    try:
-        with file.open("rb") as stream:
-            stream.seek(max(0, stream.seek(0, os.SEEK_END) - TAIL_BYTES))
-            lines = stream.read().splitlines()
-    except FileNotFoundError:
-        return
-    for line in lines:
+    for line in read_tail(file, TAIL_BYTES).splitlines():
         with suppress(ValueError):
             yield json.loads(line)

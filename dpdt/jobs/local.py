@@ -1,80 +1,121 @@
-"""`--cluster local`: processes on this machine, a few at once; `--cluster debug`: one by one in this process."""
+"""`--cluster local`: processes on this machine, a few at once."""
 
+import fcntl
 import glob
 import os
 import signal
+import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from types import FrameType
+from typing import Any, Final, NoReturn
 
 import submitit
 from submitit.helpers import environment_variables
 
 from dpdt.base.console import Advance, progress
-from dpdt.base.files import exclusive_lock, last_line
+from dpdt.base.files import exclusive_lock, is_locked, last_line, read_tail
+from dpdt.base.machine import num_cores
 from dpdt.errors import ClusterError
+from dpdt.jobs.attempts import begin_attempt
+from dpdt.jobs.job_states import JobStates
 from dpdt.jobs.outcomes import Outcomes
-from dpdt.jobs.selection import Plan, StagePlan, num_cores
-from dpdt.jobs.submissions import Job, Submission, outcome
-from dpdt.jobs.task_call import GRACE_SECONDS, TaskCall
-from dpdt.study import Study
-from dpdt.study.tasks import GPU_STAGES, Task
+from dpdt.jobs.scheduler import Scheduler
+from dpdt.jobs.selection import Plan, StagePlan
+from dpdt.jobs.submissions import Job, Jobs, Submission, outcome
+from dpdt.jobs.task_call import TaskCall
+from dpdt.study.tasks import GPU_STAGES, Task, needs
 
-__all__ = ["run_debug", "run_local", "study_claimed"]
+__all__ = ["LocalCall", "LocalScheduler"]
 
 POLL_SECONDS: Final = 0.1
+# A task that was told to stop may finish what it writes, at most so long.
+GRACE_SECONDS: Final = 20.0
 # submitit wants a limit for local jobs; there is none here.
 NO_LIMIT_MIN: Final = 60 * 24 * 365
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def run_debug(plan: Plan, submission: Submission) -> Outcomes:
-    """Run every task in this process, one after another, up to the first failure.
+class LocalScheduler(Scheduler):
+    """Processes of this machine; only one submission at a time works on a study."""
 
-    Raises:
-        ClusterError: A task failed; the task's own error is its cause.
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Be the one local submission that works on the study.
+
+        Raises:
+            ClusterError: Another one does.
+        """
+        try:
+            with exclusive_lock(self.study.paths.local_lock, blocking=False):
+                yield
+        except BlockingIOError as err:
+            raise ClusterError(
+                f"{self.study.folder}: another `dpdt submit --cluster local` works on this study. "
+                "Wait for it, or stop it."
+            ) from err
+
+    def run(self, plan: Plan, submission: Submission, *, queued: Mapping[Task, Job], wait: bool) -> Outcomes:
+        """Run the stages one after another, at most `cluster.local_parallelism` tasks at once, and wait for the end.
+
+        A failed task fails only what needs it; the others go on. However this process ends, its tasks end too.
+        """
+        outcomes = Outcomes()
+        with exclusive_lock(submission.paths.alive):
+            for stage in plan.stages:
+                if stage.send:
+                    _LocalStage(self, stage, submission, outcomes).run()
+        return outcomes
+
+    def at_once(self, stage: StagePlan) -> int:
+        """How many of a stage's tasks run at the same time."""
+        return min(self.study.cluster.local_parallelism, len(stage.send))
+
+    def asked(self, stage: StagePlan) -> tuple[object, ...]:
+        """The cores of this machine, shared; whatever else it has."""
+        at_once = self.at_once(stage)
+        return at_once, max(1, num_cores() // at_once), "as found" if stage.resources.gpus else 0, "", ""
+
+    def states(self, jobs: Jobs) -> "_LocalStates":
+        """From the locks and results of the processes."""
+        return _LocalStates(jobs)
+
+
+class _LocalStates(JobStates):
+    """Jobs that are processes."""
+
+    def state(self, job: Job) -> tuple[str, str]:
+        """A process without a result is there only while the one that started it is."""
+        if self.outcome(job) is None and is_locked(self.jobs[job.task][0].paths.alive):
+            return "waiting", "starting"
+        return self.ended(job, "its process ended without a result", "failed")
+
+
+@dataclass(frozen=True)
+class LocalCall(TaskCall):
+    """A task as a process that stops with the one that started it.
+
+    Attributes:
+        alive: A file that is locked while the process lives that started this one.
+        cuda_devices: The value of CUDA_VISIBLE_DEVICES.
     """
-    outcomes = Outcomes()
-    executor = submitit.DebugExecutor(folder=submission.paths.folder)
-    for task in plan.send:
-        job = executor.submit(TaskCall(str(submission.paths.study), task, num_threads=0))
-        error = job.exception()  # `result()` would start a debugger
-        if error is not None:
-            raise ClusterError(f"{task.label}: {type(error).__name__}: {error}") from error
-        outcomes.done.add(task)
-    return outcomes
 
+    alive: str
+    cuda_devices: str
 
-@contextmanager
-def study_claimed(study: Study) -> Iterator[None]:
-    """Be the one local submission that works on a study.
-
-    Raises:
-        ClusterError: Another one does.
-    """
-    try:
-        with exclusive_lock(study.paths.local_lock, blocking=False):
-            yield
-    except BlockingIOError as err:
-        raise ClusterError(
-            f"{study.folder}: another `dpdt submit --cluster local` works on this study. Wait for it, or stop it."
-        ) from err
-
-
-def run_local(study: Study, plan: Plan, submission: Submission) -> Outcomes:
-    """Run the stages one after another, at most `cluster.local_parallelism` tasks at once, and wait for the end.
-
-    A failed task fails only what needs it; the others go on. However this process ends, its tasks end too.
-    """
-    outcomes = Outcomes()
-    with exclusive_lock(submission.paths.alive):
-        for stage in plan.stages:
-            if stage.send:
-                _LocalStage(study, plan, stage, submission, outcomes).run()
-    return outcomes
+    def __call__(self) -> None:
+        """Run the task until it ends, is told to stop, or is left alone."""
+        attempt = self.new_attempt()
+        os.environ["CUDA_VISIBLE_DEVICES"] = self.cuda_devices
+        begin_attempt(self.attempts_file(), attempt)
+        signal.signal(signal.SIGTERM, _stop)
+        threading.Thread(target=_stop_without, args=(self.alive,), daemon=True).start()
+        self.print_header(attempt)
+        self.run()
 
 
 @dataclass
@@ -89,17 +130,17 @@ class _Running:
 class _LocalStage:
     """One stage's tasks, started as slots get free."""
 
-    def __init__(self, study: Study, plan: Plan, stage: StagePlan, submission: Submission, outcomes: Outcomes) -> None:
+    def __init__(self, scheduler: LocalScheduler, stage: StagePlan, submission: Submission, outcomes: Outcomes) -> None:
         self.stage = stage
-        self.needs = plan.needs
+        self.needs = needs(scheduler.study)
         self.submission = submission
         self.outcomes = outcomes
         self.waiting = deque(stage.send)
         self.running: list[_Running] = []
-        self.num_slots = min(study.cluster.local_parallelism, len(stage.send))
-        self.free = list(range(self.num_slots))
-        self.num_threads = max(1, num_cores() // self.num_slots)
-        self.gpus_per_task = study.cluster.gpus_per_task
+        num_slots = scheduler.at_once(stage)
+        self.free = list(range(num_slots))
+        self.num_threads = max(1, num_cores() // num_slots)
+        self.gpus_per_task = scheduler.study.cluster.gpus_per_task
 
     def run(self) -> None:
         """Run all tasks; on any interruption stop those that run before it goes on upwards."""
@@ -121,7 +162,7 @@ class _LocalStage:
             advance(1, f"not run: {task.label}")
             return
         slot = self.free.pop(0)
-        call = TaskCall(
+        call = LocalCall(
             study_file=str(self.submission.paths.study),
             task=task,
             num_threads=self.num_threads,
@@ -133,9 +174,8 @@ class _LocalStage:
         threads = dict.fromkeys(THREAD_VARIABLES, str(self.num_threads))
         with _no_interrupts(), environment_variables(**threads):
             handle = executor.submit(call)
-            job = Job(task, handle.job_id, handle.paths.stdout, handle.paths.result_pickle, "local")
-            self.running.append(_Running(job, handle, slot))
-        self.submission.add([job])
+            self.running.append(_Running(self.submission.new_job(task, handle), handle, slot))
+        self.submission.add([self.running[-1].job])
 
     def _gpus(self, slot: int) -> str:
         """GPUs of a slot; slots share them in turn if there are fewer GPUs than slots need."""
@@ -156,7 +196,8 @@ class _LocalStage:
                 advance(1, job.task.label)
                 continue
             if error is None:
-                error = f"ended without a result, killed perhaps (out of memory?); last line: {last_line(job.log)!r}"
+                line = last_line(read_tail(job.log))
+                error = f"ended without a result, killed perhaps (out of memory?); last line: {line!r}"
             self.outcomes.fail(job.task, error, job.log)
             advance(1, f"failed: {job.task.label}")
 
@@ -189,3 +230,23 @@ def _visible_gpus() -> list[str]:
     if named is not None:
         return [name for name in named.split(",") if name]
     return [str(number) for number, _ in enumerate(glob.glob("/dev/nvidia[0-9]*"))]
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """End in an orderly way (SystemExit runs the `finally` blocks), but in any case soon."""
+    killer = threading.Timer(GRACE_SECONDS, os._exit, args=(1,))
+    killer.daemon = True
+    killer.start()
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _stop_without(alive: str) -> None:
+    """Wait until the kernel frees the starter's lock, that is until it died; then stop this process.
+
+    A training answers SIGTERM by a checkpoint after its step; whatever does not answer in time is ended hard.
+    """
+    stream: Any = open(alive)  # noqa: SIM115  (kept to the end of the process)
+    fcntl.flock(stream, fcntl.LOCK_SH)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)
+    os._exit(1)

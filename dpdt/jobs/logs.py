@@ -1,10 +1,10 @@
 """The logs of tasks, found by the tasks' names."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from dpdt.base.files import read_tail
 from dpdt.errors import StudyError
 from dpdt.jobs.status import study_status
 from dpdt.jobs.submissions import latest_jobs
@@ -65,8 +65,5 @@ def show_logs(study: Study, words: Sequence[str] = (), *, lines: int = 40) -> No
 
 def _tail(file: Path, lines: int) -> str:
     """The last lines of a file."""
-    with file.open("rb") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, size - lines * LINE_BYTES) if lines else 0)
-        text = stream.read().decode(errors="replace").rstrip("\n")
+    text = read_tail(file, lines * LINE_BYTES or file.stat().st_size).rstrip("\n")
     return "\n".join(text.split("\n")[-lines:])

@@ -1,16 +1,14 @@
-"""What a submission would send: decided first, shown by `--dry-run`, then carried out."""
+"""What a submission would send: decided first, then shown (`--dry-run`) or carried out."""
 
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from dpdt.base.console import show_table
 from dpdt.jobs.resources import Resources, resources
 from dpdt.jobs.stages import is_done
 from dpdt.study import Study
 from dpdt.study.tasks import LAST_STAGES, Task, check_stages, needs
 
-__all__ = ["Plan", "StagePlan", "make_plan", "num_cores", "show_plan"]
+__all__ = ["Plan", "StagePlan", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -93,37 +91,3 @@ def _is_due(study: Study, task: Task, before: tuple[Task, ...], coming: set[Task
     if task.stage in LAST_STAGES and not coming.isdisjoint(before):
         return True
     return not is_done(study, task)
-
-
-def show_plan(study: Study, plan: Plan, *, cluster: str) -> None:
-    """Print what would be sent, one row a stage."""
-    columns = ("stage", "tasks", "done", "queued", "to send", "depends on", "at once", "CPUs", "GPUs", "memory", "time")
-    rows = [_row(study, plan, stage, cluster) for stage in plan.stages]
-    show_table(f"{study.name}: would be sent with --cluster {cluster}", columns, rows)
-
-
-def _row(study: Study, plan: Plan, stage: StagePlan, cluster: str) -> tuple[object, ...]:
-    asked = stage.resources
-    counts = (stage.stage, stage.num_tasks, len(stage.done), len(stage.queued), len(stage.send))
-    after = _depends_on(plan, stage)
-    if not stage.send:
-        return (*counts, "", "", "", "", "", "")
-    if cluster == "slurm":
-        at_once = min(asked.array_parallelism, len(stage.send))
-        time = f"{asked.timeout_min // 60}:{asked.timeout_min % 60:02d} h"
-        return (*counts, after, at_once, asked.cpus, asked.gpus, f"{asked.mem_gb:g} GB", time)
-    at_once = min(study.cluster.local_parallelism, len(stage.send)) if cluster == "local" else 1
-    return (*counts, after, at_once, max(1, num_cores() // at_once), "as found" if asked.gpus else 0, "", "")
-
-
-def _depends_on(plan: Plan, stage: StagePlan) -> str:
-    """Stages whose tasks in this submission (or in the queue) these tasks wait for."""
-    coming = {task for other in plan.stages for task in (*other.send, *other.queued)}
-    names = {before.stage for task in stage.send for before in plan.needs[task] if before in coming}
-    text = ", ".join(other.stage for other in plan.stages if other.stage in names)
-    return f"{text} (any end)" if text and stage.stage in LAST_STAGES else text
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -83,7 +83,8 @@ def run_task(study_file: str, task: Task, *, num_threads: int = 0) -> None:
         if is_done(study, task):
             say(f"{task.label}: already done")
             return
-        say(_run(study, task))
+        with _options(study, task) as options:
+            say(_stage(task).run(study, task.key, **options))
         # the last one of several parts to end completes the domain
         if task.stage not in LAST_STAGES and task.num_parts == 1 and not is_done(study, task):
             raise ClusterError(f"{task.label}: stopped before its end (a signal?). Send it again: it goes on.")
@@ -118,8 +119,9 @@ def run_stage(
     with private_umask(study):
         for task in chosen:
             part = replace(task, part=task_index, num_parts=num_tasks)
-            with _claim(study, task) if num_tasks == 1 else nullcontext():
-                say(_run(study, part))
+            claim = _claim(study, task) if num_tasks == 1 else nullcontext()
+            with claim, _options(study, part) as options:
+                say(_stage(task).run(study, task.key, **options))
 
 
 @contextmanager
@@ -153,16 +155,19 @@ def _stage(task: Task) -> Stage:
     return cast(Stage, import_module(_MODULES[task.stage]))
 
 
-def _run(study: Study, task: Task) -> object:
-    """Do a task; a training feeds MLflow while it runs."""
-    if task.stage not in TRAINING_STAGES:
-        part = {} if task.num_parts == 1 else {"task_index": task.part, "num_tasks": task.num_parts}
-        return _stage(task).run(study, task.key, **part)
-    from dpdt.tracking.live import live_sync
-    from dpdt.tracking.system_metrics import system_samples
+@contextmanager
+def _options(study: Study, task: Task) -> Iterator[dict[str, Any]]:
+    """What `run` is given besides study and key. A training feeds MLflow while it runs."""
+    if task.stage in TRAINING_STAGES:
+        from dpdt.tracking.live import live_sync
+        from dpdt.tracking.system_metrics import system_samples
 
-    with live_sync(study) as feed_mlflow, system_samples(study, task.key):
-        return _stage(task).run(study, task.key, on_epoch_end=feed_mlflow)
+        with live_sync(study) as feed_mlflow, system_samples(study, task.key):
+            yield {"on_epoch_end": feed_mlflow}
+    elif task.num_parts > 1:
+        yield {"task_index": task.part, "num_tasks": task.num_parts}
+    else:
+        yield {}
 
 
 def _with_threads(study: Study, num_threads: int) -> Study:

@@ -1,23 +1,19 @@
-"""The state of every task of a study, from its own files, the newest jobs and one call of `squeue`.
-
-Only for jobs that left Slurm's memory without a result is the accounting asked, once: its answer is kept.
-"""
+"""The state of every task of a study, from its own files and from what the schedulers know of its newest jobs."""
 
 import json
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 from dpdt.base.console import show_table
-from dpdt.base.files import is_locked, last_line, read_json, write_json
+from dpdt.base.files import is_locked
 from dpdt.base.vocabulary import format_bound
-from dpdt.errors import DpdtError
-from dpdt.jobs.attempts import Attempt, last_attempt
-from dpdt.jobs.slurm.queue import Queued, read_accounting, read_queue
+from dpdt.jobs.attempts import last_attempt
+from dpdt.jobs.job_states import JobStates
+from dpdt.jobs.schedulers import make_scheduler
 from dpdt.jobs.stages import is_done
-from dpdt.jobs.submissions import Job, Submission, latest_jobs, outcome
+from dpdt.jobs.submissions import latest_jobs
 from dpdt.runs.progress import last_auc, run_progress
 from dpdt.study import Study
 from dpdt.study.tasks import LAST_STAGES, Task, needs
@@ -27,10 +23,6 @@ __all__ = ["STATES", "show_status", "study_status", "task_states", "watch_status
 # missing: nobody is at it; waiting: sent, but not started; failed: its last attempt ended without the result; stopped:
 # it was told to stop (cancelled, or too many attempts): sent again, it goes on.
 STATES: Final = ("done", "running", "waiting", "failed", "stopped", "missing")
-# Slurm's words for a job that was ended from outside.
-STOPPED_BY_SLURM: Final = ("CANCELLED", "PREEMPTED", "TIMEOUT", "NODE_FAIL", "DEADLINE", "BOOT_FAIL", "REVOKED")
-
-Jobs = dict[Task, tuple[Submission, Job]]
 
 
 def study_status(study: Study) -> list[dict[str, Any]]:
@@ -90,11 +82,14 @@ class _Look:
         self.study = study
         self.paths = study.paths
         self.aucs: dict[str, float | None] = {}
-        self.jobs: Jobs = latest_jobs(study)
-        self.queue = read_queue() if any(job.cluster == "slurm" for _, job in self.jobs.values()) else {}
-        self.outcomes: dict[Task, str | None] = {}
+        self.jobs = latest_jobs(study)
+        self.known = {name: self._ask(name) for name in {job.cluster for _, job in self.jobs.values()}}
         self.complete: dict[str, bool] = {}
-        self.accounting: dict[str, Queued] | None = None
+
+    def _ask(self, cluster: str) -> JobStates:
+        """What a scheduler knows of the jobs that it was sent."""
+        its = {task: sent for task, sent in self.jobs.items() if sent[1].cluster == cluster}
+        return make_scheduler(cluster, self.study).states(its)
 
     def rows(self) -> list[dict[str, Any]]:
         """As `study_status` returns them."""
@@ -122,13 +117,8 @@ class _Look:
             return "running", ""
         if task not in self.jobs:
             return "missing", ""
-        submission, job = self.jobs[task]
-        if job.cluster == "slurm":
-            return self._slurm_state(job)
-        error = self._outcome(job)
-        if error is None and is_locked(submission.paths.alive):
-            return "waiting", "starting"
-        return self._ended(job, error, "its process ended without a result", "failed")
+        job = self.jobs[task][1]
+        return self.known[job.cluster].state(job)
 
     def _is_done(self, task: Task) -> bool:
         """Whether the result is there; parts of one domain's shards share one."""
@@ -138,69 +128,6 @@ class _Look:
             self.complete[task.key] = is_done(self.study, task)
         return self.complete[task.key]
 
-    def _slurm_state(self, job: Job) -> tuple[str, str]:
-        listed = self.queue.get(job.job_id) if self.queue is not None else None
-        if listed is not None and listed.active:
-            waits = listed.state.startswith(("PENDING", "REQUEUE"))
-            return ("waiting", listed.reason) if waits else ("running", "")
-        error = self._outcome(job)
-        if self.queue is None and error is None:
-            return "waiting", "squeue does not answer"
-        if error is None and listed is None:
-            listed = self._accounted().get(job.job_id)
-        word = listed.state if listed else "unknown"
-        state = "stopped" if word in STOPPED_BY_SLURM else "failed"
-        return self._ended(job, error, f"ended without a result (Slurm's state: {word})", state)
-
-    def _ended(self, job: Job, error: str | None, without_result: str, state: str) -> tuple[str, str]:
-        """State of a job that is over, though the task's result is not there."""
-        if error == "":
-            if job.task.num_parts > 1:
-                return "done", "the other parts are missing"
-            if job.task.stage in LAST_STAGES:
-                return "missing", "done before, but there was nothing to show yet, or what it shows has changed"
-            return "missing", "done before, but its result was removed or the settings changed"
-        attempt = last_attempt(job.attempts)
-        told = attempt.stopped if attempt is not None else ""
-        if error is not None:
-            return ("stopped" if told else "failed"), error
-        if told and state == "failed":  # and not requeued, whatever Slurm calls it, or nobody knows any more
-            return "stopped", f"{without_result}; told to stop: {told}"
-        line = last_line(job.log) if state == "failed" else ""
-        return state, f"{without_result}; last line: {line}" if line else without_result
-
-    def _outcome(self, job: Job) -> str | None:
-        if job.task not in self.outcomes:
-            self.outcomes[job.task] = outcome(job)
-        return self.outcomes[job.task]
-
-    def _accounted(self) -> dict[str, Queued]:
-        """What the accounting says of all jobs that Slurm forgot and that have no result."""
-        if self.accounting is None:
-            self.accounting = {}
-            for submission in {id(one): one for one, _ in self.jobs.values()}.values():
-                with suppress(DpdtError):
-                    known = read_json(submission.paths.ended)
-                    self.accounting.update((job_id, Queued(*values)) for job_id, values in known.items())
-            gone = [(one, job) for one, job in self.jobs.values() if self._is_gone(job)]
-            unknown = [job.job_id for _, job in gone if job.job_id not in self.accounting]
-            found = (read_accounting(unknown) or {}) if unknown else {}
-            self.accounting.update(found)
-            for submission in {id(one): one for one, job in gone if job.job_id in found}.values():
-                self._keep(submission)
-        return self.accounting
-
-    def _is_gone(self, job: Job) -> bool:
-        known = self.queue or {}
-        return job.cluster == "slurm" and job.job_id not in known and self._outcome(job) is None
-
-    def _keep(self, submission: Submission) -> None:
-        """Keep what the accounting said of jobs that have ended; whoever may only read asks again next time."""
-        known = {job.job_id: (self.accounting or {}).get(job.job_id) for job in submission.jobs}
-        ended = {job_id: [row.state, "", row.node] for job_id, row in known.items() if row and not row.active}
-        with suppress(OSError):
-            write_json(submission.paths.ended, ended)
-
     def _has_log(self, task: Task) -> bool:
         """Whether the task's last job ever started."""
         return task in self.jobs and self.jobs[task][1].log.exists()
@@ -208,6 +135,7 @@ class _Look:
     def _row(self, task: Task, state: str, note: str) -> dict[str, Any]:
         job = self.jobs[task][1] if task in self.jobs else None
         attempt = last_attempt(job.attempts) if job else None
+        node = (self.known[job.cluster].node(job) if job else "") or (attempt.host if attempt else "")
         progress = run_progress(self.paths, task, running=state == "running")
         return {
             "stage": task.stage,
@@ -218,7 +146,7 @@ class _Look:
             **progress,
             "auc": self._auc(task),
             "job": job.job_id if job else None,
-            "node": self._node(job, attempt),
+            "node": node or None,
             "attempt": attempt.number if attempt else None,
             "log": str(job.log) if job and attempt and job.log.exists() else None,
             "note": note or None,
@@ -231,11 +159,6 @@ class _Look:
         if task.key not in self.aucs:
             self.aucs[task.key] = last_auc(self.paths.run(task.key))
         return self.aucs[task.key]
-
-    def _node(self, job: Job | None, attempt: Attempt | None) -> str | None:
-        """Where the job runs, or last ran."""
-        listed = (self.queue or {}).get(job.job_id) if job else None
-        return (listed.node if listed else "") or (attempt.host if attempt else None)
 
 
 def _duration(seconds: float | None) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpdt.base.files import make_folder, read_json, write_json
+from dpdt.base.files import last_line, make_folder, read_json, write_json
 from dpdt.errors import ClusterError
 from dpdt.jobs.attempts import attempts_file
 from dpdt.study import Study
@@ -21,7 +21,7 @@ from dpdt.study.frozen import freeze_study
 from dpdt.study.paths import SubmissionPaths
 from dpdt.study.tasks import Task
 
-__all__ = ["Job", "Submission", "latest_jobs", "new_submission", "outcome", "submissions"]
+__all__ = ["Job", "Jobs", "Submission", "latest_jobs", "new_submission", "outcome", "submissions"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Job:
         job_id: Slurm's id (`12` or `12_3`), or the process id of a local job.
         log: Its log file.
         result: Where submitit leaves what became of it.
-        cluster: `slurm`, `local` or `debug`.
+        cluster: Its scheduler, a key of `SCHEDULERS`.
     """
 
     task: Task
@@ -55,6 +55,10 @@ class Submission:
         self.paths = paths
         self.cluster = cluster
         self.jobs = list(jobs)
+
+    def new_job(self, task: Task, handle: Any) -> Job:
+        """The job that submitit made of a task; it is not noted yet."""
+        return Job(task, handle.job_id, handle.paths.stdout, handle.paths.result_pickle, self.cluster)
 
     def add(self, jobs: Sequence[Job]) -> None:
         """Note jobs that were just sent."""
@@ -78,6 +82,10 @@ class Submission:
         """Forget the jobs: they were taken back."""
         self.jobs = []
         self.add([])
+
+
+# The newest job of each task, and the submission that it was sent with.
+Jobs = dict[Task, tuple[Submission, Job]]
 
 
 def new_submission(study: Study, cluster: str) -> Submission:
@@ -120,9 +128,9 @@ def _by_time(name: str) -> tuple[str, int]:
     return name[:15], int(name[16:] or 1)
 
 
-def latest_jobs(study: Study) -> dict[Task, tuple[Submission, Job]]:
+def latest_jobs(study: Study) -> Jobs:
     """The newest job of every task that was ever sent."""
-    found: dict[Task, tuple[Submission, Job]] = {}
+    found: Jobs = {}
     for submission in submissions(study):
         for job in submission.jobs:
             found.setdefault(job.task, (submission, job))
@@ -143,8 +151,7 @@ def outcome(job: Job) -> str | None:
         return f"{job.result.name} cannot be read ({err})"
     if kind == "success":
         return ""
-    lines = [line for line in str(value).splitlines() if line.strip()]
-    return lines[-1].strip().removeprefix("dpdt.errors.") if lines else "failed without a message"
+    return last_line(str(value)).removeprefix("dpdt.errors.") or "failed without a message"
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -1,35 +1,25 @@
-"""Send a study's tasks: as Slurm arrays, as processes on this machine, or one after another in this process.
-
-The only package that imports submitit.
-"""
+"""Send a study's tasks to a scheduler, or take them back."""
 
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from dpdt.base.console import say, warn
 from dpdt.errors import ClusterError, StudyError
-from dpdt.jobs.doctor.cluster import check_cluster
-from dpdt.jobs.doctor.finding import Check
-from dpdt.jobs.local import run_debug, run_local, study_claimed
-from dpdt.jobs.outcomes import Outcomes
-from dpdt.jobs.selection import Plan, make_plan, show_plan
-from dpdt.jobs.slurm.cancel import cancel
-from dpdt.jobs.slurm.send import queued_tasks, send
-from dpdt.jobs.slurm.wait import wait_for
+from dpdt.jobs.dry_run import show_plan
+from dpdt.jobs.scheduler import Scheduler
+from dpdt.jobs.schedulers import SCHEDULERS, Cluster, make_scheduler, queueing
+from dpdt.jobs.selection import Plan, make_plan
 from dpdt.jobs.stages import private_umask
 from dpdt.jobs.status import task_states
-from dpdt.jobs.submissions import Job, Submission, new_submission
+from dpdt.jobs.submissions import Job, latest_jobs, new_submission
 from dpdt.study import Study
 from dpdt.study.tasks import LAST_STAGES, Task, needs
 from dpdt.training.networks.check import check_class_weights, check_model
 
-__all__ = ["Check", "SubmitSummary", "cancel", "check_cluster", "submit"]
-
-Cluster = Literal["slurm", "local", "debug"]
+__all__ = ["SubmitSummary", "cancel", "submit"]
 
 
 @dataclass(frozen=True)
@@ -80,11 +70,10 @@ def submit(
 
     Args:
         study: The study.
-        cluster: `slurm`: arrays with dependencies, nobody has to wait; `local`: processes on this machine, a few at
-            once; `debug`: in this process, one after another.
+        cluster: Who runs them: a key of `SCHEDULERS`.
         stages: Only these; None means all.
         dry_run: Print a table of what would be sent; send nothing.
-        wait: Wait for the end and fail if a task failed. Default: no on slurm, yes elsewhere.
+        wait: Wait for the end and fail if a task failed. Default: yes, unless they wait and run in a queue.
         retry_failed: Only tasks that failed or were stopped, and what was not run because of them.
 
     Raises:
@@ -92,10 +81,8 @@ def submit(
             that are not there, or a network of one's own that is not fit for DP.
         ClusterError: Slurm refused a job, or a task failed: with the task, its last traceback line and its log.
     """
-    if cluster not in ("slurm", "local", "debug"):
-        raise StudyError(f"cluster: expected slurm, local or debug, got {cluster!r}.")
-    if wait is False and cluster != "slurm":
-        raise StudyError(f"--no-wait goes with --cluster slurm only: {cluster} runs in this process. Leave it out.")
+    scheduler = make_scheduler(cluster, study)
+    waits = _waits(cluster, wait)
     check_class_weights(study)
     check_model(study)
     _warn_of_changed_lists(study)
@@ -108,16 +95,47 @@ def submit(
             print(summary)
             return summary
     if dry_run:
-        plan = _plan(study, stages, cluster, only)
-        show_plan(study, plan, cluster=cluster)
+        plan = _planned(scheduler, stages, only)
+        show_plan(plan, scheduler, cluster=cluster)
         return SubmitSummary(cluster, len(plan.send), plan.num_done, plan.num_queued)
-    with private_umask(study):
-        if cluster == "slurm":
-            summary = _send_to_slurm(study, stages, only, wait=bool(wait))
-        else:
-            summary = _run(study, stages, only, cluster)
+    with private_umask(study), scheduler.claimed():
+        queued = scheduler.queued()
+        plan = make_plan(study, stages, queued=queued, only=only)
+        summary = SubmitSummary(cluster, len(plan.send), plan.num_done, plan.num_queued)
+        if plan.send or (waits and plan.num_queued):
+            submission = new_submission(study, cluster)
+            outcomes = scheduler.run(plan, submission, queued=queued, wait=waits)
+            outcomes.raise_if_failed()
+            summary = replace(summary, finished=len(outcomes.done), folder=submission.paths.folder)
     say(summary)
     return summary
+
+
+def cancel(study: Study, tasks: Collection[Task] | None = None) -> list[Task]:
+    """Cancel the study's jobs, running or waiting; what they have done so far stays, and a new submission goes on.
+
+    Args:
+        study: The study.
+        tasks: Only these; None means all.
+
+    Returns:
+        The tasks whose jobs were cancelled.
+
+    Raises:
+        ClusterError: The scheduler is not here, does not answer, or refuses.
+    """
+    used = {job.cluster for _, job in latest_jobs(study).values()}
+    names = [name for name in queueing() if name in used] or queueing()
+    return [task for name in names for task in make_scheduler(name, study).cancel(tasks)]
+
+
+def _waits(cluster: Cluster, wanted: bool | None) -> bool:
+    """Whether to stay until the tasks have ended."""
+    always = SCHEDULERS[cluster].waits
+    if wanted is False and always:
+        names = " or ".join(queueing())
+        raise StudyError(f"--no-wait goes with --cluster {names} only: {cluster} runs in this process. Leave it out.")
+    return always if wanted is None else wanted
 
 
 def _warn_of_changed_lists(study: Study) -> None:
@@ -145,46 +163,9 @@ def _nothing_failed(cluster: str, states: dict[Task, str]) -> SubmitSummary:
     return SubmitSummary(cluster, 0, count["done"], count["waiting"] + count["running"], missing=count["missing"])
 
 
-def _plan(study: Study, stages: Sequence[str] | None, cluster: str, only: set[Task] | None) -> Plan:
-    """The plan; on a machine with Slurm it leaves out what is in the queue."""
+def _planned(scheduler: Scheduler, stages: Sequence[str] | None, only: set[Task] | None) -> Plan:
+    """The plan for a dry run; where the scheduler answers, it leaves out what is in the queue."""
     queued: dict[Task, Job] = {}
-    if cluster == "slurm":
-        with contextlib.suppress(ClusterError):
-            queued = queued_tasks(study)
-    return make_plan(study, stages, queued=queued, only=only)
-
-
-def _run(study: Study, stages: Sequence[str] | None, only: set[Task] | None, cluster: str) -> SubmitSummary:
-    """Run what is missing on this machine."""
-    with study_claimed(study):
-        plan = make_plan(study, stages, only=only)
-        if not plan.send:
-            return SubmitSummary(cluster, 0, plan.num_done)
-        submission = new_submission(study, cluster)
-        outcomes = run_debug(plan, submission) if cluster == "debug" else run_local(study, plan, submission)
-    return _summary(plan, submission, outcomes)
-
-
-def _send_to_slurm(study: Study, stages: Sequence[str] | None, only: set[Task] | None, *, wait: bool) -> SubmitSummary:
-    """Send what is missing to Slurm; if asked to, wait for that and for what was in the queue already."""
-    queued = queued_tasks(study)
-    plan = make_plan(study, stages, queued=queued, only=only)
-    in_queue = [queued[task] for stage in plan.stages for task in stage.queued]
-    if not plan.send and not (wait and in_queue):
-        return SubmitSummary("slurm", 0, plan.num_done, plan.num_queued)
-    submission = new_submission(study, "slurm")
-    send(study, plan, submission, queued=queued)
-    outcomes = wait_for(plan, [*in_queue, *submission.jobs]) if wait else Outcomes()
-    return _summary(plan, submission, outcomes)
-
-
-def _summary(plan: Plan, submission: Submission, outcomes: Outcomes) -> SubmitSummary:
-    outcomes.raise_if_failed()
-    return SubmitSummary(
-        cluster=submission.cluster,
-        sent=len(plan.send),
-        skipped=plan.num_done,
-        queued=plan.num_queued,
-        finished=len(outcomes.done),
-        folder=submission.paths.folder,
-    )
+    with contextlib.suppress(ClusterError):
+        queued = scheduler.queued()
+    return make_plan(scheduler.study, stages, queued=queued, only=only)

@@ -8,6 +8,9 @@ Gaussian mechanism, under addition or removal of one privacy unit. Three account
 - ``prv``: privacy random variables (Gopi, Lee & Wutschitz 2021, arXiv 2106.02848) of Opacus; its upper bound.
 - ``rdp``: Rényi DP (Mironov, Talwar & Zhang 2019, arXiv 1908.10530) of dp-accounting; looser, an upper bound.
 
+Without sampling (q = 1) the steps are one Gaussian mechanism, whose epsilon is exact (`dpdt.privacy.gaussian`): it is
+the answer whichever of them is asked. Where pld or prv cannot answer, rdp does. ``Spent.accountant`` says who did.
+
 Gaussian DP's central limit (``gdp``) is refused: it is no bound and lies below the true epsilon.
 """
 
@@ -17,21 +20,35 @@ import logging
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from dpdt.errors import PrivacyError
+from dpdt.privacy.gaussian import gaussian_epsilon
 
-__all__ = ["ACCOUNTANTS", "calibrate_noise_multiplier", "check_delta", "epsilon"]
+__all__ = [
+    "ACCOUNTANTS",
+    "EXACT",
+    "Spent",
+    "calibrate_noise_multiplier",
+    "check_delta",
+    "delta_protects",
+    "epsilon",
+    "spent_epsilon",
+]
 
 ACCOUNTANTS: Final = ("pld", "prv", "rdp")
+
+# Who answers where the steps are a Gaussian mechanism; cannot be asked for.
+EXACT: Final = "exact"
 
 # Less noise than this protects nobody (epsilon of one step above 1000): the answer is infinity.
 MIN_NOISE_MULTIPLIER: Final = 0.02
 MAX_NOISE_MULTIPLIER: Final = 1e7
 # prv takes minutes and gigabytes above this; the rdp bound answers instead.
 MAX_PRV_EPSILON: Final = 50.0
+MAX_PRV_STEPS: Final = 10**6
 # Below about this Opacus refuses: rounding would dominate.
 MIN_PRV_DELTA: Final = 1e-12
 # A calibrated sigma spends between this part of the target and the target.
@@ -46,6 +63,14 @@ MAX_SUM_BUCKETS: Final = 4e5
 # What the Fourier transforms of so many composed steps may have lost of delta, by rounding: ten times what was measured
 # against the exact delta of composed Gaussians for 10 to 100,000 steps. A delta not far above it gets the rdp bound.
 ROUNDING_A_STEP: Final = 1e-16
+# Above so many steps the transform is taken in stages of this number: its library sizes the sum by exponents that suit
+# no more, and would make it ten times as long. A last stage that is not full is counted as full: 0.01 % more steps.
+MAX_STEPS_AT_ONCE: Final = 10**6
+STAGE: Final = 100
+# From so many on (below, few buckets may be composed one by one) buckets are kept in an array: the library finds that
+# out by computing buckets to the power of steps, a number of 10^7 digits.
+DENSE_STEPS: Final = 10
+TAIL_MASS: Final = 1e-15  # that a composition may cut off and count as lost: dp-accounting's own default
 # An interval above this means an epsilon of many thousands: the rdp bound answers.
 COARSEST_INTERVAL: Final = 1.0
 
@@ -79,6 +104,42 @@ def epsilon(
     >>> epsilon(noise_multiplier=1.0, sample_rate=0.01, num_steps=0, delta=1e-5)
     0.0
     """
+    return spent_epsilon(
+        noise_multiplier=noise_multiplier,
+        sample_rate=sample_rate,
+        num_steps=num_steps,
+        delta=delta,
+        accountant=accountant,
+        gaussian_noise=gaussian_noise,
+    ).epsilon
+
+
+class Spent(NamedTuple):
+    """An epsilon and who computed it.
+
+    Attributes:
+        epsilon: As of ``epsilon``.
+        accountant: The one that was asked, ``rdp`` where it cannot answer, or ``exact`` without sampling.
+    """
+
+    epsilon: float
+    accountant: str
+
+
+def spent_epsilon(
+    *,
+    noise_multiplier: float,
+    sample_rate: float,
+    num_steps: int,
+    delta: float,
+    accountant: str = "pld",
+    gaussian_noise: float | None = None,
+) -> Spent:
+    """As ``epsilon``, and which accountant's answer it is.
+
+    >>> spent_epsilon(noise_multiplier=2.0, sample_rate=1.0, num_steps=4, delta=1e-5).accountant
+    'exact'
+    """
     _check(sample_rate=sample_rate, num_steps=num_steps, delta=delta, accountant=accountant)
     if not 0 <= noise_multiplier < math.inf:
         raise PrivacyError(f"noise_multiplier: expected a finite number >= 0, got {noise_multiplier!r}.")
@@ -86,12 +147,12 @@ def epsilon(
     if once is not None and not MIN_NOISE_MULTIPLIER <= once < math.inf:
         raise PrivacyError(f"gaussian_noise: expected a number >= {MIN_NOISE_MULTIPLIER}, got {gaussian_noise!r}.")
     if num_steps == 0:
-        return 0.0 if once is None else _epsilon(once, 1.0, 1, float(delta), accountant)
+        return Spent(0.0, accountant) if once is None else _spent(once, 1.0, 1, float(delta), accountant)
     if noise_multiplier < MIN_NOISE_MULTIPLIER:
-        return math.inf
+        return Spent(math.inf, accountant)
     # Less noise than there is costs more, so the most that the accountants' series bear is a bound for any above it.
     sigma = min(float(noise_multiplier), MAX_NOISE_MULTIPLIER)
-    return _epsilon(sigma, float(sample_rate), int(num_steps), float(delta), accountant, once)
+    return _spent(sigma, float(sample_rate), int(num_steps), float(delta), accountant, once)
 
 
 def calibrate_noise_multiplier(
@@ -130,21 +191,31 @@ def calibrate_noise_multiplier(
     )
 
 
-def check_delta(delta: float, *, units: int | None) -> None:
-    """Refuse a delta with which a mechanism that publishes one unit whole would count as private.
+def delta_protects(delta: float, *, units: int) -> bool:
+    """Whether delta is below 1 / units; else a mechanism that publishes one unit whole would count as private."""
+    return delta < 1 / units
+
+
+def check_delta(delta: float, *, units: int | None, study_unit: str | None = None) -> None:
+    """Refuse a delta that protects nobody.
 
     Args:
         delta: Of the guarantee.
         units: Privacy units of the train split; None: not known, nothing is refused.
+        study_unit: What one of them is, where delta is a study's: the message then names the study file's keys.
 
     Raises:
         PrivacyError: Delta is not below 1 / units.
     """
-    if units is not None and delta >= 1 / units:
-        raise PrivacyError(
-            f"delta: {delta:g} is not below 1 / {units} units = {1 / units:.3g}. With such a delta a mechanism that "
-            "publishes one of them whole would count as private. Choose a smaller one."
-        )
+    if units is None or delta_protects(delta, units=units):
+        return
+    key, otherwise = "delta", ""
+    if study_unit:
+        key, otherwise = "privacy.delta", ", or, for a trial that protects nobody, set privacy.allow_large_delta"
+    raise PrivacyError(
+        f"{key}: {delta:g} is not below 1 / {units} {study_unit or 'unit'}s = {1 / units:.3g}. With such a delta a "
+        f"mechanism that publishes one of them whole would count as private. Choose a smaller one{otherwise}."
+    )
 
 
 def _check(*, sample_rate: float, num_steps: int, delta: float, accountant: str) -> None:
@@ -163,10 +234,24 @@ def _check(*, sample_rate: float, num_steps: int, delta: float, accountant: str)
         raise PrivacyError(f"num_steps: expected a whole number >= 0, got {num_steps!r}.")
 
 
-@functools.lru_cache(maxsize=65536)
 def _epsilon(sigma: float, rate: float, steps: int, delta: float, accountant: str, once: float | None = None) -> float:
-    compute = {"rdp": _rdp_epsilon, "prv": _prv_epsilon, "pld": _pld_epsilon}[accountant]
-    return compute(sigma, rate, steps, delta, once)
+    return _spent(sigma, rate, steps, delta, accountant, once).epsilon
+
+
+@functools.lru_cache(maxsize=65536)
+def _spent(sigma: float, rate: float, steps: int, delta: float, accountant: str, once: float | None = None) -> Spent:
+    if rate == 1:
+        # Dong, Roth & Su 2022 (arXiv 1905.02383), corollary 3.3: the squares of Gaussians' mus add up.
+        mu = math.hypot(math.sqrt(steps) / sigma, 0.0 if once is None else 1 / once)
+        return Spent(gaussian_epsilon(mu, delta=delta), EXACT)
+    found: float | None = None
+    if accountant == "pld":
+        found = _pld_epsilon(sigma, rate, steps, delta, once)
+    elif accountant == "prv":
+        found = _prv_epsilon(sigma, rate, steps, delta, once)
+    if found is None:
+        return Spent(_rdp_epsilon(sigma, rate, steps, delta, once), "rdp")
+    return Spent(found, accountant)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -222,17 +307,35 @@ def _bracket(spent: Callable[[float], float], target: float, *, start: float) ->
     return low, high
 
 
-def _pld_epsilon(sigma: float, rate: float, steps: int, delta: float, once: float | None) -> float:
-    interval = _interval(sigma, rate, steps, once)
-    if interval > COARSEST_INTERVAL:
-        return _rdp_epsilon(sigma, rate, steps, delta, once)
-    composed = _step_distribution(sigma, rate, interval).self_compose(steps)
+def _pld_epsilon(sigma: float, rate: float, steps: int, delta: float, once: float | None) -> float | None:
+    """None where it has no finite answer, or the rdp bound is below it: both are bounds."""
+    interval, coarse = _interval(sigma, rate, steps, once)
+    lost = _lost_to_rounding(steps)
+    if interval > COARSEST_INTERVAL or delta <= 2 * lost:
+        return None
+    composed = _self_composed(_step_distribution(sigma, rate, interval), steps)
     if once is not None:
         composed = composed.compose(_step_distribution(once, 1.0, interval))
-    lost = _lost_to_rounding(steps)
-    found = float(composed.get_epsilon_for_delta(delta - lost)) if delta > 2 * lost else math.inf
+    found = float(composed.get_epsilon_for_delta(delta - lost))
     # At a delta below the mass that the discretisation cuts off, the rdp bound may still be finite.
-    return found if math.isfinite(found) else _rdp_epsilon(sigma, rate, steps, delta, once)
+    if not math.isfinite(found) or (coarse and found > _rdp_epsilon(sigma, rate, steps, delta, once)):
+        return None
+    return found
+
+
+def _self_composed(step: Any, steps: int) -> Any:
+    """The distribution of a sum of `steps` losses (or of a few more, where they are very many)."""
+    from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
+
+    stages = 0
+    while steps > MAX_STEPS_AT_ONCE:
+        steps, stages = -(-steps // STAGE), stages + 1
+    if steps >= DENSE_STEPS:
+        step = PrivacyLossDistribution(step._pmf_remove.to_dense_pmf(), step._pmf_add.to_dense_pmf())
+    composed = step.self_compose(steps, TAIL_MASS / STAGE**stages)
+    for stage in range(1, stages + 1):
+        composed = composed.self_compose(STAGE, TAIL_MASS / STAGE ** (stages - stage))
+    return composed
 
 
 def _lost_to_rounding(steps: int) -> float:
@@ -249,11 +352,14 @@ def _step_distribution(sigma: float, rate: float, interval: float) -> Any:
     )
 
 
-def _interval(sigma: float, rate: float, steps: int, once: float | None) -> float:
+def _interval(sigma: float, rate: float, steps: int, once: float | None) -> tuple[float, bool]:
     """Discretisation interval: fine beside one step's loss, coarse enough that the sum's range stays in bounds.
 
     A coarser interval only raises the epsilon (the estimate is pessimistic), so this choice costs tightness at most.
     Rounded to a power of two so that runs of different lengths share one cached distribution.
+
+    Returns:
+        The interval, and whether it is coarser than one step's loss would want it.
     """
     # The loss ln(P/Q) for P = (1 - q) N(0, s²) + q N(1, s²), Q = N(0, s²), on a grid that carries all but 1e-18 of P.
     x = np.linspace(-9.0 * sigma, 1.0 + 9.0 * sigma, 4001)
@@ -266,8 +372,8 @@ def _interval(sigma: float, rate: float, steps: int, once: float | None) -> floa
     coarsest = max(np.abs(loss).max() / MAX_STEP_BUCKETS, sum_range / MAX_SUM_BUCKETS)
     if once is not None:
         coarsest = max(coarsest, (1 + 18 * once) / (2 * once**2) / MAX_STEP_BUCKETS)
-    interval = max(min(deviation / BUCKETS_PER_DEVIATION, MAX_INTERVAL), coarsest)
-    return 2.0 ** math.floor(math.log2(interval))
+    fine = min(deviation / BUCKETS_PER_DEVIATION, MAX_INTERVAL)
+    return 2.0 ** math.floor(math.log2(max(fine, coarsest))), bool(coarsest > fine)
 
 
 def _rdp_epsilon(sigma: float, rate: float, steps: int, delta: float, once: float | None) -> float:
@@ -287,11 +393,12 @@ def _rdp_epsilon(sigma: float, rate: float, steps: int, delta: float, once: floa
     return math.inf if math.isnan(found) else found
 
 
-def _prv_epsilon(sigma: float, rate: float, steps: int, delta: float, once: float | None) -> float:
-    """Opacus' upper bound where it is quick and finite, else the rdp bound (never below it, so calibration holds)."""
-    bound = _rdp_epsilon(sigma, rate, steps, delta, once)
-    if bound > MAX_PRV_EPSILON or delta < MIN_PRV_DELTA or delta <= 2 * _lost_to_rounding(steps):
-        return bound
+def _prv_epsilon(sigma: float, rate: float, steps: int, delta: float, once: float | None) -> float | None:
+    """Opacus' upper bound where it is quick and finite; None elsewhere (the rdp bound is not below it)."""
+    if steps > MAX_PRV_STEPS or delta < MIN_PRV_DELTA or delta <= 2 * _lost_to_rounding(steps):
+        return None
+    if _rdp_epsilon(sigma, rate, steps, delta, once) > MAX_PRV_EPSILON:
+        return None
     from opacus.accountants import PRVAccountant
 
     accountant = PRVAccountant()
@@ -300,4 +407,4 @@ def _prv_epsilon(sigma: float, rate: float, steps: int, delta: float, once: floa
         # Opacus sizes its grid with RDP and says so when its largest order is the best one; any order is a bound.
         warnings.filterwarnings("ignore", message="Optimal order is the", category=UserWarning)
         found = float(accountant.get_epsilon(delta))
-    return found if math.isfinite(found) else bound
+    return found if math.isfinite(found) else None

@@ -1,10 +1,11 @@
 """Everything that decides a DP training's epsilon, in one place: planned once, then frozen in the run's config."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
 from dpdt.errors import PrivacyError
-from dpdt.privacy.accounting import calibrate_noise_multiplier, epsilon
+from dpdt.privacy.accounting import Spent, calibrate_noise_multiplier, check_delta, spent_epsilon
 from dpdt.study.settings import PrivacySettings
 
 __all__ = ["Mechanism"]
@@ -22,14 +23,16 @@ class Mechanism:
         num_units: Units of the train split; taken as public.
         sample_rate: Probability of each unit to be in a batch.
         noise_multiplier: Standard deviation of the noise over max_grad_norm.
-        max_grad_norm: Bound on what one unit moves the sum.
+        max_grad_norm: Bound on one unit's clipped gradient.
         num_steps: Noisy steps of the whole run.
         delta: Below 1 / num_units.
-        accountant: ``pld``, ``prv`` or ``rdp``.
+        accountant: The one that is asked, ``pld``, ``prv`` or ``rdp``.
         target_epsilon: What all steps together stay within.
         images_per_unit: Images of a drawn unit, whose gradients are averaged before clipping; no matter for epsilon.
         counts_noise: Noise over sensitivity of the counts of labels that class weights were made from, composed with
             the steps; None: nothing was counted.
+        rounding_allowance: s of the sensitivity max_grad_norm · (1 + s), for what rounding moves the other units'
+            gradients (`dpdt.privacy.rounding`); None: the run was begun before this was accounted for.
     """
 
     unit: str
@@ -43,6 +46,17 @@ class Mechanism:
     target_epsilon: float
     images_per_unit: int = 1
     counts_noise: float | None = None
+    rounding_allowance: float | None = None
+
+    @property
+    def sensitivity(self) -> float:
+        """What one unit can move the sum by."""
+        return self.max_grad_norm * (1 + (self.rounding_allowance or 0.0))
+
+    @property
+    def accounted_noise_multiplier(self) -> float:
+        """Standard deviation of the noise over the sensitivity: what the accountant is told."""
+        return self.noise_multiplier / (1 + (self.rounding_allowance or 0.0))
 
     @classmethod
     def plan(
@@ -56,6 +70,7 @@ class Mechanism:
         noise_multiplier: float | None = None,
         counts_share: float | None = None,
         counts_noise: float | None = None,
+        rounding_allowance: float | None = None,
     ) -> Self:
         """Calibrate the noise, or check one that was calibrated before.
 
@@ -68,17 +83,13 @@ class Mechanism:
             noise_multiplier: The frozen one, if the run was begun before.
             counts_share: Part of the target that noisy counts of labels would spend alone; None: nothing is counted.
             counts_noise: The frozen one, if the run was begun before.
+            rounding_allowance: Part of max_grad_norm that is added to the sensitivity; None: not accounted for.
 
         Raises:
             PrivacyError: Delta is not below 1 / num_units, the target cannot be reached, or the given noise misses it.
         """
-        if settings.delta >= 1 / num_units and not settings.allow_large_delta:
-            raise PrivacyError(
-                f"privacy.delta: {settings.delta:g} is not below 1 / {num_units} {settings.unit}s = "
-                f"{1 / num_units:.3g}. With such a delta a "
-                "mechanism that publishes one of them whole would count as private. Choose a smaller one, or, for a "
-                "trial that protects nobody, set privacy.allow_large_delta."
-            )
+        if not settings.allow_large_delta:
+            check_delta(settings.delta, units=num_units, study_unit=settings.unit)
         if counts_share is not None and counts_noise is None:
             counts_noise = calibrate_noise_multiplier(
                 target_epsilon=counts_share * target_epsilon, sample_rate=1.0, num_steps=1, delta=settings.delta
@@ -92,6 +103,7 @@ class Mechanism:
                 accountant=settings.accountant,
                 gaussian_noise=counts_noise,
             )
+            noise_multiplier = _with_allowance(noise_multiplier, rounding_allowance)
         mechanism = cls(
             unit=settings.unit,
             num_units=num_units,
@@ -104,6 +116,7 @@ class Mechanism:
             target_epsilon=target_epsilon,
             images_per_unit=settings.images_per_patient,
             counts_noise=counts_noise,
+            rounding_allowance=rounding_allowance,
         )
         if mechanism.epsilon(num_steps) > target_epsilon * (1 + TOLERANCE):
             raise PrivacyError(
@@ -114,8 +127,12 @@ class Mechanism:
 
     def epsilon(self, steps: int) -> float:
         """What so many steps spend, with the counts of labels if there are any."""
-        return epsilon(
-            noise_multiplier=self.noise_multiplier,
+        return self.spent(steps).epsilon
+
+    def spent(self, steps: int) -> Spent:
+        """As ``epsilon``, and which accountant's answer it is."""
+        return spent_epsilon(
+            noise_multiplier=self.accounted_noise_multiplier,
             sample_rate=self.sample_rate,
             num_steps=steps,
             delta=self.delta,
@@ -126,3 +143,13 @@ class Mechanism:
     def as_dict(self) -> dict[str, Any]:
         """For the ledger's first line and the config."""
         return asdict(self)
+
+
+def _with_allowance(accounted: float, allowance: float | None) -> float:
+    """The least noise multiplier that the accountant is told at least `accounted` for."""
+    if allowance is None:
+        return accounted
+    noise_multiplier = accounted * (1 + allowance)
+    while noise_multiplier / (1 + allowance) < accounted:  # rounded down: the target would be passed by a last bit
+        noise_multiplier = math.nextafter(noise_multiplier, math.inf)
+    return noise_multiplier

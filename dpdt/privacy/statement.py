@@ -5,11 +5,25 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from dpdt.base.vocabulary import format_bound
+from dpdt.privacy.accounting import delta_protects
 from dpdt.privacy.mechanism import Mechanism
 
-__all__ = ["group_privacy", "privacy_statement", "selection_cost", "statement_without_privacy"]
+__all__ = [
+    "brought_up_to_date",
+    "group_privacy",
+    "privacy_statement",
+    "selection_cost",
+    "statement_without_privacy",
+]
 
 FORMAT: Final = 1
+PLAIN_HASHES: Final = {
+    "what": "SHA-256 of the split, of all labels and of the shards, in config.json and, if they were sent, as tags in "
+    "MLflow (dpdt.cohort_sha256, dpdt.shards_sha256)",
+    "source": "exact data of the train split and of the others; the run was begun before such hashes had a key",
+    "accounted": "not covered by epsilon: who knows all patients but one can try that one's labels until the hash "
+    "fits; do not publish them (`dpdt sync` removes the tags)",
+}
 
 
 def privacy_statement(
@@ -23,7 +37,6 @@ def privacy_statement(
     initial_weights: str,
     max_images_per_patient: int,
     complete: bool,
-    sibling_epsilons: Sequence[float] = (),
     patients_known: bool = True,
 ) -> dict[str, Any]:
     """The statement of a DP run.
@@ -38,13 +51,13 @@ def privacy_statement(
         initial_weights: Where the weights before the first step came from.
         max_images_per_patient: Images of the patient with most in the train split.
         complete: Whether the training has ended; otherwise the epsilon is what the whole of it may spend.
-        sibling_epsilons: Target epsilons of all the study's DP runs on this domain, this one among them.
         patients_known: False where the data names no patients and each image counts as one.
 
     Returns:
-        JSON-like; ``epsilon`` is a number or, where there is no finite bound, None.
+        JSON-like; ``epsilon`` is a number or, where there is no finite bound, None. ``selection`` is that of a run
+        that is alone: ``brought_up_to_date`` counts the others.
     """
-    spent = mechanism.epsilon(spent_steps)
+    spent, answered_by = mechanism.spent(spent_steps)
     statement: dict[str, Any] = {
         "format": FORMAT,
         "run_id": run_id,
@@ -56,17 +69,21 @@ def privacy_statement(
         "sample_rate": mechanism.sample_rate,
         "noise_multiplier": mechanism.noise_multiplier,
         "max_grad_norm": mechanism.max_grad_norm,
+        "rounding_allowance": mechanism.rounding_allowance,
+        "sensitivity": mechanism.sensitivity,
+        "accounted_noise_multiplier": mechanism.accounted_noise_multiplier,
+        "rounding_note": _rounding_note(mechanism.rounding_allowance),
         "images_per_unit": mechanism.images_per_unit,
         "num_steps": spent_steps,
         "planned_num_steps": mechanism.num_steps,
         "delta": mechanism.delta,
-        "accountant": mechanism.accountant,
+        "accountant": answered_by,
         "epsilon": spent if math.isfinite(spent) else None,
         "target_epsilon": mechanism.target_epsilon,
         "complete": complete,
         "randomness": randomness,
         "initial_weights": initial_weights,
-        "selection": selection_cost(sibling_epsilons or (mechanism.target_epsilon,), delta=mechanism.delta),
+        "selection": selection_cost([(mechanism.target_epsilon, mechanism.delta)]),
         "other_releases": _other_releases(
             class_weights, initial_weights, counts_noise=mechanism.counts_noise, private=True
         ),
@@ -98,6 +115,10 @@ def statement_without_privacy(
         "sample_rate": None,
         "noise_multiplier": None,
         "max_grad_norm": None,
+        "rounding_allowance": None,
+        "sensitivity": None,
+        "accounted_noise_multiplier": None,
+        "rounding_note": None,
         "images_per_unit": None,
         "num_steps": num_steps,
         "planned_num_steps": num_steps,
@@ -136,7 +157,7 @@ def group_privacy(*, epsilon: float, delta: float, size: int) -> tuple[float, fl
     return size * epsilon, min(1.0, delta * total)
 
 
-def selection_cost(epsilons: Sequence[float], *, delta: float) -> dict[str, Any]:
+def selection_cost(budgets: Sequence[tuple[float, float]]) -> dict[str, Any]:
     """What it costs to keep the best of several DP runs on the same patients.
 
     A study trains a fixed number of runs, and the choice looks at all of them: it is a function of all their weights,
@@ -145,21 +166,62 @@ def selection_cost(epsilons: Sequence[float], *, delta: float) -> dict[str, Any]
     number of runs that is random, which a study's is not.
 
     Args:
-        epsilons: Target epsilons of the runs.
-        delta: Of each of them.
+        budgets: Target epsilon and delta of each run.
 
-    >>> found = selection_cost([1.0, 8.0], delta=1e-5)
+    >>> found = selection_cost([(1.0, 1e-5), (8.0, 1e-5)])
     >>> found["runs"], found["epsilon"], found["delta"]
     (2, 9.0, 2e-05)
     """
     return {
-        "runs": len(epsilons),
-        "epsilon": sum(epsilons),
-        "delta": min(1.0, len(epsilons) * delta),
-        "how": "basic composition over all DP runs of the study on this domain: what the best of them, chosen by "
-        "looking at all, costs a patient of the train split; also what all of them together cost who gets them all",
-        "note": "Counts the runs of the study file alone, not those of other study files or of former settings.",
+        "runs": len(budgets),
+        "epsilon": math.fsum(epsilon for epsilon, _ in budgets),
+        "delta": min(1.0, math.fsum(delta for _, delta in budgets)),
+        "how": "basic composition over all DP runs on this domain that the study plans or that have a ledger in its "
+        "runs' folder, audits' twins among them, each with its target: what the best of them, chosen by looking at "
+        "all, costs a patient of the train split; also what all of them together cost who gets them all",
+        "note": "Does not count runs of other folders, runs that were removed, or runs whose privacy unit is another.",
     }
+
+
+def brought_up_to_date(
+    statement: dict[str, Any], *, budgets: Sequence[tuple[float, float]], plain_hashes: bool, as_of: str
+) -> dict[str, Any]:
+    """A statement with today's count of runs on the same patients; the very same one where nothing is new.
+
+    Args:
+        statement: Of a run; without DP, or without a selection, it stays as it is.
+        budgets: As for ``selection_cost``, this run's among them.
+        plain_hashes: Whether the run's config has hashes of its data without a key.
+        as_of: When the runs were counted; kept from before while their count is the same.
+    """
+    before = statement.get("selection")
+    if before is None:
+        return statement
+    selection = {**selection_cost(budgets), "as_of": as_of}
+    if {**selection, "as_of": before.get("as_of")} == before:
+        selection = before
+    releases = [entry for entry in statement["other_releases"] if entry["what"] != PLAIN_HASHES["what"]]
+    if plain_hashes:
+        releases.append(PLAIN_HASHES)
+    if selection == before and releases == statement["other_releases"]:
+        return statement
+    now = {**statement, "selection": selection, "other_releases": releases}
+    return {**now, "paragraph": _paragraph(now)}
+
+
+def _rounding_note(allowance: float | None) -> str:
+    """What was assumed of floating-point numbers."""
+    if allowance is None:
+        return (
+            "Rounding was not accounted for: epsilon assumes that a unit moves the sum by no more than max_grad_norm. "
+            "It also changes the size of the batches and with it last bits of the other units' gradients; runs that "
+            "are begun now allow for that."
+        )
+    return (
+        f"A unit is taken to move the sum by sensitivity = max_grad_norm · (1 + {allowance:.3g}): the allowance is for "
+        "what rounding changes in the sum of the other units' gradients. Epsilon is that of "
+        "accounted_noise_multiplier, the noise over the sensitivity."
+    )
 
 
 def _patient_bound(epsilon: float, delta: float, images: int) -> dict[str, Any]:
@@ -259,7 +321,7 @@ def _paragraph(statement: dict[str, Any]) -> str:
         parts.insert(1, "Its noise came from a seed: whoever knows the seed can remove it, so the guarantee is void.")
     if "unit_note" in statement:
         parts.insert(1, statement["unit_note"])
-    if statement["delta"] * statement["num_units"] >= 1:
+    if not delta_protects(statement["delta"], units=statement["num_units"]):
         parts.insert(
             1,
             f"Its delta is not below one over the number of {unit}s: a training that publishes one of them whole "
@@ -268,8 +330,8 @@ def _paragraph(statement: dict[str, Any]) -> str:
     selection = statement["selection"]
     if selection["runs"] > 1:
         parts.append(
-            f"The study has {selection['runs']} such models of this domain: whoever publishes the best of them, chosen "
-            "by looking at all, or publishes all of them, answers for "
+            f"There are {selection['runs']} such models of this domain, trained or planned: whoever publishes the best "
+            "of them, chosen by looking at all, or publishes all of them, answers for "
             f"epsilon = {format_bound(selection['epsilon'])} and delta = {format_bound(selection['delta'])} together."
         )
     if unit == "image":

@@ -11,10 +11,11 @@ from dpdt.base.vocabulary import LABELS
 from dpdt.errors import StudyError
 from dpdt.evaluation.metrics import ALL, AVERAGE
 from dpdt.report import figures, tables
-from dpdt.report.grid import Grid, arm_name
+from dpdt.report.grid import Grid
 from dpdt.report.page import Contents, render_published
 from dpdt.report.publish import draw, latex_tables, publish
 from dpdt.report.transfer import transfer_table
+from dpdt.study import arm_name
 
 __all__ = ["read_auc_table", "write_published"]
 

@@ -4,14 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dpdt.study import Study, format_epsilon
+from dpdt.study import Study, arm_name
 
-__all__ = ["Grid", "arm_name"]
-
-
-def arm_name(target_epsilon: float) -> str:
-    """``ε = 8``, or ``no DP``."""
-    return f"ε = {format_epsilon(target_epsilon)}" if math.isfinite(target_epsilon) else "no DP"
+__all__ = ["Grid"]
 
 
 @dataclass(frozen=True)

@@ -124,9 +124,9 @@ def provenance(runs: Sequence[Run]) -> Table:
     for run in runs:
         data = run.config.get("data", {})
         steps = f"{run.state.get('step', 0):,} of {run.config.get('num_steps', 0):,}"
-        hashes = [str(data.get(key, ""))[:HASH_DIGITS] or "–" for key in ("split_sha256", "manifest_sha256")]
+        hashes = [str(data.get(key, ""))[:HASH_DIGITS] or "–" for key in ("split_hmac", "manifest_hmac")]
         rows.append([run.title, run.run_id, run.status, steps, *hashes])
-    return Table(["model", "run", "status", "steps", "split SHA-256", "shards SHA-256"], rows)
+    return Table(["model", "run", "status", "steps", "split (keyed hash)", "shards (keyed hash)"], rows)
 
 
 def versions(runs: Sequence[Run]) -> list[str]:

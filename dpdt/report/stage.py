@@ -1,5 +1,6 @@
 """The stage `report`: one task."""
 
+from dpdt.privacy.statements import refresh_statements
 from dpdt.runs.up_to_date import is_current, stamped
 from dpdt.study import Study
 
@@ -15,5 +16,6 @@ def run(study: Study, _key: str = "") -> str:
     """Write the report."""
     from dpdt.report.write import write_report
 
+    refresh_statements(study)  # before their times are noted
     with stamped(study, "report"):
         return f"Report: {write_report(study)}"

@@ -9,7 +9,7 @@ import pandas as pd
 
 from dpdt.base.files import read_json
 from dpdt.runs.state import read_state
-from dpdt.study import Cell, Study, format_epsilon
+from dpdt.study import Cell, Study, arm_name
 from dpdt.study.paths import RunPaths
 
 __all__ = ["Run", "all_runs", "cell_runs", "is_synthetic", "read_run", "run_in"]
@@ -70,7 +70,7 @@ class Run:
         if self.kind == "pretrain":
             return f"{self.domain} · public pretraining · seed {self.seed}"
         twin = "audit twin · " if self.kind == "audit" else ""
-        arm = f"{self.unit} ε={format_epsilon(self.target_epsilon)}" if self.private else "no DP"
+        arm = arm_name(self.target_epsilon, prefix=f"{self.unit} ε=")
         return f"{twin}{self.domain} · {arm} · seed {self.seed}"
 
     def privacy(self) -> dict[str, Any] | None:

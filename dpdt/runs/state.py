@@ -10,7 +10,7 @@ from dpdt.base.files import exclusive_lock, read_json, write_json
 from dpdt.base.vocabulary import format_bound
 from dpdt.errors import DpdtError
 from dpdt.runs.metrics_log import _finite
-from dpdt.study import Study, format_epsilon
+from dpdt.study import Study, arm_name
 from dpdt.study.paths import RunPaths
 
 __all__ = ["RunSummary", "read_state", "run_done", "run_lock", "summary_of", "write_state"]
@@ -40,10 +40,8 @@ class RunSummary:
 
     def __str__(self) -> str:
         """One line for people."""
-        privacy = "no DP"
-        if self.target_epsilon is not None:
-            spent = "no bound" if self.epsilon is None else format_bound(self.epsilon)
-            privacy = f"epsilon {spent} of {format_epsilon(self.target_epsilon)}"
+        spent = "no bound" if self.epsilon is None else format_bound(self.epsilon)
+        privacy = arm_name(self.target_epsilon, prefix=f"epsilon {spent} of ")
         time = f", {self.seconds:.1f} s" if self.seconds else ", done before"
         return f"{self.run_id}: {self.status}, {self.step} of {self.num_steps} steps, {privacy}{time}"
 

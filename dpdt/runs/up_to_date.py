@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dpdt.base.files import fingerprint, read_json, write_json
+from dpdt.base.files import file_state, fingerprint, read_json, write_json
 from dpdt.base.machine import __version__
 from dpdt.study import Study
 
@@ -45,12 +45,5 @@ def _inputs(study: Study, stage: str) -> str:
     if stage == "track":
         files.append(_result(study, "report"))
         settings.append(study.tracking.model_dump(mode="json"))
-    return fingerprint({"version": __version__, "settings": settings, "files": [_size_and_time(f) for f in files]})
-
-
-def _size_and_time(file: Path) -> list[object]:
-    try:
-        found = file.stat()
-    except FileNotFoundError:
-        return [str(file), None]
-    return [str(file), found.st_size, found.st_mtime_ns]
+    states = [[str(file), *(file_state(file) or [None])] for file in files]
+    return fingerprint({"version": __version__, "settings": settings, "files": states})

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from dpdt.base.console import Advance, progress
 from dpdt.base.files import atomic_path, exclusive_lock, sha256_file
+from dpdt.base.parquet import write_stamped
 from dpdt.errors import ShardError
-from dpdt.shards.inputs import ShardJob, write_part
+from dpdt.shards.inputs import ShardJob
 from dpdt.shards.manifest import read_manifest
 from dpdt.shards.process import ImageOutcome, num_workers, process_images
 from dpdt.shards.publish import publish
@@ -150,7 +151,7 @@ def _write_shard(job: ShardJob, number: int, advance: Advance) -> None:
             stream.write(shard_header(count, job.size))
         digest = sha256_file(temporary)
     record = {**job.origin, "file": shard.name, "rows": count, "sha256": digest}
-    write_part(job.paths.part(number), pd.concat(frames, ignore_index=True), record)
+    write_stamped(job.paths.part(number), pd.concat(frames, ignore_index=True), record)
 
 
 def _process(job: ShardJob, rows: pd.DataFrame, advance: Advance) -> Iterator[tuple[NDArray[np.uint8], pd.DataFrame]]:

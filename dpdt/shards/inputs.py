@@ -1,6 +1,5 @@
 """What a domain's shards are made from, and which of them are made."""
 
-import json
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from dpdt.base.files import atomic_path
+from dpdt.base.parquet import Stamp, read_stamp
 from dpdt.cohort.table import read_cohort
 from dpdt.errors import ShardError
 from dpdt.shards.manifest import read_manifest
@@ -20,7 +17,7 @@ from dpdt.shards.reader import cohort_sha256
 from dpdt.study import Study
 from dpdt.study.paths import ShardPaths
 
-__all__ = ["ShardJob", "part_record", "write_part"]
+__all__ = ["ShardJob", "part_record"]
 
 
 @dataclass(frozen=True)
@@ -94,20 +91,13 @@ class ShardJob:
                 )
 
 
-def write_part(path: Path, frame: pd.DataFrame, record: dict[str, Any]) -> None:
-    """Write what became of a shard's images, with a record about the shard itself; its presence says it is made."""
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"dpdt": json.dumps(record).encode()})
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
-
-
-def part_record(path: Path) -> dict[str, Any]:
+def part_record(path: Path) -> Stamp:
     """What a part says about its shard.
 
     Raises:
         ShardError: The part is damaged.
     """
-    with suppress(pa.ArrowInvalid, KeyError, TypeError, ValueError):
-        return dict(json.loads(pq.read_schema(path).metadata[b"dpdt"]))
+    with suppress(ValueError):
+        if stamp := read_stamp(path):
+            return stamp
     raise ShardError(f"{path}: damaged. Remove it and run `dpdt shards` again.")

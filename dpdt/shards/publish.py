@@ -68,7 +68,7 @@ def _manifest(job: ShardJob, table: pd.DataFrame, parts: list[Path]) -> dict[str
         "format": FORMAT,
         "domain": job.domain,
         **job.origin,
-        "settings": job.study.shards.model_dump(mode="json", exclude={"num_threads", "max_reject_fraction"}),
+        "settings": job.study.shards.deciding(),
         "recipe": job.study.shards.recipe,
         "codecs": {**_core.codecs(), "dicom": f"pydicom {version('pydicom')}", "dpdt": version("dpdt")},
         "images": int(good.sum()),

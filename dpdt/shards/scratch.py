@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from dpdt.base.console import note
-from dpdt.base.files import atomic_path, exclusive_lock, read_json, sha256_file
+from dpdt.base.files import atomic_path, exclusive_lock, fingerprint, read_json
 from dpdt.study.paths import ShardPaths
 
 __all__ = ["SCRATCH", "staged"]
@@ -37,7 +37,9 @@ def staged(paths: ShardPaths) -> ShardPaths:
     if not folder.is_dir():
         return _not_used(paths, f"there is no folder {root} here")
     job = os.environ.get("SLURM_JOB_ID", str(os.getpid()))
-    target = ShardPaths(folder / f"dpdt-{job}-{sha256_file(paths.manifest)[:16]}")
+    state = paths.manifest.stat()  # not its content: others of this node see the name, and a hash could be tried
+    which = fingerprint([str(paths.folder.resolve()), state.st_size, state.st_mtime_ns])
+    target = ShardPaths(folder / f"dpdt-{job}-{which[:16]}")
     with exclusive_lock(folder / f"{target.folder.name}.lock"):  # ranks of one job share the copy
         if target.manifest.exists():
             return target

@@ -1,87 +1,17 @@
 """`[domains.<name>]` of the study file: where an institution's raw data lies, and the policies that read it."""
 
-import os
-import re
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from dpdt.base.vocabulary import LABELS
+from dpdt.study.domain_kinds import DomainKind
+from dpdt.study.section import About, Folder, Number, RelativePath, Section
 
-__all__ = [
-    "DOMAIN_KINDS",
-    "DomainSettings",
-    "Folder",
-    "Integer",
-    "Number",
-    "NumberOrInfinity",
-    "Section",
-    "TableLabel",
-    "TableLabels",
-    "TableSettings",
-    "Truth",
-]
+__all__ = ["DomainSettings", "TableLabel", "TableLabels", "TableSettings"]
 
-DOMAIN_KINDS: Final = ("vindr", "chestxray14", "chexpert", "uka", "padchest", "mimic", "table")
-"""Whose layout a domain may have; `table` is anybody's own list, described by `[domains.<name>.table]`."""
-
-
-def _number(value: Any) -> Any:
-    """Refuse numbers in quotes: `2e-4` without a dot is a float in TOML, but people quote it out of habit."""
-    if not isinstance(value, str):
-        return value
-    try:
-        float(value)
-    except ValueError:
-        raise ValueError(f"expected a number, got {value!r} (text)") from None
-    raise ValueError(f"expected a number, got {value!r} (text). Remove the quotes.")
-
-
-def _truth(value: Any) -> Any:
-    """Refuse "yes" and 1: only TOML's own true and false say what is meant."""
-    if isinstance(value, bool):
-        return value
-    raise ValueError(f"expected true or false, without quotes, got {value!r}")
-
-
-def _expand(value: Any) -> Any:
-    """Expand `~` and `$NAME` in a path; a variable that is not set is an error, not an empty string."""
-    if not isinstance(value, str | Path):
-        return value
-    text = os.path.expandvars(str(_printable(value)))
-    if "$" in text:
-        raise ValueError(f"the environment variable in {str(value)!r} is not set. Set it, or write the folder itself.")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as err:
-        raise ValueError(f"{str(value)!r}: there is no such user with a home folder. Write the folder itself.") from err
-
-
-def _printable(value: Any) -> Any:
-    """Refuse control characters in a path: TOML reads a backslash and n in double quotes as a line break."""
-    found = re.search(r"[\x00-\x1f\x7f]", value) if isinstance(value, str) else None
-    if found is None:
-        return value
-    raise ValueError(
-        f"{value!r} has the control character {found[0]!r}, which no path has. In double quotes a backslash begins a "
-        "special character: use single quotes, '…', or /."
-    )
-
-
-Number = Annotated[float, BeforeValidator(_number), AllowInfNan(False)]
-NumberOrInfinity = Annotated[float, BeforeValidator(_number)]
-Integer = Annotated[int, BeforeValidator(_number)]
-Truth = Annotated[bool, BeforeValidator(_truth)]
-Folder = Annotated[Path, BeforeValidator(_expand)]
-RelativePath = Annotated[Path, BeforeValidator(_printable)]
 Texts = tuple[str, ...]
-
-
-class Section(BaseModel):
-    """A table of the study file: unknown keys are errors, values are read-only."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 def _only_once(words: dict[str, Texts]) -> None:
@@ -164,31 +94,77 @@ class TableSplits(Section):
 class TableSettings(Section):
     """`[domains.<name>.table]`: a CSV or Parquet list of one's own hospital, one row an image."""
 
-    file: RelativePath = Field(description="The list, relative to root: .csv, .csv.gz, .tsv or .parquet.")
-    images: RelativePath = Field(default=Path("."), description="Folder of the images, relative to root.")
-    suffix: str = Field(default="", description="Appended to the cells of the image column, e.g. `.png`.")
-    separator: str | None = Field(default=None, min_length=1, max_length=1, description="Of a CSV; default: a comma.")
-    encoding: str = Field(default="utf-8", description="Of a CSV, e.g. `latin-1`.")
-    image: str = Field(min_length=1, description="Column: the image's path below the images folder.")
-    patient: str = Field(min_length=1, description="Column: the patient. Splits and privacy need it.")
-    image_id: str | None = Field(default=None, min_length=1, description="Column: a unique name; default: image.")
-    study: str | None = Field(default=None, min_length=1, description="Column: the examination; default: image_id.")
-    view: str | None = Field(default=None, min_length=1, description="Column; without it every image is frontal.")
-    sex: str | None = Field(default=None, min_length=1, description="Column; without it sex is unknown.")
-    age: str | None = Field(default=None, min_length=1, description="Column: years, or DICOM's 058Y; 90+ is 90.")
-    birth_date: str | None = Field(default=None, min_length=1, description="Column, instead of age.")
-    study_date: str | None = Field(default=None, min_length=1, description="Column, with birth_date.")
-    date_format: str | None = Field(default=None, min_length=1, description="E.g. `%d.%m.%Y`; default: ISO 8601.")
-    split: str | None = Field(default=None, min_length=1, description="Column; without it patients are split by hash.")
-    findings: str | None = Field(default=None, min_length=1, description="Column with separated findings.")
-    findings_separator: str = Field(default=";", min_length=1, description="Between the names in that column.")
-    no_findings: Literal["unknown", "negative", "healthy"] = Field(
+    file: Annotated[RelativePath, About("Name your list.", example='"list.csv"')] = Field(
+        description="The list, relative to root: .csv, .csv.gz, .tsv or .parquet."
+    )
+    images: Annotated[RelativePath, About("The images lie in a folder below root.")] = Field(
+        default=Path("."), description="Folder of the images, relative to root."
+    )
+    suffix: Annotated[str, About("The image column has names without an ending.")] = Field(
+        default="", description="Appended to the cells of the image column, e.g. `.png`."
+    )
+    separator: Annotated[str | None, About("The list is separated by something else.", example='";"')] = Field(
+        default=None, min_length=1, max_length=1, description="Of a CSV; default: a comma."
+    )
+    encoding: Annotated[str, About("Umlauts come out wrong, as from an old spreadsheet.")] = Field(
+        default="utf-8", description="Of a CSV, e.g. `latin-1`."
+    )
+    image: Annotated[str, About("Name the column.", example='"Filename"')] = Field(
+        min_length=1, description="Column: the image's path below the images folder."
+    )
+    patient: Annotated[str, About("Name the column.", example='"MRN"')] = Field(
+        min_length=1, description="Column: the patient. Splits and privacy need it."
+    )
+    image_id: Annotated[
+        str | None, About("The images' names are not unique, or you have better ones.", example='"SOP"')
+    ] = Field(default=None, min_length=1, description="Column: a unique name; default: image.")
+    study: Annotated[
+        str | None, About("Name the column, so that results can be traced to examinations.", example='"Accession"')
+    ] = Field(default=None, min_length=1, description="Column: the examination; default: image_id.")
+    view: Annotated[str | None, About("The list has lateral images, which must be left out.", example='"View"')] = (
+        Field(default=None, min_length=1, description="Column; without it every image is frontal.")
+    )
+    sex: Annotated[str | None, About("Report subgroups by sex.", example='"Sex"')] = Field(
+        default=None, min_length=1, description="Column; without it sex is unknown."
+    )
+    age: Annotated[str | None, About("Report subgroups by age.", unit="years", example='"Age"')] = Field(
+        default=None, min_length=1, description="Column: years, or DICOM's 058Y; 90+ is 90."
+    )
+    birth_date: Annotated[str | None, About("Ages are not in the list, but dates are.", example='"Born"')] = Field(
+        default=None, min_length=1, description="Column, instead of age."
+    )
+    study_date: Annotated[str | None, About("Belongs to birth_date.", example='"Taken"')] = Field(
+        default=None, min_length=1, description="Column, with birth_date."
+    )
+    date_format: Annotated[
+        str | None, About("Dates are written in another way, as for Python's strptime.", example='"%d.%m.%Y"')
+    ] = Field(default=None, min_length=1, description="E.g. `%d.%m.%Y`; default: ISO 8601.")
+    split: Annotated[str | None, About("The hospital has a split of its own.", example='"Set"')] = Field(
+        default=None, min_length=1, description="Column; without it patients are split by hash."
+    )
+    findings: Annotated[str | None, About("One column holds several findings.", example='"Findings"')] = Field(
+        default=None, min_length=1, description="Column with separated findings."
+    )
+    findings_separator: Annotated[str, About("They are separated by something else.")] = Field(
+        default=";", min_length=1, description="Between the names in that column."
+    )
+    no_findings: Annotated[
+        Literal["unknown", "negative", "healthy"], About("An empty cell means that a reader saw nothing.")
+    ] = Field(
         default="unknown", description="What an empty findings cell means: labels unknown, all 0, or all 0 and healthy."
     )
-    views: TableViews = Field(default=TableViews(), description="What the cells of the view column mean.")
-    sexes: TableSexes = Field(default=TableSexes(), description="What the cells of the sex column mean.")
-    splits: TableSplits = Field(default=TableSplits(), description="What the cells of the split column mean.")
-    labels: TableLabels = Field(description="Each label's column with its cells, or its names in the findings column.")
+    views: Annotated[
+        TableViews, About("Say what your view cells mean.", example='{ PA = ["p.a."], AP = ["a.p."] }')
+    ] = Field(default=TableViews(), description="What the cells of the view column mean.")
+    sexes: Annotated[TableSexes, About("Say what your sex cells mean.", example='{ female = ["w"], male = ["m"] }')] = (
+        Field(default=TableSexes(), description="What the cells of the sex column mean.")
+    )
+    splits: Annotated[
+        TableSplits, About("Say what your split cells mean.", example='{ train = ["training"], test = ["holdout"] }')
+    ] = Field(default=TableSplits(), description="What the cells of the split column mean.")
+    labels: Annotated[
+        TableLabels, About("Name the labels that you have.", example='{ cardiomegaly = { column = "Heart" } }')
+    ] = Field(description="Each label's column with its cells, or its names in the findings column.")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -212,32 +188,53 @@ class TableSettings(Section):
 class DomainSettings(Section):
     """`[domains.<name>]`: one institution's raw data."""
 
-    root: Folder = Field(description="Folder of the raw data, as published.")
-    kind: Literal["vindr", "chestxray14", "chexpert", "uka", "padchest", "mimic", "table"] | None = Field(
-        default=None, description="Which institution's layout, or `table`; default: the domain's own name."
-    )
-    role: Literal["study", "public"] | None = Field(
-        default=None, description="`public` data is used for pretraining only; default: public for kind mimic."
-    )
-    files: dict[str, RelativePath] = Field(
-        default_factory=dict, description="Files or folders with other names than published, relative to root."
-    )
+    root: Annotated[
+        Folder,
+        About(
+            "Say where the institution's files are; `~` and `$NAME` are expanded.",
+            example='"/data/own"',
+            decides="other",
+        ),
+    ] = Field(description="Folder of the raw data, as published.")
+    kind: Annotated[
+        DomainKind | None,
+        About("Give a domain a name of your own, or use your own list.", example='"table"'),
+    ] = Field(default=None, description="Which institution's layout, or `table`; default: the domain's own name.")
+    role: Annotated[
+        Literal["study", "public"] | None,
+        About("Pretrain on another public data set than MIMIC.", example='"public"', decides="other"),
+    ] = Field(default=None, description="`public` data is used for pretraining only; default: public for kind mimic.")
+    files: Annotated[
+        dict[str, RelativePath],
+        About("Your copy has other file names than the publisher's.", example='{ table = "labels.csv" }'),
+    ] = Field(default_factory=dict, description="Files or folders with other names than published, relative to root.")
     table: TableSettings | None = Field(default=None, description="Columns and values of kind `table`.")
-    uncertain: Literal["paper", "unknown", "positive", "negative"] = Field(
-        default="paper", description="What an uncertain label (-1 of CheXpert and MIMIC) means."
-    )
-    contradictions: Literal["finding", "unknown", "exclude", "keep"] = Field(
+    uncertain: Annotated[
+        Literal["paper", "unknown", "positive", "negative"],
+        About("Compare policies for uncertain labels; it changes the labels."),
+    ] = Field(default="paper", description="What an uncertain label (-1 of CheXpert and MIMIC) means.")
+    contradictions: Annotated[
+        Literal["finding", "unknown", "exclude", "keep"],
+        About("Be stricter, or keep the published labels as they are."),
+    ] = Field(
         default="finding",
         description="Healthy and a finding: the finding wins, healthy is unknown, the image is left out, or as it is.",
     )
-    sublabels: dict[str, Texts] = Field(
+    sublabels: Annotated[
+        dict[str, Texts],
+        About("Count other findings of PadChest as one of the five.", example='{ pneumonia = ["pneumonia"] }'),
+    ] = Field(
         default_factory=dict, description="PadChest only: which of its labels make one of ours; see docs/cohorts.md."
     )
-    unknown_views: Literal["exclude", "include"] = Field(
+    unknown_views: Annotated[Literal["exclude", "include"], About("Keep images whose view nobody recorded.")] = Field(
         default="exclude", description="Images whose view is not recorded."
     )
-    val_fraction: Number = Field(default=0.1, ge=0.0, lt=1.0, description="Part of the training patients for `val`.")
-    test_fraction: Number = Field(
+    val_fraction: Annotated[
+        Number, About("0: train on every patient that is not tested.", unit="part of the train patients")
+    ] = Field(default=0.1, ge=0.0, lt=1.0, description="Part of the training patients for `val`.")
+    test_fraction: Annotated[
+        Number, About("More for narrower intervals, less for more training.", unit="part of all patients")
+    ] = Field(
         default=0.2, gt=0.0, lt=1.0, description="Part of the patients for `test` where no official split exists."
     )
 

@@ -1,7 +1,9 @@
 """A study as it was when its tasks were sent."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -9,7 +11,7 @@ from dpdt.base.files import read_json, write_text
 from dpdt.errors import StudyError
 from dpdt.study import Study, load_study
 
-__all__ = ["freeze_study", "thaw_study"]
+__all__ = ["as_frozen", "freeze_study", "from_frozen", "thaw_study"]
 
 
 def freeze_study(study: Study, file: Path) -> None:
@@ -17,8 +19,21 @@ def freeze_study(study: Study, file: Path) -> None:
 
     Relative folders stay relative to the original file, so that every fingerprint and run id stays as it is.
     """
-    settings = study.model_dump(mode="json")
-    write_text(file, json.dumps({"file": str(study.file), "settings": settings}, indent=2) + "\n")
+    write_text(file, json.dumps(as_frozen(study), indent=2) + "\n")
+
+
+def as_frozen(study: Study) -> dict[str, Any]:
+    """A study with all its values, as JSON has them."""
+    return {"file": str(study.file), "settings": study.model_dump(mode="json")}
+
+
+def from_frozen(frozen: Mapping[str, Any]) -> Study:
+    """The study that `as_frozen` was told.
+
+    Raises:
+        ValidationError: A value is not understood.
+    """
+    return Study.model_validate({**frozen["settings"], "file": frozen["file"]})
 
 
 def thaw_study(file: str | Path) -> Study:
@@ -32,7 +47,7 @@ def thaw_study(file: str | Path) -> Study:
         return load_study(path)
     frozen = read_json(path)
     try:
-        return Study.model_validate({**frozen["settings"], "file": frozen["file"]})
+        return from_frozen(frozen)
     except ValidationError as err:
         first = err.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -1,19 +1,20 @@
-"""Every key of the study file, read off the settings themselves: for `dpdt init`, the reference and the schema."""
+"""Every key of the study file, read off the settings themselves: for `dpdt init` and `show`, reference and schema."""
 
 import json
 import types
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from dpdt.study import Study
-from dpdt.study.help import HELP, Help
+from dpdt.study import Study, check_study
+from dpdt.study.section import About, about
+from dpdt.study.source import read_source
 
-__all__ = ["REQUIRED", "Key", "all_keys", "json_schema", "section_docs", "toml"]
+__all__ = ["REQUIRED", "Effective", "Key", "all_keys", "effective", "json_schema", "section_docs", "toml"]
 
 REQUIRED: Final = object()
 """Default of a key that must be given."""
@@ -35,7 +36,7 @@ class Key:
     default: Any
     kind: str
     description: str
-    help: Help
+    help: About
 
     @property
     def section(self) -> str:
@@ -60,7 +61,7 @@ def section_docs() -> dict[str, str]:
     def visit(model: type[BaseModel], prefix: str) -> None:
         for name, field in model.model_fields.items():
             inner, star = _inner(field)
-            if inner is not None and f"{prefix}{name}" not in HELP:
+            if inner is not None and about(field) is None:
                 table = f"{prefix}{name}{star}"
                 docs[table] = (inner.__doc__ or "").partition(": ")[2].strip()
                 visit(inner, f"{table}.")
@@ -89,12 +90,57 @@ def toml(value: Any) -> str:
     return json.dumps(str(value), ensure_ascii=False)
 
 
+@dataclass(frozen=True)
+class Effective:
+    """One value: its dotted key, itself as TOML ("" where it is not set), and its origin."""
+
+    key: str
+    value: str
+    origin: str
+
+    def as_dict(self) -> dict[str, str]:
+        """For JSON."""
+        return asdict(self)
+
+
+def effective(file: str | Path, *, overrides: Sequence[str] = ()) -> list[Effective]:
+    """All values of a study in the order of its sections.
+
+    Args:
+        file: The study file or its folder.
+        overrides: As after `--set`.
+
+    Raises:
+        StudyError: As for `load_study`.
+    """
+    source = read_source(file, overrides=overrides)
+    study = check_study(source)
+    return [
+        Effective(key, "" if value is None else toml(value), source.origin(key))
+        for key, value in _values(study)
+        if key != "file"
+    ]
+
+
 def json_schema() -> dict[str, Any]:
     """The JSON schema of the study file, for editors that complete and check TOML."""
     schema = Study.model_json_schema(mode="validation", schema_generator=_schema_generator())
     del schema["properties"]["file"]
     schema["required"] = [name for name in schema.get("required", ()) if name != "file"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "study.toml of dpdt"}
+
+
+def _values(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of the settings under dotted names."""
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield from _values(value, f"{prefix}{name}.")
+        elif name == "domains" and not prefix:
+            for domain, settings in value.items():
+                yield from _values(settings, f"domains.{domain}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _schema_generator() -> Any:
@@ -118,7 +164,7 @@ def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInf
         if model is Study and name == "file":
             continue
         inner, star = _inner(field)
-        if inner is None or f"{prefix}{name}" in HELP:
+        if inner is None or about(field) is not None:
             yield f"{prefix}{name}", field
         else:
             yield from _fields(inner, f"{prefix}{name}{star}.")
@@ -135,10 +181,10 @@ def _key(name: str, field: FieldInfo) -> Key:
     default = REQUIRED if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
     limits = [_limit(item) for item in field.metadata]
     kind = ", ".join(text for text in (_kind(field.annotation), *limits) if text)
-    about = HELP.get(name, Help("", ""))
-    if default in ({}, ()) and about.example:
+    said = about(field) or About("")
+    if default in ({}, ()) and said.example:
         default = None
-    return Key(name, default, kind, field.description or "", about)
+    return Key(name, default, kind, field.description or "", said)
 
 
 def _limit(constraint: Any) -> str:

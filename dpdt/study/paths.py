@@ -183,6 +183,11 @@ class StudyPaths:
         return self.folder / "cohort" / f"{domain}.json"
 
     @property
+    def data_key(self) -> Path:
+        """Key of the hashes of this data that leave it: beside the data, and nowhere else."""
+        return self.folder / "cohort" / "data.key"
+
+    @property
     def measured(self) -> Path:
         """What `dpdt plan --measure` found about time and memory."""
         return self.folder / "measured.json"
@@ -200,6 +205,11 @@ class StudyPaths:
     def runs(self) -> Path:
         """All runs."""
         return self.folder / "runs"
+
+    @property
+    def statements_lock(self) -> Path:
+        """Held by the one process that changes privacy statements."""
+        return self.runs / ".statements.lock"
 
     def run(self, run_id: str) -> RunPaths:
         """One run."""

@@ -8,14 +8,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from dpdt.base.vocabulary import LABELS
-from dpdt.study.domain_settings import (
-    Folder,
-    Integer,
-    Number,
-    NumberOrInfinity,
-    Section,
-    Truth,
-)
+from dpdt.study.section import About, Folder, Integer, Number, NumberOrInfinity, Section, Truth
 
 __all__ = [
     "AuditSettings",
@@ -38,30 +31,58 @@ BF16_MIN_SIZE: Final = 32
 class StudySettings(Section):
     """`[study]`: name, where outputs go, seed."""
 
-    name: str | None = Field(default=None, description="Shown in MLflow and the report; default: the folder's name.")
-    folder: Folder = Field(default=Path("."), description="Where outputs go, relative to the study file.")
-    preset: Literal["paper"] | None = Field(default=None, description="Start from the paper's values.")
-    seed: Integer = Field(default=0, ge=0, description="For splits, the public pretraining and the non-DP arm.")
-    private_files: Truth = Field(default=True, description="Create files 0600 and folders 0700.")
+    name: Annotated[
+        str | None, About("Give it a name that people recognise in MLflow and in the report.", example='"lung study"')
+    ] = Field(default=None, description="Shown in MLflow and the report; default: the folder's name.")
+    folder: Annotated[Folder, About("Keep the results on another disk than the study file.")] = Field(
+        default=Path("."), description="Where outputs go, relative to the study file."
+    )
+    preset: Annotated[
+        Literal["paper"] | None,
+        About("Repeat the paper; keys in this file still win over the preset.", example='"paper"'),
+    ] = Field(default=None, description="Start from the paper's values.")
+    seed: Annotated[Integer, About("Draw other splits and another non-DP arm. DP noise never comes from it.")] = Field(
+        default=0, ge=0, description="For splits, the public pretraining and the non-DP arm."
+    )
+    private_files: Annotated[
+        Truth, About("false: leave the permissions to your umask, for a folder that a group shares.")
+    ] = Field(default=True, description="Create files 0600 and folders 0700.")
 
 
 class ShardSettings(Section):
     """`[shards]`: how radiographs become pixels."""
 
-    size: Integer = Field(default=512, ge=8, le=4096, description="Height and width in pixels.")
-    recipe: Literal["area", "paper"] = Field(default="area", description="Resampling, see docs.")
-    equalise: Truth = Field(default=True, description="Histogram equalisation after min-max.")
-    aspect: Literal["stretch", "pad"] = Field(
-        default="stretch", description="pad: keep the picture's shape, centred, with 0 around it."
+    size: Annotated[
+        Integer, About("Smaller is quicker (cost grows with its square); the paper has 512.", unit="pixels")
+    ] = Field(default=512, ge=8, le=4096, description="Height and width in pixels.")
+    recipe: Annotated[Literal["area", "paper"], About('"paper" repeats the paper\'s resampling to the pixel.')] = Field(
+        default="area", description="Resampling, see docs."
     )
-    exact_decode: Truth = Field(
-        default=False,
-        description="Recipe area: decode JPEG and JPEG 2000 at full scale even where half of it leaves enough.",
+    equalise: Annotated[Truth, About("Keep the grey levels as they are.")] = Field(
+        default=True, description="Histogram equalisation after min-max."
     )
-    voi_window: Truth = Field(default=False, description="DICOM: apply the window that the file names, if it does.")
-    shard_bytes: Integer = Field(default=1 << 30, ge=1, description="Pixels of one shard file, in bytes, at most.")
-    num_threads: Integer = Field(default=0, ge=0, description="0: all cores given to the process.")
-    max_reject_fraction: Number = Field(default=0.01, ge=0.0, le=1.0, description="More rejects fail the stage.")
+    aspect: Annotated[
+        Literal["stretch", "pad"], About('"pad" keeps hearts from looking wider in portrait pictures.')
+    ] = Field(default="stretch", description="pad: keep the picture's shape, centred, with 0 around it.")
+    exact_decode: Annotated[Truth, About("Bit for bit the same pixels as full decoding, for about twice the time.")] = (
+        Field(
+            default=False,
+            description="Recipe area: decode JPEG and JPEG 2000 at full scale even where half of it leaves enough.",
+        )
+    )
+    voi_window: Annotated[Truth, About("Your DICOM files name the window that the radiologist saw.")] = Field(
+        default=False, description="DICOM: apply the window that the file names, if it does."
+    )
+    shard_bytes: Annotated[
+        Integer, About("Smaller files for more array tasks at once, or for a small disk.", unit="bytes")
+    ] = Field(default=1 << 30, ge=1, description="Pixels of one shard file, in bytes, at most.")
+    num_threads: Annotated[
+        Integer, About("Leave cores to others. Changes no byte.", unit="threads", decides="speed")
+    ] = Field(default=0, ge=0, description="0: all cores given to the process.")
+    max_reject_fraction: Annotated[
+        Number,
+        About("A corpus with many damaged files, once you know which.", unit="part of the images", decides="speed"),
+    ] = Field(default=0.01, ge=0.0, le=1.0, description="More rejects fail the stage.")
 
     @property
     def rows_per_shard(self) -> int:
@@ -72,13 +93,22 @@ class ShardSettings(Section):
 class ModelSettings(Section):
     """`[model]`: the network."""
 
-    name: str = Field(
+    name: Annotated[str, About("Train another network.")] = Field(
         default="resnet9", description="`resnet9`, or your own network's function as `package.module:function`."
     )
-    options: dict[str, Any] = Field(default_factory=dict, description="Passed to your own function, by name.")
-    width: Integer = Field(default=64, ge=8, multiple_of=8, description="Channels of the first stage (paper: 64).")
-    in_channels: Literal[1, 3] = Field(default=1, description="3: gray repeated, as published weights expect.")
-    init_weights: Folder | None = Field(default=None, description="State dict to start from instead of pretraining.")
+    options: Annotated[
+        dict[str, Any],
+        About("Your function takes more than num_outputs and in_channels.", example="{ depth = 18 }", later=True),
+    ] = Field(default_factory=dict, description="Passed to your own function, by name.")
+    width: Annotated[
+        Integer, About("Smaller is quicker: time and memory grow about with its square, weights too.", unit="channels")
+    ] = Field(default=64, ge=8, multiple_of=8, description="Channels of the first stage (paper: 64).")
+    in_channels: Annotated[
+        Literal[1, 3], About("3: start from weights published for colour images, as the paper does.")
+    ] = Field(default=1, description="3: gray repeated, as published weights expect.")
+    init_weights: Annotated[
+        Folder | None, About("Start from a file instead of pretraining.", example='"weights/resnet9.pt"')
+    ] = Field(default=None, description="State dict to start from instead of pretraining.")
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -89,47 +119,77 @@ class ModelSettings(Section):
             raise ValueError("options: only for your own network, name = 'package.module:function'")
         return self
 
-    def fingerprinted(self) -> dict[str, Any]:
-        """What decides a result."""
-        return self.model_dump(mode="json", exclude=set() if self.options else {"options"})
-
 
 class PretrainSettings(Section):
     """`[pretrain]`: training on the public domain, without DP."""
 
-    num_epochs: Number = Field(default=20, gt=0, description="Expected passes over the public images.")
-    expected_batch_size: Integer = Field(default=128, ge=1, description="Units of a logical step, in expectation.")
-    learning_rate: Number = Field(default=2e-4, gt=0, description="Of NAdam.")
-    weight_decay: Number = Field(default=0.0, ge=0, description="Of NAdam.")
+    num_epochs: Annotated[Number, About("More for a better start; it costs no privacy, only time.", unit="passes")] = (
+        Field(default=20, gt=0, description="Expected passes over the public images.")
+    )
+    expected_batch_size: Annotated[Integer, About("As for train.", unit="images")] = Field(
+        default=128, ge=1, description="Units of a logical step, in expectation."
+    )
+    learning_rate: Annotated[Number, About("The loss does not fall (smaller), or falls slowly (larger).")] = Field(
+        default=2e-4, gt=0, description="Of NAdam."
+    )
+    weight_decay: Annotated[Number, About("The public data set is small.")] = Field(
+        default=0.0, ge=0, description="Of NAdam."
+    )
 
 
 class TrainSettings(Section):
     """`[train]`: the trainings, the same for both arms."""
 
-    domains: tuple[str, ...] | None = Field(default=None, description="Default: every domain with role study.")
-    seeds: tuple[Integer, ...] = Field(default=(0,), min_length=1, description="One training a value.")
-    num_epochs: Number = Field(default=80, gt=0, description="Expected passes over the privacy units.")
-    expected_batch_size: Integer = Field(default=128, ge=1, description="Units of a logical step, in expectation.")
-    physical_batch_size: Literal["auto"] | Annotated[Integer, Field(ge=1)] = Field(
-        default=DEFAULT_IMAGES_AT_ONCE, description="Images at once in memory; auto: as many as fit."
+    domains: Annotated[
+        tuple[str, ...] | None, About("Train on some hospitals only.", example='["vindr", "padchest"]', decides="other")
+    ] = Field(default=None, description="Default: every domain with role study.")
+    seeds: Annotated[
+        tuple[Integer, ...],
+        About("More seeds show how much chance is in the numbers; each costs all trainings again.", decides="other"),
+    ] = Field(default=(0,), min_length=1, description="One training a value.")
+    num_epochs: Annotated[
+        Number,
+        About("Fewer steps need less noise; more steps learn more. Look for the best with public data.", unit="passes"),
+    ] = Field(default=80, gt=0, description="Expected passes over the privacy units.")
+    expected_batch_size: Annotated[
+        Integer,
+        About("Larger batches drown the noise better, up to a point; keep it far below the units.", unit="units"),
+    ] = Field(default=128, ge=1, description="Units of a logical step, in expectation.")
+    physical_batch_size: Annotated[
+        Literal["auto"] | Annotated[Integer, Field(ge=1)],
+        About("Out of memory: halve it. Changes speed and rounding alone.", unit="images", decides="speed"),
+    ] = Field(default=DEFAULT_IMAGES_AT_ONCE, description="Images at once in memory; auto: as many as fit.")
+    learning_rate: Annotated[Number, About("The loss does not fall (smaller), or falls slowly (larger).")] = Field(
+        default=2e-4, gt=0, description="Of NAdam, of both arms."
     )
-    learning_rate: Number = Field(default=2e-4, gt=0, description="Of NAdam, of both arms.")
-    weight_decay: Number = Field(default=0.0, ge=0, description="Of NAdam, of both arms.")
-    class_weights: Literal["none", "public", "private"] | tuple[Number, ...] = Field(
+    weight_decay: Annotated[Number, About("A small hospital without DP; with DP the noise does the same.")] = Field(
+        default=0.0, ge=0, description="Of NAdam, of both arms."
+    )
+    class_weights: Annotated[
+        Literal["none", "public", "private"] | tuple[Number, ...], About("Rare labels are never predicted.")
+    ] = Field(
         default="none",
         description="Weight of positives in the loss: none, from the public domain, five given numbers, or private: "
         "counted with noise that privacy.class_weights_share of epsilon pays for. Exact counts of private labels are "
         "not offered in a DP arm: they would be released outside of epsilon.",
     )
-    checkpoint_every_steps: Integer = Field(default=50, ge=1, description="Logical steps between two checkpoints.")
-    precision: Literal["float32", "bf16"] = Field(
+    checkpoint_every_steps: Annotated[
+        Integer, About("More often where jobs are preempted without notice.", unit="steps", decides="speed")
+    ] = Field(default=50, ge=1, description="Logical steps between two checkpoints.")
+    precision: Annotated[
+        Literal["float32", "bf16"],
+        About('"bf16" is quicker where the processor has it; a new run, a little rounder.', later=True),
+    ] = Field(
         default="float32",
         description="bf16: autocast of forward and backward passes; norms, sums, weights stay float32.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="Where pretrain, train and evaluate compute; auto: a GPU if torch sees one."
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        About('"cuda" fails at once where there is no GPU, instead of training slowly.', decides="speed"),
+    ] = Field(default="auto", description="Where pretrain, train and evaluate compute; auto: a GPU if torch sees one.")
+    num_threads: Annotated[Integer, About("Leave cores to others.", unit="threads", decides="speed")] = Field(
+        default=0, ge=0, description="CPU threads of a training; 0: all given cores."
     )
-    num_threads: Integer = Field(default=0, ge=0, description="CPU threads of a training; 0: all given cores.")
 
     @field_validator("physical_batch_size", mode="before")
     @classmethod
@@ -159,30 +219,50 @@ class TrainSettings(Section):
 class PrivacySettings(Section):
     """`[privacy]`: what is protected, and how strongly."""
 
-    target_epsilons: tuple[NumberOrInfinity, ...] = Field(
+    target_epsilons: Annotated[
+        tuple[NumberOrInfinity, ...],
+        About("The budgets that you want to compare; smaller protects more.", decides="other"),
+    ] = Field(
         default=(1.0, 8.0, math.inf), min_length=1, description="One training a value; inf is the arm without DP."
     )
-    unit: Literal["patient", "image"] = Field(default="patient", description="What one unit of the guarantee is.")
-    images_per_patient: Integer = Field(
+    unit: Annotated[
+        Literal["patient", "image"], About('"image" repeats the paper; it protects a patient with many images less.')
+    ] = Field(default="patient", description="What one unit of the guarantee is.")
+    images_per_patient: Annotated[
+        Integer, About("Patients have many images: less noise in a gradient, more work a step.", unit="images")
+    ] = Field(
         default=1, ge=1, description="Images of a drawn patient; their gradients are averaged, then clipped as one."
     )
-    delta: Number = Field(
+    delta: Annotated[
+        Number, About("A domain has more patients than 1 / delta: dpdt refuses it and says so.", unit="probability")
+    ] = Field(
         default=1e-5, gt=0, lt=1, description="Probability that epsilon does not hold; below 1 / units of every domain."
     )
-    allow_large_delta: Truth = Field(
+    allow_large_delta: Annotated[Truth, About("Trials on made-up data only.")] = Field(
         default=False, description="Accept delta >= 1 / units, which protects nobody for sure; the statement says so."
     )
-    max_grad_norm: Number = Field(default=1.5, gt=0, description="Bound on the norm of one unit's gradient.")
-    class_weights_share: Number = Field(
-        default=0.05, gt=0, lt=1, description="Part of epsilon that train.class_weights = 'private' counts labels with."
+    max_grad_norm: Annotated[
+        Number, About("Smaller means less noise and more clipping; look for the best with public data.")
+    ] = Field(default=1.5, gt=0, description="Bound on the norm of one unit's gradient.")
+    class_weights_share: Annotated[Number, About('Only with class_weights = "private".', unit="part of epsilon")] = (
+        Field(
+            default=0.05,
+            gt=0,
+            lt=1,
+            description="Part of epsilon that train.class_weights = 'private' counts labels with.",
+        )
     )
-    accountant: Literal["pld", "prv", "rdp"] = Field(
+    accountant: Annotated[Literal["pld", "prv", "rdp"], About("Compare with work that used another one.")] = Field(
         default="pld", description="How epsilon is computed from the ledger; pld is the tightest."
     )
-    clipping: Literal["bookkeeping", "hooks", "ghost"] = Field(
-        default="bookkeeping", description="How per-sample gradients are clipped: dpdt's engine, or Opacus' two."
-    )
-    reserve_steps: Integer = Field(default=10, ge=1, description="Noisy steps that the ledger reserves at once.")
+    clipping: Annotated[
+        Literal["bookkeeping", "hooks", "ghost"],
+        About("Compare with Opacus; the result is the same up to rounding, but a new run."),
+    ] = Field(default="bookkeeping", description="How per-sample gradients are clipped: dpdt's engine, or Opacus' two.")
+    reserve_steps: Annotated[
+        Integer,
+        About("Fewer waste less budget in a crash; more write to disk less often.", unit="steps", decides="speed"),
+    ] = Field(default=10, ge=1, description="Noisy steps that the ledger reserves at once.")
 
     @model_validator(mode="after")
     def _positive(self) -> Self:
@@ -210,55 +290,112 @@ class PrivacySettings(Section):
 class EvaluateSettings(Section):
     """`[evaluate]`: which models are tested where, and how surely."""
 
-    domains: tuple[str, ...] | None = Field(default=None, description="Test domains; default: the train domains.")
-    bootstrap_draws: Integer = Field(default=1000, ge=0, description="Bootstrap draws; 0: no intervals.")
-    bootstrap_unit: Literal["patient", "image"] = Field(
-        default="patient", description="What a draw takes; images of one patient are not independent."
+    domains: Annotated[
+        tuple[str, ...] | None, About("Test on some hospitals only.", example='["vindr", "padchest"]', decides="other")
+    ] = Field(default=None, description="Test domains; default: the train domains.")
+    bootstrap_draws: Annotated[
+        Integer, About("0 for a quick look; 10,000 for a last decimal that stays.", unit="draws")
+    ] = Field(default=1000, ge=0, description="Bootstrap draws; 0: no intervals.")
+    bootstrap_unit: Annotated[
+        Literal["patient", "image"], About('"image" repeats the paper; its intervals are too narrow.')
+    ] = Field(default="patient", description="What a draw takes; images of one patient are not independent.")
+    confidence: Annotated[Number, About("0.99 for a stricter claim.", unit="part of 1")] = Field(
+        default=0.95, gt=0, lt=1, description="Of the intervals."
     )
-    confidence: Number = Field(default=0.95, gt=0, lt=1, description="Of the intervals.")
-    min_subgroup_size: Integer = Field(default=10, ge=1, description="Cells with fewer images are left empty.")
-    equivalence_margin: Number = Field(
-        default=0.01, gt=0, lt=1, description="A difference in AUC within ± this counts as equivalent (TOST)."
+    min_subgroup_size: Annotated[Integer, About("Larger, where small groups could point at people.", unit="images")] = (
+        Field(default=10, ge=1, description="Cells with fewer images are left empty.")
+    )
+    equivalence_margin: Annotated[Number, About("What loss of AUC nobody would mind.", unit="AUC", decides="other")] = (
+        Field(default=0.01, gt=0, lt=1, description="A difference in AUC within ± this counts as equivalent (TOST).")
     )
 
 
 class AuditSettings(Section):
     """`[audit]`: attacks on the trainings; in no fingerprint, because audits leave the trainings alone."""
 
-    canaries: Integer = Field(
+    canaries: Annotated[
+        Integer,
+        About(
+            "Have dpdt audit find a lower bound on epsilon; costs one more training a model.",
+            unit="made-up patients",
+            example="1000",
+        ),
+    ] = Field(
         default=0,
         ge=0,
         lt=1 << 20,
         description="Made-up patients of an audit's twin training, each in it by the toss of a coin; 0: no twin.",
     )
-    confidence: Number = Field(default=0.95, gt=0, lt=1, description="Of the lower bound on epsilon.")
+    confidence: Annotated[Number, About("0.99 for a stricter claim.", unit="part of 1")] = Field(
+        default=0.95, gt=0, lt=1, description="Of the lower bound on epsilon."
+    )
 
 
 class TrackingSettings(Section):
     """`[tracking]`: MLflow."""
 
-    uri: str | None = Field(default=None, description="Default: SQLite in the study's folder.")
-    experiment: str | None = Field(default=None, description="Default: the study's name.")
-    system_metrics: Truth = Field(default=False, description="Sample processor, memory and GPUs during trainings.")
+    uri: Annotated[str | None, About("A server that your group shares.", example='"http://127.0.0.1:5000"')] = Field(
+        default=None, description="Default: SQLite in the study's folder."
+    )
+    experiment: Annotated[str | None, About("Put several studies together.", example='"lung"')] = Field(
+        default=None, description="Default: the study's name."
+    )
+    system_metrics: Annotated[Truth, About("See in MLflow whether a training waits for its disk or for its GPU.")] = (
+        Field(default=False, description="Sample processor, memory and GPUs during trainings.")
+    )
 
 
 class ClusterSettings(Section):
     """`[cluster]`: how tasks are sent."""
 
-    profile: str | None = Field(default=None, description="A file of slurm/clusters (its stem), or a path to one.")
-    partition: str | None = Field(default=None, description="As for sbatch; default: Slurm's own.")
-    account: str | None = Field(default=None, description="As for sbatch; default: Slurm's own.")
-    qos: str | None = Field(default=None, description="As for sbatch; default: Slurm's own.")
-    constraint: str | None = Field(default=None, description="Feature that nodes must have, as for sbatch.")
-    gpus_per_task: Integer = Field(default=0, ge=0, description="For pretrain, train and evaluate.")
-    nodes_per_task: Integer = Field(default=1, ge=1, description="For pretrain and train: one process a GPU on each.")
-    gpu_type: str | None = Field(default=None, description="Slurm's name of the kind of GPU, e.g. `a100`.")
-    cpus_per_task: Integer = Field(default=2, ge=1, description="Cores of each task, on each of its nodes.")
-    mem_gb: Number = Field(default=8.0, gt=0, description="Memory of each task, on each of its nodes.")
-    timeout_min: Integer = Field(default=240, ge=1, description="Time limit; a training goes on in the next attempt.")
-    array_parallelism: Integer = Field(default=64, ge=1, description="Tasks of one stage that may run at once.")
-    max_attempts: Integer = Field(default=100, ge=1, description="Starts of a job in all; each requeue is one more.")
-    shard_tasks: Integer = Field(default=1, ge=1, description="Tasks that share the making of one domain's shards.")
-    scratch: str | None = Field(default=None, description="Folder of the node for shards, e.g. `$SLURM_TMPDIR`.")
-    local_parallelism: Integer = Field(default=2, ge=1, description="Tasks at once with --cluster local.")
-    setup: tuple[str, ...] = Field(default=(), description="Shell lines before the task, e.g. `module load …`.")
+    profile: Annotated[
+        str | None, About("Your site needs more than these keys; see docs/slurm.md.", example='"generic"')
+    ] = Field(default=None, description="A file of slurm/clusters (its stem), or a path to one.")
+    partition: Annotated[
+        str | None, About("The site has no default partition, or GPUs are in another.", example='"gpu"')
+    ] = Field(default=None, description="As for sbatch; default: Slurm's own.")
+    account: Annotated[str | None, About("The site bills projects.", example='"radiology"')] = Field(
+        default=None, description="As for sbatch; default: Slurm's own."
+    )
+    qos: Annotated[str | None, About("The site has several.", example='"normal"')] = Field(
+        default=None, description="As for sbatch; default: Slurm's own."
+    )
+    constraint: Annotated[str | None, About("Only some nodes will do.", example='"avx512"')] = Field(
+        default=None, description="Feature that nodes must have, as for sbatch."
+    )
+    gpus_per_task: Annotated[Integer, About("1 for real data; more make one training quicker.", unit="GPUs")] = Field(
+        default=0, ge=0, description="For pretrain, train and evaluate."
+    )
+    nodes_per_task: Annotated[
+        Integer, About("One training is too slow even with all GPUs of a node.", unit="nodes")
+    ] = Field(default=1, ge=1, description="For pretrain and train: one process a GPU on each.")
+    gpu_type: Annotated[str | None, About("The site has several kinds.", example='"a100"')] = Field(
+        default=None, description="Slurm's name of the kind of GPU, e.g. `a100`."
+    )
+    cpus_per_task: Annotated[Integer, About("Shards are slow: they use every core given.", unit="cores")] = Field(
+        default=2, ge=1, description="Cores of each task, on each of its nodes."
+    )
+    mem_gb: Annotated[Number, About("Tasks are killed for memory; `dpdt plan` estimates it.", unit="GB")] = Field(
+        default=8.0, gt=0, description="Memory of each task, on each of its nodes."
+    )
+    timeout_min: Annotated[Integer, About("The site's limit; shorter jobs often start sooner.", unit="minutes")] = (
+        Field(default=240, ge=1, description="Time limit; a training goes on in the next attempt.")
+    )
+    array_parallelism: Annotated[Integer, About("Leave room for others.", unit="tasks")] = Field(
+        default=64, ge=1, description="Tasks of one stage that may run at once."
+    )
+    max_attempts: Annotated[Integer, About("Preemptible nodes take more.", unit="starts")] = Field(
+        default=100, ge=1, description="Starts of a job in all; each requeue is one more."
+    )
+    shard_tasks: Annotated[Integer, About("A large corpus: more nodes make its shards.", unit="tasks")] = Field(
+        default=1, ge=1, description="Tasks that share the making of one domain's shards."
+    )
+    scratch: Annotated[
+        str | None, About("The shared disk is slow: shards are copied to the node first.", example='"$SLURM_TMPDIR"')
+    ] = Field(default=None, description="Folder of the node for shards, e.g. `$SLURM_TMPDIR`.")
+    local_parallelism: Annotated[Integer, About("With --cluster local: 1 where memory is short.", unit="tasks")] = (
+        Field(default=2, ge=1, description="Tasks at once with --cluster local.")
+    )
+    setup: Annotated[tuple[str, ...], About("Nodes need modules loaded.")] = Field(
+        default=(), description="Shell lines before the task, e.g. `module load …`."
+    )

@@ -7,24 +7,11 @@ from typing import Any, Final
 
 from dpdt.base.machine import __version__
 from dpdt.errors import StudyError
-from dpdt.study.domain_settings import DOMAIN_KINDS
+from dpdt.study.domain_kinds import DOMAIN_KINDS
 from dpdt.study.keys import REQUIRED, Key, all_keys, section_docs, toml
 from dpdt.study.source import PRESETS, flat
 
 __all__ = ["STARTERS", "Starter", "starter_text"]
-
-LAYOUTS: Final = {
-    "vindr": ("/data/vindr-cxr", "annotations/, train/, test/ with DICOM files"),
-    "chestxray14": (
-        "/data/ChestX-ray14",
-        "Data_Entry_2017_v2020.csv, train_val_list.txt, test_list.txt, images_001/ …",
-    ),
-    "chexpert": ("/data/CheXpert-v1.0", "train.csv, valid.csv, train/patient00001/ …"),
-    "uka": ("/data/uka", "a graded master list and its images"),
-    "padchest": ("/data/PadChest", "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv, 0/ … 54/"),
-    "mimic": ("/data/mimic-cxr-jpg", "public pretraining: three .csv.gz files and files/p10/ …"),
-    "table": ("/data/own", "your own list and images; docs/own-hospital.md has a worked example"),
-}
 
 
 @dataclass(frozen=True)
@@ -42,7 +29,7 @@ class Starter:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
-ALL: Final = ("vindr", "chestxray14", "chexpert", "uka", "padchest", "mimic")
+ALL: Final = tuple(kind for kind in DOMAIN_KINDS if kind != "table")
 STARTERS: Final = {
     "paper": Starter("the paper's recipe, network and training", ALL, {"study.preset": "paper"}),
     "quick": Starter(
@@ -105,7 +92,7 @@ def starter_text(preset: str, roots: Mapping[str, str] | None = None) -> str:
     if preset not in STARTERS:
         raise StudyError(f"--preset {preset}: unknown. Expected one of: {', '.join(STARTERS)}.")
     chosen = STARTERS[preset]
-    domains = dict(roots) if roots else {name: LAYOUTS[_kind(name)][0] for name in chosen.domains}
+    domains = dict(roots) if roots else {name: DOMAIN_KINDS[_kind(name)].root for name in chosen.domains}
     keys, docs = all_keys(), section_docs()
     parts = [HEAD.format(version=__version__, what=chosen.what)]
     for section in [name for name in docs if "*" not in name]:
@@ -134,7 +121,7 @@ def _domains(domains: Mapping[str, str], keys: list[Key], docs: Mapping[str, str
         kind = _kind(name)
         given = {"root": root, **({"kind": "table"} if kind == "table" else {})}
         head = ["# ---- One table an institution: its raw data, and the policies that read it."] if number == 0 else []
-        layout = f"# {LAYOUTS[kind][1]}"
+        layout = f"# {DOMAIN_KINDS[kind].content}"
         if number == 0:
             lines = list(_lines(keys, "domains.*", chosen, given))
         else:

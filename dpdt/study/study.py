@@ -1,26 +1,24 @@
 """The one configuration: a study file in TOML, read into models that forbid unknown keys.
 
-Every key has a default that works. Keys that only change speed live in `[shards] num_threads`, `[train]
-physical_batch_size`, `device`, `num_threads` and `[cluster]`; they are left out of every fingerprint and can never
-change epsilon.
+Every key has a default that works. Keys that only change speed say so (`About.decides`); they are left out of every
+fingerprint and can never change epsilon.
 """
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from dpdt.base.files import fingerprint
 from dpdt.errors import StudyError
-from dpdt.study.domain_settings import (
-    DOMAIN_KINDS,
-    DomainSettings,
-    Section,
-)
+from dpdt.study.arms import Cell, format_epsilon
+from dpdt.study.domain_kinds import DOMAIN_KINDS
+from dpdt.study.domain_settings import DomainSettings
 from dpdt.study.explain import explain
 from dpdt.study.paths import StudyPaths
+from dpdt.study.section import Section
 from dpdt.study.settings import (
     BF16_MIN_SIZE,
     AuditSettings,
@@ -36,7 +34,7 @@ from dpdt.study.settings import (
 )
 from dpdt.study.source import Source, read_source
 
-__all__ = ["DOMAIN_KINDS", "Cell", "DomainSettings", "Study", "check_study", "format_epsilon", "load_study"]
+__all__ = ["Study", "check_study", "load_study"]
 
 
 class Study(Section):
@@ -112,11 +110,6 @@ class Study(Section):
         return StudyPaths(self.folder)
 
     @property
-    def _precision(self) -> dict[str, str]:
-        """For the names of runs."""
-        return {} if self.train.precision == "float32" else {"precision": self.train.precision}
-
-    @property
     def name(self) -> str:
         """Name shown to people."""
         return self.study.name or self.folder.name
@@ -136,7 +129,7 @@ class Study(Section):
     def role(self, domain: str) -> str:
         """`study` or `public`."""
         settings = self.domains[domain]
-        return settings.role or ("public" if self.kind(domain) == "mimic" else "study")
+        return settings.role or ("public" if DOMAIN_KINDS[self.kind(domain)].public else "study")
 
     @property
     def public_domains(self) -> tuple[str, ...]:
@@ -170,33 +163,33 @@ class Study(Section):
 
     def cohort_fingerprint(self, domain: str) -> str:
         """Hash of everything in the study file that decides who is in a domain's cohort."""
-        settings = self.domains[domain].model_dump(mode="json", exclude={"root", "role"})
+        settings = self.domains[domain].deciding()
         return fingerprint({"kind": self.kind(domain), "settings": settings, "seed": self.study.seed})
 
     def shards_fingerprint(self, domain: str) -> str:
         """Hash of everything in the study file that decides the bytes of a domain's shards."""
-        settings = self.shards.model_dump(mode="json", exclude={"num_threads", "max_reject_fraction"})
-        return fingerprint({"cohort": self.cohort_fingerprint(domain), "shards": settings})
+        return fingerprint({"cohort": self.cohort_fingerprint(domain), "shards": self.shards.deciding()})
 
     @property
     def pretrain_run_id(self) -> str | None:
         """Run folder of the public pretraining; None where there is none."""
         if self.public_domain is None:
             return None
+        _, precision = self._train_and_precision()
         digest = fingerprint(
             {
                 "shards": self.shards_fingerprint(self.public_domain),
-                "model": self.model.fingerprinted(),
-                "pretrain": self.pretrain.model_dump(mode="json"),
+                "model": self.model.deciding(),
+                "pretrain": self.pretrain.deciding(),
                 # of a step's draw; the default is not written, so that trainings from before keep their names
                 **({} if self.privacy.unit == "patient" else {"unit": self.privacy.unit}),
                 "seed": self.study.seed,
-                **self._precision,
+                **precision,
             }
         )
         return f"pretrain-{self.public_domain}-{digest[:8]}"
 
-    def cells(self) -> tuple["Cell", ...]:
+    def cells(self) -> tuple[Cell, ...]:
         """Every training of the study: domain × target epsilon × seed."""
         return tuple(
             Cell(domain=domain, target_epsilon=epsilon, seed=seed)
@@ -205,50 +198,32 @@ class Study(Section):
             for seed in self.train.seeds
         )
 
-    def run_id(self, cell: "Cell") -> str:
+    def run_id(self, cell: Cell) -> str:
         """Name of a training's run folder; it changes with every setting that changes the result."""
-        privacy = self.privacy.model_dump(mode="json", exclude={"target_epsilons", "reserve_steps"})
-        speed = {"domains", "seeds", "physical_batch_size", "checkpoint_every_steps", "device", "num_threads"}
-        speed.add("precision")  # below, so that float32 is what it was before there was a choice
+        privacy = self.privacy.deciding()
+        train, precision = self._train_and_precision()
         digest = fingerprint(
             {
                 "shards": self.shards_fingerprint(cell.domain),
-                "model": self.model.fingerprinted(),
+                "model": self.model.deciding(),
                 "pretrain": self.pretrain_run_id,
-                "train": self.train.model_dump(mode="json", exclude=speed),
+                "train": train,
                 "privacy": {key: privacy[key] for key in (privacy if cell.private else ("unit", "images_per_patient"))},
                 "cell": [cell.domain, format_epsilon(cell.target_epsilon), cell.seed, self.study.seed],
-                **self._precision,
+                **precision,
             }
         )
         epsilon = format_epsilon(cell.target_epsilon)
         return f"{cell.domain}-{self.privacy.unit}-eps{epsilon}-seed{cell.seed}-{digest[:8]}"
 
-    def audit_run_id(self, cell: "Cell") -> str:
+    def _train_and_precision(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What decides a training; precision by itself, since it decides the pretraining as well."""
+        train = self.train.deciding()
+        return train, {key: train.pop(key) for key in ("precision",) if key in train}
+
+    def audit_run_id(self, cell: Cell) -> str:
         """Run folder of a training's twin with canaries."""
         return f"audit{self.audit.canaries}-{self.run_id(cell)}"
-
-
-class Cell(NamedTuple):
-    """One training of the study."""
-
-    domain: str
-    target_epsilon: float
-    seed: int
-
-    @property
-    def private(self) -> bool:
-        """Whether this training has DP."""
-        return math.isfinite(self.target_epsilon)
-
-
-def format_epsilon(epsilon: float) -> str:
-    """Epsilon as it is written in file names and tables.
-
-    >>> format_epsilon(8.0), format_epsilon(0.5), format_epsilon(float("inf"))
-    ('8', '0.5', 'inf')
-    """
-    return "inf" if math.isinf(epsilon) else f"{epsilon:g}"
 
 
 def load_study(file: str | Path, *, overrides: Sequence[str] = ()) -> Study:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dpdt.errors import StudyError
-from dpdt.study import Cell, Study, format_epsilon
+from dpdt.study import Cell, Study, arm_name
 
 __all__ = [
     "CORRESPONDS",
@@ -120,8 +120,7 @@ def _parts(domain: str, number: int) -> list[Task]:
 
 
 def _cell_label(cell: Cell) -> str:
-    arm = "no DP" if not cell.private else f"epsilon {format_epsilon(cell.target_epsilon)}"
-    return f"{cell.domain}, {arm}, seed {cell.seed}"
+    return f"{cell.domain}, {arm_name(cell.target_epsilon, prefix='epsilon ')}, seed {cell.seed}"
 
 
 def choose(

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dpdt.base.files import fingerprint
+from dpdt.base.files import file_state, fingerprint
 from dpdt.tracking.metrics import Point
 from dpdt.tracking.payload import RUN_ID_TAG
 
@@ -73,5 +73,5 @@ def find_runs(
 
 def state_of(values: object, files: Sequence[Path], *, below: Path) -> str:
     """Short fingerprint of values and of files' names, sizes and times."""
-    stats = [(file.relative_to(below).as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return fingerprint([values, stats])[:16]
+    states = [(file.relative_to(below).as_posix(), *(file_state(file) or ())) for file in files]
+    return fingerprint([values, states])[:16]

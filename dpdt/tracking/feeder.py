@@ -15,6 +15,7 @@ from typing import Final
 from dpdt.base.console import warn
 from dpdt.errors import DpdtError
 from dpdt.study import Study
+from dpdt.study.frozen import from_frozen
 
 __all__ = ["feed", "main"]
 
@@ -38,7 +39,7 @@ def main() -> None:
             return
         first += part
     told = json.loads(first)
-    feed(Study.model_validate({**told["settings"], "file": told["file"]}), told["run_id"])
+    feed(from_frozen(told), told["run_id"])
 
 
 def feed(study: Study, run_id: str) -> None:

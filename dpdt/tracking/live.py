@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from dpdt.study import Study
+from dpdt.study.frozen import as_frozen
 from dpdt.study.paths import RunPaths
 from dpdt.tracking.store import environment, is_server, tracking_uri
 
@@ -74,8 +75,8 @@ class _Feeder:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment(), bufsize=0
         )
-        settings = {"file": str(self.study.file), "settings": self.study.model_dump(mode="json"), "run_id": run_id}
-        self._write(json.dumps(settings).encode() + b"\n")  # shorter than a pipe holds
+        told = {**as_frozen(self.study), "run_id": run_id}
+        self._write(json.dumps(told).encode() + b"\n")  # shorter than a pipe holds
         if self.process.stdin:
             os.set_blocking(self.process.stdin.fileno(), False)
 

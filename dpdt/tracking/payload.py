@@ -13,17 +13,20 @@ from typing import Any, Final
 import pyarrow as pa
 from pyarrow import csv
 
-from dpdt.base.files import exclusive_lock, fingerprint
+from dpdt.base.files import exclusive_lock, file_state, fingerprint
 from dpdt.runs.read import Run
 from dpdt.study import format_epsilon
+from dpdt.study.arms import NO_DP
 from dpdt.tracking.metrics import Point, final_values, milliseconds, step_values
 from dpdt.tracking.model_card import model_card
 from dpdt.tracking.system_metrics import system_values
 
-__all__ = ["FORMAT", "RUN_ID_TAG", "Payload", "payload", "run_status", "signature", "started_ms"]
+__all__ = ["FORMAT", "RETIRED_TAGS", "RUN_ID_TAG", "Payload", "payload", "run_status", "signature", "started_ms"]
 
 RUN_ID_TAG: Final = "dpdt.run_id"
-FORMAT: Final = 2  # of what is sent; a higher one sends everything again
+FORMAT: Final = 3  # of what is sent; a higher one sends everything again
+# Sent in plain by former versions: hashes of private data, which the next sync removes.
+RETIRED_TAGS: Final = ("dpdt.cohort_sha256", "dpdt.shards_sha256")
 QUIET_SECONDS: Final = 60.0
 SECTIONS: Final = ("train", "privacy", "model", "shards", "pretrain", "evaluate")
 OMITTED: Final = ("domains", "seeds", "target_epsilons", "init_weights")  # said otherwise, or a path
@@ -66,8 +69,8 @@ def signature(run: Run) -> str:
     """Changes whenever there is news of a run; cheap."""
     paths = run.paths
     files = (paths.config, paths.state, paths.metrics_log, paths.system_log, paths.privacy, paths.audit, paths.metrics)
-    stats = [(file.stat().st_size, file.stat().st_mtime_ns) if file.exists() else None for file in files]
-    return fingerprint([FORMAT, run_status(run), paths.saved_step, stats])[:16]
+    states = [file_state(file) for file in files]
+    return fingerprint([FORMAT, run_status(run), paths.saved_step, states])[:16]
 
 
 def payload(run: Run) -> Payload:
@@ -168,14 +171,14 @@ def _tags(run: Run, statement: Mapping[str, Any]) -> dict[str, str]:
     return {
         RUN_ID_TAG: run.run_id,
         "dpdt.kind": run.kind,
-        "dpdt.arm": "DP" if run.private else "no DP",
+        "dpdt.arm": "DP" if run.private else NO_DP,
         "dpdt.train_domain": run.domain,
         "dpdt.epsilon": "" if epsilon is None else _text(epsilon),
         "dpdt.delta": "" if delta is None else _text(delta),
         "dpdt.privacy_unit": run.unit if run.private else "none",
         "dpdt.synthetic": str(bool(config.get("synthetic"))).lower(),
-        "dpdt.cohort_sha256": str(data.get("split_sha256", "")),
-        "dpdt.shards_sha256": str(data.get("manifest_sha256", "")),
+        "dpdt.cohort_hmac": str(data.get("split_hmac", "")),
+        "dpdt.shards_hmac": str(data.get("manifest_hmac", "")),
         "dpdt.image": str(versions.pop("image", "")),
         "dpdt.device": str(config.get("device", "")),
         "mlflow.source.git.commit": str(versions.get("commit", "")).removesuffix("-dirty"),

@@ -1,5 +1,6 @@
 """The stage `track`: one task."""
 
+from dpdt.privacy.statements import refresh_statements
 from dpdt.runs.up_to_date import is_current, stamped
 from dpdt.study import Study
 
@@ -15,5 +16,6 @@ def run(study: Study, _key: str = "") -> object:
     """Bring MLflow up to date."""
     from dpdt.tracking.sync import sync
 
+    refresh_statements(study)  # before their times are noted
     with stamped(study, "track"):
         return sync(study)

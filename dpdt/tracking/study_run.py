@@ -1,7 +1,6 @@
 """The parent run: what one sees of the whole study, with its charts, its report and the way to the comparison."""
 
 import json
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from uuid import NAMESPACE_URL, uuid5
 import pandas as pd
 
 from dpdt.runs.read import Run, cell_runs, is_synthetic
-from dpdt.study import Study, format_epsilon
+from dpdt.study import Study, arm_name, format_epsilon
 from dpdt.tracking.client import NAME_TAG, SENT_TAG, log, state_of
 from dpdt.tracking.metrics import Point, milliseconds
 from dpdt.tracking.payload import FORMAT, RUN_ID_TAG, run_status, started_ms
@@ -137,7 +136,8 @@ def _note(study: Study, parent: "MlflowRun", shown: Sequence[str], compared: Seq
     costs = _mean_aucs(study)
     sentences = ["**Synthetic data.**"] if is_synthetic(study) else []
     for scope in SCOPES:
-        found = [f"{auc:.3f} ({_arm(epsilon)})" for (one, epsilon), auc in costs.items() if one == scope]
+        by_arm = {arm_name(epsilon, prefix="ε="): auc for (one, epsilon), auc in costs.items() if one == scope}
+        found = [f"{auc:.3f} ({arm})" for arm, auc in by_arm.items()]
         sentences += [f"Mean AUC {scope}: {', '.join(found)}."] if found else []
     ways = [f"[Compare DP and non-DP runs]({compare_fragment(parent.info.experiment_id, compared)})"]
     ways += ["charts: *Model metrics*", "report: *Artifacts*, `report/index.html`"] if shown else []
@@ -158,10 +158,6 @@ def _mean_aucs(study: Study) -> dict[tuple[str, float], float]:
     curve = pd.read_csv(file)
     means = curve[(curve["train_domain"] == "mean") & curve["auc"].notna()]
     return {(str(row.scope), float(row.target_epsilon)): float(row.auc) for row in means.itertuples()}  # type: ignore[arg-type]
-
-
-def _arm(epsilon: float) -> str:
-    return "no DP" if math.isinf(epsilon) else f"ε={format_epsilon(epsilon)}"
 
 
 def _points(study: Study, time_ms: int) -> list[Point]:

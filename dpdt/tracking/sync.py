@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from dpdt.base.console import progress
 from dpdt.base.files import fingerprint
+from dpdt.privacy.statements import refresh_statements
 from dpdt.runs.read import Run, all_runs, run_in
 from dpdt.study import Study
 from dpdt.tracking.client import NAME_TAG, PARENT_TAG, SENT_TAG, find_runs, log
-from dpdt.tracking.payload import RUN_ID_TAG, Payload, payload, signature
+from dpdt.tracking.payload import RETIRED_TAGS, RUN_ID_TAG, Payload, payload, signature
 from dpdt.tracking.registry import register_model
 from dpdt.tracking.seen import all_seen
 from dpdt.tracking.store import (
@@ -62,6 +63,8 @@ def sync(study: Study, *, only: Collection[str] | None = None) -> SyncSummary:
         TrackingError: MLflow cannot be reached or refuses. Whatever was sent stays, the rest is sent the next time.
     """
     uri = tracking_uri(study)
+    if only is None:  # beside a training, that training does it
+        refresh_statements(study)
     runs = [run for run in all_runs(study) if run.kind != "audit" and (only is None or run.run_id in only)]
     if not runs:
         return SyncSummary(public_name(uri), 0, 0)
@@ -138,7 +141,7 @@ def _send_run(
         experiment = parent.info.experiment_id
         known = client.create_run(experiment, start_time=news.started_ms, tags=tags, run_name=news.name)
     run_id, old = known.info.run_id, known.data.tags
-    for name in [tag for tag in old if tag.endswith(".undefined") and tag not in tags]:
+    for name in [tag for tag in old if tag in RETIRED_TAGS or (tag.endswith(".undefined") and tag not in tags)]:
         client.delete_tag(run_id, name)  # it has become defined
     missing = {key: value for key, value in news.params.items() if key not in known.data.params}
     changed = {key: value for key, value in {**tags, NAME_TAG: news.name}.items() if old.get(key) != value}

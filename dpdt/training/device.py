@@ -2,13 +2,19 @@
 
 import os
 import platform
+from pathlib import Path
+from typing import Final
 
 import torch
 
 from dpdt import _core
 from dpdt.errors import DpdtError
 
-__all__ = ["choose_device", "device_name", "keep_memory", "set_threads"]
+__all__ = ["choose_device", "device_name", "instruction_set", "keep_memory", "set_threads"]
+
+# In the order of their age; oneDNN takes the newest that the processor has.
+ONEDNN_FLAGS: Final = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16")
+ONEDNN_CAPS: Final = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 
 
 def choose_device(choice: str) -> torch.device:
@@ -35,6 +41,21 @@ def choose_device(choice: str) -> torch.device:
 def device_name(device: torch.device) -> str:
     """What a training computes on, for people: the GPU's name, or the processor's kind."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+
+
+def instruction_set() -> str:
+    """Vector instructions of this processor that torch and its oneDNN compute with; another set rounds otherwise.
+
+    torch's own functions have one set; oneDNN goes by the processor's flags, up to the cap of its environment variable.
+    """
+    found = f"torch {torch.backends.cpu.get_cpu_capability()}"
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\nflags")[2].split("\n", 1)[0].split())
+    except OSError:
+        flags = set()
+    found += f", oneDNN {' '.join(name for name in ONEDNN_FLAGS if name in flags) or 'unknown'}"
+    cap = next((os.environ[name] for name in ONEDNN_CAPS if os.environ.get(name)), None)
+    return found if cap is None else f"{found}, capped to {cap}"
 
 
 def set_threads(wanted: int) -> None:

@@ -24,7 +24,7 @@ from dpdt.base.vocabulary import format_bound
 from dpdt.errors import PrivacyError
 from dpdt.privacy.clipping.engines import CLIPPING, GradientSum
 from dpdt.privacy.clipping.gradient_sum import Loss
-from dpdt.privacy.clipping.model_requirements import untrained_state
+from dpdt.privacy.clipping.model_guard import Guard
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.ledger import Countdown, Ledger
 from dpdt.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -71,6 +71,9 @@ class TrainingLoop:
         self.optimizer = torch.optim.NAdam(model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
         if plan.device.type == "cuda":  # a gradient's norm and its part of the sum must be those of the same numbers
             torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cuda.matmul.allow_tf32 = False
+            if plan.mechanism is not None and plan.mechanism.rounding_allowance is not None:
+                torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # one kernel a shape
         checkpoint = ranks.share(load_checkpoint(plan.paths.checkpoints) if ranks.leads else None)
         self.step = 0 if checkpoint is None else int(checkpoint["step"])
         spent = ranks.share(self.step if steps is None else steps.spent_steps)
@@ -84,7 +87,7 @@ class TrainingLoop:
         check_sampling(plan, self.sampler)
         self.noise = streams["noise"]
         self.gradients = self._gradient_sum()
-        self._untrained = {} if plan.mechanism is None else _copies(untrained_state(self.network))
+        self._guard = None if plan.mechanism is None else Guard(self.network, size=data.size)
         self._ahead: tuple[NDArray[np.int64], dict[str, Any]] | None = None  # drawn early, and the stream before it
         threads = torch.get_num_threads()
         self.reader = ReadAhead(
@@ -165,7 +168,8 @@ class TrainingLoop:
             self.step += 1
             advance(1)
         self._give_back()
-        self._check_untrained()
+        if self._guard is not None:
+            self._refuse(self._guard.problem())
         if not taken:
             return
         self.ranks.add([total])
@@ -183,18 +187,10 @@ class TrainingLoop:
         """The study's network."""
         return self.model
 
-    def _check_untrained(self) -> None:
+    def _refuse(self, problem: str | None) -> None:
         """In a DP arm nothing but the noisy steps may change the network: else there is no bound on what it keeps."""
-        if not self._untrained:
-            return
-        now = untrained_state(self.network)
-        changed = [name for name, value in self._untrained.items() if not torch.equal(now[name], value)]
-        if changed:
-            raise PrivacyError(
-                f"{self.plan.paths.run_id}: {', '.join(changed)} changed in the forward pass. What the network keeps "
-                "there of its images has neither clipping nor noise, so epsilon would not hold. Nothing of this block "
-                "was saved. Remove it from the network (norms: track_running_stats = False)."
-            )
+        if self.ranks.any(problem is not None):
+            raise PrivacyError(f"{self.plan.paths.run_id}: {problem or 'another process of it refuses the network.'}")
 
     def _stops(self, stop: StopFlag) -> bool:
         """Whether any rank was asked to stop: then all stop here."""
@@ -205,13 +201,19 @@ class TrainingLoop:
         plan = self.plan
         total = torch.zeros((), device=plan.device)
         self.gradients.clear()
+        if self._guard is not None:
+            self._guard.begin()
         for part, inputs in self.reader.read(self._parts(rows)):
             labels = self.labels[torch.from_numpy(part).to(plan.device)]
             units = torch.from_numpy(self.data.units[part]).to(plan.device) if plan.images_per_unit > 1 else None
             total += self.gradients.add(inputs, labels, units=units).sum()
+        if self._guard is not None:
+            self._refuse(self._guard.step_problem())
         self.ranks.add(self.gradients.partial_sums())
         self.gradients.release(expected_batch_size=plan.expected_batch_size)
         self.optimizer.step()
+        if self._guard is not None:
+            self._guard.stepped()
         return total
 
     def _parts(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -260,6 +262,7 @@ class TrainingLoop:
             noise_multiplier=mechanism.noise_multiplier,
             noise=self.noise,
             autocast=self.plan.autocast,
+            fill_to=self.plan.fill_to,
         )
 
     def _save(self) -> None:
@@ -285,7 +288,3 @@ class TrainingLoop:
         torch.save(weights, content)
         with atomic_path(self.plan.paths.weights) as temporary:
             temporary.write_bytes(content.getbuffer())
-
-
-def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in tensors.items()}

@@ -5,12 +5,12 @@ It changes speed and rounding, never a batch or epsilon: a logical batch is what
 
 import copy
 import math
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from dpdt.base.machine import free_memory
 from dpdt.errors import DpdtError
 from dpdt.privacy.clipping.engines import CLIPPING, GradientSum
 from dpdt.privacy.keystream import KeyStream
@@ -70,13 +70,7 @@ def free_bytes(device: torch.device) -> int:
     """Memory that this process may still take."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    group = Path("/sys/fs/cgroup")
-    limit = group / "memory.max"
-    if limit.exists() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int((group / "memory.current").read_text()))
-    return free
+    return free_memory()
 
 
 def _saved_bytes(model: nn.Module, *, size: int, device: torch.device, autocast: bool) -> int:

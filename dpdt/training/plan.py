@@ -59,6 +59,12 @@ class TrainingPlan:
     device: torch.device
 
     @property
+    def fill_to(self) -> int | None:
+        """Images that every physical batch is filled up to (`dpdt.privacy.rounding`); None: as many as there are."""
+        accounted = self.mechanism is not None and self.mechanism.rounding_allowance is not None
+        return self.physical_batch_size if accounted and (self.autocast or self.clipping == "ghost") else None
+
+    @property
     def checkpoint_steps(self) -> int:
         """Steps between two checkpoints."""
         return min(self.checkpoint_every_steps, max(1, self.num_steps // MIN_CHECKPOINTS))

@@ -1,19 +1,24 @@
 """What a training is given: decided from study and data, and frozen in the run's config before the first step."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from dpdt.base.console import warn
 from dpdt.base.files import read_json, sha256_file
+from dpdt.cohort.data_hashes import recorded_hashes
 from dpdt.errors import PrivacyError
+from dpdt.privacy.accounting import delta_protects
 from dpdt.privacy.clipping.bookkeeping import clipping_ways
 from dpdt.privacy.mechanism import Mechanism
+from dpdt.privacy.rounding import allowance_of, images_at_once
 from dpdt.privacy.sampling import num_steps_for, sample_rate_for
 from dpdt.privacy.statement import privacy_statement, statement_without_privacy
 from dpdt.runs.config import freeze_config, frozen_settings
 from dpdt.shards.dataset import DomainData
-from dpdt.training.device import device_name
+from dpdt.training.device import device_name, instruction_set
 from dpdt.training.networks.custom import model_code
 from dpdt.training.physical_batch_size import find_physical_batch_size, largest_batch
 from dpdt.training.plan import TrainingPlan
@@ -50,15 +55,16 @@ def prepare(
     num_steps = num_steps_for(num_epochs=run.settings.num_epochs, **sizes)
     mechanism = _mechanism(run, num_units=data.num_units, sample_rate=sample_rate, num_steps=num_steps, frozen=frozen)
     class_weights = frozen["class_weights"] if "class_weights" in frozen else choose_class_weights(run, data, mechanism)
-    seen = {
+    hashes = {
         "split_sha256": data.split_sha256,
         "labels_sha256": data.labels_sha256,
         "manifest_sha256": data.manifest_sha256,
+    }
+    seen = {
+        **recorded_hashes(run.study, hashes, frozen=frozen["data"] if frozen else None),
         "units": data.num_units,
         "images": len(data),
     }
-    if frozen and "labels_sha256" not in frozen["data"]:
-        del seen["labels_sha256"]  # the run was begun when it was not recorded yet
     config = {
         "run_id": run.run_id,
         "kind": run.kind,
@@ -71,11 +77,13 @@ def prepare(
         "sample_rate": sample_rate,
         "noise_multiplier": mechanism and mechanism.noise_multiplier,
         "counts_noise": mechanism and mechanism.counts_noise,
+        "rounding_allowance": mechanism and mechanism.rounding_allowance,
         "class_weights": class_weights,
         "initial_weights": initial,
         "randomness": "seeded" if run.seeded else "cryptographic",
         "synthetic": data.synthetic,
         "device": device_name(device),
+        "instruction_set": instruction_set(),
     }
     if run.canaries:
         config["canaries"] = {"canaries": run.canaries, "coins_sha256": sha256_file(run.paths.coins)}
@@ -89,6 +97,7 @@ def prepare(
     images = _physical_batch_size(run, model, data, device=device, known=frozen.get("physical_batch_size"))
     if run.study.train.physical_batch_size == "auto":
         config["physical_batch_size"] = {"images": images, "machine": device_name(device)}
+    _say_if_bits_differ(run, frozen, config)
     plan = _plan(
         run,
         device,
@@ -98,7 +107,22 @@ def prepare(
         num_steps=num_steps,
         class_weights=class_weights,
     )
+    if plan.fill_to is not None:
+        fitting = images_at_once(
+            most=images, expected_batch_size=plan.expected_batch_size, images_per_unit=plan.images_per_unit
+        )
+        plan = replace(plan, physical_batch_size=fitting)
     return plan, freeze_config(run.paths, config)
+
+
+def _say_if_bits_differ(run: TrainingRun, frozen: dict[str, Any], config: dict[str, Any]) -> None:
+    """A run that goes on elsewhere keeps its epsilon, not its last bits."""
+    was, now = frozen.get("instruction_set"), config["instruction_set"]
+    if was not in (None, now):
+        warn(
+            f"{run.run_id}: begun on a processor that computes with {was}, here it is {now}. It goes on, and its "
+            "privacy guarantee holds; but its weights will not be those of an undisturbed run, bit for bit."
+        )
 
 
 def _mechanism(
@@ -108,9 +132,11 @@ def _mechanism(
     study = run.study
     if run.target_epsilon is None:
         return None
+    allowance = frozen.get("rounding_allowance") if frozen else allowance_of(study, num_units=num_units)
     counted = study.train.class_weights == "private"
     settings = study.privacy
-    if settings.delta < 1 / (num_units - run.canaries):  # canaries are nobody: the rule is there for the patients
+    units = num_units - run.canaries  # canaries are nobody: the rule is there for the patients
+    if delta_protects(settings.delta, units=units):
         settings = settings.model_copy(update={"allow_large_delta": True})
     return Mechanism.plan(
         settings,
@@ -121,6 +147,7 @@ def _mechanism(
         noise_multiplier=frozen.get("noise_multiplier"),
         counts_share=study.privacy.class_weights_share if counted else None,
         counts_noise=frozen.get("counts_noise"),
+        rounding_allowance=allowance,
     )
 
 
@@ -207,10 +234,8 @@ def make_statement(
         return statement_without_privacy(
             unit=run.study.privacy.unit, num_units=data.num_units, num_steps=spent_steps, **shared
         )
-    siblings = [] if run.canaries else [cell for cell in run.study.cells() if cell.private]
     return privacy_statement(
         plan.mechanism,
-        sibling_epsilons=[cell.target_epsilon for cell in siblings if cell.domain == run.domain],
         spent_steps=spent_steps,
         randomness=config["randomness"],
         max_images_per_patient=int(data.frame["patient_id"].value_counts().max()),

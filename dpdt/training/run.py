@@ -1,8 +1,10 @@
 """Which training a run is."""
 
 from dataclasses import dataclass
+from typing import Self
 
-from dpdt.study import Cell, Study, format_epsilon
+from dpdt.errors import StudyError
+from dpdt.study import Cell, Study, arm_name
 from dpdt.study.paths import RunPaths
 from dpdt.study.settings import PretrainSettings, TrainSettings
 
@@ -31,6 +33,20 @@ class TrainingRun:
     seeded: bool
     canaries: int = 0
 
+    @classmethod
+    def of(cls, study: Study, run_id: str) -> Self:
+        """The pretraining or cell of a study whose run folder has this name.
+
+        Raises:
+            StudyError: There is none.
+        """
+        if study.public_domain and run_id == study.pretrain_run_id:
+            return cls(study, run_id, "pretrain", study.public_domain, cell=None, seeded=True)
+        for cell in study.cells():
+            if study.run_id(cell) == run_id:
+                return cls(study, run_id, "train", cell.domain, cell, seeded=not cell.private)
+        raise StudyError(f"{study.file}: has no training {run_id}. Its settings changed since this task was sent.")
+
     @property
     def paths(self) -> RunPaths:
         """The run's files."""
@@ -56,4 +72,4 @@ class TrainingRun:
         """For people."""
         if self.cell is None:
             return f"pretrain {self.domain}"
-        return f"{self.kind} {self.domain} epsilon {format_epsilon(self.cell.target_epsilon)}"
+        return f"{self.kind} {self.domain}, {arm_name(self.cell.target_epsilon, prefix='epsilon ')}"

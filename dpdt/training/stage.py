@@ -2,17 +2,12 @@
 
 from collections.abc import Callable
 
-from dpdt.errors import StudyError
-from dpdt.runs.state import RunSummary, run_done
+from dpdt.runs.state import RunSummary
+from dpdt.runs.state import run_done as done
 from dpdt.study import Study
 from dpdt.study.paths import RunPaths
 
 __all__ = ["done", "run"]
-
-
-def done(study: Study, run_id: str) -> bool:
-    """Whether the run has its final weights."""
-    return run_done(study, run_id)
 
 
 def run(study: Study, run_id: str, *, on_epoch_end: Callable[[RunPaths], object] | None = None) -> RunSummary:
@@ -25,12 +20,8 @@ def run(study: Study, run_id: str, *, on_epoch_end: Callable[[RunPaths], object]
 
     Raises:
         StudyError: The study has no such run.
+        DpdtError: As for `dpdt.training.train.train`.
     """
-    from dpdt.training.train import pretrain, train  # here: they load torch
+    from dpdt.training.train import TrainingRun, train_run  # here: they load torch
 
-    if run_id == study.pretrain_run_id:
-        return pretrain(study, on_epoch_end=on_epoch_end)
-    for cell in study.cells():
-        if study.run_id(cell) == run_id:
-            return train(study, cell, on_epoch_end=on_epoch_end)
-    raise StudyError(f"{study.file}: has no training {run_id}. Its settings changed since this task was sent.")
+    return train_run(TrainingRun.of(study, run_id), on_epoch_end=on_epoch_end)

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from torch import nn
 
 from dpdt.base.console import warn
-from dpdt.base.files import remove_leftovers, write_json
+from dpdt.base.files import remove_leftovers
 from dpdt.errors import DpdtError, StudyError
 from dpdt.privacy.clipping.engines import CLIPPING
+from dpdt.privacy.statements import publish_statement
 from dpdt.runs.checkpoint import remove_checkpoints
 from dpdt.runs.state import RunSummary, read_state, run_done, run_lock, summary_of, write_state
 from dpdt.shards.dataset import DomainData, load_split
@@ -30,7 +31,7 @@ from dpdt.training.run import TrainingRun
 from dpdt.training.start import initial_model
 from dpdt.training.stop import StopFlag, stop_on_signals
 
-__all__ = ["RunSummary", "StopFlag", "pretrain", "run_done", "train", "train_with_canaries"]
+__all__ = ["RunSummary", "StopFlag", "TrainingRun", "pretrain", "run_done", "train", "train_run", "train_with_canaries"]
 
 
 def pretrain(study: Study, *, on_epoch_end: EpochEnd | None = None, stop: StopFlag | None = None) -> RunSummary:
@@ -55,8 +56,8 @@ def pretrain(study: Study, *, on_epoch_end: EpochEnd | None = None, stop: StopFl
             f"{study.file}: nothing to pretrain on: no domain has role 'public', or model.init_weights is set. "
             "Trainings start without it."
         )
-    run = TrainingRun(study, study.pretrain_run_id, "pretrain", study.public_domain, cell=None, seeded=True)
-    return _train(run, on_epoch_end=on_epoch_end, stop=stop)
+    run = TrainingRun.of(study, study.pretrain_run_id)
+    return train_run(run, on_epoch_end=on_epoch_end, stop=stop)
 
 
 def train(
@@ -91,7 +92,7 @@ def train(
     """
     seeded = seeded_randomness or not cell.private
     run = TrainingRun(study, study.run_id(cell), "train", cell.domain, cell, seeded=seeded)
-    return _train(run, on_epoch_end=on_epoch_end, stop=stop)
+    return train_run(run, on_epoch_end=on_epoch_end, stop=stop)
 
 
 def train_with_canaries(
@@ -114,11 +115,11 @@ def train_with_canaries(
     seeded = seeded_randomness or not cell.private
     canaries = study.audit.canaries
     run = TrainingRun(study, study.audit_run_id(cell), "audit", cell.domain, cell, seeded=seeded, canaries=canaries)
-    return _train(run, on_epoch_end=None, stop=stop)
+    return train_run(run, on_epoch_end=None, stop=stop)
 
 
-def _train(run: TrainingRun, *, on_epoch_end: EpochEnd | None, stop: StopFlag | None) -> RunSummary:
-    """Do a run, or what is left of it."""
+def train_run(run: TrainingRun, *, on_epoch_end: EpochEnd | None = None, stop: StopFlag | None = None) -> RunSummary:
+    """Train a run, or what is left of it; as ``train``."""
     if run_done(run.study, run.run_id):
         _remove_noise_keys(run)
         return summary_of(run.paths)
@@ -143,11 +144,13 @@ def _train(run: TrainingRun, *, on_epoch_end: EpochEnd | None, stop: StopFlag | 
                 plan, model=model, data=data, steps=ledger, ranks=ranks
             )
             if plan.mechanism and ranks.leads:
-                write_json(run.paths.privacy, make_statement(run, plan, config, data, spent_steps=plan.num_steps))
+                promised = make_statement(run, plan, config, data, spent_steps=plan.num_steps)
+                publish_statement(run.study, run.paths, promised)
             status = loop.run(stop=flag, on_epoch_end=on_epoch_end)
             if status == "finished" and ranks.leads:
                 spent = loop.steps.spent_steps
-                write_json(run.paths.privacy, make_statement(run, plan, config, data, spent_steps=spent, complete=True))
+                kept = make_statement(run, plan, config, data, spent_steps=spent, complete=True)
+                publish_statement(run.study, run.paths, kept)
                 loop.report("finished")
                 remove_checkpoints(run.paths.checkpoints)  # and with them the keys of the noise
         ranks.share(None)  # nobody goes on before the last file is written

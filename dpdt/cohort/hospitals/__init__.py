@@ -5,7 +5,7 @@ from typing import cast
 
 from dpdt.cohort.hospitals.raw_cohort import MISSING_IMAGES, RAW_COLUMNS, RawCohort, Reader
 from dpdt.errors import StudyError
-from dpdt.study.domain_settings import DOMAIN_KINDS
+from dpdt.study.domain_kinds import DOMAIN_KINDS
 
 __all__ = ["MISSING_IMAGES", "RAW_COLUMNS", "RawCohort", "Reader", "reader"]
 

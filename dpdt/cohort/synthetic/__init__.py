@@ -19,9 +19,9 @@ from typing import Final
 from dpdt.base.console import progress
 from dpdt.base.files import exclusive_lock, make_folder, read_json, write_json, write_text
 from dpdt.cohort.synthetic.drawing import draw
-from dpdt.cohort.synthetic.hospitals import HOSPITALS
-from dpdt.cohort.synthetic.layouts import LAYOUTS
-from dpdt.cohort.synthetic.patients import Picture, hospital_pictures, patient_pictures
+from dpdt.cohort.synthetic.layouts import HOSPITALS, LAYOUTS
+from dpdt.cohort.synthetic.patients import hospital_pictures, patient_pictures
+from dpdt.cohort.synthetic.picture import Picture
 from dpdt.cohort.table import SYNTHETIC_MARKER
 from dpdt.errors import DpdtError, StudyError
 

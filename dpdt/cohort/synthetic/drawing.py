@@ -5,8 +5,8 @@ import numpy as np
 
 from dpdt.cohort.synthetic.anatomy import draw_chest, draw_heart, draw_lateral, draw_mediastinum, draw_ribs
 from dpdt.cohort.synthetic.findings import draw_atelectasis, draw_effusion, draw_equipment, draw_other, draw_pneumonia
-from dpdt.cohort.synthetic.hospitals import HOSPITALS, Hospital
-from dpdt.cohort.synthetic.patients import Picture
+from dpdt.cohort.synthetic.hospitals import Hospital
+from dpdt.cohort.synthetic.picture import Picture
 from dpdt.cohort.synthetic.scene import SIDES, Image, Scene, bump, soft
 
 __all__ = ["draw", "raw_shape"]
@@ -28,7 +28,7 @@ def draw(picture: Picture, *, image_size: int) -> Image:
     Returns:
         Brightness in 0..1, float32, shape raw_shape(...).
     """
-    hospital = HOSPITALS[picture.domain]
+    hospital = picture.hospital
     scene = Scene(picture, hospital, raw_shape(hospital, image_size))
     image = draw_lateral(scene) if picture.quirk == "lateral" else _frontal(scene)
     return _develop(image, scene)

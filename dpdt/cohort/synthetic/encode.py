@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dpdt.cohort.synthetic.patients import Picture
+from dpdt.cohort.synthetic.picture import Picture
 
 __all__ = ["write_dicom", "write_jpeg", "write_png"]
 

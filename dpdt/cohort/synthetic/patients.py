@@ -1,66 +1,22 @@
 """Who comes to a made-up hospital, and what is found: decided by seed, hospital and patient number alone."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
-from dpdt.base.vocabulary import LABELS
-from dpdt.cohort.synthetic.hospitals import HOSPITALS, Hospital
+from dpdt.cohort.synthetic.hospitals import Hospital
+from dpdt.cohort.synthetic.layouts import HOSPITALS
+from dpdt.cohort.synthetic.picture import Picture
 
-__all__ = ["Picture", "hospital_pictures", "patient_pictures"]
+__all__ = ["hospital_pictures", "patient_pictures"]
 
 MAX_IMAGES: Final = 4
 REFERENCE_AGE: Final = 55.0
 MIN_AGE, MAX_AGE = 18.0, 95.0
 UNLABELLED_MIMIC_PATIENT: Final = 7
 """One study without a label row, as eight of the real ones."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One radiograph to be drawn.
-
-    Attributes:
-        domain: Hospital.
-        seed: Seed of the whole set.
-        patient: Patient number from 0.
-        number: Image number within the patient, from 0; each is a study of its own.
-        sex: female or male.
-        age: Years.
-        findings: Finding -> how clear it is, in (0, 1].
-        other: Something else that is seen, or "".
-        view: PA or AP.
-        test: Whether the patient is in the hospital's official test set, where it has one.
-        quirk: An oddity of the raw table, or "".
-    """
-
-    domain: str
-    seed: int
-    patient: int
-    number: int
-    sex: str
-    age: float
-    findings: dict[str, float]
-    other: str
-    view: str
-    test: bool
-    quirk: str
-
-    @property
-    def labels(self) -> dict[str, int]:
-        """The five labels, as drawn."""
-        found = {label: int(label in self.findings) for label in LABELS}
-        return {**found, "healthy": int(not self.findings and not self.other)}
-
-    def generator(self, what: int) -> np.random.Generator:
-        """Random numbers of this image; `what` keeps uses apart."""
-        return np.random.default_rng([self.seed, HOSPITALS[self.domain].code, self.patient, self.number + 1, what])
-
-    def patient_generator(self) -> np.random.Generator:
-        """Random numbers of this patient's anatomy, the same in all their images."""
-        return np.random.default_rng([self.seed, HOSPITALS[self.domain].code, self.patient, 0, 1])
 
 
 def hospital_pictures(domain: str, *, seed: int, patients: int) -> Iterator[Picture]:
@@ -76,7 +32,7 @@ def patient_pictures(domain: str, *, seed: int, patient: int) -> list[Picture]:
     sex = "female" if random.random() < hospital.female else "male"
     age = float(np.clip(np.round(random.normal(hospital.age_mean, hospital.age_sd)), MIN_AGE, MAX_AGE))
     test = bool(random.random() < 0.25)
-    first = Picture(domain, seed, patient, 0, sex, age, {}, "", "PA", test, "")
+    first = Picture(domain, seed, patient, 0, sex, age, {}, "", "PA", test, "", hospital)
     pictures = [_find(first, hospital, random)]
     while len(pictures) < MAX_IMAGES and random.random() < hospital.more_images:
         last = replace(pictures[-1], number=len(pictures), quirk="")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpdt.cohort.synthetic.hospitals import Hospital
-from dpdt.cohort.synthetic.patients import Picture
+from dpdt.cohort.synthetic.picture import Picture
 
 __all__ = ["SIDES", "Image", "Scene", "bump", "ridge", "soft", "towards"]
 

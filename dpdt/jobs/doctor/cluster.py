@@ -9,12 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from dpdt.base.files import exclusive_lock
+from dpdt.base.files import exclusive_lock, last_line, nearest_folder
 from dpdt.errors import ClusterError, DpdtError
 from dpdt.jobs.doctor.finding import Check
 from dpdt.jobs.doctor.probe import probe_nodes
 from dpdt.jobs.resources import Resources, resources
-from dpdt.jobs.slurm.programs import last_line, run_program
+from dpdt.jobs.slurm.programs import run_program
 from dpdt.jobs.slurm.script import check_python, make_executor
 from dpdt.jobs.slurm.send import PROGRAMS, max_array_size, outside_of_any_job
 from dpdt.jobs.submissions import Submission
@@ -113,7 +113,7 @@ def _test_only(study: Study, asked: dict[str, Resources]) -> Iterator[Check]:
     with tempfile.TemporaryDirectory() as folder:
         submission = Submission(SubmissionPaths(Path(folder)), "slurm")
         for stage, one in asked.items():
-            executor = make_executor(submission, stage, one, dependency=None, array_parallelism=1)
+            executor = make_executor(submission, stage, one)
             script = Path(folder) / f"{stage}.sh"
             script.write_text(executor._make_submission_file_text("true", ""))
             with outside_of_any_job():
@@ -173,7 +173,7 @@ def _accounting() -> Check:
 
 def _folder(study: Study) -> Check:
     """Whether nodes will see the study's folder, from the kind of its file system."""
-    folder = next(path for path in (study.folder, *study.folder.parents) if path.exists())
+    folder = nearest_folder(study.folder)
     kind = run_program("stat", "--file-system", "--format=%T", str(folder)).stdout.strip()
     free = shutil.disk_usage(folder).free / 1e9
     found = f"{study.folder}: {kind}, {free:.0f} GB free"
@@ -188,7 +188,7 @@ def _folder(study: Study) -> Check:
 
 def _locks(study: Study) -> Check:
     """Locks keep two tasks from spending one budget: a file system without them cannot hold a study."""
-    folder = next(path for path in (study.folder, *study.folder.parents) if path.exists())
+    folder = nearest_folder(study.folder)
     file = folder / ".dpdt-doctor.lock"
     try:
         with exclusive_lock(file, blocking=False):

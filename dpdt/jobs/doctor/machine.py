@@ -1,5 +1,6 @@
 """`dpdt doctor`: what of this machine is good, worth knowing or bad for dpdt, each with what to do."""
 
+import contextlib
 import os
 import platform
 import re
@@ -12,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Final
 
-from dpdt.base.files import exclusive_lock
-from dpdt.base.machine import __version__, image_digest
+from dpdt.base.files import exclusive_lock, nearest_folder
+from dpdt.base.machine import __version__, free_memory, image_digest
 from dpdt.errors import DpdtError
 from dpdt.jobs.doctor.finding import Check
 from dpdt.study import Study
@@ -36,8 +37,7 @@ def check_machine(study: Study | None = None) -> list[Check]:
     Returns:
         Findings with state `good`, `note` (worth knowing) or `bad` (something will fail).
     """
-    folder = study.folder if study else Path.cwd()
-    folder = next(path for path in (folder, *folder.parents) if path.exists())
+    folder = nearest_folder(study.folder if study else Path.cwd())
     return [
         _python(),
         _libraries(),
@@ -101,6 +101,10 @@ def _processor() -> Check:
     vectors = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve") if name in flags]
     mine, all_cores = len(os.sched_getaffinity(0)), os.cpu_count() or 0
     found = f"{platform.machine()}, {mine} of {all_cores} cores for this process, {', '.join(vectors) or 'no vectors'}"
+    with contextlib.suppress(ImportError):
+        from dpdt.training.device import instruction_set
+
+        found += f"; computes with: {instruction_set()}"
     if platform.machine() == "x86_64" and "avx2" not in flags:
         return Check("processor", "note", f"{found}. Without AVX2, PyTorch on the CPU is slow: use a newer machine.")
     return Check("processor", "good", found)
@@ -108,15 +112,11 @@ def _processor() -> Check:
 
 def _memory() -> Check:
     try:
-        available = int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024  # type: ignore[index]
-    except (OSError, TypeError):
+        free = free_memory()
+    except OSError:
         return Check("memory", "note", "unknown here; a training on CPUs takes 1 to 8 GB")
-    with_limit = available
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and (text := limit.read_text().strip()).isdigit():
-        with_limit = min(available, int(text))
-    found = f"{with_limit / 1e9:.1f} GB can be had"
-    if with_limit < LITTLE_MEMORY_GB * 1e9:
+    found = f"{free / 1e9:.1f} GB can be had"
+    if free < LITTLE_MEMORY_GB * 1e9:
         return Check(
             "memory", "note", f"{found}. Set cluster.local_parallelism = 1 and a small train.physical_batch_size."
         )

@@ -8,9 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from dpdt.base.files import last_line, nearest_folder
 from dpdt.jobs.doctor.finding import Check
 from dpdt.jobs.resources import Resources
-from dpdt.jobs.slurm.programs import last_line, run_program
+from dpdt.jobs.slurm.programs import run_program
 from dpdt.jobs.slurm.script import python_words
 from dpdt.jobs.slurm.send import outside_of_any_job
 from dpdt.study import Study
@@ -61,7 +62,7 @@ def _command(study: Study, one: Resources) -> list[str]:
     small = ["--ntasks=1", "--nodes=1", "--cpus-per-task=1", "--time=2", memory, f"--immediate={QUEUE_SECONDS}"]
     wanted = {
         "paths": [str(path) for path in (study.file, *(study.root(domain) for domain in study.used_domains))],
-        "writable": str(_there(study)),
+        "writable": str(nearest_folder(study.folder)),
         "scratch": one.scratch,
         "gpus": one.gpus,
     }
@@ -72,16 +73,11 @@ def _command(study: Study, one: Resources) -> list[str]:
     return ["srun", *options, *small, "bash", "-c", script]
 
 
-def _there(study: Study) -> Path:
-    """The study's folder, or the nearest one above it that exists already."""
-    return next(path for path in (study.folder, *study.folder.parents) if path.exists())
-
-
 def _judge(name: str, study: Study, one: Resources, seen: dict[str, Any]) -> Check:
     """What the answer of a node means."""
     bad = [f"{path} is not there; put it on a shared folder" for path in seen["missing"]]
     if not seen["writable"]:
-        bad.append(f"{_there(study)} cannot be written there")
+        bad.append(f"{nearest_folder(study.folder)} cannot be written there")
     here = (f"{sys.version_info[0]}.{sys.version_info[1]}", version("dpdt"), version("submitit"))
     there = (seen["python"], seen["dpdt"], seen["submitit"])
     if here != there:

@@ -5,12 +5,14 @@ import math
 import shutil
 from collections.abc import Mapping
 
+from dpdt.base.files import nearest_folder
 from dpdt.errors import PrivacyError
 from dpdt.jobs.plan.measure import Speed
 from dpdt.jobs.plan.outlook import CellOutlook, DomainOutlook, Outlook
 from dpdt.jobs.plan.sizes import DomainSize, domain_size
 from dpdt.jobs.plan.warnings import warnings_of
 from dpdt.privacy.mechanism import Mechanism
+from dpdt.privacy.rounding import allowance_of
 from dpdt.privacy.sampling import num_steps_for, sample_rate_for
 from dpdt.runs.state import run_done
 from dpdt.study import Cell, Study
@@ -36,7 +38,7 @@ def look_ahead(
     domains = tuple(_domain(study, domain, size) for domain, size in found.items())
     cells = tuple(_cells(study, found, speeds))
     parameters = _num_parameters(study)
-    free = shutil.disk_usage(next(p for p in (study.folder, *study.folder.parents) if p.exists())).free / 1e9
+    free = shutil.disk_usage(nearest_folder(study.folder)).free / 1e9
     outlook = Outlook(
         domains=domains,
         cells=cells,
@@ -99,20 +101,28 @@ def _images_a_unit(study: Study, size: DomainSize, cell: Cell | None) -> float:
 
 @functools.lru_cache(maxsize=256)
 def _plan_noise(
-    study: str, target_epsilon: float, units: int, rate: float, steps: int, counts_share: float | None
+    study: str, target_epsilon: float, units: int, rate: float, steps: int, counts_share: float | None, allowance: float
 ) -> float:
     from dpdt.study.settings import PrivacySettings
 
     settings = PrivacySettings.model_validate_json(study)
-    shared = {"target_epsilon": target_epsilon, "num_units": units, "sample_rate": rate, "num_steps": steps}
-    return Mechanism.plan(settings, counts_share=counts_share, **shared).noise_multiplier  # type: ignore[arg-type]
+    return Mechanism.plan(
+        settings,
+        target_epsilon=target_epsilon,
+        num_units=units,
+        sample_rate=rate,
+        num_steps=steps,
+        counts_share=counts_share,
+        rounding_allowance=allowance,
+    ).noise_multiplier
 
 
 def _noise(study: Study, target_epsilon: float, units: int, rate: float, steps: int) -> float:
     """As the training itself will calibrate it; seeds share one calibration."""
     settings = study.privacy.model_copy(update={"target_epsilons": (target_epsilon,)})
     share = settings.class_weights_share if study.train.class_weights == "private" else None
-    return _plan_noise(settings.model_dump_json(), target_epsilon, units, rate, steps, share)
+    allowance = allowance_of(study, num_units=units)
+    return _plan_noise(settings.model_dump_json(), target_epsilon, units, rate, steps, share, allowance)
 
 
 def _num_parameters(study: Study) -> int:

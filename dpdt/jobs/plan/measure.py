@@ -88,7 +88,7 @@ def _settings(study: Study) -> str:
         train.num_threads,
     ]
     values += [train.precision] if train.precision != "float32" else []
-    return fingerprint([study.model.fingerprinted(), *values])
+    return fingerprint([study.model.deciding(), *values])
 
 
 def _in_process(frozen: Path, arm: str) -> Speed:

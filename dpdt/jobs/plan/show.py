@@ -5,7 +5,7 @@ from typing import Any
 
 from dpdt.base.console import show_table, warn
 from dpdt.jobs.plan.outlook import CellOutlook, DomainOutlook, Outlook
-from dpdt.study import Study, format_epsilon
+from dpdt.study import Study, arm_name
 
 __all__ = ["as_json", "show_outlook"]
 
@@ -42,11 +42,10 @@ def _domain(domain: DomainOutlook) -> tuple[object, ...]:
 
 
 def _row(cell: CellOutlook) -> tuple[object, ...]:
-    epsilon = "no DP" if cell.cell is None or not cell.cell.private else format_epsilon(cell.cell.target_epsilon)
     state = "done" if cell.done else "refused" if cell.refused else ""
     return (
         cell.name,
-        epsilon,
+        arm_name(cell.cell.target_epsilon if cell.cell else None, prefix=""),
         cell.cell.seed if cell.cell else "",
         cell.units,
         _number(cell.sample_rate, ".4g"),

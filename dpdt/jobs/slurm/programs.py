@@ -1,9 +1,9 @@
-"""Asking Slurm's programs, for `dpdt doctor --cluster`, and what one of its findings is."""
+"""Asking Slurm's programs."""
 
 import subprocess
 from typing import Final
 
-__all__ = ["COMMAND_SECONDS", "last_line", "run_program"]
+__all__ = ["COMMAND_SECONDS", "run_program"]
 
 COMMAND_SECONDS: Final = 60.0
 
@@ -14,9 +14,3 @@ def run_program(*command: str, seconds: float = COMMAND_SECONDS) -> subprocess.C
         return subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     except (OSError, subprocess.TimeoutExpired) as err:
         return subprocess.CompletedProcess(command, 1, "", str(err))
-
-
-def last_line(text: str) -> str:
-    """The last line that is not empty; "" if there is none."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""

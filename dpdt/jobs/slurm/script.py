@@ -1,5 +1,6 @@
 """What a job's batch script asks for and starts: submitit's script with dpdt's set-up, python and requeue."""
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -8,10 +9,10 @@ from typing import Any, Final
 
 import submitit
 
-from dpdt.base.files import write_text
+from dpdt.base.files import last_line, write_text
 from dpdt.errors import ClusterError
-from dpdt.jobs.requeue import SETUP, TEARDOWN
 from dpdt.jobs.resources import Resources
+from dpdt.jobs.slurm.requeue import SETUP, TEARDOWN
 from dpdt.jobs.submissions import Submission
 
 __all__ = ["check_python", "cpus_per_rank", "make_executor", "python_words"]
@@ -36,17 +37,13 @@ exec apptainer exec {options} ${{scratch:+--bind "$scratch"}} {image} python "$@
 """
 
 
-def make_executor(
-    submission: Submission, stage: str, asked: Resources, *, dependency: str | None, array_parallelism: int
-) -> Any:
-    """A submitit executor with a stage's resources.
+def make_executor(submission: Submission, stage: str, asked: Resources) -> Any:
+    """A submitit executor with a stage's resources; an array's dependency and tasks at once are its own.
 
     Args:
         submission: Where scripts, pickles, logs and results go.
         stage: One of STAGES.
         asked: What each task asks for.
-        dependency: Slurm's `--dependency`.
-        array_parallelism: Tasks of the array at once.
     """
     executor = submitit.SlurmExecutor(folder=submission.paths.jobs(stage), python=python_command(submission, asked))
     cpus = cpus_per_rank(asked)
@@ -65,8 +62,6 @@ def make_executor(
         time=asked.timeout_min,
         wckey=None,
         signal_delay_s=asked.signal_delay_s,
-        array_parallelism=array_parallelism,
-        dependency=dependency,
         setup=[f"export OMP_NUM_THREADS={cpus}", *asked.setup, *SETUP],
         teardown=list(TEARDOWN),
         srun_args=[f"--cpus-per-task={cpus}", *together],  # since Slurm 22.05 srun does not take it from sbatch
@@ -88,7 +83,7 @@ def python_command(submission: Submission, asked: Resources) -> str | None:
     file = submission.paths.container
     if not file.exists():
         write_text(file, _container_script(asked, asked.image))
-    return f"sh {_quoted(str(file))}"
+    return f"sh {shlex.quote(str(file))}"
 
 
 def python_words(asked: Resources) -> list[str]:
@@ -99,16 +94,12 @@ def python_words(asked: Resources) -> list[str]:
 
 
 def _container_script(asked: Resources, image: str) -> str:
-    return CONTAINER.format(image=_quoted(image), options=_container_options(asked), scratch=asked.scratch or "")
+    return CONTAINER.format(image=shlex.quote(image), options=_container_options(asked), scratch=asked.scratch or "")
 
 
 def _container_options(asked: Resources) -> str:
-    binds = [f"--bind {_quoted(bind)}" for bind in asked.binds]
+    binds = [f"--bind {shlex.quote(bind)}" for bind in asked.binds]
     return " ".join(["--nv", "--cleanenv", *binds])  # before the image, or apptainer takes them for the program's
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"
 
 
 def check_python(submission: Submission, asked: Sequence[Resources]) -> None:
@@ -133,7 +124,7 @@ def check_python(submission: Submission, asked: Sequence[Resources]) -> None:
             continue
         found = [line.split(" ", 1)[1] for line in done.stdout.splitlines() if line.startswith("dpdt-python ")]
         if not found:
-            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            last = last_line(done.stderr) or f"exit code {done.returncode}"
             print(f"warning: the tasks' python cannot be tried here ({command}: {last})", file=sys.stderr)
         elif found[0] != wanted:
             raise ClusterError(

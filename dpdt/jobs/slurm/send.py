@@ -17,14 +17,15 @@ from typing import Final
 
 import submitit
 
+from dpdt.base.files import last_line
 from dpdt.errors import ClusterError
-from dpdt.jobs.requeue import Limits
 from dpdt.jobs.selection import Plan, StagePlan
+from dpdt.jobs.slurm.call import SlurmCall
 from dpdt.jobs.slurm.programs import COMMAND_SECONDS
 from dpdt.jobs.slurm.queue import read_queue
+from dpdt.jobs.slurm.requeue import Limits
 from dpdt.jobs.slurm.script import check_python, cpus_per_rank, make_executor
 from dpdt.jobs.submissions import Job, Submission, latest_jobs
-from dpdt.jobs.task_call import TaskCall
 from dpdt.study import Study
 from dpdt.study.tasks import CORRESPONDS, LAST_STAGES, Task
 
@@ -83,10 +84,9 @@ def send(study: Study, plan: Plan, submission: Submission, *, queued: Mapping[Ta
     except BaseException as err:
         sender.cancel()
         if isinstance(err, submitit.core.utils.FailedJobError | submitit.core.utils.FailedSubmissionError):
-            lines = [line for line in str(err).splitlines() if line.strip()] or ["no message"]
             raise ClusterError(
-                f"Slurm refused a job: {lines[-1].strip()}. Nothing is left in the queue. Look at [cluster] in "
-                f"{study.file} and at the profile; `--dry-run` shows what is asked for."
+                f"Slurm refused a job: {last_line(str(err)) or 'no message'}. Nothing is left in the queue. Look at "
+                f"[cluster] in {study.file} and at the profile; `--dry-run` shows what is asked for."
             ) from err
         raise
 
@@ -170,23 +170,17 @@ class _Sender:
     def _send_array(self, stage: StagePlan, array: _Array, limit: int) -> str:
         """Send an array, or a job if it is one task; returns its id."""
         asked = stage.resources
-        executor = make_executor(
-            self.submission, stage.stage, asked, dependency=array.dependency, array_parallelism=limit
-        )
+        executor = make_executor(self.submission, stage.stage, asked)
+        executor.update_parameters(dependency=array.dependency, array_parallelism=limit)
         limits = Limits(asked.max_attempts, asked.timeout_min, asked.signal_delay_s)
         study = str(self.submission.paths.study)
         calls = [
-            TaskCall(
-                study, task, num_threads=cpus_per_rank(asked), limits=limits, scratch=asked.scratch, gpus=asked.gpus
-            )
+            SlurmCall(study, task, cpus_per_rank(asked), limits=limits, scratch=asked.scratch, gpus=asked.gpus)
             for task in array.tasks
         ]
         with contextlib.redirect_stderr(io.StringIO()):  # the error that is raised says the same
             handles = executor.submit_array(calls)
-        jobs = [
-            Job(task, handle.job_id, handle.paths.stdout, handle.paths.result_pickle, "slurm")
-            for task, handle in zip(array.tasks, handles, strict=True)
-        ]
+        jobs = [self.submission.new_job(task, handle) for task, handle in zip(array.tasks, handles, strict=True)]
         self.submission.add(jobs)
         self.job_ids.update((job.task, job.job_id) for job in jobs)
         array_id = jobs[0].job_id.split("_")[0]

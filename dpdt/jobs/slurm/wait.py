@@ -39,19 +39,15 @@ def wait_for(plan: Plan, jobs: Sequence[Job]) -> Outcomes:
                     if queue is None or waits or (listed is None and young):
                         continue
                 del pending[task]
-                _note(outcomes, plan, job, error, "unknown" if listed is None else listed.state)
+                blocker = outcomes.blocker(task, plan.needs[task])
+                if error == "":
+                    outcomes.done.add(task)
+                elif error is None and blocker is not None:
+                    outcomes.blocked[task] = blocker
+                else:
+                    state = "unknown" if listed is None else listed.state
+                    outcomes.fail(task, error or f"ended without a result (Slurm's state: {state})", job.log)
                 advance(1, task.label if task in outcomes.done else f"failed: {task.label}")
             if pending:
                 time.sleep(POLL_SECONDS)
     return outcomes
-
-
-def _note(outcomes: Outcomes, plan: Plan, job: Job, error: str | None, state: str) -> None:
-    """Note how a job ended."""
-    blocker = outcomes.blocker(job.task, plan.needs[job.task])
-    if error == "":
-        outcomes.done.add(job.task)
-    elif error is None and blocker is not None:
-        outcomes.blocked[job.task] = blocker
-    else:
-        outcomes.fail(job.task, error or f"ended without a result (Slurm's state: {state})", job.log)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dpdt.errors import PrivacyError
-from dpdt.privacy.clipping.gradient_sum import ClippedGradientSum, GradientSum, squared_norms, sum_by_unit, unit_weights
+from dpdt.privacy.clipping.gradient_sum import ClippedGradientSum, GradientSum, squared_norms, sum_by_unit
 from dpdt.privacy.clipping.layers import Forward, covers
 from dpdt.privacy.clipping.opacus_rules import make_sampled_forward, modules_with_parameters
 from dpdt.privacy.clipping.per_sample import Piece, Rows
@@ -70,8 +70,7 @@ class BookkeepingClipping(ClippedGradientSum):
         self._summed: dict[nn.Parameter, Tensor] = {}  # rows of parameters that are used more than once
         self._squared: Tensor | None = None
 
-    def add(self, inputs: Tensor, targets: Tensor, *, units: Tensor | None = None) -> Tensor:
-        """Add the clipped gradients of one physical batch; a unit whose gradient is not finite adds zero."""
+    def _add(self, inputs: Tensor, targets: Tensor, *, weights: Tensor, units: Tensor | None) -> Tensor:
         place = None
         if units is not None:
             distinct, place = torch.unique(units, return_inverse=True)
@@ -80,7 +79,7 @@ class BookkeepingClipping(ClippedGradientSum):
         self._images, self._units = len(inputs), place
         try:
             losses = self._losses(inputs, targets)
-            losses.backward(unit_weights(losses, place))  # type: ignore[no-untyped-call]
+            losses.backward(weights.to(losses.dtype))  # type: ignore[no-untyped-call]
             self._check_cover()
             self._contract(place)
         finally:

@@ -19,7 +19,6 @@ from dpdt.privacy.clipping.gradient_sum import (
     full,
     squared_norms,
     sum_by_unit,
-    unit_weights,
 )
 
 __all__ = ["CLIPPING", "BookkeepingClipping", "ClippedGradientSum", "GhostClipping", "GradientSum", "HooksClipping"]
@@ -36,10 +35,9 @@ class HooksClipping(ClippedGradientSum):
 
         self._hooks = GradSampleHooks(self.model, loss_reduction="sum")
 
-    def add(self, inputs: Tensor, targets: Tensor, *, units: Tensor | None = None) -> Tensor:
-        """Add the clipped gradients of one physical batch; a unit whose gradient is not finite adds zero."""
+    def _add(self, inputs: Tensor, targets: Tensor, *, weights: Tensor, units: Tensor | None) -> Tensor:
         losses = self._losses(inputs, targets)
-        _backward(losses, unit_weights(losses, units))
+        _backward(losses, weights.to(losses.dtype))
         rows = [full(_take(p, "grad_sample", rows=len(inputs)).flatten(1)) for p in self.parameters]
         if units is not None:
             rows = [sum_by_unit(row, units) for row in rows]
@@ -67,21 +65,24 @@ class GhostClipping(ClippedGradientSum):
             raise PrivacyError("privacy.clipping: ghost breaks its bound in bfloat16. Use bookkeeping.")
         self._hooks = GradSampleHooksFastGradientClipping(self.model, loss_reduction="sum")
 
-    def add(self, inputs: Tensor, targets: Tensor, *, units: Tensor | None = None) -> Tensor:
-        """Add the clipped gradients of one physical batch; an image whose gradient is not finite adds zero."""
+    def _add(self, inputs: Tensor, targets: Tensor, *, weights: Tensor, units: Tensor | None) -> Tensor:
         if units is not None and len(torch.unique(units)) < len(units):
             raise PrivacyError("privacy.clipping: ghost has no norm of several images' mean gradient. Use bookkeeping.")
         self._hooks.enable_hooks()
         losses = self._losses(inputs, targets)
-        _backward(losses, torch.ones_like(losses), retain_graph=True)
+        weights = weights.to(losses.dtype)
+        _backward(losses, weights, retain_graph=True)
         self._hooks.disable_hooks()
         self.model.zero_grad(set_to_none=True)
         parts = [_take(p, "_norm_sample", rows=len(inputs)) for p in self.parameters]
         norms = torch.stack([part.double() for part in parts]).square().sum(0).sqrt() * (1 + GHOST_MARGIN)
-        factors, finite = self._factors(norms), norms.isfinite()
+        factors, finite = self._factors(norms) * weights, norms.isfinite()
         weighted = losses
-        if not finite.all():  # 0 · NaN would be NaN: the second pass leaves these images out
-            weighted, factors = self._losses(inputs[finite], targets[finite]), factors[finite]
+        if not finite.any():
+            return losses.detach()
+        if not finite.all():  # 0 · NaN would be NaN: another image takes their place in the second pass, times zero
+            stand_in = torch.where(finite, torch.arange(len(finite), device=finite.device), finite.int().argmax())
+            weighted = self._losses(inputs[stand_in], targets[stand_in])
         _backward(weighted, factors)
         for parameter, total in zip(self.parameters, self.sums, strict=True):
             total.add_(_take(parameter, "grad"))

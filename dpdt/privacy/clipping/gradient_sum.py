@@ -65,7 +65,7 @@ class GradientSum:
             The losses, detached, shape (images,).
         """
         losses = self._losses(inputs, targets)
-        losses.backward(unit_weights(losses, units))  # type: ignore[no-untyped-call]
+        losses.backward(unit_weights(inputs, units).to(losses.dtype))  # type: ignore[no-untyped-call]
         return losses.detach()
 
     def partial_sums(self) -> list[Tensor]:
@@ -88,7 +88,7 @@ class GradientSum:
         self.model.zero_grad(set_to_none=True)
 
     def _losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Forward pass; the loss itself is always float32."""
+        """Forward pass; the loss itself is float32 or better."""
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             outputs = self.model(inputs)
         return self.loss(full(outputs), targets)
@@ -104,6 +104,9 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         noise_multiplier: Sigma; the noise's standard deviation is sigma · C in every coordinate of the sum.
         noise: Where the noise comes from.
         autocast: As above; norms and sums are float32 or better.
+        fill_to: Images of every physical batch: what is missing is filled with zeros that weigh nothing. Other kernels,
+            which round otherwise, are taken for batches of another size, so without it an image that comes or goes
+            changes its neighbours' gradients too (`dpdt.privacy.rounding`). None: as many as there are.
 
     Raises:
         PrivacyError: The model has a module whose gradients cannot be told apart by image.
@@ -118,8 +121,10 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         noise_multiplier: float,
         noise: KeyStream,
         autocast: bool = False,
+        fill_to: int | None = None,
     ) -> None:
         super().__init__(model, loss, autocast=autocast)
+        self.fill_to = fill_to
         self.max_grad_norm = max_grad_norm
         self.noise_multiplier = noise_multiplier
         self.noise = noise
@@ -139,7 +144,6 @@ class ClippedGradientSum(GradientSum, abc.ABC):
     def _attach(self) -> None:
         """Make the model keep what the norms need."""
 
-    @abc.abstractmethod
     def add(self, inputs: Tensor, targets: Tensor, *, units: Tensor | None = None) -> Tensor:
         """Add the clipped gradients of one physical batch; a unit whose gradient is not finite adds zero.
 
@@ -147,6 +151,26 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         most max_grad_norm however many images it has (Abadi et al. 2016, section 3.1, with a patient's images for their
         example; averaging before clipping as in Charles et al. 2024, arXiv 2407.07737, user-level sampling).
         """
+        images = len(inputs)
+        missing = 0 if self.fill_to is None else self.fill_to - images
+        weights = unit_weights(inputs, units)
+        if missing > 0:
+            inputs, targets, weights = (_filled(values, missing) for values in (inputs, targets, weights))
+            if units is not None:  # nobody's images, each of them alone
+                units = torch.cat((units, units.max() + 1 + torch.arange(missing, device=units.device)))
+        return self._add(inputs, targets, weights=weights, units=units)[:images]
+
+    @abc.abstractmethod
+    def _add(self, inputs: Tensor, targets: Tensor, *, weights: Tensor, units: Tensor | None) -> Tensor:
+        """Add the clipped gradients of one physical batch, each image's loss times its weight."""
+
+    def _losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """In float64 where an image's loss must not depend on its place: the last of a vector are rounded otherwise."""
+        if self.fill_to is None:
+            return super()._losses(inputs, targets)
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            outputs = self.model(inputs)
+        return self.loss(outputs.double(), targets).to(full(outputs).dtype)
 
     def partial_sums(self) -> list[Tensor]:
         """The clipped sum so far, without noise."""
@@ -181,13 +205,18 @@ def in_core(values: Tensor) -> bool:
     return values.device.type == "cpu" and values.dtype == torch.float32
 
 
-def unit_weights(losses: Tensor, units: Tensor | None) -> Tensor:
-    """What each loss counts: one over the number of its unit's images."""
+def unit_weights(inputs: Tensor, units: Tensor | None) -> Tensor:
+    """What each image's loss counts: one over the number of its unit's images; shape (images,), float64."""
     if units is None:
-        return torch.ones_like(losses)
+        return torch.ones(len(inputs), dtype=torch.float64, device=inputs.device)
     _, place, counts = torch.unique(units, return_inverse=True, return_counts=True)
-    weights: Tensor = counts[place].to(losses.dtype).reciprocal()
+    weights: Tensor = counts[place].double().reciprocal()
     return weights
+
+
+def _filled(values: Tensor, missing: int) -> Tensor:
+    """With so many zeros behind them."""
+    return torch.cat((values, values.new_zeros(missing, *values.shape[1:])))
 
 
 def sum_by_unit(rows: Tensor, units: Tensor) -> Tensor:

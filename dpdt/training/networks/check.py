@@ -47,7 +47,7 @@ def check_model(study: Study) -> None:
         load_weights(model, study.file.parent / study.model.init_weights, new_head=True)
     if not own or not any(cell.private for cell in study.cells()):
         return
-    found = unfit_parts(model, size=study.shards.size)
+    found = unfit_parts(model, size=study.shards.size, clipping=study.privacy.clipping)
     if not found:
         with torch.no_grad():
             outputs = model.eval()(torch.zeros(1, 1, study.shards.size, study.shards.size)).shape[1]

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Any
 
-import dpdt.jobs.stages
+import dpdt.training.stage
 from dpdt.training.stop import StopFlag
 
 told = threading.Event()
@@ -20,8 +20,8 @@ def _noticed(flag: StopFlag, number: int, frame: Any) -> None:
     _on_signal(flag, number, frame)
 
 
-def train(study: Any, run_id: str) -> object:
-    """As the stage does it, but seeded and held."""
+def run(study: Any, run_id: str, **_: object) -> object:
+    """As the stage trains one of the study's cells, but seeded and held."""
     from dpdt.training.train import train
 
     cell = next(cell for cell in study.cells() if study.run_id(cell) == run_id)
@@ -38,4 +38,4 @@ def train(study: Any, run_id: str) -> object:
 
 
 StopFlag._on_signal = _noticed  # type: ignore[method-assign]
-dpdt.jobs.stages._RUNNERS["train"] = train
+dpdt.training.stage.run = run

@@ -11,7 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dpdt.base.files import atomic_path, write_text
-from dpdt.cohort.synthetic.patients import Picture
+from dpdt.cohort.synthetic.hospitals import Hospital
+from dpdt.cohort.synthetic.picture import Picture
 
 __all__ = ["Layout", "Pixels", "digits", "hexadecimal", "save_table"]
 
@@ -19,7 +20,13 @@ Pixels = NDArray[np.float32]
 
 
 class Layout(Protocol):
-    """One hospital's files."""
+    """One hospital's files.
+
+    Attributes:
+        hospital: What else it has of its own.
+    """
+
+    hospital: Hospital
 
     def image_id(self, picture: Picture) -> str:
         """The id that the cohort table has."""

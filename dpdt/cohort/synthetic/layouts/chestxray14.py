@@ -8,14 +8,44 @@ import pandas as pd
 
 from dpdt.base.files import write_text
 from dpdt.cohort.synthetic.encode import write_png
+from dpdt.cohort.synthetic.hospitals import Hospital, mix
 from dpdt.cohort.synthetic.layouts.base import Pixels, save_table
-from dpdt.cohort.synthetic.patients import Picture
+from dpdt.cohort.synthetic.picture import Picture
 
-__all__ = ["ChestXray14"]
+__all__ = ["LAYOUT"]
 
 
 class ChestXray14:
     """8-bit PNG in `images/`, one table, two lists; some images are in neither."""
+
+    hospital = Hospital(
+        code=2,
+        patients=550,
+        aspect=(1.05, 1.05),
+        female=0.44,
+        age_mean=47,
+        age_sd=17,
+        healthy=0.32,
+        findings=mix(0.36, 0.44, 0.34, 0.42),
+        others=("nodule", "fibrosis"),
+        more_images=0.35,
+        bedside=0.55,
+        zoom=1.1,
+        zoom_sd=0.05,
+        rotation_sd=3.0,
+        shift_sd=0.05,
+        gamma=0.85,
+        curve=1.5,
+        blur=1.0,
+        sharpen=0.0,
+        noise=0.04,
+        collimation=0.08,
+        companions={"pleural_effusion": ("drain", 0.6)},
+        strength=(0.1, 0.9),
+        marker="L",
+        bedside_text="PORTABLE",
+        quirks={"unlisted": 0.01},
+    )
 
     NAMES: Final = {
         "cardiomegaly": "Cardiomegaly",
@@ -66,3 +96,6 @@ class ChestXray14:
         listed = [p for p in pictures if p.quirk != "unlisted"]
         for name, test in (("train_val_list.txt", False), ("test_list.txt", True)):
             write_text(root / name, "\n".join(self.image_id(p) for p in listed if p.test is test))
+
+
+LAYOUT: Final = ChestXray14()

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from dpdt.cohort.synthetic.patients import Picture
+from dpdt.cohort.synthetic.picture import Picture
 
 __all__ = ["labeller_row"]
 

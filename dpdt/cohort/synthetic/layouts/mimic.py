@@ -2,19 +2,49 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import pandas as pd
 
 from dpdt.cohort.synthetic.encode import write_jpeg
+from dpdt.cohort.synthetic.hospitals import Hospital, mix
 from dpdt.cohort.synthetic.layouts.base import Pixels, hexadecimal, save_table
 from dpdt.cohort.synthetic.layouts.labeller import labeller_row
-from dpdt.cohort.synthetic.patients import Picture
+from dpdt.cohort.synthetic.picture import Picture
 
-__all__ = ["Mimic"]
+__all__ = ["LAYOUT"]
 
 
 class Mimic:
     """JPEG tree below `files/`, three gzipped tables and a patients table; one study has no labels."""
+
+    hospital = Hospital(
+        code=6,
+        patients=1000,
+        aspect=(1.1, 1.0),
+        female=0.48,
+        age_mean=62,
+        age_sd=17,
+        healthy=0.34,
+        findings=mix(0.42, 0.44, 0.38, 0.42),
+        others=("nodule", "device", "congestion", "fibrosis"),
+        more_images=0.25,
+        bedside=0.6,
+        zoom=1.12,
+        zoom_sd=0.05,
+        rotation_sd=2.5,
+        shift_sd=0.04,
+        gamma=1.0,
+        curve=2.5,
+        blur=0.8,
+        sharpen=0.5,
+        noise=0.025,
+        collimation=0.06,
+        strength=(0.1, 0.9),
+        marker="L",
+        bedside_text="PORTABLE",
+        quirks={"lateral": 0.08, "unknown view": 0.03, "uncertain": 0.03},
+    )
 
     def image_id(self, picture: Picture) -> str:
         """Five groups of eight hexadecimal digits."""
@@ -66,3 +96,6 @@ class Mimic:
         save_table(root / "mimic-cxr-2.0.0-split.csv.gz", pd.DataFrame(splits))
         save_table(root / "mimic-cxr-2.0.0-chexpert.csv.gz", pd.DataFrame(labels))
         save_table(root / "patients.csv.gz", pd.DataFrame(patients))
+
+
+LAYOUT: Final = Mimic()

@@ -7,14 +7,47 @@ from typing import Final
 import pandas as pd
 
 from dpdt.cohort.synthetic.encode import write_png
+from dpdt.cohort.synthetic.hospitals import Hospital, mix
 from dpdt.cohort.synthetic.layouts.base import Pixels, digits, hexadecimal, save_table
-from dpdt.cohort.synthetic.patients import Picture
+from dpdt.cohort.synthetic.picture import Picture
 
-__all__ = ["PadChest"]
+__all__ = ["LAYOUT"]
 
 
 class PadChest:
     """16-bit PNG with 12 bits used, in numbered folders; one wide table with lists as text and very long ids."""
+
+    hospital = Hospital(
+        code=5,
+        patients=550,
+        aspect=(1.15, 1.05),
+        female=0.5,
+        age_mean=60,
+        age_sd=18,
+        healthy=0.38,
+        findings=mix(0.4, 0.38, 0.36, 0.4),
+        others=("nodule", "fibrosis", "device"),
+        more_images=0.3,
+        bedside=0.3,
+        zoom=1.0,
+        zoom_sd=0.04,
+        rotation_sd=2.0,
+        shift_sd=0.04,
+        gamma=1.5,
+        curve=2.5,
+        blur=0.7,
+        sharpen=0.6,
+        noise=0.035,
+        collimation=0.06,
+        lobar=0.5,
+        companions={"atelectasis": ("line", 0.6)},
+        strength=(0.05, 0.8),
+        supine=0.4,
+        pneumonia_zone=(-0.45, 0.4),
+        marker="D",
+        bedside_text="SUPINO",
+        quirks={"lateral": 0.05, "unlabelled": 0.01, "exclude": 0.01, "suboptimal study": 0.01},
+    )
 
     NAMES: Final[Mapping[str, tuple[str, ...]]] = {
         "cardiomegaly": ("cardiomegaly",),
@@ -80,3 +113,6 @@ class PadChest:
         if picture.quirk in ("exclude", "suboptimal study"):
             names.append(picture.quirk)
         return str(names)
+
+
+LAYOUT: Final = PadChest()

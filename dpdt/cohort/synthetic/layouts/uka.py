@@ -7,14 +7,45 @@ from typing import Final
 import pandas as pd
 
 from dpdt.cohort.synthetic.encode import write_jpeg
+from dpdt.cohort.synthetic.hospitals import Hospital, mix
 from dpdt.cohort.synthetic.layouts.base import Pixels, digits, save_table
-from dpdt.cohort.synthetic.patients import Picture
+from dpdt.cohort.synthetic.picture import Picture
 
-__all__ = ["Uka"]
+__all__ = ["LAYOUT"]
 
 
 class Uka:
     """JPEG in sub-folders, a master list with grades a side."""
+
+    hospital = Hospital(
+        code=4,
+        patients=550,
+        aspect=(1.0, 1.2),
+        female=0.37,
+        age_mean=67,
+        age_sd=13,
+        healthy=0.36,
+        findings=mix(0.5, 0.4, 0.38, 0.38),
+        others=("congestion", "device"),
+        more_images=0.35,
+        bedside=1.0,
+        zoom=0.97,
+        zoom_sd=0.04,
+        rotation_sd=3.0,
+        shift_sd=0.05,
+        gamma=0.8,
+        curve=2.5,
+        blur=0.8,
+        sharpen=0.0,
+        noise=0.035,
+        collimation=0.06,
+        strength=(0.35, 1.0),
+        marker="",
+        supine=0.5,
+        lobar=0.6,
+        companions={"pneumonia": ("electrodes", 0.6)},
+        quirks={},
+    )
 
     SIDED: Final = {
         "pleural_effusion": "pleural_effusion",
@@ -73,3 +104,6 @@ class Uka:
         if picture.other == "device":
             grades["congestion"] = max(2, grades["congestion"])
         return grades
+
+
+LAYOUT: Final = Uka()

@@ -7,10 +7,11 @@ from typing import Any, Final
 import pandas as pd
 
 from dpdt.cohort.synthetic.encode import write_dicom
+from dpdt.cohort.synthetic.hospitals import Hospital, mix
 from dpdt.cohort.synthetic.layouts.base import Pixels, hexadecimal, save_table
-from dpdt.cohort.synthetic.patients import Picture
+from dpdt.cohort.synthetic.picture import Picture
 
-__all__ = ["Vindr"]
+__all__ = ["LAYOUT"]
 
 COLUMNS: Final = (
     "Aortic enlargement",
@@ -46,6 +47,33 @@ COLUMNS: Final = (
 
 class Vindr:
     """DICOM, MONOCHROME1 and 2, 12 to 16 bits; three readers who do not always agree."""
+
+    hospital = Hospital(
+        code=1,
+        patients=700,
+        aspect=(1.2, 1.0),
+        female=0.45,
+        age_mean=48,
+        age_sd=16,
+        healthy=0.36,
+        findings=mix(0.42, 0.36, 0.38, 0.34),
+        others=("nodule", "fibrosis"),
+        more_images=0.0,
+        bedside=0.0,
+        zoom=1.0,
+        zoom_sd=0.03,
+        rotation_sd=1.5,
+        shift_sd=0.03,
+        gamma=1.0,
+        curve=3.0,
+        blur=0.6,
+        sharpen=0.8,
+        noise=0.012,
+        collimation=0.04,
+        pneumonia_zone=(-0.5, -0.1),
+        strength=(0.05, 0.8),
+        marker="R",
+    )
 
     LABELS: Final = {
         "Cardiomegaly": "cardiomegaly",
@@ -105,3 +133,6 @@ class Vindr:
                 row = rows[int(random.integers(3))]
                 row[name] = int(not row[name])
         return rows
+
+
+LAYOUT: Final = Vindr()

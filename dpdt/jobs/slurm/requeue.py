@@ -1,9 +1,10 @@
 """How a Slurm job is stopped and comes back: python ends with a code of its own, the batch script asks for the requeue.
 
 Signals that come before a preemption or the time limit (SIGUSR2, or only SIGTERM where a site sends nothing else) end
-the task in good order: a training writes its checkpoint after the step it is in (`dpdt.stop`), everything else ends at
-once, because its files are written whole or not at all. submitit's own handlers are replaced: they pass over SIGTERM,
-take every warning of a job shorter than ten minutes for a time-out, and need `scontrol` inside of a container.
+the task in good order: a training writes its checkpoint after the step it is in (`dpdt.training.stop`), everything
+else ends at once, because its files are written whole or not at all. submitit's own handlers are replaced: they pass
+over SIGTERM, take every warning of a job shorter than ten minutes for a time-out, and need `scontrol` inside of a
+container.
 
 The batch script runs on the host, also where python runs in a container. It requeues the one task of the array, and
 only while Slurm says that the job is running: after `scancel`, or an operator's `scontrol requeue`, Slurm has decided

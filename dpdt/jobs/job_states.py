@@ -1,0 +1,56 @@
+"""The states of jobs as their scheduler knows them, for `dpdt status`."""
+
+from abc import ABC, abstractmethod
+
+from dpdt.base.files import last_line, read_tail
+from dpdt.jobs.attempts import last_attempt
+from dpdt.jobs.submissions import Job, Jobs, outcome
+from dpdt.study.tasks import LAST_STAGES, Task
+
+__all__ = ["JobStates"]
+
+
+class JobStates(ABC):
+    """What a scheduler knows of a study's jobs at one moment."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self.jobs = jobs
+        self._outcomes: dict[Task, str | None] = {}
+
+    @abstractmethod
+    def state(self, job: Job) -> tuple[str, str]:
+        """State and note of a job whose task has no result and that no process of this machine is known to run."""
+
+    def node(self, job: Job) -> str:
+        """Where a job runs or ran; "" if the scheduler does not say."""
+        return ""
+
+    def outcome(self, job: Job) -> str | None:
+        """What a job left behind, as `submissions.outcome` tells it."""
+        if job.task not in self._outcomes:
+            self._outcomes[job.task] = outcome(job)
+        return self._outcomes[job.task]
+
+    def ended(self, job: Job, without_result: str, state: str) -> tuple[str, str]:
+        """State and note of a job that is over, though the task's result is not there.
+
+        Args:
+            job: The job.
+            without_result: The note if the job left nothing behind.
+            state: `failed` or `stopped`: the state then.
+        """
+        error = self.outcome(job)
+        if error == "":
+            if job.task.num_parts > 1:
+                return "done", "the other parts are missing"
+            if job.task.stage in LAST_STAGES:
+                return "missing", "done before, but there was nothing to show yet, or what it shows has changed"
+            return "missing", "done before, but its result was removed or the settings changed"
+        attempt = last_attempt(job.attempts)
+        told = attempt.stopped if attempt is not None else ""
+        if error is not None:
+            return ("stopped" if told else "failed"), error
+        if told and state == "failed":  # and not requeued, whatever Slurm calls it, or nobody knows any more
+            return "stopped", f"{without_result}; told to stop: {told}"
+        line = last_line(read_tail(job.log)) if state == "failed" else ""
+        return state, f"{without_result}; last line: {line}" if line else without_result

@@ -1,0 +1,46 @@
+"""`--cluster slurm`: jobs that wait in Slurm's queue and run there; nobody has to wait for them."""
+
+from collections.abc import Collection, Mapping
+
+from dpdt.jobs.outcomes import Outcomes
+from dpdt.jobs.scheduler import Scheduler
+from dpdt.jobs.selection import Plan, StagePlan
+from dpdt.jobs.slurm.cancel import cancel
+from dpdt.jobs.slurm.send import queued_tasks, send
+from dpdt.jobs.slurm.states import SlurmStates
+from dpdt.jobs.slurm.wait import wait_for
+from dpdt.jobs.submissions import Job, Jobs, Submission
+from dpdt.study.tasks import Task
+
+__all__ = ["SlurmScheduler"]
+
+
+class SlurmScheduler(Scheduler):
+    """Slurm, asked by its programs."""
+
+    def queued(self) -> dict[Task, Job]:
+        """From squeue."""
+        return queued_tasks(self.study)
+
+    def run(self, plan: Plan, submission: Submission, *, queued: Mapping[Task, Job], wait: bool) -> Outcomes:
+        """Send arrays; if asked to, wait for them and for what was in the queue already."""
+        send(self.study, plan, submission, queued=queued)
+        if not wait:
+            return Outcomes()
+        before = [queued[task] for stage in plan.stages for task in stage.queued]
+        return wait_for(plan, [*before, *submission.jobs])
+
+    def asked(self, stage: StagePlan) -> tuple[object, ...]:
+        """As the profile and the study file have it."""
+        asked = stage.resources
+        at_once = min(asked.array_parallelism, len(stage.send))
+        time = f"{asked.timeout_min // 60}:{asked.timeout_min % 60:02d} h"
+        return at_once, asked.cpus, asked.gpus, f"{asked.mem_gb:g} GB", time
+
+    def states(self, jobs: Jobs) -> SlurmStates:
+        """From squeue, and for what it forgot from sacct."""
+        return SlurmStates(jobs)
+
+    def cancel(self, tasks: Collection[Task] | None = None) -> list[Task]:
+        """By scancel; what needs the tasks is taken out of the queue by Slurm."""
+        return cancel(self.study, tasks)

@@ -1,0 +1,273 @@
+"""A network tried for DP: a few made-up images go through it together, again, and with each of them left out.
+
+Nothing is judged by a list of layers: what counts is what the passes do. Between two passes over the same images
+nothing may change, an image's output must not depend on the others of its batch, and the clipped sum of the engine that
+will train the network must be that of the images' gradients taken one by one.
+"""
+
+import contextlib
+import copy
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from dpdt.privacy.clipping.engines import CLIPPING
+from dpdt.privacy.clipping.model_guard import SHARED, Generators, NetworkCopy, moved, same_values
+from dpdt.privacy.keystream import KeyStream
+
+__all__ = ["IMAGES", "unfit_behaviour"]
+
+IMAGES: Final = 3
+"""A first, a last, and one with neighbours on both sides."""
+AGAIN: Final = 2
+TOLERANCE: Final = 1e-3
+"""Of gradients, relative to the largest value: float32 sums in another order differ by less."""
+OTHERS: Final = 1e-4
+"""Of an image's outputs in two batches: other kernels for another number of images differ by less."""
+REPEATED: Final = 1e-6
+"""Of the outputs of the same images in the same batch: the order of the sums is the same too."""
+NEGLIGIBLE: Final = 1e-3
+"""A parameter's gradient below this part of the largest one is rounding (a bias before a norm)."""
+UNREACHED: Final = 1e30
+"""A clipping norm that changes no gradient."""
+SQUASHERS: Final = (nn.Sigmoid, nn.Softmax, nn.LogSigmoid, nn.LogSoftmax)
+
+
+@dataclass
+class _Pass:
+    """What one forward pass showed.
+
+    Attributes:
+        outputs: What the network gave.
+        drawing: Layers in which a generator moved, the innermost, by name, with its kind and the generators.
+        marks: What each call of a layer was given and gave, as sums, in the order in which the calls ended.
+        squashed: Name of the sigmoid or softmax whose output the network's is.
+    """
+
+    outputs: Any = None
+    drawing: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
+    marks: list[tuple[str, list[float], list[float]]] = field(default_factory=list)
+    squashed: str | None = None
+
+
+def unfit_behaviour(model: nn.Module, images: Tensor, *, clipping: str) -> Iterator[str]:
+    """Try a network.
+
+    Args:
+        model: A copy, in training mode, on the CPU; not to be used afterwards.
+        images: float32, shape (n, 1, size, size), at least two.
+        clipping: Key of ``CLIPPING``.
+
+    Yields:
+        One line a problem.
+    """
+    kept = NetworkCopy(model)
+    try:
+        passes = [_watched(model, images)]
+        left_out = [_plain(model(_without(images, number))) for number in range(len(images))]
+        passes += [_watched(model, images) for _ in range(AGAIN)]  # after others: a running mean of one batch stays
+    except Exception as err:  # noqa: BLE001 - whatever somebody's own network raises is the finding
+        yield f"forward fails on float32 {tuple(images.shape)}: {type(err).__name__}: {err}"
+        return
+    problem = (
+        _wrong_outputs(passes[0], len(images)) or _randomness(passes) or _changed(kept) or _memory(passes)
+    )  # in this order: a later one may follow from one before
+    if problem is None and not all(
+        same_values(_without(passes[0].outputs, number), rest, tolerance=OTHERS) for number, rest in enumerate(left_out)
+    ):
+        problem = "an image's output depends on the other images of its batch"
+    if problem is not None:
+        yield problem
+    else:
+        yield from _unfit_gradients(model, images, kept, clipping=clipping)
+
+
+def _watched(model: nn.Module, images: Tensor) -> _Pass:
+    """A forward pass, with a look at the generators before and after each layer."""
+    found, generators = _Pass(), Generators(model)
+    states: dict[str, Any] = {}
+    last: dict[str, Any] = {}
+
+    def before(name: str) -> Any:
+        return lambda _module, _inputs: states.update({name: generators.states()})
+
+    def after(name: str) -> Any:
+        def look(module: nn.Module, inputs: Any, output: Any) -> None:
+            kind = f"{name or 'the model itself'} ({type(module).__name__})"
+            drawn = moved(states[name], generators.states())
+            if drawn and not any(inner.startswith(f"{name}." if name else "") for inner in found.drawing):
+                found.drawing[name] = (kind, drawn)
+            found.marks.append((kind, _sums(inputs), _sums((output,))))
+            if isinstance(module, SQUASHERS):
+                last[kind] = output
+
+        return look
+
+    hooks: list[Any] = []
+    for name, layer in model.named_modules():
+        hooks += [layer.register_forward_pre_hook(before(name), prepend=True), layer.register_forward_hook(after(name))]
+    try:
+        outputs = model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found.outputs = _plain(outputs)
+    found.squashed = next((kind for kind, output in last.items() if output is outputs), None)
+    return found
+
+
+def _wrong_outputs(one: _Pass, images: int) -> str | None:
+    outputs = one.outputs
+    if not isinstance(outputs, Tensor):
+        return f"forward gives {type(outputs).__name__}; expected one tensor, a row of logits an image"
+    if outputs.ndim != 2 or len(outputs) != images:
+        return f"forward gives shape {tuple(outputs.shape)} for {images} images; expected ({images}, outputs)"
+    if one.squashed:
+        return f"{one.squashed} gives the outputs; expected logits: leave it out, the loss has its own sigmoid"
+    if not outputs.isfinite().all():
+        return "forward gives numbers that are not finite; are the weights set?"
+    return None
+
+
+def _randomness(passes: list[_Pass]) -> str | None:
+    drawing: dict[str, list[str]] = {}
+    for kind, drawn in (layer for one in passes for layer in one.drawing.values()):
+        always = [g for g in drawn if all((kind, g) in _drawn(one) for one in passes)]  # no other thread's draw
+        drawing.setdefault(kind, []).extend(g for g in drawn if g not in SHARED or g in always)
+    layers = [f"{kind}: {', '.join(dict.fromkeys(drawn))}" for kind, drawn in drawing.items() if drawn]
+    if not layers:
+        return None
+    return (
+        f"forward draws random numbers in {'; '.join(layers)}: one image more moves the numbers of those "
+        "behind it, so the bound of one image would not hold; remove it (dropout: p = 0)"
+    )
+
+
+def _drawn(one: _Pass) -> set[tuple[str, str]]:
+    return {(kind, generator) for kind, drawn in one.drawing.values() for generator in drawn}
+
+
+def _changed(kept: NetworkCopy) -> str | None:
+    changed = kept.changes()
+    if not changed:
+        return None
+    return (
+        f"forward changes {', '.join(changed)}: what is kept there of the images gets into the weights without "
+        "clipping and noise; remove it (norms: track_running_stats = False)"
+    )
+
+
+def _memory(passes: list[_Pass]) -> str | None:
+    """Other outputs for the same images: a generator that was not found, a counter, a cache."""
+    first, *others = passes
+    if all(same_values(one.outputs, first.outputs, tolerance=REPEATED) for one in others):
+        return None
+    for other in others:
+        for (kind, given, gave), (_, given_again, gave_again) in zip(first.marks, other.marks, strict=False):
+            if _close(given, given_again) and not _close(gave, gave_again):
+                return _memory_line(kind)
+    return _memory_line("forward")
+
+
+def _sums(values: Any) -> list[float]:
+    """Of the values and of their sizes, of each tensor: enough to tell one call from another."""
+    tensors = [value.detach().double() for value in values if isinstance(value, Tensor)]
+    return [float(total) for value in tensors for total in (value.sum(), value.abs().sum())]
+
+
+def _close(one: list[float], other: list[float]) -> bool:
+    scale = max(map(abs, one), default=0.0)
+    return len(one) == len(other) and all(abs(a - b) <= REPEATED * scale for a, b in zip(one, other, strict=True))
+
+
+def _memory_line(what: str) -> str:
+    return (
+        f"{what} gives other numbers when the same images come again: it draws random numbers, or keeps something from "
+        "one batch to the next (a counter, a cache), which has neither clipping nor noise; remove it"
+    )
+
+
+def _unfit_gradients(model: nn.Module, images: Tensor, kept: NetworkCopy, *, clipping: str) -> Iterator[str]:
+    """The engine's clipped sum against the images' gradients, each taken alone by torch."""
+    names = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not names:
+        yield "no parameter is trained"
+        return
+    try:
+        rows = [
+            torch.autograd.grad(_loss(model(one), one).sum(), list(names.values()), allow_unused=True)
+            for one in images.unsqueeze(1)
+        ]
+    except Exception as err:  # noqa: BLE001 - as above
+        yield f"backward fails: {type(err).__name__}: {err}"
+        return
+    unused = [name for name, *found in zip(names, *rows, strict=True) if all(gradient is None for gradient in found)]
+    if unused:
+        yield f"parameters get no gradient: {', '.join(unused)}; remove them, or set requires_grad = False"
+        return
+    columns = [
+        torch.stack([torch.zeros_like(parameter) if gradient is None else gradient for gradient in column])
+        for parameter, *column in zip(names.values(), *rows, strict=True)
+    ]
+    norms = torch.stack([column.double().flatten(1).norm(dim=1) for column in columns]).norm(dim=0).tolist()
+    norm = max(min(norms) / 2, 1e-6)  # every image is clipped, and the sum shows its norm
+    factors = [min(1.0, norm / max(one, 1e-30)) for one in norms]
+    wanted = [torch.tensordot(torch.tensor(factors), column, 1) for column in columns]
+    generators, spare = Generators(model), copy.deepcopy(model)
+    before = generators.states()
+    try:
+        got = _clipped_sum(model, images, norm=norm, clipping=clipping)
+    except Exception as err:  # noqa: BLE001 - as above
+        yield f"privacy.clipping = {clipping!r} cannot keep the images' gradients: {type(err).__name__}: {err}"
+        return
+    drawn, changed = moved(before, generators.states()), _changed(kept)
+    if drawn:
+        yield f"backward draws random numbers ({', '.join(drawn)}), which are not an image's own; remove it"
+    elif changed:
+        yield changed
+    elif not _equal(got, wanted).all():
+        whole = _clipped_sum(spare, images, norm=UNREACHED, clipping=clipping)
+        right = _equal(whole, [column.sum(0) for column in columns])
+        wrong = [name for name, good in zip(names, right, strict=True) if not good]
+        advice = "a parameter used twice?" if clipping == "bookkeeping" else "try 'bookkeeping'"
+        yield (
+            f"{', '.join(wrong) or 'norms'}: an image's gradient by privacy.clipping = {clipping!r} is not that of the "
+            f"image alone ({advice})"
+        )
+
+
+def _equal(values: list[Tensor], wanted: list[Tensor]) -> Tensor:
+    """Whether each parameter's sum is right, shape (parameters,)."""
+    largest = max(float(right.abs().max()) for right in wanted)
+    scales = [max(float(right.abs().max()), NEGLIGIBLE * largest, 1e-9) for right in wanted]
+    pairs = zip(values, wanted, scales, strict=True)
+    return torch.tensor([bool((value - right).abs().max() <= TOLERANCE * scale) for value, right, scale in pairs])
+
+
+def _clipped_sum(model: nn.Module, images: Tensor, *, norm: float, clipping: str) -> list[Tensor]:
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # the training says it, once
+        warnings.simplefilter("ignore")
+        sums = CLIPPING[clipping](
+            model, _loss, max_grad_norm=norm, noise_multiplier=0.0, noise=KeyStream.from_seed("trial")
+        )
+        sums.add(images, images)
+    return [value.detach() for value in sums.partial_sums()]
+
+
+def _loss(outputs: Tensor, _: Tensor) -> Tensor:
+    """One number an image, in which no output counts as another does."""
+    return (outputs * torch.linspace(1, 2, outputs.shape[1])).sum(1)
+
+
+def _without(values: Tensor, number: int) -> Tensor:
+    return torch.cat((values[:number], values[number + 1 :]))
+
+
+def _plain(outputs: Any) -> Any:
+    """Without the graph, which nobody needs."""
+    return outputs.detach() if isinstance(outputs, Tensor) else outputs

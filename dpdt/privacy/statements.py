@@ -1,0 +1,133 @@
+"""Statements stay true when runs are added: what all DP runs on the same patients cost together is counted anew.
+
+Every ledger in the runs' folder counts, whatever study file it was made by, and every DP run that the study file plans:
+with its target epsilon, which is the most that it may spend, so a run that is half done counts as a whole one.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from dpdt.base.files import exclusive_lock, read_json, write_json
+from dpdt.cohort.data_hashes import has_plain_hashes
+from dpdt.errors import DpdtError
+from dpdt.privacy.statement import brought_up_to_date
+from dpdt.study import Study
+from dpdt.study.paths import RunPaths
+
+__all__ = ["publish_statement", "refresh_statements"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a DP run may spend, on whom.
+
+    Attributes:
+        domain: Whose patients; None where a run's config is lost: it counts for all.
+        unit: The privacy unit.
+        epsilon: Its target.
+        delta: Of its guarantee.
+    """
+
+    domain: str | None
+    unit: str
+    epsilon: float
+    delta: float
+
+
+def publish_statement(study: Study, paths: RunPaths, statement: Mapping[str, Any]) -> None:
+    """Write a run's statement, and bring those of all other runs up to date with it.
+
+    Args:
+        study: The study.
+        paths: The run; its config and, with DP, its ledger are there.
+        statement: Its statement, but for the other runs.
+    """
+    with _lock(study):
+        budgets = _budgets(study)
+        write_json(paths.privacy, _today(dict(statement), paths, budgets))
+        _refresh(study, budgets)
+
+
+def refresh_statements(study: Study) -> None:
+    """Bring the statement of every run up to date; files in which nothing changes stay as they are."""
+    if study.paths.runs.is_dir():
+        with _lock(study):
+            _refresh(study, _budgets(study))
+
+
+@contextmanager
+def _lock(study: Study) -> Iterator[None]:
+    """Statements are read, changed and written by one process at a time, or an old one could overwrite a new one."""
+    with exclusive_lock(study.paths.statements_lock):
+        yield
+
+
+def _refresh(study: Study, budgets: Mapping[str, Budget]) -> None:
+    for file in sorted(study.paths.runs.glob("*/privacy.json")):
+        paths = study.paths.run(file.parent.name)
+        try:
+            statement = read_json(file)
+        except DpdtError:
+            continue  # told where that run is used
+        now = _today(statement, paths, budgets)
+        if now != statement:
+            write_json(file, now)
+
+
+def _today(statement: dict[str, Any], paths: RunPaths, budgets: Mapping[str, Budget]) -> dict[str, Any]:
+    if not statement.get("selection"):
+        return statement
+    own = Budget(statement["domain"], statement["unit"], statement["target_epsilon"], statement["delta"])
+    counted = {paths.run_id: own, **budgets}
+    same = [b for b in counted.values() if b.domain in (own.domain, None) and b.unit == own.unit]
+    return brought_up_to_date(
+        statement,
+        budgets=sorted((b.epsilon, b.delta) for b in same),
+        plain_hashes=has_plain_hashes(_config(paths).get("data", {})),
+        as_of=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _budgets(study: Study) -> dict[str, Budget]:
+    """Every DP run that the study plans or whose ledger is there, by its id."""
+    privacy = study.privacy
+    found = {
+        study.run_id(cell): Budget(cell.domain, privacy.unit, cell.target_epsilon, privacy.delta)
+        for cell in study.cells()
+        if cell.private
+    }
+    for ledger in sorted(study.paths.runs.glob("*/ledger.jsonl")):
+        paths = study.paths.run(ledger.parent.name)
+        begun = _begun(paths)
+        if begun is not None:
+            found[paths.run_id] = begun
+    return found
+
+
+def _begun(paths: RunPaths) -> Budget | None:
+    """Of a run with a ledger; None if nothing can be spent by it, for nothing is in it."""
+    config = _config(paths)
+    domain = config.get("domain")
+    with paths.ledger.open("rb") as stream:
+        line = stream.readline()
+    try:
+        first = json.loads(line)
+    except ValueError:  # a crash in the first line, or damage, which its training tells: the config has the same
+        first = {**config.get("settings", {}).get("privacy", {}), "target_epsilon": config.get("target_epsilon")}
+    try:
+        spends = float(first["target_epsilon"]), float(first["delta"])
+        return Budget(None if domain is None else str(domain), str(first["unit"]), *spends)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _config(paths: RunPaths) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = read_json(paths.config)
+    except DpdtError:
+        return {}
+    return found

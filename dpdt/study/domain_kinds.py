@@ -1,0 +1,40 @@
+"""Whose layout a domain may have."""
+
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+__all__ = ["DOMAIN_KINDS", "DomainKind", "Layout"]
+
+
+class Layout(NamedTuple):
+    """How an institution hands out its data, for a study file that one fills in.
+
+    Attributes:
+        root: A folder where it may lie.
+        content: What is in the folder.
+        public: Whether it is for pretraining, unless the study file says something else.
+    """
+
+    root: str
+    content: str
+    public: bool = False
+
+
+DOMAIN_KINDS: Final = {
+    "vindr": Layout("/data/vindr-cxr", "annotations/, train/, test/ with DICOM files"),
+    "chestxray14": Layout(
+        "/data/ChestX-ray14",
+        "Data_Entry_2017_v2020.csv, train_val_list.txt, test_list.txt, images_001/ …",
+    ),
+    "chexpert": Layout("/data/CheXpert-v1.0", "train.csv, valid.csv, train/patient00001/ …"),
+    "uka": Layout("/data/uka", "a graded master list and its images"),
+    "padchest": Layout("/data/PadChest", "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv, 0/ … 54/"),
+    "mimic": Layout("/data/mimic-cxr-jpg", "public pretraining: three .csv.gz files and files/p10/ …", public=True),
+    "table": Layout("/data/own", "your own list and images; docs/own-hospital.md has a worked example"),
+}
+"""Each has a reader of its name in `dpdt.cohort.hospitals`. `table` is anybody's own list, described by
+`[domains.<name>.table]`; it comes last."""
+
+if TYPE_CHECKING:
+    DomainKind = str
+else:
+    DomainKind = Literal[tuple(DOMAIN_KINDS)]
