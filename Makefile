@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PYTHON
 
-.PHONY: install demo test check format clean slurm-up slurm-down torture-privacy torture-tracking tracking-images image image-test image-save
+.PHONY: install demo test test-fast check format clean slurm-up slurm-down torture-privacy torture-tracking tracking-images image image-test image-save
 .PHONY: bench-cohort bench-evaluate bench-preprocess bench-tracking bench-train bench-loader fuzz
 .DEFAULT_GOAL := install
 
@@ -24,6 +24,10 @@ demo: install
 
 test: install
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# Every room in under two minutes on two cores, without servers, Slurm, browsers and containers: while one is writing.
+test-fast: install
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not slurm"
 
 check: install
 	$(BIN)/ruff check .

@@ -13,6 +13,13 @@ base=${BASE:-debian:bookworm-slim}
 secrets=$(mktemp -d)
 trap 'rm -rf "$secrets"' EXIT
 
+# The Debian archive with SUITE-updates, or that with SUITE-security, of this machine's apt, which reads both formats of its
+# sources. Other archives have no such suites.
+apt_archive() {
+    apt-get update --print-uris 2>/dev/null \
+        | sed -nE "s#^'(https?://[^@']*/debian[^']*)/dists/[a-z]+-$1/.*#\1#p" | head -n 1 || true
+}
+
 # Where no registry can be reached, the same Debian release is made from its packages.
 bootstrap_base() {
     if [ "$(id -u)" != 0 ] || ! command -v debootstrap >/dev/null; then
@@ -20,20 +27,23 @@ bootstrap_base() {
         exit 3
     fi
     echo "$base cannot be pulled: making a Debian 12 base image with debootstrap"
-    local root="$cache/base-root"
+    local root="$cache/base-root" mirror security
+    mirror=$(apt_archive updates) security=$(apt_archive security)
     rm -rf "$root"
-    debootstrap --variant=minbase bookworm "$root" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" > "$cache/debootstrap.log"
+    mkdir -p "$cache"
+    debootstrap --variant=minbase bookworm "$root" ${mirror:+"$mirror"} > "$cache/debootstrap.log" # or its own default
     rm -rf "$root"/etc/{resolv.conf,hostname} "$root"/var/{log,cache/apt,lib/apt/lists}/* "$root"/usr/share/{man,locale,info}/*
     find "$root/usr/share/doc" -type f ! -name copyright -delete
-    printf 'deb http://deb.debian.org/%s main\n' 'debian bookworm' 'debian bookworm-updates' \
-        'debian-security bookworm-security' > "$root/etc/apt/sources.list"
+    [ -z "$mirror" ] || echo "deb $mirror bookworm-updates main" >> "$root/etc/apt/sources.list"
+    [ -z "$security" ] || echo "deb $security bookworm-security main" >> "$root/etc/apt/sources.list"
     tar -C "$root" -c . | "$engine" import - "$1" >/dev/null
     rm -rf "$root"
 }
 
 if ! "$engine" image inspect "$base" >/dev/null 2>&1 && ! timeout 90 "$engine" pull -q "$base" >/dev/null 2>&1; then
-    base=localhost/dpdt-base:bookworm
-    "$engine" image inspect "$base" >/dev/null 2>&1 || bootstrap_base "$base"
+    made=localhost/dpdt-base:bookworm
+    "$engine" image inspect "$made" >/dev/null 2>&1 || bootstrap_base "$made"
+    base=$made
 fi
 
 if [ -n "${DPDT_PIP_CONF:-}" ]; then

@@ -46,3 +46,9 @@ else
         exit 3
     fi
 fi
+
+need_image() { # need_image TARGET: dpdt:TARGET is there, or this says how to make it
+    "$engine" image inspect "dpdt:$1" >/dev/null 2>&1 && return
+    echo "There is no image dpdt:$1 here. Run first: $([ "$1" = cpu ] && echo "make image" || echo "docker/build.sh $1")" >&2
+    exit 1
+}

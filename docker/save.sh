@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . docker/engine.sh
+need_image "$1"
 file=dpdt-$1.tar
 mkdir -p build/image
 rm -f "build/image/$file"

@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . docker/engine.sh
+need_image cpu
 python=.venv/bin/python
 work=build/image-test
 max_bytes=1800000000

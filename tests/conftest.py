@@ -3,6 +3,12 @@
 import os
 import signal
 
+# Workers of pytest-xdist share the cores. If torch takes all of them in each worker, its threads wait for each other in
+# busy loops: eight times the processor's time on two busy cores. Said before anything imports torch.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # Here, because its import shuts all log handlers down, and absl's then closes the stderr that absl was imported under,
 # which in a test is pytest's.
 import submitit  # noqa: F401

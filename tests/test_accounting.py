@@ -54,6 +54,7 @@ def test_one_step_without_sampling_is_the_gaussian_mechanism() -> None:
 
 
 # DP-03: searches returned noise whose epsilon exceeded the target by up to 0.5, or far too much noise.
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [0.5, 1.0, 3.0, 8.0, 10.0])
 @pytest.mark.parametrize("rate", [0.001, 0.01, 0.05])
 @pytest.mark.parametrize("steps", [100, 1000, 5000])
@@ -168,6 +169,7 @@ def test_a_target_that_no_noise_reaches_is_refused() -> None:
         calibrate_noise_multiplier(target_epsilon=1e-4, sample_rate=0.1, num_steps=10, delta=1e-5, accountant="prv")
 
 
+@pytest.mark.slow
 def test_a_huge_target_is_answered_with_little_noise() -> None:
     sigma = calibrate_noise_multiplier(target_epsilon=1e5, sample_rate=0.01, num_steps=10, delta=1e-5)
     assert epsilon(noise_multiplier=sigma, sample_rate=0.01, num_steps=10, delta=1e-5) <= 1e5

@@ -35,6 +35,7 @@ def test_the_package_says_what_type_checkers_need() -> None:
     assert set(dpdt.__all__) == imported
 
 
+@pytest.mark.slow
 def test_the_pages_python_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DPDT_QUIET", "1")
@@ -53,6 +54,7 @@ def test_doctests_of_every_module_hold() -> None:
     assert attempted > 20
 
 
+@pytest.mark.slow
 def test_the_example_notebook_runs(tmp_path: Path) -> None:
     # In a process of its own: the notebook's libraries warn, and warnings are errors here.
     script = (

@@ -72,6 +72,7 @@ def test_runs_keep_their_names(begun: Path) -> None:
     assert study.pretrain_run_id == "pretrain-public-4eeaee4f"
 
 
+@pytest.mark.slow
 def test_what_was_finished_is_not_made_again(gone_on: Path, before: dict[str, str]) -> None:
     after = _sums(gone_on)
     made = [name for name in before if name.startswith(("cohort/north", "cohort/public", "shards/"))]
@@ -81,6 +82,7 @@ def test_what_was_finished_is_not_made_again(gone_on: Path, before: dict[str, st
     assert [name for name in made if after[name] != before[name]] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run_id", STOPPED)
 def test_a_stopped_training_ends_with_the_weights_that_it_would_have_had(gone_on: Path, run_id: str) -> None:
     found = torch.load(gone_on / "runs" / run_id / "checkpoints" / "final.pt", weights_only=True)
@@ -90,6 +92,7 @@ def test_a_stopped_training_ends_with_the_weights_that_it_would_have_had(gone_on
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_ledger_goes_on_and_epsilon_is_what_it_would_have_been(gone_on: Path) -> None:
     folder = gone_on / "runs" / STOPPED[0]
     assert json.loads((folder / "ledger.jsonl").read_text().splitlines()[-1])["spent_steps"] == 18
@@ -97,6 +100,7 @@ def test_the_ledger_goes_on_and_epsilon_is_what_it_would_have_been(gone_on: Path
     assert json.loads((folder / "state.json").read_text())["epsilon"] == pytest.approx(7.974775292584699, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_every_model_is_tested_reported_and_in_mlflow(gone_on: Path) -> None:
     for run_id in (*FINISHED, *STOPPED):
         assert (gone_on / "runs" / run_id / "predictions" / "north.parquet").exists()

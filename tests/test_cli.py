@@ -148,6 +148,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert printed == "[]\n"
 
 
+@pytest.mark.slow
 def test_without_a_terminal_there_are_no_colours_and_quiet_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("image,patient,heart\n" + "".join(f"{n}.png,p{n},{n % 2}\n" for n in range(20)))
     for number in range(20):

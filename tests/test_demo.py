@@ -19,6 +19,7 @@ def test_batches_of_a_demo_with_few_patients_fit_into_its_train_split(tmp_path: 
     assert study.train.expected_batch_size == study.pretrain.expected_batch_size
 
 
+@pytest.mark.slow
 def test_the_demo_that_is_shown_has_its_own_batch_size(tmp_path: Path) -> None:
     study = make_demo_study(tmp_path, patients=256)
     assert study.file.read_text() == DEMO_STUDY

@@ -85,6 +85,7 @@ def test_the_first_study_on_real_images_is_done_in_ten_minutes(tmp_path: Path) -
     assert len(list((tmp_path / "my-study" / "runs").glob("*/privacy.json"))) == 2
 
 
+@pytest.mark.slow
 def test_ones_own_hospital_goes_the_whole_way_in_ten_minutes(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "own-hospital.md").read_text(encoding="utf-8")
     lists, studies = (re.search(rf"^```{kind}\n(.*?)^```", text, re.M | re.S) for kind in ("csv", "toml"))

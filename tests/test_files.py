@@ -82,7 +82,7 @@ def test_a_full_disk_is_told_with_the_file_that_did_not_fit(tmp_path: Path, monk
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dpdt.base.files.os.fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=re.escape(f"No space left on device: '{tmp_path}/a.json'")):
         write_json(tmp_path / "a.json", {})
     assert list(tmp_path.iterdir()) == []

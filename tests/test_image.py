@@ -3,7 +3,10 @@
 import importlib.util
 import io
 import json
+import os
 import re
+import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 from types import ModuleType
@@ -191,3 +194,151 @@ def test_pip_s_settings_reach_single_steps_of_the_build_only() -> None:
     assert not re.search(
         r"^(COPY|ADD|ENV|ARG).*(pip\.conf|ca\.crt|CERT)", (DOCKER / "Dockerfile").read_text(), re.MULTILINE
     )
+
+
+# ---- the scripts, with stand-ins for the engines ----
+
+
+Programs = dict[str, str]
+DOCKER_WORKS: Programs = {"docker": "exit 0"}
+NO_ENGINE: Programs = {"docker": "exit 1", "podman": "exit 1", "apt-get": "exit 1"}
+NOTHING_TO_PULL: Programs = {
+    "docker": """case $1 in
+info | build) ;;
+import) tar -xO ./etc/apt/sources.list > "$HOME/sources" ;;
+*) exit 1 ;;
+esac"""
+}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """As much of the repository as the scripts want; what looks into an image is not run."""
+    shutil.copytree(DOCKER, tmp_path / "docker")
+    shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for name in ("test.sh", "compose-test.sh"):
+        (tmp_path / "docker" / name).write_text("#!/bin/sh\n")
+    return tmp_path
+
+
+def run_script(source: Path, *command: str, programs: Programs, **settings: str) -> subprocess.CompletedProcess[str]:
+    """A script of `source`, for which `programs` stand in front of those of this machine."""
+    folder = source / "programs"
+    folder.mkdir(exist_ok=True)
+    for name, script in programs.items():
+        (folder / name).write_text(f"#!/bin/bash\n{script}\n")
+        (folder / name).chmod(0o700)
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "DPDT_", "XDG_", "BASE"))}
+    here = {**clean, "HOME": str(source), "PATH": f"{folder}:{os.environ['PATH']}", **settings}
+    return subprocess.run(command, cwd=source, env=here, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("programs", "script", "last_line"),
+    [
+        (DOCKER_WORKS, "exit 0", r"image: tested"),
+        (NO_ENGINE, "exit 0", r"image: NOT TESTED: No container engine: neither a running docker nor podman\. .*"),
+        (
+            {**NOTHING_TO_PULL, "id": "echo 1000"},
+            "exit 0",
+            r"image: NOT TESTED: debian:bookworm-slim: cannot be pulled, .* Load an image and give BASE=…",
+        ),
+        (
+            {"docker": "[ $1 != build ] || sleep 60", "timeout": 'exec /usr/bin/timeout 1 "${@:2}"'},
+            "exit 0",
+            r"image: NOT TESTED: the build took more than 15 minutes here; .* run \.ci/image again",
+        ),
+        (DOCKER_WORKS, "exit 124", r"image: NOT TESTED: compose\.yaml took more than 10 minutes here; .*"),
+    ],
+    ids=["all is well", "no engine", "no base image", "a long build", "a long test of compose.yaml"],
+)
+def test_ci_ends_well_and_its_last_line_says_whether_the_image_was_tested(
+    source: Path, programs: Programs, script: str, last_line: str
+) -> None:
+    (source / "docker/compose-test.sh").write_text(f"#!/bin/sh\n{script}\n")
+    done = run_script(source, ".ci/image", programs=programs)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(last_line, done.stdout.splitlines()[-1])
+    assert done.stderr == ""
+
+
+def test_a_build_that_fails_fails_ci_with_its_own_words(source: Path) -> None:
+    build = '[ "$1" != build ] || { echo "no such package"; exit 1; }'
+    done = run_script(source, ".ci/image", programs={"docker": build})
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == "no such package"
+
+
+@pytest.mark.parametrize("script", ["test.sh", "compose-test.sh"])
+def test_a_test_of_the_image_that_fails_fails_ci(source: Path, script: str) -> None:
+    (source / "docker" / script).write_text("#!/bin/sh\nexit 1\n")
+    done = run_script(source, ".ci/image", programs=DOCKER_WORKS)
+    assert done.returncode == 1
+    assert "image: tested" not in done.stdout
+
+
+@pytest.mark.parametrize("command", [("docker/test.sh",), ("docker/save.sh", "cpu")])
+def test_without_an_image_it_is_said_what_to_run_first(source: Path, command: tuple[str, ...]) -> None:
+    shutil.copy(DOCKER / "test.sh", source / "docker")
+    done = run_script(source, *command, programs={"docker": "[ $1 = info ]"})
+    assert done.returncode == 1
+    assert done.stderr == "There is no image dpdt:cpu here. Run first: make image\n"
+
+
+SOURCES = {  # the two formats: sources.list(5)
+    "list": """deb [arch=amd64] http://other.example/apt bookworm main
+deb [trusted=yes] http://mirror.example/a/debian bookworm main
+deb [trusted=yes] http://mirror.example/a/debian bookworm-updates main
+deb http://mirror.example/a/debian-security/ bookworm-security main
+""",
+    "sources": """Types: deb
+# by hand
+URIs: http://other.example/linux/debian
+Suites: bookworm
+Components: stable
+
+Types: deb
+Enabled: no
+URIs: http://gone.example/debian
+Suites: bookworm
+Components: main
+
+Types: deb deb-src
+URIs: http://mirror.example/a/debian/
+Suites: bookworm bookworm-updates
+Components: main
+
+Types: deb
+URIs: http://mirror.example/a/debian-security
+Suites: bookworm-security
+Components: main
+""",
+    "nothing": "",
+}
+
+
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt reads its own sources")
+@pytest.mark.parametrize("form", SOURCES)
+def test_a_base_that_cannot_be_pulled_comes_from_where_this_machine_s_apt_takes_its_packages(
+    source: Path, form: str
+) -> None:
+    (source / "etc/sources.list.d").mkdir(parents=True)
+    (source / "etc/sources.list.d" / f"debian.{'list' if form == 'list' else 'sources'}").write_text(SOURCES[form])
+    (source / "apt.conf").write_text(f'Dir::Etc "{source}/etc";')
+    bootstrap = """echo "$*" > "$HOME/arguments"
+mkdir -p "$3"/etc/apt "$3"/usr/share/doc
+echo "deb ${4:-default} bookworm main" > "$3"/etc/apt/sources.list"""
+    programs = {**NOTHING_TO_PULL, "id": "echo 0", "debootstrap": bootstrap}
+    done = run_script(source, "docker/build.sh", "cpu", programs=programs, APT_CONFIG=str(source / "apt.conf"))
+    assert done.returncode == 0, done.stderr
+    arguments, found = (source / "arguments").read_text().split(), (source / "sources").read_text().splitlines()
+    if form == "nothing":  # debootstrap knows Debian's own
+        assert (arguments[-1], found) == (str(source / ".cache/dpdt/base-root"), ["deb default bookworm main"])
+    else:
+        assert arguments[-1] == "http://mirror.example/a/debian"
+        assert found == [
+            "deb http://mirror.example/a/debian bookworm main",
+            "deb http://mirror.example/a/debian bookworm-updates main",
+            "deb http://mirror.example/a/debian-security bookworm-security main",
+        ]

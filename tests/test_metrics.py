@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,14 +21,13 @@ from dpdt.evaluation.metrics import (
     FAIRNESS,
     STRICT,
     UNDERDIAGNOSIS,
+    Ranking,
     Threshold,
-    auc,
-    domain_metrics,
+    measure_domain,
+    over_blocks,
     patient_draws,
     percentile_interval,
-    threshold_rates,
     undefined_reason,
-    weighted_auc,
     youden_threshold,
 )
 
@@ -49,12 +49,18 @@ def labelled_scores(draw: st.DrawFn) -> Labelled:
     return target[order], score[order], weights[order]
 
 
+def auc(target: NDArray[Any], score: NDArray[Any], weights: NDArray[np.uint8] | None = None) -> NDArray[np.float64]:
+    """One AUC for each column of weights; without weights one of all images."""
+    one = np.ones((len(target), 1), dtype=np.uint8)
+    return over_blocks([Ranking(target, score)], one if weights is None else weights)[0]["auc"]
+
+
 @given(labelled_scores())
 def test_auc_equals_scikit_learn_also_with_ties_and_weights(case: Labelled) -> None:
     target, score, weights = case
-    assert auc(target, score) == pytest.approx(roc_auc_score(target, score), abs=1e-12)
+    assert auc(target, score)[0] == pytest.approx(roc_auc_score(target, score), abs=1e-12)
     expected = [roc_auc_score(target, score, sample_weight=column) for column in weights.T]
-    np.testing.assert_allclose(weighted_auc(target, score, weights), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(auc(target, score, weights), expected, rtol=0, atol=1e-12)
 
 
 @given(labelled_scores())
@@ -72,13 +78,13 @@ def test_youden_threshold_reaches_scikit_learns_best_point(case: Labelled) -> No
 def test_rates_equal_scikit_learn(case: Labelled) -> None:
     target, score, weights = case
     called = score >= np.float32(0.5)
-    rates = threshold_rates(target, score, weights, 0.5)
+    (rates,) = over_blocks([Ranking(target, score, thresholds=[0.5])], weights)
     for number, column in enumerate(weights.T):
         weighted = {"y_true": target, "y_pred": called, "sample_weight": column}
-        assert rates["accuracy"][number] == pytest.approx(accuracy_score(**weighted), abs=1e-12)
-        assert rates["sensitivity"][number] == pytest.approx(recall_score(**weighted, zero_division=0), abs=1e-12)
+        assert rates["accuracy@0"][number] == pytest.approx(accuracy_score(**weighted), abs=1e-12)
+        assert rates["sensitivity@0"][number] == pytest.approx(recall_score(**weighted, zero_division=0), abs=1e-12)
         specificity = recall_score(**weighted, pos_label=0, zero_division=0)
-        assert rates["specificity"][number] == pytest.approx(specificity, abs=1e-12)
+        assert rates["specificity@0"][number] == pytest.approx(specificity, abs=1e-12)
 
 
 def test_auc_of_the_worked_example_in_scikit_learns_documentation() -> None:
@@ -95,7 +101,7 @@ def test_auc_is_one_for_a_perfect_zero_for_a_reversed_and_a_half_for_a_constant_
 
 def test_one_class_only_gives_no_number() -> None:
     for target in (np.zeros(5), np.ones(5), np.zeros(0)):
-        assert math.isnan(auc(target, np.arange(len(target), dtype=float)))
+        assert math.isnan(auc(target, np.arange(len(target), dtype=float))[0])
     assert math.isnan(youden_threshold(np.ones(3), np.arange(3.0)))
 
 
@@ -137,7 +143,7 @@ def test_a_draw_equals_scikit_learn_on_the_repeated_images() -> None:
     rng = np.random.default_rng(0)
     target, score = rng.integers(0, 2, 80), rng.normal(size=80).round(1)
     drawn = patient_draws(rng.integers(0, 25, 80), draws=5, seed=3, domain="vindr")
-    for number, value in enumerate(weighted_auc(target, score, drawn)):
+    for number, value in enumerate(auc(target, score, drawn)):
         repeated = np.repeat(np.arange(80), drawn[:, number])
         assert value == pytest.approx(roc_auc_score(target[repeated], score[repeated]), abs=1e-12)
 
@@ -174,9 +180,9 @@ def measure(
     thresholds: dict[str, Threshold] = THRESHOLDS,
 ) -> pd.DataFrame:
     weights = patient_draws(frame["patient_key"].to_numpy(), draws=draws, seed=seed, domain="vindr")
-    return domain_metrics(
+    return measure_domain(
         frame, test_domain="vindr", thresholds=thresholds, weights=weights, minimum=minimum, confidence=0.95
-    )
+    ).table
 
 
 def cell(

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -109,13 +111,16 @@ def test_a_wrong_size_is_answered_with_the_form(study: Study, text: str) -> None
 
 
 def test_a_measurement_is_kept_until_the_settings_change(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dpdt.jobs.plan.measure.SECONDS", 0.0)
-    monkeypatch.setattr("dpdt.jobs.plan.measure._in_process", lambda _file, arm: SLOW[arm])
+    def answer(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 0, json.dumps(asdict(SLOW[command[-1]])), "")
+
+    monkeypatch.setattr(subprocess, "run", answer)
     assert measure(study) == SLOW
     assert known_speeds(study) == SLOW
     assert known_speeds(load_study(study.file, overrides=["shards.size=64"])) == {}
 
 
+@pytest.mark.slow
 def test_an_arm_is_measured_in_a_process_of_its_own(study: Study, tmp_path: Path) -> None:
     from dpdt.study.frozen import freeze_study
 

@@ -49,6 +49,7 @@ def test_a_larger_delta_and_more_confidence_show_less() -> None:
     assert epsilon_lower_bound(delta=0.0, confidence=0.999, **shared) < bounds[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [0.5, 2.0, 4.0])
 def test_of_randomised_response_the_bound_is_below_its_epsilon_and_near_it(epsilon: float) -> None:
     # Each coin told right with probability e^eps / (1 + e^eps) is eps-DP by the definition. A bound with 95 %

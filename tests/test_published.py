@@ -84,6 +84,16 @@ def test_pairs_without_an_auc_are_left_out_and_counted(table: Path) -> None:
     assert on_b["fall_no_dp"] == pytest.approx(0.15)
 
 
+def test_dp_that_lowers_every_auc_alike_has_no_t(tmp_path: Path) -> None:
+    # On a from b: .85 and .70 without DP, .80 and .65 with it: differences of .05 but for rounding, no spread.
+    file = tmp_path / "auc.csv"
+    file.write_text(TABLE.replace("b,a,0.72", "b,a,0.65"))
+    on_a = transfer(file)[0].set_index("test_domain").loc["a"]
+    assert on_a["reason"] == "all differences are equal"
+    assert math.isnan(on_a["t"])
+    assert on_a["difference"] == pytest.approx(0.05)
+
+
 def test_the_paper_s_falls_and_p_values() -> None:
     folder = paper_tables()
     found, grid = transfer(folder / "auc.csv")
@@ -119,7 +129,7 @@ def test_the_paper_s_tables_make_a_whole_report(tmp_path: Path) -> None:
 def test_the_paper_s_figure_of_subgroup_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = pd.read_csv(paper_tables() / "test_set_sizes.csv")
     drawn: list[Figure] = []
-    monkeypatch.setattr(figures, "_export", lambda figure: drawn.append(figure) or {})
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
     figures.sizes_figure(sizes[sizes["positive_label"] == "any"])
     [axes] = drawn[0].axes
     bars = {str(bars.get_label()): [bar.get_width() for bar in bars] for bars in axes.containers}
@@ -134,6 +144,7 @@ def test_the_paper_s_figure_of_subgroup_sizes(monkeypatch: pytest.MonkeyPatch) -
     assert counts["all"].sum() == 119_785
 
 
+@pytest.mark.slow
 def test_a_table_of_auc_over_epsilon_is_drawn_and_checked(table: Path, tmp_path: Path) -> None:
     spent = tmp_path / "spent.csv"
     spent.write_text("domain,epsilon,auc\na,0.5,0.8\na,5,0.9\nb,1,0.7\n")
@@ -201,6 +212,7 @@ def test_missing_files_and_two_tables_are_clear_errors(table: Path, tmp_path: Pa
         write_published([table, other], tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_command_takes_a_study_or_a_table_but_not_both(table: Path, tmp_path: Path) -> None:
     def dpdt(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "dpdt", "report", *arguments]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,13 +22,12 @@ def killers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """Attempts listen to signals for good, and a timer ends the process: neither may outlive a test."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     started: list[float] = []
-    timer = SimpleNamespace(start=lambda: None)
 
     def make_timer(seconds: float, *_: object, **__: object) -> SimpleNamespace:
         started.append(seconds)
-        return timer
+        return SimpleNamespace(start=lambda: None)
 
-    monkeypatch.setattr("dpdt.jobs.slurm.requeue.threading", SimpleNamespace(Timer=make_timer))
+    monkeypatch.setattr(threading, "Timer", make_timer)
     yield started
     for number, handler in before.items():
         signal.signal(number, handler)

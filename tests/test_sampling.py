@@ -63,9 +63,8 @@ def test_empty_batches_come_and_are_empty() -> None:
     assert empty / 1000 == pytest.approx(0.9**10, abs=0.06)
 
 
-def test_counts_of_units_and_images() -> None:
+def test_a_unit_counts_once_however_many_images_it_has() -> None:
     assert sampler(UNITS, 0.5).num_units == 4
-    assert sampler(UNITS, 0.5).max_images_per_unit == 3
 
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, 1.1])

@@ -246,6 +246,7 @@ assert not [line for line in open("/proc/self/maps") if "/dev/shm" in line]  # n
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_point_a_rerun_ends_with_the_same_bytes(built: Study, tmp_path: Path) -> None:
     killed = make_mixed_study(tmp_path / "killed")
     result = subprocess.run(

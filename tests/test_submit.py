@@ -106,7 +106,7 @@ def test_a_dry_run_prints_a_table_and_leaves_no_trace(
 def test_local_runs_at_most_so_many_at_once_and_divides_the_cores(
     make_fake_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dpdt.jobs.local.num_cores", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     study = make_fake_study("[cluster]\nlocal_parallelism = 2\n", starts=2)
     submit(study, cluster="local", stages=["cohort", "pretrain"])
     rows = sorted(events(study), key=lambda row: float(str(row["time"])))
@@ -137,6 +137,7 @@ def test_a_failure_names_the_task_its_log_and_the_last_line(
     assert row["log"] == str(log)
 
 
+@pytest.mark.slow
 def test_a_failed_task_fails_only_what_needs_it(make_fake_study: MakeStudy) -> None:
     study = make_fake_study("[evaluate]\ndomains = ['a']\n", fail=["shards-b"])
     with pytest.raises(ClusterError, match=r"shards-b was told to fail .*; 4 not run because of that"):
@@ -175,6 +176,7 @@ def test_a_second_local_submission_is_refused(make_fake_study: MakeStudy) -> Non
         submit(study, cluster="local")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_tasks_end_with_their_starter_and_a_rerun_finishes_the_rest(make_fake_study: MakeStudy, how: int) -> None:
     study = make_fake_study("[cluster]\nlocal_parallelism = 2\n", seconds=60)

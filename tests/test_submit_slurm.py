@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -152,7 +153,7 @@ def test_a_task_that_got_fewer_cores_than_it_asked_for_says_so(
 ) -> None:
     # SL-05; the script above passes --cpus-per-task to srun.
     study = make_fake_study()
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     TaskCall(str(study.file), Task("cohort", "a", "cohort a"), num_threads=4)()
     shown = capsys.readouterr()
     assert re.search(r"== cohort a: attempt 1 on \S+ at \d{4}-", shown.out)
@@ -166,7 +167,7 @@ def as_slurm_job(monkeypatch: pytest.MonkeyPatch, folder: Path, gpus: int, study
         monkeypatch.setenv(name, value)
     for name in ("SLURM_NTASKS", "SLURM_JOB_NUM_NODES"):
         monkeypatch.setenv(name, "1")
-    monkeypatch.setattr("dpdt.jobs.slurm.requeue.signal.signal", lambda *_: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     task = Task("train", study.run_id(study.cells()[0]), "train a")
     return SlurmCall(str(study.file), task, 1, limits=Limits(3, 60, 90), scratch=None, gpus=gpus)
 

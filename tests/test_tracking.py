@@ -330,6 +330,7 @@ def test_an_unfinished_run_and_an_audit_s_twin_are_no_models(runs: Make) -> None
     assert open_client(tracking_uri(made.study)).search_registered_models() == []
 
 
+@pytest.mark.slow
 def test_the_parent_shows_the_charts_and_what_privacy_cost(runs: Make) -> None:
     study = runs(TWO, "[1.0, inf]").all().study
     write_report(study)
@@ -356,6 +357,7 @@ def test_the_parent_shows_the_charts_and_what_privacy_cost(runs: Make) -> None:
     assert [name for name in artifacts(study)["study"] if name.startswith("images/")] == images
 
 
+@pytest.mark.slow
 def test_twice_is_once(runs: Make) -> None:
     study = runs(TWO, "[1.0, inf]").all().study
     write_report(study)
@@ -388,6 +390,7 @@ def test_killed_while_the_tables_are_made_leaves_no_half_made_store(fake_runs: M
     assert sync(study).sent == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [0, 1, 2, 3, 7, 20, 21, 22, 23])
 def test_killed_half_way_and_repeated_is_once(runs: Make, monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
     from mlflow import MlflowClient
@@ -540,6 +543,7 @@ def test_a_long_log_is_thinned_to_a_chart_of_a_thousand_points(runs: Make) -> No
     assert points[-1] == 50_000
 
 
+@pytest.mark.slow
 def test_no_patient_image_or_path_reaches_mlflow(runs: Make) -> None:
     study = runs(TWO, "[1.0, inf]").all().study
     for cell in study.cells():  # a settings table with paths in it, should training ever write one
@@ -638,6 +642,7 @@ def test_a_deleted_experiment_comes_back(runs: Make) -> None:
     assert len(contents(study)) == 2
 
 
+@pytest.mark.slow
 def test_processes_that_sync_at_once_into_a_new_store_lose_nothing(fake_runs: Make) -> None:
     study = fake_runs(TWO, "[1.0, inf]").all().study
     code = "import sys; from dpdt.study import load_study; from dpdt.tracking.sync import sync;"

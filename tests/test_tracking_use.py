@@ -79,6 +79,7 @@ def test_compare_says_what_there_is_when_nothing_fits(fake_runs: Make) -> None:
         find_compared(["eps1"], study)
 
 
+@pytest.mark.slow
 def test_a_sync_without_news_does_not_even_load_mlflow(fake_runs: Make) -> None:
     study = fake_runs(TWO, "[1.0, inf]").all().study
     write_report(study)
@@ -118,6 +119,7 @@ def test_a_run_that_a_dying_server_made_twice_is_one_again(fake_runs: Make) -> N
     assert assert_view_equals_folders(study) > 0
 
 
+@pytest.mark.slow
 def test_watch_ends_when_all_is_trained_evaluated_and_reported(
     fake_runs: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:

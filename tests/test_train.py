@@ -24,7 +24,7 @@ from dpdt.privacy.accounting import epsilon
 from dpdt.privacy.clipping.engines import ClippedGradientSum
 from dpdt.privacy.ledger import read_spent_steps
 from dpdt.privacy.mechanism import Mechanism
-from dpdt.runs.checkpoint import remove_checkpoints
+from dpdt.runs.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from dpdt.shards.dataset import load_split
 from dpdt.study import Cell, Study
 from dpdt.study.paths import RunPaths
@@ -136,6 +136,7 @@ def test_a_finished_run_is_not_trained_again(study: Study) -> None:
     assert run_done(study, study.run_id(PLAIN))
 
 
+@pytest.mark.slow
 def test_final_weights_load_strictly_without_opacus(study: Study) -> None:
     # DP-15: names with the wrapper's prefix did not load in the evaluation job.
     train(study, DP)
@@ -148,6 +149,7 @@ def test_final_weights_load_strictly_without_opacus(study: Study) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_opacus_and_mlflow_are_not_imported_without_dp(study: Study) -> None:
     code = (
         "import sys, math; from dpdt.study import load_study, Cell; from dpdt.training.train import train;"
@@ -222,6 +224,7 @@ def test_after_a_crash_the_steps_taken_again_are_paid_for_again(study: Study, mo
     assert steps[-1] == NUM_STEPS - 2
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_a_run_that_goes_on_within_its_budget(study: Study) -> None:
     # DP-01: after SIGKILL and a new process the accountant had forgotten the steps before.
     code = (
@@ -323,14 +326,11 @@ def test_an_older_copy_of_the_ledger_is_refused(study: Study) -> None:
 @pytest.mark.parametrize(
     "broken", [None, {"key": "zz"}, {"key": "00", "draws": 1, "seeded": False}], ids=["missing", "no hex", "short"]
 )
-def test_a_checkpoint_whose_noise_state_cannot_be_read_is_refused(
-    study: Study, monkeypatch: pytest.MonkeyPatch, broken: object
-) -> None:
-    interrupted(study)
-    plain = dpdt.training.loop.load_checkpoint
-    monkeypatch.setattr(
-        dpdt.training.loop, "load_checkpoint", lambda folder: {**(plain(folder) or {}), "noise": broken}
-    )
+def test_a_checkpoint_whose_noise_state_cannot_be_read_is_refused(study: Study, broken: object) -> None:
+    folder = interrupted(study).checkpoints
+    content = load_checkpoint(folder)
+    assert content is not None
+    save_checkpoint(folder, step=content["step"], content={**content, "noise": broken})
     with pytest.raises(PrivacyError, match=r"keystream|random numbers cannot be read"):
         train(study, DP)
 

@@ -52,11 +52,6 @@ class PoissonSampler:
         """Units that can be drawn."""
         return len(self._first)
 
-    @property
-    def max_images_per_unit(self) -> int:
-        """Images of the unit that has most."""
-        return int(self._images.max())
-
     def draw(self) -> NDArray[np.int64]:
         """Image numbers (places in `units`) of one logical batch; those of a unit lie side by side, units ascend."""
         drawn = np.flatnonzero(self.stream.uniform(self.num_units) < self.sample_rate)

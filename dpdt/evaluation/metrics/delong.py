@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpdt.evaluation.metrics.bootstrap import Floats
-from dpdt.evaluation.metrics.significance import normal_p
 
-__all__ = ["AucComparison", "Components", "auc_covariance", "auc_influence", "compare_aucs", "delong_components"]
+__all__ = ["Components", "auc_covariance", "auc_influence", "delong_components"]
 
 
 class Components(NamedTuple):
@@ -18,16 +17,6 @@ class Components(NamedTuple):
     auc: float
     positives: Floats  # for each positive: the share of negatives that it outranks, ties one half
     negatives: Floats  # for each negative: the share of positives that outrank it
-
-
-class AucComparison(NamedTuple):
-    """Two models' AUCs on the same images."""
-
-    first: float
-    second: float
-    difference: float  # first - second
-    standard_error: float
-    p: float
 
 
 def delong_components(target: NDArray[Any], score: NDArray[Any]) -> Components:
@@ -72,24 +61,6 @@ def auc_covariance(target: NDArray[Any], scores: NDArray[Any]) -> tuple[Floats, 
     of_positives = np.cov(np.stack([c.positives for c in found]))
     of_negatives = np.cov(np.stack([c.negatives for c in found]))
     return aucs, np.atleast_2d(of_positives / m + of_negatives / n)
-
-
-def compare_aucs(target: NDArray[Any], first: NDArray[Any], second: NDArray[Any]) -> AucComparison:
-    """DeLong's test of two models on the same images, each image independent.
-
-    Args:
-        target: 0 or 1, (n,).
-        first: Scores of one model, (n,).
-        second: Scores of the other, (n,).
-
-    Returns:
-        Both AUCs, their difference, its standard error and the two-sided P value; NaN where undefined.
-    """
-    aucs, covariance = auc_covariance(target, np.stack([first, second]))
-    difference = float(aucs[0] - aucs[1])
-    variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-    error = math.sqrt(max(variance, 0.0)) if not math.isnan(variance) else math.nan
-    return AucComparison(float(aucs[0]), float(aucs[1]), difference, error, normal_p(difference, error))
 
 
 def auc_influence(

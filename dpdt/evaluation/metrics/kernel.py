@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpdt.evaluation.metrics.bootstrap import Floats
-from dpdt.evaluation.metrics.curves import CALIBRATION_BINS, calibration_bins
 from dpdt.evaluation.metrics.names import AT_THRESHOLD
 
-__all__ = ["BLOCK", "Ranking", "over_blocks", "threshold_rates", "weighted_auc"]
+__all__ = ["BLOCK", "Ranking", "over_blocks"]
 
 BLOCK: Final = 32
 STRETCH: Final = 16
 EXACT_IN_SINGLE: Final = 1 << 24
+CALIBRATION_BINS: Final = 10
 ERRORS: Final = 1 + CALIBRATION_BINS  # rows of the squared error and of the calibration bins
 
 
@@ -63,7 +63,7 @@ class Ranking:
         self.first_error = 3 * k + 1 if self.has_ties else 2 * k + 1
         if errors:
             residual = is_positive - wide
-            pieces += [np.full(len(wide), self.first_error), self.first_error + 1 + calibration_bins(wide)]
+            pieces += [np.full(len(wide), self.first_error), self.first_error + 1 + _calibration_bins(wide)]
             values += [residual**2, residual]
             images *= 3
         row, image, value = (np.concatenate(parts) for parts in (pieces, images, values))
@@ -132,10 +132,6 @@ class Ranking:
             "positive_rate": _ratio(called, total),
         }
 
-    def over(self, weights: NDArray[np.uint8]) -> dict[str, Floats]:
-        """`measure` for any number of draws of whole-number weights, (rows, draws)."""
-        return over_blocks([self], weights)[0]
-
 
 def over_blocks(rankings: Sequence[Ranking], weights: NDArray[np.uint8]) -> list[dict[str, Floats]]:
     """Every metric of several rankings of the same images for all draws; each block of weights is widened once.
@@ -158,38 +154,9 @@ def over_blocks(rankings: Sequence[Ranking], weights: NDArray[np.uint8]) -> list
     return [{name: np.concatenate([part[name] for part in found]) for name in found[0]} for found in parts]
 
 
-def weighted_auc(target: NDArray[Any], score: NDArray[Any], weights: NDArray[np.uint8]) -> Floats:
-    """Area under the ROC curve for many sets of image weights; tied scores count one half.
-
-    Args:
-        target: 0 or 1 for each image, (n,).
-        score: Higher means more likely positive, (n,).
-        weights: Whole numbers of at least 0, (n, draws).
-
-    Returns:
-        (draws,); NaN where a class has no weight. Equals scikit-learn's ``roc_auc_score(sample_weight=…)``.
-
-    Source: Hanley & McNeil, Radiology 143 (1982): AUC is the probability that a positive outranks a negative.
-    """
-    return Ranking(target, score).over(weights)["auc"]
-
-
-def threshold_rates(
-    target: NDArray[Any], score: NDArray[Any], weights: NDArray[np.uint8], threshold: float
-) -> dict[str, Floats]:
-    """Accuracy, sensitivity, specificity, F1 and share called positive at a threshold, for many sets of weights.
-
-    Args:
-        target: 0 or 1, (n,).
-        score: (n,).
-        weights: (n, draws).
-        threshold: Scores at or above it are called positive.
-
-    Returns:
-        (draws,) by metric; NaN for no such images.
-    """
-    found = Ranking(target, score, thresholds=(threshold,)).over(weights)
-    return {name: found[f"{name}@0"] for name in AT_THRESHOLD}
+def _calibration_bins(score: Floats) -> NDArray[np.intp]:
+    """Which of ten equally wide bins of [0, 1] a probability is in; an inner edge belongs to the lower bin."""
+    return np.searchsorted(np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1], score)
 
 
 def _running_sums(values: NDArray[Any]) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Tests that compare two models on the same images, or two sets of pairs; and what many tests at once need."""
+"""Tests that compare two models on the same images; and what many tests at once need."""
 
 import math
 from collections.abc import Sequence
@@ -9,19 +9,9 @@ from numpy.typing import NDArray
 
 from dpdt.evaluation.metrics.bootstrap import Floats
 
-__all__ = ["Equivalence", "PairedT", "holm", "normal_p", "paired_t", "permutation_test", "tost"]
+__all__ = ["Equivalence", "holm", "normal_p", "permutation_test", "tost"]
 
 SWAPS_AT_ONCE: Final = 100
-
-
-class PairedT(NamedTuple):
-    """Student's t test of the mean of paired differences."""
-
-    difference: float
-    t: float
-    p: float
-    pairs: int
-    reason: str  # why there is no P value, or empty
 
 
 class Equivalence(NamedTuple):
@@ -43,32 +33,6 @@ def normal_p(difference: float, standard_error: float) -> float:
     if standard_error == 0:
         return 1.0 if difference == 0 else 0.0
     return math.erfc(abs(difference) / standard_error / math.sqrt(2))
-
-
-def paired_t(first: Sequence[float] | Floats, second: Sequence[float] | Floats) -> PairedT:
-    """Student's paired t test, two-sided; pairs with a missing value are left out.
-
-    Args:
-        first: One value a pair; NaN where it is missing.
-        second: The same pairs.
-
-    Returns:
-        Mean of first - second, t, P, and the number of pairs.
-
-    Source: Student, Biometrika 6 (1908). Equals ``scipy.stats.ttest_rel``.
-    """
-    from scipy.stats import t as student
-
-    differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    differences = differences[~np.isnan(differences)]
-    n = len(differences)
-    mean = float(differences.mean()) if n else math.nan
-    if n < 2:
-        return PairedT(mean, math.nan, math.nan, n, f"{n} pairs, fewer than 2")
-    error = float(differences.std(ddof=1)) / math.sqrt(n)
-    if error <= 1e-12 * max(1.0, abs(mean)):
-        return PairedT(mean, math.nan, math.nan, n, "all differences are equal")
-    return PairedT(mean, mean / error, float(2 * student.sf(abs(mean / error), n - 1)), n, "")
 
 
 def holm(p_values: Sequence[float] | Floats) -> Floats:

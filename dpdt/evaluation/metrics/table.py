@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from dpdt.base.vocabulary import LABELS, SUBGROUPS
 from dpdt.evaluation.metrics.bootstrap import Draws, percentile_interval
-from dpdt.evaluation.metrics.curves import undefined_reason, youden_threshold
-from dpdt.evaluation.metrics.estimate import Cell, average, threshold_reason
+from dpdt.evaluation.metrics.estimate import Cell, average, threshold_reason, undefined_reason, youden_threshold
 from dpdt.evaluation.metrics.fairness import fairness_cells
 from dpdt.evaluation.metrics.kernel import Ranking, over_blocks
 from dpdt.evaluation.metrics.names import (
@@ -28,7 +27,7 @@ from dpdt.evaluation.metrics.names import (
     Threshold,
 )
 
-__all__ = ["DRAW_KEYS", "DomainMetrics", "as_table", "domain_metrics", "measure_domain"]
+__all__ = ["DRAW_KEYS", "DomainMetrics", "as_table", "measure_domain"]
 
 Key = tuple[str, str, str, str]  # label, subgroup, metric, protocol
 DRAW_KEYS: Final = ("test_domain", "label", "subgroup", "metric", "protocol")
@@ -39,26 +38,6 @@ class DomainMetrics(NamedTuple):
 
     table: pd.DataFrame  # COLUMNS
     draws: pd.DataFrame  # DRAW_KEYS and `draws`: a float32 array each
-
-
-def domain_metrics(
-    frame: pd.DataFrame,
-    *,
-    test_domain: str,
-    thresholds: Mapping[str, Threshold],
-    weights: Draws,
-    minimum: int,
-    confidence: float,
-) -> pd.DataFrame:
-    """The table of `measure_domain`."""
-    return measure_domain(
-        frame,
-        test_domain=test_domain,
-        thresholds=thresholds,
-        weights=weights,
-        minimum=minimum,
-        confidence=confidence,
-    ).table
 
 
 def measure_domain(

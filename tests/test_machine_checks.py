@@ -1,7 +1,10 @@
 """`dpdt doctor`: what it finds here, and what it says on machines that lack something."""
 
+import errno
 import json
+import shutil
 import sys
+import tempfile
 import types
 from pathlib import Path
 
@@ -48,18 +51,18 @@ def test_a_driver_without_a_cuda_build_and_a_cuda_build_without_a_gpu_are_bad(mo
         __version__="2.13.0+cpu",
     )
     monkeypatch.setitem(sys.modules, "torch", fake)
-    monkeypatch.setattr(checkup.shutil, "which", lambda name: f"/usr/bin/{name}")
-    check = checkup._gpu()
+    monkeypatch.setattr(shutil, "which", lambda name: name if name == "nvidia-smi" else None)
+    check = named(check_machine())["GPU"]
     assert (check.state, check.found[:43]) == ("bad", "this machine has NVIDIA's driver, but torch")
     fake.version.cuda = "13.0"
-    assert "sees no GPU, nvidia-smi is there" in checkup._gpu().found
-    monkeypatch.setattr(checkup.shutil, "which", lambda _name: None)
-    assert checkup._gpu().state == "note"
+    assert "sees no GPU, nvidia-smi is there" in named(check_machine())["GPU"].found
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    assert named(check_machine())["GPU"].state == "note"
 
 
 def test_a_library_of_another_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkup, "requires", lambda _name: ["numpy>=99", "no-such-library", "ruff; extra == 'dev'"])
-    check = checkup._libraries()
+    check = named(check_machine())["libraries"]
     assert check.state == "bad"
     assert "expected >=99; no-such-library is missing. `make install`" in check.found
 
@@ -67,17 +70,23 @@ def test_a_library_of_another_version_is_named(monkeypatch: pytest.MonkeyPatch) 
 def test_little_memory_little_disk_and_a_foreign_folder_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(checkup, "LITTLE_MEMORY_GB", 1e6)
-    assert "cluster.local_parallelism = 1" in checkup._memory().found
     monkeypatch.setattr(checkup, "LITTLE_DISK_GB", 1e9)
-    assert "set study.folder" in checkup._disk(tmp_path, wanted=True).found
+    found = named(check_machine())
+    assert "cluster.local_parallelism = 1" in found["memory"].found
+    assert "set study.folder" in found["disk"].found
     monkeypatch.setattr(checkup, "LITTLE_DISK_GB", 0)
     monkeypatch.setattr(checkup, "SLOW_MB_S", 1e9)
-    assert "set cluster.scratch" in checkup._disk(tmp_path, wanted=True).found
-    missing = tmp_path / "missing"
-    monkeypatch.setattr(checkup.shutil, "disk_usage", lambda _path: types.SimpleNamespace(free=1e12))
-    assert checkup._disk(missing, wanted=True).state == "bad"
-    assert checkup._disk(missing, wanted=False).state == "note"
+    assert "set cluster.scratch" in named(check_machine())["disk"].found
+
+    def refused(**_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
+    (tmp_path / "study.toml").write_text('[domains.uka]\nroot = "."')
+    assert named(check_machine(load_study(tmp_path)))["disk"].state == "bad"
+    assert named(check_machine())["disk"].state == "note"
 
 
 def test_json_has_the_facts_and_the_checks(capsys: pytest.CaptureFixture[str]) -> None:
