@@ -75,7 +75,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes were writing to `folder` by `atomic_path`; only for who alone may write there."""
+    """Remove what killed processes were writing to `folder` by `atomic_path`; the caller must be the only writer."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 

@@ -24,7 +24,7 @@ def audit(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Attack trained models to see what they betray.
+    """Attack trained models to see what they reveal about patients.
 
     Membership inference, and with audit.canaries a lower bound on epsilon.
     """

@@ -34,7 +34,7 @@ def patient_fraction(patient_id: str, *, salt: str) -> float:
 
 
 def one_spelling(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Give patients whose ids differ only in blanks, case, leading zeros or `.0` one id: they are one privacy unit.
+    """Make ids that differ only in blanks, case, leading zeros or `.0` one patient: they are one privacy unit.
 
     Returns:
         The frame with the first spelling (in sorting order) of each id, and the number of spellings that went.

@@ -20,8 +20,8 @@ from dpdt.study.tasks import LAST_STAGES, Task, needs
 
 __all__ = ["STATES", "show_status", "study_status", "task_states", "watch_status"]
 
-# missing: nobody is at it; waiting: sent, but not started; failed: its last attempt ended without the result; stopped:
-# it was told to stop (cancelled, or too many attempts): sent again, it goes on.
+# missing: neither done nor sent; waiting: sent, but not started; failed: its last attempt ended without the result;
+# stopped: it was stopped from outside (cancelled, or too many attempts): sent again, it goes on.
 STATES: Final = ("done", "running", "waiting", "failed", "stopped", "missing")
 
 

@@ -23,7 +23,7 @@ def run_progress(paths: StudyPaths, task: Task, *, running: bool) -> dict[str, A
     Args:
         paths: The study's.
         task: One of its tasks.
-        running: Whether somebody is at it: only then the time that is left is told.
+        running: Whether a process runs it: the remaining time is given only then.
 
     Returns:
         step, num_steps, epsilon, target_epsilon and time_left_s, each None where it does not apply.

@@ -1,4 +1,4 @@
-"""Whose layout a domain may have."""
+"""The file layouts that a domain may have: the institutions, and a list described in the study file."""
 
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 

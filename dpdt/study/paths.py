@@ -151,7 +151,7 @@ class SubmissionPaths:
 
     @property
     def ended(self) -> Path:
-        """What became of jobs that Slurm forgot without a result: from the accounting, or from `dpdt cancel`."""
+        """How jobs ended that left no result and that Slurm has forgotten: from its accounting, or `dpdt cancel`."""
         return self.folder / "ended.json"
 
     @property

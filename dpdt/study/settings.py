@@ -153,7 +153,7 @@ class TrainSettings(Section):
     ] = Field(default=80, gt=0, description="Expected passes over the privacy units.")
     expected_batch_size: Annotated[
         Integer,
-        About("Larger batches drown the noise better, up to a point; keep it far below the units.", unit="units"),
+        About("Larger batches outweigh the noise better, up to a point; keep it far below the units.", unit="units"),
     ] = Field(default=128, ge=1, description="Units of a logical step, in expectation.")
     physical_batch_size: Annotated[
         Literal["auto"] | Annotated[Integer, Field(ge=1)],
@@ -239,7 +239,7 @@ class PrivacySettings(Section):
         default=1e-5, gt=0, lt=1, description="Probability that epsilon does not hold; below 1 / units of every domain."
     )
     allow_large_delta: Annotated[Truth, About("Trials on made-up data only.")] = Field(
-        default=False, description="Accept delta >= 1 / units, which protects nobody for sure; the statement says so."
+        default=False, description="Accept delta >= 1 / units, which need not protect anyone; the statement says so."
     )
     max_grad_norm: Annotated[
         Number, About("Smaller means less noise and more clipping; look for the best with public data.")
@@ -305,7 +305,7 @@ class EvaluateSettings(Section):
     min_subgroup_size: Annotated[Integer, About("Larger, where small groups could point at people.", unit="images")] = (
         Field(default=10, ge=1, description="Cells with fewer images are left empty.")
     )
-    equivalence_margin: Annotated[Number, About("What loss of AUC nobody would mind.", unit="AUC", decides="other")] = (
+    equivalence_margin: Annotated[Number, About("How much AUC may be lost unnoticed.", unit="AUC", decides="other")] = (
         Field(default=0.01, gt=0, lt=1, description="A difference in AUC within ± this counts as equivalent (TOST).")
     )
 

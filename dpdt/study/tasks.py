@@ -94,7 +94,7 @@ def tasks(study: Study, stage: str) -> list[Task]:
 
 
 def needs(study: Study) -> dict[Task, tuple[Task, ...]]:
-    """Every task of the study, in the order of the stages, with the tasks whose results it reads."""
+    """Every task of the study, in the order of the stages, with the tasks that must be done before it."""
     cohort, shards, pretrain, train, evaluate, report, track = (tasks(study, stage) for stage in STAGES)
     cohort_of = {task.key: task for task in cohort}
     shards_of: dict[str, tuple[Task, ...]] = dict.fromkeys(cohort_of, ())

@@ -201,7 +201,7 @@ def _not_csv(path: Path, err: Exception, encoding: str) -> str:
 
 
 def _check_cells(path: Path, *, columns: Sequence[str], separator: str, encoding: str) -> None:
-    """Every row has a cell a column; pandas pads short rows and, told what columns to use, cuts long ones.
+    """Check that every row has a cell a column: pandas pads short rows and, with `usecols`, cuts long ones.
 
     Blank cells at the end of a row are read past: some programs end every row with a separator.
     """

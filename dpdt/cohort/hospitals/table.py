@@ -1,4 +1,4 @@
-"""Anybody's own hospital: a CSV or Parquet, one row an image, whose columns and values the study file names.
+"""A hospital's own list: a CSV or Parquet, one row an image; the study file explains its columns and values.
 
 `[domains.<name>.table]` (TableSettings) says which column holds what and what its cells mean; docs/own-hospital.md has
 a worked example. Cells are compared trimmed and without case. A cell that the study file does not explain is an error
@@ -156,7 +156,7 @@ def _column_hint(name: str, header: tuple[str, ...], separator: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """A column's name without what one does not see: blanks, capitals, a byte order mark."""
+    """A column's name without what is easily overlooked: blanks, capitals, a byte order mark."""
     return "".join(name.replace("\ufeff", "").split()).casefold()
 
 
