@@ -33,7 +33,7 @@ from dpdt.study.tasks import GPU_STAGES, Task, needs
 __all__ = ["LocalCall", "LocalScheduler"]
 
 POLL_SECONDS: Final = 0.1
-# A task that was told to stop may finish what it writes, at most so long.
+# A task that was asked to stop may finish what it writes, for at most this long.
 GRACE_SECONDS: Final = 20.0
 # submitit wants a limit for local jobs; there is none here.
 NO_LIMIT_MIN: Final = 60 * 24 * 365
@@ -108,7 +108,7 @@ class LocalCall(TaskCall):
     cuda_devices: str
 
     def __call__(self) -> None:
-        """Run the task until it ends, is told to stop, or is left alone."""
+        """Run the task until it ends, is asked to stop, or the process that started it dies."""
         attempt = self.new_attempt()
         os.environ["CUDA_VISIBLE_DEVICES"] = self.cuda_devices
         begin_attempt(self.attempts_file(), attempt)
@@ -202,7 +202,7 @@ class _LocalStage:
             advance(1, f"failed: {job.task.label}")
 
     def _stop(self) -> None:
-        """Tell what still runs to stop, and wait for it (the tasks end themselves within GRACE_SECONDS)."""
+        """Stop what still runs, and wait for it (the tasks end themselves within GRACE_SECONDS)."""
         for running in self.running:
             if not running.handle.done():
                 os.kill(int(running.job.job_id), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What is asked of a scheduler. Each one is in a module of its own, and `schedulers` lists them."""
+"""The interface of a scheduler. Each one is in a separate module, and `schedulers` lists them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
@@ -47,7 +47,7 @@ class Scheduler(ABC):
             wait: Stay until all of it has ended.
 
         Returns:
-            How tasks ended; empty if nobody waited.
+            How tasks ended; empty without `wait`.
 
         Raises:
             ClusterError: A job was refused, and nothing is left in the queue.
@@ -65,7 +65,7 @@ class Scheduler(ABC):
         """Cancel jobs in the queue, running or waiting; None means all.
 
         Returns:
-            The tasks whose jobs were cancelled.
+            The tasks of the cancelled jobs.
 
         Raises:
             ClusterError: The scheduler is not here, does not answer, or refuses.

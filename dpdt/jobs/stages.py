@@ -72,7 +72,7 @@ def run_task(study_file: str, task: Task, *, num_threads: int = 0) -> None:
         num_threads: Cores that the task may use where the study leaves it open; 0: all cores of the process.
 
     Raises:
-        ClusterError: The task stopped early, for instance a training that was told to: nothing may go on from it.
+        ClusterError: The task stopped early, for instance an interrupted training: nothing may go on from it.
         DpdtError: The stage's own error.
     """
     study = thaw_study(study_file)
@@ -146,7 +146,7 @@ def _claim(study: Study, task: Task) -> Iterator[None]:
             yield
             return
     except BlockingIOError:
-        note(f"{task.label}: another process is at it; waiting for it")
+        note(f"{task.label}: another process runs it; waiting for it to end")
     with exclusive_lock(lock):
         yield
 

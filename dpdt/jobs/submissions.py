@@ -1,4 +1,4 @@
-"""Which task was sent as which job, and what became of it: read from the jobs' own files and from `squeue`.
+"""Which task was sent as which job, and how it ended: read from the jobs' own files and from `squeue`.
 
 The record of a submission lies beside its jobs' files (`jobs/<time>/record.json`). Nothing here needs Slurm's
 accounting (`sacct`), which many sites do not have.
@@ -32,7 +32,7 @@ class Job:
         task: What it does.
         job_id: Slurm's id (`12` or `12_3`), or the process id of a local job.
         log: Its log file.
-        result: Where submitit leaves what became of it.
+        result: Where submitit writes its result.
         cluster: Its scheduler, a key of `SCHEDULERS`.
     """
 

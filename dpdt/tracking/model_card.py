@@ -28,7 +28,7 @@ def model_card(run: Run, statement: Mapping[str, Any], values: Sequence[Point]) 
     """The card in Markdown; the privacy statement comes first.
 
     Args:
-        run: The run whose model it is.
+        run: The run that trained the model.
         statement: Its privacy statement.
         values: Values of its evaluation.
     """

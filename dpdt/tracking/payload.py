@@ -1,4 +1,4 @@
-"""What MLflow is told about a run: plain data, made from the run folder without MLflow, so that it can be checked.
+"""What MLflow gets about a run: plain data, made from the run folder without MLflow, so that it can be checked.
 
 Only settings that are listed here, numbers and the privacy statement leave the study's folder: no image or patient id,
 no path, no predictions, no weights.
@@ -29,7 +29,7 @@ FORMAT: Final = 3  # of what is sent; a higher one sends everything again
 RETIRED_TAGS: Final = ("dpdt.cohort_sha256", "dpdt.shards_sha256")
 QUIET_SECONDS: Final = 60.0
 SECTIONS: Final = ("train", "privacy", "model", "shards", "pretrain", "evaluate")
-OMITTED: Final = ("domains", "seeds", "target_epsilons", "init_weights")  # said otherwise, or a path
+OMITTED: Final = ("domains", "seeds", "target_epsilons", "init_weights")  # given in another way, or a path
 STATUS: Final = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING"}
 
 
@@ -48,7 +48,7 @@ class Payload:
 
 
 def run_status(run: Run) -> str:
-    """MLflow's word for how a run is: a run that says `running` but that nobody holds the lock of was killed."""
+    """MLflow's word for a run's status: a run that says `running` but has no locked lock file was killed."""
     status = STATUS.get(run.status, "RUNNING")
     silent = time.time() - float(run.state.get("updated") or 0) > QUIET_SECONDS
     # The lock is tried only after a silence, so that a training that begins now is not disturbed.

@@ -34,7 +34,7 @@ def register_model(client: "MlflowClient", study: Study, run: Run, run_id: str, 
         study: The study.
         run: The finished run.
         run_id: MLflow's id of it.
-        news: What MLflow is told about the run.
+        news: What MLflow gets about the run.
 
     Returns:
         Name and version, e.g. ``my study.padchest v3``.
@@ -64,7 +64,7 @@ def register_model(client: "MlflowClient", study: Study, run: Run, run_id: str, 
 
 
 def _make_model(client: "MlflowClient", name: str, run: Run) -> None:
-    """Create the registered model; somebody else may do so at this moment."""
+    """Create the registered model; another process may do so at the same moment."""
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 

@@ -115,8 +115,8 @@ def _gpu_lines() -> list[str]:
     command = [program, f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"]
     command += [f"--id={visible}"] if visible else []
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        said = subprocess.run(command, capture_output=True, text=True, timeout=QUERY_SECONDS, check=True)
-        return said.stdout.splitlines()
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=QUERY_SECONDS, check=True)
+        return answer.stdout.splitlines()
     return []
 
 

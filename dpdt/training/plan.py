@@ -31,7 +31,7 @@ class TrainingPlan:
         clipping: Key of ``CLIPPING``.
         autocast: Whether forward and backward passes are in bfloat16 where autocast has it.
         images_per_unit: Images of a drawn unit.
-        seed: Names the random streams of a run whose randomness is seeded.
+        seed: Names the random streams of a run with seeded randomness.
         seeded: Whether it is: always without DP; with DP only in tests.
         physical_batch_size: Images at once in memory.
         reserve_steps: Steps of a block.

@@ -73,7 +73,7 @@ class ReadAhead:
         self._announced.clear()
         while self._pending:
             _, slot, future = self._pending.popleft()
-            future.exception()  # waits; a batch that nobody wants may fail
+            future.exception()  # waits; a batch that is not wanted may fail
             self._free.append(slot)
 
     def read(self, parts: Sequence[NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:

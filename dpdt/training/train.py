@@ -153,7 +153,7 @@ def train_run(run: TrainingRun, *, on_epoch_end: EpochEnd | None = None, stop: S
                 publish_statement(run.study, run.paths, kept)
                 loop.report("finished")
                 remove_checkpoints(run.paths.checkpoints)  # and with them the keys of the noise
-        ranks.share(None)  # nobody goes on before the last file is written
+        ranks.share(None)  # no rank goes on before the last file is written
     return summary_of(run.paths, seconds=time.perf_counter() - begun)
 
 
@@ -179,7 +179,7 @@ def _leading(paths: RunPaths, ranks: Ranks, signals: contextlib.AbstractContextM
 
 
 def _warn_of_other_engines(run: TrainingRun) -> None:
-    """Another way to clip is another run, with a ledger of its own: say so where both spend on the same patients."""
+    """Warn where the same training was begun with another way to clip: that is another run, with its own ledger."""
     study, cell = run.study, run.cell
     if cell is None or not cell.private:
         return

@@ -1,6 +1,6 @@
 """The audit of a run: what attacks on it show, beside what its privacy statement claims.
 
-Two attacks. Membership inference by loss is tried on the run itself. Canaries need a training of their own: the run's
+Two attacks. Membership inference by loss is tried on the run itself. Canaries need a separate training: the run's
 twin, which has the same settings and `audit.canaries` made-up patients among its patients (`dpdt.training.canaries`).
 What the twin released is scored, and gives a lower bound on epsilon that holds with `audit.confidence`. If it passes
 the upper bound, or a part of the mechanism is not as accounted for, the training is broken: the audit has refuted it.
@@ -128,7 +128,7 @@ def refutations(found: dict[str, Any]) -> list[str]:
     canaries = found["canaries"]
     if not canaries:
         return []
-    said = [
+    problems = [
         f"{check['what']}: measured {check['measured']:.4g} ({check['low']:.4g} to {check['high']:.4g}), accounted for "
         f"is {check['claimed']:.4g}"
         for check in canaries["checks"]
@@ -136,8 +136,8 @@ def refutations(found: dict[str, Any]) -> list[str]:
     ]
     lower, upper = canaries["epsilon_lower"], canaries["epsilon_upper"]
     if upper is not None and lower > upper:
-        said.insert(0, f"epsilon is at least {lower:.3g}, the statement says {format_bound(upper)}")
-    return said
+        problems.insert(0, f"epsilon is at least {lower:.3g}, the statement says {format_bound(upper)}")
+    return problems
 
 
 def words(run: Run, found: dict[str, Any]) -> str:
@@ -157,5 +157,5 @@ def words(run: Run, found: dict[str, Any]) -> str:
             f"{canaries['right']} of {canaries['guesses']} guesses right, {canaries['canaries']} canaries) and at most "
             f"{'without bound' if upper is None else format(upper, '.3f')}"
         )
-    lines += [f"  REFUTED: {said}" for said in refutations(found)]
+    lines += [f"  REFUTED: {problem}" for problem in refutations(found)]
     return "\n".join(lines)

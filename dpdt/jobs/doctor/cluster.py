@@ -46,7 +46,7 @@ def check_cluster(study: Study, *, probe: bool = False) -> list[Check]:
 
     Args:
         study: The study.
-        probe: Also run jobs of a moment that look on nodes for what the tasks will need there.
+        probe: Also run short jobs that check on nodes for what the tasks will need there.
 
     Raises:
         StudyError: The cluster profile is wrong.

@@ -1,4 +1,4 @@
-"""`--cluster slurm`: a stage's tasks as arrays, chained by Slurm's own dependencies, so that nobody has to wait.
+"""`--cluster slurm`: a stage's tasks as arrays, chained by Slurm's own dependencies, so no process has to wait.
 
 Tasks that wait for the same jobs share an array. A task of `shards` or `evaluate` waits for its partner in the array
 before (`aftercorr`), everything else for whole jobs (`afterok`), the report and MLflow for any end (`afterany`). So a
