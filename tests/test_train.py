@@ -472,7 +472,7 @@ def test_a_ledger_that_is_older_than_the_state_is_refused(study: Study) -> None:
     remove_checkpoints(paths.checkpoints)  # which would tell as well
     lines = paths.ledger.read_text().splitlines(keepends=True)
     paths.ledger.write_text("".join(lines[:2]))
-    with pytest.raises(PrivacyError, match=r"counts 2 steps, but state\.json tells of . taken ones"):
+    with pytest.raises(PrivacyError, match=r"counts 2 steps, but state\.json counts . taken ones"):
         train(study, DP)
 
 

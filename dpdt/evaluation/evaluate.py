@@ -116,7 +116,7 @@ def _trained_domain(study: Study, paths: RunPaths) -> str:
     """The run's train domain; an error if the training has not finished."""
     run = paths.run_id
     if not paths.config.exists():
-        raise DpdtError(f"run {run}: no {paths.config.name} in {paths.folder}. Train it first (`dpdt train`).")
+        raise DpdtError(f"run {run}: not trained yet ({paths.config} is missing). Run `dpdt train {study.file}` first.")
     state = read_state(paths) or {}
     if state.get("status") != "finished":
         where = f"step {state.get('step', 0)} of {state.get('num_steps', 'unknown')}"

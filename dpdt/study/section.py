@@ -136,9 +136,9 @@ def _printable(value: Any) -> Any:
     )
 
 
-Number = Annotated[float, BeforeValidator(_number), AllowInfNan(False)]
-NumberOrInfinity = Annotated[float, BeforeValidator(_number)]
-Integer = Annotated[int, BeforeValidator(_number)]
+Number = Annotated[float, BeforeValidator(_not_quoted), AllowInfNan(False)]
+NumberOrInfinity = Annotated[float, BeforeValidator(_not_quoted)]
+Integer = Annotated[int, BeforeValidator(_not_quoted)]
 Truth = Annotated[bool, BeforeValidator(_truth)]
 Folder = Annotated[Path, BeforeValidator(_expand)]
 RelativePath = Annotated[Path, BeforeValidator(_printable)]

@@ -148,7 +148,10 @@ def choose(
     for what, want, have in zip(("domain", "target epsilon", "seed"), wanted, there, strict=True):
         for value in want or ():
             if value not in have:
-                raise StudyError(f"{stage}: {what} {value} is not in the study; there: {', '.join(map(str, have))}.")
+                listed = ", ".join(map(str, have)) or "none"
+                raise StudyError(
+                    f"{stage}: {what} {value} is not in the study, which has: {listed}. Name one of these."
+                )
     chosen = [
         task
         for task, row in zip(found, rows, strict=True)

@@ -76,7 +76,7 @@ def _check_books(plan: TrainingPlan, checkpoint: dict[str, Any] | None, spent: i
     reported = 0 if plan.mechanism is None else int((read_state(plan.paths) or {}).get("step", 0))
     if reported > spent:
         raise PrivacyError(
-            f"{plan.paths.ledger}: counts {spent} steps, but {plan.paths.state.name} tells of {reported} taken "
+            f"{plan.paths.ledger}: counts {spent} steps, but {plan.paths.state.name} counts {reported} taken "
             "ones. The ledger is an older copy; restore the right one."
         )
     begun = checkpoint is not None and int(checkpoint["step"]) > 0

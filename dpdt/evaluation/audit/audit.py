@@ -46,7 +46,9 @@ def audit_run(study: Study, cell: Cell) -> dict[str, Any]:
     run_id = study.run_id(cell)
     run = read_run(study, run_id)
     if run is None or not run_done(study, run_id):
-        raise DpdtError(f"{study.paths.run(run_id).folder}: not trained to its end. Run `dpdt train` first.")
+        raise DpdtError(
+            f"{study.paths.run(run_id).folder}: not trained to its end. Run `dpdt train {study.file}` first."
+        )
     canaries = _audit_twin(study, cell) if study.audit.canaries else None
     found = {
         "format": FORMAT,

@@ -106,5 +106,7 @@ def infer_membership(study: Study, run: Run, *, confidence: float = 0.95) -> Mem
     with predictor(study, run.paths, [(run.domain, split) for split in splits]) as predict:
         losses = [patient_losses(predict(run.domain, split)) for split in splits]
     if len(losses) == 1:
-        raise ShardError(f"{run.domain}: no image is in split val or test, and the attack compares train patients with those.")
+        raise ShardError(
+            f"{run.domain}: no image is in split val or test, and the attack compares train patients with those."
+        )
     return membership_auc(losses[0], np.concatenate(losses[1:]), confidence=confidence)

@@ -42,8 +42,8 @@ def warnings_of(study: Study, outlook: "Outlook") -> Iterator[str]:
     for tested in outlook.domains:
         if tested.domain in study.test_domains and tested.size is not None and not tested.size.test_images:
             yield (
-                f"{tested.domain}: no image in test, so evaluations there will be refused. More patients, a larger "
-                "test_fraction or another study.seed give it some; or leave it out of evaluate.domains."
+                f"{tested.domain}: no image in test, so evaluations there will be refused. Add patients, raise "
+                "test_fraction, change study.seed, or leave the domain out of evaluate.domains."
             )
     yield from _about_noise(study, outlook)
     yield from _about_delta(study, outlook)

@@ -132,7 +132,7 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         for name, module in model.named_modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 raise PrivacyError(
-                    f"model: the gradient of a single image cannot be had: {name or 'it'} is a "
+                    f"model: no separate gradient for each image: {name or 'it'} is a "
                     f"{type(module).__name__}, which mixes the images of a batch. Use group norm."
                 )
         try:
