@@ -31,8 +31,8 @@ from dpdt.study.paths import RunPaths
 from dpdt.training.networks.build import build_model
 from dpdt.training.networks.weights import load_weights
 from dpdt.training.train import pretrain, run_done, train
+from tests.recorded_noise import recording
 from tests.small_data import MakeStudy, StopAfter
-from tests.told_noise import telling
 
 DP = Cell("uka", 8.0, 0)
 PLAIN = Cell("uka", math.inf, 0)
@@ -249,7 +249,7 @@ def test_noise_of_different_steps_never_coincides_across_crashes_and_resumes(
 ) -> None:
     # DP-02: the noise stream was replayed from the start after a resume.
     drawn: list[str] = []
-    monkeypatch.setattr(ClippedGradientSum, "release", telling(drawn.append))
+    monkeypatch.setattr(ClippedGradientSum, "release", recording(drawn.append))
     for number in (3, 9, 12):
         with monkeypatch.context() as patch:
             crash_at_step(patch, number)

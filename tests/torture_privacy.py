@@ -44,8 +44,8 @@ from dpdt.runs.state import run_done
 from dpdt.study import Cell, Study, load_study
 from dpdt.study.paths import RunPaths
 from dpdt.training.train import train
+from tests.recorded_noise import recording
 from tests.small_data import PATIENTS, STUDY, write_domain
-from tests.told_noise import telling
 
 CELL: Final = Cell("uka", 8.0, 0)
 WAYS: Final = ("line", "line", "time", "disk", "stop")
@@ -124,7 +124,7 @@ def make_study(folder: Path) -> Study:
 
 def tell_noise(pipe: int) -> None:
     """Let the noise of every step be told before it is used."""
-    ClippedGradientSum.release = telling(lambda digest: os.write(pipe, digest.encode() + b"\n"))  # type: ignore[method-assign]
+    ClippedGradientSum.release = recording(lambda digest: os.write(pipe, digest.encode() + b"\n"))  # type: ignore[method-assign]
 
 
 def trace_lines(on_line: Any) -> None:

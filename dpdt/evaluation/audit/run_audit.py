@@ -25,7 +25,7 @@ from dpdt.study.paths import RunPaths
 from dpdt.training.canaries import toss_coins
 from dpdt.training.train import train_with_canaries
 
-__all__ = ["audit_run", "refutations", "score_canaries", "words"]
+__all__ = ["audit_run", "refutations", "score_canaries", "summary_text"]
 
 FORMAT: Final = 1
 
@@ -142,7 +142,7 @@ def refutations(found: dict[str, Any]) -> list[str]:
     return problems
 
 
-def words(run: Run, found: dict[str, Any]) -> str:
+def summary_text(run: Run, found: dict[str, Any]) -> str:
     """The audit in a few lines for people."""
     member, canaries = found["membership"], found["canaries"]
     lines = [
