@@ -1,4 +1,4 @@
-"""What people see: progress on stderr, summaries and tables on stdout; plain lines where there is no terminal."""
+"""Console output: progress on stderr, summaries and tables on stdout; plain lines where there is no terminal."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Who is in a study: one table a domain, from the raw metadata, with a split that no patient crosses.
+"""The cohort of a domain: one table, made from the raw metadata, with a split by patient.
 
 Rules, each counted in `cohort/<domain>.json` and `cohort/summary.csv`:
 
@@ -116,7 +116,7 @@ def build_cohort(study: Study, domain: str) -> CohortSummary:
     frame, how = fill_split(frame, study, domain)
     check_patients(frame, domain)
     check_training(frame, exclusions, domain)
-    table = _table(frame, domain)
+    table = _written_columns(frame, domain)
     notes |= {"spellings of a patient's id made one": respelled, "patients with two sexes": _two_sexes(table)}
     rows = count(table, exclusions, {**raw.counts, **notes})
     record = _record(study, domain, table, raw, rows, how)
@@ -158,7 +158,7 @@ def _two_sexes(table: pd.DataFrame) -> int:
     return int(known["patient_id"].duplicated().sum())
 
 
-def _table(frame: pd.DataFrame, domain: str) -> pd.DataFrame:
+def _written_columns(frame: pd.DataFrame, domain: str) -> pd.DataFrame:
     """The frame as it is written."""
     table = frame.assign(domain=domain).sort_values("image_id", kind="stable", ignore_index=True)[list(COLUMNS)]
     types: dict[str, Any] = {name: "str" for name in COLUMNS if name not in (*LABELS, "age_years")}

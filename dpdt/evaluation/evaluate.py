@@ -44,11 +44,11 @@ class EvaluateSummary:
         """One line for people."""
         if self.skipped:
             return f"{self.run_id}: evaluated already"
-        means = f"macro AUC on-domain {_number(self.on_domain)}, off-domain {_number(self.off_domain)}"
+        means = f"macro AUC on-domain {_auc_text(self.on_domain)}, off-domain {_auc_text(self.off_domain)}"
         return f"{self.run_id}: {self.images:,} images of {self.domains} domains, {means} ({self.seconds:.0f} s)"
 
 
-def _number(value: float) -> str:
+def _auc_text(value: float) -> str:
     return "undefined" if math.isnan(value) else f"{value:.3f}"
 
 

@@ -11,7 +11,7 @@ __all__ = ["JobStates"]
 
 
 class JobStates(ABC):
-    """What a scheduler knows of a study's jobs at one moment."""
+    """The states of a study's jobs at one moment, from their scheduler."""
 
     def __init__(self, jobs: Jobs) -> None:
         self.jobs = jobs
@@ -26,7 +26,7 @@ class JobStates(ABC):
         return ""
 
     def outcome(self, job: Job) -> str | None:
-        """What a job left behind, as `submissions.outcome` tells it."""
+        """The result that a job left, as `submissions.outcome` reads it."""
         if job.task not in self._outcomes:
             self._outcomes[job.task] = outcome(job)
         return self._outcomes[job.task]

@@ -15,7 +15,7 @@ __all__ = ["Scheduler"]
 
 
 class Scheduler(ABC):
-    """Runs the tasks of a study. Light to make; whatever is missing here is an error of the method that needs it."""
+    """Runs the tasks of a study. Cheap to make: a missing program is an error of the method that needs it."""
 
     def __init__(self, study: Study) -> None:
         self.study = study

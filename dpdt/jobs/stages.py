@@ -1,4 +1,4 @@
-"""The stages' packages behind one interface, and how a task of theirs is run. Nothing below knows all of them."""
+"""The registry of the stages' packages, and how a task of a stage is run. No module below imports all of them."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -40,7 +40,7 @@ class Stage(Protocol):
         """
 
 
-# Where each stage is done. Only what is asked for is imported: `dpdt status` needs neither torch nor MLflow.
+# Where each stage is done. Only what is needed is imported: `dpdt status` needs neither torch nor MLflow.
 _MODULES: Final = {
     "cohort": "dpdt.cohort.stage",
     "shards": "dpdt.shards.stage",

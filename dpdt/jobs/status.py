@@ -1,4 +1,4 @@
-"""The state of every task of a study, from its own files and from what the schedulers know of its newest jobs."""
+"""The state of every task of a study, from its own files and from the schedulers' states of its newest jobs."""
 
 import json
 import sys
@@ -87,7 +87,7 @@ class _Look:
         self.complete: dict[str, bool] = {}
 
     def _ask(self, cluster: str) -> JobStates:
-        """What a scheduler knows of the jobs that it was sent."""
+        """The states of the jobs that a scheduler was sent."""
         its = {task: sent for task, sent in self.jobs.items() if sent[1].cluster == cluster}
         return make_scheduler(cluster, self.study).states(its)
 

@@ -115,7 +115,7 @@ def epsilon(
 
 
 class Spent(NamedTuple):
-    """An epsilon and who computed it.
+    """An epsilon and the accountant that computed it.
 
     Attributes:
         epsilon: As of ``epsilon``.

@@ -138,7 +138,7 @@ class Ledger:
 
 
 def read_spent_steps(path: Path) -> int:
-    """Steps that a ledger counts as spent, for those who only look.
+    """Steps that a ledger counts as spent, for readers that take no steps.
 
     Raises:
         PrivacyError: The file is missing, empty or damaged.

@@ -82,7 +82,7 @@ def sample_rate_for(
         unit: What is drawn, for the message: `patient` or `image`.
 
     Raises:
-        PrivacyError: There are fewer units than the batch shall have, or none.
+        PrivacyError: There are fewer units than the expected batch size, or none.
     """
     if num_units < 1 or expected_batch_size > num_units:
         raise PrivacyError(

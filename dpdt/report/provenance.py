@@ -1,4 +1,4 @@
-"""The report's sections on who was studied, what privacy means, and where the numbers come from."""
+"""The report's sections on the cohorts, on privacy, and on where the numbers come from."""
 
 from collections.abc import Sequence
 from typing import Any, Final

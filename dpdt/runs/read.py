@@ -1,4 +1,4 @@
-"""What the run folders hold, for those who only show it: the report and MLflow."""
+"""Reading run folders, for code that only shows them: the report and MLflow."""
 
 import json
 import math

@@ -31,7 +31,7 @@ DOMAIN_KINDS: Final = {
     "mimic": Layout("/data/mimic-cxr-jpg", "public pretraining: three .csv.gz files and files/p10/ …", public=True),
     "table": Layout("/data/own", "your own list and images; docs/own-hospital.md has a worked example"),
 }
-"""Each has a reader of its name in `dpdt.cohort.hospitals`. `table` is anybody's own list, described by
+"""Each has a reader of its name in `dpdt.cohort.hospitals`. `table` is a hospital's own list, described by
 `[domains.<name>.table]`; it comes last."""
 
 if TYPE_CHECKING:

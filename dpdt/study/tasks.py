@@ -25,7 +25,7 @@ __all__ = [
 
 STAGES: Final = ("cohort", "shards", "pretrain", "train", "evaluate", "report", "track")
 GPU_STAGES: Final = ("pretrain", "train", "evaluate")
-# Those that several processes may do together.
+# Stages with tasks that several processes may do together.
 TRAINING_STAGES: Final = ("pretrain", "train")
 # These show whatever is there, so they run even if a task before them failed.
 LAST_STAGES: Final = ("report", "track")
@@ -53,7 +53,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        """Name for files and folders, and for people who mean this task."""
+        """Name for files and folders, and on the command line."""
         name = f"{self.stage}-{self.key}" if self.key else self.stage
         return name if self.num_parts == 1 else f"{name}-{self.part + 1}of{self.num_parts}"
 

@@ -52,13 +52,13 @@ class _Feeder:
         self.process: subprocess.Popen[bytes] | None = None
 
     def tell(self, paths: RunPaths) -> None:
-        """Tell that there is news of a run; returns at once."""
+        """Report that there is news of a run; returns at once."""
         if self.process is None:
             self._start(paths.run_id)
         self._write(b"\n")
 
     def close(self) -> None:
-        """Tell of the training's end, and end the process: in good order if it is quick."""
+        """Report the training's end, and end the process: in good order if it is quick."""
         if self.process is None:
             return
         self._write(b"\n")

@@ -35,7 +35,7 @@ STATUS: Final = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KIL
 
 @dataclass(frozen=True)
 class Payload:
-    """Everything that MLflow shall know about one run."""
+    """Everything that MLflow gets about one run."""
 
     name: str
     status: str
@@ -74,7 +74,7 @@ def signature(run: Run) -> str:
 
 
 def payload(run: Run) -> Payload:
-    """Read a run folder and say what MLflow shall know.
+    """Read a run folder: what MLflow gets about the run.
 
     Args:
         run: A run that has begun.
@@ -156,15 +156,15 @@ def _params(run: Run) -> dict[str, str]:
         for key, value in config.get("settings", {}).get(section, {}).items()
         if key not in OMITTED
     }
-    return {key: _text(value) for key, value in {**first, **rest}.items() if value is not None}
+    return {key: _parameter_text(value) for key, value in {**first, **rest}.items() if value is not None}
 
 
-def _text(value: Any) -> str:
+def _parameter_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _tags(run: Run, statement: Mapping[str, Any]) -> dict[str, str]:
-    """What people look for or filter by, and the statement in words as the run's description."""
+    """Tags to search and filter by, and the statement in words as the run's description."""
     config, data = run.config, run.config.get("data", {})
     versions = dict(config.get("versions", {}))
     epsilon, delta = (statement.get(key) if run.private else None for key in ("epsilon", "delta"))
@@ -173,8 +173,8 @@ def _tags(run: Run, statement: Mapping[str, Any]) -> dict[str, str]:
         "dpdt.kind": run.kind,
         "dpdt.arm": "DP" if run.private else NO_DP,
         "dpdt.train_domain": run.domain,
-        "dpdt.epsilon": "" if epsilon is None else _text(epsilon),
-        "dpdt.delta": "" if delta is None else _text(delta),
+        "dpdt.epsilon": "" if epsilon is None else _parameter_text(epsilon),
+        "dpdt.delta": "" if delta is None else _parameter_text(delta),
         "dpdt.privacy_unit": run.unit if run.private else "none",
         "dpdt.synthetic": str(bool(config.get("synthetic"))).lower(),
         "dpdt.cohort_hmac": str(data.get("split_hmac", "")),
@@ -185,11 +185,11 @@ def _tags(run: Run, statement: Mapping[str, Any]) -> dict[str, str]:
         **{f"dpdt.version.{name}": str(version) for name, version in versions.items()},
         "mlflow.source.name": "dpdt",
         "mlflow.source.type": "JOB",
-        "mlflow.note.content": _note(run, statement),
+        "mlflow.note.content": _description(run, statement),
     }
 
 
-def _note(run: Run, statement: Mapping[str, Any]) -> str:
+def _description(run: Run, statement: Mapping[str, Any]) -> str:
     """The run's description in MLflow (Markdown): the privacy statement in words."""
     words = str(statement.get("paragraph") or "There is no privacy statement yet.")
     return ("**Synthetic data.** " if run.config.get("synthetic") else "") + words

@@ -47,7 +47,7 @@ def register_model(client: "MlflowClient", study: Study, run: Run, run_id: str, 
     known = client.search_model_versions(f"run_id = '{run_id}'")
     if known:
         version, *twice = sorted(known, key=lambda one: int(one.version))
-        for one in twice:  # a server died between creating it and saying so, and was asked again
+        for one in twice:  # a server died after creating it, before it answered, and got the call again
             client.delete_model_version(one.name, one.version)
         if version.description != card:
             client.update_model_version(version.name, version.version, description=card)

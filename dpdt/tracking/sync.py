@@ -95,7 +95,7 @@ def sync(study: Study, *, only: Collection[str] | None = None) -> SyncSummary:
 
 
 def _everything(study: Study, runs: Sequence[Run]) -> str:
-    """Fingerprint of all that MLflow shall have."""
+    """Fingerprint of everything that MLflow should have."""
     return fingerprint([{run.run_id: signature(run) for run in runs}, parent_state(study, {})])[:16]
 
 

@@ -10,7 +10,7 @@ from dpdt.study.paths import RunPaths
 
 __all__ = ["TrainingPlan"]
 
-# However rare checkpoints shall be, a run has at least so many, so that a crash costs a bounded part of its budget.
+# A run has at least so many checkpoints, however few are asked for: a crash costs a bounded part of its budget.
 MIN_CHECKPOINTS: Final = 10
 
 

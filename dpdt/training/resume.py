@@ -66,7 +66,7 @@ def open_streams(
 
 
 def _check_books(plan: TrainingPlan, checkpoint: dict[str, Any] | None, spent: int) -> None:
-    """Refuse a ledger that counts fewer steps than the run's other files tell of."""
+    """Refuse a ledger that counts fewer steps than the run's other files."""
     saved = 0 if checkpoint is None else int(checkpoint["spent_steps"])
     if saved > spent:
         raise PrivacyError(

@@ -136,7 +136,7 @@ def train_run(run: TrainingRun, *, on_epoch_end: EpochEnd | None = None, stop: S
         model, initial = initial_model(run)
         if run.canaries:
             model, data = _add_canaries(run, model, data, ranks)
-        with ranks.leader_first():  # who freezes the config; the others compare
+        with ranks.leader_first():  # it freezes the config; the others compare
             plan, config = prepare(run, data, model=model, initial=initial, device=device)
         with contextlib.ExitStack() as stack:
             ledger = stack.enter_context(open_ledger(plan)) if plan.mechanism and ranks.leads else None
@@ -160,7 +160,7 @@ def train_run(run: TrainingRun, *, on_epoch_end: EpochEnd | None = None, stop: S
 def _add_canaries(run: TrainingRun, model: nn.Module, data: DomainData, ranks: Ranks) -> tuple[CanaryModel, CanaryData]:
     """Put an audit's canaries into the network and the data."""
     seed = f"{run.study.study.seed}/{run.run_id}" if run.seeded and run.cell and run.cell.private else None
-    with ranks.leader_first():  # who tosses the coins; the others read them
+    with ranks.leader_first():  # it tosses the coins; the others read them
         included = toss_coins(run.paths, run.canaries, seed=seed)
     audited = with_canaries(data, included)
     return CanaryModel(model, num_canaries=run.canaries, num_units=audited.num_units), audited

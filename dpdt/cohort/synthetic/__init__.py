@@ -1,4 +1,4 @@
-"""Made-up hospitals in their raw layouts, to try dpdt without anybody's data.
+"""Made-up hospitals in their raw layouts, to try dpdt without real data.
 
     >>> sorted(HOSPITALS)
     ['chestxray14', 'chexpert', 'mimic', 'padchest', 'uka', 'vindr']

@@ -1,4 +1,4 @@
-"""Who comes to a made-up hospital, and what is found: decided by seed, hospital and patient number alone."""
+"""The patients of a made-up hospital and their findings: decided by seed, hospital and patient number alone."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -93,7 +93,7 @@ def _cell(
 
 
 def _images_a_unit(study: Study, size: DomainSize, cell: Cell | None) -> float:
-    """Images that a drawn unit brings to a step, at most."""
+    """Images of a drawn unit in a step, at most."""
     if cell is None or study.privacy.unit == "image":
         return 1.0
     return min(float(study.privacy.images_per_patient), size.train_images / max(1, size.train_patients))

@@ -108,7 +108,7 @@ def _about_delta(study: Study, outlook: "Outlook") -> Iterator[str]:
 
 
 def _about_memory(study: Study, outlook: "Outlook") -> Iterator[str]:
-    """A physical batch that will not fit into what the cluster is asked for."""
+    """A physical batch that will not fit into the memory that the cluster is asked for."""
     peaks = [speed for speed in outlook.speeds.values() if "CPU" in speed.device]
     if peaks and study.cluster.gpus_per_task == 0:
         worst = max(peaks, key=lambda speed: speed.peak_gb)

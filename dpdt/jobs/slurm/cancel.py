@@ -1,4 +1,4 @@
-"""Taking back what is in Slurm's queue."""
+"""Cancelling jobs in Slurm's queue."""
 
 import subprocess
 from collections.abc import Collection

@@ -37,7 +37,7 @@ TIME_LIMIT: Final = "time limit"
 # These start from the beginning in each attempt: one that meets its time limit twice in a row would do so for ever.
 WHOLE_STAGES: Final = ("cohort", *LAST_STAGES)
 
-# bash shall outlive the signals that it gets together with python, and go on after a python that failed.
+# bash must survive the signals that it gets together with python, and go on after a python that failed.
 SETUP: Final = ("trap : TERM", "set +e")
 # 140 and 143: python was warned (SIGUSR2, SIGTERM) before it could listen.
 TEARDOWN: Final = (

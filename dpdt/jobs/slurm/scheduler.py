@@ -16,7 +16,7 @@ __all__ = ["SlurmScheduler"]
 
 
 class SlurmScheduler(Scheduler):
-    """Slurm, asked by its programs."""
+    """Slurm, through its programs."""
 
     def queued(self) -> dict[Task, Job]:
         """From squeue."""

@@ -27,7 +27,7 @@ class SlurmStates(JobStates):
         self.accounting: dict[str, Queued] | None = None
 
     def state(self, job: Job) -> tuple[str, str]:
-        """From the queue, from what the job left behind, from the accounting: whoever knows first."""
+        """From the queue, from the job's result, or from the accounting: the first that has an answer."""
         listed = self.queue.get(job.job_id) if self.queue is not None else None
         if listed is not None and listed.active:
             waits = listed.state.startswith(("PENDING", "REQUEUE"))

@@ -1,4 +1,4 @@
-"""What a logical step knows of its batch: the sum of the images' gradients, clipped and noised in a DP arm.
+"""The sum of a logical batch's gradients; in a DP arm each is clipped, and noise is added.
 
 The two arms differ in this one object. `GradientSum` adds gradients up as they are. A `ClippedGradientSum` scales each
 image's gradient to a norm of at most max_grad_norm before it enters the sum, so that the sum moves by at most that
