@@ -1,6 +1,6 @@
 """The common mistakes of a user, walked through the command line: the whole message of each is in messages.txt.
 
-A message says which input, what was found, what was expected and what to do. To see all of them anew after a change:
+A message says which input, what was found, what was expected and what to do. To write all of them again after a change:
 `DPDT_WRITE_MESSAGES=1 pytest tests/test_messages.py`, then read the difference.
 """
 

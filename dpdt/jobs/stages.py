@@ -36,7 +36,7 @@ class Stage(Protocol):
             **options: `task_index` and `num_tasks` of a part of a domain, `on_epoch_end` of a training.
 
         Returns:
-            Its summary, one line for people.
+            Its summary in one line.
         """
 
 
@@ -55,8 +55,8 @@ _MODULES: Final = {
 def is_done(study: Study, task: Task) -> bool:
     """Whether a task's result is there and was made with the study's present settings.
 
-    The report and MLflow are done when they were made from the very files that are there now: their inputs' sizes and
-    times are kept in a stamp. `dpdt report` and `dpdt sync` always do their work.
+    The report and MLflow are done when they were made from the files as they are now: their inputs' sizes and times
+    are kept in a stamp. `dpdt report` and `dpdt sync` always do their work.
     """
     return _stage(task).done(study, task.key)
 
@@ -139,7 +139,7 @@ def private_umask(study: Study) -> Iterator[None]:
 
 @contextmanager
 def _claim(study: Study, task: Task) -> Iterator[None]:
-    """Be the one process that runs a task; wait for another one that does."""
+    """Become the one process that runs a task; wait while another process does."""
     lock = study.paths.task_lock(task.name)
     try:
         with exclusive_lock(lock, blocking=False):

@@ -44,7 +44,7 @@ class Job:
 
     @property
     def attempts(self) -> Path:
-        """Where its attempts are noted."""
+        """Where its attempts are recorded."""
         return attempts_file(self.result.parent, self.job_id)
 
 
@@ -57,7 +57,7 @@ class Submission:
         self.jobs = list(jobs)
 
     def new_job(self, task: Task, handle: Any) -> Job:
-        """The job that submitit made of a task; it is not noted yet."""
+        """The job that submitit made of a task; it is not recorded yet."""
         return Job(task, handle.job_id, handle.paths.stdout, handle.paths.result_pickle, self.cluster)
 
     def add(self, jobs: Sequence[Job]) -> None:

@@ -1,4 +1,4 @@
-"""Send a study's tasks to a scheduler, or take them back."""
+"""Send a study's tasks to a scheduler, or cancel them."""
 
 import contextlib
 from collections import Counter
@@ -70,7 +70,7 @@ def submit(
 
     Args:
         study: The study.
-        cluster: Who runs them: a key of `SCHEDULERS`.
+        cluster: The scheduler: a key of `SCHEDULERS`.
         stages: Only these; None means all.
         dry_run: Print a table of what would be sent; send nothing.
         wait: Wait for the end and fail if a task failed. Default: yes, unless they wait and run in a queue.

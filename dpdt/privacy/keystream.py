@@ -2,7 +2,7 @@
 
 A `KeyStream` is ChaCha20 (RFC 8439) under a secret 256-bit key. Every draw has its own nonce, the number of the
 draw, so no two draws of a key share a byte, across resumes too. In a DP arm the key comes from the operating system and
-exists only in the run's checkpoints, which are removed when the run ends: who knows it can subtract the noise.
+exists only in the run's checkpoints, which are removed when the run ends: with the key, the noise can be subtracted.
 """
 
 import hashlib

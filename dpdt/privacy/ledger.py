@@ -5,7 +5,7 @@ delta, …). A `reserve` line books a block of noisy steps before the first of t
 returns, after an orderly stop, the steps of the last block that were not taken. Whatever was reserved and not returned
 is spent: a crash can make the spent budget larger than what was used, never smaller.
 
-Each line carries a check sum over itself and the line before, so an altered, missing or reordered line is found. A
+Each line carries a checksum over itself and the line before, so an altered, missing or reordered line is found. A
 crash while a line is written leaves a part of a line at the end of the file; that line's steps were never taken, and it
 is cut off.
 """
@@ -115,7 +115,7 @@ class Ledger:
         self._used += 1
 
     def settle(self) -> None:
-        """Give back the steps of the open block that were not taken: an orderly stop loses no budget."""
+        """Return the steps of the open block that were not taken: an orderly stop loses no budget."""
         rest = self._open_block - self._used
         if rest:
             self._append({"event": "settle", "unused": rest, "spent_steps": self._spent - rest})
@@ -157,13 +157,13 @@ def _unwritable(path: Path, reason: str) -> PrivacyError:
 
 
 def _check(previous: str, entry: Mapping[str, Any]) -> str:
-    """Check sum of an entry and, through the one before it, of everything before."""
+    """Checksum of an entry and, through the one before it, of everything before."""
     text = previous + json.dumps(entry, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:CHECK_CHARACTERS]
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], str, int]:
-    """Entries, the last one's check sum, and how many bytes of the file they take."""
+    """Entries, the last one's checksum, and how many bytes of the file they take."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -188,7 +188,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], str, int]:
 
 
 def _entry(line: bytes, previous: str) -> dict[str, Any] | None:
-    """The line's entry, if its check sum is right."""
+    """The line's entry, if its checksum is right."""
     try:
         entry = json.loads(line)
     except ValueError:

@@ -116,7 +116,7 @@ def _begun(paths: RunPaths) -> Budget | None:
         line = stream.readline()
     try:
         first = json.loads(line)
-    except ValueError:  # a crash in the first line, or damage, which its training tells: the config has the same
+    except ValueError:  # a crash in the first line, or damage, which its training reports: the config has the same
         first = {**config.get("settings", {}).get("privacy", {}), "target_epsilon": config.get("target_epsilon")}
     try:
         spends = float(first["target_epsilon"]), float(first["delta"])

@@ -1,4 +1,4 @@
-"""How far a run is: read from its own small files, without a library for it where nothing is to be read."""
+"""How far a run is: read from its own small files; a library is loaded only if there is something to read with it."""
 
 import json
 import os

@@ -6,7 +6,7 @@ __all__ = ["DOMAIN_KINDS", "DomainKind", "Layout"]
 
 
 class Layout(NamedTuple):
-    """How an institution hands out its data, for a study file that one fills in.
+    """How an institution publishes its data, for a new study file.
 
     Attributes:
         root: A folder where it may lie.

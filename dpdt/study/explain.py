@@ -1,4 +1,4 @@
-"""What pydantic found wrong in a study file, in words and with its line."""
+"""What pydantic found wrong in a study file, in words and with the line."""
 
 import difflib
 import json

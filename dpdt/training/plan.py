@@ -1,4 +1,4 @@
-"""All that decides a training but its data: what `dpdt.training.prepare` freezes and the loop obeys."""
+"""All that decides a training, except its data: what `dpdt.training.prepare` freezes and the loop obeys."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -16,7 +16,7 @@ MIN_CHECKPOINTS: Final = 10
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """All that decides a training but its data.
+    """All that decides a training, except its data.
 
     Attributes:
         paths: The run's files.

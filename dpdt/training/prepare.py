@@ -1,4 +1,4 @@
-"""What a training is given: decided from study and data, and frozen in the run's config before the first step."""
+"""The inputs of a training: decided from study and data, and frozen in the run's config before the first step."""
 
 from dataclasses import replace
 from typing import Any
@@ -45,7 +45,9 @@ def prepare(
         DpdtError: The run was begun with other settings, or class weights cannot be had.
     """
     frozen = read_json(run.paths.config) if run.paths.config.exists() else {}
-    if not frozen and run.paths.ledger.exists():  # labels would be counted again, and their first counts not paid for
+    if (
+        not frozen and run.paths.ledger.exists()
+    ):  # labels would be counted again, and their first counts not accounted for
         raise PrivacyError(
             f"{run.paths.config}: missing, but the run has a ledger, so it was begun. Restore the config, or remove "
             f"{run.paths.folder} to train from scratch (which spends privacy again)."

@@ -22,7 +22,7 @@ class TrainingRun:
         domain: The domain of its train split.
         cell: None for the pretraining.
         seeded: Whether its random numbers come from a seed.
-        canaries: Made-up units that are put in by the toss of a coin, to audit the training; 0 but in an audit.
+        canaries: Made-up units that are put in by the toss of a coin, to audit the training; 0 except in an audit.
     """
 
     study: Study

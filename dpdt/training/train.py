@@ -1,7 +1,7 @@
 """Trainings: the public pretraining, and every cell of the study, with or without differential privacy.
 
-All of them go through the same loop (`dpdt.training.loop`); `dpdt.training.prepare` decides what it is given and
-freezes that in the run's `config.json` before the first step. A finished run is left alone; an interrupted or crashed
+All of them go through the same loop (`dpdt.training.loop`); `dpdt.training.prepare` decides their inputs and
+freezes them in the run's `config.json` before the first step. A finished run is left alone; an interrupted or crashed
 one goes on.
 """
 
@@ -203,7 +203,7 @@ def _remove_noise_keys(run: TrainingRun) -> None:
 
 @contextlib.contextmanager
 def _failure_recorded(paths: RunPaths) -> Iterator[None]:
-    """Leave word in the state that the training failed; what it says of epsilon stays."""
+    """Record in the state that the training failed; its epsilon stays."""
     try:
         yield
     except BaseException as err:
