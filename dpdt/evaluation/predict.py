@@ -134,7 +134,7 @@ def wide(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_predictions(path: Path, stamp: Stamp) -> pd.DataFrame | None:
-    """Predictions with this very stamp; None if they are missing, others, or damaged."""
+    """Predictions with exactly this stamp; None if they are missing, others, or damaged."""
     try:
         if read_stamp(path) != stamp:
             return None

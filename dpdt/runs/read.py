@@ -100,7 +100,7 @@ class Run:
         return steps
 
     def metrics(self) -> pd.DataFrame | None:
-        """The evaluation's metrics; None if there are none yet or their file is damaged (`dpdt evaluate` repairs it)."""
+        """The evaluation's metrics; None if there are none yet or their file is damaged: see `dpdt evaluate`."""
         try:
             return pd.read_parquet(self.paths.metrics)
         except (OSError, ValueError):

@@ -145,7 +145,7 @@ class TrainSettings(Section):
     ] = Field(default=None, description="Default: every domain with role study.")
     seeds: Annotated[
         tuple[Integer, ...],
-        About("More seeds show how much chance is in the numbers; each costs all trainings again.", decides="other"),
+        About("More seeds show how much chance is in the numbers; each repeats all trainings.", decides="other"),
     ] = Field(default=(0,), min_length=1, description="One training a value.")
     num_epochs: Annotated[
         Number,
@@ -178,7 +178,7 @@ class TrainSettings(Section):
     ] = Field(default=50, ge=1, description="Logical steps between two checkpoints.")
     precision: Annotated[
         Literal["float32", "bf16"],
-        About('"bf16" is quicker where the processor has it; a new run, a little rounder.', later=True),
+        About('"bf16" is quicker where the processor has it; a new run, with more rounding.', later=True),
     ] = Field(
         default="float32",
         description="bf16: autocast of forward and backward passes; norms, sums, weights stay float32.",
@@ -261,7 +261,7 @@ class PrivacySettings(Section):
     ] = Field(default="bookkeeping", description="How per-sample gradients are clipped: dpdt's engine, or Opacus' two.")
     reserve_steps: Annotated[
         Integer,
-        About("Fewer waste less budget in a crash; more write to disk less often.", unit="steps", decides="speed"),
+        About("Fewer lose less budget in a crash; more write to disk less often.", unit="steps", decides="speed"),
     ] = Field(default=10, ge=1, description="Noisy steps that the ledger reserves at once.")
 
     @model_validator(mode="after")
