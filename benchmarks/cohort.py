@@ -1,6 +1,6 @@
 """The cohort stage on made-up tables of 592,000 rows: time and memory. `python benchmarks/cohort.py` runs it.
 
-Prints a table and writes build/bench/cohort.json. Each table is read in a process of its own, so that the peak of
+Prints a table and writes build/bench/cohort.json. Each table is read in a separate process, so that the peak of
 memory is its own, too. Nothing here describes a person: ids, labels and ages are drawn.
 """
 

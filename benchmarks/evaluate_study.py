@@ -1,6 +1,6 @@
 """Evaluation and report of a whole study, all but the network: `make bench-evaluate-study`.
 
-15 models (5 domains, no DP and two epsilons) are tested on 5 domains whose test sets have 591,682 images together, as
+15 models (5 domains, no DP and two epsilons) are tested on 5 domains with 591,682 test images together, as
 if all images of the paper's five domains were tested (`--images paper`: the paper's own test sets, 119,785). The scores
 are invented; everything else is `dpdt evaluate`, two processes of one core each, and `dpdt report`. Prints a table and
 writes build/bench/evaluate_study.json.

@@ -1,7 +1,7 @@
 """From files to 512x512 pixels: the core beside what others would use. `make bench-preprocess` runs it.
 
 Prints a table and writes build/bench/preprocess.json. All methods of a case run in turn, round after round, so that a
-busy machine slows all of them alike; the times are the smallest of the rounds. One thread, except where said.
+busy machine slows all of them alike; the times are the smallest of the rounds. One thread, except where stated.
 The inputs are real radiographs where DPDT_REAL_DATA names the folder, and invented ones elsewhere.
 """
 
@@ -118,7 +118,7 @@ def pillow_reduced(file: Path) -> object:
 
 
 def vipsthumbnail(file: Path) -> object:
-    """Run libvips as a process of its own; its start is part of it."""
+    """Run libvips as a separate process; its start is part of it."""
     command = ["vipsthumbnail", str(file), "--size", f"{SIZE}x{SIZE}!", "-o", "/tmp/%s-dpdt-bench.png"]
     return subprocess.run(command, check=True, env={**os.environ, "VIPS_CONCURRENCY": "1"}, capture_output=True)
 

@@ -1,7 +1,7 @@
 """Benchmark of a training step: `make bench-train` prints a table and writes build/bench/train.json.
 
 The paper's network on one-channel pictures of 128×128, logical batches of 128 in physical ones of 16, noise and NAdam
-included: without DP, and with each way to clip. Every measurement is a process of its own, since memory that one method
+included: without DP, and with each way to clip. Every measurement is a separate process, since memory that one method
 has used helps the next; rounds are interleaved, since a machine is not the same over minutes. Needs a quiet machine;
 `--clock cpu`, the processor's time with one thread, less so (others still take caches and memory).
 """
@@ -76,7 +76,7 @@ def measure(method: str, malloc: str, precision: str, *, steps: int, clock: str)
 
 
 def in_process(case: tuple[str, str, str], *, steps: int, clock: str) -> dict[str, float]:
-    """The same, in a process of its own."""
+    """The same, in a separate process."""
     command = [sys.executable, __file__, "--case", *case, "--steps", str(steps), "--clock", clock]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

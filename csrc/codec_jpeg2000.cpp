@@ -148,7 +148,7 @@ Grid grid_of(std::size_t full, unsigned halvings) {
     return {1 - pixel / 2, pixel, 2 * static_cast<std::int64_t>(full)};
 }
 
-// OpenJPEG's 32 bits a sample are given back to the system piece by piece as they are read: ten megapixels are never
+// OpenJPEG's 32 bits a sample are returned to the system piece by piece as they are read: ten megapixels are never
 // there twice. The component's values are lost.
 template <class T>
 Samples<T> take_samples(const opj_image_comp_t& component, std::size_t count) {

@@ -39,7 +39,7 @@ struct Grid {
     static Grid of(std::size_t count) { return {0, 1, static_cast<std::int64_t>(count)}; }
 };
 
-// Rows of a picture that somebody else owns, without padding between rows.
+// Rows of a picture that another object owns, without padding between rows.
 template <class T>
 struct View {
     const T* data;

@@ -22,7 +22,7 @@ using NoiseNonce = std::array<std::uint32_t, 3>;  // of the nonce
 void fill_normal(const NoiseKey& key, const NoiseNonce& nonce, double* out, std::size_t count, std::size_t num_threads,
                  const std::string& vectors = "");
 
-// Names of the vectors that this processor has, of which each has machine code of its own.
+// Names of the vector instruction sets that this processor has; each has its own machine code.
 std::vector<std::string> noise_vectors();
 
 // The same numbers n, added to a sum: values[i] = (values[i] + scale * n[i]) / divisor, in double precision and

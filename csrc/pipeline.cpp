@@ -14,7 +14,7 @@ Bytes read_picture(const std::string& path, std::size_t max_bytes, Format& forma
     const File file(path);
     const Bytes head = file.read(magic_bytes);
     format = detect_format(head.data(), head.size());
-    if (format == Format::dicom || format == Format::unknown) return head;  // decode() says what is to be said
+    if (format == Format::dicom || format == Format::unknown) return head;  // decode() throws the right error
     if (file.size() > max_bytes) {
         throw ImageError(Reason::too_large, "the file has " + std::to_string(file.size()) +
                                                 " bytes, more than the limit of " + std::to_string(max_bytes));

@@ -12,7 +12,7 @@
 
 namespace dpdt {
 
-// What became of one file. Its pixels are in the output only if reason is none.
+// The result for one file. Its pixels are in the output only if reason is none.
 struct ImageResult {
     Reason reason = Reason::none;
     std::string message;

@@ -27,8 +27,8 @@ struct PlainPng {
 // Source: W3C, Portable Network Graphics (second edition), sections 5 and 11.
 std::optional<PlainPng> read_plain_png(const std::uint8_t* data, std::size_t size, std::size_t max_pixels);
 
-// Throws ImageError (truncated) if a header promises more pixels than the file's bytes can hold, which is to be said
-// before memory is taken for them. Rows are counted without interlacing.
+// Throws ImageError (truncated) if a header promises more pixels than the file's bytes can hold: memory must not be
+// taken for them. Rows are counted without interlacing.
 void check_plausible(std::size_t height, std::size_t row_bits, std::size_t size);
 
 }  // namespace dpdt

@@ -8,7 +8,7 @@
 namespace dpdt {
 namespace {
 
-// Source pixels of one output pixel: begin..end, of which the first and the last have weights of their own.
+// Source pixels of one output pixel: begin..end; the first and the last have separate weights.
 struct Span {
     std::uint32_t begin;
     std::uint32_t end;

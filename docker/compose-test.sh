@@ -1,7 +1,7 @@
 #!/bin/bash
 # compose.yaml as docs/containers.md has people use it, on a finished study: compose-test.sh STUDY. Started with PostgreSQL's
-# public image, or a stand-in where that cannot be pulled; fed, backed up, removed, restored, cleared. Everything is in a
-# copy with volumes and ports of its own. Skipped, with the reason, where containers cannot reach each other by name.
+# public image, or a replacement where that cannot be pulled; fed, backed up, removed, restored, cleared. Everything is in a
+# copy with separate volumes and ports. Skipped, with the reason, where containers cannot reach each other by name.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . docker/engine.sh
@@ -30,11 +30,11 @@ public=$(sed -n 's/.*DPDT_POSTGRES_IMAGE:-\(.*\)}".*/\1/p' docker/compose.yaml)
 export DPDT_POSTGRES_IMAGE=$public
 if ! "$engine" image inspect "$public" >/dev/null 2>&1 && ! timeout 90 "$engine" pull -q "$public" >/dev/null 2>&1; then
     base=${BASE:-localhost/dpdt-base:bookworm}
-    "$engine" image inspect "$base" >/dev/null 2>&1 || skip "neither $public nor a base image for a stand-in"
+    "$engine" image inspect "$base" >/dev/null 2>&1 || skip "neither $public nor a base image for its replacement"
     DPDT_POSTGRES_IMAGE=localhost/dpdt-postgres-standin:15
     [ "$engine" != podman ] || options=(--format docker --network host)
     "$engine" build "${options[@]}" --build-arg "BASE=$base" -t "$DPDT_POSTGRES_IMAGE" -f docker/standin/Dockerfile . \
-        > "$work/standin.log" 2>&1 || { tail -n 20 "$work/standin.log"; fail "no stand-in for PostgreSQL"; }
+        > "$work/standin.log" 2>&1 || { tail -n 20 "$work/standin.log"; fail "no replacement for PostgreSQL"; }
 fi
 echo "PostgreSQL: $DPDT_POSTGRES_IMAGE"
 
@@ -42,7 +42,7 @@ probe=dpdt-compose-probe
 "$engine" network create "$probe" > "$work/probe.log" 2>&1 \
     && "$engine" run --rm --network "$probe" --entrypoint true "$DPDT_POSTGRES_IMAGE" >> "$work/probe.log" 2>&1 || code=$?
 "$engine" network rm -f "$probe" >/dev/null 2>&1 || true
-[ -z "${code:-}" ] || skip "containers get no network of their own here: $(tail -n 1 "$work/probe.log")"
+[ -z "${code:-}" ] || skip "containers cannot have their own network here: $(tail -n 1 "$work/probe.log")"
 
 # As the documentation says, in a copy.
 cp docker/compose.yaml "$work/docker/"

@@ -26,8 +26,8 @@ def main(address: str, folder: str, study_file: str, what: str) -> None:
             ask(address, "users/create", ANA, user=("admin", admin), host="somewhere.else"),
             ask(address, "users/create", ANA, user=("admin", admin), host="mlflow.example"),
         ]
-        assert found == [401, 403, 200], f"nobody, another name, the admin behind a proxy: {found}"
-        print("nobody comes in without a password or by another name; the admin made an account")
+        assert found == [401, 403, 200], f"no password, another name, the admin behind a proxy: {found}"
+        print("no access without a password or by another name; the admin made an account")
         return
     client = MlflowClient(address)
     if what == "equal":

@@ -1,5 +1,5 @@
 # Sourced by the scripts beside it: sets `engine` to podman or docker, whichever works here, or explains and fails.
-# As root (a CI machine, mostly) podman is installed where it is missing, and gets a store of its own in the user's
+# As root (a CI machine, mostly) podman is installed where it is missing, and gets a separate store in the user's
 # cache, with the settings that it needs inside another container. Everybody else's engine is used as it is.
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/dpdt
 engine=""

@@ -79,7 +79,7 @@ def _table(keys: list[Key]) -> Iterator[str]:
 
 
 def site_config(config: Path, pages: Path) -> dict[str, Any]:
-    """The site's configuration, with every page in the navigation: those that nobody placed come last.
+    """The site's configuration, with every page in the navigation: pages without a place in it come last.
 
     Args:
         config: mkdocs.yml of the repository.

@@ -17,7 +17,7 @@ __version__: Final[str]
 MAX_PIXELS: Final[int]
 
 class ImageResult:
-    """What became of one file of `process_files`."""
+    """The result for one file of `process_files`."""
 
     @property
     def ok(self) -> bool:

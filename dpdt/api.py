@@ -35,7 +35,7 @@ __all__ = ["Cohort", "Shards", "Study", "Trained", "evaluate", "load_study", "tr
 
 
 class Cohort:
-    """Who of a domain is in a study; read from the raw metadata if that was not done yet.
+    """The cohort of a domain; read from the raw metadata if that was not done yet.
 
     Args:
         study: The study.

@@ -1,4 +1,4 @@
-"""The main job on six small synthetic hospitals: what a newcomer sees first."""
+"""The demo: all stages on six small synthetic hospitals."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # What is not kept for ever: retention.sh [BACKUPS]. For a daily timer, beside the running server.
 #
-# Runs that somebody deleted in MLflow are removed for good, with their artifacts, after MLFLOW_KEEP_DELETED (30d);
+# Runs that were deleted in MLflow are removed for good, with their artifacts, after MLFLOW_KEEP_DELETED (30d);
 # of the backups in the folder BACKUPS the newest MLFLOW_KEEP_BACKUPS (14) stay. Nothing else is ever removed.
 set -eu
 # shellcheck source=settings.sh

@@ -1,4 +1,4 @@
-"""Fixtures that several test modules share, each kind in a module of its own."""
+"""Fixtures that several test modules share, each kind in a separate module."""
 
 import os
 import signal

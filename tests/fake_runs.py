@@ -26,7 +26,7 @@ BEGUN = 1_700_000_000.0  # seconds since 1970
 
 @dataclass(frozen=True)
 class FakeRuns:
-    """A study's folder with runs that nobody trained."""
+    """A study's folder with made-up runs, without any training."""
 
     study: Study
 
@@ -142,7 +142,7 @@ def signal(cell: Cell, test_domain: str) -> float:
 
 
 def images_of(domain: str, *, signal: float, n: int = 240) -> pd.DataFrame:
-    """One domain's test images, the same for all models but for the scores."""
+    """One domain's test images, the same for all models except for the scores."""
     rng = np.random.default_rng(list(domain.encode()))
     frame = pd.DataFrame(
         {

@@ -143,7 +143,7 @@ class ForkedServer(MlflowServer):
 
 
 class Postgres:
-    """A PostgreSQL server below a folder of its own; it does not care for power cuts."""
+    """A PostgreSQL server in a separate folder, without fsync."""
 
     @staticmethod
     def installed() -> list[Path]:

@@ -12,7 +12,7 @@ import torch
 
 from dpdt.base.files import read_json, write_json
 from dpdt.errors import DpdtError, PrivacyError, StudyError
-from dpdt.evaluation.audit.audit import audit_run, refutations, score_canaries, words
+from dpdt.evaluation.audit.run_audit import audit_run, refutations, score_canaries, summary_text
 from dpdt.privacy.clipping.engines import ClippedGradientSum
 from dpdt.privacy.sampling import PoissonSampler
 from dpdt.report.provenance import audits
@@ -170,7 +170,7 @@ def test_the_report_and_mlflow_show_the_lower_bound_beside_the_upper_one(make_st
     _, lower, upper, _, verdict = audits([run]).rows[0]
     assert "guesses right" in lower
     assert (upper, verdict) == (f"{found['canaries']['epsilon_upper']:.4g}", "holds")
-    assert "epsilon is at least" in words(run, found)
+    assert "epsilon is at least" in summary_text(run, found)
 
 
 def test_the_command_takes_a_run_or_a_study(trained: Study, capsys: pytest.CaptureFixture[str]) -> None:

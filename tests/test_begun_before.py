@@ -20,7 +20,7 @@ import dpdt
 
 FINISHED = ("north-patient-eps8-seed0-4070381e", "north-patient-epsinf-seed0-55cf27c2")
 STOPPED = ("north-patient-eps8-seed1-67c8c967", "north-patient-epsinf-seed1-e94a3f5c")
-# What nobody may write again once a training is finished and tested.
+# What must not be written again once a training is finished and tested.
 RESULTS = (
     "config.json",
     "ledger.jsonl",

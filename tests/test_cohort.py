@@ -35,7 +35,7 @@ def study(tmp_path: Path, hospitals: dict[str, Path]) -> Study:
 
 
 def master_list(folder: Path, rows: list[dict[str, object]]) -> Path:
-    """A hospital of one's own in the form of a graded list."""
+    """A hospital's own data in the form of a graded list."""
     sides = ("right", "left")
     grades = [f"{name}_{s}" for name in ("pleural_effusion", "pneumonic_infiltrates", "atelectasis") for s in sides]
     base = {"patient_sex": "F", "age": "50", "cardiomegaly": "1", **dict.fromkeys(grades, "1")}

@@ -31,7 +31,7 @@ settings = ShardSettings.model_validate({"recipe": recipe, "num_threads": 1})
 out = np.zeros((3, settings.size, settings.size), np.uint8)
 [first, *_] = process_images([small] * 3, out, settings=settings, advance=lambda count: None)  # imports
 with open("/proc/self/clear_refs", "w") as stream:
-    stream.write("5")  # the peak starts anew
+    stream.write("5")  # resets the peak
 before = kib("VmRSS")
 [last, *_] = process_images([large] * 3, out, settings=settings, advance=lambda count: None)
 print(first.ok and last.ok, (kib("VmHWM") - before) / 1024)

@@ -260,8 +260,10 @@ def test_other_weights_make_new_predictions(study: Study) -> None:
 
 
 def test_an_unknown_run_and_an_unfinished_one_are_clear_errors(study: Study) -> None:
-    with pytest.raises(DpdtError, match=r"run nobody: no config\.json in .*dpdt train"):
-        evaluate_run(study, "nobody")
+    with pytest.raises(
+        DpdtError, match=r"run unknown: not trained yet \(.*config\.json is missing\)\. Run `dpdt train"
+    ):
+        evaluate_run(study, "unknown")
     paths = run_of(study)
     write_json(paths.state, {"status": "interrupted", "step": 3, "num_steps": 9})
     with pytest.raises(DpdtError, match=r"expected a finished training, found: interrupted, step 3 of 9"):

@@ -79,7 +79,7 @@ def test_a_short_key_is_refused() -> None:
 
 
 def box_muller(key: bytes, nonce: bytes, count: int) -> np.ndarray:
-    """What `normal` promises, written down anew: OpenSSL's ChaCha20, numpy's logarithm, sine and cosine."""
+    """What `normal` promises, computed independently: OpenSSL's ChaCha20, numpy's logarithm, sine and cosine."""
     blocks = -(-count // 2)
     cipher = Cipher(ChaCha20(key, bytes(4) + nonce), mode=None)  # the block counter, then the nonce
     words = np.frombuffer(cipher.encryptor().update(bytes(64 * blocks)), dtype="<u8").reshape(blocks, 4, 2)

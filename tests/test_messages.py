@@ -1,6 +1,6 @@
 """The common mistakes of a user, walked through the command line: the whole message of each is in messages.txt.
 
-A message says which input, what was found, what was expected and what to do. To see all of them anew after a change:
+A message says which input, what was found, what was expected and what to do. To write all of them again after a change:
 `DPDT_WRITE_MESSAGES=1 pytest tests/test_messages.py`, then read the difference.
 """
 
@@ -127,7 +127,7 @@ CASES: dict[str, tuple[tuple[str, str], list[str]]] = {
     "three class weights": (("[train]", "[train]\nclass_weights = [1, 2, 3]"), ["show", "study.toml"]),
     "a line break in a folder": (('root = "data"', r'root = "C:\new"'), ["show", "study.toml"]),
     "a tab in a list's path": (('"list.csv"', r'"my\table.csv"'), ["show", "study.toml"]),
-    "nobody's home": (('root = "data"', 'root = "~no_such_user/data"'), ["show", "study.toml"]),
+    "the home of no user": (('root = "data"', 'root = "~no_such_user/data"'), ["show", "study.toml"]),
     "a misspelt label": (("cardiomegaly =", "cardiomegally ="), ["show", "study.toml"]),
     "a domain with a blank": (("[domains.own]", f'[domains."my own"]\n{OTHER}[domains.own]'), ["show", "study.toml"]),
     "no labels": ((LABELS_TABLE, ""), ["show", "study.toml"]),
@@ -205,7 +205,10 @@ CASES: dict[str, tuple[tuple[str, str], list[str]]] = {
         ("expected_batch_size = 4", "expected_batch_size = 64"),
         ["+shards", "train", "study.toml", "--target-epsilon", "8"],
     ),
-    "a delta that protects nobody": (("1e-2", "0.2"), ["+shards", "train", "study.toml", "--target-epsilon", "8"]),
+    "a delta too large to protect a patient": (
+        ("1e-2", "0.2"),
+        ["+shards", "train", "study.toml", "--target-epsilon", "8"],
+    ),
     "a GPU that is not there": (('device = "cpu"', 'device = "cuda"'), ["+shards", "train", "study.toml"]),
     "weights that are not there": (
         ("width = 8", 'width = 8\ninit_weights = "w.pt"'),
@@ -215,15 +218,15 @@ CASES: dict[str, tuple[tuple[str, str], list[str]]] = {
         ("width = 8", 'width = 8\ninit_weights = "data/0.png"'),
         ["+shards", "train", "study.toml"],
     ),
-    "public class weights of nobody, planned": (
+    "public class weights without public data, planned": (
         ("[train]", '[train]\nclass_weights = "public"'),
         ["plan", "study.toml"],
     ),
-    "public class weights of nobody, sent": (
+    "public class weights without public data, sent": (
         ("[train]", '[train]\nclass_weights = "public"'),
         ["submit", "study.toml", "--dry-run"],
     ),
-    "public class weights of nobody": (
+    "public class weights without public data": (
         ("[train]", '[train]\nclass_weights = "public"'),
         ["+shards", "train", "study.toml"],
     ),

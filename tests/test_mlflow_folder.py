@@ -33,7 +33,7 @@ Make = Callable[..., FakeRuns]
 
 @pytest.fixture
 def settings(postgres: Postgres, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """What the scripts are told by their environment."""
+    """The environment variables of the scripts."""
     secret = tmp_path / "admin_password"
     secret.write_text(f"{ADMIN}\n")
     for database in ("mlflow", "mlflow_auth"):

@@ -1,4 +1,4 @@
-"""How an attempt ends: to come back, or with a reason why it does not."""
+"""How an attempt ends: requeued, or with a reason why it is not."""
 
 import os
 import signal

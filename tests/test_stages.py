@@ -133,7 +133,7 @@ def test_a_second_process_waits_for_the_first(make_fake_study: MakeStudy) -> Non
     with exclusive_lock(study.paths.task_lock(task.name)):
         process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
-        assert process.stderr.readline() == "cohort a: another process is at it; waiting for it\n"
+        assert process.stderr.readline() == "cohort a: another process runs it; waiting for it to end\n"
         assert calls(study) == []
         (study.folder / "cohort").mkdir()
         study.paths.cohort_record("a").write_text("{}")
@@ -153,9 +153,9 @@ def test_run_stage_runs_what_is_asked_for(make_fake_study: MakeStudy) -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"domains": ["z"]}, "train: domain z is not in the study; there: a, b"),
-        ({"target_epsilons": [3.0]}, r"train: target epsilon 3\.0 is not in the study; there: 1\.0, inf"),
-        ({"seeds": [7]}, "train: seed 7 is not in the study; there: 0"),
+        ({"domains": ["z"]}, "train: domain z is not in the study, which has: a, b"),
+        ({"target_epsilons": [3.0]}, r"train: target epsilon 3\.0 is not in the study, which has: 1\.0, inf"),
+        ({"seeds": [7]}, "train: seed 7 is not in the study, which has: 0"),
     ],
 )
 def test_run_stage_says_what_the_study_does_not_have(

@@ -55,7 +55,7 @@ def test_what_a_commented_line_shows_is_what_holds(preset: str, tmp_path: Path) 
 
 def test_every_example_is_a_value_that_is_understood(tmp_path: Path) -> None:
     beside = re.compile(
-        "belong|not both|findings|PadChest|padchest|only one may have|needs|no label|known: own|only for your own"
+        "belong|not both|findings|PadChest|padchest|only one may have|needs|no label|its domains: own|only for your own"
     )
     lines = starter_text("own-hospital").splitlines()
     for number, line in enumerate(lines):
@@ -92,7 +92,7 @@ def test_init_writes_the_named_domains_and_overwrites_nothing(
     with pytest.raises(SystemExit) as end:
         main(command)
     assert end.value.code == 2
-    assert "is there already, and init overwrites nothing" in capsys.readouterr().err
+    assert "exists already, and init overwrites nothing" in capsys.readouterr().err
 
 
 def test_papers_preset_is_what_init_paper_starts_from(tmp_path: Path) -> None:

@@ -125,8 +125,8 @@ def test_without_dp_it_says_so() -> None:
 
 
 def test_a_delta_that_protects_nobody_is_said_in_plain_words() -> None:
-    assert "nobody should rely on" in statement(dataclasses.replace(MECHANISM, delta=1e-3))["paragraph"]
-    assert "nobody should rely on" not in statement()["paragraph"]
+    assert "do not rely on" in statement(dataclasses.replace(MECHANISM, delta=1e-3))["paragraph"]
+    assert "do not rely on" not in statement()["paragraph"]
 
 
 def test_the_best_of_several_runs_costs_their_sum() -> None:
@@ -189,7 +189,7 @@ def test_weights_of_a_file_are_not_taken_as_free() -> None:
 
 
 def test_a_domain_without_patient_ids_does_not_promise_a_patient_silently() -> None:
-    assert "each image counts as a patient of its own" in statement(patients_known=False)["paragraph"]
+    assert "each image counts as one patient" in statement(patients_known=False)["paragraph"]
     assert "unit_note" not in statement()
 
 

@@ -71,7 +71,7 @@ def test_a_key_in_the_file_wins_over_the_preset(tmp_path: Path) -> None:
         ('[train]\nclass_weights = "balanced"', r"train\.class_weights: expected 'none', 'public' or 'private'"),
         (
             '[train]\ndomains = ["nowhere"]',
-            r"train\.domains: no \[domains\.nowhere\]; known: vindr, chestxray14, mimic",
+            r"train\.domains: the study has no \[domains\.nowhere\]; its domains: vindr, chestxray14, mimic",
         ),
         ('[domains.hospital]\nroot = "x"', r"domains\.hospital: add kind = one of vindr"),
         ("[domains.uka]", r"domains\.uka\.root: missing\. Add it"),

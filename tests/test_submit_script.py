@@ -1,4 +1,4 @@
-"""How a task's python is started: in an image, and of the right version; and what becomes of its exit code."""
+"""How a task's python is started: in an image, and of the right version; and how its exit code is passed on."""
 
 import shlex
 import subprocess

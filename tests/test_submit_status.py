@@ -118,7 +118,7 @@ def test_a_job_that_was_told_to_stop_and_never_came_back_is_stopped_whatever_slu
     fake_slurm.queue("1_0|FAILED|NonZeroExitCode|node1")
     rows = rows_of(study)
     assert (rows["cohort-a"]["state"], rows["cohort-b"]["state"]) == ("stopped", "failed")
-    assert rows["cohort-a"]["note"] == "ended without a result (Slurm's state: FAILED); told to stop: preempted"
+    assert rows["cohort-a"]["note"] == "ended without a result (Slurm's state: FAILED); stopped from outside: preempted"
 
 
 def test_only_what_failed_and_what_needed_it_is_sent_again(make_fake_study: MakeStudy, fake_slurm: FakeSlurm) -> None:

@@ -1,4 +1,4 @@
-"""MLflow from hand-made run folders: what it is told, that twice is once, and that no patient goes there."""
+"""MLflow from hand-made run folders: what it gets, that twice is once, and that no patient goes there."""
 
 import json
 import math

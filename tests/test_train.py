@@ -31,8 +31,8 @@ from dpdt.study.paths import RunPaths
 from dpdt.training.networks.build import build_model
 from dpdt.training.networks.weights import load_weights
 from dpdt.training.train import pretrain, run_done, train
+from tests.recorded_noise import recording
 from tests.small_data import MakeStudy, StopAfter
-from tests.told_noise import telling
 
 DP = Cell("uka", 8.0, 0)
 PLAIN = Cell("uka", math.inf, 0)
@@ -252,7 +252,7 @@ def test_noise_of_different_steps_never_coincides_across_crashes_and_resumes(
 ) -> None:
     # DP-02: the noise stream was replayed from the start after a resume.
     drawn: list[str] = []
-    monkeypatch.setattr(ClippedGradientSum, "release", telling(drawn.append))
+    monkeypatch.setattr(ClippedGradientSum, "release", recording(drawn.append))
     for number in (3, 9, 12):
         with monkeypatch.context() as patch:
             crash_at_step(patch, number)
@@ -472,7 +472,7 @@ def test_a_ledger_that_is_older_than_the_state_is_refused(study: Study) -> None:
     remove_checkpoints(paths.checkpoints)  # which would tell as well
     lines = paths.ledger.read_text().splitlines(keepends=True)
     paths.ledger.write_text("".join(lines[:2]))
-    with pytest.raises(PrivacyError, match=r"counts 2 steps, but state\.json tells of . taken ones"):
+    with pytest.raises(PrivacyError, match=r"counts 2 steps, but state\.json counts . taken ones"):
         train(study, DP)
 
 

@@ -1,7 +1,7 @@
 """Kill trainings at random places and look whether the ledger still counts every noisy step: `make torture-privacy`.
 
 A parent that has torch loaded forks one victim after another, so that a kill costs a fraction of a second. Each victim
-takes up the same run and is ended in one of these ways, until the run is finished and the next one begins:
+resumes the same run and is ended in one of these ways, until the run is finished and the next one begins:
 
 - `line`: SIGKILL before a random line of a random function of dpdt (in the step, in the checkpoint, between reserve and
   step: every function that a training calls is as likely as any other, and every pass through it too);
@@ -9,8 +9,8 @@ takes up the same run and is ended in one of these ways, until the run is finish
 - `disk`: no file may grow past a random size (RLIMIT_FSIZE), which cuts writes in two as a full disk does;
 - `stop`: SIGTERM or SIGUSR2 at a random moment: an orderly stop, which must lose no budget.
 
-The victims tell through a pipe the SHA-256 of all noise that they draw, before it is used. Whatever was told counts as
-released. After every end the parent checks `verify`.
+The victims report through a pipe the SHA-256 of all noise that they draw, before it is used. All reported noise counts
+as released. After every end the parent checks `verify`.
 """
 
 import argparse
@@ -44,8 +44,8 @@ from dpdt.runs.state import run_done
 from dpdt.study import Cell, Study, load_study
 from dpdt.study.paths import RunPaths
 from dpdt.training.train import train
+from tests.recorded_noise import recording
 from tests.small_data import PATIENTS, STUDY, write_domain
-from tests.told_noise import telling
 
 CELL: Final = Cell("uka", 8.0, 0)
 WAYS: Final = ("line", "line", "time", "disk", "stop")
@@ -123,8 +123,8 @@ def make_study(folder: Path) -> Study:
 
 
 def tell_noise(pipe: int) -> None:
-    """Let the noise of every step be told before it is used."""
-    ClippedGradientSum.release = telling(lambda digest: os.write(pipe, digest.encode() + b"\n"))  # type: ignore[method-assign]
+    """Let the noise of every step be recorded before it is used."""
+    ClippedGradientSum.release = recording(lambda digest: os.write(pipe, digest.encode() + b"\n"))  # type: ignore[method-assign]
 
 
 def trace_lines(on_line: Any) -> None:

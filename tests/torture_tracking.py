@@ -64,7 +64,7 @@ def _fork(study: Study, run_id: str, ready: tuple[int, int], go: tuple[int, int]
 
 
 def main() -> None:
-    """Sync copies of a finished study's runs, each copy a study of its own, into one store."""
+    """Sync copies of a finished study's runs, each copy as a separate study, into one store."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("study", type=Path, help="folder of a finished study, e.g. build/demo")
     parser.add_argument("--processes", type=int, default=50)

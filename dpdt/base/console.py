@@ -1,4 +1,4 @@
-"""What people see: progress on stderr, summaries and tables on stdout; plain lines where there is no terminal."""
+"""Console output: progress on stderr, summaries and tables on stdout; plain lines where there is no terminal."""
 
 import os
 import sys
@@ -118,17 +118,17 @@ def show_checks(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
 
 
 def say(text: object) -> None:
-    """Tell people, on stdout, how something ended; not with `--quiet`."""
+    """Print a result on stdout; not with `--quiet`."""
     if not quiet():
         print(text, flush=True)
 
 
 def note(text: str) -> None:
-    """Tell people, on stderr, what is going on; not with `--quiet`."""
+    """Print on stderr what is going on; not with `--quiet`."""
     if not quiet():
         print(text, file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
-    """Tell people, on stderr, about something that stops nothing."""
+    """Print a warning on stderr: something that does not stop the command."""
     print(f"warning: {text}", file=sys.stderr, flush=True)

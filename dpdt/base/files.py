@@ -75,7 +75,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes were writing to `folder` by `atomic_path`; only for who alone may write there."""
+    """Remove what killed processes were writing to `folder` by `atomic_path`; the caller must be the only writer."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
@@ -154,7 +154,7 @@ def exclusive_lock(path: Path, *, blocking: bool = True) -> Iterator[None]:
 
     Raises:
         BlockingIOError: `blocking` is false and the lock is taken.
-        DpdtError: The file system knows no locks.
+        DpdtError: The file system does not support locks.
     """
     make_folder(path.parent)
     with path.open("a") as stream:
@@ -171,7 +171,7 @@ def exclusive_lock(path: Path, *, blocking: bool = True) -> Iterator[None]:
 
 
 def read_tail(file: Path, num_bytes: int = TAIL_BYTES) -> str:
-    """The last bytes of a text file, from within a line perhaps; "" if there is no file."""
+    """The last bytes of a text file (the first line may be incomplete); "" if there is no file."""
     try:
         with file.open("rb") as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - num_bytes))

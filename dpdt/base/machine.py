@@ -60,6 +60,6 @@ def free_memory() -> int:
     try:
         limit = (CGROUP / "memory.max").read_text(encoding="ascii").strip()
         used = (CGROUP / "memory.current").read_text(encoding="ascii").strip()
-    except FileNotFoundError:  # not in a cgroup of its own
+    except FileNotFoundError:  # no cgroup limits this process
         return free
     return free if limit == "max" else max(0, min(free, int(limit) - int(used)))

@@ -42,7 +42,7 @@ def age_group(age_years: float | None) -> str:
 
 
 def format_bound(value: float, *, digits: int = 3) -> str:
-    """An upper bound, such as an epsilon, as people read it: so many digits, rounded up. Rounded down it would be none.
+    """An upper bound, such as an epsilon, with so many digits, rounded up: rounded down it would be no bound.
 
     >>> format_bound(2.3401), format_bound(0.9), format_bound(7.9988, digits=4), format_bound(math.inf)
     ('2.35', '0.9', '7.999', 'inf')

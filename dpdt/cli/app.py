@@ -21,9 +21,9 @@ HINTS: Final = {
     errno.EDQUOT: " Make room, or set study.folder to another disk; what is done is kept.",
     errno.EROFS: _ELSEWHERE,
     errno.EACCES: _ELSEWHERE,
-    errno.ENOTDIR: " A file lies where a folder is needed: remove or rename it.",
-    errno.EISDIR: " A folder lies where a file is needed.",
-    errno.EEXIST: " A file lies where a folder is needed: remove or rename it.",
+    errno.ENOTDIR: " Expected a folder, found a file: remove or rename the file.",
+    errno.EISDIR: " Expected a file, found a folder: name another file, or rename the folder.",
+    errno.EEXIST: " Expected a folder, found a file: remove or rename the file.",
     errno.ENAMETOOLONG: " Names may have 255 bytes, paths 4096.",
 }
 """What to do about an error of the operating system that no stage has a better answer to."""
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _say(error: str) -> None:
-    """Print the error being handled as one line, with `--verbose` below its traceback."""
+    """Print the error being handled as one line; with `--verbose`, its traceback before that."""
     if os.environ.get("DPDT_VERBOSE"):
         traceback.print_exc()
     print(f"error: {error}", file=sys.stderr)

@@ -24,11 +24,11 @@ def audit(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Attack trained models to see what they betray.
+    """Attack trained models to see what they reveal about patients.
 
     Membership inference, and with audit.canaries a lower bound on epsilon.
     """
-    from dpdt.evaluation.audit.audit import audit_run, words
+    from dpdt.evaluation.audit.run_audit import audit_run, summary_text
     from dpdt.jobs.stages import private_umask
     from dpdt.runs.read import read_run
 
@@ -39,7 +39,7 @@ def audit(
             found.append(audit_run(study, cell))
             run = read_run(study, study.run_id(cell))
             if run and not as_json:
-                print(words(run, found[-1]))
+                print(summary_text(run, found[-1]))
     if as_json:
         print(json.dumps(found, indent=2))
     if any(one["refuted"] for one in found):

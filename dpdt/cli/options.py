@@ -23,7 +23,7 @@ _overrides: list[str] = []
 
 
 def overrides() -> tuple[str, ...]:
-    """What `--set` said in the command that is running."""
+    """The `--set` overrides of the command that is running."""
     return tuple(_overrides)
 
 
@@ -48,7 +48,7 @@ def restored_output() -> Iterator[None]:
 
 
 class App(typer.Typer):
-    """Typer whose commands have the common options without naming them."""
+    """A Typer application that adds the common options to every command."""
 
     def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
         """As `Typer.command`; the function itself stays as it is."""

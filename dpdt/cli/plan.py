@@ -19,7 +19,7 @@ def plan(
     ] = False,
     size: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=IMAGES/PATIENTS", help="Size of a domain whose cohort is not built; repeatable."),
+        typer.Option(metavar="NAME=IMAGES/PATIENTS", help="Size of a domain without a cohort yet; repeatable."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

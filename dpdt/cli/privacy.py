@@ -27,7 +27,7 @@ Units = Annotated[
 
 
 class Steps(TypedDict):
-    """What the accountant is told about the steps, but their noise."""
+    """What the accountant needs to know about the steps, except their noise."""
 
     sample_rate: float
     num_steps: int
@@ -93,7 +93,7 @@ def calibrate(
 
 
 def _say_who_answered(asked: str, answered: str) -> None:
-    """Tell, on stderr, that the answer is not that of the accountant that was asked."""
+    """Print on stderr that another accountant answered than the one that was asked."""
     from dpdt.base.console import note
 
     if answered == "exact":

@@ -33,7 +33,9 @@ def init(
     text = starter_text(preset, _roots(root))
     file = folder / "study.toml"
     if file.exists():
-        raise StudyError(f"{file}: is there already, and init overwrites nothing. Name another folder, or remove it.")
+        raise StudyError(
+            f"{file}: exists already, and init overwrites nothing. Name another folder, or remove the file."
+        )
     make_folder(folder)
     write_text(file, text)
     print(f"{file} written. Next: look through it, then `dpdt show {file}` and `dpdt plan {file}`.")

@@ -1,1 +1,1 @@
-"""Who is in a study."""
+"""The cohort: which patients and images are in a study."""

@@ -1,10 +1,10 @@
-"""Who is in a study: one table a domain, from the raw metadata, with a split that no patient crosses.
+"""The cohort of a domain: one table, made from the raw metadata, with a split by patient.
 
 Rules, each counted in `cohort/<domain>.json` and `cohort/summary.csv`:
 
 - Official splits are kept. Where none exists a patient goes to `test` if a salted hash of the patient id falls below
   `test_fraction`; `val` is carved out of train in the same way. A patient's place depends on the id and the study's
-  seed alone, so files that are added later move nobody.
+  seed alone, so files that are added later move no patient to another split.
 - Healthy contradicting a finding: `contradictions` decides; by default the finding wins and `healthy` becomes 0.
 - Ids of patients that differ only in blanks, case, leading zeros or a number's `.0` are one patient.
 - An image without a single label is left out.
@@ -86,8 +86,8 @@ def build_cohort(study: Study, domain: str) -> CohortSummary:
 
     Raises:
         StudyError: The domain, or a name in its `files`, is unknown.
-        CohortError: The raw metadata is not as published, a patient is in two splits or names nobody, an image_id
-            occurs twice, or a cohort of other settings or of lists that were changed since is there.
+        CohortError: The raw metadata is not as published, a patient is in two splits, a patient's id is a
+            placeholder, an image_id occurs twice, or the cohort was built with other settings or from other lists.
         PrivacyError: Another domain, of the other role, has the same patients.
     """
     if domain not in study.domains:
@@ -98,8 +98,8 @@ def build_cohort(study: Study, domain: str) -> CohortSummary:
         if changed:
             raise CohortError(
                 f"{changed[0]}: changed since the cohort of {domain} was built from it. Restore it, or remove "
-                f"{paths.cohort_record(domain)} to build the cohort anew; runs that learned other labels or patients "
-                "than it has then are refused, and training them again spends privacy again."
+                f"{paths.cohort_record(domain)} to rebuild the cohort; runs that were trained on other labels or "
+                "patients than it then has are refused, and training them again spends privacy again."
             )
         return _summary(read_record(study, domain), built=False)
     root = study.root(domain)
@@ -116,11 +116,11 @@ def build_cohort(study: Study, domain: str) -> CohortSummary:
     frame, how = fill_split(frame, study, domain)
     check_patients(frame, domain)
     check_training(frame, exclusions, domain)
-    table = _table(frame, domain)
+    table = _written_columns(frame, domain)
     notes |= {"spellings of a patient's id made one": respelled, "patients with two sexes": _two_sexes(table)}
     rows = count(table, exclusions, {**raw.counts, **notes})
     record = _record(study, domain, table, raw, rows, how)
-    paths.cohort_record(domain).unlink(missing_ok=True)  # killed after the table, a former record would vouch for it
+    paths.cohort_record(domain).unlink(missing_ok=True)  # after a kill, an old record must not vouch for a new table
     with atomic_path(paths.cohort_table(domain)) as temporary:
         table.to_parquet(temporary, index=False)
     with atomic_path(paths.cohort_exclusions(domain)) as temporary:
@@ -158,7 +158,7 @@ def _two_sexes(table: pd.DataFrame) -> int:
     return int(known["patient_id"].duplicated().sum())
 
 
-def _table(frame: pd.DataFrame, domain: str) -> pd.DataFrame:
+def _written_columns(frame: pd.DataFrame, domain: str) -> pd.DataFrame:
     """The frame as it is written."""
     table = frame.assign(domain=domain).sort_values("image_id", kind="stable", ignore_index=True)[list(COLUMNS)]
     types: dict[str, Any] = {name: "str" for name in COLUMNS if name not in (*LABELS, "age_years")}
@@ -212,7 +212,7 @@ def _relative(path: Path, root: Path) -> str:
 
 
 def _publish(study: Study, domain: str) -> list[str]:
-    """Write `cohort/summary.csv` anew from every record that is there; warnings about patients of two domains.
+    """Rewrite `cohort/summary.csv` from every record that is there; return warnings about patients of two domains.
 
     Under the lock, so that of two domains that are read at once the later one finds the other.
     """

@@ -1,7 +1,7 @@
-"""What must hold for the rows of a cohort, and what its people should be told about it.
+"""Checks of a cohort's rows: errors that stop the stage, and warnings about what is probably a mistake.
 
-A patient is the unit of splits and of privacy. So a cell that names nobody (`nan`, `NULL`, `-`), or a number that a
-spreadsheet rounded (`1.23457E+12`), is an error: all of its rows would be one patient, many people with one's epsilon.
+A patient is the unit of splits and of privacy. So a placeholder for a patient (`nan`, `NULL`, `-`), or a number that a
+spreadsheet rounded (`1.23457E+12`), is an error: all its rows would count as one patient, with one patient's epsilon.
 """
 
 import re
@@ -16,7 +16,7 @@ from dpdt.study import Study
 
 __all__ = ["check_rows", "check_shared_patients", "check_training", "is_no_id", "warnings_of"]
 
-NOBODY: Final = frozenset(
+PLACEHOLDERS: Final = frozenset(
     {"nan", "null", "nil", "none", "na", "n/a", "nat", "<na>", "undefined", "missing", "empty", "unknown"}
     | {"not known", "not available", "anonymous", "anonymised", "anonymized", "unbekannt", "anonym", "leer"}
     | {"#n/a", "#na", "#null!", "#value!", "#ref!", "#name?", "#num!", "#div/0!"}
@@ -27,7 +27,7 @@ ROUNDED: Final = re.compile(r"\d([.,]\d+)?E\+\d+", re.IGNORECASE)
 
 MANY_IMAGES: Final = 50
 LARGE_PART: Final = 0.02
-"""A patient with more images than both, or with half of all, is told of: ChestX-ray14's largest has 184 (0.16%)."""
+"""More images than both, or half of all, for one patient is a warning: ChestX-ray14's largest has 184 (0.16%)."""
 LISTS_OF_ROWS: Final = ("table", "metadata", "train_labels", "test_labels")
 """Names of the files that readers take their rows from."""
 
@@ -39,46 +39,46 @@ def is_no_id(patient_id: str) -> bool:
     [True, True, True, True, False, False, False, False]
     """
     text = patient_id.strip().casefold()
-    return text in NOBODY or not any(map(str.isalnum, text)) or ROUNDED.fullmatch(text) is not None
+    return text in PLACEHOLDERS or not any(map(str.isalnum, text)) or ROUNDED.fullmatch(text) is not None
 
 
 def check_rows(frame: pd.DataFrame, domain: str) -> None:
-    """What must hold for every row of a cohort.
+    """Check every row of a cohort.
 
     Args:
         frame: Columns RAW_COLUMNS; the index is the row's number in the raw table, from 0.
         domain: Its name, for messages.
 
     Raises:
-        CohortError: An image occurs twice, a cell that must be there is empty, or a patient's id names nobody.
+        CohortError: An image occurs twice, a required cell is empty, or a patient's id is a placeholder.
     """
     twice = frame["image_id"][frame["image_id"].duplicated()]
     if len(twice):
         row, other = (int(row) + 1 for row in frame.index[frame["image_id"] == twice.iloc[0]][:2])
         raise CohortError(
             f"{domain}: {len(twice)} rows repeat an image_id, first rows {row} and {other} of the raw table. "
-            "Each image must occur once."
+            "Each image must occur once: remove the repeated rows from the list."
         )
     for column in ("image_id", "patient_id", "path"):
         empty = frame[column].isna() | (frame[column] == "")
         if empty.any():
             row = int(frame.index[empty][0]) + 1
             raise CohortError(f"{domain}: {column} is empty in {int(empty.sum())} rows, first row {row}.")
-    nobody = sorted(patient for patient in frame["patient_id"].unique() if is_no_id(patient))
-    if nobody:
-        rows = frame["patient_id"].isin(nobody)
-        shown = ", ".join(map(repr, nobody[:3])) + (", …" if len(nobody) > 3 else "")
-        rounded = all(ROUNDED.fullmatch(patient.strip()) for patient in nobody)
+    no_ids = sorted(patient for patient in frame["patient_id"].unique() if is_no_id(patient))
+    if no_ids:
+        rows = frame["patient_id"].isin(no_ids)
+        shown = ", ".join(map(repr, no_ids[:3])) + (", …" if len(no_ids) > 3 else "")
+        rounded = all(ROUNDED.fullmatch(patient.strip()) for patient in no_ids)
         raise CohortError(
             f"{domain}: the patient of {int(rows.sum())} rows is {shown} (first in row {int(frame.index[rows][0]) + 1} "
-            f"of the raw table), {'a number that a spreadsheet rounded' if rounded else 'which names nobody'}: these "
+            f"of the raw table), {'a number that a spreadsheet rounded' if rounded else 'which is no id'}: these "
             "rows would be one patient, in one split and with one patient's epsilon. Export the ids as text, or take "
             "the rows out of the list."
         )
 
 
 def check_training(frame: pd.DataFrame, exclusions: pd.DataFrame, domain: str) -> None:
-    """There must be something to train with.
+    """Check that there is something to train on.
 
     Raises:
         CohortError: No image is in the train split; the message says where they went.
@@ -99,7 +99,7 @@ def check_training(frame: pd.DataFrame, exclusions: pd.DataFrame, domain: str) -
 
 
 def warnings_of(study: Study, domain: str, table: pd.DataFrame, *, missing: int) -> Iterator[str]:
-    """What stops nothing and is most often a mistake.
+    """Warnings: what does not stop the stage, but is most often a mistake.
 
     Args:
         study: The study.
@@ -121,16 +121,16 @@ def warnings_of(study: Study, domain: str, table: pd.DataFrame, *, missing: int)
     if domain in study.test_domains and not (table["split"] == "test").any():
         yield (
             f"{domain}: no image in test ({table['patient_id'].nunique()} patients), so no model can be tested there. "
-            "More patients, a larger test_fraction or another study.seed give it some."
+            "Add patients, raise test_fraction, or change study.seed."
         )
 
 
 def check_shared_patients(study: Study, domain: str) -> Iterator[str]:
-    """Tell of other domains of the study with the same patients, read from the same list under whatever name.
+    """Find other domains of the study with the same patients, read from the same list under whatever name.
 
     Args:
         study: The study; the other domains' cohorts are read where they are there.
-        domain: A domain whose cohort is written.
+        domain: A domain with a cohort.
 
     Yields:
         A warning for each such domain.

@@ -1,6 +1,6 @@
 """What a run records about the private data that it was made from: hashes under a key that stays beside that data.
 
-A plain hash of all labels gives away one patient's to somebody who knows all the others: few combinations need be tried
+A plain hash of all labels reveals one patient's to an attacker who knows all the others: few combinations need be tried
 until it fits. So run folders, MLflow and the report get HMAC-SHA256 (RFC 2104) of the plain hashes, under a random key
 in the study's `cohort/` folder, where the labels themselves are. Runs that were begun before keep their plain hashes
 and are compared by them; their privacy statement says so.
@@ -76,7 +76,7 @@ def recorded_hashes(study: Study, plain: Mapping[str, str], *, frozen: Mapping[s
 
     Returns:
         For a new run keyed hashes (``split_hmac`` …) and ``key_id``. For an older one those that its config has, in
-        its way: keyed, plain, or, where somebody removed ``key_id`` because the key is lost, unchecked.
+        its way: keyed, plain, or, where ``key_id`` was removed by hand because the key is lost, unchecked.
 
     Raises:
         CohortError: The run was hashed with another key than the study has now.
@@ -89,7 +89,7 @@ def recorded_hashes(study: Study, plain: Mapping[str, str], *, frozen: Mapping[s
     key = data_key(study)
     if frozen is not None and frozen["key_id"] != key.key_id:
         raise CohortError(
-            f"{study.paths.data_key}: not the key that this run's data was hashed with, so it cannot be told whether "
+            f"{study.paths.data_key}: not the key that this run's data was hashed with, so it is not known whether "
             f"that data is still the same. {_way_out(study)}"
         )
     return {"key_id": key.key_id, **{keyed[name]: key.hash(name, value) for name, value in plain.items()}}
@@ -106,10 +106,10 @@ def _refuse_if_lost(study: Study) -> None:
         try:
             lost = "key_id" in read_json(config).get("data", {})
         except DpdtError:
-            continue  # told where that run is used
+            continue  # an error where that run is used
         if lost:
             raise CohortError(
-                f"{study.paths.data_key}: missing, but {config.parent.name} was hashed with it, so it cannot be told "
+                f"{study.paths.data_key}: missing, but {config.parent.name} was hashed with it, so it is not known "
                 f"whether its data is still the same. {_way_out(study)}"
             )
 

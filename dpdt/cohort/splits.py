@@ -34,7 +34,7 @@ def patient_fraction(patient_id: str, *, salt: str) -> float:
 
 
 def one_spelling(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Give patients whose ids differ only in blanks, case, leading zeros or `.0` one id: they are one privacy unit.
+    """Make ids that differ only in blanks, case, leading zeros or `.0` one patient: they are one privacy unit.
 
     Returns:
         The frame with the first spelling (in sorting order) of each id, and the number of spellings that went.
@@ -77,7 +77,7 @@ def check_patients(frame: pd.DataFrame, domain: str) -> None:
     """No patient may be in two splits, however the id is spelled.
 
     Raises:
-        CohortError: One is; the message does not say who, nor by a hash: ids are few, so it would say it.
+        CohortError: One is; the message does not name the patient, nor a hash of the id, which could be reversed.
     """
     keys = frame["patient_id"].map({p: normalise_patient_id(p) for p in frame["patient_id"].unique()})
     splits = pd.DataFrame({"key": keys, "split": frame["split"]}).drop_duplicates()["key"].value_counts()

@@ -1,4 +1,4 @@
-"""What a cohort holds, counted: the rows of `cohort/summary.csv`, and the table that people see."""
+"""Counts of a cohort: the rows of `cohort/summary.csv`, and the printed table."""
 
 from collections.abc import Mapping
 from typing import Any, Final

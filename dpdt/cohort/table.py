@@ -39,7 +39,7 @@ def cohort_done(study: Study, domain: str) -> bool:
     if read_json(path).get("fingerprint") != study.cohort_fingerprint(domain):
         raise CohortError(
             f"{path}: this cohort was built with other settings of [domains.{domain}] or another seed. "
-            "Remove the file to build it anew; shards and runs made from it stay as they are."
+            "Remove the file to rebuild it; shards and runs made from it stay as they are."
         )
     return study.paths.cohort_table(domain).is_file() and study.paths.cohort_exclusions(domain).is_file()
 

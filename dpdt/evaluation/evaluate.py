@@ -44,11 +44,11 @@ class EvaluateSummary:
         """One line for people."""
         if self.skipped:
             return f"{self.run_id}: evaluated already"
-        means = f"macro AUC on-domain {_number(self.on_domain)}, off-domain {_number(self.off_domain)}"
+        means = f"macro AUC on-domain {_auc_text(self.on_domain)}, off-domain {_auc_text(self.off_domain)}"
         return f"{self.run_id}: {self.images:,} images of {self.domains} domains, {means} ({self.seconds:.0f} s)"
 
 
-def _number(value: float) -> str:
+def _auc_text(value: float) -> str:
     return "undefined" if math.isnan(value) else f"{value:.3f}"
 
 
@@ -116,7 +116,7 @@ def _trained_domain(study: Study, paths: RunPaths) -> str:
     """The run's train domain; an error if the training has not finished."""
     run = paths.run_id
     if not paths.config.exists():
-        raise DpdtError(f"run {run}: no {paths.config.name} in {paths.folder}. Train it first (`dpdt train`).")
+        raise DpdtError(f"run {run}: not trained yet ({paths.config} is missing). Run `dpdt train {study.file}` first.")
     state = read_state(paths) or {}
     if state.get("status") != "finished":
         where = f"step {state.get('step', 0)} of {state.get('num_steps', 'unknown')}"

@@ -105,7 +105,7 @@ def _long(study: Study, domain: str, data: "DomainData", scores: NDArray[np.floa
     frame = data.frame
     # Not the patient's id: predictions are what people copy elsewhere to compute their own statistics. The key is the
     # same in every run of a study, so that all models share their bootstrap draws. It hides ids from a reader, not from
-    # somebody who has a list of them: the files stay in the study's folder all the same.
+    # an attacker with a list of them: the files stay in the study's folder all the same.
     keys = {p: fingerprint([study.study.seed, domain, p])[:16] for p in frame["patient_id"].unique()}
     images = pd.DataFrame(
         {
@@ -134,7 +134,7 @@ def wide(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_predictions(path: Path, stamp: Stamp) -> pd.DataFrame | None:
-    """Predictions with this very stamp; None if they are missing, others, or damaged."""
+    """Predictions with exactly this stamp; None if they are missing, others, or damaged."""
     try:
         if read_stamp(path) != stamp:
             return None

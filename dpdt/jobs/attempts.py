@@ -1,4 +1,4 @@
-"""The attempts of a job, kept beside its result: a line when one begins, a line when it is told to stop."""
+"""The attempts of a job, kept beside its result: a line when one begins, a line when it is stopped from outside."""
 
 import json
 import time
@@ -23,7 +23,7 @@ class Attempt:
         host: Where it ran.
         begun: Seconds since 1970.
         step: The checkpoint that it went on from; None if there was none.
-        stopped: Why it was told to stop (`preempted`, `time limit`, `SIGTERM`); "" if it was not.
+        stopped: Why it was asked to stop (`preempted`, `time limit`, `SIGTERM`); "" if it was not.
     """
 
     number: int
@@ -45,7 +45,7 @@ def begin_attempt(file: Path, attempt: Attempt) -> None:
 
 
 def stop_attempt(file: Path, attempt: Attempt, reason: str) -> None:
-    """Note that an attempt was told to stop, and why."""
+    """Record that an attempt was asked to stop, and why."""
     _append(file, {"attempt": attempt.number, "stopped": reason, "time": time.time()})
 
 

@@ -24,7 +24,7 @@ def _row(plan: Plan, stage: StagePlan, scheduler: Scheduler) -> tuple[object, ..
 
 
 def _depends_on(plan: Plan, stage: StagePlan) -> str:
-    """Stages whose tasks in this submission (or in the queue) these tasks wait for."""
+    """The stages that these tasks wait for: those with tasks in this submission or in the queue."""
     coming = {task for other in plan.stages for task in (*other.send, *other.queued)}
     names = {before.stage for task in stage.send for before in plan.needs[task] if before in coming}
     text = ", ".join(other.stage for other in plan.stages if other.stage in names)

@@ -11,7 +11,7 @@ __all__ = ["JobStates"]
 
 
 class JobStates(ABC):
-    """What a scheduler knows of a study's jobs at one moment."""
+    """The states of a study's jobs at one moment, from their scheduler."""
 
     def __init__(self, jobs: Jobs) -> None:
         self.jobs = jobs
@@ -26,7 +26,7 @@ class JobStates(ABC):
         return ""
 
     def outcome(self, job: Job) -> str | None:
-        """What a job left behind, as `submissions.outcome` tells it."""
+        """The result that a job left, as `submissions.outcome` reads it."""
         if job.task not in self._outcomes:
             self._outcomes[job.task] = outcome(job)
         return self._outcomes[job.task]
@@ -47,10 +47,10 @@ class JobStates(ABC):
                 return "missing", "done before, but there was nothing to show yet, or what it shows has changed"
             return "missing", "done before, but its result was removed or the settings changed"
         attempt = last_attempt(job.attempts)
-        told = attempt.stopped if attempt is not None else ""
+        reason = attempt.stopped if attempt is not None else ""
         if error is not None:
-            return ("stopped" if told else "failed"), error
-        if told and state == "failed":  # and not requeued, whatever Slurm calls it, or nobody knows any more
-            return "stopped", f"{without_result}; told to stop: {told}"
+            return ("stopped" if reason else "failed"), error
+        if reason and state == "failed":  # and not requeued, whatever Slurm calls it, or has forgotten
+            return "stopped", f"{without_result}; stopped from outside: {reason}"
         line = last_line(read_tail(job.log)) if state == "failed" else ""
         return state, f"{without_result}; last line: {line}" if line else without_result

@@ -33,7 +33,7 @@ from dpdt.study.tasks import GPU_STAGES, Task, needs
 __all__ = ["LocalCall", "LocalScheduler"]
 
 POLL_SECONDS: Final = 0.1
-# A task that was told to stop may finish what it writes, at most so long.
+# A task that was asked to stop may finish what it writes, for at most this long.
 GRACE_SECONDS: Final = 20.0
 # submitit wants a limit for local jobs; there is none here.
 NO_LIMIT_MIN: Final = 60 * 24 * 365
@@ -76,7 +76,7 @@ class LocalScheduler(Scheduler):
         return min(self.study.cluster.local_parallelism, len(stage.send))
 
     def asked(self, stage: StagePlan) -> tuple[object, ...]:
-        """The cores of this machine, shared; whatever else it has."""
+        """The cores of this machine, shared among the tasks; no limit on anything else."""
         at_once = self.at_once(stage)
         return at_once, max(1, num_cores() // at_once), "as found" if stage.resources.gpus else 0, "", ""
 
@@ -108,7 +108,7 @@ class LocalCall(TaskCall):
     cuda_devices: str
 
     def __call__(self) -> None:
-        """Run the task until it ends, is told to stop, or is left alone."""
+        """Run the task until it ends, is asked to stop, or the process that started it dies."""
         attempt = self.new_attempt()
         os.environ["CUDA_VISIBLE_DEVICES"] = self.cuda_devices
         begin_attempt(self.attempts_file(), attempt)
@@ -202,7 +202,7 @@ class _LocalStage:
             advance(1, f"failed: {job.task.label}")
 
     def _stop(self) -> None:
-        """Tell what still runs to stop, and wait for it (the tasks end themselves within GRACE_SECONDS)."""
+        """Stop what still runs, and wait for it (the tasks end themselves within GRACE_SECONDS)."""
         for running in self.running:
             if not running.handle.done():
                 os.kill(int(running.job.job_id), signal.SIGTERM)
@@ -215,7 +215,7 @@ class _LocalStage:
 def _no_interrupts() -> Iterator[None]:
     """Block Ctrl-C, here until the end of the block and in processes started in it for good.
 
-    A terminal sends Ctrl-C to all processes; the tasks shall hear of it from this process, once.
+    A terminal sends Ctrl-C to all processes; the tasks shall get one signal, from this process.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
@@ -243,7 +243,7 @@ def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
 def _stop_without(alive: str) -> None:
     """Wait until the kernel frees the starter's lock, that is until it died; then stop this process.
 
-    A training answers SIGTERM by a checkpoint after its step; whatever does not answer in time is ended hard.
+    A training answers SIGTERM with a checkpoint after its step; a task that does not end in time is killed.
     """
     stream: Any = open(alive)  # noqa: SIM115  (kept to the end of the process)
     fcntl.flock(stream, fcntl.LOCK_SH)

@@ -1,4 +1,4 @@
-"""What is asked of a scheduler. Each one is in a module of its own, and `schedulers` lists them."""
+"""The interface of a scheduler. Each one is in a separate module, and `schedulers` lists them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
@@ -15,7 +15,7 @@ __all__ = ["Scheduler"]
 
 
 class Scheduler(ABC):
-    """Runs the tasks of a study. Light to make; whatever is missing here is an error of the method that needs it."""
+    """Runs the tasks of a study. Cheap to make: a missing program is an error of the method that needs it."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
@@ -47,7 +47,7 @@ class Scheduler(ABC):
             wait: Stay until all of it has ended.
 
         Returns:
-            How tasks ended; empty if nobody waited.
+            How tasks ended; empty without `wait`.
 
         Raises:
             ClusterError: A job was refused, and nothing is left in the queue.
@@ -65,7 +65,7 @@ class Scheduler(ABC):
         """Cancel jobs in the queue, running or waiting; None means all.
 
         Returns:
-            The tasks whose jobs were cancelled.
+            The tasks of the cancelled jobs.
 
         Raises:
             ClusterError: The scheduler is not here, does not answer, or refuses.

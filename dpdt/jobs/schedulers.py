@@ -1,4 +1,4 @@
-"""The schedulers that `--cluster` names. A new one is a module of its own, and a word and a row here."""
+"""The schedulers that `--cluster` names. To add one, write its module, and add a word and a row here."""
 
 from dataclasses import dataclass
 from pkgutil import resolve_name
@@ -51,5 +51,5 @@ def make_scheduler(name: str, study: "Study") -> "Scheduler":
 
 
 def queueing() -> list[str]:
-    """Names of the schedulers whose jobs wait in a queue and run without `submit`."""
+    """Names of the schedulers that keep jobs in a queue and run them after `submit` has ended."""
     return [name for name, registered in SCHEDULERS.items() if not registered.waits]

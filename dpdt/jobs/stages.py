@@ -1,4 +1,4 @@
-"""The stages' packages behind one interface, and how a task of theirs is run. Nothing below knows all of them."""
+"""The registry of the stages' packages, and how a task of a stage is run. No module below imports all of them."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -36,11 +36,11 @@ class Stage(Protocol):
             **options: `task_index` and `num_tasks` of a part of a domain, `on_epoch_end` of a training.
 
         Returns:
-            Its summary, one line for people.
+            Its summary in one line.
         """
 
 
-# Where each stage is done. Only what is asked for is imported: `dpdt status` needs neither torch nor MLflow.
+# Where each stage is done. Only what is needed is imported: `dpdt status` needs neither torch nor MLflow.
 _MODULES: Final = {
     "cohort": "dpdt.cohort.stage",
     "shards": "dpdt.shards.stage",
@@ -55,8 +55,8 @@ _MODULES: Final = {
 def is_done(study: Study, task: Task) -> bool:
     """Whether a task's result is there and was made with the study's present settings.
 
-    The report and MLflow are done when they were made from the very files that are there now: their inputs' sizes and
-    times are kept in a stamp. `dpdt report` and `dpdt sync` always do their work.
+    The report and MLflow are done when they were made from the files as they are now: their inputs' sizes and times
+    are kept in a stamp. `dpdt report` and `dpdt sync` always do their work.
     """
     return _stage(task).done(study, task.key)
 
@@ -72,7 +72,7 @@ def run_task(study_file: str, task: Task, *, num_threads: int = 0) -> None:
         num_threads: Cores that the task may use where the study leaves it open; 0: all cores of the process.
 
     Raises:
-        ClusterError: The task stopped early, for instance a training that was told to: nothing may go on from it.
+        ClusterError: The task stopped early, for instance an interrupted training: nothing may go on from it.
         DpdtError: The stage's own error.
     """
     study = thaw_study(study_file)
@@ -139,14 +139,14 @@ def private_umask(study: Study) -> Iterator[None]:
 
 @contextmanager
 def _claim(study: Study, task: Task) -> Iterator[None]:
-    """Be the one process that runs a task; wait for another one that does."""
+    """Become the one process that runs a task; wait while another process does."""
     lock = study.paths.task_lock(task.name)
     try:
         with exclusive_lock(lock, blocking=False):
             yield
             return
     except BlockingIOError:
-        note(f"{task.label}: another process is at it; waiting for it")
+        note(f"{task.label}: another process runs it; waiting for it to end")
     with exclusive_lock(lock):
         yield
 

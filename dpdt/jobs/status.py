@@ -1,4 +1,4 @@
-"""The state of every task of a study, from its own files and from what the schedulers know of its newest jobs."""
+"""The state of every task of a study, from its own files and from the schedulers' states of its newest jobs."""
 
 import json
 import sys
@@ -20,8 +20,8 @@ from dpdt.study.tasks import LAST_STAGES, Task, needs
 
 __all__ = ["STATES", "show_status", "study_status", "task_states", "watch_status"]
 
-# missing: nobody is at it; waiting: sent, but not started; failed: its last attempt ended without the result; stopped:
-# it was told to stop (cancelled, or too many attempts): sent again, it goes on.
+# missing: neither done nor sent; waiting: sent, but not started; failed: its last attempt ended without the result;
+# stopped: it was stopped from outside (cancelled, or too many attempts): sent again, it goes on.
 STATES: Final = ("done", "running", "waiting", "failed", "stopped", "missing")
 
 
@@ -87,7 +87,7 @@ class _Look:
         self.complete: dict[str, bool] = {}
 
     def _ask(self, cluster: str) -> JobStates:
-        """What a scheduler knows of the jobs that it was sent."""
+        """The states of the jobs that a scheduler was sent."""
         its = {task: sent for task, sent in self.jobs.items() if sent[1].cluster == cluster}
         return make_scheduler(cluster, self.study).states(its)
 

@@ -1,4 +1,4 @@
-"""Which task was sent as which job, and what became of it: read from the jobs' own files and from `squeue`.
+"""Which task was sent as which job, and how it ended: read from the jobs' own files and from `squeue`.
 
 The record of a submission lies beside its jobs' files (`jobs/<time>/record.json`). Nothing here needs Slurm's
 accounting (`sacct`), which many sites do not have.
@@ -32,7 +32,7 @@ class Job:
         task: What it does.
         job_id: Slurm's id (`12` or `12_3`), or the process id of a local job.
         log: Its log file.
-        result: Where submitit leaves what became of it.
+        result: Where submitit writes its result.
         cluster: Its scheduler, a key of `SCHEDULERS`.
     """
 
@@ -44,7 +44,7 @@ class Job:
 
     @property
     def attempts(self) -> Path:
-        """Where its attempts are noted."""
+        """Where its attempts are recorded."""
         return attempts_file(self.result.parent, self.job_id)
 
 
@@ -57,7 +57,7 @@ class Submission:
         self.jobs = list(jobs)
 
     def new_job(self, task: Task, handle: Any) -> Job:
-        """The job that submitit made of a task; it is not noted yet."""
+        """The job that submitit made of a task; it is not recorded yet."""
         return Job(task, handle.job_id, handle.paths.stdout, handle.paths.result_pickle, self.cluster)
 
     def add(self, jobs: Sequence[Job]) -> None:

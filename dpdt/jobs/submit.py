@@ -1,4 +1,4 @@
-"""Send a study's tasks to a scheduler, or take them back."""
+"""Send a study's tasks to a scheduler, or cancel them."""
 
 import contextlib
 from collections import Counter
@@ -31,9 +31,9 @@ class SubmitSummary:
         sent: Number of tasks sent.
         skipped: Tasks that were done already.
         queued: Tasks that an earlier submission has in the queue.
-        finished: Tasks that succeeded (0 if nobody waited).
+        finished: Tasks that succeeded (0 without waiting).
         folder: Where logs lie; None if nothing was sent.
-        missing: With `retry_failed`: tasks that nobody is at, though nothing failed.
+        missing: With `retry_failed`: tasks that are neither done nor running, though nothing failed.
     """
 
     cluster: str
@@ -70,7 +70,7 @@ def submit(
 
     Args:
         study: The study.
-        cluster: Who runs them: a key of `SCHEDULERS`.
+        cluster: The scheduler: a key of `SCHEDULERS`.
         stages: Only these; None means all.
         dry_run: Print a table of what would be sent; send nothing.
         wait: Wait for the end and fail if a task failed. Default: yes, unless they wait and run in a queue.
@@ -78,7 +78,7 @@ def submit(
 
     Raises:
         StudyError: Unknown stage or cluster, a wrong cluster profile, class weights of public data
-            that are not there, or a network of one's own that is not fit for DP.
+            that are not there, or a custom network that is not fit for DP.
         ClusterError: Slurm refused a job, or a task failed: with the task, its last traceback line and its log.
     """
     scheduler = make_scheduler(cluster, study)
@@ -119,7 +119,7 @@ def cancel(study: Study, tasks: Collection[Task] | None = None) -> list[Task]:
         tasks: Only these; None means all.
 
     Returns:
-        The tasks whose jobs were cancelled.
+        The tasks of the cancelled jobs.
 
     Raises:
         ClusterError: The scheduler is not here, does not answer, or refuses.
@@ -139,7 +139,7 @@ def _waits(cluster: Cluster, wanted: bool | None) -> bool:
 
 
 def _warn_of_changed_lists(study: Study) -> None:
-    """Nothing is built anew because a hospital's list was corrected, so say that it was."""
+    """A cohort is not rebuilt when a hospital's list was corrected, so warn that it was."""
     from dpdt.cohort.table import changed_inputs, cohort_done
 
     for domain in study.domains:
@@ -148,7 +148,7 @@ def _warn_of_changed_lists(study: Study) -> None:
 
 
 def _unfinished(study: Study, states: dict[Task, str]) -> set[Task]:
-    """Tasks that failed or were stopped, and those that nobody will run because of them."""
+    """Tasks that failed or were stopped, and those that will not run because of them."""
     found: set[Task] = set()
     for task, before in needs(study).items():
         follows = states[task] == "missing" or task.stage in LAST_STAGES

@@ -19,7 +19,7 @@ __all__ = ["TaskCall"]
 
 @dataclass(frozen=True)
 class TaskCall:
-    """Call it to run a task. A scheduler whose jobs need more has a call of its own, made of this one.
+    """Call it to run a task. A scheduler with jobs that need more subclasses it.
 
     Attributes:
         study_file: The frozen study.

@@ -8,8 +8,8 @@ Gaussian mechanism, under addition or removal of one privacy unit. Three account
 - ``prv``: privacy random variables (Gopi, Lee & Wutschitz 2021, arXiv 2106.02848) of Opacus; its upper bound.
 - ``rdp``: Rényi DP (Mironov, Talwar & Zhang 2019, arXiv 1908.10530) of dp-accounting; looser, an upper bound.
 
-Without sampling (q = 1) the steps are one Gaussian mechanism, whose epsilon is exact (`dpdt.privacy.gaussian`): it is
-the answer whichever of them is asked. Where pld or prv cannot answer, rdp does. ``Spent.accountant`` says who did.
+Without sampling (q = 1) the steps are one Gaussian mechanism. Its epsilon is exact (`dpdt.privacy.gaussian`) and is
+the answer whichever of them is asked. Where pld or prv cannot answer, rdp does. ``Spent.accountant`` says which did.
 
 Gaussian DP's central limit (``gdp``) is refused: it is no bound and lies below the true epsilon.
 """
@@ -40,10 +40,10 @@ __all__ = [
 
 ACCOUNTANTS: Final = ("pld", "prv", "rdp")
 
-# Who answers where the steps are a Gaussian mechanism; cannot be asked for.
+# The accountant's name where the steps are a Gaussian mechanism; cannot be asked for.
 EXACT: Final = "exact"
 
-# Less noise than this protects nobody (epsilon of one step above 1000): the answer is infinity.
+# Less noise than this is no protection (epsilon of one step above 1000): the answer is infinity.
 MIN_NOISE_MULTIPLIER: Final = 0.02
 MAX_NOISE_MULTIPLIER: Final = 1e7
 # prv takes minutes and gigabytes above this; the rdp bound answers instead.
@@ -115,7 +115,7 @@ def epsilon(
 
 
 class Spent(NamedTuple):
-    """An epsilon and who computed it.
+    """An epsilon and the accountant that computed it.
 
     Attributes:
         epsilon: As of ``epsilon``.
@@ -197,7 +197,7 @@ def delta_protects(delta: float, *, units: int) -> bool:
 
 
 def check_delta(delta: float, *, units: int | None, study_unit: str | None = None) -> None:
-    """Refuse a delta that protects nobody.
+    """Refuse a delta that is too large to protect a unit.
 
     Args:
         delta: Of the guarantee.
@@ -211,7 +211,7 @@ def check_delta(delta: float, *, units: int | None, study_unit: str | None = Non
         return
     key, otherwise = "delta", ""
     if study_unit:
-        key, otherwise = "privacy.delta", ", or, for a trial that protects nobody, set privacy.allow_large_delta"
+        key, otherwise = "privacy.delta", ", or, for a trial on made-up data, set privacy.allow_large_delta = true"
     raise PrivacyError(
         f"{key}: {delta:g} is not below 1 / {units} {study_unit or 'unit'}s = {1 / units:.3g}. With such a delta a "
         f"mechanism that publishes one of them whole would count as private. Choose a smaller one{otherwise}."
@@ -382,7 +382,7 @@ def _rdp_epsilon(sigma: float, rate: float, steps: int, delta: float, once: floa
 
     step = dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(sigma))
     log = logging.getLogger("absl")
-    was_disabled, log.disabled = log.disabled, True  # it reports each fractional order whose series does not converge
+    was_disabled, log.disabled = log.disabled, True  # it reports each fractional order with a divergent series
     try:
         composed = RdpAccountant().compose(step, steps)
         if once is not None:

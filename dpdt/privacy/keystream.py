@@ -1,8 +1,8 @@
 """Random numbers for sampling and noise from a cryptographic generator, with a state that can be saved.
 
-A `KeyStream` is ChaCha20 (RFC 8439) under a secret 256-bit key. Every draw has a nonce of its own, the number of the
+A `KeyStream` is ChaCha20 (RFC 8439) under a secret 256-bit key. Every draw has its own nonce, the number of the
 draw, so no two draws of a key share a byte, across resumes too. In a DP arm the key comes from the operating system and
-exists only in the run's checkpoints, which are removed when the run ends: who knows it can subtract the noise.
+exists only in the run's checkpoints, which are removed when the run ends: with the key, the noise can be subtracted.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class KeyStream:
 
     @classmethod
     def fresh(cls) -> Self:
-        """A stream that nobody can predict: its key comes from the operating system."""
+        """An unpredictable stream: its key comes from the operating system."""
         return cls(secrets.token_bytes(KEY_BYTES))
 
     @classmethod

@@ -1,11 +1,11 @@
 """How much privacy a run has spent: an append-only file that is on the disk before the noise it accounts for exists.
 
 `ledger.jsonl` has one JSON object a line. The first names the mechanism (noise_multiplier, sample_rate, max_grad_norm,
-delta, …). A `reserve` line books a block of noisy steps before the first of them is taken. A `settle` line gives
-back, after an orderly stop, the steps of the last block that were not taken. Whatever was reserved and not given back
+delta, …). A `reserve` line books a block of noisy steps before the first of them is taken. A `settle` line
+returns, after an orderly stop, the steps of the last block that were not taken. Whatever was reserved and not returned
 is spent: a crash can make the spent budget larger than what was used, never smaller.
 
-Each line carries a check sum over itself and the line before, so an altered, missing or reordered line is found. A
+Each line carries a checksum over itself and the line before, so an altered, missing or reordered line is found. A
 crash while a line is written leaves a part of a line at the end of the file; that line's steps were never taken, and it
 is cut off.
 """
@@ -73,7 +73,7 @@ class Ledger:
 
     @property
     def spent_steps(self) -> int:
-        """Steps that count: all reserved ones but those given back."""
+        """Steps that count: all reserved ones except those returned."""
         return self._spent
 
     @property
@@ -115,7 +115,7 @@ class Ledger:
         self._used += 1
 
     def settle(self) -> None:
-        """Give back the steps of the open block that were not taken: an orderly stop loses no budget."""
+        """Return the steps of the open block that were not taken: an orderly stop loses no budget."""
         rest = self._open_block - self._used
         if rest:
             self._append({"event": "settle", "unused": rest, "spent_steps": self._spent - rest})
@@ -138,7 +138,7 @@ class Ledger:
 
 
 def read_spent_steps(path: Path) -> int:
-    """Steps that a ledger counts as spent, for those who only look.
+    """Steps that a ledger counts as spent, for readers that take no steps.
 
     Raises:
         PrivacyError: The file is missing, empty or damaged.
@@ -157,13 +157,13 @@ def _unwritable(path: Path, reason: str) -> PrivacyError:
 
 
 def _check(previous: str, entry: Mapping[str, Any]) -> str:
-    """Check sum of an entry and, through the one before it, of everything before."""
+    """Checksum of an entry and, through the one before it, of everything before."""
     text = previous + json.dumps(entry, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:CHECK_CHARACTERS]
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], str, int]:
-    """Entries, the last one's check sum, and how many bytes of the file they take."""
+    """Entries, the last one's checksum, and how many bytes of the file they take."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -178,7 +178,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], str, int]:
                 break  # a part of a line after the last line end
             raise PrivacyError(
                 f"{path}: line {number} is damaged, or a line before it is missing, so the spent epsilon cannot "
-                "be known. Restore the file from a backup, or remove the whole run and start it anew "
+                "be known. Restore the file from a backup, or remove the whole run and start it again "
                 "(which spends privacy again)."
             )
         check = entry.pop("check")
@@ -188,7 +188,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], str, int]:
 
 
 def _entry(line: bytes, previous: str) -> dict[str, Any] | None:
-    """The line's entry, if its check sum is right."""
+    """The line's entry, if its checksum is right."""
     try:
         entry = json.loads(line)
     except ValueError:
@@ -219,7 +219,7 @@ def _compare(path: Path, first: Mapping[str, Any], mechanism: Mapping[str, Any])
 
 
 def _spent(path: Path, entries: list[dict[str, Any]]) -> int:
-    """Add up the blocks; a settle line must follow its own block and give back no more than it."""
+    """Add up the blocks; a settle line must follow its own block and return no more than it."""
     spent = block = 0
     for entry in entries[1:]:
         if entry["event"] == "reserve" and entry["steps"] >= 1:
@@ -258,4 +258,4 @@ class Countdown:
         self.spent_steps += 1
 
     def settle(self) -> None:
-        """Nothing is reserved, nothing comes back."""
+        """Nothing was reserved, so nothing is returned."""

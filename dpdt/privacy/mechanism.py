@@ -28,7 +28,7 @@ class Mechanism:
         delta: Below 1 / num_units.
         accountant: The one that is asked, ``pld``, ``prv`` or ``rdp``.
         target_epsilon: What all steps together stay within.
-        images_per_unit: Images of a drawn unit, whose gradients are averaged before clipping; no matter for epsilon.
+        images_per_unit: Images of a drawn unit; their gradients are averaged before clipping. No effect on epsilon.
         counts_noise: Noise over sensitivity of the counts of labels that class weights were made from, composed with
             the steps; None: nothing was counted.
         rounding_allowance: s of the sensitivity max_grad_norm · (1 + s), for what rounding moves the other units'
@@ -55,7 +55,7 @@ class Mechanism:
 
     @property
     def accounted_noise_multiplier(self) -> float:
-        """Standard deviation of the noise over the sensitivity: what the accountant is told."""
+        """Standard deviation of the noise over the sensitivity: the accountant's noise multiplier."""
         return self.noise_multiplier / (1 + (self.rounding_allowance or 0.0))
 
     @classmethod
@@ -146,7 +146,7 @@ class Mechanism:
 
 
 def _with_allowance(accounted: float, allowance: float | None) -> float:
-    """The least noise multiplier that the accountant is told at least `accounted` for."""
+    """The least noise multiplier for which the accountant gets at least `accounted`."""
     if allowance is None:
         return accounted
     noise_multiplier = accounted * (1 + allowance)

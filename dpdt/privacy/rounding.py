@@ -3,7 +3,7 @@
 One unit's clipped gradient has a norm of at most max_grad_norm, C. But a unit that comes or goes also changes the size
 of the physical batches, and the place and neighbours of the other images in them. Convolutions then take other kernels
 or add up in another order, and the other images' gradients come out in other last bits. So the sum moves by at most
-C·(1 + s), and the accountant is told sigma / (1 + s); s is this module's allowance. It is in proportion to the images
+C·(1 + s), and the accountant gets sigma / (1 + s); s is this module's allowance. It is in proportion to the images
 of a logical batch, because the changes may all point one way.
 
 In bfloat16 a changed last bit can make a gradient another one (0.75 % of C was measured for 32 images), and no useful

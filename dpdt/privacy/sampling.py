@@ -17,9 +17,9 @@ class PoissonSampler:
     """Draws every unit independently with one probability, then `images_per_unit` images of each drawn unit.
 
     This is the sampling that the accountants assume (Mironov, Talwar & Zhang 2019, arXiv 1908.10530, section 3);
-    shuffled or weighted batches are not. A drawn patient brings one image, or several whose gradients are averaged
-    before they are clipped: either way a patient moves one clipped gradient of the sum, and the guarantee is the
-    patient's. The images are drawn uniformly and without replacement; a patient who has fewer brings all. Batches vary
+    shuffled or weighted batches are not. A drawn patient adds one image, or several; their gradients are
+    averaged before clipping: either way a patient moves one clipped gradient of the sum, and the guarantee is the
+    patient's. The images are drawn uniformly and without replacement; a patient who has fewer adds all. Batches vary
     in size and may be empty: an empty one is a step too.
 
     Args:
@@ -77,7 +77,7 @@ def sample_rate_for(
         unit: What is drawn, for the message: `patient` or `image`.
 
     Raises:
-        PrivacyError: There are fewer units than the batch shall have, or none.
+        PrivacyError: There are fewer units than the expected batch size, or none.
     """
     if num_units < 1 or expected_batch_size > num_units:
         raise PrivacyError(

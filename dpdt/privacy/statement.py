@@ -1,4 +1,4 @@
-"""The privacy statement of a run (`privacy.json`): what is protected, how strongly, and what else was let out."""
+"""The privacy statement of a run (`privacy.json`): what is protected, how strongly, and what else was released."""
 
 import math
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def privacy_statement(
     Args:
         mechanism: What each step did.
         run_id: The run.
-        domain: Whose patients.
+        domain: The domain of the patients.
         spent_steps: Steps that the ledger counts; before and while it runs, those of the whole run.
         randomness: ``cryptographic`` or ``seeded``.
         class_weights: The study file's choice, ``none``, ``public``, ``given`` or ``private``.
@@ -93,8 +93,8 @@ def privacy_statement(
         statement["patient_bound"] = _patient_bound(spent, mechanism.delta, max_images_per_patient)
     elif not patients_known:
         statement["unit_note"] = (
-            f"{domain} does not say whose an image is, so each image counts as a patient of its own: somebody with "
-            "several images has the guarantee of a group, not this one."
+            f"{domain} does not publish which patient an image is of, so each image counts as one patient: a person "
+            "with several images has the guarantee of a group, not this one."
         )
     statement["paragraph"] = _paragraph(statement)
     return statement
@@ -186,7 +186,7 @@ def selection_cost(budgets: Sequence[tuple[float, float]]) -> dict[str, Any]:
 def brought_up_to_date(
     statement: dict[str, Any], *, budgets: Sequence[tuple[float, float]], plain_hashes: bool, as_of: str
 ) -> dict[str, Any]:
-    """A statement with today's count of runs on the same patients; the very same one where nothing is new.
+    """A statement with today's count of runs on the same patients; the same object where nothing is new.
 
     Args:
         statement: Of a run; without DP, or without a selection, it stays as it is.
@@ -300,18 +300,18 @@ def _cost_of_weights(class_weights: str, counts_noise: float | None) -> str:
 
 
 def _paragraph(statement: dict[str, Any]) -> str:
-    """For somebody who answers for patients' data and is no mathematician."""
+    """The statement in words, for readers who answer for patients' data and are no mathematicians."""
     unit, epsilon = statement["unit"], statement["epsilon"]
-    whose = "a patient's images" if unit == "patient" else "a single image"
+    removed = "a patient's images" if unit == "patient" else "a single image"
     factor = "any factor" if epsilon is None or epsilon > 13 else f"a factor of {format_bound(math.exp(epsilon))}"
     spent = "no finite bound" if epsilon is None else format_bound(epsilon)
     parts = [
         f"This model was trained on {statement['num_units']} {unit}s of {statement['domain']} with differential "
         f"privacy: epsilon = {spent} and delta = {statement['delta']:g} for each {unit}.",
-        f"That means: leaving {whose} out of the training, or adding them, changes the probability of anything that "
+        f"That means: leaving {removed} out of the training, or adding them, changes the probability of anything that "
         f"can be concluded from the model by at most {factor}, apart from events of probability "
         f"{statement['delta']:g}.",
-        f"It holds whatever else somebody knows, for every {unit} of the training data, and for everything computed "
+        f"It holds whatever else an attacker knows, for every {unit} of the training data, and for everything computed "
         "from the weights later.",
         "It does not cover what is learned about people in general, nor the items of `other_releases`.",
     ]
@@ -325,7 +325,7 @@ def _paragraph(statement: dict[str, Any]) -> str:
         parts.insert(
             1,
             f"Its delta is not below one over the number of {unit}s: a training that publishes one of them whole "
-            "would satisfy it, so nobody should rely on this guarantee.",
+            "would satisfy it, so do not rely on this guarantee.",
         )
     selection = statement["selection"]
     if selection["runs"] > 1:

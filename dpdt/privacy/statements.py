@@ -1,4 +1,4 @@
-"""Statements stay true when runs are added: what all DP runs on the same patients cost together is counted anew.
+"""Statements stay true when runs are added: what all DP runs on the same patients cost together is counted again.
 
 Every ledger in the runs' folder counts, whatever study file it was made by, and every DP run that the study file plans:
 with its target epsilon, which is the most that it may spend, so a run that is half done counts as a whole one.
@@ -26,7 +26,7 @@ class Budget:
     """What a DP run may spend, on whom.
 
     Attributes:
-        domain: Whose patients; None where a run's config is lost: it counts for all.
+        domain: The domain of the patients; None where a run's config is lost: it counts for all.
         unit: The privacy unit.
         epsilon: Its target.
         delta: Of its guarantee.
@@ -44,7 +44,7 @@ def publish_statement(study: Study, paths: RunPaths, statement: Mapping[str, Any
     Args:
         study: The study.
         paths: The run; its config and, with DP, its ledger are there.
-        statement: Its statement, but for the other runs.
+        statement: Its statement, except for the other runs.
     """
     with _lock(study):
         budgets = _budgets(study)
@@ -72,7 +72,7 @@ def _refresh(study: Study, budgets: Mapping[str, Budget]) -> None:
         try:
             statement = read_json(file)
         except DpdtError:
-            continue  # told where that run is used
+            continue  # an error where that run is used
         now = _today(statement, paths, budgets)
         if now != statement:
             write_json(file, now)
@@ -93,7 +93,7 @@ def _today(statement: dict[str, Any], paths: RunPaths, budgets: Mapping[str, Bud
 
 
 def _budgets(study: Study) -> dict[str, Budget]:
-    """Every DP run that the study plans or whose ledger is there, by its id."""
+    """Every DP run that the study plans or that has a ledger, by its id."""
     privacy = study.privacy
     found = {
         study.run_id(cell): Budget(cell.domain, privacy.unit, cell.target_epsilon, privacy.delta)
@@ -116,7 +116,7 @@ def _begun(paths: RunPaths) -> Budget | None:
         line = stream.readline()
     try:
         first = json.loads(line)
-    except ValueError:  # a crash in the first line, or damage, which its training tells: the config has the same
+    except ValueError:  # a crash in the first line, or damage, which its training reports: the config has the same
         first = {**config.get("settings", {}).get("privacy", {}), "target_epsilon": config.get("target_epsilon")}
     try:
         spends = float(first["target_epsilon"]), float(first["delta"])

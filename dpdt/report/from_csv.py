@@ -120,7 +120,7 @@ def read_auc_table(frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, Grid]:
     if missing or arm is None:
         raise StudyError(
             f"--from-csv {name}: no column {', '.join(missing)}; found {', '.join(map(str, frame.columns))}. Expected "
-            f"a table such as report/auc.csv{', parted by commas' if len(frame.columns) == 1 else ''}."
+            f"a table such as report/auc.csv{', separated by commas' if len(frame.columns) == 1 else ''}."
         )
     _check_cells(frame, name, arm)
     units = set(frame["privacy_unit"]) if "privacy_unit" in frame else set()
@@ -153,7 +153,7 @@ def read_auc_table(frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, Grid]:
 def _check_cells(frame: pd.DataFrame, name: str, arm: str) -> None:
     """There are rows, and each says of which cell it is."""
     if frame.empty:
-        raise StudyError(f"--from-csv {name}: a header and no rows. Expected a row a cell, such as in report/auc.csv.")
+        raise StudyError(f"--from-csv {name}: a header and no rows. Expected one row per AUC, as in report/auc.csv.")
     for column in (arm, *CELL):
         blank = frame[column].isna()
         if blank.any():

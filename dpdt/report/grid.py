@@ -16,7 +16,7 @@ class Grid:
     train_domains: tuple[str, ...]
     test_domains: tuple[str, ...]
     epsilons: tuple[float, ...]  # no DP (inf) first, then falling
-    names: Mapping[float, str] = field(default_factory=dict)  # of arms whose epsilon is a band
+    names: Mapping[float, str] = field(default_factory=dict)  # of arms with a band of epsilons
 
     @classmethod
     def of(cls, study: Study) -> "Grid":

@@ -51,7 +51,7 @@ class Draws:
             try:
                 table = pd.read_parquet(run.paths.draws) if run and run.paths.metrics.exists() else None
             except (OSError, ValueError):
-                table = None  # `dpdt evaluate` mends it; the numbers themselves are in metrics.parquet
+                table = None  # `dpdt evaluate` repairs it; the numbers themselves are in metrics.parquet
             if table is None:
                 continue
             for row in table.itertuples():

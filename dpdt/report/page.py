@@ -151,12 +151,12 @@ def answer(arms: Sequence[Arm], grid: Grid) -> str:
     if not epsilons:
         return "No model has been evaluated yet."
     clauses: list[str] = []
-    said: set[str] = set()  # where the values before were measured: said again where it is not the same
+    scopes: set[str] = set()  # where the previous values were measured: named again where it differs
     for epsilon in epsilons:
         of_arm = {scope: cells[epsilon, scope] for scope in SCOPES if (epsilon, scope) in cells}
-        where = dict.fromkeys(SCOPES, "") if said == set(of_arm) else WHERE
+        where = dict.fromkeys(SCOPES, "") if scopes == set(of_arm) else WHERE
         values = [f"{plain(arm.auc)}{_difference(arm)}{where[scope]}" for scope, arm in of_arm.items()]
-        said = set(of_arm)
+        scopes = set(of_arm)
         name = f"with {grid.name(epsilon)}" if math.isfinite(epsilon) else "without DP"
         clauses.append(f"{name} {'it' if clauses else 'the mean macro AUC'} is {' and '.join(values)}")
     compared = any(not math.isnan(arm.difference) for arm in arms)

@@ -1,4 +1,4 @@
-"""The report's sections on who was studied, what privacy means, and where the numbers come from."""
+"""The report's sections on the cohorts, on privacy, and on where the numbers come from."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -108,14 +108,14 @@ def paragraphs(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 def other_releases(runs: Sequence[Run]) -> Table:
-    """What else was let out of the private data, as the DP runs' statements say, each entry once."""
+    """What else was released from the private data, as the DP runs' statements say, each entry once."""
     columns = ["what", "source", "accounted"]
     found: dict[tuple[str, ...], None] = {}
     for run in runs:
         statement = (run.privacy() or {}) if run.private else {}
         for release in statement.get("other_releases") or []:
             found[tuple(str(release.get(column, "")) for column in columns)] = None
-    return Table(["also let out", "where from", "is it in ε?"], [list(row) for row in found])
+    return Table(["also released", "where from", "is it in ε?"], [list(row) for row in found])
 
 
 def provenance(runs: Sequence[Run]) -> Table:

@@ -72,7 +72,7 @@ def auc_by_run(study: Study) -> pd.DataFrame:
 
 
 def _sorted(study: Study, table: pd.DataFrame) -> pd.DataFrame:
-    """Rows in the order in which people read: epsilon, label, subgroup, then the study file's domains."""
+    """Rows in reading order: epsilon, label, subgroup, then the study file's domains."""
     order = {
         "label": (AVERAGE, *LABELS),
         "subgroup": (ALL, *SUBGROUPS),

@@ -1,4 +1,4 @@
-"""Checkpoints that a crash cannot spoil: `step-<step>-<check sum>.pt` below a run's `checkpoints/`.
+"""Checkpoints that a crash cannot spoil: `step-<step>-<checksum>.pt` below a run's `checkpoints/`.
 
 A file is written under a temporary name, fsynced and renamed; its name carries the first characters of its SHA-256. The
 newest two are kept. One that does not match its name is set aside with a warning and the one before is taken.
@@ -59,7 +59,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         try:
             data = path.read_bytes()
             if _check(data) != path.stem.rsplit("-", 1)[-1]:
-                raise ValueError("its bytes do not match the check sum in its name")
+                raise ValueError("its bytes do not match the checksum in its name")
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except Exception as err:  # noqa: BLE001  torch.load raises many kinds; whichever it is, the file is of no use
             aside = path.with_suffix(".damaged")

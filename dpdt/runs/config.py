@@ -55,7 +55,7 @@ def freeze_config(paths: RunPaths, config: dict[str, Any]) -> dict[str, Any]:
                 began = f"the run was begun with another {key} than there is now"
             raise DpdtError(
                 f"{paths.config}: {began}. "
-                f"Put it back, or remove {paths.folder} to train anew (which spends privacy again)."
+                f"Put it back, or remove {paths.folder} to train from scratch (which spends privacy again)."
             )
     return frozen
 

@@ -1,4 +1,4 @@
-"""How far a run is: read from its own small files, without a library for it where nothing is to be read."""
+"""How far a run is: read from its own small files; a library is loaded only if there is something to read with it."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def run_progress(paths: StudyPaths, task: Task, *, running: bool) -> dict[str, A
     Args:
         paths: The study's.
         task: One of its tasks.
-        running: Whether somebody is at it: only then the time that is left is told.
+        running: Whether a process runs it: the remaining time is given only then.
 
     Returns:
         step, num_steps, epsilon, target_epsilon and time_left_s, each None where it does not apply.

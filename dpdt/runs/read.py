@@ -1,4 +1,4 @@
-"""What the run folders hold, for those who only show it: the report and MLflow."""
+"""Reading run folders, for code that only shows them: the report and MLflow."""
 
 import json
 import math
@@ -100,7 +100,7 @@ class Run:
         return steps
 
     def metrics(self) -> pd.DataFrame | None:
-        """The evaluation's metrics; None if there are none yet or their file is damaged (`dpdt evaluate` mends it)."""
+        """The evaluation's metrics; None if there are none yet or their file is damaged: see `dpdt evaluate`."""
         try:
             return pd.read_parquet(self.paths.metrics)
         except (OSError, ValueError):

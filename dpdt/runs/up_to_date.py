@@ -1,6 +1,6 @@
 """Whether the report and MLflow were made from the files that are there now.
 
-Their results cannot tell by themselves, so a stamp is kept: the sizes and times of everything that they show.
+Their results do not record it themselves, so a stamp is kept: the sizes and times of everything that they show.
 """
 
 from collections.abc import Iterator

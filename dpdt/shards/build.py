@@ -40,7 +40,7 @@ class ShardSummary:
         complete: Whether the manifest is there; false while other tasks still work.
         images: Images in the shards (0 until complete).
         rejected: Images that could not be used (0 until complete).
-        duplicates_across_splits: Images whose very pixels occur in more than one split (0 until complete).
+        duplicates_across_splits: Images with the same pixels in more than one split (0 until complete).
     """
 
     domain: str
@@ -155,7 +155,7 @@ def _write_shard(job: ShardJob, number: int, advance: Advance) -> None:
 
 
 def _process(job: ShardJob, rows: pd.DataFrame, advance: Advance) -> Iterator[tuple[NDArray[np.uint8], pd.DataFrame]]:
-    """Pixels of the accepted images, (n, size, size), and what became of all of them, chunk by chunk."""
+    """Pixels of the accepted images, (n, size, size), and the results of all of them, chunk by chunk."""
     root = job.study.root(job.domain)
     chunk = max(1, CHUNK_BYTES // (job.size * job.size))
     buffer = np.empty((min(chunk, len(rows)), job.size, job.size), dtype=np.uint8)

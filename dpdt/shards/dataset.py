@@ -93,7 +93,7 @@ def load_split(study: Study, domain: str, split: str) -> DomainData:
     """
     paths = study.paths.shards(domain)
     if not paths.manifest.exists():
-        raise ShardError(f"{paths.folder}: no shards of {domain}. Run `dpdt shards` first.")
+        raise ShardError(f"{paths.folder}: no shards of {domain} yet. Run `dpdt shards {study.file}` first.")
     cohort = read_cohort(study, domain)
     shards = Shards.open(staged(paths))
     if shards.manifest["fingerprint"] != study.shards_fingerprint(domain):

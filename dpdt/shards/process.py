@@ -19,7 +19,7 @@ __all__ = ["ImageOutcome", "num_workers", "process_images"]
 
 @dataclass(frozen=True)
 class ImageOutcome:
-    """What became of one file.
+    """The result for one file.
 
     Attributes:
         reason: Empty if its pixels were written; otherwise a reason of `_core.ImageResult`.

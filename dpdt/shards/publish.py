@@ -83,7 +83,7 @@ def _manifest(job: ShardJob, table: pd.DataFrame, parts: list[Path]) -> dict[str
 
 
 def _count_duplicates(job: ShardJob, images: pd.DataFrame) -> int:
-    """Images whose very pixels occur in more than one split: a leak that no patient id shows."""
+    """Images with the same pixels in more than one split: a leak that no patient id shows."""
     split = images["image_id"].map(job.cohort.set_index("image_id")["split"])
     count = int((split.groupby(images["sha256"]).transform("nunique") > 1).sum())
     if count:

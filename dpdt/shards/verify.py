@@ -1,4 +1,4 @@
-"""Re-hashing everything: finds a flipped byte, a short file, a swapped shard, an index of something else."""
+"""Hashing all shards again: finds a flipped byte, a short file, a swapped shard, an index of other shards."""
 
 import hashlib
 from pathlib import Path

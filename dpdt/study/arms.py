@@ -32,7 +32,7 @@ def format_epsilon(epsilon: float) -> str:
 
 
 def arm_name(target_epsilon: float | None, *, prefix: str = "ε = ") -> str:
-    """An arm for people; infinity, or None, is the one without DP.
+    """An arm's name in tables and messages; infinity, or None, is the one without DP.
 
     >>> arm_name(8.0), arm_name(8.0, prefix="epsilon "), arm_name(math.inf)
     ('ε = 8', 'epsilon 8', 'no DP')

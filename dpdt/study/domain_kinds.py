@@ -1,4 +1,4 @@
-"""Whose layout a domain may have."""
+"""The file layouts that a domain may have: the institutions, and a list described in the study file."""
 
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
@@ -6,7 +6,7 @@ __all__ = ["DOMAIN_KINDS", "DomainKind", "Layout"]
 
 
 class Layout(NamedTuple):
-    """How an institution hands out its data, for a study file that one fills in.
+    """How an institution publishes its data, for a new study file.
 
     Attributes:
         root: A folder where it may lie.
@@ -31,7 +31,7 @@ DOMAIN_KINDS: Final = {
     "mimic": Layout("/data/mimic-cxr-jpg", "public pretraining: three .csv.gz files and files/p10/ …", public=True),
     "table": Layout("/data/own", "your own list and images; docs/own-hospital.md has a worked example"),
 }
-"""Each has a reader of its name in `dpdt.cohort.hospitals`. `table` is anybody's own list, described by
+"""Each has a reader of its name in `dpdt.cohort.hospitals`. `table` is a hospital's own list, described by
 `[domains.<name>.table]`; it comes last."""
 
 if TYPE_CHECKING:

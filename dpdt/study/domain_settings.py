@@ -25,7 +25,7 @@ def _only_once(words: dict[str, Texts]) -> None:
 
 
 class TableLabel(Section):
-    """`[domains.<name>.table.labels] cardiomegaly = { … }`: a column of its own, or words in the findings column."""
+    """`[domains.<name>.table.labels] cardiomegaly = { … }`: a separate column, or words in the findings column."""
 
     column: str | None = Field(default=None, min_length=1, description="Column that holds this label.")
     positive: Texts = Field(default=("1",), min_length=1, description="Cells of that column that mean 1.")
@@ -92,7 +92,7 @@ class TableSplits(Section):
 
 
 class TableSettings(Section):
-    """`[domains.<name>.table]`: a CSV or Parquet list of one's own hospital, one row an image."""
+    """`[domains.<name>.table]`: a hospital's own list, a CSV or Parquet file, one row an image."""
 
     file: Annotated[RelativePath, About("Name your list.", example='"list.csv"')] = Field(
         description="The list, relative to root: .csv, .csv.gz, .tsv or .parquet."
@@ -139,7 +139,7 @@ class TableSettings(Section):
     date_format: Annotated[
         str | None, About("Dates are written in another way, as for Python's strptime.", example='"%d.%m.%Y"')
     ] = Field(default=None, min_length=1, description="E.g. `%d.%m.%Y`; default: ISO 8601.")
-    split: Annotated[str | None, About("The hospital has a split of its own.", example='"Set"')] = Field(
+    split: Annotated[str | None, About("The hospital has its own split.", example='"Set"')] = Field(
         default=None, min_length=1, description="Column; without it patients are split by hash."
     )
     findings: Annotated[str | None, About("One column holds several findings.", example='"Findings"')] = Field(
@@ -226,8 +226,8 @@ class DomainSettings(Section):
     ] = Field(
         default_factory=dict, description="PadChest only: which of its labels make one of ours; see docs/cohorts.md."
     )
-    unknown_views: Annotated[Literal["exclude", "include"], About("Keep images whose view nobody recorded.")] = Field(
-        default="exclude", description="Images whose view is not recorded."
+    unknown_views: Annotated[Literal["exclude", "include"], About("Keep images without a recorded view.")] = Field(
+        default="exclude", description="Images without a recorded view."
     )
     val_fraction: Annotated[
         Number, About("0: train on every patient that is not tested.", unit="part of the train patients")

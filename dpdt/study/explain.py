@@ -1,4 +1,4 @@
-"""What pydantic found wrong in a study file, in words and with its line."""
+"""What pydantic found wrong in a study file, in words and with the line."""
 
 import difflib
 import json
@@ -93,8 +93,8 @@ def _message(first: dict[str, Any], key: str, valid: Sequence[str]) -> str:
         joint = "." if inner and inner[1] in valid else ": "
         return f"{key}{joint}{text}." if key else f"{text}."
     expected = EXPECTED.get(first["type"])
-    said = f"expected {expected.format(**first.get('ctx', {}))}" if expected else first["msg"]
-    return f"{key}: {said}, got {first['input']!r}."
+    problem = f"expected {expected.format(**first.get('ctx', {}))}" if expected else first["msg"]
+    return f"{key}: {problem}, got {first['input']!r}."
 
 
 def _valid_keys(location: Sequence[int | str], model: type[BaseModel], sections: Sequence[str]) -> list[str]:

@@ -28,7 +28,7 @@ def as_frozen(study: Study) -> dict[str, Any]:
 
 
 def from_frozen(frozen: Mapping[str, Any]) -> Study:
-    """The study that `as_frozen` was told.
+    """The study that `as_frozen` froze.
 
     Raises:
         ValidationError: A value is not understood.

@@ -181,10 +181,10 @@ def _key(name: str, field: FieldInfo) -> Key:
     default = REQUIRED if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
     limits = [_limit(item) for item in field.metadata]
     kind = ", ".join(text for text in (_kind(field.annotation), *limits) if text)
-    said = about(field) or About("")
-    if default in ({}, ()) and said.example:
+    help_ = about(field) or About("")
+    if default in ({}, ()) and help_.example:
         default = None
-    return Key(name, default, kind, field.description or "", said)
+    return Key(name, default, kind, field.description or "", help_)
 
 
 def _limit(constraint: Any) -> str:

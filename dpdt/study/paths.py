@@ -1,4 +1,4 @@
-"""Where everything of a study lies: these classes alone know the names of files and folders."""
+"""The paths of a study: these classes alone define the names of files and folders."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +151,7 @@ class SubmissionPaths:
 
     @property
     def ended(self) -> Path:
-        """What became of jobs that Slurm forgot without a result: from the accounting, or from `dpdt cancel`."""
+        """How jobs ended that left no result and that Slurm has forgotten: from its accounting, or `dpdt cancel`."""
         return self.folder / "ended.json"
 
     @property
@@ -239,7 +239,7 @@ class StudyPaths:
         return self.jobs / "locks" / f"{task}.lock"
 
     def stamp(self, stage: str) -> Path:
-        """Fingerprint of what a stage's result was made from, where the result itself cannot tell."""
+        """Fingerprint of what a stage's result was made from, where the result itself does not record it."""
         return self.jobs / "stamps" / f"{stage}.json"
 
     @property

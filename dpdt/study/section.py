@@ -80,21 +80,21 @@ class Section(BaseModel):
 @functools.cache
 def _keys(section: type[Section], decides: str) -> set[str]:
     """Keys of a table that say that this is what they decide."""
-    said = {key: about(field) for key, field in section.model_fields.items()}
-    return {key for key, item in said.items() if item is not None and item.decides == decides}
+    items = {key: about(field) for key, field in section.model_fields.items()}
+    return {key for key, item in items.items() if item is not None and item.decides == decides}
 
 
 @functools.cache
 def _later_defaults(section: type[Section]) -> dict[str, str]:
     """Keys that came later, with the fingerprints of their defaults."""
-    later = {key: field for key, field in section.model_fields.items() if (said := about(field)) and said.later}
+    later = {key: field for key, field in section.model_fields.items() if (item := about(field)) and item.later}
     return {
         key: fingerprint(field.get_default(call_default_factory=True, validated_data={}))
         for key, field in later.items()
     }
 
 
-def _number(value: Any) -> Any:
+def _not_quoted(value: Any) -> Any:
     """Refuse numbers in quotes: `2e-4` without a dot is a float in TOML, but people quote it out of habit."""
     if not isinstance(value, str):
         return value
@@ -136,9 +136,9 @@ def _printable(value: Any) -> Any:
     )
 
 
-Number = Annotated[float, BeforeValidator(_number), AllowInfNan(False)]
-NumberOrInfinity = Annotated[float, BeforeValidator(_number)]
-Integer = Annotated[int, BeforeValidator(_number)]
+Number = Annotated[float, BeforeValidator(_not_quoted), AllowInfNan(False)]
+NumberOrInfinity = Annotated[float, BeforeValidator(_not_quoted)]
+Integer = Annotated[int, BeforeValidator(_not_quoted)]
 Truth = Annotated[bool, BeforeValidator(_truth)]
 Folder = Annotated[Path, BeforeValidator(_expand)]
 RelativePath = Annotated[Path, BeforeValidator(_printable)]

@@ -145,7 +145,7 @@ class TrainSettings(Section):
     ] = Field(default=None, description="Default: every domain with role study.")
     seeds: Annotated[
         tuple[Integer, ...],
-        About("More seeds show how much chance is in the numbers; each costs all trainings again.", decides="other"),
+        About("More seeds show how much chance is in the numbers; each repeats all trainings.", decides="other"),
     ] = Field(default=(0,), min_length=1, description="One training a value.")
     num_epochs: Annotated[
         Number,
@@ -153,7 +153,7 @@ class TrainSettings(Section):
     ] = Field(default=80, gt=0, description="Expected passes over the privacy units.")
     expected_batch_size: Annotated[
         Integer,
-        About("Larger batches drown the noise better, up to a point; keep it far below the units.", unit="units"),
+        About("Larger batches outweigh the noise better, up to a point; keep it far below the units.", unit="units"),
     ] = Field(default=128, ge=1, description="Units of a logical step, in expectation.")
     physical_batch_size: Annotated[
         Literal["auto"] | Annotated[Integer, Field(ge=1)],
@@ -178,7 +178,7 @@ class TrainSettings(Section):
     ] = Field(default=50, ge=1, description="Logical steps between two checkpoints.")
     precision: Annotated[
         Literal["float32", "bf16"],
-        About('"bf16" is quicker where the processor has it; a new run, a little rounder.', later=True),
+        About('"bf16" is quicker where the processor has it; a new run, with more rounding.', later=True),
     ] = Field(
         default="float32",
         description="bf16: autocast of forward and backward passes; norms, sums, weights stay float32.",
@@ -239,7 +239,7 @@ class PrivacySettings(Section):
         default=1e-5, gt=0, lt=1, description="Probability that epsilon does not hold; below 1 / units of every domain."
     )
     allow_large_delta: Annotated[Truth, About("Trials on made-up data only.")] = Field(
-        default=False, description="Accept delta >= 1 / units, which protects nobody for sure; the statement says so."
+        default=False, description="Accept delta >= 1 / units, which need not protect anyone; the statement says so."
     )
     max_grad_norm: Annotated[
         Number, About("Smaller means less noise and more clipping; look for the best with public data.")
@@ -261,7 +261,7 @@ class PrivacySettings(Section):
     ] = Field(default="bookkeeping", description="How per-sample gradients are clipped: dpdt's engine, or Opacus' two.")
     reserve_steps: Annotated[
         Integer,
-        About("Fewer waste less budget in a crash; more write to disk less often.", unit="steps", decides="speed"),
+        About("Fewer lose less budget in a crash; more write to disk less often.", unit="steps", decides="speed"),
     ] = Field(default=10, ge=1, description="Noisy steps that the ledger reserves at once.")
 
     @model_validator(mode="after")
@@ -305,7 +305,7 @@ class EvaluateSettings(Section):
     min_subgroup_size: Annotated[Integer, About("Larger, where small groups could point at people.", unit="images")] = (
         Field(default=10, ge=1, description="Cells with fewer images are left empty.")
     )
-    equivalence_margin: Annotated[Number, About("What loss of AUC nobody would mind.", unit="AUC", decides="other")] = (
+    equivalence_margin: Annotated[Number, About("How much AUC may be lost unnoticed.", unit="AUC", decides="other")] = (
         Field(default=0.01, gt=0, lt=1, description="A difference in AUC within ± this counts as equivalent (TOST).")
     )
 

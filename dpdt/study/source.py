@@ -85,7 +85,7 @@ class Source:
 
     @staticmethod
     def _below(key: str, names: Mapping[str, int] | frozenset[str]) -> str | None:
-        """The first name in a table of the user's own names, such as `files`, whose value is one."""
+        """The first name inside a table with names that the user chooses, such as `files`."""
         return next((name for name in names if name.startswith(f"{key}.")), None)
 
     @staticmethod

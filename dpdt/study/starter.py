@@ -150,8 +150,8 @@ def _lines(keys: list[Key], section: str, chosen: Starter, given: Mapping[str, A
         if key.section != section or key.name == "domains.*.table.labels":
             continue
         unit = f" Unit: {key.help.unit}." if key.help.unit else ""
-        told = f"{key.description}{unit} Why change it: {key.help.why}"
-        yield from textwrap.wrap(told, 118, initial_indent="# ", subsequent_indent="# ")
+        comment = f"{key.description}{unit} Why change it: {key.help.why}"
+        yield from textwrap.wrap(comment, 118, initial_indent="# ", subsequent_indent="# ")
         if key.name in values:
             default = "required" if key.default is REQUIRED else _default(key)
             yield f"{key.short} = {toml(values[key.name])}  # {default}"

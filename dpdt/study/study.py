@@ -71,7 +71,8 @@ class Study(Section):
         for key, names in (("train.domains", self.train.domains), ("evaluate.domains", self.evaluate.domains)):
             for name in names or ():
                 if name not in self.domains:
-                    raise ValueError(f"{key}: no [domains.{name}]; known: {', '.join(self.domains) or 'none'}")
+                    known = ", ".join(self.domains) or "none"
+                    raise ValueError(f"{key}: the study has no [domains.{name}]; its domains: {known}")
         if self.train.precision == "bf16" and self.privacy.clipping == "ghost":
             raise ValueError("train.precision: bf16 breaks ghost clipping's bound; use clipping = 'bookkeeping'")
         if self.train.precision == "bf16" and self.shards.size < BF16_MIN_SIZE:

@@ -25,7 +25,7 @@ __all__ = [
 
 STAGES: Final = ("cohort", "shards", "pretrain", "train", "evaluate", "report", "track")
 GPU_STAGES: Final = ("pretrain", "train", "evaluate")
-# Those that several processes may do together.
+# Stages with tasks that several processes may do together.
 TRAINING_STAGES: Final = ("pretrain", "train")
 # These show whatever is there, so they run even if a task before them failed.
 LAST_STAGES: Final = ("report", "track")
@@ -53,7 +53,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        """Name for files and folders, and for people who mean this task."""
+        """Name for files and folders, and on the command line."""
         name = f"{self.stage}-{self.key}" if self.key else self.stage
         return name if self.num_parts == 1 else f"{name}-{self.part + 1}of{self.num_parts}"
 
@@ -94,7 +94,7 @@ def tasks(study: Study, stage: str) -> list[Task]:
 
 
 def needs(study: Study) -> dict[Task, tuple[Task, ...]]:
-    """Every task of the study, in the order of the stages, with the tasks whose results it reads."""
+    """Every task of the study, in the order of the stages, with the tasks that must be done before it."""
     cohort, shards, pretrain, train, evaluate, report, track = (tasks(study, stage) for stage in STAGES)
     cohort_of = {task.key: task for task in cohort}
     shards_of: dict[str, tuple[Task, ...]] = dict.fromkeys(cohort_of, ())
@@ -148,7 +148,10 @@ def choose(
     for what, want, have in zip(("domain", "target epsilon", "seed"), wanted, there, strict=True):
         for value in want or ():
             if value not in have:
-                raise StudyError(f"{stage}: {what} {value} is not in the study; there: {', '.join(map(str, have))}.")
+                listed = ", ".join(map(str, have)) or "none"
+                raise StudyError(
+                    f"{stage}: {what} {value} is not in the study, which has: {listed}. Name one of these."
+                )
     chosen = [
         task
         for task, row in zip(found, rows, strict=True)

@@ -61,7 +61,7 @@ def find_runs(
             )
             for run in page:
                 name = run.data.tags.get(RUN_ID_TAG)
-                if name in found:  # a server died between creating it and saying so, and was asked again
+                if name in found:  # a server died after creating it, before it answered, and got the call again
                     client.delete_run(run.info.run_id)
                 elif name:
                     found[name] = run

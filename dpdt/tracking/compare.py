@@ -18,7 +18,7 @@ KINDS = ("parameter", "metric")
 
 
 def find_compared(names: Sequence[str], study: Study | None) -> list[Run]:
-    """The runs that people mean.
+    """Find runs by folder, id or name.
 
     Args:
         names: Run folders, or parts of run ids or of names such as ``padchest · no DP``.
@@ -74,10 +74,10 @@ def show_comparison(runs: Sequence[Run]) -> None:
         chosen = [row for row in rows if row["kind"] == kind]
         title = "parameters that differ" if kind == "parameter" else "metrics"
         columns = ("", *(run.title for run in runs))
-        show_table(title, columns, [(row["name"], *map(_text, row["values"])) for row in chosen])
+        show_table(title, columns, [(row["name"], *map(_value_text, row["values"])) for row in chosen])
 
 
-def _text(value: object) -> str:
+def _value_text(value: object) -> str:
     if value is None:
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

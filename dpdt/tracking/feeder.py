@@ -38,8 +38,8 @@ def main() -> None:
         if not part:
             return
         first += part
-    told = json.loads(first)
-    feed(from_frozen(told), told["run_id"])
+    frozen = json.loads(first)
+    feed(from_frozen(frozen), frozen["run_id"])
 
 
 def feed(study: Study, run_id: str) -> None:

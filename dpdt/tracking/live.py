@@ -1,6 +1,6 @@
-"""A training feeds MLflow at its epoch ends, by a process of its own that it never waits for.
+"""A training feeds MLflow at its epoch ends, by a separate process that it never waits for.
 
-The process (`dpdt.tracking.feeder`) is told of an epoch's end by a byte in a pipe. A server that is slow, down or
+The process (`dpdt.tracking.feeder`) learns of an epoch's end by a byte in a pipe. A server that is slow, down or
 unknown therefore holds up that process alone. When the training ends, it gives its last news a moment: at most
 LAST_SHARE of the training's time and LAST_SECONDS. What was not sent by then, `dpdt sync` sends.
 """
@@ -52,13 +52,13 @@ class _Feeder:
         self.process: subprocess.Popen[bytes] | None = None
 
     def tell(self, paths: RunPaths) -> None:
-        """Tell that there is news of a run; returns at once."""
+        """Report that there is news of a run; returns at once."""
         if self.process is None:
             self._start(paths.run_id)
         self._write(b"\n")
 
     def close(self) -> None:
-        """Tell of the training's end, and end the process: in good order if it is quick."""
+        """Report the training's end, and end the process: in good order if it is quick."""
         if self.process is None:
             return
         self._write(b"\n")
@@ -75,8 +75,8 @@ class _Feeder:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment(), bufsize=0
         )
-        told = {**as_frozen(self.study), "run_id": run_id}
-        self._write(json.dumps(told).encode() + b"\n")  # shorter than a pipe holds
+        frozen = {**as_frozen(self.study), "run_id": run_id}
+        self._write(json.dumps(frozen).encode() + b"\n")  # shorter than a pipe holds
         if self.process.stdin:
             os.set_blocking(self.process.stdin.fileno(), False)
 

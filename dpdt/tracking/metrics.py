@@ -1,4 +1,4 @@
-"""The numbers that MLflow is told about a run: over steps, and of the evaluation. What is undefined has its reason.
+"""The numbers that MLflow gets about a run: over steps, and of the evaluation. What is undefined has its reason.
 
 MLflow's compare page sorts names by their characters and plots the first one: `auc` comes before all others.
 """

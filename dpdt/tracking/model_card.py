@@ -28,12 +28,14 @@ def model_card(run: Run, statement: Mapping[str, Any], values: Sequence[Point]) 
     """The card in Markdown; the privacy statement comes first.
 
     Args:
-        run: The run whose model it is.
+        run: The run that trained the model.
         statement: Its privacy statement.
         values: Values of its evaluation.
     """
     guarantee = [
-        (name, _text(statement[key])) for key, name in GUARANTEE.items() if statement.get(key) not in (None, "none")
+        (name, _value_text(statement[key]))
+        for key, name in GUARANTEE.items()
+        if statement.get(key) not in (None, "none")
     ]
     shown = [(point.key, f"{point.value:.3f}") for point in values if point.key in SHOWN]
     released = [
@@ -47,8 +49,8 @@ def model_card(run: Run, statement: Mapping[str, Any], values: Sequence[Point]) 
             *(["**Trained on synthetic data.**", ""] if run.config.get("synthetic") else []),
             str(statement.get("paragraph") or "There is no privacy statement yet."),
             "",
-            *_table("guarantee", guarantee),
-            *_table("test result", shown),
+            *_markdown_table("guarantee", guarantee),
+            *_markdown_table("test result", shown),
             "Also computed from private data:",
             "",
             *released,
@@ -59,12 +61,12 @@ def model_card(run: Run, statement: Mapping[str, Any], values: Sequence[Point]) 
     )
 
 
-def _table(name: str, rows: Sequence[tuple[str, str]]) -> list[str]:
+def _markdown_table(name: str, rows: Sequence[tuple[str, str]]) -> list[str]:
     """A Markdown table of two columns; nothing if it has no rows."""
     if not rows:
         return []
     return [f"| {name} | value |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows), ""]
 
 
-def _text(value: Any) -> str:
+def _value_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""What MLflow is told about a run: plain data, made from the run folder without MLflow, so that it can be checked.
+"""What MLflow gets about a run: plain data, made from the run folder without MLflow, so that it can be checked.
 
 Only settings that are listed here, numbers and the privacy statement leave the study's folder: no image or patient id,
 no path, no predictions, no weights.
@@ -29,13 +29,13 @@ FORMAT: Final = 3  # of what is sent; a higher one sends everything again
 RETIRED_TAGS: Final = ("dpdt.cohort_sha256", "dpdt.shards_sha256")
 QUIET_SECONDS: Final = 60.0
 SECTIONS: Final = ("train", "privacy", "model", "shards", "pretrain", "evaluate")
-OMITTED: Final = ("domains", "seeds", "target_epsilons", "init_weights")  # said otherwise, or a path
+OMITTED: Final = ("domains", "seeds", "target_epsilons", "init_weights")  # given in another way, or a path
 STATUS: Final = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING"}
 
 
 @dataclass(frozen=True)
 class Payload:
-    """Everything that MLflow shall know about one run."""
+    """Everything that MLflow gets about one run."""
 
     name: str
     status: str
@@ -48,7 +48,7 @@ class Payload:
 
 
 def run_status(run: Run) -> str:
-    """MLflow's word for how a run is: a run that says `running` but that nobody holds the lock of was killed."""
+    """MLflow's word for a run's status: a run that says `running` but has no locked lock file was killed."""
     status = STATUS.get(run.status, "RUNNING")
     silent = time.time() - float(run.state.get("updated") or 0) > QUIET_SECONDS
     # The lock is tried only after a silence, so that a training that begins now is not disturbed.
@@ -74,7 +74,7 @@ def signature(run: Run) -> str:
 
 
 def payload(run: Run) -> Payload:
-    """Read a run folder and say what MLflow shall know.
+    """Read a run folder: what MLflow gets about the run.
 
     Args:
         run: A run that has begun.
@@ -156,15 +156,15 @@ def _params(run: Run) -> dict[str, str]:
         for key, value in config.get("settings", {}).get(section, {}).items()
         if key not in OMITTED
     }
-    return {key: _text(value) for key, value in {**first, **rest}.items() if value is not None}
+    return {key: _parameter_text(value) for key, value in {**first, **rest}.items() if value is not None}
 
 
-def _text(value: Any) -> str:
+def _parameter_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _tags(run: Run, statement: Mapping[str, Any]) -> dict[str, str]:
-    """What people look for or filter by, and the statement in words as the run's description."""
+    """Tags to search and filter by, and the statement in words as the run's description."""
     config, data = run.config, run.config.get("data", {})
     versions = dict(config.get("versions", {}))
     epsilon, delta = (statement.get(key) if run.private else None for key in ("epsilon", "delta"))
@@ -173,8 +173,8 @@ def _tags(run: Run, statement: Mapping[str, Any]) -> dict[str, str]:
         "dpdt.kind": run.kind,
         "dpdt.arm": "DP" if run.private else NO_DP,
         "dpdt.train_domain": run.domain,
-        "dpdt.epsilon": "" if epsilon is None else _text(epsilon),
-        "dpdt.delta": "" if delta is None else _text(delta),
+        "dpdt.epsilon": "" if epsilon is None else _parameter_text(epsilon),
+        "dpdt.delta": "" if delta is None else _parameter_text(delta),
         "dpdt.privacy_unit": run.unit if run.private else "none",
         "dpdt.synthetic": str(bool(config.get("synthetic"))).lower(),
         "dpdt.cohort_hmac": str(data.get("split_hmac", "")),
@@ -185,11 +185,11 @@ def _tags(run: Run, statement: Mapping[str, Any]) -> dict[str, str]:
         **{f"dpdt.version.{name}": str(version) for name, version in versions.items()},
         "mlflow.source.name": "dpdt",
         "mlflow.source.type": "JOB",
-        "mlflow.note.content": _note(run, statement),
+        "mlflow.note.content": _description(run, statement),
     }
 
 
-def _note(run: Run, statement: Mapping[str, Any]) -> str:
+def _description(run: Run, statement: Mapping[str, Any]) -> str:
     """The run's description in MLflow (Markdown): the privacy statement in words."""
     words = str(statement.get("paragraph") or "There is no privacy statement yet.")
     return ("**Synthetic data.** " if run.config.get("synthetic") else "") + words

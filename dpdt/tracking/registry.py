@@ -34,7 +34,7 @@ def register_model(client: "MlflowClient", study: Study, run: Run, run_id: str, 
         study: The study.
         run: The finished run.
         run_id: MLflow's id of it.
-        news: What MLflow is told about the run.
+        news: What MLflow gets about the run.
 
     Returns:
         Name and version, e.g. ``my study.padchest v3``.
@@ -47,7 +47,7 @@ def register_model(client: "MlflowClient", study: Study, run: Run, run_id: str, 
     known = client.search_model_versions(f"run_id = '{run_id}'")
     if known:
         version, *twice = sorted(known, key=lambda one: int(one.version))
-        for one in twice:  # a server died between creating it and saying so, and was asked again
+        for one in twice:  # a server died after creating it, before it answered, and got the call again
             client.delete_model_version(one.name, one.version)
         if version.description != card:
             client.update_model_version(version.name, version.version, description=card)
@@ -64,7 +64,7 @@ def register_model(client: "MlflowClient", study: Study, run: Run, run_id: str, 
 
 
 def _make_model(client: "MlflowClient", name: str, run: Run) -> None:
-    """Create the registered model; somebody else may do so at this moment."""
+    """Create the registered model; another process may do so at the same moment."""
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 

@@ -1,4 +1,4 @@
-"""Where MLflow's data are, and the way to it: quiet, without telemetry, and with errors that people understand."""
+"""MLflow's store and access to it: quiet, without telemetry, and with errors in one clear line."""
 
 import contextlib
 import logging

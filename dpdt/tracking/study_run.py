@@ -1,4 +1,4 @@
-"""The parent run: what one sees of the whole study, with its charts, its report and the way to the comparison."""
+"""The parent run: the whole study, with its charts, its report and a link to the comparison."""
 
 import json
 import tempfile
@@ -78,7 +78,7 @@ def _send_news(client: "MlflowClient", study: Study, parent: "MlflowRun", known:
         NAME_TAG: study.name,
         "dpdt.synthetic": str(is_synthetic(study)).lower(),
         "dpdt.runs": str(len(cells)),
-        "mlflow.note.content": _note(study, parent, shown, compared),
+        "mlflow.note.content": _description(study, parent, shown, compared),
         **({IMAGES_TAG: "True"} if shown else {}),
     }
     curve = folder / "epsilon_curve.csv"
@@ -128,7 +128,7 @@ def _send_figure(client: "MlflowClient", parent: "MlflowRun", file: Path) -> Non
             client.log_artifact(parent.info.run_id, str(path), "images")
 
 
-def _note(study: Study, parent: "MlflowRun", shown: Sequence[str], compared: Sequence[str]) -> str:
+def _description(study: Study, parent: "MlflowRun", shown: Sequence[str], compared: Sequence[str]) -> str:
     """The parent's description (Markdown): what privacy cost, and the ways to the charts, report and comparison.
 
     Its addresses are relative, so they hold whatever name the server is reached by.

@@ -18,7 +18,7 @@ from dpdt.study import Study
 from dpdt.tracking.client import NAME_TAG, PARENT_TAG, SENT_TAG, find_runs, log
 from dpdt.tracking.payload import RETIRED_TAGS, RUN_ID_TAG, Payload, payload, signature
 from dpdt.tracking.registry import register_model
-from dpdt.tracking.seen import all_seen
+from dpdt.tracking.sqlite_check import sqlite_is_current
 from dpdt.tracking.store import (
     database_file,
     explained,
@@ -69,13 +69,13 @@ def sync(study: Study, *, only: Collection[str] | None = None) -> SyncSummary:
     if not runs:
         return SyncSummary(public_name(uri), 0, 0)
     file = database_file(uri)
-    if only is None and file is not None and all_seen(study, file, runs):
+    if only is None and file is not None and sqlite_is_current(study, file, runs):
         return SyncSummary(public_name(uri), len(runs), 0)
     with explained(uri), one_writer(study):
         client = open_client(uri)
         experiment = make_experiment(client, study)
         before = _everything(study, runs) if only is None else ""
-        if before and _all_seen_by_server(client, experiment, before, num_runs=len(runs)):
+        if before and _server_is_current(client, experiment, before, num_runs=len(runs)):
             return SyncSummary(public_name(uri), len(runs), 0)
         known = find_runs(client, experiment, only=None if only is None else [PARENT, *only])
         parent = known.get(PARENT) or create_parent(client, experiment, study, runs)
@@ -95,11 +95,11 @@ def sync(study: Study, *, only: Collection[str] | None = None) -> SyncSummary:
 
 
 def _everything(study: Study, runs: Sequence[Run]) -> str:
-    """Fingerprint of all that MLflow shall have."""
+    """Fingerprint of everything that MLflow should have."""
     return fingerprint([{run.run_id: signature(run) for run in runs}, parent_state(study, {})])[:16]
 
 
-def _all_seen_by_server(client: "MlflowClient", experiment: str, everything: str, *, num_runs: int) -> bool:
+def _server_is_current(client: "MlflowClient", experiment: str, everything: str, *, num_runs: int) -> bool:
     """Whether the parent run says so, and no run was deleted or doubled since: reading all would take seconds.
 
     They are counted by asking for the last one: what was deleted and then removed for good has left no other trace.

@@ -115,14 +115,14 @@ def _gpu_lines() -> list[str]:
     command = [program, f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"]
     command += [f"--id={visible}"] if visible else []
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        said = subprocess.run(command, capture_output=True, text=True, timeout=QUERY_SECONDS, check=True)
-        return said.stdout.splitlines()
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=QUERY_SECONDS, check=True)
+        return answer.stdout.splitlines()
     return []
 
 
 def _gpu_load(line: str) -> dict[str, float]:
-    """One GPU's values; what it does not tell (`[N/A]`) is left out."""
-    busy, used, total, power, limit = (_number(field) for field in line.split(","))
+    """One GPU's values; what it does not report (`[N/A]`) is left out."""
+    busy, used, total, power, limit = (_reading(field) for field in line.split(","))
     load = {
         "utilization_percentage": busy,
         "memory_usage_megabytes": used and used * MIB,
@@ -133,7 +133,7 @@ def _gpu_load(line: str) -> dict[str, float]:
     return {name: value for name, value in load.items() if value is not None}
 
 
-def _number(field: str) -> float | None:
+def _reading(field: str) -> float | None:
     with contextlib.suppress(ValueError):
         return float(field)
     return None

@@ -34,7 +34,7 @@ def physical_batches(rows: NDArray[np.int64], units: NDArray[np.int64], *, size:
     Args:
         rows: Images, shape (n,); those of a unit side by side.
         units: Unit of each of them, shape (n,).
-        size: Images at once; a unit that has more is a piece of its own.
+        size: Images at once; a unit that has more is a separate piece.
 
     >>> [list(part) for part in physical_batches(np.arange(5), np.array([7, 7, 8, 9, 9]), size=3)]
     [[np.int64(0), np.int64(1), np.int64(2)], [np.int64(3), np.int64(4)]]

@@ -1,4 +1,4 @@
-"""Canaries: made-up privacy units that go through a training as patients do, each with a direction of its own.
+"""Canaries: made-up privacy units that go through a training as patients do, each along a separate coordinate.
 
 A canary's image begins with MAGIC pixels, which no radiograph has, and its number. `CanaryModel` reads it and adds an
 output that is the canary's own weight; a canary's loss is GAIN times that output. So its gradient is GAIN along one
@@ -42,7 +42,7 @@ def toss_coins(paths: RunPaths, canaries: int, *, seed: str | None) -> NDArray[n
     Args:
         paths: The run.
         canaries: How many there are.
-        seed: None for coins that nobody can predict.
+        seed: None for unpredictable coins.
 
     Raises:
         PrivacyError: The coins of another number of canaries are there.
@@ -100,7 +100,7 @@ class CanaryData(DomainData):
 
 
 def with_canaries(data: DomainData, included: NDArray[np.bool_]) -> CanaryData:
-    """Add canaries to a train split; each is a unit of its own, and no label of it is known."""
+    """Add canaries to a train split; each is a separate unit without known labels."""
     fields = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
     unknown = np.full((len(included), len(LABELS)), np.nan, dtype=np.float32)
     fields["labels"] = np.concatenate((data.labels, unknown))

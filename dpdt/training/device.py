@@ -46,7 +46,7 @@ def device_name(device: torch.device) -> str:
 def instruction_set() -> str:
     """Vector instructions of this processor that torch and its oneDNN compute with; another set rounds otherwise.
 
-    torch's own functions have one set; oneDNN goes by the processor's flags, up to the cap of its environment variable.
+    torch's own functions have one set; oneDNN chooses by the processor's flags, up to the cap in its environment.
     """
     found = f"torch {torch.backends.cpu.get_cpu_capability()}"
     try:

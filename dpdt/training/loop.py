@@ -1,9 +1,9 @@
-"""The one training loop of both arms: it takes up a run where the files say it is, and leaves it so that it can go on.
+"""The one training loop of both arms: it resumes a run where its files say it is, and leaves it ready to be resumed.
 
 It goes in blocks of `privacy.reserve_steps` steps. A block is in the ledger, and what it will have cost in
 `state.json`, before its first step; after its last one come the metrics line and, when due, a checkpoint. Between a
-checkpoint and the next block nothing is spent, so a run that is taken up there goes on with the very numbers that an
-undisturbed one would have drawn. After a crash in a block those numbers may have been used: the run goes back to its
+checkpoint and the next block nothing is spent, so a run that is resumed there draws the same numbers as an
+undisturbed one. After a crash in a block those numbers may have been used: the run goes back to its
 checkpoint, its streams get new keys, and the steps that it takes again are paid for again.
 """
 
@@ -47,7 +47,7 @@ EpochEnd = Callable[[RunPaths], object]
 
 
 class TrainingLoop:
-    """One run, taken up where its files say it is.
+    """One run, resumed where its files say it is.
 
     Args:
         plan: What to do.
@@ -97,7 +97,7 @@ class TrainingLoop:
             keep_metrics_until(plan.paths, self.step)
 
     def run(self, *, stop: StopFlag, on_epoch_end: EpochEnd | None = None) -> str:
-        """Take steps until the budget is used up or somebody asks to stop.
+        """Take steps until the budget is used up or the run is asked to stop.
 
         Returns:
             ``finished`` (the final weights are written) or ``interrupted`` (all is saved to go on later).

@@ -1,4 +1,4 @@
-"""All that decides a training but its data: what `dpdt.training.prepare` freezes and the loop obeys."""
+"""All that decides a training, except its data: what `dpdt.training.prepare` freezes and the loop obeys."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -10,13 +10,13 @@ from dpdt.study.paths import RunPaths
 
 __all__ = ["TrainingPlan"]
 
-# However rare checkpoints shall be, a run has at least so many, so that a crash costs a bounded part of its budget.
+# A run has at least so many checkpoints, however few are asked for: a crash costs a bounded part of its budget.
 MIN_CHECKPOINTS: Final = 10
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """All that decides a training but its data.
+    """All that decides a training, except its data.
 
     Attributes:
         paths: The run's files.
@@ -31,7 +31,7 @@ class TrainingPlan:
         clipping: Key of ``CLIPPING``.
         autocast: Whether forward and backward passes are in bfloat16 where autocast has it.
         images_per_unit: Images of a drawn unit.
-        seed: Names the random streams of a run whose randomness is seeded.
+        seed: Names the random streams of a run with seeded randomness.
         seeded: Whether it is: always without DP; with DP only in tests.
         physical_batch_size: Images at once in memory.
         reserve_steps: Steps of a block.

@@ -1,4 +1,4 @@
-"""What a training is given: decided from study and data, and frozen in the run's config before the first step."""
+"""The inputs of a training: decided from study and data, and frozen in the run's config before the first step."""
 
 from dataclasses import replace
 from typing import Any
@@ -45,10 +45,12 @@ def prepare(
         DpdtError: The run was begun with other settings, or class weights cannot be had.
     """
     frozen = read_json(run.paths.config) if run.paths.config.exists() else {}
-    if not frozen and run.paths.ledger.exists():  # labels would be counted again, and their first counts not paid for
+    if (
+        not frozen and run.paths.ledger.exists()
+    ):  # labels would be counted again, and their first counts not accounted for
         raise PrivacyError(
             f"{run.paths.config}: missing, but the run has a ledger, so it was begun. Restore the config, or remove "
-            f"{run.paths.folder} to train anew (which spends privacy again)."
+            f"{run.paths.folder} to train from scratch (which spends privacy again)."
         )
     sizes = {"expected_batch_size": run.settings.expected_batch_size, "num_units": data.num_units}
     sample_rate = sample_rate_for(**sizes, section="train" if run.cell else "pretrain", unit=run.study.privacy.unit)
@@ -135,7 +137,7 @@ def _mechanism(
     allowance = frozen.get("rounding_allowance") if frozen else allowance_of(study, num_units=num_units)
     counted = study.train.class_weights == "private"
     settings = study.privacy
-    units = num_units - run.canaries  # canaries are nobody: the rule is there for the patients
+    units = num_units - run.canaries  # the rule protects patients, and canaries are none
     if delta_protects(settings.delta, units=units):
         settings = settings.model_copy(update={"allow_large_delta": True})
     return Mechanism.plan(

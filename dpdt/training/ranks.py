@@ -1,10 +1,10 @@
 """The processes of one training, one a GPU, on one node or several: torch.distributed, started by srun or torchrun.
 
 Rank 0 leads: it alone writes files and has the ledger. All ranks hold the same weights and the same random streams. A
-logical batch is drawn by Poisson sampling as ever; each rank takes the drawn units of its own part of the data (units
+logical batch is drawn by Poisson sampling as usual; each rank takes the drawn units of its part of the data (units
 are dealt out by their number), and clips their gradients. The ranks' sums are added up, and the noise enters that one
 sum, once, as in Opacus' distributed optimizer. So the mechanism, its sample rate and its epsilon are those of one
-process, and a run may be taken up by another number of ranks than it was begun with.
+process, and a run may be resumed by another number of ranks than it was begun with.
 """
 
 import contextlib

@@ -22,7 +22,7 @@ __all__ = ["ReadAhead"]
 # One buffer that the device reads, one that waits for it, and two that are being filled.
 SLOTS: Final = 4
 
-# Copies the pictures of some rows to where they shall be, (k, size, size).
+# Copies the pictures of some rows to their place in a buffer, (k, size, size).
 Copy = Callable[[NDArray[np.int64], NDArray[np.uint8]], object]
 
 
@@ -69,11 +69,11 @@ class ReadAhead:
         self._fill()
 
     def forget(self) -> None:
-        """Nothing that was announced will be asked for."""
+        """Drop everything that was announced: it will not be asked for."""
         self._announced.clear()
         while self._pending:
             _, slot, future = self._pending.popleft()
-            future.exception()  # waits; a batch that nobody wants may fail
+            future.exception()  # waits; a batch that is not wanted may fail
             self._free.append(slot)
 
     def read(self, parts: Sequence[NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:

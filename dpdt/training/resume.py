@@ -1,4 +1,4 @@
-"""Where a run is taken up: its ledger, its random streams, its sampler, and whether they belong together.
+"""Where a run is resumed: its ledger, its random streams, its sampler, and whether they belong together.
 
 After an orderly stop the checkpoint's streams go on. After a crash numbers of them may have been used since, so the
 streams get new keys: no noise is drawn twice, and the steps that are taken again are paid for again.
@@ -32,7 +32,7 @@ def open_ledger(plan: TrainingPlan) -> Ledger:
     if begun and not paths.ledger.exists():
         raise PrivacyError(
             f"{paths.ledger}: missing, but the run has begun, so the spent epsilon cannot be known. "
-            f"Restore the ledger, or remove {paths.folder} to train anew (which spends privacy again)."
+            f"Restore the ledger, or remove {paths.folder} to train from scratch (which spends privacy again)."
         )
     return Ledger(paths.ledger, mechanism=mechanism.as_dict(), num_steps=plan.num_steps)
 
@@ -66,7 +66,7 @@ def open_streams(
 
 
 def _check_books(plan: TrainingPlan, checkpoint: dict[str, Any] | None, spent: int) -> None:
-    """Refuse a ledger that counts fewer steps than the run's other files tell of."""
+    """Refuse a ledger that counts fewer steps than the run's other files."""
     saved = 0 if checkpoint is None else int(checkpoint["spent_steps"])
     if saved > spent:
         raise PrivacyError(
@@ -76,14 +76,14 @@ def _check_books(plan: TrainingPlan, checkpoint: dict[str, Any] | None, spent: i
     reported = 0 if plan.mechanism is None else int((read_state(plan.paths) or {}).get("step", 0))
     if reported > spent:
         raise PrivacyError(
-            f"{plan.paths.ledger}: counts {spent} steps, but {plan.paths.state.name} tells of {reported} taken "
+            f"{plan.paths.ledger}: counts {spent} steps, but {plan.paths.state.name} counts {reported} taken "
             "ones. The ledger is an older copy; restore the right one."
         )
     begun = checkpoint is not None and int(checkpoint["step"]) > 0
     if plan.mechanism and not begun and spent >= plan.num_steps:
         raise PrivacyError(
             f"{plan.paths.ledger}: all {spent} steps are spent, and no checkpoint is left. "
-            f"Remove {plan.paths.folder} to train anew (which spends privacy again)."
+            f"Remove {plan.paths.folder} to train from scratch (which spends privacy again)."
         )
 
 

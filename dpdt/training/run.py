@@ -19,10 +19,10 @@ class TrainingRun:
         study: The study.
         run_id: Name of its folder.
         kind: ``train``, ``pretrain`` or ``audit``.
-        domain: Whose train split.
+        domain: The domain of its train split.
         cell: None for the pretraining.
         seeded: Whether its random numbers come from a seed.
-        canaries: Made-up units that are put in by the toss of a coin, to audit the training; 0 but in an audit.
+        canaries: Made-up units that are put in by the toss of a coin, to audit the training; 0 except in an audit.
     """
 
     study: Study
@@ -35,7 +35,7 @@ class TrainingRun:
 
     @classmethod
     def of(cls, study: Study, run_id: str) -> Self:
-        """The pretraining or cell of a study whose run folder has this name.
+        """The pretraining or cell of a study that has this run id.
 
         Raises:
             StudyError: There is none.

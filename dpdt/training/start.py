@@ -27,10 +27,10 @@ def initial_model(run: TrainingRun) -> tuple[nn.Module, dict[str, Any]]:
     """The network before the first step, and where its weights came from.
 
     Returns:
-        The network, on the CPU; name and check sum of the weights' source, for the config.
+        The network, on the CPU; name and checksum of the weights' source, for the config.
 
     Raises:
-        StudyError: Given weights do not fit, or a network of one's own is not fit for DP.
+        StudyError: Given weights do not fit, or a custom network is not fit for DP.
         DpdtError: The public pretraining is not finished.
     """
     study = run.study

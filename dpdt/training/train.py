@@ -1,7 +1,7 @@
 """Trainings: the public pretraining, and every cell of the study, with or without differential privacy.
 
-All of them go through the same loop (`dpdt.training.loop`); `dpdt.training.prepare` decides what it is given and
-freezes that in the run's `config.json` before the first step. A finished run is left alone; an interrupted or crashed
+All of them go through the same loop (`dpdt.training.loop`); `dpdt.training.prepare` decides their inputs and
+freezes them in the run's `config.json` before the first step. A finished run is left alone; an interrupted or crashed
 one goes on.
 """
 
@@ -136,7 +136,7 @@ def train_run(run: TrainingRun, *, on_epoch_end: EpochEnd | None = None, stop: S
         model, initial = initial_model(run)
         if run.canaries:
             model, data = _add_canaries(run, model, data, ranks)
-        with ranks.leader_first():  # who freezes the config; the others compare
+        with ranks.leader_first():  # it freezes the config; the others compare
             plan, config = prepare(run, data, model=model, initial=initial, device=device)
         with contextlib.ExitStack() as stack:
             ledger = stack.enter_context(open_ledger(plan)) if plan.mechanism and ranks.leads else None
@@ -153,14 +153,14 @@ def train_run(run: TrainingRun, *, on_epoch_end: EpochEnd | None = None, stop: S
                 publish_statement(run.study, run.paths, kept)
                 loop.report("finished")
                 remove_checkpoints(run.paths.checkpoints)  # and with them the keys of the noise
-        ranks.share(None)  # nobody goes on before the last file is written
+        ranks.share(None)  # no rank goes on before the last file is written
     return summary_of(run.paths, seconds=time.perf_counter() - begun)
 
 
 def _add_canaries(run: TrainingRun, model: nn.Module, data: DomainData, ranks: Ranks) -> tuple[CanaryModel, CanaryData]:
     """Put an audit's canaries into the network and the data."""
     seed = f"{run.study.study.seed}/{run.run_id}" if run.seeded and run.cell and run.cell.private else None
-    with ranks.leader_first():  # who tosses the coins; the others read them
+    with ranks.leader_first():  # it tosses the coins; the others read them
         included = toss_coins(run.paths, run.canaries, seed=seed)
     audited = with_canaries(data, included)
     return CanaryModel(model, num_canaries=run.canaries, num_units=audited.num_units), audited
@@ -179,7 +179,7 @@ def _leading(paths: RunPaths, ranks: Ranks, signals: contextlib.AbstractContextM
 
 
 def _warn_of_other_engines(run: TrainingRun) -> None:
-    """Another way to clip is another run, with a ledger of its own: say so where both spend on the same patients."""
+    """Warn where the same training was begun with another way to clip: that is another run, with its own ledger."""
     study, cell = run.study, run.cell
     if cell is None or not cell.private:
         return
@@ -203,7 +203,7 @@ def _remove_noise_keys(run: TrainingRun) -> None:
 
 @contextlib.contextmanager
 def _failure_recorded(paths: RunPaths) -> Iterator[None]:
-    """Leave word in the state that the training failed; what it says of epsilon stays."""
+    """Record in the state that the training failed; its epsilon stays."""
     try:
         yield
     except BaseException as err:

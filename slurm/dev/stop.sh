@@ -26,7 +26,7 @@ if [ -e "$FOLDER/pid/slurmctld.pid" ]; then
   done
 fi
 
-# stop NAME PIDFILE…: TERM to all, KILL after 10 s. A pid whose process has another name is stale and left alone.
+# stop NAME PIDFILE…: TERM to all, KILL after 10 s. A pid of a process with another name is stale and left alone.
 stop() {
   local name=$1 file pid pids=() left
   shift

@@ -37,7 +37,7 @@ def cluster(cluster_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def accounting_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A cluster of its own for one test, with accounting."""
+    """A separate cluster for one test, with accounting."""
     _install((*PROGRAMS, "slurmdbd", "mariadbd"), (*PACKAGES, "slurmdbd", "mariadb-server"))
     with _cluster(_reachable(), "--accounting", port=free_port(8)) as folder:
         monkeypatch.setenv("SLURM_CONF", str(folder / "etc" / "slurm.conf"))

@@ -37,7 +37,7 @@ STAGES_RUN = sorted(["cohort", "shards"] * 3 + ["pretrain"] + ["train", "evaluat
 
 @pytest.fixture
 def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look often: here, squeue disturbs nobody."""
+    """Poll often: here squeue disturbs no other user."""
     monkeypatch.setattr("dpdt.jobs.slurm.wait.POLL_SECONDS", 0.5)
 
 

@@ -45,7 +45,7 @@ SEX_WORDS: Final = {"f": "female", "female": "female", "w": "female", "m": "male
 
 @dataclass(frozen=True)
 class RawCohort:
-    """What a reader gives back.
+    """What a reader returns.
 
     Attributes:
         frame: One row a usable image, columns RAW_COLUMNS; `split` is the official one (train, val, test) or missing
@@ -95,7 +95,7 @@ class Filter:
 
 
 def sex_word(values: "pd.Series[str]") -> "pd.Series[str]":
-    """Sex in the words of dpdt; everything that is not said to be female or male is unknown."""
+    """Sex in the words of dpdt; everything but a word for female or male is unknown."""
     return values.str.strip().str.casefold().map(SEX_WORDS).fillna("unknown").astype(str)
 
 

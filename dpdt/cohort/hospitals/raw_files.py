@@ -181,7 +181,7 @@ def _not_csv(path: Path, err: Exception, encoding: str) -> str:
     except OSError as unreadable:
         return f"{path}: cannot be read ({unreadable.strerror}). Correct its permissions."
     if not start:
-        return f"{path}: empty (0 bytes). Expected a header and a row an image; export the list again."
+        return f"{path}: empty (0 bytes). Expected a header and one row per image; export the list again."
     if start.startswith(b"PK") or start == b"\xd0\xcf\x11\xe0":
         return f"{path}: a workbook of a spreadsheet program. Expected a list as text: save it as CSV (UTF-8)."
     zipped, named = start.startswith(b"\x1f\x8b"), path.suffix == ".gz"
@@ -201,7 +201,7 @@ def _not_csv(path: Path, err: Exception, encoding: str) -> str:
 
 
 def _check_cells(path: Path, *, columns: Sequence[str], separator: str, encoding: str) -> None:
-    """Every row has a cell a column; pandas pads short rows and, told what columns to use, cuts long ones.
+    """Check that every row has a cell a column: pandas pads short rows and, with `usecols`, cuts long ones.
 
     Blank cells at the end of a row are read past: some programs end every row with a separator.
     """

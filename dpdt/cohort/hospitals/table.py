@@ -1,4 +1,4 @@
-"""Anybody's own hospital: a CSV or Parquet, one row an image, whose columns and values the study file names.
+"""A hospital's own list: a CSV or Parquet, one row an image; the study file explains its columns and values.
 
 `[domains.<name>.table]` (TableSettings) says which column holds what and what its cells mean; docs/own-hospital.md has
 a worked example. Cells are compared trimmed and without case. A cell that the study file does not explain is an error
@@ -123,7 +123,7 @@ def _cells(path: Path, table: TableSettings) -> pd.DataFrame:
     else:
         found = read_csv(path, columns=columns, separator=separator, encoding=table.encoding)
     if found.empty:
-        raise CohortError(f"{path}: a header and no rows. Expected a row an image; export the list again.")
+        raise CohortError(f"{path}: a header and no rows. Expected one row per image; export the list again.")
     return pd.DataFrame({key: found[name].str.strip() for key, name in wanted.items()})
 
 
@@ -132,8 +132,8 @@ def _no_list(path: Path) -> str:
     if path.is_dir():
         return f"{path}: a folder. Expected a list; set `file` in the domain's table to its path below `root`."
     lists = [one.name for one in sorted(path.parent.glob("*")) if LISTS & {*one.suffixes}][:5]
-    there = f" There: {', '.join(lists)}." if lists else ""
-    return f"{path}: no such file. Correct `root`, or `file` in the domain's table.{there}"
+    found = f" Its folder has: {', '.join(lists)}." if lists else ""
+    return f"{path}: no such file. Correct `root`, or `file` in the domain's table.{found}"
 
 
 def _column_hint(name: str, header: tuple[str, ...], separator: str) -> str:
@@ -145,9 +145,7 @@ def _column_hint(name: str, header: tuple[str, ...], separator: str) -> str:
     if len(header) == 1:
         other = max(",;\t|", key=header[0].count)
         if other != separator and other in header[0]:
-            return (
-                f"The cells seem to be parted by {other!r}: set separator = {json.dumps(other)} in the domain's table."
-            )
+            return f"The separator seems to be {other!r}: set separator = {json.dumps(other)} in the domain's table."
         return "Is `separator` right?"
     same = [column for column in header if _plain(column) == _plain(name)]
     if same:
@@ -156,7 +154,7 @@ def _column_hint(name: str, header: tuple[str, ...], separator: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """A column's name without what one does not see: blanks, capitals, a byte order mark."""
+    """A column's name without what is easily overlooked: blanks, capitals, a byte order mark."""
     return "".join(name.replace("\ufeff", "").split()).casefold()
 
 

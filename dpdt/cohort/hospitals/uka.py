@@ -1,7 +1,7 @@
 """UKA-CXR: a master list in which radiologists grade each finding, for most of them on each side.
 
 The data set of University Hospital Aachen is private. Column names and grades are those that the group's published code
-uses (`UKA_master_list.csv`); a list of one's own hospital in this form is read as well:
+uses (`UKA_master_list.csv`); another hospital's list in this form is read as well:
 
 - `image_id`; `path` (relative to the images folder) or `subset` (sub-folder) where images are not simply
   `<images>/<image_id>.<suffix>`;
@@ -11,7 +11,7 @@ uses (`UKA_master_list.csv`); a list of one's own hospital in this form is read 
   `pneumonic_infiltrates`, `atelectasis`.
 
 Grades are 0 or 1 (none), 2 (+), 3 (++), 4 (+++) and 5 (questionable). A finding is positive if it is graded 3 or 4 on
-either side. Healthy is an image whose every grade is none. A blank grade says nothing: where the other side does not
+either side. An image is healthy if all its grades are none. A blank grade says nothing: where the other side does not
 already make the finding positive, the label is unknown.
 """
 

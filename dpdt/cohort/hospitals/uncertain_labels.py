@@ -48,7 +48,7 @@ def apply_policy(rows: Filter, settings: DomainSettings) -> dict[str, int]:
     Raises:
         CohortError: A value other than 1, 0, -1 and blank.
     """
-    numbers = pd.DataFrame({name: _number(rows.kept[name], name) for name in COLUMNS})
+    numbers = pd.DataFrame({name: _label_values(rows.kept[name], name) for name in COLUMNS})
     if settings.uncertain == "paper":
         uncertain = (numbers[list(PAPER_FILTER)] == -1).any(axis=1)
         rows.drop(uncertain, "uncertain label (policy paper)")
@@ -70,7 +70,7 @@ def apply_policy(rows: Filter, settings: DomainSettings) -> dict[str, int]:
     return counts
 
 
-def _number(values: "pd.Series[str]", name: str) -> "pd.Series[float]":
+def _label_values(values: "pd.Series[str]", name: str) -> "pd.Series[float]":
     """1, 0, -1, or NaN for blank."""
     text = values.str.removesuffix(".0")
     numbers = text.map(MEANING)

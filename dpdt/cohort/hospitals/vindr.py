@@ -137,7 +137,7 @@ def _headers(root: Path, paths: list[str]) -> dict[str, tuple[str, str]]:
 
 
 def _header(path: Path) -> tuple[str, str]:
-    """Sex and age of one file; empty where missing or unreadable (the shards stage will tell about the file)."""
+    """Sex and age of one file; empty where missing or unreadable (the shards stage will report the file)."""
     import pydicom
     from pydicom.errors import InvalidDicomError
 
@@ -145,10 +145,10 @@ def _header(path: Path) -> tuple[str, str]:
         dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[SEX_TAG, AGE_TAG])
     except (InvalidDicomError, OSError, EOFError, ValueError):
         return "", ""
-    return _text(dataset, SEX_TAG), _text(dataset, AGE_TAG)
+    return _element_text(dataset, SEX_TAG), _element_text(dataset, AGE_TAG)
 
 
-def _text(dataset: "object", tag: int) -> str:
+def _element_text(dataset: "object", tag: int) -> str:
     """A text element as it stands in the file: converting it would warn about every malformed age."""
     element = dataset.get_item(tag) if tag in dataset else None  # type: ignore[attr-defined, operator]
     value = getattr(element, "value", None)

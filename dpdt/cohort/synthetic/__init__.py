@@ -1,4 +1,4 @@
-"""Made-up hospitals in their raw layouts, to try dpdt without anybody's data.
+"""Made-up hospitals in their raw layouts, to try dpdt without real data.
 
     >>> sorted(HOSPITALS)
     ['chestxray14', 'chexpert', 'mimic', 'padchest', 'uka', 'vindr']
@@ -169,7 +169,7 @@ def _end_with_parent() -> None:
 
 
 def _draw_chunk(chunk: _Chunk) -> int:
-    """Draw and write what is missing; gives back the number of patients."""
+    """Draw and write what is missing; return the number of patients."""
     layout = LAYOUTS[chunk.domain]
     for patient in range(chunk.first, chunk.last):
         for picture in patient_pictures(chunk.domain, seed=chunk.seed, patient=patient):

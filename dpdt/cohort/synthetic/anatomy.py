@@ -74,9 +74,9 @@ def draw_mediastinum(image: Image, centre: Image, x: Image, y: Image) -> Image:
 
 
 def draw_heart(scene: Scene, image: Image, pull: float) -> tuple[Image, Image]:
-    """An ellipse whose width is the cardiothoracic ratio times the thorax' inner width; AP magnifies it.
+    """An ellipse: its width is the cardiothoracic ratio times the thorax' inner width; AP magnifies it.
 
-    Also gives back its mask.
+    Also returns its mask.
     """
     x, y = scene.grid
     picture, random = scene.picture, scene.random

@@ -13,7 +13,7 @@ __all__ = ["write_dicom", "write_jpeg", "write_png"]
 JPEG_QUALITY = 92
 PNG_LEVEL = 1
 UID_ROOT = "1.2.826.0.1.3680043.8.498."
-"""pydicom's own root: these objects belong to nobody's archive."""
+"""pydicom's own root: these objects belong to no real archive."""
 
 
 def write_png(path: Path, image: NDArray[np.float32], *, bits: int) -> None:

@@ -1,4 +1,4 @@
-"""What a made-up hospital's machines, rooms and patients have of their own."""
+"""How made-up hospitals differ: in machines, rooms and patients."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ class Hospital:
         code: Part of every random seed, so that hospitals do not share patients.
         patients: Patients by default.
         aspect: Height and width of a raw image, relative to `image_size`.
-        female, age_mean, age_sd: Whom the hospital sees.
+        female, age_mean, age_sd: Sex and age of its patients.
         healthy: Part of the patients without any finding, at age 55.
         findings: Chance of each finding in a patient who is not healthy.
         others: What else is seen, each equally often: nodule, fibrosis, device, congestion.

@@ -1,4 +1,4 @@
-"""Who comes to a made-up hospital, and what is found: decided by seed, hospital and patient number alone."""
+"""The patients of a made-up hospital and their findings: decided by seed, hospital and patient number alone."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -54,7 +54,7 @@ def _find(picture: Picture, hospital: Hospital, random: np.random.Generator) -> 
 
 
 def _again(picture: Picture, hospital: Hospital, random: np.random.Generator) -> Picture:
-    """A radiograph of the same findings: view and oddities are drawn anew."""
+    """Another radiograph of the same findings; view and oddities are drawn again."""
     sick = bool(picture.findings or picture.other)
     view = "AP" if random.random() < hospital.bedside * (1.0 if sick else 1 / 3) or hospital.bedside == 1 else "PA"
     quirk = ""

@@ -1,4 +1,4 @@
-"""One radiograph to be drawn: whose it is, and what is found."""
+"""One radiograph to be drawn: its patient and findings."""
 
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ class Picture:
         domain: Hospital.
         seed: Seed of the whole set.
         patient: Patient number from 0.
-        number: Image number within the patient, from 0; each is a study of its own.
+        number: Image number within the patient, from 0; each is a separate study.
         sex: female or male.
         age: Years.
         findings: Finding -> how clear it is, in (0, 1].

@@ -1,9 +1,9 @@
 """What an attacker's guesses say about epsilon: a lower bound with its confidence, from one training.
 
 Steinke, Nasr & Jagielski 2023 (Privacy Auditing with One (1) Training Run, arXiv 2305.08846): each of m canaries is
-put into the training or left out by the toss of a coin. Who then guesses r of the coins, and abstains from the others,
-has no more right guesses than a binomial number of r tries with success e^epsilon / (1 + e^epsilon), but for a chance
-that delta adds, if the training is (epsilon, delta)-DP (their main theorem; `p_value` is the chance that it names).
+put into the training or left out by the toss of a coin. An attacker guesses r of the coins and abstains from the rest.
+If the training is (epsilon, delta)-DP, the number of right guesses is at most a binomial number of r tries with success
+e^epsilon / (1 + e^epsilon), up to a chance that delta adds (their main theorem; `p_value` is that theorem's bound).
 """
 
 import math

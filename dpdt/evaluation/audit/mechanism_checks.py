@@ -1,7 +1,7 @@
 """What an audit's canaries show about the parts of a mechanism: noise, clipping, sampling.
 
 A lower bound on epsilon needs a gross fault to pass the upper one. These checks look at what is released along the
-canaries' own directions and at who was drawn, and compare it with what the accountant was told; so they find a noise
+canaries' own directions and at who was drawn, and compare it with what the accountant assumed; so they find a noise
 that is somewhat too small, or one unit that is drawn too often. A right training fails each of them with probability
 1e-6.
 """
@@ -27,7 +27,7 @@ class Finding:
 
     Attributes:
         what: In words.
-        claimed: What the accountant was told.
+        claimed: What the accountant assumed.
         measured: What was found.
         low: Lower end of what the measurement leaves open.
         high: Upper end.
@@ -50,7 +50,7 @@ def noise_finding(squares: float, samples: int, *, noise_multiplier: float) -> F
     """Is there as much noise as was accounted for?
 
     Args:
-        squares: Sum of the squares of what was released along directions in which nobody has a gradient, in units of
+        squares: Sum of the squares of what was released along directions in which no unit has a gradient, in units of
             max_grad_norm.
         samples: How many there are.
         noise_multiplier: The claim: their standard deviation.

@@ -89,7 +89,7 @@ def membership_auc(
 
 
 def infer_membership(study: Study, run: Run, *, confidence: float = 0.95) -> Membership:
-    """Attack a finished run with the patients of its own domain.
+    """Attack a finished run with the patients of its train domain.
 
     Raises:
         ShardError: The domain's shards are missing or damaged, or it has neither val nor test images.
@@ -106,5 +106,7 @@ def infer_membership(study: Study, run: Run, *, confidence: float = 0.95) -> Mem
     with predictor(study, run.paths, [(run.domain, split) for split in splits]) as predict:
         losses = [patient_losses(predict(run.domain, split)) for split in splits]
     if len(losses) == 1:
-        raise ShardError(f"{run.domain}: no image is in split val or test, so there is nobody to compare with.")
+        raise ShardError(
+            f"{run.domain}: no image is in split val or test, and the attack compares train patients with those."
+        )
     return membership_auc(losses[0], np.concatenate(losses[1:]), confidence=confidence)

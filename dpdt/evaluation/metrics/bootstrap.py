@@ -50,7 +50,7 @@ def percentile_interval(draws: Floats, confidence: float) -> tuple[float, float,
         confidence: In (0, 1).
 
     Returns:
-        Lower bound, upper bound, share of undefined draws; NaN for what cannot be told.
+        Lower bound, upper bound, share of undefined draws; NaN for what is undefined.
     """
     if len(draws) == 0:
         return float("nan"), float("nan"), float("nan")

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from dpdt.evaluation.metrics.bootstrap import Floats
 from dpdt.evaluation.metrics.names import Threshold
 
-__all__ = ["Cell", "average", "threshold_reason", "undefined_cell", "undefined_reason", "youden_threshold"]
+__all__ = ["Estimate", "average", "threshold_reason", "undefined_estimate", "undefined_reason", "youden_threshold"]
 
 
-class Cell(NamedTuple):
+class Estimate(NamedTuple):
     """One metric of one label in one subgroup, with its bootstrap distribution."""
 
     value: float
@@ -22,9 +22,9 @@ class Cell(NamedTuple):
     reason: str
 
 
-def undefined_cell(reason: str, *, draws: int, n: int) -> Cell:
-    """A cell without a number."""
-    return Cell(float("nan"), np.full(draws, np.nan), n, None, reason)
+def undefined_estimate(reason: str, *, draws: int, n: int) -> Estimate:
+    """An estimate without a number."""
+    return Estimate(float("nan"), np.full(draws, np.nan), n, None, reason)
 
 
 def undefined_reason(target: NDArray[Any], *, minimum: int) -> str:
@@ -64,14 +64,14 @@ def threshold_reason(threshold: Threshold) -> str:
     return "" if np.isfinite(threshold.value) else f"no threshold: {threshold.source}"
 
 
-def average(cells: Mapping[str, Cell], n: int) -> Cell:
+def average(estimates: Mapping[str, Estimate], n: int) -> Estimate:
     """Mean over the defined labels; the reason names those left out."""
-    defined = [cell for cell in cells.values() if not np.isnan(cell.value)]
-    without = [label for label, cell in cells.items() if np.isnan(cell.value)]
+    defined = [estimate for estimate in estimates.values() if not np.isnan(estimate.value)]
+    without = [label for label, estimate in estimates.items() if np.isnan(estimate.value)]
     if not defined:
-        reasons = sorted({cell.reason for cell in cells.values()})
-        draws = len(next(iter(cells.values())).draws)
-        return undefined_cell(f"no label is defined: {'; '.join(reasons)}", draws=draws, n=n)
-    value = float(np.mean([cell.value for cell in defined]))
+        reasons = sorted({estimate.reason for estimate in estimates.values()})
+        draws = len(next(iter(estimates.values())).draws)
+        return undefined_estimate(f"no label is defined: {'; '.join(reasons)}", draws=draws, n=n)
+    value = float(np.mean([estimate.value for estimate in defined]))
     note = f"without {', '.join(without)} (undefined)" if without else ""
-    return Cell(value, np.mean([cell.draws for cell in defined], axis=0), n, None, note)
+    return Estimate(value, np.mean([estimate.draws for estimate in defined], axis=0), n, None, note)

@@ -24,7 +24,7 @@ __all__ = [
 AVERAGE: Final = "average"
 ALL: Final = "all"
 STRICT: Final = "strict"  # thresholds from the train domain's val
-PAPER: Final = "paper"  # thresholds from the very images that are tested: optimistic
+PAPER: Final = "paper"  # thresholds from the test images themselves: optimistic
 
 THRESHOLD_FREE: Final = ("auc", "average_precision", "brier", "calibration_error")
 AT_THRESHOLD: Final = ("accuracy", "sensitivity", "specificity", "f1", "positive_rate")

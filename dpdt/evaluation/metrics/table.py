@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from dpdt.base.vocabulary import LABELS, SUBGROUPS
 from dpdt.evaluation.metrics.bootstrap import Draws, percentile_interval
-from dpdt.evaluation.metrics.estimate import Cell, average, threshold_reason, undefined_reason, youden_threshold
-from dpdt.evaluation.metrics.fairness import fairness_cells
+from dpdt.evaluation.metrics.estimate import Estimate, average, threshold_reason, undefined_reason, youden_threshold
+from dpdt.evaluation.metrics.fairness import fairness_estimates
 from dpdt.evaluation.metrics.kernel import Ranking, over_blocks
 from dpdt.evaluation.metrics.names import (
     ALL,
@@ -57,41 +57,41 @@ def measure_domain(
         test_domain: Written into the rows.
         thresholds: By label, of the protocol strict: from the train domain's `val`, never from test.
         weights: From `patient_draws`, (n, draws); with 0 draws there are no intervals.
-        minimum: Cells with fewer images are undefined.
+        minimum: Estimates with fewer images are undefined.
         confidence: Of the percentile intervals, in (0, 1).
 
     Returns:
-        Rows with COLUMNS. An undefined cell has NaN, its reason and n. An average is the mean of the defined labels;
+        Rows with COLUMNS. An undefined metric has NaN, its reason and n. An average is the mean of the defined labels;
         its reason names the others, and a draw counts only where all of the averaged labels are defined. Metrics at a
         threshold come once a protocol. Fairness rows have `sex` or `age_group` as their subgroup.
     """
-    cells = _label_cells(frame, thresholds, weights, minimum)
+    estimates = _label_estimates(frame, thresholds, weights, minimum)
     masks = _masks(frame)
     names = [(metric, "") for metric in THRESHOLD_FREE]
     names += [(metric, protocol) for protocol in (STRICT, PAPER) for metric in AT_THRESHOLD]
     for subgroup in GROUPS:
         n = int(masks[subgroup].sum())
         for metric, protocol in names:
-            of_labels = {label: cells[label, subgroup, metric, protocol] for label in LABELS}
-            cells[AVERAGE, subgroup, metric, protocol] = average(of_labels, n)
-    cells |= fairness_cells(cells)
+            of_labels = {label: estimates[label, subgroup, metric, protocol] for label in LABELS}
+            estimates[AVERAGE, subgroup, metric, protocol] = average(of_labels, n)
+    estimates |= fairness_estimates(estimates)
     order = {name: number for number, name in enumerate((*METRICS, UNDERDIAGNOSIS))}
     rank = {name: number for number, name in enumerate((*LABELS, AVERAGE))}
     groups = {name: number for number, name in enumerate(GROUPS)}
-    keys = sorted(cells, key=lambda k: (k[3], groups.get(k[1], 99), order.get(k[2], 99), rank[k[0]]))
+    keys = sorted(estimates, key=lambda k: (k[3], groups.get(k[1], 99), order.get(k[2], 99), rank[k[0]]))
     rows = [
-        dict(zip(("label", "subgroup", "metric", "protocol"), key, strict=True)) | _row(cells[key], confidence)
+        dict(zip(("label", "subgroup", "metric", "protocol"), key, strict=True)) | _row(estimates[key], confidence)
         for key in keys
     ]
     table = as_table([{"test_domain": test_domain, "split": "test", **row} for row in rows])
-    kept = [key for key in keys if _compared(key) and len(cells[key].draws) and not np.isnan(cells[key].value)]
+    kept = [key for key in keys if _compared(key) and len(estimates[key].draws) and not np.isnan(estimates[key].value)]
     draws = pd.DataFrame([(test_domain, *key) for key in kept], columns=list(DRAW_KEYS))
-    draws["draws"] = pd.Series([cells[key].draws.astype(np.float32) for key in kept], dtype=object)
+    draws["draws"] = pd.Series([estimates[key].draws.astype(np.float32) for key in kept], dtype=object)
     return DomainMetrics(table, draws)
 
 
 def _compared(key: Key) -> bool:
-    """Whether models are compared by this cell, so that its draws are kept: not the crossings, not protocol paper."""
+    """Whether models are compared by this metric, so that its draws are kept: not the crossings, not protocol paper."""
     _, subgroup, metric, protocol = key
     wanted = ("auc", "average_precision", "brier") if subgroup == ALL else ("auc", "sensitivity", UNDERDIAGNOSIS)
     fair = subgroup not in GROUPS
@@ -127,9 +127,9 @@ class _Part(NamedTuple):
     thresholds: tuple[Threshold, Threshold]  # strict, paper
 
 
-def _label_cells(
+def _label_estimates(
     frame: pd.DataFrame, thresholds: Mapping[str, Threshold], weights: Draws, minimum: int
-) -> dict[Key, Cell]:
+) -> dict[Key, Estimate]:
     """All metrics of every label and subgroup, fairness aside."""
     masks = _masks(frame)
     parts = []
@@ -151,10 +151,10 @@ def _label_cells(
             parts.append(_Part(label, subgroup, target[rows], ranking, pair))
     every_image = np.ones((len(frame), 1))
     drawn = over_blocks([part.ranking for part in parts], weights)
-    cells: dict[Key, Cell] = {}
+    estimates: dict[Key, Estimate] = {}
     for part, draws in zip(parts, drawn, strict=True):
-        cells |= _cells_of(part, part.ranking.measure(every_image), draws, minimum)
-    return cells
+        estimates |= _estimates_of(part, part.ranking.measure(every_image), draws, minimum)
+    return estimates
 
 
 def _paper_threshold(target: NDArray[Any], score: NDArray[Any], minimum: int) -> Threshold:
@@ -166,12 +166,12 @@ def _paper_threshold(target: NDArray[Any], score: NDArray[Any], minimum: int) ->
     return Threshold(value, f"test itself, {value:.4f}", len(target), int((target == 1).sum()))
 
 
-def _cells_of(part: _Part, values: dict[str, Any], draws: dict[str, Any], minimum: int) -> dict[Key, Cell]:
-    """The cells of one label and subgroup."""
+def _estimates_of(part: _Part, values: dict[str, Any], draws: dict[str, Any], minimum: int) -> dict[Key, Estimate]:
+    """The estimates of one label and subgroup."""
     n, n_positive = len(part.target), int((part.target == 1).sum())
     reason = undefined_reason(part.target, minimum=minimum)
     too_few = reason if n < minimum or n == 0 else ""
-    cells: dict[Key, Cell] = {}
+    estimates: dict[Key, Estimate] = {}
 
     def put(metric: str, protocol: str, name: str, why_not: str, note: str = "", *, flip: bool = False) -> None:
         value, of_draws = float(values[name][0]), draws[name]
@@ -179,7 +179,7 @@ def _cells_of(part: _Part, values: dict[str, Any], draws: dict[str, Any], minimu
             value, of_draws = 1 - value, 1 - of_draws
         if why_not or np.isnan(value):
             value, of_draws, note = float("nan"), np.full(len(of_draws), np.nan), why_not or reason
-        cells[part.label, part.subgroup, metric, protocol] = Cell(value, of_draws, n, n_positive, note)
+        estimates[part.label, part.subgroup, metric, protocol] = Estimate(value, of_draws, n, n_positive, note)
 
     for metric in THRESHOLD_FREE:
         put(metric, "", metric, reason if metric in ("auc", "average_precision") else too_few)
@@ -191,13 +191,13 @@ def _cells_of(part: _Part, values: dict[str, Any], draws: dict[str, Any], minimu
             put(metric, protocol, f"{metric}@{number}", why_not, note)
         if part.label == "healthy":
             put(UNDERDIAGNOSIS, protocol, f"specificity@{number}", why_not, note, flip=True)
-    return cells
+    return estimates
 
 
-def _row(cell: Cell, confidence: float) -> dict[str, Any]:
+def _row(estimate: Estimate, confidence: float) -> dict[str, Any]:
     """Value, percentile interval over the defined draws, counts, reason."""
-    row = {"value": cell.value, "n": cell.n, "n_positive": cell.n_positive, "reason": cell.reason}
-    if np.isnan(cell.value):
+    row = {"value": estimate.value, "n": estimate.n, "n_positive": estimate.n_positive, "reason": estimate.reason}
+    if np.isnan(estimate.value):
         return row | dict.fromkeys(("ci_low", "ci_high", "undefined_draws"), np.nan)
-    low, high, undefined = percentile_interval(cell.draws, confidence)
+    low, high, undefined = percentile_interval(estimate.draws, confidence)
     return row | {"ci_low": low, "ci_high": high, "undefined_draws": undefined}

@@ -46,7 +46,7 @@ def check_cluster(study: Study, *, probe: bool = False) -> list[Check]:
 
     Args:
         study: The study.
-        probe: Also run jobs of a moment that look on nodes for what the tasks will need there.
+        probe: Also run short jobs that check on nodes for what the tasks will need there.
 
     Raises:
         StudyError: The cluster profile is wrong.
@@ -91,13 +91,13 @@ def _partitions(asked: dict[str, Resources]) -> Iterator[Check]:
 
 
 def _too_much(stage: str, one: Resources, rows: list[list[str]]) -> Iterator[str]:
-    """What a stage asks for and no node of the partition has."""
+    """What a stage asks for but no node of the partition has."""
     limits = [_minutes(row[2]) for row in rows]
     if all(limit is not None and limit < one.timeout_min for limit in limits):
         yield f"{stage}: timeout_min = {one.timeout_min} is above the time limit"
-    if all(_number(row[3]) < one.cpus for row in rows):
+    if all(_leading_number(row[3]) < one.cpus for row in rows):
         yield f"{stage}: no node has cpus_per_task = {one.cpus} CPUs"
-    if all(_number(row[4]) < one.mem_gb * 1024 for row in rows):
+    if all(_leading_number(row[4]) < one.mem_gb * 1024 for row in rows):
         yield f"{stage}: no node has mem_gb = {one.mem_gb:g}"
     if one.gpus and all(_gpus(row[5], one.gpu_type) < one.gpus for row in rows):
         kind = f" of gpu_type = {one.gpu_type}" if one.gpu_type else ""
@@ -149,7 +149,7 @@ def _max_submit_jobs() -> str:
 
 
 def _requeue() -> Check:
-    """How the site takes nodes away, which decides how a training hears of it."""
+    """How the site preempts jobs, which decides what warning a training gets."""
     config = _config()
     found = f"JobRequeue {config.get('JobRequeue')}, PreemptMode {config.get('PreemptMode')}"
     if config.get("PreemptMode", "OFF") == "OFF":
@@ -219,10 +219,10 @@ def _python(study: Study, asked: dict[str, Resources]) -> Iterator[Check]:
             yield Check("python", "good", "the tasks' python has the versions of this one, where it can be tried here")
 
 
-def _number(text: str) -> int:
+def _leading_number(text: str) -> int:
     """`64+` is 64 and more.
 
-    >>> _number("64+")
+    >>> _leading_number("64+")
     64
     """
     found = re.match(r"\d+", text)

@@ -88,7 +88,7 @@ def _core() -> Check:
     codecs = core.codecs()
     if core.__version__ != __version__:
         found = f"is of version {core.__version__}, dpdt of {__version__}"
-        return Check("C++ core", "bad", f"{found}. `make install` builds it anew.")
+        return Check("C++ core", "bad", f"{found}. `make install` rebuilds it.")
     return Check("C++ core", "good", ", ".join(f"{name}: {library}" for name, library in codecs.items()))
 
 

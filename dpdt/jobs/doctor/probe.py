@@ -1,4 +1,4 @@
-"""`dpdt doctor --cluster --probe`: a job of a moment that looks on a node for what the tasks will need there."""
+"""`dpdt doctor --cluster --probe`: a short job that checks on a node for what the tasks will need there."""
 
 import json
 import shlex
@@ -18,7 +18,7 @@ from dpdt.study import Study
 
 __all__ = ["probe_nodes"]
 
-# Longer in the queue than this: nothing is known, and nobody waits.
+# A probe that waits in the queue longer than this is given up.
 QUEUE_SECONDS: Final = 120
 ANSWER_SECONDS: Final = 300.0
 JOB: Final = Path(__file__).with_name("probe_job.py")

@@ -27,11 +27,11 @@ def look_ahead(
 
     Args:
         study: The study.
-        sizes: Images and patients of domains whose cohort is not built, or in place of it.
+        sizes: Images and patients of domains without a cohort, or in place of it.
         speeds: What was measured, by arm.
 
     Raises:
-        DpdtError: A cohort is damaged, or a network of one's own cannot be built.
+        DpdtError: A cohort is damaged, or a custom network cannot be built.
     """
     speeds = speeds or {}
     found = {domain: domain_size(study, domain, sizes or {}) for domain in study.used_domains}
@@ -93,7 +93,7 @@ def _cell(
 
 
 def _images_a_unit(study: Study, size: DomainSize, cell: Cell | None) -> float:
-    """Images that a drawn unit brings to a step, at most."""
+    """Images of a drawn unit in a step, at most."""
     if cell is None or study.privacy.unit == "image":
         return 1.0
     return min(float(study.privacy.images_per_patient), size.train_images / max(1, size.train_patients))

@@ -51,7 +51,7 @@ class Speed:
 
 
 def known_speeds(study: Study) -> dict[str, Speed]:
-    """What `measure` found for these very settings; empty if it never ran."""
+    """What `measure` found for exactly these settings; empty if it never ran."""
     file = study.paths.measured
     if not file.exists():
         return {}
@@ -78,7 +78,7 @@ def measure(study: Study) -> dict[str, Speed]:
 
 
 def _settings(study: Study) -> str:
-    """Everything that time and memory depend on, but the machine."""
+    """Everything that time and memory depend on, except the machine."""
     train = study.train
     values: list[str | int] = [
         study.shards.size,

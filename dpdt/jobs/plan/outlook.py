@@ -65,7 +65,7 @@ class Outlook:
         evaluate_hours: Of all models on all test domains.
         disk_gb: That shards and runs will take; None where a size is unknown.
         free_gb: On the study's disk.
-        warnings: What one should know before sending it.
+        warnings: What the user should know before sending it.
     """
 
     domains: tuple[DomainOutlook, ...]

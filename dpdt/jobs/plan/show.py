@@ -1,4 +1,4 @@
-"""The plan for people, and for programs."""
+"""The plan as tables, and as JSON."""
 
 from dataclasses import asdict
 from typing import Any
@@ -38,7 +38,7 @@ def _domain(domain: DomainOutlook) -> tuple[object, ...]:
     if size is None:
         return (domain.domain, *[None] * 6, "unknown")
     counts = (size.images, size.patients, size.train_images, size.test_images)
-    return (domain.domain, *counts, domain.shards, _number(domain.shard_gb, ".2f"), size.source)
+    return (domain.domain, *counts, domain.shards, _formatted(domain.shard_gb, ".2f"), size.source)
 
 
 def _row(cell: CellOutlook) -> tuple[object, ...]:
@@ -48,15 +48,15 @@ def _row(cell: CellOutlook) -> tuple[object, ...]:
         arm_name(cell.cell.target_epsilon if cell.cell else None, prefix=""),
         cell.cell.seed if cell.cell else "",
         cell.units,
-        _number(cell.sample_rate, ".4g"),
+        _formatted(cell.sample_rate, ".4g"),
         cell.steps,
-        _number(cell.noise_multiplier, ".3f"),
-        _number(cell.hours, ".3g"),
+        _formatted(cell.noise_multiplier, ".3f"),
+        _formatted(cell.hours, ".3g"),
         state,
     )
 
 
-def _number(value: float | None, form: str) -> str:
+def _formatted(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 

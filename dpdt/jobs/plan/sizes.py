@@ -69,7 +69,7 @@ def parse_sizes(given: Sequence[str], study: Study) -> dict[str, tuple[int, int]
 
 
 def domain_size(study: Study, domain: str, given: Mapping[str, tuple[int, int]]) -> DomainSize | None:
-    """The size of a domain; None where nobody knows it yet. What the user gives wins.
+    """The size of a domain; None where it is not known yet. What the user gives wins.
 
     Given numbers are split as patients without an official split would be.
     """

@@ -1,4 +1,4 @@
-"""What one should know before a study is sent: trainings that will be refused, drowned in noise, or out of memory."""
+"""Warnings before a study is sent: trainings that will be refused, have too much noise, or run out of memory."""
 
 import math
 from collections.abc import Iterator
@@ -42,8 +42,8 @@ def warnings_of(study: Study, outlook: "Outlook") -> Iterator[str]:
     for tested in outlook.domains:
         if tested.domain in study.test_domains and tested.size is not None and not tested.size.test_images:
             yield (
-                f"{tested.domain}: no image in test, so evaluations there will be refused. More patients, a larger "
-                "test_fraction or another study.seed give it some; or leave it out of evaluate.domains."
+                f"{tested.domain}: no image in test, so evaluations there will be refused. Add patients, raise "
+                "test_fraction, change study.seed, or leave the domain out of evaluate.domains."
             )
     yield from _about_noise(study, outlook)
     yield from _about_delta(study, outlook)
@@ -57,17 +57,17 @@ def warnings_of(study: Study, outlook: "Outlook") -> Iterator[str]:
 
 def _each_once(cells: Iterator["CellOutlook"]) -> Iterator[str]:
     """What is refused, once a domain."""
-    told: set[tuple[str, str | None]] = set()
+    seen: set[tuple[str, str | None]] = set()
     for cell in cells:
-        if (cell.name, cell.refused) not in told:
-            told.add((cell.name, cell.refused))
+        if (cell.name, cell.refused) not in seen:
+            seen.add((cell.name, cell.refused))
             yield f"{cell.name}: will be refused: {cell.refused}"
 
 
 def _about_noise(study: Study, outlook: "Outlook") -> Iterator[str]:
     """Domains too small for an epsilon, or for their batch: a line an epsilon."""
     unit, batch = study.privacy.unit, study.train.expected_batch_size
-    drowned: dict[str, list[str]] = {}
+    too_noisy: dict[str, list[str]] = {}
     crowded: dict[str, str] = {}
     for cell in outlook.cells:
         if cell.cell is None or cell.noise_multiplier is None or cell.steps is None or cell.sample_rate is None:
@@ -78,12 +78,12 @@ def _about_noise(study: Study, outlook: "Outlook") -> Iterator[str]:
             steps=cell.steps,
             num_parameters=outlook.num_parameters,
         )
-        told = drowned.setdefault(format_epsilon(cell.cell.target_epsilon), [])
+        names = too_noisy.setdefault(format_epsilon(cell.cell.target_epsilon), [])
         if ratio < 1 and cell.cell.seed == study.train.seeds[0]:
-            told.append(f"{cell.name} ({cell.units}: {1 / ratio:.1f} times)")
+            names.append(f"{cell.name} ({cell.units}: {1 / ratio:.1f} times)")
         if cell.sample_rate > LARGE_SAMPLE_RATE:
             crowded[cell.name] = f"{cell.name} ({cell.sample_rate:.0%})"
-    for epsilon, names in drowned.items():
+    for epsilon, names in too_noisy.items():
         if names:
             yield (
                 f"epsilon {epsilon}: too few {unit}s at {', '.join(names)}. The noise moves the weights so many "
@@ -108,7 +108,7 @@ def _about_delta(study: Study, outlook: "Outlook") -> Iterator[str]:
 
 
 def _about_memory(study: Study, outlook: "Outlook") -> Iterator[str]:
-    """A physical batch that will not fit into what the cluster is asked for."""
+    """A physical batch that will not fit into the memory that the cluster is asked for."""
     peaks = [speed for speed in outlook.speeds.values() if "CPU" in speed.device]
     if peaks and study.cluster.gpus_per_task == 0:
         worst = max(peaks, key=lambda speed: speed.peak_gb)

@@ -1,4 +1,4 @@
-"""What a Slurm job runs: a task that may be stopped and come back, on one process or several."""
+"""What a Slurm job runs: a task that may be stopped and requeued, on one process or several."""
 
 import os
 import socket
@@ -37,7 +37,7 @@ class SlurmCall(TaskCall):
     def __call__(self) -> None:
         """Run as one attempt of the job; what an earlier attempt left as its result is void."""
         number = int(os.environ.get("SLURM_RESTART_COUNT", "0")) + 1
-        # several slurmd on one host have names of their own
+        # several slurmd on one host have different names
         attempt = self.new_attempt(number, os.environ.get("SLURMD_NODENAME"))
         slurm = SlurmAttempt(self.task, attempt, self.limits, self.attempts_file())
         environment = submitit.JobEnvironment()

@@ -1,4 +1,4 @@
-"""Taking back what is in Slurm's queue."""
+"""Cancelling jobs in Slurm's queue."""
 
 import subprocess
 from collections.abc import Collection
@@ -23,7 +23,7 @@ def cancel(study: Study, tasks: Collection[Task] | None = None) -> list[Task]:
         tasks: Only these; None means all. What needs them is taken out of the queue by Slurm.
 
     Returns:
-        The tasks whose jobs were cancelled.
+        The tasks of the cancelled jobs.
 
     Raises:
         ClusterError: There is no Slurm, it does not answer, or it refuses.
@@ -40,12 +40,12 @@ def cancel(study: Study, tasks: Collection[Task] | None = None) -> list[Task]:
         if task in queued:
             by_folder.setdefault(submission.paths.folder.name, (submission, []))[1].append(job.job_id)
     for submission, job_ids in by_folder.values():
-        _note(submission, job_ids)
+        _record(submission, job_ids)
     return list(queued)
 
 
-def _note(submission: Submission, job_ids: list[str]) -> None:
-    """Keep that jobs were cancelled: without accounting, Slurm forgets at once those that had not started."""
+def _record(submission: Submission, job_ids: list[str]) -> None:
+    """Record that jobs were cancelled: without accounting, Slurm forgets at once those that had not started."""
     ended = {}
     with suppress(DpdtError):
         ended = read_json(submission.paths.ended)

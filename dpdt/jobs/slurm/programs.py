@@ -1,4 +1,4 @@
-"""Asking Slurm's programs."""
+"""Calling Slurm's programs."""
 
 import subprocess
 from typing import Final

@@ -1,4 +1,4 @@
-"""What Slurm says of jobs: `squeue` for those that it still knows, `sacct` for older ones."""
+"""The states of jobs in Slurm: from `squeue` for those that it still knows, from `sacct` for older ones."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""How a Slurm job is stopped and comes back: python ends with a code of its own, the batch script asks for the requeue.
+"""How a Slurm job is stopped and requeued: python ends with a special exit code, the batch script asks for the requeue.
 
 Signals that come before a preemption or the time limit (SIGUSR2, or only SIGTERM where a site sends nothing else) end
 the task in good order: a training writes its checkpoint after the step it is in (`dpdt.training.stop`), everything
@@ -29,15 +29,15 @@ __all__ = ["REQUEUE_CODE", "SETUP", "TEARDOWN", "Limits", "SlurmAttempt"]
 
 # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again later.
 REQUEUE_CODE: Final = 75
-# Whatever does not end by itself in this time after it was told to (a training may take as long as its step).
+# What does not end within this time after it was asked to is killed (a training may take as long as its step).
 STOP_SECONDS: Final = 20.0
 # Slurm may warn up to a minute earlier than it was asked to.
 SIGNAL_GRAIN_SECONDS: Final = 60.0
 TIME_LIMIT: Final = "time limit"
-# These begin anew in each attempt: one that meets its time limit twice in a row would do so for ever.
+# These start from the beginning in each attempt: one that meets its time limit twice in a row would do so for ever.
 WHOLE_STAGES: Final = ("cohort", *LAST_STAGES)
 
-# bash shall outlive the signals that it gets together with python, and go on after a python that failed.
+# bash must survive the signals that it gets together with python, and go on after a python that failed.
 SETUP: Final = ("trap : TERM", "set +e")
 # 140 and 143: python was warned (SIGUSR2, SIGTERM) before it could listen.
 TEARDOWN: Final = (
@@ -91,7 +91,7 @@ class SlurmAttempt:
             begin_attempt(self.file, self.attempt)
 
     def ended(self, stop: SystemExit) -> NoReturn:
-        """Let the job come back, or, after its last attempt, fail in a state from which a new one goes on.
+        """Let the job be requeued, or, after its last attempt, fail in a state from which a new job goes on.
 
         Raises:
             ClusterError: It was the last attempt, or another one would not get further.
@@ -101,8 +101,8 @@ class SlurmAttempt:
             self._give_up(f"stopped in attempt {self.attempt.number}, and {self._allowed}")
         if stop.code == REQUEUE_CODE and self._needs_more_time():
             raise ClusterError(
-                f"{self.task.label}: two attempts met the time limit, and this stage begins anew in each. Raise "
-                f"timeout_min (now {self.limits.timeout_min}) in [stages.{self.task.stage}] of the profile."
+                f"{self.task.label}: two attempts met the time limit, and this stage starts from the beginning in "
+                f"each. Raise timeout_min (now {self.limits.timeout_min}) in [stages.{self.task.stage}] of the profile."
             )
         raise stop
 
@@ -116,7 +116,7 @@ class SlurmAttempt:
         return self.task.stage in WHOLE_STAGES and ends == [TIME_LIMIT, TIME_LIMIT]
 
     def _give_up(self, what: str) -> NoReturn:
-        self._note("too many attempts")
+        self._record("too many attempts")
         raise ClusterError(
             f"{self.task.label}: {what}. Nothing that it did is lost: `dpdt submit --retry-failed` sends it again, "
             "and it goes on from there."
@@ -127,7 +127,7 @@ class SlurmAttempt:
         for other in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(other, signal.SIG_IGN)
         reason = self._reason(number)
-        self._note(reason)
+        self._record(reason)
         print(f"== {self.task.label}: attempt {self.attempt.number} stops: {reason}", flush=True)
         if self.task.stage not in GPU_STAGES:
             killer = threading.Timer(STOP_SECONDS, os._exit, args=(REQUEUE_CODE,))
@@ -135,8 +135,8 @@ class SlurmAttempt:
             killer.start()
         raise SystemExit(REQUEUE_CODE)
 
-    def _note(self, reason: str) -> None:
-        """Write down why the attempt stops, once for all of its processes."""
+    def _record(self, reason: str) -> None:
+        """Record why the attempt stops, once for all of its processes."""
         if this_rank() == 0:
             stop_attempt(self.file, self.attempt, reason)
 

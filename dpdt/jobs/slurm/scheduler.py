@@ -1,4 +1,4 @@
-"""`--cluster slurm`: jobs that wait in Slurm's queue and run there; nobody has to wait for them."""
+"""`--cluster slurm`: jobs that wait in Slurm's queue and run there; `submit` does not wait for them."""
 
 from collections.abc import Collection, Mapping
 
@@ -16,7 +16,7 @@ __all__ = ["SlurmScheduler"]
 
 
 class SlurmScheduler(Scheduler):
-    """Slurm, asked by its programs."""
+    """Slurm, through its programs."""
 
     def queued(self) -> dict[Task, Job]:
         """From squeue."""

@@ -1,4 +1,4 @@
-"""`--cluster slurm`: a stage's tasks as arrays, chained by Slurm's own dependencies, so that nobody has to wait.
+"""`--cluster slurm`: a stage's tasks as arrays, chained by Slurm's own dependencies, so no process has to wait.
 
 Tasks that wait for the same jobs share an array. A task of `shards` or `evaluate` waits for its partner in the array
 before (`aftercorr`), everything else for whole jobs (`afterok`), the report and MLflow for any end (`afterany`). So a
@@ -68,7 +68,7 @@ def send(study: Study, plan: Plan, submission: Submission, *, queued: Mapping[Ta
     Args:
         study: The study.
         plan: What to send.
-        submission: Where jobs are noted.
+        submission: Where jobs are recorded.
         queued: Tasks that are in the queue already; new tasks wait for them too.
 
     Raises:
@@ -114,7 +114,7 @@ class _Sender:
             lanes.append(self._send_array(stage, array, limit))
 
     def cancel(self) -> None:
-        """Take back what was sent."""
+        """Cancel what was sent."""
         job_ids = sorted({job.job_id.split("_")[0] for job in self.submission.jobs})
         if job_ids:
             subprocess.run(["scancel", *job_ids], check=False, timeout=COMMAND_SECONDS)

@@ -27,7 +27,7 @@ class SlurmStates(JobStates):
         self.accounting: dict[str, Queued] | None = None
 
     def state(self, job: Job) -> tuple[str, str]:
-        """From the queue, from what the job left behind, from the accounting: whoever knows first."""
+        """From the queue, from the job's result, or from the accounting: the first that has an answer."""
         listed = self.queue.get(job.job_id) if self.queue is not None else None
         if listed is not None and listed.active:
             waits = listed.state.startswith(("PENDING", "REQUEUE"))
@@ -66,7 +66,7 @@ class SlurmStates(JobStates):
         return job.job_id not in (self.queue or {}) and self.outcome(job) is None
 
     def _keep(self, submission: Submission) -> None:
-        """Keep what the accounting said of jobs that have ended; whoever may only read asks again next time."""
+        """Save the accounting's answer about jobs that have ended; a user who may only read asks again next time."""
         known = {job.job_id: (self.accounting or {}).get(job.job_id) for job in submission.jobs}
         ended = {job_id: [row.state, "", row.node] for job_id, row in known.items() if row and not row.active}
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Waiting for the jobs of a submission, where somebody wants to (`--wait`)."""
+"""Waiting for the jobs of a submission (`--wait`)."""
 
 import time
 from collections.abc import Sequence

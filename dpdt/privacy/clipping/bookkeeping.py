@@ -6,7 +6,7 @@ gradient, from which the norm of each image's gradient follows without it. The n
 each image its factor, and the clipped sum is one contraction a parameter. Nothing is computed twice: no second backward
 pass, no ordinary weight gradient.
 
-A gradient that has no bound must not pass unseen. So after each backward pass every trainable parameter must have been
+A gradient without a bound must not enter the sum. So after each backward pass every trainable parameter must have been
 used by layers that left pieces, each use must have been reached exactly once, and no gradient may have come to a
 parameter in torch's ordinary way.
 """
@@ -89,7 +89,7 @@ class BookkeepingClipping(ClippedGradientSum):
         return losses.detach()
 
     def partial_sums(self) -> list[Tensor]:
-        """The clipped sum so far, without noise; a sum that nothing was added to gets memory of its own."""
+        """The clipped sum so far, without noise; a sum that nothing was added to gets its own memory."""
         self.sums = [total.contiguous() for total in self.sums]
         return self.sums
 

@@ -1,7 +1,7 @@
 """The gradient of a convolution's weight for each image of a batch, or its norm without the gradient.
 
-Five ways, all exact; `choose_way` names the cheapest by the layer's shapes alone, so that a run that is taken up
-again rounds as it did before. `p` numbers in the weight, `t` places in the output:
+Five ways, all exact; `choose_way` names the cheapest by the layer's shapes alone, so that a resumed run rounds as it
+did before. `p` numbers in the weight, `t` places in the output:
 
 - `gram`: the norm without the gradient (Goodfellow 2015, arXiv 1510.01799; for convolutions Bu et al. 2022, arXiv
   2205.10683). The squared norm of the sum over places of g_t x_t' is the sum over pairs of places of (g_s · g_t)
@@ -10,7 +10,7 @@ again rounds as it did before. `p` numbers in the weight, `t` places in the outp
   is done in float64, on the CPU by the core (csrc/norms.cpp).
 - `pointwise`: a 1×1 kernel is one matrix product an image.
 - `patches`: unfold, then one matrix product an image; for many weights and few places.
-- `grouped`: the ordinary weight gradient of a convolution that has each image as a group of its own.
+- `grouped`: the ordinary weight gradient of a convolution that has each image as a separate group.
 - `loop`: the ordinary weight gradient, image by image; for few input channels.
 """
 
@@ -146,8 +146,8 @@ def squared_norms_of_products(x_products: Tensor, gy_products: Tensor) -> Tensor
 def _patch_products(shape: Convolution, x: Tensor, *, kernel: Pair, places: Pair) -> Tensor:
     """Scalar product of each pair of patches of an image: (n · groups, places, places), float64.
 
-    A shift of the kernel pairs only pixels whose rows (and columns) leave the same rest on division by the stride: the
-    input is split by these rests first, and each part's pixels are multiplied with each other. The padding's zeros have
+    A shift of the kernel pairs only pixels with rows (and columns) of the same remainder modulo the stride: the input
+    is split by these remainders first, and each part's pixels are multiplied with each other. The padding's zeros have
     no products: a shift adds to the places alone that it takes to a pixel.
     """
     images, channels, height, width = x.shape

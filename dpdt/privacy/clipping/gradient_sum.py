@@ -1,4 +1,4 @@
-"""What a logical step knows of its batch: the sum of the images' gradients, clipped and noised in a DP arm.
+"""The sum of a logical batch's gradients; in a DP arm each is clipped, and noise is added.
 
 The two arms differ in this one object. `GradientSum` adds gradients up as they are. A `ClippedGradientSum` scales each
 image's gradient to a norm of at most max_grad_norm before it enters the sum, so that the sum moves by at most that
@@ -29,7 +29,7 @@ __all__ = [
     "unit_weights",
 ]
 
-# Entries of a gradient whose squares are added up in float32 on a GPU; few enough that nothing is lost.
+# Entries of a gradient to square and add up in float32 on a GPU; few enough that nothing is lost.
 BLOCK: Final = 1024
 
 # From the model's outputs and the targets to one loss an image, shape (images,).
@@ -59,7 +59,7 @@ class GradientSum:
             inputs: What the model takes, images along the first axis.
             targets: What the loss takes, images along the first axis.
             units: Unit of each image, whole numbers, shape (images,): what is added is the mean gradient of each
-                unit's images, all of which must be in this physical batch. None: every image is a unit of its own.
+                unit's images, all of which must be in this physical batch. None: every image is its own unit.
 
         Returns:
             The losses, detached, shape (images,).
@@ -109,7 +109,7 @@ class ClippedGradientSum(GradientSum, abc.ABC):
             changes its neighbours' gradients too (`dpdt.privacy.rounding`). None: as many as there are.
 
     Raises:
-        PrivacyError: The model has a module whose gradients cannot be told apart by image.
+        PrivacyError: The model has a module without separate gradients for each image.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         for name, module in model.named_modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 raise PrivacyError(
-                    f"model: the gradient of a single image cannot be had: {name or 'it'} is a "
+                    f"model: no separate gradient for each image: {name or 'it'} is a "
                     f"{type(module).__name__}, which mixes the images of a batch. Use group norm."
                 )
         try:
@@ -145,7 +145,7 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         """Make the model keep what the norms need."""
 
     def add(self, inputs: Tensor, targets: Tensor, *, units: Tensor | None = None) -> Tensor:
-        """Add the clipped gradients of one physical batch; a unit whose gradient is not finite adds zero.
+        """Add the clipped gradients of one physical batch; a unit with a gradient that is not finite adds zero.
 
         A unit of several images has one gradient, the mean of theirs, and that is clipped. So it moves the sum by at
         most max_grad_norm however many images it has (Abadi et al. 2016, section 3.1, with a patient's images for their
@@ -156,7 +156,7 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         weights = unit_weights(inputs, units)
         if missing > 0:
             inputs, targets, weights = (_filled(values, missing) for values in (inputs, targets, weights))
-            if units is not None:  # nobody's images, each of them alone
+            if units is not None:  # filling images, each its own unit
                 units = torch.cat((units, units.max() + 1 + torch.arange(missing, device=units.device)))
         return self._add(inputs, targets, weights=weights, units=units)[:images]
 

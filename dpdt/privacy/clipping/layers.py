@@ -1,8 +1,8 @@
-"""Layers whose backward pass computes the gradient of their input alone, and leaves pieces for their parameters.
+"""Layers with a backward pass that computes the input's gradient only, and leaves pieces for the parameters' gradients.
 
 Each layer is an autograd function with torch's own forward pass. It still takes the parameters, so that a first layer
 has a backward pass though images need no gradient, but it returns no gradient for them: the sum over the images would
-be wasted, since every image has a factor of its own. `COVERED` are the modules that have one; each has a maker of
+be wasted, since every image has its own factor. `COVERED` are the modules that have one; each has a maker of
 the forward function that writes to a tape.
 """
 

@@ -111,7 +111,7 @@ class Guard:
         return _draws_line(self._draws()) or _changes_line(self._copy.changes())
 
     def _draws(self) -> list[str]:
-        """What passes over the same image, which is nobody's, show of randomness and memory."""
+        """What passes over the same made-up image show of randomness and memory."""
         before = self._generators.states()
         first = self._look()
         same = same_values(self._look(), first, tolerance=TOLERANCE)
@@ -159,7 +159,7 @@ class Generators:
         }
 
     def states(self, *, shared: bool = True) -> dict[str, Any]:
-        """What changes when somebody draws, by the generator's name.
+        """What changes with every draw, by the generator's name.
 
         Args:
             shared: With those of `SHARED`.

@@ -1,4 +1,4 @@
-"""Whether a network can be trained with DP: every image must have a gradient of its own.
+"""Whether a network can be trained with DP: every image must have its own gradient.
 
 First the layers are looked at (Opacus' ModuleValidator, batch norms, in-place layers, parametrisations), then
 `dpdt.privacy.clipping.model_trial` tries the network with the way to clip that will train it.
@@ -37,7 +37,7 @@ def unfit_parts(model: nn.Module, *, size: int, clipping: str = "bookkeeping") -
         return found
     try:
         spare = copy.deepcopy(model).cpu().train()
-    except Exception as err:  # noqa: BLE001 - whatever somebody's own network raises is the finding
+    except Exception as err:  # noqa: BLE001 - whatever a custom network raises is the finding
         return [f"the network cannot be copied, and the trial needs a copy: {type(err).__name__}: {err}"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -46,7 +46,7 @@ class _Pass:
         outputs: What the network gave.
         drawing: Layers in which a generator moved, the innermost, by name, with its kind and the generators.
         marks: What each call of a layer was given and gave, as sums, in the order in which the calls ended.
-        squashed: Name of the sigmoid or softmax whose output the network's is.
+        squashed: Name of the sigmoid or softmax that gives the network's output.
     """
 
     outputs: Any = None
@@ -71,7 +71,7 @@ def unfit_behaviour(model: nn.Module, images: Tensor, *, clipping: str) -> Itera
         passes = [_watched(model, images)]
         left_out = [_plain(model(_without(images, number))) for number in range(len(images))]
         passes += [_watched(model, images) for _ in range(AGAIN)]  # after others: a running mean of one batch stays
-    except Exception as err:  # noqa: BLE001 - whatever somebody's own network raises is the finding
+    except Exception as err:  # noqa: BLE001 - whatever a custom network raises is the finding
         yield f"forward fails on float32 {tuple(images.shape)}: {type(err).__name__}: {err}"
         return
     problem = (
@@ -269,5 +269,5 @@ def _without(values: Tensor, number: int) -> Tensor:
 
 
 def _plain(outputs: Any) -> Any:
-    """Without the graph, which nobody needs."""
+    """Without the graph, which is not needed."""
     return outputs.detach() if isinstance(outputs, Tensor) else outputs

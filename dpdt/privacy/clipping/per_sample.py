@@ -28,7 +28,7 @@ class Piece(Protocol):
 
     @property
     def parameter(self) -> nn.Parameter:
-        """Whose gradient this is."""
+        """The parameter of this gradient."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -40,7 +40,7 @@ class Piece(Protocol):
         """Gradient of each image, float32, shape (images, numbers)."""
 
     def weighted_sum(self, factors: Tensor) -> Tensor:
-        """The sum of the images' gradients, each times its factor, in memory of its own and the parameter's shape."""
+        """The sum of the images' gradients, each times its factor, in new memory and the parameter's shape."""
 
     def forget(self, images: Tensor) -> None:
         """Make the gradients of some images zero; `images` is a mask. What is not finite cannot be multiplied away."""
@@ -75,7 +75,7 @@ class Rows:
 
 @dataclass
 class ConvolutionPiece:
-    """A weight whose norm comes from the products of places (`gram`): input and output gradient are kept."""
+    """A weight with a norm from the products of places (`gram`): input and output gradient are kept."""
 
     parameter: nn.Parameter
     shape: Convolution
@@ -90,7 +90,7 @@ class ConvolutionPiece:
         return gram_squared_norms(self.shape, x=self.x, gy=self.gy, weight=self.parameter)
 
     def rows(self) -> Tensor:
-        """Each image as a group of its own."""
+        """Each image as a separate group."""
         return WAYS["grouped"](self.shape, x=full(self.x), gy=full(self.gy), weight=self.parameter)
 
     def weighted_sum(self, factors: Tensor) -> Tensor:

@@ -23,10 +23,10 @@ def build_model(settings: ModelSettings, *, folder: Path = Path()) -> nn.Module:
 
     Args:
         settings: The study file's ``[model]``.
-        folder: Of the study file: a network of one's own may lie there.
+        folder: Of the study file: a custom network may lie there.
 
     Raises:
-        StudyError: A network of one's own cannot be imported or built.
+        StudyError: A custom network cannot be imported or built.
     """
     if settings.name != "resnet9":
         return custom_model(settings, folder, num_outputs=len(LABELS))

@@ -25,7 +25,7 @@ def check_class_weights(study: Study) -> None:
 
 
 def check_model(study: Study) -> None:
-    """Look whether given weights load, and whether a network of one's own is fit; dpdt's own networks are.
+    """Check that given weights load, and that a custom network is fit for DP; dpdt's own networks are.
 
     Raises:
         StudyError: The weights do not fit; the network cannot be built; or, in a study with DP arms, it gives other

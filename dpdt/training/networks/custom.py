@@ -40,7 +40,7 @@ def custom_model(settings: ModelSettings, folder: Path, *, num_outputs: int) -> 
     arguments = {"num_outputs": num_outputs, "in_channels": settings.in_channels, **settings.options}
     try:
         model = function(**arguments)
-    except (Exception, SystemExit) as err:  # whatever somebody's own function raises
+    except (Exception, SystemExit) as err:  # whatever the user's function raises
         given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         raise StudyError(f"model.name: {settings.name}({given}) failed: {type(err).__name__}: {err}.") from err
     if not isinstance(model, nn.Module):
@@ -51,7 +51,7 @@ def custom_model(settings: ModelSettings, folder: Path, *, num_outputs: int) -> 
 
 
 def model_code(settings: ModelSettings, folder: Path) -> str | None:
-    """Check sum of the file that defines a network of one's own; None for dpdt's own networks."""
+    """Checksum of the file that defines a custom network; None for dpdt's own networks."""
     if ":" not in settings.name:
         return None
     file = inspect.getsourcefile(inspect.unwrap(_function(settings, folder)))
@@ -72,7 +72,7 @@ def _function(settings: ModelSettings, folder: Path) -> Callable[..., Any]:
                 f"model.name: {settings.name!r}: cannot import {module_name!r} ({err}). Expected a module beside the "
                 f"study file (in {folder}), installed, or on PYTHONPATH."
             ) from err
-        except (Exception, SystemExit) as err:  # whatever somebody's own module raises
+        except (Exception, SystemExit) as err:  # whatever the user's module raises
             raise StudyError(f"model.name: {module_name} fails at import: {type(err).__name__}: {err}.") from err
     function = getattr(module, function_name, None)
     if not callable(function):

@@ -23,7 +23,7 @@ class Layout(Protocol):
     """One hospital's files.
 
     Attributes:
-        hospital: What else it has of its own.
+        hospital: How it differs from the others.
     """
 
     hospital: Hospital

@@ -1,6 +1,6 @@
 """The audit of a run: what attacks on it show, beside what its privacy statement claims.
 
-Two attacks. Membership inference by loss is tried on the run itself. Canaries need a training of their own: the run's
+Two attacks. Membership inference by loss is tried on the run itself. Canaries need a separate training: the run's
 twin, which has the same settings and `audit.canaries` made-up patients among its patients (`dpdt.training.canaries`).
 What the twin released is scored, and gives a lower bound on epsilon that holds with `audit.confidence`. If it passes
 the upper bound, or a part of the mechanism is not as accounted for, the training is broken: the audit has refuted it.
@@ -25,7 +25,7 @@ from dpdt.study.paths import RunPaths
 from dpdt.training.canaries import toss_coins
 from dpdt.training.train import train_with_canaries
 
-__all__ = ["audit_run", "refutations", "score_canaries", "words"]
+__all__ = ["audit_run", "refutations", "score_canaries", "summary_text"]
 
 FORMAT: Final = 1
 
@@ -46,7 +46,9 @@ def audit_run(study: Study, cell: Cell) -> dict[str, Any]:
     run_id = study.run_id(cell)
     run = read_run(study, run_id)
     if run is None or not run_done(study, run_id):
-        raise DpdtError(f"{study.paths.run(run_id).folder}: not trained to its end. Run `dpdt train` first.")
+        raise DpdtError(
+            f"{study.paths.run(run_id).folder}: not trained to its end. Run `dpdt train {study.file}` first."
+        )
     canaries = _audit_twin(study, cell) if study.audit.canaries else None
     found = {
         "format": FORMAT,
@@ -128,7 +130,7 @@ def refutations(found: dict[str, Any]) -> list[str]:
     canaries = found["canaries"]
     if not canaries:
         return []
-    said = [
+    problems = [
         f"{check['what']}: measured {check['measured']:.4g} ({check['low']:.4g} to {check['high']:.4g}), accounted for "
         f"is {check['claimed']:.4g}"
         for check in canaries["checks"]
@@ -136,11 +138,11 @@ def refutations(found: dict[str, Any]) -> list[str]:
     ]
     lower, upper = canaries["epsilon_lower"], canaries["epsilon_upper"]
     if upper is not None and lower > upper:
-        said.insert(0, f"epsilon is at least {lower:.3g}, the statement says {format_bound(upper)}")
-    return said
+        problems.insert(0, f"epsilon is at least {lower:.3g}, the statement says {format_bound(upper)}")
+    return problems
 
 
-def words(run: Run, found: dict[str, Any]) -> str:
+def summary_text(run: Run, found: dict[str, Any]) -> str:
     """The audit in a few lines for people."""
     member, canaries = found["membership"], found["canaries"]
     lines = [
@@ -157,5 +159,5 @@ def words(run: Run, found: dict[str, Any]) -> str:
             f"{canaries['right']} of {canaries['guesses']} guesses right, {canaries['canaries']} canaries) and at most "
             f"{'without bound' if upper is None else format(upper, '.3f')}"
         )
-    lines += [f"  REFUTED: {said}" for said in refutations(found)]
+    lines += [f"  REFUTED: {problem}" for problem in refutations(found)]
     return "\n".join(lines)

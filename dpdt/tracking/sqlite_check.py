@@ -1,4 +1,4 @@
-"""Whether a SQLite store has seen all there is, without MLflow: loading it takes longer than the answer.
+"""Whether a SQLite store has everything already, asked without MLflow: loading it takes longer than the answer.
 
 Anything that is not as expected, an unknown layout of the database too, counts as news: then MLflow itself looks.
 """
@@ -16,7 +16,7 @@ from dpdt.tracking.payload import RUN_ID_TAG, signature
 from dpdt.tracking.store import experiment_name
 from dpdt.tracking.study_run import PARENT, parent_state
 
-__all__ = ["all_seen"]
+__all__ = ["sqlite_is_current"]
 
 QUERY: Final = """
     SELECT name.value, runs.run_uuid, sent.value
@@ -29,7 +29,7 @@ QUERY: Final = """
 """
 
 
-def all_seen(study: Study, file: Path, runs: Sequence[Run]) -> bool:
+def sqlite_is_current(study: Study, file: Path, runs: Sequence[Run]) -> bool:
     """Whether a sync of these runs and of the report would send nothing.
 
     Args:
