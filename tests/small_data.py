@@ -67,9 +67,10 @@ class StopAfter(StopFlag):
 
 
 def statement(paths: RunPaths) -> dict[str, Any]:
-    """A DP run's privacy statement without the time at which the study's runs were counted."""
+    """A run's privacy statement without the time at which the study's runs were counted."""
     found: dict[str, Any] = read_json(paths.privacy)
-    del found["selection"]["as_of"]
+    if found["selection"] is not None:
+        del found["selection"]["as_of"]
     return found
 
 
