@@ -46,6 +46,16 @@ def test_a_study_without_a_public_domain_has_no_pretraining(tmp_path: Path) -> N
     assert [before.name for before in needs(study)[tasks(study, "train")[0]]] == ["shards-vindr"]
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_nothing_of_a_new_study_is_done_whatever_the_stage(tmp_path: Path, stage: str) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text('[domains.vindr]\nroot = "raw"\n[domains.mimic]\nroot = "raw"\n')
+    study = load_study(file)
+    found = tasks(study, stage)
+    assert found
+    assert not any(is_done(study, task) for task in found)
+
+
 def test_labels_are_for_people(make_fake_study: MakeStudy) -> None:
     labels = [task.label for task in needs(make_fake_study())]
     assert labels[0] == "cohort a"

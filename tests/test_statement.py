@@ -10,6 +10,7 @@ import pytest
 from dpdt.privacy.accounting import epsilon
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.statement import (
+    StatedRun,
     brought_up_to_date,
     group_privacy,
     privacy_statement,
@@ -41,7 +42,9 @@ def statement(mechanism: Mechanism = MECHANISM, **changes: Any) -> dict[str, Any
         "max_images_per_patient": 7,
         "complete": True,
     }
-    return privacy_statement(mechanism, **{**settings, **changes})
+    settings |= changes
+    of_the_ledger = {key: settings.pop(key) for key in ("spent_steps", "complete")}
+    return privacy_statement(mechanism, StatedRun(**settings), **of_the_ledger)
 
 
 def test_epsilon_is_that_of_the_spent_steps() -> None:
@@ -109,15 +112,8 @@ def test_a_bound_that_says_nothing_is_one_and_never_an_overflow(size: int, spent
 
 
 def test_without_dp_it_says_so() -> None:
-    found = statement_without_privacy(
-        run_id="r",
-        domain="uka",
-        unit="patient",
-        num_units=9,
-        num_steps=5,
-        class_weights="none",
-        initial_weights="random",
-    )
+    run = StatedRun("r", "uka", "none", "random", randomness="seeded", max_images_per_patient=1)
+    found = statement_without_privacy(run, unit="patient", num_units=9, num_steps=5)
     assert found["mechanism"] == "none"
     assert found["epsilon"] is None
     assert "without differential privacy" in found["paragraph"]

@@ -9,7 +9,7 @@ import pytest
 from dpdt.base.files import read_json, write_json
 from dpdt.privacy.ledger import Ledger
 from dpdt.privacy.mechanism import Mechanism
-from dpdt.privacy.statement import privacy_statement
+from dpdt.privacy.statement import StatedRun, privacy_statement
 from dpdt.privacy.statements import publish_statement, refresh_statements
 from dpdt.study import Cell, Study
 from dpdt.training.train import pretrain, train, train_with_canaries
@@ -51,17 +51,8 @@ def begun(study: Study, cell: Cell, *, domain: str = "uka", unit: str = "patient
     with Ledger(paths.ledger, mechanism=mechanism.as_dict(), num_steps=20) as ledger:
         ledger.reserve(steps)
     write_json(paths.config, {"domain": domain, "target_epsilon": cell.target_epsilon, "data": {"key_id": "0"}})
-    statement = privacy_statement(
-        mechanism,
-        run_id=paths.run_id,
-        domain=domain,
-        spent_steps=20,
-        randomness="cryptographic",
-        class_weights="none",
-        initial_weights="random",
-        max_images_per_patient=1,
-        complete=False,
-    )
+    run = StatedRun(paths.run_id, domain, "none", "random", randomness="cryptographic", max_images_per_patient=1)
+    statement = privacy_statement(mechanism, run, spent_steps=20, complete=False)
     publish_statement(study, paths, statement)
 
 

@@ -24,7 +24,7 @@ from dpdt.base.files import exclusive_lock, read_json, write_json
 from dpdt.errors import TrackingError
 from dpdt.privacy.ledger import Ledger
 from dpdt.privacy.mechanism import Mechanism
-from dpdt.privacy.statement import privacy_statement
+from dpdt.privacy.statement import StatedRun, privacy_statement
 from dpdt.report.write import write_report
 from dpdt.runs.read import read_run
 from dpdt.study import Cell, Study, load_study
@@ -236,17 +236,8 @@ def test_a_run_that_is_added_is_in_the_other_runs_statements_in_mlflow_and_twice
         accountant="pld",
         target_epsilon=1.0,
     )
-    statement = privacy_statement(
-        mechanism,
-        run_id=paths.run_id,
-        domain="vindr",
-        spent_steps=10,
-        randomness="cryptographic",
-        class_weights="none",
-        initial_weights="random",
-        max_images_per_patient=1,
-        complete=True,
-    )
+    run = StatedRun(paths.run_id, "vindr", "none", "random", randomness="cryptographic", max_images_per_patient=1)
+    statement = privacy_statement(mechanism, run, spent_steps=10, complete=True)
     write_json(paths.privacy, statement)
     sync(study)
     other = study.paths.run("vindr-patient-eps1-seed0-0123abcd")  # another study file's, in the same folder

@@ -6,6 +6,7 @@ spreadsheet rounded (`1.23457E+12`), is an error: all its rows would count as on
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import pandas as pd
@@ -138,11 +139,12 @@ def check_shared_patients(study: Study, domain: str) -> Iterator[str]:
     Raises:
         PrivacyError: One of the two is public: pretraining has no DP, and these patients are trained on with DP.
     """
-    mine, others = _lists(study, domain), (name for name in study.domains if name != domain)
+    mine, others = _lists(study.paths.cohort_record(domain)), (name for name in study.domains if name != domain)
     for other in others:
-        if not study.paths.cohort_record(other).is_file() or not mine & _lists(study, other):
+        record = study.paths.cohort_record(other)
+        if not record.is_file() or not mine & _lists(record):
             continue
-        shared = len(_patients(study, domain) & _patients(study, other))
+        shared = len(_patients(study.paths.cohort_table(domain)) & _patients(study.paths.cohort_table(other)))
         if shared and study.role(domain) != study.role(other):
             raise PrivacyError(
                 f"domains {domain} and {other} read the same list and share {shared} patients, and one of them is "
@@ -156,11 +158,11 @@ def check_shared_patients(study: Study, domain: str) -> Iterator[str]:
             )
 
 
-def _lists(study: Study, domain: str) -> set[str]:
+def _lists(record: Path) -> set[str]:
     """Hashes of the lists that a cohort's rows came from."""
-    inputs = read_json(study.paths.cohort_record(domain))["inputs"]
+    inputs = read_json(record)["inputs"]
     return {entry["content_sha256"] for entry in inputs if entry["name"] in LISTS_OF_ROWS}
 
 
-def _patients(study: Study, domain: str) -> set[str]:
-    return set(pd.read_parquet(study.paths.cohort_table(domain), columns=["patient_id"])["patient_id"])
+def _patients(table: Path) -> set[str]:
+    return set(pd.read_parquet(table, columns=["patient_id"])["patient_id"])

@@ -14,6 +14,7 @@ from typing import Any, Final
 from dpdt.base.files import atomic_path, exclusive_lock, read_json
 from dpdt.errors import CohortError, DpdtError
 from dpdt.study import Study
+from dpdt.study.paths import StudyPaths
 
 __all__ = ["DataKey", "data_key", "has_plain_hashes", "recorded_hashes"]
 
@@ -60,9 +61,11 @@ def data_key(study: Study) -> DataKey:
     try:
         key = bytes.fromhex(path.read_text(encoding="ascii"))
     except ValueError as err:
-        raise CohortError(f"{path}: no key (expected {2 * KEY_BYTES} hexadecimal digits). {_way_out(study)}") from err
+        raise CohortError(
+            f"{path}: no key (expected {2 * KEY_BYTES} hexadecimal digits). {_way_out(study.paths)}"
+        ) from err
     if len(key) != KEY_BYTES:
-        raise CohortError(f"{path}: no key ({len(key)} bytes, expected {KEY_BYTES}). {_way_out(study)}")
+        raise CohortError(f"{path}: no key ({len(key)} bytes, expected {KEY_BYTES}). {_way_out(study.paths)}")
     return DataKey(key)
 
 
@@ -90,7 +93,7 @@ def recorded_hashes(study: Study, plain: Mapping[str, str], *, frozen: Mapping[s
     if frozen is not None and frozen["key_id"] != key.key_id:
         raise CohortError(
             f"{study.paths.data_key}: not the key that this run's data was hashed with, so it is not known whether "
-            f"that data is still the same. {_way_out(study)}"
+            f"that data is still the same. {_way_out(study.paths)}"
         )
     return {"key_id": key.key_id, **{keyed[name]: key.hash(name, value) for name, value in plain.items()}}
 
@@ -110,13 +113,13 @@ def _refuse_if_lost(study: Study) -> None:
         if lost:
             raise CohortError(
                 f"{study.paths.data_key}: missing, but {config.parent.name} was hashed with it, so it is not known "
-                f"whether its data is still the same. {_way_out(study)}"
+                f"whether its data is still the same. {_way_out(study.paths)}"
             )
 
 
-def _way_out(study: Study) -> str:
+def _way_out(paths: StudyPaths) -> str:
     return (
         "Restore it from a backup. If there is none, and you know that cohort, labels and shards are unchanged since, "
-        f'remove this file, and the line "key_id" from config.json of each folder in {study.paths.runs}: those runs '
+        f'remove this file, and the line "key_id" from config.json of each folder in {paths.runs}: those runs '
         "are then not checked."
     )

@@ -23,7 +23,7 @@ from dpdt.evaluation.predict import predictor, read_predictions, wide
 from dpdt.runs.state import read_state
 from dpdt.shards.manifest import codec_differences, read_manifest
 from dpdt.study import Study
-from dpdt.study.paths import RunPaths
+from dpdt.study.paths import RunPaths, StudyPaths
 
 __all__ = ["EvaluateSummary", "evaluate_run", "evaluation_done"]
 
@@ -96,7 +96,7 @@ def evaluate_run(study: Study, run_id: str) -> EvaluateSummary:
     read = {name: read_predictions(paths.predictions(name), stamps[name]) for name in study.test_domains}
     frames = {name: frame for name, frame in read.items() if frame is not None}
     todo = [name for name in study.test_domains if name not in frames]
-    _warn_of_other_codecs(study, domain, todo)
+    _warn_of_other_codecs(study.paths, domain, todo)
     val = [(domain, "val")] if (read_cohort(study, domain)["split"] == "val").any() else []
     with predictor(study, paths, [*((name, "test") for name in todo), *val]) as predict:
         for name in todo:
@@ -160,9 +160,9 @@ def _check_data(study: Study, paths: RunPaths, domain: str) -> None:
         )
 
 
-def _warn_of_other_codecs(study: Study, domain: str, tested: Sequence[str]) -> None:
+def _warn_of_other_codecs(paths: StudyPaths, domain: str, tested: Sequence[str]) -> None:
     """Say so where test images were decoded by other libraries than the training's: their pixels may differ."""
-    manifests = {name: study.paths.shards(name).manifest for name in (domain, *tested)}
+    manifests = {name: paths.shards(name).manifest for name in (domain, *tested)}
     if not all(file.exists() for file in manifests.values()):
         return  # what is missing is an error where it is needed
     trained = read_manifest(manifests[domain])

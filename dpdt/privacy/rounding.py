@@ -15,6 +15,7 @@ import math
 from typing import Final
 
 from dpdt.study import Study
+from dpdt.study.clipping_engines import CLIPPING_ENGINES
 
 __all__ = ["PER_IMAGE", "allowance_of", "batch_that_is_never_passed", "images_at_once", "rounding_allowance"]
 
@@ -43,7 +44,7 @@ def rounding_allowance(*, expected_batch_size: int, num_units: int, images_per_u
         expected_batch_size: Units of a logical batch, in expectation.
         num_units: Units of the train split; taken as public.
         images_per_unit: Images of a drawn unit.
-        precision: ``float32`` or ``bf16``, or ``ghost`` for ghost clipping, which is in float32 alone.
+        precision: ``float32`` or ``bf16``, or the engine's name where it has a row of its own, as ``ghost``.
 
     >>> rounding_allowance(expected_batch_size=64, num_units=10_000, images_per_unit=1, precision="float32")
     0.00388
@@ -54,11 +55,12 @@ def rounding_allowance(*, expected_batch_size: int, num_units: int, images_per_u
 
 def allowance_of(study: Study, *, num_units: int) -> float:
     """The allowance of a study's DP runs that begin now, on so many units."""
+    clipping = study.privacy.clipping
     return rounding_allowance(
         expected_batch_size=study.train.expected_batch_size,
         num_units=num_units,
         images_per_unit=study.privacy.images_per_patient,
-        precision="ghost" if study.privacy.clipping == "ghost" else study.train.precision,
+        precision=clipping if CLIPPING_ENGINES[clipping].own_rounding else study.train.precision,
     )
 
 

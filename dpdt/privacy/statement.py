@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from dpdt.base.vocabulary import format_bound
@@ -9,6 +10,7 @@ from dpdt.privacy.accounting import delta_protects
 from dpdt.privacy.mechanism import Mechanism
 
 __all__ = [
+    "StatedRun",
     "brought_up_to_date",
     "group_privacy",
     "privacy_statement",
@@ -26,32 +28,37 @@ PLAIN_HASHES: Final = {
 }
 
 
-def privacy_statement(
-    mechanism: Mechanism,
-    *,
-    run_id: str,
-    domain: str,
-    spent_steps: int,
-    randomness: str,
-    class_weights: str,
-    initial_weights: str,
-    max_images_per_patient: int,
-    complete: bool,
-    patients_known: bool = True,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class StatedRun:
+    """What a statement says of a run besides its mechanism.
+
+    Attributes:
+        run_id: The run.
+        domain: The domain whose train split it learns from.
+        class_weights: The study file's choice, ``none``, ``public``, ``given`` or ``private``.
+        initial_weights: Where the weights before the first step came from.
+        randomness: ``cryptographic`` or ``seeded``.
+        max_images_per_patient: Images of the patient with most in the train split.
+        patients_known: False where the data names no patients and each image counts as one.
+    """
+
+    run_id: str
+    domain: str
+    class_weights: str
+    initial_weights: str
+    randomness: str
+    max_images_per_patient: int
+    patients_known: bool = True
+
+
+def privacy_statement(mechanism: Mechanism, run: StatedRun, *, spent_steps: int, complete: bool) -> dict[str, Any]:
     """The statement of a DP run.
 
     Args:
         mechanism: What each step did.
-        run_id: The run.
-        domain: The domain of the patients.
+        run: Which run.
         spent_steps: Steps that the ledger counts; before and while it runs, those of the whole run.
-        randomness: ``cryptographic`` or ``seeded``.
-        class_weights: The study file's choice, ``none``, ``public``, ``given`` or ``private``.
-        initial_weights: Where the weights before the first step came from.
-        max_images_per_patient: Images of the patient with most in the train split.
         complete: Whether the training has ended; otherwise the epsilon is what the whole of it may spend.
-        patients_known: False where the data names no patients and each image counts as one.
 
     Returns:
         JSON-like; ``epsilon`` is a number or, where there is no finite bound, None. ``selection`` is that of a run
@@ -60,8 +67,8 @@ def privacy_statement(
     spent, answered_by = mechanism.spent(spent_steps)
     statement: dict[str, Any] = {
         "format": FORMAT,
-        "run_id": run_id,
-        "domain": domain,
+        "run_id": run.run_id,
+        "domain": run.domain,
         "mechanism": "DP-SGD: Poisson-subsampled Gaussian mechanism",
         "unit": mechanism.unit,
         "neighbouring_relation": f"add or remove one {mechanism.unit}",
@@ -81,33 +88,36 @@ def privacy_statement(
         "epsilon": spent if math.isfinite(spent) else None,
         "target_epsilon": mechanism.target_epsilon,
         "complete": complete,
-        "randomness": randomness,
-        "initial_weights": initial_weights,
+        "randomness": run.randomness,
+        "initial_weights": run.initial_weights,
         "selection": selection_cost([(mechanism.target_epsilon, mechanism.delta)]),
-        "other_releases": _other_releases(
-            class_weights, initial_weights, counts_noise=mechanism.counts_noise, private=True
-        ),
+        "other_releases": _other_releases(run, counts_noise=mechanism.counts_noise, private=True),
         "paragraph": "",
     }
     if mechanism.unit == "image":
-        statement["patient_bound"] = _patient_bound(spent, mechanism.delta, max_images_per_patient)
-    elif not patients_known:
+        statement["patient_bound"] = _patient_bound(spent, mechanism.delta, run.max_images_per_patient)
+    elif not run.patients_known:
         statement["unit_note"] = (
-            f"{domain} does not publish which patient an image is of, so each image counts as one patient: a person "
-            "with several images has the guarantee of a group, not this one."
+            f"{run.domain} does not publish which patient an image is of, so each image counts as one patient: a "
+            "person with several images has the guarantee of a group, not this one."
         )
     statement["paragraph"] = _paragraph(statement)
     return statement
 
 
-def statement_without_privacy(
-    *, run_id: str, domain: str, unit: str, num_units: int, num_steps: int, class_weights: str, initial_weights: str
-) -> dict[str, Any]:
-    """The statement of a run without DP: the same keys, None where there is nothing to say."""
+def statement_without_privacy(run: StatedRun, *, unit: str, num_units: int, num_steps: int) -> dict[str, Any]:
+    """The statement of a run without DP: the same keys, None where there is nothing to say.
+
+    Args:
+        run: Which run; its random numbers come from a seed.
+        unit: The privacy unit that the study's DP runs have.
+        num_units: Units of the train split.
+        num_steps: Steps of the run.
+    """
     return {
         "format": FORMAT,
-        "run_id": run_id,
-        "domain": domain,
+        "run_id": run.run_id,
+        "domain": run.domain,
         "mechanism": "none",
         "unit": unit,
         "neighbouring_relation": None,
@@ -128,10 +138,10 @@ def statement_without_privacy(
         "target_epsilon": None,
         "complete": True,
         "randomness": "seeded",
-        "initial_weights": initial_weights,
+        "initial_weights": run.initial_weights,
         "selection": None,
-        "other_releases": _other_releases(class_weights, initial_weights, private=False),
-        "paragraph": f"This model was trained on the images of {domain} without differential privacy. There is no "
+        "other_releases": _other_releases(run, private=False),
+        "paragraph": f"This model was trained on the images of {run.domain} without differential privacy. There is no "
         "formal limit to what it, or anything computed from it, may reveal about a single patient: treat it as "
         "confidential as the training data.",
     }
@@ -235,9 +245,7 @@ def _patient_bound(epsilon: float, delta: float, images: int) -> dict[str, Any]:
     }
 
 
-def _other_releases(
-    class_weights: str, initial_weights: str, *, private: bool, counts_noise: float | None = None
-) -> list[dict[str, str]]:
+def _other_releases(run: StatedRun, *, private: bool, counts_noise: float | None = None) -> list[dict[str, str]]:
     """What left the private data, or might be thought to have, besides the weights."""
     weights = {
         "none": "not used",
@@ -247,15 +255,15 @@ def _other_releases(
         "private": "exact counts of the train split"
         if counts_noise is None
         else f"counts of the train split with Gaussian noise of {counts_noise:.3g} times what one unit can change",
-    }[class_weights]
+    }[run.class_weights]
     not_covered = "not covered by epsilon" if private else "as everything else here, without protection"
     return [
-        {"what": "class weights", "source": weights, "accounted": _cost_of_weights(class_weights, counts_noise)},
+        {"what": "class weights", "source": weights, "accounted": _cost_of_weights(run.class_weights, counts_noise)},
         {
             "what": "initial weights",
-            "source": initial_weights,
+            "source": run.initial_weights,
             "accounted": f"dpdt did not make them. If patients of the train split were in their training: {not_covered}"
-            if initial_weights.startswith("file ")
+            if run.initial_weights.startswith("file ")
             else "no cost",
         },
         {"what": "number of units", "source": "exact count of the train split", "accounted": "taken as public"},

@@ -16,7 +16,7 @@ from dpdt.cohort.data_hashes import has_plain_hashes
 from dpdt.errors import DpdtError
 from dpdt.privacy.statement import brought_up_to_date
 from dpdt.study import Study
-from dpdt.study.paths import RunPaths
+from dpdt.study.paths import RunPaths, StudyPaths
 
 __all__ = ["publish_statement", "refresh_statements"]
 
@@ -46,29 +46,29 @@ def publish_statement(study: Study, paths: RunPaths, statement: Mapping[str, Any
         paths: The run; its config and, with DP, its ledger are there.
         statement: Its statement, except for the other runs.
     """
-    with _lock(study):
+    with _lock(study.paths):
         budgets = _budgets(study)
         write_json(paths.privacy, _today(dict(statement), paths, budgets))
-        _refresh(study, budgets)
+        _refresh(study.paths, budgets)
 
 
 def refresh_statements(study: Study) -> None:
     """Bring the statement of every run up to date; files in which nothing changes stay as they are."""
     if study.paths.runs.is_dir():
-        with _lock(study):
-            _refresh(study, _budgets(study))
+        with _lock(study.paths):
+            _refresh(study.paths, _budgets(study))
 
 
 @contextmanager
-def _lock(study: Study) -> Iterator[None]:
+def _lock(paths: StudyPaths) -> Iterator[None]:
     """Statements are read, changed and written by one process at a time, or an old one could overwrite a new one."""
-    with exclusive_lock(study.paths.statements_lock):
+    with exclusive_lock(paths.statements_lock):
         yield
 
 
-def _refresh(study: Study, budgets: Mapping[str, Budget]) -> None:
-    for file in sorted(study.paths.runs.glob("*/privacy.json")):
-        paths = study.paths.run(file.parent.name)
+def _refresh(of_study: StudyPaths, budgets: Mapping[str, Budget]) -> None:
+    for file in sorted(of_study.runs.glob("*/privacy.json")):
+        paths = of_study.run(file.parent.name)
         try:
             statement = read_json(file)
         except DpdtError:

@@ -7,7 +7,16 @@ from typing import Final
 import pandas as pd
 
 from dpdt.base.vocabulary import SUBGROUPS
-from dpdt.evaluation.metrics import ALL, AT_THRESHOLD, AVERAGE, FAIRNESS, PAPER, STRICT, UNDERDIAGNOSIS
+from dpdt.evaluation.metrics import (
+    ALL,
+    AT_THRESHOLD,
+    AVERAGE,
+    FAIRNESS,
+    PAPER,
+    STRICT,
+    THRESHOLD_FREE,
+    UNDERDIAGNOSIS,
+)
 from dpdt.report.figures import group_name
 from dpdt.report.format import Table, interval_text, p_text, plain, signed
 from dpdt.report.grid import Grid
@@ -34,7 +43,9 @@ MEASURES: Final = {
     "underdiagnosis_gap": "underdiagnosis gap",
 }
 ATTRIBUTE_NAMES: Final = {"sex": "sex", "age_group": "age"}
-RATE_NAMES: Final = {"positive_rate": "called positive", "f1": "F1"}
+# In the table of rates: the AUC has tables of its own. Names that are not here are read as they are.
+RATES: Final = (*AT_THRESHOLD, *(metric for metric in THRESHOLD_FREE if metric != "auc"))
+RATE_NAMES: Final = {"positive_rate": "called positive", "f1": "F1", "brier": "Brier"}
 
 
 def transfer_rows(transfer: pd.DataFrame, epsilon: float) -> Table:
@@ -92,14 +103,14 @@ def rates_table(metrics: pd.DataFrame, grid: Grid) -> Table:
                 of_arm = chosen[own & (chosen["target_epsilon"] == epsilon)]
                 values = {
                     metric: of_arm[(of_arm["metric"] == metric) & of_arm["protocol"].isin((protocol, ""))]["value"]
-                    for metric in (*AT_THRESHOLD, "average_precision", "brier", "calibration_error")
+                    for metric in RATES
                 }
                 if not len(values["accuracy"].dropna()):
                     continue
                 name = f"{protocol} (optimistic)" if protocol == PAPER else protocol
                 rows.append([scope, name, grid.name(epsilon), *(plain(value.mean()) for value in values.values())])
-    names = [RATE_NAMES.get(metric, metric) for metric in AT_THRESHOLD]
-    return Table(["tested", "protocol", "model", *names, "average precision", "Brier", "calibration error"], rows)
+    names = [RATE_NAMES.get(metric, metric.replace("_", " ")) for metric in RATES]
+    return Table(["tested", "protocol", "model", *names], rows)
 
 
 def fairness_rows(fairness: pd.DataFrame, draws: Draws, grid: Grid, scope: str) -> Table:

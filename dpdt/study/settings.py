@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from dpdt.base.vocabulary import LABELS
+from dpdt.study.clipping_engines import CLIPPING_ENGINES, ClippingName
 from dpdt.study.section import About, Folder, Integer, Number, NumberOrInfinity, Section, Truth
 
 __all__ = [
@@ -256,7 +257,7 @@ class PrivacySettings(Section):
         default="pld", description="How epsilon is computed from the ledger; pld is the tightest."
     )
     clipping: Annotated[
-        Literal["bookkeeping", "hooks", "ghost"],
+        ClippingName,
         About("Compare with Opacus; the result is the same up to rounding, but a new run."),
     ] = Field(default="bookkeeping", description="How per-sample gradients are clipped: dpdt's engine, or Opacus' two.")
     reserve_steps: Annotated[
@@ -279,9 +280,10 @@ class PrivacySettings(Section):
     def _several_images(self) -> Self:
         if self.images_per_patient > 1 and self.unit != "patient":
             raise ValueError(f"images_per_patient: {self.images_per_patient} needs unit = 'patient'")
-        if self.images_per_patient > 1 and self.clipping == "ghost":
+        if self.images_per_patient > 1 and not CLIPPING_ENGINES[self.clipping].several_images:
+            able = " or ".join(repr(name) for name, engine in CLIPPING_ENGINES.items() if engine.several_images)
             raise ValueError(
-                f"images_per_patient: {self.images_per_patient} needs clipping = 'bookkeeping' or 'hooks'; ghost "
+                f"images_per_patient: {self.images_per_patient} needs clipping = {able}; {self.clipping} "
                 "clipping has no norm of several images' mean gradient"
             )
         return self

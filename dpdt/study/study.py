@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from dpdt.base.files import fingerprint
 from dpdt.errors import StudyError
 from dpdt.study.arms import Cell, format_epsilon
+from dpdt.study.clipping_engines import CLIPPING_ENGINES
 from dpdt.study.domain_kinds import DOMAIN_KINDS
 from dpdt.study.domain_settings import DomainSettings
 from dpdt.study.explain import explain
@@ -73,8 +74,9 @@ class Study(Section):
                 if name not in self.domains:
                     known = ", ".join(self.domains) or "none"
                     raise ValueError(f"{key}: the study has no [domains.{name}]; its domains: {known}")
-        if self.train.precision == "bf16" and self.privacy.clipping == "ghost":
-            raise ValueError("train.precision: bf16 breaks ghost clipping's bound; use clipping = 'bookkeeping'")
+        clipping = self.privacy.clipping
+        if self.train.precision == "bf16" and not CLIPPING_ENGINES[clipping].bfloat16:
+            raise ValueError(f"train.precision: bf16 breaks {clipping} clipping's bound; use clipping = 'bookkeeping'")
         if self.train.precision == "bf16" and self.shards.size < BF16_MIN_SIZE:
             raise ValueError(
                 f"train.precision: bf16 needs shards.size of at least {BF16_MIN_SIZE}, got {self.shards.size}: on "

@@ -11,7 +11,7 @@ import pandas as pd
 
 from dpdt.base.files import read_json
 from dpdt.base.vocabulary import LABELS, SUBGROUPS
-from dpdt.evaluation.metrics import ALL, ATTRIBUTES, AVERAGE, PAPER
+from dpdt.evaluation.metrics import ALL, ATTRIBUTES, AVERAGE, MAIN_RATES, PAPER
 from dpdt.runs.read import Run
 
 __all__ = ["MAX_METRIC_KEYS", "STEP_METRICS", "Point", "final_values", "milliseconds", "step_values"]
@@ -20,8 +20,7 @@ MAX_METRIC_KEYS: Final = 150  # more columns make the compare page unusable
 MAX_POINTS: Final = 1000  # of one chart
 STEP_METRICS: Final = ("epsilon", "loss", "step_s")
 FAIRNESS: Final = ("auc_gap", "underdiagnosis_gap")
-AT_THRESHOLD: Final = ("accuracy", "sensitivity", "specificity")
-SHOWN: Final = ("auc", *FAIRNESS, *AT_THRESHOLD)
+SHOWN: Final = ("auc", *FAIRNESS, *MAIN_RATES)
 
 
 class Point(NamedTuple):
@@ -143,6 +142,6 @@ def _named_values(run: Run, table: pd.DataFrame) -> Iterator[tuple[str, float, s
             for attribute in ATTRIBUTES:
                 label = "healthy" if metric == "underdiagnosis_gap" else AVERAGE
                 yield f"{metric}/{domain}/{attribute}", *value(domain, label, attribute, metric)
-    for metric in AT_THRESHOLD:
+    for metric in MAIN_RATES:
         for domain in domains:
             yield f"threshold/{metric}/{domain}", *value(domain, AVERAGE, metric=metric)

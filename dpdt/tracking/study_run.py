@@ -65,7 +65,8 @@ def send_parent(
 
 
 def _send_news(client: "MlflowClient", study: Study, parent: "MlflowRun", known: Mapping[str, str]) -> None:
-    folder, files = study.paths.report, _report_files(study)
+    folder = study.paths.report
+    files = _report_files(folder)
     cells = {study.run_id(cell): run for cell, run in cell_runs(study).items()}
     compared = [known[run_id] for run_id in cells if run_id in known]
     run_id = parent.info.run_id
@@ -100,15 +101,15 @@ def parent_state(study: Study, known: Mapping[str, str]) -> str:
     """
     cells = {study.run_id(cell): run for cell, run in cell_runs(study).items()}
     compared = [known[run_id] for run_id in cells if run_id in known]
-    return state_of([FORMAT, _done(cells), compared], _report_files(study), below=study.paths.report)
+    return state_of([FORMAT, _done(cells), compared], _report_files(study.paths.report), below=study.paths.report)
 
 
 def _done(cells: Mapping[str, Run | None]) -> bool:
     return all(run is not None and run_status(run) == "FINISHED" for run in cells.values())
 
 
-def _report_files(study: Study) -> list[Path]:
-    files = study.paths.report.rglob("*")
+def _report_files(folder: Path) -> list[Path]:
+    files = folder.rglob("*")
     return sorted(file for file in files if file.is_file() and not file.name.startswith("."))
 
 
@@ -133,7 +134,7 @@ def _description(study: Study, parent: "MlflowRun", shown: Sequence[str], compar
 
     Its addresses are relative, so they hold whatever name the server is reached by.
     """
-    costs = _mean_aucs(study)
+    costs = _mean_aucs(study.paths.report)
     sentences = ["**Synthetic data.**"] if is_synthetic(study) else []
     for scope in SCOPES:
         by_arm = {arm_name(epsilon, prefix="ε="): auc for (one, epsilon), auc in costs.items() if one == scope}
@@ -150,9 +151,9 @@ def _artifact(parent: "MlflowRun", path: str) -> str:
     return f"get-artifact?path={quote(path, safe='')}&run_uuid={parent.info.run_id}"
 
 
-def _mean_aucs(study: Study) -> dict[tuple[str, float], float]:
+def _mean_aucs(report: Path) -> dict[tuple[str, float], float]:
     """Mean AUC by scope and target epsilon, from the report; empty without one."""
-    file = study.paths.report / "epsilon_curve.csv"
+    file = report / "epsilon_curve.csv"
     if not file.exists():
         return {}
     curve = pd.read_csv(file)
@@ -164,5 +165,5 @@ def _points(study: Study, time_ms: int) -> list[Point]:
     """The study's mean AUCs as metrics, e.g. `auc/on-domain/eps1`."""
     return [
         Point(f"auc/{scope}/eps{format_epsilon(epsilon)}", auc, time_ms, 0)
-        for (scope, epsilon), auc in _mean_aucs(study).items()
+        for (scope, epsilon), auc in _mean_aucs(study.paths.report).items()
     ]

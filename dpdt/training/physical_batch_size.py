@@ -14,6 +14,7 @@ from dpdt.base.machine import free_memory
 from dpdt.errors import DpdtError
 from dpdt.privacy.clipping.engines import CLIPPING, GradientSum
 from dpdt.privacy.keystream import KeyStream
+from dpdt.study.clipping_engines import CLIPPING_ENGINES
 from dpdt.training.device import device_name
 
 __all__ = ["find_physical_batch_size", "free_bytes", "largest_batch"]
@@ -47,7 +48,7 @@ def find_physical_batch_size(
     """
     spare = copy.deepcopy(model).to(device).train()
     image_bytes = PEAK_OVER_SAVED * _saved_bytes(spare, size=size, device=device, autocast=autocast) / PROBE_IMAGES
-    if clipping == "hooks":
+    if clipping is not None and CLIPPING_ENGINES[clipping].keeps_gradients:
         image_bytes += sum(p.numel() * p.element_size() for p in spare.parameters() if p.requires_grad)
     images = min(most, int(PART * free_bytes(device) / image_bytes))
     while device.type == "cuda" and images > 0 and not _fits(spare, images, size, clipping, autocast):

@@ -6,6 +6,7 @@ from typing import Final
 import torch
 
 from dpdt.privacy.mechanism import Mechanism
+from dpdt.study.clipping_engines import CLIPPING_ENGINES
 from dpdt.study.paths import RunPaths
 
 __all__ = ["TrainingPlan"]
@@ -62,7 +63,8 @@ class TrainingPlan:
     def fill_to(self) -> int | None:
         """Images that every physical batch is filled up to (`dpdt.privacy.rounding`); None: as many as there are."""
         accounted = self.mechanism is not None and self.mechanism.rounding_allowance is not None
-        return self.physical_batch_size if accounted and (self.autocast or self.clipping == "ghost") else None
+        one_size = self.autocast or CLIPPING_ENGINES[self.clipping].own_rounding
+        return self.physical_batch_size if accounted and one_size else None
 
     @property
     def checkpoint_steps(self) -> int:

@@ -1,6 +1,6 @@
 """The inputs of a training: decided from study and data, and frozen in the run's config before the first step."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,11 +11,11 @@ from dpdt.base.files import read_json, sha256_file
 from dpdt.cohort.data_hashes import recorded_hashes
 from dpdt.errors import PrivacyError
 from dpdt.privacy.accounting import delta_protects
-from dpdt.privacy.clipping.bookkeeping import clipping_ways
+from dpdt.privacy.clipping.engines import CLIPPING
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.rounding import allowance_of, images_at_once
 from dpdt.privacy.sampling import num_steps_for, sample_rate_for
-from dpdt.privacy.statement import privacy_statement, statement_without_privacy
+from dpdt.privacy.statement import StatedRun, privacy_statement, statement_without_privacy
 from dpdt.runs.config import freeze_config, frozen_settings
 from dpdt.shards.dataset import DomainData
 from dpdt.training.device import device_name, instruction_set
@@ -25,12 +25,62 @@ from dpdt.training.plan import TrainingPlan
 from dpdt.training.run import TrainingRun
 from dpdt.training.start import choose_class_weights, count_class_weights
 
-__all__ = ["make_statement", "prepare"]
+__all__ = ["Prepared", "prepare"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A training that can begin.
+
+    Attributes:
+        run: Which training.
+        data: Its train split.
+        plan: What the loop does.
+        config: The frozen one.
+    """
+
+    run: TrainingRun
+    data: DomainData
+    plan: TrainingPlan
+    config: dict[str, Any]
+
+    def statement(self, *, spent_steps: int, complete: bool = False) -> dict[str, Any]:
+        """The run's privacy statement.
+
+        Args:
+            spent_steps: Steps that the ledger counts; before and while it runs, those of the whole run.
+            complete: Whether the training has ended.
+        """
+        choice = self.run.study.train.class_weights if self.run.cell else "none"
+        patients = self.data.frame["patient_id"]
+        stated = StatedRun(
+            run_id=self.run.run_id,
+            domain=self.run.domain,
+            class_weights=choice if isinstance(choice, str) else "given",
+            initial_weights=self.config["initial_weights"]["source"],
+            randomness=self.config["randomness"],
+            max_images_per_patient=int(patients.value_counts().max()),
+            patients_known=bool((patients != self.data.frame["image_id"]).any()),
+        )
+        if self.plan.mechanism is None:
+            unit = self.run.study.privacy.unit
+            return statement_without_privacy(stated, unit=unit, num_units=self.data.num_units, num_steps=spent_steps)
+        return privacy_statement(self.plan.mechanism, stated, spent_steps=spent_steps, complete=complete)
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    """How often the data is drawn from, with how much noise, and what its labels weigh: public once it is decided."""
+
+    num_steps: int
+    sample_rate: float
+    mechanism: Mechanism | None
+    class_weights: list[float] | None
 
 
 def prepare(
     run: TrainingRun, data: DomainData, *, model: nn.Module, initial: dict[str, Any], device: torch.device
-) -> tuple[TrainingPlan, dict[str, Any]]:
+) -> Prepared:
     """What the loop needs, and the config: frozen now, or checked against the one that is frozen.
 
     Args:
@@ -44,77 +94,94 @@ def prepare(
         PrivacyError: The target cannot be reached, delta is too large, or the frozen noise misses the target.
         DpdtError: The run was begun with other settings, or class weights cannot be had.
     """
-    frozen = read_json(run.paths.config) if run.paths.config.exists() else {}
-    if (
-        not frozen and run.paths.ledger.exists()
-    ):  # labels would be counted again, and their first counts not accounted for
+    frozen = _frozen_config(run)
+    schedule = _schedule(run, data, frozen)
+    config = {
+        **_what_is_trained(run, data, frozen),
+        **_as_recorded(schedule),
+        "initial_weights": initial,
+        "randomness": "seeded" if run.seeded else "cryptographic",
+        "synthetic": data.synthetic,
+        "device": device_name(device),
+        "instruction_set": instruction_set(),
+        **_of_some_runs(run, data, model),
+    }
+    images = _physical_batch_size(run, model, data, device=device, known=frozen.get("physical_batch_size"))
+    if run.study.train.physical_batch_size == "auto":
+        config["physical_batch_size"] = {"images": images, "machine": device_name(device)}
+    _say_if_bits_differ(run, frozen, config)
+    plan = _plan(run, schedule, device=device, physical_batch_size=images)
+    return Prepared(run, data, plan, freeze_config(run.paths, config))
+
+
+def _frozen_config(run: TrainingRun) -> dict[str, Any]:
+    """The config of a run that was begun; empty for a new one."""
+    frozen: dict[str, Any] = read_json(run.paths.config) if run.paths.config.exists() else {}
+    if not frozen and run.paths.ledger.exists():  # labels would be counted again, and their first counts not paid for
         raise PrivacyError(
             f"{run.paths.config}: missing, but the run has a ledger, so it was begun. Restore the config, or remove "
             f"{run.paths.folder} to train from scratch (which spends privacy again)."
         )
+    return frozen
+
+
+def _schedule(run: TrainingRun, data: DomainData, frozen: dict[str, Any]) -> _Schedule:
     sizes = {"expected_batch_size": run.settings.expected_batch_size, "num_units": data.num_units}
     sample_rate = sample_rate_for(**sizes, section="train" if run.cell else "pretrain", unit=run.study.privacy.unit)
     num_steps = num_steps_for(num_epochs=run.settings.num_epochs, **sizes)
     mechanism = _mechanism(run, num_units=data.num_units, sample_rate=sample_rate, num_steps=num_steps, frozen=frozen)
     class_weights = frozen["class_weights"] if "class_weights" in frozen else choose_class_weights(run, data, mechanism)
+    return _Schedule(num_steps, sample_rate, mechanism, class_weights)
+
+
+def _what_is_trained(run: TrainingRun, data: DomainData, frozen: dict[str, Any]) -> dict[str, Any]:
+    """Which run, its settings, and which data it sees."""
     hashes = {
         "split_sha256": data.split_sha256,
         "labels_sha256": data.labels_sha256,
         "manifest_sha256": data.manifest_sha256,
     }
-    seen = {
-        **recorded_hashes(run.study, hashes, frozen=frozen["data"] if frozen else None),
-        "units": data.num_units,
-        "images": len(data),
-    }
-    config = {
+    return {
         "run_id": run.run_id,
         "kind": run.kind,
         "domain": run.domain,
         "seed": run.seed,
         "target_epsilon": run.target_epsilon,
         "settings": frozen_settings(run.study, kind=run.kind),
-        "data": seen,
-        "num_steps": num_steps,
-        "sample_rate": sample_rate,
+        "data": {
+            **recorded_hashes(run.study, hashes, frozen=frozen["data"] if frozen else None),
+            "units": data.num_units,
+            "images": len(data),
+        },
+    }
+
+
+def _as_recorded(schedule: _Schedule) -> dict[str, Any]:
+    mechanism = schedule.mechanism
+    return {
+        "num_steps": schedule.num_steps,
+        "sample_rate": schedule.sample_rate,
         "noise_multiplier": mechanism and mechanism.noise_multiplier,
         "counts_noise": mechanism and mechanism.counts_noise,
         "rounding_allowance": mechanism and mechanism.rounding_allowance,
-        "class_weights": class_weights,
-        "initial_weights": initial,
-        "randomness": "seeded" if run.seeded else "cryptographic",
-        "synthetic": data.synthetic,
-        "device": device_name(device),
-        "instruction_set": instruction_set(),
+        "class_weights": schedule.class_weights,
     }
+
+
+def _of_some_runs(run: TrainingRun, data: DomainData, model: nn.Module) -> dict[str, Any]:
+    """What the config has of audits, of DP runs, of networks of one's own, and of the pretraining."""
+    found: dict[str, Any] = {}
     if run.canaries:
-        config["canaries"] = {"canaries": run.canaries, "coins_sha256": sha256_file(run.paths.coins)}
-    if mechanism is not None and run.study.privacy.clipping == "bookkeeping":
-        config["clipping_ways"] = clipping_ways(model, size=data.size)
+        found["canaries"] = {"canaries": run.canaries, "coins_sha256": sha256_file(run.paths.coins)}
+    if run.target_epsilon is not None:
+        ways = CLIPPING[run.study.privacy.clipping].choose_ways(model, size=data.size)
+        found |= {"clipping_ways": ways} if ways else {}
     code = model_code(run.study.model, run.study.file.parent)
     if code is not None:
-        config["model_code_sha256"] = code
+        found["model_code_sha256"] = code
     if run.kind == "pretrain":
-        config["public_class_weights"] = count_class_weights(data)
-    images = _physical_batch_size(run, model, data, device=device, known=frozen.get("physical_batch_size"))
-    if run.study.train.physical_batch_size == "auto":
-        config["physical_batch_size"] = {"images": images, "machine": device_name(device)}
-    _say_if_bits_differ(run, frozen, config)
-    plan = _plan(
-        run,
-        device,
-        physical_batch_size=images,
-        mechanism=mechanism,
-        sample_rate=sample_rate,
-        num_steps=num_steps,
-        class_weights=class_weights,
-    )
-    if plan.fill_to is not None:
-        fitting = images_at_once(
-            most=images, expected_batch_size=plan.expected_batch_size, images_per_unit=plan.images_per_unit
-        )
-        plan = replace(plan, physical_batch_size=fitting)
-    return plan, freeze_config(run.paths, config)
+        found["public_class_weights"] = count_class_weights(data)
+    return found
 
 
 def _say_if_bits_differ(run: TrainingRun, frozen: dict[str, Any], config: dict[str, Any]) -> None:
@@ -173,27 +240,18 @@ def _physical_batch_size(
     )
 
 
-def _plan(
-    run: TrainingRun,
-    device: torch.device,
-    *,
-    physical_batch_size: int,
-    mechanism: Mechanism | None,
-    sample_rate: float,
-    num_steps: int,
-    class_weights: list[float] | None,
-) -> TrainingPlan:
-    study, settings = run.study, run.settings
-    return TrainingPlan(
+def _plan(run: TrainingRun, schedule: _Schedule, *, device: torch.device, physical_batch_size: int) -> TrainingPlan:
+    study, settings, class_weights = run.study, run.settings, schedule.class_weights
+    plan = TrainingPlan(
         paths=run.paths,
         title=run.title,
-        num_steps=num_steps,
-        sample_rate=sample_rate,
+        num_steps=schedule.num_steps,
+        sample_rate=schedule.sample_rate,
         expected_batch_size=settings.expected_batch_size,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         class_weights=None if class_weights is None else tuple(class_weights),
-        mechanism=mechanism,
+        mechanism=schedule.mechanism,
         clipping=study.privacy.clipping,
         autocast=study.train.precision == "bf16",
         images_per_unit=study.privacy.images_per_patient if run.cell else 1,
@@ -204,44 +262,9 @@ def _plan(
         checkpoint_every_steps=study.train.checkpoint_every_steps,
         device=device,
     )
-
-
-def make_statement(
-    run: TrainingRun,
-    plan: TrainingPlan,
-    config: dict[str, Any],
-    data: DomainData,
-    *,
-    spent_steps: int,
-    complete: bool = False,
-) -> dict[str, Any]:
-    """The privacy statement of a run.
-
-    Args:
-        run: Which training.
-        plan: What it does.
-        config: The frozen one.
-        data: Its train split.
-        spent_steps: Steps that the ledger counts; before and while it runs, those of the whole run.
-        complete: Whether the training has ended.
-    """
-    choice = run.study.train.class_weights if run.cell else "none"
-    shared = {
-        "run_id": run.run_id,
-        "domain": run.domain,
-        "class_weights": choice if isinstance(choice, str) else "given",
-        "initial_weights": config["initial_weights"]["source"],
-    }
-    if plan.mechanism is None:
-        return statement_without_privacy(
-            unit=run.study.privacy.unit, num_units=data.num_units, num_steps=spent_steps, **shared
-        )
-    return privacy_statement(
-        plan.mechanism,
-        spent_steps=spent_steps,
-        randomness=config["randomness"],
-        max_images_per_patient=int(data.frame["patient_id"].value_counts().max()),
-        complete=complete,
-        patients_known=bool((data.frame["patient_id"] != data.frame["image_id"]).any()),
-        **shared,
+    if plan.fill_to is None:
+        return plan
+    fitting = images_at_once(
+        most=physical_batch_size, expected_batch_size=plan.expected_batch_size, images_per_unit=plan.images_per_unit
     )
+    return replace(plan, physical_batch_size=fitting)

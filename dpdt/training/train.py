@@ -24,7 +24,7 @@ from dpdt.study.paths import RunPaths
 from dpdt.training.canaries import CanaryData, CanaryLoop, CanaryModel, toss_coins, with_canaries
 from dpdt.training.device import choose_device, keep_memory, set_threads
 from dpdt.training.loop import EpochEnd, TrainingLoop
-from dpdt.training.prepare import make_statement, prepare
+from dpdt.training.prepare import prepare
 from dpdt.training.ranks import Ranks, joined
 from dpdt.training.resume import open_ledger
 from dpdt.training.run import TrainingRun
@@ -137,19 +137,20 @@ def train_run(run: TrainingRun, *, on_epoch_end: EpochEnd | None = None, stop: S
         if run.canaries:
             model, data = _add_canaries(run, model, data, ranks)
         with ranks.leader_first():  # it freezes the config; the others compare
-            plan, config = prepare(run, data, model=model, initial=initial, device=device)
+            prepared = prepare(run, data, model=model, initial=initial, device=device)
+        plan = prepared.plan
         with contextlib.ExitStack() as stack:
             ledger = stack.enter_context(open_ledger(plan)) if plan.mechanism and ranks.leads else None
             loop = (CanaryLoop if run.canaries else TrainingLoop)(
                 plan, model=model, data=data, steps=ledger, ranks=ranks
             )
             if plan.mechanism and ranks.leads:
-                promised = make_statement(run, plan, config, data, spent_steps=plan.num_steps)
+                promised = prepared.statement(spent_steps=plan.num_steps)
                 publish_statement(run.study, run.paths, promised)
             status = loop.run(stop=flag, on_epoch_end=on_epoch_end)
             if status == "finished" and ranks.leads:
                 spent = loop.steps.spent_steps
-                kept = make_statement(run, plan, config, data, spent_steps=spent, complete=True)
+                kept = prepared.statement(spent_steps=spent, complete=True)
                 publish_statement(run.study, run.paths, kept)
                 loop.report("finished")
                 remove_checkpoints(run.paths.checkpoints)  # and with them the keys of the noise

@@ -13,6 +13,7 @@ __all__ = [
     "CROSSINGS",
     "FAIRNESS",
     "GROUPS",
+    "MAIN_RATES",
     "METRICS",
     "PAPER",
     "STRICT",
@@ -27,7 +28,8 @@ STRICT: Final = "strict"  # thresholds from the train domain's val
 PAPER: Final = "paper"  # thresholds from the test images themselves: optimistic
 
 THRESHOLD_FREE: Final = ("auc", "average_precision", "brier", "calibration_error")
-AT_THRESHOLD: Final = ("accuracy", "sensitivity", "specificity", "f1", "positive_rate")
+MAIN_RATES: Final = ("accuracy", "sensitivity", "specificity")  # MLflow shows these too
+AT_THRESHOLD: Final = (*MAIN_RATES, "f1", "positive_rate")
 METRICS: Final = (*THRESHOLD_FREE, *AT_THRESHOLD)
 UNDERDIAGNOSIS: Final = "underdiagnosis_rate"  # of the label healthy alone
 FAIRNESS: Final = ("auc_gap", "worst_auc", "parity_difference", "opportunity_difference", "underdiagnosis_gap")

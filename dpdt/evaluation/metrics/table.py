@@ -93,9 +93,10 @@ def measure_domain(
 def _compared(key: Key) -> bool:
     """Whether models are compared by this metric, so that its draws are kept: not the crossings, not protocol paper."""
     _, subgroup, metric, protocol = key
-    wanted = ("auc", "average_precision", "brier") if subgroup == ALL else ("auc", "sensitivity", UNDERDIAGNOSIS)
+    wanted = ("average_precision", "brier") if subgroup == ALL else (UNDERDIAGNOSIS,)
     fair = subgroup not in GROUPS
-    return protocol != PAPER and subgroup not in CROSSINGS and (fair or metric in (*wanted, *AT_THRESHOLD[1:3]))
+    compared = fair or metric in ("auc", "sensitivity", "specificity", *wanted)
+    return protocol != PAPER and subgroup not in CROSSINGS and compared
 
 
 def _masks(frame: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:

@@ -26,7 +26,7 @@ from dpdt.privacy.clipping.opacus_rules import make_sampled_forward, modules_wit
 from dpdt.privacy.clipping.per_sample import Piece, Rows
 from dpdt.privacy.keystream import KeyStream
 
-__all__ = ["BookkeepingClipping", "clipping_ways"]
+__all__ = ["BookkeepingClipping"]
 
 
 class BookkeepingClipping(ClippedGradientSum):
@@ -57,6 +57,15 @@ class BookkeepingClipping(ClippedGradientSum):
         if fallen_back:
             names = ", ".join(sorted(fallen_back))
             print(f"clipping: gradients by Opacus' rules, which cost more: {names}", file=sys.stderr, flush=True)
+
+    @classmethod
+    def choose_ways(cls, model: nn.Module, *, size: int) -> dict[str, str]:
+        """The ways depend on shapes alone: one made-up image shows them."""
+        spare, key = copy.deepcopy(model), KeyStream.from_seed("ways")
+        sums = cls(spare, _first_output, max_grad_norm=1.0, noise_multiplier=0.0, noise=key)
+        device = next(spare.parameters()).device
+        sums.add(torch.zeros(1, 1, size, size, device=device), torch.zeros(1, device=device))
+        return dict(sorted(sums.ways.items()))
 
     @property
     def recording(self) -> bool:
@@ -171,25 +180,6 @@ class _Recorded:
 
     def __deepcopy__(self, memo: object) -> NoReturn:
         raise PrivacyError("model: a copy would compute with this one's layers. Copy it before clipping is attached.")
-
-
-def clipping_ways(model: nn.Module, *, size: int) -> dict[str, str]:
-    """How the norm of each parameter's gradient will be found.
-
-    The ways depend on shapes alone. Two ways round differently, so a run keeps to those that it began with.
-
-    Args:
-        model: Takes gray images; left as it is.
-        size: Height and width of the images in pixels.
-
-    Returns:
-        By the parameter's name.
-    """
-    spare, key = copy.deepcopy(model), KeyStream.from_seed("ways")
-    sums = BookkeepingClipping(spare, _first_output, max_grad_norm=1.0, noise_multiplier=0.0, noise=key)
-    device = next(spare.parameters()).device
-    sums.add(torch.zeros(1, 1, size, size, device=device), torch.zeros(1, device=device))
-    return dict(sorted(sums.ways.items()))
 
 
 def _first_output(outputs: Tensor, _: Tensor) -> Tensor:

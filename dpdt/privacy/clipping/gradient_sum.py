@@ -140,6 +140,21 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         except NotImplementedError as err:
             raise PrivacyError(f"model: the gradient of a single image cannot be had: {err}") from err
 
+    @classmethod
+    def choose_ways(cls, model: nn.Module, *, size: int) -> dict[str, str]:
+        """How the norm of each parameter's gradient will be found, where there are several ways.
+
+        Two ways round differently, so a run keeps to those that it began with.
+
+        Args:
+            model: Takes gray images; left as it is.
+            size: Height and width of the images in pixels.
+
+        Returns:
+            By the parameter's name; empty for an engine that has one way alone.
+        """
+        return {}
+
     @abc.abstractmethod
     def _attach(self) -> None:
         """Make the model keep what the norms need."""
