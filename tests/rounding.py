@@ -57,7 +57,9 @@ def kinds_of_images(n: int) -> dict[str, Tensor]:
     }
 
 
-def total(model: nn.Module, kind: str, precision: str, parts: list[Tensor], *, at_once: int) -> Tensor:
+def total(
+    model: nn.Module, kind: str, precision: str, parts: list[Tensor], *, at_once: int, fill: bool = False
+) -> Tensor:
     """Clipped sum of physical batches, at a norm of 1."""
     sums = CLIPPING[kind](
         copy.deepcopy(model),
@@ -66,7 +68,7 @@ def total(model: nn.Module, kind: str, precision: str, parts: list[Tensor], *, a
         noise_multiplier=0.0,
         noise=KeyStream.from_seed("rounding"),
         autocast=precision == "bf16",
-        fill_to=at_once if precision == "bf16" or kind == "ghost" else None,  # as in a training
+        fill_to=at_once if fill or precision == "bf16" or kind == "ghost" else None,  # as in a training
     )
     sums.clear()
     for part in parts:

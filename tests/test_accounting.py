@@ -267,11 +267,17 @@ def test_ten_million_sampled_steps_are_answered_within_two_seconds_and_tightly(s
     # So many steps of little weight are a Gaussian mechanism of mu = q sqrt(T (e^(1/sigma²) - 1)) in the limit (Bu et
     # al. 2020, arXiv 1911.11607); it took a minute. One second where nobody else computes.
     epsilon(**SETTING)  # the libraries are loaded
-    begun = time.perf_counter()
+    begun = time.process_time()
     found = epsilon(noise_multiplier=sigma, sample_rate=rate, num_steps=10**7, delta=1e-5)
-    assert time.perf_counter() - begun < 2
+    assert time.process_time() - begun < 2  # of the processor: other processes do not count
     limit = float(exact_gaussian_epsilon(rate * math.sqrt(10**7 * math.expm1(sigma**-2)), 1e-5))
     assert limit <= found <= 1.02 * limit
+
+
+def test_no_accountant_answers_less_than_nothing() -> None:
+    # (0, delta) can hold, and then 0 is the answer: epsilon is not negative (Dwork & Roth 2014, definition 2.4).
+    found = epsilon(noise_multiplier=5, sample_rate=1e-3, num_steps=10**6, delta=0.5, accountant="prv")
+    assert found == 0.0
 
 
 @pytest.mark.parametrize("steps", [10**6 + 1, 12_345_678, 10**9])

@@ -22,6 +22,7 @@ from torch.nn.utils import parametrizations
 from dpdt.errors import PrivacyError
 from dpdt.privacy.clipping.engines import CLIPPING
 from dpdt.privacy.clipping.gradient_sum import ClippedGradientSum
+from dpdt.privacy.clipping.model_guard import NetworkCopy
 from dpdt.privacy.clipping.model_requirements import unfit_parts
 from dpdt.privacy.keystream import KeyStream
 from dpdt.runs.checkpoint import load_checkpoint
@@ -217,6 +218,50 @@ def test_what_would_void_the_bound_is_refused_by_name_in_one_line(name: str, cli
     assert re.search(problem, found[0])
     after = model.state_dict()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+def of_pixels(scale: Callable[[Tensor], Tensor]) -> nn.Module:
+    class Scaled(Tricky):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(scale(x))
+
+    return Scaled(lambda _, x: x)
+
+
+class HiddenMix(nn.Module):
+    """A layer scale that is small at first, before a mean over the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(SIZE * SIZE, 16)
+        self.scale = nn.Parameter(torch.full((16,), 1e-7))
+        self.last = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x.flatten(1)).tanh()
+        return self.last(x + self.scale * x.mean(0))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: of_pixels(lambda x: x / x.max()),
+        lambda: of_pixels(lambda x: (x - x.min()) / (x.max() - x.min() + 1e-6)),
+        lambda: Tricky(lambda _, x: x / x.abs().max() if len(x) > 3 else x),
+        HiddenMix,
+    ],
+    ids=["brightest of the batch", "range of the batch", "large batches alone", "small layer scale"],
+)
+def test_images_that_are_mixed_where_few_alike_ones_would_not_show_it_are_found(make: Callable[[], nn.Module]) -> None:
+    # One bright image among 64 dark ones moved the sum of the first of these by 18 C.
+    torch.manual_seed(0)
+    assert unfit_parts(make(), size=SIZE) == ["an image's output depends on the other images of its batch"]
+
+
+def test_what_is_saved_is_what_was_compared() -> None:
+    net = nn.Linear(4, 2)
+    net._register_state_dict_hook(lambda _, state, *__: state.update(bias=state["bias"] + 1))
+    assert NetworkCopy(net).changes() == ["bias"]
 
 
 class OwnMasks(nn.Module):

@@ -39,6 +39,7 @@ def plan(folder: Path, mechanism: Mechanism | None, **changes: Any) -> TrainingP
         mechanism=mechanism,
         clipping="bookkeeping",
         autocast=False,
+        own_network=False,
         images_per_unit=1,
         seed="test",
         seeded=True,

@@ -50,7 +50,9 @@ def begun(study: Study, cell: Cell, *, domain: str = "uka", unit: str = "patient
     )
     with Ledger(paths.ledger, mechanism=mechanism.as_dict(), num_steps=20) as ledger:
         ledger.reserve(steps)
-    write_json(paths.config, {"domain": domain, "target_epsilon": cell.target_epsilon, "data": {"key_id": "0"}})
+    settings = {"privacy": {"delta": 1e-3, "unit": unit}}
+    config = {"domain": domain, "target_epsilon": cell.target_epsilon, "data": {"key_id": "0"}, "settings": settings}
+    write_json(paths.config, config)
     run = StatedRun(paths.run_id, domain, "none", "random", randomness="cryptographic", max_images_per_patient=1)
     statement = privacy_statement(mechanism, run, spent_steps=20, complete=False)
     publish_statement(study, paths, statement)
@@ -108,6 +110,31 @@ def test_a_run_whose_config_is_lost_counts_for_every_domain(study: Study) -> Non
     study.paths.run(study.run_id(other)).config.unlink()
     refresh_statements(study)
     assert selection(study, DP)["epsilon"] == 10.0
+
+
+@pytest.mark.parametrize(
+    "line", ["[1]", "null", '{"target_epsilon": -100, "delta": 0.001, "unit": "patient"}', '{"target_epsilon": NaN}']
+)
+def test_a_ledger_whose_first_line_is_damaged_counts_with_its_configs_target(study: Study, line: str) -> None:
+    begun(study, DP)
+    other = Cell("uka", 2.0, 0)
+    begun(study, other)
+    study.paths.run(study.run_id(other)).ledger.write_text(line + "\n")
+    refresh_statements(study)
+    assert selection(study, DP)["epsilon"] == 10.0
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", "{}", '{"selection": {"runs": 1}}', "not JSON"])
+@pytest.mark.parametrize("name", ["privacy.json", "config.json"])
+def test_a_strangers_files_among_the_runs_stop_nobody(study: Study, name: str, content: str) -> None:
+    begun(study, DP)
+    stranger = study.paths.runs / "stranger"
+    stranger.mkdir()
+    (stranger / name).write_text(content)
+    (stranger / "ledger.jsonl").mkdir()
+    refresh_statements(study)
+    assert selection(study, DP)["runs"] == 1
+    assert (stranger / name).read_text() == content
 
 
 def test_an_audit_s_twin_is_a_training_on_the_same_patients(study: Study) -> None:

@@ -107,9 +107,9 @@ def _refuse_if_lost(study: Study) -> None:
     """A new key beside runs of the old one would make two kinds of runs, of which one is always refused."""
     for config in sorted(study.paths.runs.glob("*/config.json")):
         try:
-            lost = "key_id" in read_json(config).get("data", {})
-        except DpdtError:
-            continue  # an error where that run is used
+            lost = "key_id" in read_json(config)["data"]
+        except (DpdtError, OSError, KeyError, TypeError):
+            continue  # an error where that run is used; no config of dpdt's
         if lost:
             raise CohortError(
                 f"{study.paths.data_key}: missing, but {config.parent.name} was hashed with it, so it is not known "

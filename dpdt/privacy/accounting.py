@@ -407,4 +407,4 @@ def _prv_epsilon(sigma: float, rate: float, steps: int, delta: float, once: floa
         # Opacus sizes its grid with RDP and says so when its largest order is the best one; any order is a bound.
         warnings.filterwarnings("ignore", message="Optimal order is the", category=UserWarning)
         found = float(accountant.get_epsilon(delta))
-    return found if math.isfinite(found) else None
+    return max(0.0, found) if math.isfinite(found) else None

@@ -5,11 +5,13 @@ with its target epsilon, which is the most that it may spend, so a run that is h
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from dpdt.base.files import exclusive_lock, read_json, write_json
 from dpdt.cohort.data_hashes import has_plain_hashes
@@ -19,6 +21,10 @@ from dpdt.study import Study
 from dpdt.study.paths import RunPaths, StudyPaths
 
 __all__ = ["publish_statement", "refresh_statements"]
+
+
+# What a statement must have so that its runs can be counted again.
+COUNTED_BY: Final = frozenset(("domain", "unit", "target_epsilon", "delta", "other_releases"))
 
 
 @dataclass(frozen=True)
@@ -69,17 +75,14 @@ def _lock(paths: StudyPaths) -> Iterator[None]:
 def _refresh(of_study: StudyPaths, budgets: Mapping[str, Budget]) -> None:
     for file in sorted(of_study.runs.glob("*/privacy.json")):
         paths = of_study.run(file.parent.name)
-        try:
-            statement = read_json(file)
-        except DpdtError:
-            continue  # an error where that run is used
+        statement = _read(file)  # damage is an error where that run is used
         now = _today(statement, paths, budgets)
         if now != statement:
             write_json(file, now)
 
 
 def _today(statement: dict[str, Any], paths: RunPaths, budgets: Mapping[str, Budget]) -> dict[str, Any]:
-    if not statement.get("selection"):
+    if not statement.get("selection") or not statement.keys() >= COUNTED_BY:
         return statement
     own = Budget(statement["domain"], statement["unit"], statement["target_epsilon"], statement["delta"])
     counted = {paths.run_id: own, **budgets}
@@ -87,7 +90,7 @@ def _today(statement: dict[str, Any], paths: RunPaths, budgets: Mapping[str, Bud
     return brought_up_to_date(
         statement,
         budgets=sorted((b.epsilon, b.delta) for b in same),
-        plain_hashes=has_plain_hashes(_config(paths).get("data", {})),
+        plain_hashes=has_plain_hashes(_part(_read(paths.config), "data")),
         as_of=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -109,25 +112,35 @@ def _budgets(study: Study) -> dict[str, Budget]:
 
 
 def _begun(paths: RunPaths) -> Budget | None:
-    """Of a run with a ledger; None if nothing can be spent by it, for nothing is in it."""
-    config = _config(paths)
+    """Of a run with a ledger; None if nothing can be spent by it, for neither ledger nor config says how much."""
+    config = _read(paths.config)
+    try:
+        with paths.ledger.open("rb") as stream:
+            first = json.loads(stream.readline())
+    except (OSError, ValueError):  # a crash in the first line, or damage, which its training reports
+        first = None
+    as_planned = {**_part(_part(config, "settings"), "privacy"), "target_epsilon": config.get("target_epsilon")}
     domain = config.get("domain")
-    with paths.ledger.open("rb") as stream:
-        line = stream.readline()
-    try:
-        first = json.loads(line)
-    except ValueError:  # a crash in the first line, or damage, which its training reports: the config has the same
-        first = {**config.get("settings", {}).get("privacy", {}), "target_epsilon": config.get("target_epsilon")}
-    try:
-        spends = float(first["target_epsilon"]), float(first["delta"])
-        return Budget(None if domain is None else str(domain), str(first["unit"]), *spends)
-    except (KeyError, TypeError, ValueError):
-        return None
+    for source in (first, as_planned):
+        try:
+            epsilon, delta, unit = float(source["target_epsilon"]), float(source["delta"]), str(source["unit"])
+        except (KeyError, TypeError, ValueError):
+            continue
+        if 0 < epsilon < math.inf and 0 < delta < 1:
+            return Budget(None if domain is None else str(domain), unit, epsilon, delta)
+    return None
 
 
-def _config(paths: RunPaths) -> dict[str, Any]:
+def _read(file: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none that can be read."""
     try:
-        found: dict[str, Any] = read_json(paths.config)
-    except DpdtError:
+        found = read_json(file)
+    except (DpdtError, OSError):
         return {}
-    return found
+    return found if isinstance(found, dict) else {}
+
+
+def _part(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """A table in a table; empty where it is missing or something else."""
+    found = values.get(name)
+    return found if isinstance(found, dict) else {}

@@ -31,6 +31,7 @@ class TrainingPlan:
         mechanism: None without DP.
         clipping: Key of ``CLIPPING``.
         autocast: Whether forward and backward passes are in bfloat16 where autocast has it.
+        own_network: Whether the network is not dpdt's own, so that nobody measured what rounding does in it.
         images_per_unit: Images of a drawn unit.
         seed: Names the random streams of a run with seeded randomness.
         seeded: Whether it is: always without DP; with DP only in tests.
@@ -51,6 +52,7 @@ class TrainingPlan:
     mechanism: Mechanism | None
     clipping: str
     autocast: bool
+    own_network: bool
     images_per_unit: int
     seed: str
     seeded: bool
@@ -63,7 +65,7 @@ class TrainingPlan:
     def fill_to(self) -> int | None:
         """Images that every physical batch is filled up to (`dpdt.privacy.rounding`); None: as many as there are."""
         accounted = self.mechanism is not None and self.mechanism.rounding_allowance is not None
-        one_size = self.autocast or CLIPPING_ENGINES[self.clipping].own_rounding
+        one_size = self.autocast or self.own_network or CLIPPING_ENGINES[self.clipping].own_rounding
         return self.physical_batch_size if accounted and one_size else None
 
     @property

@@ -254,6 +254,7 @@ def _plan(run: TrainingRun, schedule: _Schedule, *, device: torch.device, physic
         mechanism=schedule.mechanism,
         clipping=study.privacy.clipping,
         autocast=study.train.precision == "bf16",
+        own_network=study.model.name != "resnet9",
         images_per_unit=study.privacy.images_per_patient if run.cell else 1,
         seed=f"{study.study.seed}/{run.run_id}",
         seeded=run.seeded,

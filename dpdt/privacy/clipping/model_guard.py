@@ -53,7 +53,10 @@ class NetworkCopy:
         now = _kept(self._network)
         found = set(now.keys() ^ self._objects.keys())
         if not trained_alone:
-            found |= set(self._network.state_dict()) ^ self._saved
+            saved = self._network.state_dict()
+            found |= set(saved) ^ self._saved
+            same = {name: (value, now[name].detach()) for name, value in saved.items() if name in now}
+            found |= _differing({name: pair for name, pair in same.items() if pair[0].shape == pair[1].shape})
         pairs: dict[str, tuple[Tensor, Tensor]] = {}
         for name in now.keys() & self._objects.keys():
             was, value = self._values[name], now[name]

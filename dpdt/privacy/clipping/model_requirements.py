@@ -15,7 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from dpdt.privacy.clipping.model_trial import IMAGES, unfit_behaviour
+from dpdt.privacy.clipping.model_trial import trial_images, unfit_behaviour
 
 __all__ = ["unfit_parts"]
 
@@ -41,7 +41,7 @@ def unfit_parts(model: nn.Module, *, size: int, clipping: str = "bookkeeping") -
         return [f"the network cannot be copied, and the trial needs a copy: {type(err).__name__}: {err}"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return list(unfit_behaviour(spare, torch.rand(IMAGES, 1, size, size), clipping=clipping))
+        return list(unfit_behaviour(spare, trial_images(size), clipping=clipping))
 
 
 def _unfit_layers(model: nn.Module) -> Iterator[str]:

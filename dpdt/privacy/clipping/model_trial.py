@@ -20,9 +20,11 @@ from dpdt.privacy.clipping.engines import CLIPPING
 from dpdt.privacy.clipping.model_guard import SHARED, Generators, NetworkCopy, moved, same_values
 from dpdt.privacy.keystream import KeyStream
 
-__all__ = ["IMAGES", "unfit_behaviour"]
+__all__ = ["trial_images", "unfit_behaviour"]
 
-IMAGES: Final = 3
+IMAGES: Final = 9
+"""Enough to see what only large batches do."""
+LEFT_OUT: Final = (0, IMAGES // 2, IMAGES - 1)
 """A first, a last, and one with neighbours on both sides."""
 AGAIN: Final = 2
 TOLERANCE: Final = 1e-3
@@ -55,12 +57,24 @@ class _Pass:
     squashed: str | None = None
 
 
+def trial_images(size: int) -> Tensor:
+    """Made-up images, each of another brightness: a maximum or a mean over the batch shows.
+
+    Args:
+        size: Height and width in pixels.
+
+    Returns:
+        float32 in 0..1, shape (IMAGES, 1, size, size).
+    """
+    return torch.rand(IMAGES, 1, size, size) * torch.linspace(0.05, 1, IMAGES).view(-1, 1, 1, 1)
+
+
 def unfit_behaviour(model: nn.Module, images: Tensor, *, clipping: str) -> Iterator[str]:
     """Try a network.
 
     Args:
         model: A copy, in training mode, on the CPU; not to be used afterwards.
-        images: float32, shape (n, 1, size, size), at least two.
+        images: As `trial_images` gives them.
         clipping: Key of ``CLIPPING``.
 
     Yields:
@@ -69,7 +83,7 @@ def unfit_behaviour(model: nn.Module, images: Tensor, *, clipping: str) -> Itera
     kept = NetworkCopy(model)
     try:
         passes = [_watched(model, images)]
-        left_out = [_plain(model(_without(images, number))) for number in range(len(images))]
+        left_out = {number: _plain(model(_without(images, number))) for number in LEFT_OUT}
         passes += [_watched(model, images) for _ in range(AGAIN)]  # after others: a running mean of one batch stays
     except Exception as err:  # noqa: BLE001 - whatever a custom network raises is the finding
         yield f"forward fails on float32 {tuple(images.shape)}: {type(err).__name__}: {err}"
@@ -77,14 +91,30 @@ def unfit_behaviour(model: nn.Module, images: Tensor, *, clipping: str) -> Itera
     problem = (
         _wrong_outputs(passes[0], len(images)) or _randomness(passes) or _changed(kept) or _memory(passes)
     )  # in this order: a later one may follow from one before
-    if problem is None and not all(
-        same_values(_without(passes[0].outputs, number), rest, tolerance=OTHERS) for number, rest in enumerate(left_out)
-    ):
+    if problem is None and (_mixes(passes[0].outputs, left_out) or _mixes_when_trained(model, images)):
         problem = "an image's output depends on the other images of its batch"
     if problem is not None:
         yield problem
     else:
         yield from _unfit_gradients(model, images, kept, clipping=clipping)
+
+
+def _mixes(outputs: Tensor, left_out: dict[int, Tensor]) -> bool:
+    """Whether the outputs of the images that stay change when another image is left out."""
+    return not all(same_values(_without(outputs, number), rest, tolerance=OTHERS) for number, rest in left_out.items())
+
+
+@torch.no_grad()
+def _mixes_when_trained(model: nn.Module, images: Tensor) -> bool:
+    """As `_mixes`, with parameters of ordinary size: a small one, such as a layer scale, may hide that images mix."""
+    other = copy.deepcopy(model)
+    for parameter in other.parameters():
+        if parameter.ndim > 1:
+            parameter.copy_(torch.randn_like(parameter) / (parameter[0].numel() ** 0.5))
+        else:
+            parameter.copy_(1 + 0.1 * torch.randn_like(parameter))
+    outputs = other(images)
+    return bool(outputs.isfinite().all()) and _mixes(outputs, {k: other(_without(images, k)) for k in LEFT_OUT})
 
 
 def _watched(model: nn.Module, images: Tensor) -> _Pass:
