@@ -258,6 +258,22 @@ def test_images_that_are_mixed_where_few_alike_ones_would_not_show_it_are_found(
     assert unfit_parts(make(), size=SIZE) == ["an image's output depends on the other images of its batch"]
 
 
+def test_a_norm_that_makes_rounding_large_is_refused_where_no_size_of_batches_helps() -> None:
+    # Ghost clipping: black images moved the sum by 0.2 clipping norms, batches of one size or not.
+    def convolutions(eps: float) -> nn.Module:
+        torch.manual_seed(0)
+        norms = [nn.InstanceNorm2d(16, eps=eps) for _ in range(2)]
+        first, last = nn.Conv2d(1, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        pool = nn.AdaptiveAvgPool2d(1)
+        return nn.Sequential(
+            first, norms[0], nn.ReLU(), last, norms[1], nn.ReLU(), pool, nn.Flatten(), nn.Linear(16, 2)
+        )
+
+    (found,) = unfit_parts(convolutions(1e-12), size=32, clipping="ghost")
+    assert "images without contrast move the clipped sum by" in found
+    assert unfit_parts(convolutions(1e-12), size=32, clipping="bookkeeping") == []
+
+
 def test_what_is_saved_is_what_was_compared() -> None:
     net = nn.Linear(4, 2)
     net._register_state_dict_hook(lambda _, state, *__: state.update(bias=state["bias"] + 1))

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from dpdt.privacy.clipping.engines import CLIPPING
 from dpdt.privacy.clipping.model_guard import SHARED, Generators, NetworkCopy, moved, same_values
 from dpdt.privacy.keystream import KeyStream
+from dpdt.privacy.rounding import PER_IMAGE
+from dpdt.study.clipping_engines import CLIPPING_ENGINES
 
 __all__ = ["trial_images", "unfit_behaviour"]
 
@@ -35,6 +37,9 @@ REPEATED: Final = 1e-6
 """Of the outputs of the same images in the same batch: the order of the sums is the same too."""
 NEGLIGIBLE: Final = 1e-3
 """A parameter's gradient below this part of the largest one is rounding (a bias before a norm)."""
+SMALL: Final = 1e-3
+"""A clipping norm that clips every image."""
+FLAT: Final = (0.0, 0.5)
 UNREACHED: Final = 1e30
 """A clipping norm that changes no gradient."""
 SQUASHERS: Final = (nn.Sigmoid, nn.Softmax, nn.LogSigmoid, nn.LogSoftmax)
@@ -269,6 +274,30 @@ def _unfit_gradients(model: nn.Module, images: Tensor, kept: NetworkCopy, *, cli
             f"{', '.join(wrong) or 'norms'}: an image's gradient by privacy.clipping = {clipping!r} is not that of the "
             f"image alone ({advice})"
         )
+    else:
+        yield from _moved_by_rounding(spare, images, clipping=clipping)
+
+
+def _moved_by_rounding(model: nn.Module, images: Tensor, *, clipping: str) -> Iterator[str]:
+    """Whether flat images in other batches move the sum by more than is allowed for (`dpdt.privacy.rounding`).
+
+    What a norm makes of an image without contrast is rounding, and can be large.
+    """
+    room = PER_IMAGE["ghost" if CLIPPING_ENGINES[clipping].own_rounding else "float32"]["cpu"] * len(images)
+    for brightness in FLAT:
+        flat = torch.full_like(images, brightness)
+        usual, other = (
+            _clipped_sum(copy.deepcopy(model), flat, norm=SMALL, clipping=clipping, at_once=at_once)
+            for at_once in (len(images), 2)
+        )
+        differences = [(a.double() - b.double()).norm() for a, b in zip(usual, other, strict=True)]
+        moved = float(torch.stack(differences).norm()) / SMALL
+        if moved > room:
+            yield (
+                f"images without contrast move the clipped sum by {moved:.2g} clipping norms if they come in other "
+                f"batches, by rounding alone, and {room:.2g} is allowed for; make the epsilon of the norms larger"
+            )
+            return
 
 
 def _equal(values: list[Tensor], wanted: list[Tensor]) -> Tensor:
@@ -279,13 +308,23 @@ def _equal(values: list[Tensor], wanted: list[Tensor]) -> Tensor:
     return torch.tensor([bool((value - right).abs().max() <= TOLERANCE * scale) for value, right, scale in pairs])
 
 
-def _clipped_sum(model: nn.Module, images: Tensor, *, norm: float, clipping: str) -> list[Tensor]:
+def _clipped_sum(
+    model: nn.Module, images: Tensor, *, norm: float, clipping: str, at_once: int = IMAGES
+) -> list[Tensor]:
+    """Of physical batches of `at_once` images, each filled up to the size of all."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # the training says it, once
         warnings.simplefilter("ignore")
         sums = CLIPPING[clipping](
-            model, _loss, max_grad_norm=norm, noise_multiplier=0.0, noise=KeyStream.from_seed("trial")
+            model,
+            _loss,
+            max_grad_norm=norm,
+            noise_multiplier=0.0,
+            noise=KeyStream.from_seed("trial"),
+            fill_to=len(images),
         )
-        sums.add(images, images)
+        for first in range(0, len(images), at_once):
+            part = images[first : first + at_once]
+            sums.add(part, part)
     return [value.detach() for value in sums.partial_sums()]
 
 
