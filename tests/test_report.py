@@ -21,6 +21,8 @@ from dpdt.report.write import auc_matrix, auc_table, write_report
 from dpdt.study import Cell, Study
 from tests.fake_runs import FIVE, FakeRuns
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., FakeRuns]
 TWO = ("vindr", "uka")
 

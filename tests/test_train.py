@@ -34,6 +34,8 @@ from dpdt.training.train import pretrain, run_done, train
 from tests.recorded_noise import recording
 from tests.small_data import MakeStudy, StopAfter
 
+pytestmark = pytest.mark.slow
+
 DP = Cell("uka", 8.0, 0)
 PLAIN = Cell("uka", math.inf, 0)
 NUM_STEPS = 20  # 5 epochs of 32 patients, 8 a batch
