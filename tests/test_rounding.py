@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dpdt.base.machine import cpu_flags
 from dpdt.privacy.clipping.engines import CLIPPING
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.rounding import PER_IMAGE, batch_that_is_never_passed, images_at_once
@@ -20,7 +21,7 @@ from tests.rounding import loss, movement, total
 
 IMAGES, AT_ONCE = 9, 4
 HARD = ("alike", "nearly flat")  # a kind that flipped in bfloat16, and the one that moved most in float32
-FLAGS = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\nflags")[2].split("\n", 1)[0].split()
+FLAGS = cpu_flags()
 CAPS = {"AVX2": "avx2", "AVX512_CORE": "avx512bw", "AVX512_CORE_BF16": "avx512_bf16", "AVX512_CORE_AMX": "amx_bf16"}
 
 

@@ -1,13 +1,14 @@
 """Facts about this process and the machine it runs on: version, commit, container image, rank, cores, memory."""
 
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-__all__ = ["__version__", "code_commit", "free_memory", "image_digest", "num_cores", "this_rank"]
+__all__ = ["__version__", "code_commit", "cpu_flags", "free_memory", "image_digest", "num_cores", "this_rank"]
 
 __version__ = version("dpdt")
 GIT_SECONDS: Final = 10.0
@@ -50,6 +51,16 @@ def this_rank() -> int:
 def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def cpu_flags() -> set[str]:
+    """What the kernel says that this processor can do (x86: `flags`, ARM: `Features`); empty where it says nothing."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return set()
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
+    return set(found[1].split()) if found else set()
 
 
 def free_memory() -> int:

@@ -2,12 +2,12 @@
 
 import os
 import platform
-from pathlib import Path
 from typing import Final
 
 import torch
 
 from dpdt import _core
+from dpdt.base.machine import cpu_flags
 from dpdt.errors import DpdtError
 
 __all__ = ["choose_device", "device_name", "instruction_set", "keep_memory", "set_threads"]
@@ -49,10 +49,7 @@ def instruction_set() -> str:
     torch's own functions have one set; oneDNN chooses by the processor's flags, up to the cap in its environment.
     """
     found = f"torch {torch.backends.cpu.get_cpu_capability()}"
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\nflags")[2].split("\n", 1)[0].split())
-    except OSError:
-        flags = set()
+    flags = cpu_flags()
     found += f", oneDNN {' '.join(name for name in ONEDNN_FLAGS if name in flags) or 'unknown'}"
     cap = next((os.environ[name] for name in ONEDNN_CAPS if os.environ.get(name)), None)
     return found if cap is None else f"{found}, capped to {cap}"

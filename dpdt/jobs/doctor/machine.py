@@ -3,7 +3,6 @@
 import contextlib
 import os
 import platform
-import re
 import shutil
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from dpdt.base.files import exclusive_lock, nearest_folder
-from dpdt.base.machine import __version__, free_memory, image_digest
+from dpdt.base.machine import __version__, cpu_flags, free_memory, image_digest
 from dpdt.errors import DpdtError
 from dpdt.jobs.doctor.finding import Check
 from dpdt.study import Study
@@ -93,11 +92,7 @@ def _core() -> Check:
 
 
 def _processor() -> Check:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
-    flags = set((re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE) or ["", ""])[1].split())
+    flags = cpu_flags()
     vectors = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve") if name in flags]
     mine, all_cores = len(os.sched_getaffinity(0)), os.cpu_count() or 0
     found = f"{platform.machine()}, {mine} of {all_cores} cores for this process, {', '.join(vectors) or 'no vectors'}"
