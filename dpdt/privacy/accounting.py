@@ -234,10 +234,6 @@ def _check(*, sample_rate: float, num_steps: int, delta: float, accountant: str)
         raise PrivacyError(f"num_steps: expected a whole number >= 0, got {num_steps!r}.")
 
 
-def _epsilon(sigma: float, rate: float, steps: int, delta: float, accountant: str, once: float | None = None) -> float:
-    return _spent(sigma, rate, steps, delta, accountant, once).epsilon
-
-
 @functools.lru_cache(maxsize=65536)
 def _spent(sigma: float, rate: float, steps: int, delta: float, accountant: str, once: float | None = None) -> Spent:
     if rate == 1:
@@ -261,9 +257,11 @@ def _calibrate(
     """Bracket, then interpolate ln(epsilon) over ln(sigma); the upper end always keeps the target."""
 
     def spent(sigma: float) -> float:
-        return _epsilon(sigma, rate, steps, delta, accountant, once) if sigma >= MIN_NOISE_MULTIPLIER else math.inf
+        if sigma < MIN_NOISE_MULTIPLIER:
+            return math.inf
+        return _spent(sigma, rate, steps, delta, accountant, once).epsilon
 
-    if once is not None and _epsilon(once, 1.0, 1, delta, accountant) > target:
+    if once is not None and _spent(once, 1.0, 1, delta, accountant).epsilon > target:
         raise PrivacyError(
             f"target_epsilon: {target:g} cannot be reached, the counts of labels alone spend more. Raise the target."
         )

@@ -16,6 +16,7 @@ from dpdt.privacy.rounding import allowance_of
 from dpdt.privacy.sampling import num_steps_for, sample_rate_for
 from dpdt.runs.state import run_done
 from dpdt.study import Cell, Study
+from dpdt.study.settings import PrivacySettings
 
 __all__ = ["look_ahead"]
 
@@ -101,11 +102,14 @@ def _images_a_unit(study: Study, size: DomainSize, cell: Cell | None) -> float:
 
 @functools.lru_cache(maxsize=256)
 def _plan_noise(
-    study: str, target_epsilon: float, units: int, rate: float, steps: int, counts_share: float | None, allowance: float
+    settings: PrivacySettings,
+    target_epsilon: float,
+    units: int,
+    rate: float,
+    steps: int,
+    counts_share: float | None,
+    allowance: float,
 ) -> float:
-    from dpdt.study.settings import PrivacySettings
-
-    settings = PrivacySettings.model_validate_json(study)
     return Mechanism.plan(
         settings,
         target_epsilon=target_epsilon,
@@ -122,7 +126,7 @@ def _noise(study: Study, target_epsilon: float, units: int, rate: float, steps: 
     settings = study.privacy.model_copy(update={"target_epsilons": (target_epsilon,)})
     share = settings.class_weights_share if study.train.class_weights == "private" else None
     allowance = allowance_of(study, num_units=units)
-    return _plan_noise(settings.model_dump_json(), target_epsilon, units, rate, steps, share, allowance)
+    return _plan_noise(settings, target_epsilon, units, rate, steps, share, allowance)
 
 
 def _num_parameters(study: Study) -> int:

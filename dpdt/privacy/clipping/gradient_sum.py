@@ -89,9 +89,12 @@ class GradientSum:
 
     def _losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Forward pass; the loss itself is float32 or better."""
+        return self.loss(full(self._outputs(inputs)), targets)
+
+    def _outputs(self, inputs: Tensor) -> Tensor:
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            outputs = self.model(inputs)
-        return self.loss(full(outputs), targets)
+            outputs: Tensor = self.model(inputs)
+        return outputs
 
 
 class ClippedGradientSum(GradientSum, abc.ABC):
@@ -183,8 +186,7 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         """In float64 where an image's loss must not depend on its place: the last of a vector are rounded otherwise."""
         if self.fill_to is None:
             return super()._losses(inputs, targets)
-        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            outputs = self.model(inputs)
+        outputs = self._outputs(inputs)
         return self.loss(outputs.double(), targets).to(full(outputs).dtype)
 
     def partial_sums(self) -> list[Tensor]:
