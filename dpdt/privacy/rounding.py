@@ -18,7 +18,14 @@ from typing import Final
 from dpdt.study import Study
 from dpdt.study.clipping_engines import CLIPPING_ENGINES
 
-__all__ = ["PER_IMAGE", "allowance_of", "batch_that_is_never_passed", "images_at_once", "rounding_allowance"]
+__all__ = [
+    "PER_IMAGE",
+    "allowance_of",
+    "batch_that_is_never_passed",
+    "images_at_once",
+    "needs_one_size",
+    "rounding_allowance",
+]
 
 # Part of C that one image may add to the movement of the others' sum, by precision and device: at least ten times the
 # worst that was found. Measured on an Intel Xeon (AVX-512, AMX; oneDNN also capped to AVX2, AVX-512 and its BF16) with
@@ -63,6 +70,15 @@ def allowance_of(study: Study, *, num_units: int) -> float:
         images_per_unit=study.privacy.images_per_patient,
         precision=clipping if CLIPPING_ENGINES[clipping].own_rounding else study.train.precision,
     )
+
+
+def needs_one_size(study: Study) -> bool:
+    """Whether the allowance holds only where all physical batches of a DP run have one size.
+
+    So it is in bfloat16, with an engine whose sums rounding moves more, and in a network that nobody measured.
+    """
+    own_network = study.model.name != "resnet9"
+    return study.train.precision == "bf16" or own_network or CLIPPING_ENGINES[study.privacy.clipping].own_rounding
 
 
 def batch_that_is_never_passed(expected_batch_size: int) -> int:

@@ -262,7 +262,7 @@ class TrainingLoop:
             noise_multiplier=mechanism.noise_multiplier,
             noise=self.noise,
             autocast=self.plan.autocast,
-            fill_to=self.plan.fill_to,
+            fill_to=self.plan.physical_batch_size if self.plan.one_size else None,
         )
 
     def _save(self) -> None:

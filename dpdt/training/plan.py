@@ -6,7 +6,6 @@ from typing import Final
 import torch
 
 from dpdt.privacy.mechanism import Mechanism
-from dpdt.study.clipping_engines import CLIPPING_ENGINES
 from dpdt.study.paths import RunPaths
 
 __all__ = ["TrainingPlan"]
@@ -31,11 +30,11 @@ class TrainingPlan:
         mechanism: None without DP.
         clipping: Key of ``CLIPPING``.
         autocast: Whether forward and backward passes are in bfloat16 where autocast has it.
-        own_network: Whether the network is not dpdt's own, so that nobody measured what rounding does in it.
         images_per_unit: Images of a drawn unit.
         seed: Names the random streams of a run with seeded randomness.
         seeded: Whether it is: always without DP; with DP only in tests.
         physical_batch_size: Images at once in memory.
+        one_size: Whether every physical batch is filled up to that number (`dpdt.privacy.rounding`).
         reserve_steps: Steps of a block.
         checkpoint_every_steps: At most so many steps between checkpoints.
         device: Where the model is.
@@ -52,21 +51,14 @@ class TrainingPlan:
     mechanism: Mechanism | None
     clipping: str
     autocast: bool
-    own_network: bool
     images_per_unit: int
     seed: str
     seeded: bool
     physical_batch_size: int
+    one_size: bool
     reserve_steps: int
     checkpoint_every_steps: int
     device: torch.device
-
-    @property
-    def fill_to(self) -> int | None:
-        """Images that every physical batch is filled up to (`dpdt.privacy.rounding`); None: as many as there are."""
-        accounted = self.mechanism is not None and self.mechanism.rounding_allowance is not None
-        one_size = self.autocast or self.own_network or CLIPPING_ENGINES[self.clipping].own_rounding
-        return self.physical_batch_size if accounted and one_size else None
 
     @property
     def checkpoint_steps(self) -> int:

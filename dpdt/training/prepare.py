@@ -1,6 +1,6 @@
 """The inputs of a training: decided from study and data, and frozen in the run's config before the first step."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from dpdt.errors import PrivacyError
 from dpdt.privacy.accounting import delta_protects
 from dpdt.privacy.clipping.engines import CLIPPING
 from dpdt.privacy.mechanism import Mechanism
-from dpdt.privacy.rounding import allowance_of, images_at_once
+from dpdt.privacy.rounding import allowance_of, images_at_once, needs_one_size
 from dpdt.privacy.sampling import num_steps_for, sample_rate_for
 from dpdt.privacy.statement import StatedRun, privacy_statement, statement_without_privacy
 from dpdt.runs.config import freeze_config, frozen_settings
@@ -242,7 +242,15 @@ def _physical_batch_size(
 
 def _plan(run: TrainingRun, schedule: _Schedule, *, device: torch.device, physical_batch_size: int) -> TrainingPlan:
     study, settings, class_weights = run.study, run.settings, schedule.class_weights
-    plan = TrainingPlan(
+    mechanism, images_per_unit = schedule.mechanism, study.privacy.images_per_patient if run.cell else 1
+    one_size = mechanism is not None and mechanism.rounding_allowance is not None and needs_one_size(study)
+    if one_size:
+        physical_batch_size = images_at_once(
+            most=physical_batch_size,
+            expected_batch_size=settings.expected_batch_size,
+            images_per_unit=images_per_unit,
+        )
+    return TrainingPlan(
         paths=run.paths,
         title=run.title,
         num_steps=schedule.num_steps,
@@ -251,21 +259,15 @@ def _plan(run: TrainingRun, schedule: _Schedule, *, device: torch.device, physic
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         class_weights=None if class_weights is None else tuple(class_weights),
-        mechanism=schedule.mechanism,
+        mechanism=mechanism,
         clipping=study.privacy.clipping,
         autocast=study.train.precision == "bf16",
-        own_network=study.model.name != "resnet9",
-        images_per_unit=study.privacy.images_per_patient if run.cell else 1,
+        images_per_unit=images_per_unit,
         seed=f"{study.study.seed}/{run.run_id}",
         seeded=run.seeded,
         physical_batch_size=physical_batch_size,
+        one_size=one_size,
         reserve_steps=study.privacy.reserve_steps,
         checkpoint_every_steps=study.train.checkpoint_every_steps,
         device=device,
     )
-    if plan.fill_to is None:
-        return plan
-    fitting = images_at_once(
-        most=physical_batch_size, expected_batch_size=plan.expected_batch_size, images_per_unit=plan.images_per_unit
-    )
-    return replace(plan, physical_batch_size=fitting)
