@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -12,7 +13,7 @@ import pytest
 
 from dpdt.errors import ClusterError
 from dpdt.jobs.slurm.call import SlurmCall
-from dpdt.jobs.slurm.requeue import Limits
+from dpdt.jobs.slurm.requeue import REQUEUE_CODE, Limits
 from dpdt.jobs.slurm.send import _share
 from dpdt.jobs.status import study_status
 from dpdt.jobs.submit import submit
@@ -170,6 +171,46 @@ def as_slurm_job(monkeypatch: pytest.MonkeyPatch, folder: Path, gpus: int, study
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     task = Task("train", study.run_id(study.cells()[0]), "train a")
     return SlurmCall(str(study.file), task, 1, limits=Limits(3, 60, 90), scratch=None, gpus=gpus)
+
+
+STOPPED = """
+import atexit, os, signal, sys
+from dpdt.jobs.slurm.call import SlurmCall
+from dpdt.jobs.slurm.requeue import REQUEUE_CODE, Limits
+from dpdt.study.tasks import Task
+
+class Stopped(SlurmCall):
+    def run(self):
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+atexit.register(os.abort)
+Stopped(sys.argv[1], Task("train", sys.argv[2]), 1, limits=Limits(3, 60, 90), scratch=None, gpus=0)()
+"""
+
+
+def test_a_process_of_several_ends_with_its_code_whatever_libraries_do_at_the_end(
+    make_fake_study: MakeStudy, tmp_path: Path
+) -> None:
+    # Gloo's threads ended it with SIGABRT in 4 of 8 stops, and the job was not requeued.
+    study, folder = make_fake_study(), tmp_path / "job"
+    folder.mkdir()
+    job = {
+        "SUBMITIT_EXECUTOR": "slurm",
+        "SUBMITIT_FOLDER": str(folder),
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NUM_NODES": "1",
+    }
+    ranks = {
+        "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "0",
+    }
+    command = [sys.executable, "-c", STOPPED, str(study.file), study.run_id(study.cells()[0])]
+    done = subprocess.run(command, env={**os.environ, **job, **ranks}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == REQUEUE_CODE, done.stderr
+    assert "stops: preempted" in done.stdout
 
 
 def test_a_job_that_does_not_see_its_gpu_fails_at_once(

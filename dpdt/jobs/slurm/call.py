@@ -2,14 +2,15 @@
 
 import os
 import socket
+import sys
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import submitit
 from submitit.helpers import DelayedSubmission
 
 from dpdt.errors import ClusterError
-from dpdt.jobs.slurm.requeue import Limits, SlurmAttempt
+from dpdt.jobs.slurm.requeue import REQUEUE_CODE, Limits, SlurmAttempt
 from dpdt.jobs.task_call import TaskCall
 from dpdt.study.frozen import thaw_study
 
@@ -52,7 +53,12 @@ class SlurmCall(TaskCall):
         try:
             self.run()
         except SystemExit as stop:
-            slurm.ended(stop)
+            try:
+                slurm.ended(stop)
+            except SystemExit:
+                if environment.num_tasks > 1:
+                    _end_process(REQUEUE_CODE if stop.code == REQUEUE_CODE else 1)
+                raise
 
     def checkpoint(self) -> DelayedSubmission:
         """Start the same task again: what submitit calls if it is warned before the task listens itself."""
@@ -75,6 +81,17 @@ class SlurmCall(TaskCall):
                 f"(CUDA_VISIBLE_DEVICES: {seen}). Install torch with CUDA for the node's driver (`nvidia-smi`), "
                 'repair the image, or set train.device = "cpu".'
             )
+
+
+def _end_process(code: int) -> NoReturn:
+    """End with this code, whatever libraries would do when the interpreter ends.
+
+    All files are written. Gloo's threads may still run then, and end the process with an abort: the batch script would
+    take that for a failure, and not ask for the requeue.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _torch_variables(environment: Any) -> dict[str, str]:
