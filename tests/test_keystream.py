@@ -129,6 +129,47 @@ def test_noise_is_added_and_divided_in_double_precision_and_rounded_once(dtype: 
     assert stream.state_dict()["draws"] == 1
 
 
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_numbers_made_ahead_are_the_same_bits_and_no_draw_is_used_up_before_it_is_taken(dtype: torch.dtype) -> None:
+    # 24 is no power of two, so that a multiplication with its reciprocal would be seen
+    counts = [3, 40_000, 1]
+    ahead, plain = KeyStream.from_seed("ahead"), KeyStream.from_seed("ahead")
+    for _ in range(3):
+        before = ahead.state_dict()
+        ahead.make_ahead(counts, device=CPU, num_threads=2)
+        ahead.make_ahead(counts, device=CPU, num_threads=2)  # they are there already
+        assert ahead.state_dict() == before
+        for count in counts:
+            found, wanted = (torch.linspace(-3, 3, count, dtype=dtype) for _ in range(2))
+            ahead.noise(found, scale=0.7, divisor=24)
+            plain.noise(wanted, scale=0.7, divisor=24)
+            assert torch.equal(found, wanted)
+        assert ahead.state_dict() == plain.state_dict()
+    ahead.close()
+
+
+def test_numbers_made_ahead_and_not_taken_are_those_of_their_draw_again() -> None:
+    stream, values = KeyStream.from_seed("again"), torch.zeros(100)
+    stream.make_ahead([100, 100], device=CPU, num_threads=1)
+    resumed = KeyStream.from_state(stream.state_dict())  # of a checkpoint, before any was taken
+    stream.noise(values, scale=1.0, divisor=1.0)
+    other = torch.zeros(100)
+    resumed.noise(other, scale=1.0, divisor=1.0)
+    assert torch.equal(values, other)
+    skipped = stream.normal(100)  # another draw comes first: what was made for it is not what the next one gets
+    assert torch.equal(skipped, resumed.normal(100))
+    stream.make_ahead([100], device=CPU, num_threads=1)
+    stream.close()
+    for either in (stream, resumed):
+        values.zero_()
+        either.noise(values, scale=1.0, divisor=1.0)
+        assert not torch.equal(values, other)
+    assert stream.state_dict() == resumed.state_dict()
+
+
 def test_a_key_or_nonce_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="key: expected 32 bytes, got 31"):
         _core.fill_normal(bytes(31), bytes(12), np.empty(2))

@@ -7,6 +7,8 @@ exists only in the run's checkpoints, which are removed when the run ends: with 
 
 import hashlib
 import secrets
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, Self
 
 import numpy as np
@@ -38,6 +40,9 @@ class KeyStream:
         self._key = key
         self._draws = draws
         self.seeded = seeded
+        self._ahead: dict[int, Future[torch.Tensor]] = {}  # numbers of draws that were not taken yet
+        self._thread: ThreadPoolExecutor | None = None
+        self._copies: Any = None  # the GPU's queue of their copies
 
     @classmethod
     def fresh(cls) -> Self:
@@ -88,12 +93,15 @@ class KeyStream:
     def noise(self, values: torch.Tensor, *, scale: float, divisor: float) -> None:
         """Make values (values + scale · normal) / divisor in place, in float64 and rounded once; uses up one draw.
 
+        The result is the same on every device, bit for bit, and whether the numbers were made ahead or not.
+
         Args:
             values: Contiguous; on the CPU in float32 without a copy, on any device and in any precision with one.
             scale: Standard deviation of the noise.
             divisor: Not 0.
         """
-        if values.device.type == "cpu" and values.dtype == torch.float32:
+        made = self._ahead.pop(self._draws, None)
+        if made is None and values.device.type == "cpu" and values.dtype == torch.float32:
             _core.add_normal(
                 self._key,
                 self._next_nonce(),
@@ -102,15 +110,61 @@ class KeyStream:
                 divisor=divisor,
                 num_threads=torch.get_num_threads(),
             )
+            return
+        if made is None:
+            numbers = self.normal(values.numel()).to(values.device)
         else:
-            noise = self.normal(values.numel()).mul_(scale).to(values.device).view_as(values)
-            values.copy_(noise.add_(values).div_(divisor))
+            numbers = made.result()
+            self._draws += 1
+            if numbers.device.type == "cuda":  # its memory belongs to the queue of copies
+                numbers.record_stream(torch.cuda.current_stream(values.device))
+        numbers.mul_(scale).add_(values.view(-1))
+        # on the values' device: CUDA would multiply with the reciprocal of a number of the CPU, which rounds otherwise
+        numbers.div_(numbers.new_full((), divisor))
+        values.copy_(numbers.view_as(values))
+
+    def make_ahead(self, counts: Sequence[int], *, device: torch.device, num_threads: int) -> None:
+        """Let a thread make the numbers of the next draws while others work; `noise` takes them when it comes to them.
+
+        No draw is used up: the state is what it was, and numbers that were made and not taken are made again after a
+        resume. Where they are there already, nothing is done.
+
+        Args:
+            counts: Numbers of each of the next draws.
+            device: Where they shall be: 8 bytes each, until they are taken.
+            num_threads: Of the processor, at most so many.
+        """
+        wanted = range(self._draws, self._draws + len(counts))
+        self._ahead = {draw: made for draw, made in self._ahead.items() if draw in wanted}
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="dpdt-noise")
+            self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        for draw, count in zip(wanted, counts, strict=True):
+            if draw not in self._ahead:
+                self._ahead[draw] = self._thread.submit(self._make, draw, count, device, num_threads)
+
+    def close(self) -> None:
+        """Forget what was made ahead; end the thread. The stream can still be drawn from."""
+        self._ahead = {}
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+            self._thread = None
+
+    def _make(self, draw: int, count: int, device: torch.device, num_threads: int) -> torch.Tensor:
+        """Numbers of one draw on the device; in another thread, whose current device and threads are its own."""
+        out = torch.empty(count, dtype=torch.float64, pin_memory=device.type == "cuda")
+        _core.fill_normal(self._key, _nonce(draw), out.numpy(), num_threads=num_threads)
+        if self._copies is None:
+            return out
+        with torch.cuda.stream(self._copies):
+            sent = out.to(device, non_blocking=True)
+        self._copies.synchronize()  # whoever gets it need not wait for it
+        return sent
 
     def _next_nonce(self) -> bytes:
-        """Of a 32-bit block counter from 0, then the number of the draw."""
-        nonce = self._draws.to_bytes(12, "little")
+        """Of the next draw, which it uses up."""
         self._draws += 1
-        return nonce
+        return _nonce(self._draws - 1)
 
     def _words(self, count: int) -> NDArray[np.int64]:
         """64-bit words of keystream; uses up one draw."""
@@ -118,3 +172,8 @@ class KeyStream:
         encryptor = Cipher(ChaCha20(self._key, bytes(4) + self._next_nonce()), mode=None).encryptor()
         encryptor.update_into(bytes(words.nbytes), words.data.cast("B"))
         return words
+
+
+def _nonce(draw: int) -> bytes:
+    """No two draws have the same."""
+    return draw.to_bytes(12, "little")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dpdt.errors import PrivacyError
-from dpdt.privacy.clipping.gradient_sum import ClippedGradientSum, GradientSum, squared_norms, sum_by_unit
+from dpdt.privacy.clipping.gradient_sum import ClippedGradientSum, squared_norms, sum_by_unit
 from dpdt.privacy.clipping.layers import Forward, covers
 from dpdt.privacy.clipping.opacus_rules import make_sampled_forward, modules_with_parameters
 from dpdt.privacy.clipping.per_sample import Piece, Rows
@@ -102,9 +102,8 @@ class BookkeepingClipping(ClippedGradientSum):
         self.sums = [total.contiguous() for total in self.sums]
         return self.sums
 
-    def clear(self) -> None:
-        """Forget the last logical batch, released or not: zeros that the next physical batch takes the place of."""
-        GradientSum.clear(self)
+    def _clear_sums(self) -> None:
+        """Zeros that the next physical batch takes the place of."""
         self.sums = [parameter.new_zeros(()).expand(parameter.shape) for parameter in self.parameters]
 
     def used(self, parameter: nn.Parameter) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "ClippedGradientSum",
     "GradientSum",
     "Loss",
+    "add_rows",
     "full",
     "in_core",
     "squared_norms",
@@ -201,8 +202,18 @@ class ClippedGradientSum(GradientSum, abc.ABC):
             parameter.grad = total
 
     def clear(self) -> None:
-        """Forget the last logical batch, released or not."""
+        """Forget the last logical batch, released or not; the next one's noise is made during its passes.
+
+        With a GPU, that is: on the CPU the passes take all cores, and noise that waits takes memory.
+        """
         super().clear()
+        self._clear_sums()
+        device = self.parameters[0].device if self.parameters else torch.device("cpu")
+        if device.type != "cpu" and self.noise_multiplier > 0:
+            spare = max(1, torch.get_num_threads() - 1)  # one is for the thread that feeds the GPU
+            self.noise.make_ahead([p.numel() for p in self.parameters], device=device, num_threads=spare)
+
+    def _clear_sums(self) -> None:
         for total in self.sums:
             total.zero_()
 
@@ -247,7 +258,14 @@ def sum_by_unit(rows: Tensor, units: Tensor) -> Tensor:
         In the order of the units' numbers, shape (units, numbers).
     """
     distinct, place = torch.unique(units, return_inverse=True)
-    return rows.new_zeros(len(distinct), rows.shape[1]).index_add_(0, place, rows)
+    return add_rows(rows.new_zeros(len(distinct), rows.shape[1]), place, rows)
+
+
+def add_rows(table: Tensor, place: Tensor, rows: Tensor) -> Tensor:
+    """Add each row to the table's row of its number, in place, and in one order: CUDA's index_add_ takes any."""
+    if table.device.type == "cpu":
+        return table.index_add_(0, place, rows)
+    return table.index_put_((place,), rows, accumulate=True)
 
 
 def squared_norms(rows: Tensor) -> Tensor:
