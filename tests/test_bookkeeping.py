@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opacus.grad_sample import GradSampleHooks
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dpdt import _core
 from dpdt.errors import PrivacyError
@@ -26,9 +27,12 @@ from dpdt.privacy.clipping.bookkeeping import BookkeepingClipping
 from dpdt.privacy.clipping.convolutions import WAYS, Convolution, choose_way, gram_squared_norms
 from dpdt.privacy.clipping.engines import CLIPPING
 from dpdt.privacy.clipping.gradient_sum import ClippedGradientSum
+from dpdt.privacy.clipping.layers import covers
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.rounding import PER_IMAGE
 from dpdt.training.networks.resnet9 import ResNet9
+from tests import single_images
+from tests.single_images import clipped_sum, flat
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -48,27 +52,8 @@ def engine(
     return make(copy.deepcopy(model), loss, max_grad_norm=norm, noise_multiplier=0.0, noise=noise, autocast=autocast)
 
 
-def flat(tensors: list[Tensor]) -> Tensor:
-    return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
-
-
 def gradients(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Each image's gradient in float64, shape (images, numbers)."""
-    exact = copy.deepcopy(model).double()
-    exact_inputs = inputs.double() if inputs.is_floating_point() else inputs
-    exact_targets = targets.double()
-    rows = []
-    for number in range(len(inputs)):
-        exact.zero_grad()
-        one = slice(number, number + 1)
-        loss(exact(exact_inputs[one]), exact_targets[one]).sum().backward()
-        trained = [p for p in exact.parameters() if p.requires_grad]
-        rows.append(flat([torch.zeros_like(p) if p.grad is None else p.grad for p in trained]))
-    return torch.stack(rows)
-
-
-def clipped_sum(rows: Tensor, *, norm: float) -> Tensor:
-    return (rows * (norm / rows.norm(dim=1)).clamp(max=1.0).unsqueeze(1)).sum(0)
+    return single_images.gradients(model, inputs, targets, loss=loss)
 
 
 def error(
@@ -313,6 +298,26 @@ def test_other_modules_get_their_gradients_by_opacus_rules_and_are_named(capsys:
     )
     assert error(model, torch.rand(4, 1, 12), some_targets(4)) < EXACT
     assert "clipping: gradients by Opacus' rules, which cost more: Conv1d, Scale" in capsys.readouterr().err
+
+
+def test_under_cudas_autocast_norms_compute_in_float32_as_torchs_own_do() -> None:
+    # On CUDA autocast's policy for group_norm and layer_norm is float32 (torch's docs, "CUDA Ops that autocast to
+    # float32"), and its kernels refuse an input and weights of two types. Shapes and types alone are looked at.
+    class Tape:
+        def used(self, parameter: nn.Parameter) -> None: ...
+        def keep(self, piece: Any, *, way: str) -> None: ...
+
+    with FakeTensorMode(), torch.no_grad():
+        x = torch.empty(2, 4, 6, 8, device="cuda", dtype=torch.bfloat16)
+        for module in (nn.GroupNorm(2, 4, device="cuda"), nn.LayerNorm(8, device="cuda")):
+            forward = covers(module, Tape())
+            assert forward is not None
+            assert forward(x).dtype == torch.bfloat16
+            torch.set_autocast_enabled("cuda", True)
+            try:
+                assert forward(x).dtype == module(x).dtype == torch.float32
+            finally:
+                torch.set_autocast_enabled("cuda", False)
 
 
 def test_an_engine_leaves_ordinary_forward_passes_alone() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dpdt.errors import PrivacyError
+from dpdt.privacy.clipping.engines import ClippedGradientSum
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.sampling import PoissonSampler
 from dpdt.shards.dataset import DomainData, load_split
@@ -19,9 +20,9 @@ from dpdt.training.batches import image_losses, physical_batches
 from dpdt.training.loop import TrainingLoop
 from dpdt.training.networks.build import build_model
 from dpdt.training.plan import TrainingPlan
-from dpdt.training.resume import open_ledger
+from dpdt.training.resume import load_optimizer, open_ledger
 from dpdt.training.stop import StopFlag
-from tests.small_data import MakeStudy
+from tests.small_data import MakeStudy, StopAfter
 
 SILENT = Mechanism("patient", 32, 0.25, 0.0, 1e6, 10, 1e-3, "pld", 8.0)  # no noise, and a norm that nothing reaches
 
@@ -76,6 +77,49 @@ def test_without_noise_and_clipping_the_dp_arm_is_the_other_arm(
     start = list(build_model(study.model).parameters())
     assert max((a - b).abs().max().item() for a, b in zip(without, start, strict=True)) > 1e-3
     assert max((a - b).abs().max().item() for a, b in zip(without, silent, strict=True)) < 1e-5
+
+
+def test_noise_made_during_the_passes_changes_no_bit_and_is_made_again_after_a_stop(
+    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study()
+    data = load_split(study, "uka", "train")
+    noisy = dataclasses.replace(SILENT, max_grad_norm=1.0, noise_multiplier=1.0)
+    right = weights_after(plan(tmp_path / "right", noisy), study, data)
+    clear, begun = ClippedGradientSum.clear, list[int]()
+
+    def clear_as_on_a_gpu(self: ClippedGradientSum) -> None:
+        clear(self)
+        counts = [p.numel() for p in self.parameters]
+        self.noise.make_ahead([*counts, *counts], device=torch.device("cpu"), num_threads=1)  # the next step's too
+        begun.append(len(counts))
+
+    monkeypatch.setattr(ClippedGradientSum, "clear", clear_as_on_a_gpu)
+    settings = plan(tmp_path / "ahead", noisy)
+    with open_ledger(settings) as ledger:
+        torch.manual_seed(0)
+        loop = TrainingLoop(settings, model=build_model(study.model), data=data, steps=ledger)
+        assert loop.run(stop=StopAfter(8)) == "interrupted"
+        assert 0 < loop.step < 10
+    found = weights_after(settings, study, data)
+    assert len(begun) == 10
+    assert all(torch.equal(one, other) for one, other in zip(found, right, strict=True))
+
+
+def test_an_optimizer_that_goes_on_keeps_on_the_cpu_what_it_reads_there() -> None:
+    # "meta" stands for a GPU: torch brings what it loads to the parameters' device, where this number would be lost
+    def optimizer(device: str) -> torch.optim.Optimizer:
+        return torch.optim.NAdam([torch.nn.Parameter(torch.ones(3, device=device)) for _ in range(2)], lr=0.1)
+
+    saved = optimizer("cpu")
+    for parameter in saved.param_groups[0]["params"]:
+        parameter.grad = torch.ones(3)
+    saved.step()
+    loaded = optimizer("meta")
+    load_optimizer(loaded, saved.state_dict())
+    for found, wanted in zip(loaded.state.values(), saved.state.values(), strict=True):
+        assert found["exp_avg"].device.type == "meta"
+        assert found["mu_product"].item() == wanted["mu_product"].item() < 1
 
 
 def test_a_tiny_data_set_has_empty_batches_and_ends_well(make_study: MakeStudy, tmp_path: Path) -> None:

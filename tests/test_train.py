@@ -28,6 +28,7 @@ from dpdt.runs.checkpoint import load_checkpoint, remove_checkpoints, save_check
 from dpdt.shards.dataset import load_split
 from dpdt.study import Cell, Study
 from dpdt.study.paths import RunPaths
+from dpdt.training.device import choose_device
 from dpdt.training.networks.build import build_model
 from dpdt.training.networks.weights import load_weights
 from dpdt.training.train import pretrain, run_done, train
@@ -384,6 +385,26 @@ def test_cuda_that_is_asked_for_and_missing_is_an_error_at_once(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DpdtError, match=r"train\.device: 'cuda' was asked for, but torch sees no GPU"):
         pretrain(make_study(('device = "cpu"', 'device = "cuda"')))
+
+
+def test_a_gpu_computes_float32_in_float32_and_the_same_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = [
+        (torch.backends.cuda.matmul, "allow_tf32", True, False),
+        (torch.backends.cudnn, "allow_tf32", True, False),
+        (torch.backends.cudnn, "deterministic", False, True),
+        (torch.backends.cudnn, "benchmark", True, False),
+    ]
+    before = [getattr(owner, name) for owner, name, *_ in flags]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    try:
+        for owner, name, wrong, _ in flags:
+            setattr(owner, name, wrong)
+        assert choose_device("auto").type == "cuda"
+        assert [getattr(owner, name) for owner, name, *_ in flags] == [right for *_, right in flags]
+    finally:
+        for (owner, name, *_), value in zip(flags, before, strict=True):
+            setattr(owner, name, value)
 
 
 def test_delta_must_be_below_one_over_the_units(make_study: MakeStudy) -> None:

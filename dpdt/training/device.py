@@ -20,6 +20,8 @@ ONEDNN_CAPS: Final = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 def choose_device(choice: str) -> torch.device:
     """The device asked for; never the CPU in place of a GPU that was asked for.
 
+    A GPU computes float32 in float32, and the same twice.
+
     Args:
         choice: ``auto``, ``cpu`` or ``cuda``.
 
@@ -33,9 +35,21 @@ def choose_device(choice: str) -> torch.device:
         )
     if choice == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
+    _compute_as_on_the_cpu()
     if "LOCAL_RANK" in os.environ:  # one of several processes on this node: each has its own GPU
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return torch.device("cuda")
+
+
+def _compute_as_on_the_cpu() -> None:
+    """Without TF32, and with one kernel a shape that adds up in one order.
+
+    A gradient's norm and its part of the sum must be those of the same numbers, and a run that goes on has the same
+    bits as one that was not disturbed.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
 
 def device_name(device: torch.device) -> str:

@@ -36,7 +36,7 @@ from dpdt.training.batches import image_losses, physical_batches
 from dpdt.training.plan import TrainingPlan
 from dpdt.training.ranks import ALONE, Ranks
 from dpdt.training.read_ahead import ReadAhead
-from dpdt.training.resume import check_sampling, make_sampler, open_streams
+from dpdt.training.resume import check_sampling, load_optimizer, make_sampler, open_streams
 from dpdt.training.stop import StopFlag
 
 __all__ = ["EpochEnd", "TrainingLoop"]
@@ -69,11 +69,6 @@ class TrainingLoop:
         self.model = model.to(plan.device).train()
         self.labels = torch.from_numpy(data.labels).to(plan.device)
         self.optimizer = torch.optim.NAdam(model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
-        if plan.device.type == "cuda":  # a gradient's norm and its part of the sum must be those of the same numbers
-            torch.backends.cudnn.allow_tf32 = False
-            torch.backends.cuda.matmul.allow_tf32 = False
-            if plan.mechanism is not None and plan.mechanism.rounding_allowance is not None:
-                torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # one kernel a shape
         checkpoint = ranks.share(load_checkpoint(plan.paths.checkpoints) if ranks.leads else None)
         self.step = 0 if checkpoint is None else int(checkpoint["step"])
         spent = ranks.share(self.step if steps is None else steps.spent_steps)
@@ -82,7 +77,7 @@ class TrainingLoop:
         streams = open_streams(plan, checkpoint, spent_steps=self.steps.spent_steps, ranks=ranks)
         if checkpoint is not None:
             self.model.load_state_dict(checkpoint["model"])
-            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            load_optimizer(self.optimizer, checkpoint["optimizer"])
         self.sampler = make_sampler(plan, data, streams["sampling"])
         check_sampling(plan, self.sampler)
         self.noise = streams["noise"]
@@ -117,6 +112,7 @@ class TrainingLoop:
                     if on_epoch_end and self.ranks.leads:
                         on_epoch_end(plan.paths)
         self.reader.close()
+        self.noise.close()
         if self.step != saved:
             self._save()
         self.steps.settle()
@@ -204,8 +200,8 @@ class TrainingLoop:
         if self._guard is not None:
             self._guard.begin()
         for part, inputs in self.reader.read(self._parts(rows)):
-            labels = self.labels[torch.from_numpy(part).to(plan.device)]
-            units = torch.from_numpy(self.data.units[part]).to(plan.device) if plan.images_per_unit > 1 else None
+            labels = self.labels[self._on_device(part)]
+            units = self._on_device(self.data.units[part]) if plan.images_per_unit > 1 else None
             total += self.gradients.add(inputs, labels, units=units).sum()
         if self._guard is not None:
             self._refuse(self._guard.step_problem())
@@ -215,6 +211,10 @@ class TrainingLoop:
         if self._guard is not None:
             self._guard.stepped()
         return total
+
+    def _on_device(self, numbers: NDArray[np.int64]) -> Tensor:
+        """Whole numbers where the model is; a GPU's queue of work is not waited for."""
+        return torch.from_numpy(numbers).to(self.plan.device, non_blocking=True)
 
     def _parts(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """This rank's part of a logical batch, in physical ones."""

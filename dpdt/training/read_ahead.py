@@ -94,7 +94,7 @@ class ReadAhead:
                 future.result()
                 inputs = as_input(slot.pixels[: len(part)].numpy(), self._device)
                 if self._device.type == "cuda":
-                    slot.read = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                    slot.read = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
                     slot.read.record()
             finally:
                 self._free.append(slot)

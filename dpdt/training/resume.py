@@ -6,6 +6,8 @@ streams get new keys: no noise is drawn twice, and the steps that are taken agai
 
 from typing import Any
 
+import torch
+
 from dpdt.errors import PrivacyError
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.ledger import Ledger
@@ -16,7 +18,7 @@ from dpdt.shards.dataset import DomainData
 from dpdt.training.plan import TrainingPlan
 from dpdt.training.ranks import ALONE, Ranks
 
-__all__ = ["check_sampling", "make_sampler", "open_ledger", "open_streams"]
+__all__ = ["check_sampling", "load_optimizer", "make_sampler", "open_ledger", "open_streams"]
 
 
 def open_ledger(plan: TrainingPlan) -> Ledger:
@@ -85,6 +87,18 @@ def _check_books(plan: TrainingPlan, checkpoint: dict[str, Any] | None, spent: i
             f"{plan.paths.ledger}: all {spent} steps are spent, and no checkpoint is left. "
             f"Remove {plan.paths.folder} to train from scratch (which spends privacy again)."
         )
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Put a checkpoint's optimizer back, as it was when it was saved.
+
+    NAdam's product of momenta is read on the CPU in each step. torch keeps it there for a new optimizer, but brings a
+    loaded one to the parameters' device, where each step would wait for the GPU twice a parameter.
+    """
+    optimizer.load_state_dict(state)
+    for found, saved in zip(optimizer.state.values(), state["state"].values(), strict=True):
+        if "mu_product" in saved:
+            found["mu_product"] = saved["mu_product"].clone()
 
 
 def make_sampler(plan: TrainingPlan, data: DomainData, stream: KeyStream) -> PoissonSampler:

@@ -94,6 +94,7 @@ class _GroupNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, layer: "_Layer") -> Tensor:
         module = layer.module
         assert isinstance(module, nn.GroupNorm)
+        x = layer.cast_norm(x)
         images, channels = x.shape[:2]
         wide = x.reshape(1, images * channels, -1)
         ctx.sizes = (1, images * channels, wide.shape[2], images * module.num_groups)
@@ -125,6 +126,7 @@ class _LayerNorm(torch.autograd.Function):
         module = layer.module
         assert isinstance(module, nn.LayerNorm)
         ctx.layer, ctx.shape = layer, list(module.normalized_shape)
+        x = layer.cast_norm(x)
         y, mean, rstd = torch.ops.aten.native_layer_norm(x, ctx.shape, weight, bias, module.eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         result: Tensor = y
@@ -198,6 +200,11 @@ class _Layer:
             return x, weight
         dtype = torch.get_autocast_dtype(kind)
         return x.to(dtype), weight.to(dtype)
+
+    @staticmethod
+    def cast_norm(x: Tensor) -> Tensor:
+        """What autocast makes of a norm's input: float32 on CUDA, whose kernels want input and weights of one type."""
+        return full(x) if x.device.type == "cuda" and torch.is_autocast_enabled("cuda") else x
 
 
 def _trained(parameter: Any) -> nn.Parameter | None:

@@ -18,7 +18,7 @@ from dpdt.privacy.clipping.convolutions import (
     squared_norms_of_products,
     weight_gradient,
 )
-from dpdt.privacy.clipping.gradient_sum import full, squared_norms
+from dpdt.privacy.clipping.gradient_sum import add_rows, full, squared_norms
 
 __all__ = ["ConvolutionPiece", "EmbeddingPiece", "LinearPiece", "Piece", "Rows"]
 
@@ -159,7 +159,7 @@ class EmbeddingPiece:
     def weighted_sum(self, factors: Tensor) -> Tensor:
         """Adds each place to its entry."""
         weighted = (self.gy * factors.view(-1, 1, 1)).flatten(0, 1)
-        return weighted.new_zeros(self.parameter.shape).index_add_(0, self.indices.flatten(), weighted)
+        return add_rows(weighted.new_zeros(self.parameter.shape), self.indices.flatten(), weighted)
 
     def forget(self, images: Tensor) -> None:
         """In a copy."""
