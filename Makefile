@@ -72,6 +72,23 @@ bench-train: install
 bench-loader: install
 	@$(BIN)/python benchmarks/loader.py
 
+# Is what this machine's GPUs compute right, and how fast are they? A table, and build/bench/gpu_check.json; under eight minutes, no
+# network. With the venv of `make install` if there is one, else with $(PYTHON)'s torch and what `make gpu-carry` put into
+# build/gpu-carry on another machine, for the Python of GPU_PYTHON. GPU_CHECK="--device cpu --small" tries the script itself.
+.PHONY: gpu-check gpu-carry
+GPU_CHECK  ?=
+GPU_PYTHON ?= 3.12
+GPU_VENV   := $(if $(wildcard $(VENV)/.installed),$(VENV),build/gpu-venv)
+gpu-check:
+	@test -x $(GPU_VENV)/bin/python || benchmarks/gpu_install.sh $(GPU_VENV)
+	@PYTHONPATH=. $(GPU_VENV)/bin/python benchmarks/gpu_check.py $(GPU_CHECK)
+
+gpu-carry:
+	@$(PYTHON) -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) \
+		--implementation cp $(foreach old,_2_28 _2_27 _2_26 _2_24 _2_17 2014 _2_12 2010 _2_5 1,--platform manylinux$(old)_x86_64) \
+		-c constraints.txt -r benchmarks/gpu_needs.txt -d build/gpu-carry
+	@du -sh build/gpu-carry
+
 # Trainings killed at 200 random places: does the ledger count every noisy step? About two minutes.
 torture-privacy: install
 	$(BIN)/python -m tests.torture_privacy --kills 200 --output build/torture/privacy.json

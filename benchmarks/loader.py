@@ -2,7 +2,8 @@
 
 Random pictures of 512×512 out of several memory-mapped files: gathered by the core against one memory copy of as many
 bytes (warm), and against reading the same files from their disk (cold). Then a training on a fast GPU is simulated:
-steps of 128 pictures, 8,000 a second, that only wait; how much longer do they take for the loader?
+steps of 128 pictures, 8,000 a second, that only wait; how much longer do they take for the loader? And for the noise,
+which is made meanwhile: steps of the least time that an H100's data sheet allows (`NETWORKS`)?
 """
 
 import json
@@ -21,10 +22,21 @@ from numpy.typing import NDArray
 import dpdt.training.read_ahead
 from dpdt import _core
 from dpdt.base.console import show_table
+from dpdt.privacy.keystream import KeyStream
 from dpdt.training.read_ahead import ReadAhead
 
 SIZE, FILES, ROWS, BATCH = 512, 4, 500, 128
 IMAGES_PER_SECOND, STEPS = 8_000, 150
+NOISE_STEPS, LAYERS = 3, 50
+# Numbers of a network's parameters, and milliseconds of a step of 128 pictures of 512×512 on an H100: the paper's, and
+# one of 204 channels in place of 64. In float32 operations bound it (25 GFLOP a picture at 67 TFLOP/s), in bf16 bytes
+# (366 MB a picture, book-keeping 1.03 of that, at 3.35 TB/s); the first grow with the square of the channels.
+NETWORKS = {
+    ("4.9 M", "float32"): (4_900_000, 48.0),
+    ("4.9 M", "bf16"): (4_900_000, 14.4),
+    ("50 M", "float32"): (50_000_000, 487.0),
+    ("50 M", "bf16"): (50_000_000, 46.0),
+}
 RESULT = Path("build/bench/loader.json")
 
 
@@ -82,6 +94,26 @@ def simulate(maps: list[NDArray[np.uint8]], num_threads: int) -> tuple[float, fl
     return STEPS * BATCH / seconds, waited / seconds
 
 
+def simulate_noise(numbers: int, step_ms: float, num_threads: int) -> tuple[float, float]:
+    """Seconds of a step that only waits while its noise is made, and the part of it that waits for the noise."""
+    stream, counts = KeyStream.fresh(), [numbers // LAYERS] * LAYERS
+    values, waited, seconds = torch.zeros(counts[0]), [], []
+    for _ in range(NOISE_STEPS):
+        started = time.perf_counter()
+        stream.make_ahead(counts, device=torch.device("cpu"), num_threads=num_threads)
+        time.sleep(step_ms / 1000)
+        asked = time.perf_counter()
+        for made in list(stream._ahead.values()):
+            made.result()
+        ended = time.perf_counter()
+        waited.append(ended - asked)
+        seconds.append(ended - started)
+        for _ in counts:  # a GPU adds it to the sum; here that is not counted
+            stream.noise(values, scale=1.0, divisor=2.0)
+    stream.close()
+    return min(seconds), min(waited) / min(seconds)
+
+
 def main() -> None:
     """Run, print, write."""
     dpdt.training.read_ahead.as_input = lambda pixels, device: torch.from_numpy(pixels)  # a GPU would convert
@@ -109,6 +141,12 @@ def main() -> None:
         for threads in (1, 2):
             rate, part = simulate(maps, threads)
             add(f"simulated training at {IMAGES_PER_SECOND:,} images/s, {threads} loading: waits", rate, part)
+        for (name, precision), (numbers, step_ms) in NETWORKS.items():
+            for threads in (1, 2):
+                seconds, part = simulate_noise(numbers, step_ms, threads)
+                what = f"noise of {name} in a step of {step_ms:g} ms ({precision}), {threads} making it: waits"
+                results.append({"case": f"{BATCH} pictures of {SIZE}x{SIZE} a step", "method": what, "part": part})
+                results[-1] |= {"images_s": BATCH / seconds, "gb_s": 8 * numbers / seconds / 1e9, "ms": 1000 * seconds}
         started, read = time.perf_counter(), 0
         forget(paths)
         for path in paths:

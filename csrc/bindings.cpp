@@ -1,4 +1,5 @@
 // The extension module dpdt._core: the only file that knows Python. Its types are repeated in dpdt/_core.pyi.
+// Without DPDT_CODECS it has nothing that reads pictures: enough to train on shards.
 #include <pybind11/functional.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -12,17 +13,19 @@
 #include <utility>
 #include <variant>
 
-#include "codec_jpeg.hpp"
-#include "codec_png.hpp"
-#include "frame.hpp"
 #include "gather.hpp"
 #include "memory.hpp"
 #include "noise.hpp"
-#include "normalise.hpp"
 #include "norms.hpp"
+#include "threads.hpp"
+#ifdef DPDT_CODECS
+#include "codec_jpeg.hpp"
+#include "codec_png.hpp"
+#include "frame.hpp"
+#include "normalise.hpp"
 #include "pipeline.hpp"
 #include "recipe.hpp"
-#include "threads.hpp"
+#endif
 
 namespace py = pybind11;
 
@@ -31,6 +34,7 @@ namespace {
 template <class T>
 using Array = py::array_t<T, py::array::c_style>;
 
+#ifdef DPDT_CODECS
 [[noreturn]] void raise_decode_error(const dpdt::ImageError& error) {
     const py::object type = py::module_::import("dpdt.errors").attr("DecodeError");
     const std::string text = std::string(dpdt::reason_name(error.reason())) + ": " + error.what();
@@ -203,6 +207,8 @@ py::dict codecs() {
     return versions;
 }
 
+#endif
+
 template <std::size_t words>
 std::array<std::uint32_t, words> words_of(const py::bytes& data, const char* name) {
     const std::string_view bytes = data;
@@ -315,6 +321,7 @@ void gather(const std::vector<Array<std::uint8_t>>& files, const Array<std::int6
     dpdt::gather(sources, places, bytes, target, num_threads);
 }
 
+#ifdef DPDT_CODECS
 template <class T>
 void define_pixel_functions(py::module_& module) {
     module.def("resample", &resample<T>, py::arg("pixels").noconvert(), py::kw_only(), py::arg("height"),
@@ -324,23 +331,13 @@ void define_pixel_functions(py::module_& module) {
                py::arg("aspect") = "stretch", py::arg("grid") = py::none());
 }
 
+#endif
+
 }  // namespace
 
 PYBIND11_MODULE(_core, module) {
     module.doc() = "Decoding, resampling and normalising of radiographs, many at once.";
     module.attr("__version__") = DPDT_VERSION;
-    module.attr("MAX_PIXELS") = dpdt::DecodeOptions{}.max_pixels;
-
-    py::class_<dpdt::ImageResult>(module, "ImageResult")
-        .def_property_readonly("ok", [](const dpdt::ImageResult& r) { return r.reason == dpdt::Reason::none; })
-        .def_property_readonly("reason", [](const dpdt::ImageResult& r) { return dpdt::reason_name(r.reason); })
-        .def_property_readonly("format", [](const dpdt::ImageResult& r) { return dpdt::format_name(r.format); })
-        .def_readonly("message", &dpdt::ImageResult::message)
-        .def_readonly("height", &dpdt::ImageResult::height)
-        .def_readonly("width", &dpdt::ImageResult::width)
-        .def_readonly("bits", &dpdt::ImageResult::bits)
-        .def_readonly("warnings", &dpdt::ImageResult::warnings);
-
     module.def("available_threads", &dpdt::available_threads);
     module.def("keep_memory", &dpdt::keep_memory);
     module.def("fill_normal", &fill_normal, py::arg("key"), py::arg("nonce"), py::arg("out").noconvert(), py::kw_only(),
@@ -355,6 +352,18 @@ PYBIND11_MODULE(_core, module) {
                py::arg("dilation"), py::arg("groups"), py::arg("rounding"), py::arg("num_threads") = 1);
     module.def("gather", &gather, py::arg("files"), py::arg("file"), py::arg("row"), py::arg("out").noconvert(),
                py::kw_only(), py::arg("num_threads") = 1);
+#ifdef DPDT_CODECS
+    module.attr("MAX_PIXELS") = dpdt::DecodeOptions{}.max_pixels;
+
+    py::class_<dpdt::ImageResult>(module, "ImageResult")
+        .def_property_readonly("ok", [](const dpdt::ImageResult& r) { return r.reason == dpdt::Reason::none; })
+        .def_property_readonly("reason", [](const dpdt::ImageResult& r) { return dpdt::reason_name(r.reason); })
+        .def_property_readonly("format", [](const dpdt::ImageResult& r) { return dpdt::format_name(r.format); })
+        .def_readonly("message", &dpdt::ImageResult::message)
+        .def_readonly("height", &dpdt::ImageResult::height)
+        .def_readonly("width", &dpdt::ImageResult::width)
+        .def_readonly("bits", &dpdt::ImageResult::bits)
+        .def_readonly("warnings", &dpdt::ImageResult::warnings);
     module.def("codecs", &codecs);
     module.def("decode", &decode, py::arg("data"), py::kw_only(),
                py::arg("max_pixels") = dpdt::DecodeOptions{}.max_pixels);
@@ -376,4 +385,5 @@ PYBIND11_MODULE(_core, module) {
                py::arg("recipe"), py::arg("equalise"), py::arg("num_threads") = 0, py::arg("aspect") = "stretch",
                py::arg("exact_decode") = false, py::arg("max_pixels") = dpdt::DecodeOptions{}.max_pixels,
                py::arg("progress") = py::none());
+#endif
 }

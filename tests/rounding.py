@@ -72,7 +72,7 @@ def total(
     )
     sums.clear()
     for part in parts:
-        sums.add(part, torch.ones(len(part), 5))
+        sums.add(part, torch.ones(len(part), 5, device=part.device))
     return torch.cat([value.detach().double().flatten() for value in sums.partial_sums()])
 
 

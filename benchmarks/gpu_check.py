@@ -1,0 +1,595 @@
+"""Is what dpdt computes on this machine's GPU right, and how fast is it? `make gpu-check`: a table, and a file.
+
+Needs no network and no data; writes build/bench/gpu_check.json and ends with code 1 if a check fails. Checks: clipping
+against single images in float64, how far one image moves the sum, noise against the CPU's bit for bit, a run that was
+stopped against one that was not, two GPUs against one. Then the time of whole steps of `TrainingLoop` (loader, passes,
+guard, noise, optimizer), what fits into memory, and the least time that the card's own rates allow.
+
+`--device cpu --small` does the same on the CPU with a tiny network: does the script itself work?
+"""
+
+import argparse
+import copy
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dpdt import _core
+from dpdt.base.console import show_table
+from dpdt.errors import PrivacyError
+from dpdt.privacy.clipping.engines import CLIPPING, GradientSum
+from dpdt.privacy.keystream import KeyStream
+from dpdt.privacy.mechanism import Mechanism
+from dpdt.privacy.rounding import PER_IMAGE
+from dpdt.study.paths import RunPaths
+from dpdt.training.batches import image_losses
+from dpdt.training.device import choose_device, device_name
+from dpdt.training.loop import TrainingLoop
+from dpdt.training.networks.resnet9 import ResNet9
+from dpdt.training.physical_batch_size import find_physical_batch_size
+from dpdt.training.plan import TrainingPlan
+from dpdt.training.ranks import ALONE, Ranks, joined
+from dpdt.training.resume import open_ledger
+from dpdt.training.stop import StopFlag
+from tests.ports import free_port
+from tests.rounding import WAYS, kinds_of_images, movement
+from tests.single_images import clipped_sum, flat, gradients
+
+RESULT = Path("build/bench/gpu_check.json")
+SECONDS = 420.0  # speed is measured until then; what is left out is said
+METHODS = ("plain", "bookkeeping", "hooks", "ghost")
+# An image of 512×512 through the paper's network and back, plain (docs/training-speed.md); bytes in float32.
+FLOP, BYTES = 25e9, 732e6
+TRAFFIC = {"plain": 1.0, "bookkeeping": 1.03, "hooks": 1.97, "ghost": 2.52}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is done."""
+
+    size: int = 512
+    width: int = 64
+    physical: int = 64
+    logical: int = 128
+    steps: int = 8
+    rounding_images: int = 64
+    largest: int = 4096
+
+    @property
+    def part(self) -> float:
+        """Pixels times channels, of the full size's: what bytes are in proportion to."""
+        return (self.size / 512) ** 2 * self.width / 64
+
+
+SMALL = Scale(size=64, width=8, physical=2, logical=4, steps=1, rounding_images=5, largest=8)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table of checks; passed is None where the check could not be made."""
+
+    method: str
+    found: str
+    wanted: str
+    passed: bool | None
+    case: str = "check"
+
+
+class Pictures:
+    """Random pictures in memory, in the place of a domain's train split."""
+
+    def __init__(self, images: int, size: int) -> None:
+        random = np.random.default_rng(0)
+        self.size = size
+        self.pixels = random.integers(0, 255, (images, size, size), dtype=np.uint8)
+        self.labels = (random.random((images, 5)) < 0.3).astype(np.float32)
+        self.units = np.arange(images)
+        self.num_units = images
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def images(self, rows: NDArray[np.int64], *, out: NDArray[np.uint8], num_threads: int) -> None:
+        """As `DomainData.images`."""
+        _core.gather([self.pixels], np.zeros_like(rows), rows, out, num_threads=num_threads)
+
+
+@dataclass
+class Run:
+    """What a training needs besides its pictures."""
+
+    folder: Path
+    device: torch.device
+    method: str = "bookkeeping"
+    precision: str = "float32"
+    scale: Scale = field(default_factory=Scale)
+    images: int = 256
+    num_steps: int = 12
+
+    def plan(self) -> TrainingPlan:
+        """The noise is that of a training, the accountant a quick one."""
+        private = self.method != "plain"
+        rate = self.scale.logical / self.images
+        mechanism = Mechanism("image", self.images, rate, 1.0, 1.0, self.num_steps, 1e-5, "rdp", 1e3)
+        return TrainingPlan(
+            paths=RunPaths(self.folder),
+            title=f"{self.method} {self.precision}",
+            num_steps=self.num_steps,
+            sample_rate=rate,
+            expected_batch_size=self.scale.logical,
+            learning_rate=2e-4,
+            weight_decay=0.0,
+            class_weights=None,
+            mechanism=mechanism if private else None,
+            clipping=self.method if private else "bookkeeping",
+            autocast=self.precision == "bf16",
+            images_per_unit=1,
+            seed="gpu-check",
+            seeded=True,
+            physical_batch_size=self.scale.physical,
+            one_size=private and self.precision == "bf16",
+            reserve_steps=4,
+            checkpoint_every_steps=4,
+            device=self.device,
+        )
+
+    def loop(self, data: Pictures, *, steps: Any = None, ranks: Ranks = ALONE) -> TrainingLoop:
+        """A loop over some pictures, from the same weights each time."""
+        torch.manual_seed(0)
+        model = ResNet9(width=self.scale.width)
+        return TrainingLoop(self.plan(), model=model, data=data, steps=steps, ranks=ranks)  # type: ignore[arg-type]
+
+
+class _StopAfter(StopFlag):
+    """Asks to stop before a step."""
+
+    def __init__(self, steps: int) -> None:
+        self.loop: TrainingLoop | None = None
+        self.steps = steps
+        super().__init__()
+
+    @property
+    def requested(self) -> bool:
+        return self.loop is not None and self.loop.step >= self.steps
+
+    @requested.setter
+    def requested(self, value: bool) -> None:
+        pass
+
+
+def check_exactness(device: torch.device, scale: Scale) -> Iterator[Finding]:
+    """Each engine's clipped sum against a loop over single images, both in float64 on the device."""
+    torch.manual_seed(0)
+    side = min(scale.size, 128)
+    model = ResNet9(width=scale.width).double().to(device)
+    inputs = torch.rand(4, 1, side, side, dtype=torch.float64, device=device)
+    targets = (torch.rand(4, 5, device=device) > 0.5).double()
+    rows = gradients(model, inputs, targets, loss=image_losses)
+    norm = float(rows.norm(dim=1).median())  # half of them are clipped
+    right = clipped_sum(rows, norm=norm)
+    limits = {"bookkeeping": 1e-9, "hooks": 1e-9, "ghost": 2e-4}  # ghost's norms have a margin of 1e-4
+    for method in CLIPPING:
+        sums = _engine(method, model, norm=norm)
+        sums.add(inputs, targets)
+        error = float((flat(sums.partial_sums()) - right).norm() / right.norm())
+        limit = limits[method]
+        yield Finding(f"{method}, float64, against single images", f"{error:.1e}", f"<= {limit:.0e}", error <= limit)
+
+
+def check_bound(device: torch.device, scale: Scale) -> Iterator[Finding]:
+    """How far an image moves the sum, in clipping norms; where TF32 is on, for the record alone."""
+    torch.manual_seed(0)
+    model = ResNet9(width=16).to(device)
+    images, at_once = scale.rounding_images, max(4, scale.rounding_images // 4)
+    pictures = {name: batch.to(device) for name, batch in kinds_of_images(images).items()}
+    if scale == SMALL:
+        pictures = {name: pictures[name] for name in ("alike", "nearly flat")}
+    ways = [(method, precision, False) for method, precision in WAYS]
+    for method, precision, tf32 in [*ways, *([("bookkeeping", "float32", True)] if device.type == "cuda" else [])]:
+        with _tf32(tf32):
+            moved = {
+                name: movement(model, method, precision, batch, at_once=at_once) for name, batch in pictures.items()
+            }
+        others, whole = (max(each[what] for each in moved.values()) for what in ("others", "whole"))
+        allowed = PER_IMAGE["ghost" if method == "ghost" else precision]["cuda"] * (images + 1)
+        passed = others <= allowed and 0.99 <= whole <= 1 + allowed
+        yield Finding(
+            f"{method}, {precision}{', TF32 on (never used)' if tf32 else ''}: an image moves a sum of {images}",
+            f"{whole:.7f}, the others' sum by {others:.1e} ({others / images:.1e} an image)",
+            f"<= 1 + {allowed:.1e}, {allowed:.1e}",
+            None if tf32 else passed,
+        )
+
+
+def check_noise(device: torch.device, scale: Scale) -> Iterator[Finding]:
+    """The same bits as on the CPU, at once and made ahead; 24 is no power of two, so a reciprocal would be seen."""
+    counts = [p.numel() for p in ResNet9(width=scale.width).parameters()]
+    for ahead in (False, True):
+        here, there = KeyStream.from_seed("gpu-check"), KeyStream.from_seed("gpu-check")
+        if ahead:
+            here.make_ahead(counts, device=device, num_threads=max(1, torch.get_num_threads() - 1))
+        differ = 0
+        for number, count in enumerate(counts):
+            wanted = torch.randn(count, generator=torch.Generator().manual_seed(number))
+            found = wanted.clone().to(device)
+            here.noise(found, scale=0.7, divisor=24)
+            there.noise(wanted, scale=0.7, divisor=24)
+            differ += int((found.cpu() != wanted).sum())
+        here.close()
+        name = f"noise{' made ahead' if ahead else ''}, bits of the CPU's"
+        yield Finding(name, f"{differ} of {sum(counts):,} numbers differ", "0", differ == 0)
+
+
+def check_resume(device: torch.device, scale: Scale) -> Iterator[Finding]:
+    """A run that was stopped and goes on has the weights of one that was not, bit for bit."""
+    data = Pictures(4 * scale.logical, scale.size)
+    for method, precision in (("plain", "float32"), ("bookkeeping", "float32"), ("bookkeeping", "bf16")):
+        weights = []
+        for name, stops in (("whole", ()), ("again", ()), ("stopped", (3, 7))):
+            with tempfile.TemporaryDirectory(dir=".") as folder:
+                run = Run(Path(folder), device, method, precision, scale, len(data))
+                for stop in (*stops, None):
+                    found = _train(run, data, stop)
+                weights.append((name, found))
+        for name, other in weights[1:]:
+            differ = sum(int((one != two).sum()) for one, two in zip(weights[0][1], other, strict=True))
+            what = "stopped twice" if name == "stopped" else "trained again"
+            yield Finding(f"{method}, {precision}, {what}", f"{differ} weights differ", "0", differ == 0)
+
+
+def _train(run: Run, data: Pictures, stop: int | None) -> list[Tensor]:
+    """Train to the end, or until before some step."""
+    flag = _StopAfter(run.num_steps if stop is None else stop)
+    if run.method == "plain":
+        flag.loop = run.loop(data)
+        flag.loop.run(stop=flag)
+    else:
+        with open_ledger(run.plan()) as ledger:
+            flag.loop = run.loop(data, steps=ledger)
+            flag.loop.run(stop=flag)
+    return [p.detach().cpu() for p in flag.loop.model.parameters()]
+
+
+def check_ranks(device: torch.device, scale: Scale) -> Iterator[Finding]:
+    """Two processes, each with a GPU (NCCL), have one process's sums; both have the same bits."""
+    if device.type == "cuda" and torch.cuda.device_count() < 2:
+        yield Finding("two ranks against one", "one GPU: not made", "two GPUs", None)
+        return
+    found = {}
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        for size in (1, 2):
+            shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+            shared["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path[1:]])
+            files = [Path(folder) / f"rank-{rank}-of-{size}.pt" for rank in range(size)]
+            command = [sys.executable, __file__, "--device", device.type, *(["--small"] if scale == SMALL else [])]
+            processes = [
+                subprocess.Popen(
+                    [*command, "--rank-result", str(file)],
+                    env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                )
+                for rank, file in enumerate(files)
+            ]
+            codes = [process.wait(timeout=300) for process in processes]
+            if any(codes):
+                yield Finding(f"{size} ranks", f"ended with {codes}", "0", False)
+                return
+            found[size] = [torch.load(file, weights_only=True) for file in files]
+    (alone,), (one, other) = found[1], found[2]
+    differ = sum(int((a != b).sum()) for a, b in zip(one["weights"], other["weights"], strict=True))
+    yield Finding("two ranks, weights of both", f"{differ} differ", "0", differ == 0)
+    error = float((flat(one["sums"]) - flat(alone["sums"])).norm() / flat(alone["sums"]).norm())
+    yield Finding("two ranks, sum against one rank's", f"{error:.1e}", "<= 1e-05", error <= 1e-5)
+    expected = sum(value.numel() for value in one["sums"]) * 4
+    told = f"{one['bytes']:,} bytes added up a step ({one['calls']} messages)"
+    yield Finding("two ranks, a step's sum and votes", told, f"{expected:,} and votes", one["bytes"] < expected + 100)
+
+
+def rank_result(device: torch.device, scale: Scale, result: Path) -> None:
+    """One of the processes of `check_ranks`: two steps; the first one's sum, the weights, what was added up."""
+    import torch.distributed as dist
+
+    sent: list[int] = []
+    all_reduce = dist.all_reduce
+
+    def counted(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        sent.append(tensor.numel() * tensor.element_size())
+        return all_reduce(tensor, *args, **kwargs)
+
+    dist.all_reduce = counted
+    data = Pictures(2 * scale.logical, scale.size)
+    with joined() as ranks, tempfile.TemporaryDirectory() as folder:
+        loop = Run(Path(folder), device, scale=scale, images=len(data)).loop(data, ranks=ranks)
+        sums: list[Tensor] = []
+        release = loop.gradients.release
+
+        def kept(*, expected_batch_size: int) -> None:
+            sums.extend(value.detach().cpu() for value in loop.gradients.partial_sums() if not sums or len(sums) < many)
+            release(expected_batch_size=expected_batch_size)
+
+        many = len(loop.gradients.parameters)
+        loop.gradients.release = kept  # type: ignore[method-assign]
+        sent.clear()
+        for rows in np.arange(len(data)).reshape(2, -1):
+            loop._take_step(rows)
+        weights = [p.detach().cpu() for p in loop.model.parameters()]
+        loop.reader.close()
+        loop.noise.close()
+    torch.save({"sums": sums, "weights": weights, "bytes": sum(sent) // 2, "calls": len(sent) // 2}, result)
+
+
+def speed(run: Run, *, rates: dict[str, float]) -> dict[str, Any]:
+    """Whole steps of a logical batch: as they are, and once more with every part waited for."""
+    scale, device = run.scale, run.device
+    data = Pictures(run.images, scale.size)
+    _forget_memory(device)
+    loop = run.loop(data)
+    batches = [np.arange(scale.logical) + scale.logical * (number % 2) for number in range(2 * scale.steps + 3)]
+    batches = [rows % len(data) for rows in batches]
+
+    def step(number: int) -> None:
+        loop.reader.announce(loop._parts(batches[number + 1]))
+        loop._take_step(batches[number])
+
+    loop.reader.announce(loop._parts(batches[0]))
+    for number in range(2):
+        step(number)
+    begun = _now(device)
+    for number in range(2, 2 + scale.steps):
+        step(number)
+    seconds = (_now(device) - begun) / scale.steps
+    peak = torch.cuda.max_memory_allocated() / 1e6 if device.type == "cuda" else None
+    shares = {"loader": 0.0, "noise": 0.0, "optimizer": 0.0}
+    with _parts_timed(loop, shares):
+        begun = _now(device)
+        for number in range(2 + scale.steps, 2 + 2 * scale.steps):
+            step(number)
+        waited = _now(device) - begun
+    loop.reader.close()
+    loop.noise.close()
+    return {
+        "case": f"ResNet9 ({scale.width}), {scale.size}x{scale.size}, physical {scale.physical}, "
+        f"logical {scale.logical}, {run.precision}",
+        "method": run.method,
+        "ms": 1e3 * seconds,
+        "images_s": scale.logical / seconds,
+        "peak_mb": peak,
+        "shares": {name: part / waited for name, part in shares.items()},
+        "floor_ms": floor_ms(run, rates),
+    }
+
+
+@contextmanager
+def _parts_timed(loop: TrainingLoop, shares: dict[str, float]) -> Iterator[None]:
+    """Add up what the loader is waited for, and what noise (with the release) and optimizer take."""
+    device = loop.plan.device
+    read, release, take = loop.reader.read, loop.gradients.release, loop.optimizer.step
+
+    def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            begun = _now(device)
+            found = work(*args, **kwargs)
+            shares[name] += _now(device) - begun
+            return found
+
+        return call
+
+    def read_timed(parts: Any) -> Iterator[Any]:
+        pieces = read(parts)
+        while (piece := timed("loader", lambda: next(pieces, None))()) is not None:
+            yield piece
+
+    loop.reader.read = read_timed  # type: ignore[method-assign]
+    loop.gradients.release = timed("noise", release)  # type: ignore[method-assign]
+    loop.optimizer.step = timed("optimizer", take)  # type: ignore[method-assign]
+    yield
+    loop.reader.read, loop.gradients.release = read, release  # type: ignore[method-assign]
+    loop.optimizer.step = take  # type: ignore[method-assign]
+
+
+def rates_of(device: torch.device, scale: Scale) -> dict[str, float]:
+    """Bytes a second of a copy, and operations a second of a matrix product by precision, on this card."""
+    numbers, side = (256, 64) if scale == SMALL else (2**28, 8192)
+    source, target = (torch.zeros(numbers, device=device) for _ in range(2))
+    rates = {"bytes": 8 * numbers / _seconds(lambda: target.copy_(source), device)}
+    for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+        matrix = torch.ones(side, side, device=device, dtype=dtype)
+        rates[name] = 2 * side**3 / _seconds(lambda matrix=matrix: matrix @ matrix, device)
+    return rates
+
+
+def floor_ms(run: Run, rates: dict[str, float]) -> float:
+    """The least time of a step: its bytes, or its operations, whichever take longer."""
+    scale, half = run.scale, 0.5 if run.precision == "bf16" else 1.0
+    moved = BYTES * half * TRAFFIC[run.method] * scale.part / rates["bytes"]
+    computed = FLOP * scale.part * scale.width / 64 / rates[run.precision]
+    return 1e3 * scale.logical * max(moved, computed)
+
+
+def largest(device: torch.device, scale: Scale, method: str, precision: str) -> dict[str, Any]:
+    """Most images of one physical batch by doubling, what "auto" takes, and what a batch costs beyond its images."""
+    torch.manual_seed(0)
+    model, autocast = ResNet9(width=scale.width).to(device), precision == "bf16"
+    clipping = None if method == "plain" else method
+    auto = find_physical_batch_size(
+        model, size=scale.size, device=device, clipping=clipping, autocast=autocast, most=scale.largest
+    )
+    seconds: dict[int, float] = {}
+    images = 2
+    while images <= scale.largest:
+        _forget_memory(device)
+        try:
+            sums = _engine(method, model, autocast=autocast)
+            inputs = torch.rand(images, 1, scale.size, scale.size, device=device)
+            targets = torch.zeros(images, 5, device=device)
+            seconds[images] = _seconds(lambda s=sums, i=inputs, t=targets: s.add(i, t), device, repeats=2)
+        except torch.cuda.OutOfMemoryError:
+            break
+        finally:
+            sums = inputs = targets = None  # type: ignore[assignment]
+        images *= 2
+    small, large = min(seconds), max(n for n in seconds if n <= 64)
+    per_image = (seconds[large] - seconds[small]) / (large - small)
+    return {
+        "case": f"largest physical batch, {scale.size}x{scale.size}, {precision}",
+        "method": method,
+        "ms": 1e3 * seconds[max(seconds)],
+        "images": max(seconds),
+        "auto": auto,
+        "call_images": seconds[small] / per_image - small,
+        "ms_by_images": {images: 1e3 * value for images, value in seconds.items()},
+    }
+
+
+def _engine(method: str, model: ResNet9, *, norm: float = 1.0, autocast: bool = False) -> GradientSum:
+    model = copy.deepcopy(model)
+    if method == "plain":
+        return GradientSum(model, image_losses, autocast=autocast)
+    settings: dict[str, Any] = {"max_grad_norm": norm, "noise_multiplier": 0.0, "noise": KeyStream.from_seed("check")}
+    return CLIPPING[method](model, image_losses, autocast=autocast, **settings)
+
+
+@contextmanager
+def _tf32(on: bool) -> Iterator[None]:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = on
+    yield
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _seconds(work: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
+    """Of one call, after a first one."""
+    work()
+    begun = _now(device)
+    for _ in range(repeats):
+        work()
+    return (_now(device) - begun) / repeats
+
+
+def _forget_memory(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures hold for: the card as nvidia-smi sees it, versions, cores."""
+    facts: dict[str, Any] = {"case": "machine", "method": device_name(device), "ms": None, "torch": torch.__version__}
+    facts |= {"cuda": torch.version.cuda, "gpus": torch.cuda.device_count(), "cores": _core.available_threads()}
+    if device.type == "cuda":
+        facts["cudnn"] = torch.backends.cudnn.version()
+    fields = "name,driver_version,memory.total,power.limit,clocks.max.sm,pcie.link.gen.max,pcie.link.width.max"
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return {**facts, "nvidia_smi": "not there"}
+    done = subprocess.run([program, f"--query-gpu={fields}", "--format=csv,noheader"], capture_output=True, text=True)
+    return {**facts, "nvidia_smi": dict(zip(fields.split(","), done.stdout.splitlines()[0].split(", "), strict=False))}
+
+
+def all_checks(device: torch.device, scale: Scale) -> Iterator[Finding]:
+    """Every check; one that ends in an error has failed, and the others are made."""
+    for check in (check_exactness, check_bound, check_noise, check_resume, check_ranks):
+        try:
+            yield from check(device, scale)
+        except Exception as err:  # noqa: BLE001  a library that does not work here is what this script looks for
+            yield Finding(check.__name__, f"{type(err).__name__}: {err}"[:300], "no error", False)
+
+
+def all_speeds(device: torch.device, scale: Scale, *, until: float) -> Iterator[dict[str, Any]]:
+    """Every figure, as long as there is time; one that cannot be had says why."""
+    rates = rates_of(device, scale)
+    yield {"case": "rates", "method": "copy and matrix product", "ms": None, **rates}
+    cases = [(method, precision) for precision in ("float32", "bf16") for method in METHODS]
+    for measured in ("speed", "largest"):
+        for method, precision in cases:
+            if measured == "largest" and method in ("hooks", "ghost"):
+                continue
+            line: dict[str, Any] = {"case": f"{measured}, {precision}", "method": method, "ms": None}
+            if time.monotonic() > until:
+                yield {**line, "error": "not measured: out of time"}
+                continue
+            try:
+                if measured == "speed":
+                    with tempfile.TemporaryDirectory() as folder:
+                        run = Run(Path(folder), device, method, precision, scale, 2 * scale.logical)
+                        yield speed(run, rates=rates)
+                else:
+                    yield largest(device, scale, method, precision)
+            except (PrivacyError, RuntimeError) as err:  # ghost is refused in bf16; hooks may not fit
+                yield {**line, "error": f"{type(err).__name__}: {err}"[:300]}
+
+
+def show(findings: list[Finding], figures: list[dict[str, Any]]) -> None:
+    """The tables."""
+    words = {True: "good", False: "WRONG", None: "-"}
+    show_table(
+        "Checks", ["what", "found", "wanted", ""], [[f.method, f.found, f.wanted, words[f.passed]] for f in findings]
+    )
+    rows = []
+    for line in figures:
+        if "images_s" in line:
+            shares = ", ".join(f"{name} {100 * part:.1f} %" for name, part in line["shares"].items())
+            peak = "" if line["peak_mb"] is None else f"{line['peak_mb']:,.0f}"
+            found = [f"{line['ms']:.2f}", f"{line['images_s']:,.0f}", peak, f"{line['floor_ms']:.2f}", shares]
+        elif "images" in line:
+            told = (
+                f"{line['images']} images fit, auto takes {line['auto']}; a batch costs {line['call_images']:.1f} more"
+            )
+            found = [f"{line['ms']:.2f}", "", "", "", told]
+        else:
+            found = [
+                "",
+                "",
+                "",
+                "",
+                line.get("error") or str({k: v for k, v in line.items() if k not in ("case", "ms")}),
+            ]
+        rows.append([line["method"], line["case"], *found])
+    show_table("Speed", ["method", "case", "ms", "images/s", "peak MB", "floor ms", "of a step"], rows)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check, measure, print, write; 1 if a check failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--small", action="store_true", help="a tiny network: does the script work?")
+    parser.add_argument("--rank-result", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    begun = time.monotonic()
+    device, scale = choose_device(arguments.device), SMALL if arguments.small else Scale()
+    if arguments.rank_result:
+        rank_result(device, scale, arguments.rank_result)
+        return 0
+    findings = list(all_checks(device, scale))
+    figures = [machine(device), *all_speeds(device, scale, until=begun + SECONDS)]
+    show(findings, figures)
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    lines = [*figures, *({**asdict(finding), "ms": None} for finding in findings)]
+    RESULT.write_text(json.dumps(lines, indent=2) + "\n")
+    wrong = [finding.method for finding in findings if finding.passed is False]
+    print(f"{len(findings)} checks, {len(wrong)} wrong, in {time.monotonic() - begun:.0f} s: {RESULT}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
