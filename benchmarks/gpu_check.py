@@ -9,8 +9,6 @@ guard, noise, optimizer), what fits into memory, and the least time that the car
 """
 
 import argparse
-import copy
-import gc
 import json
 import os
 import shutil
@@ -18,32 +16,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from gpu_speed import all_speeds
+from gpu_training import SMALL, Pictures, Run, Scale, engine
 from torch import Tensor
 
 from dpdt import _core
 from dpdt.base.console import show_table
-from dpdt.errors import PrivacyError
-from dpdt.privacy.clipping.engines import CLIPPING, GradientSum
+from dpdt.privacy.clipping.engines import CLIPPING
 from dpdt.privacy.keystream import KeyStream
-from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.rounding import PER_IMAGE
-from dpdt.study.paths import RunPaths
 from dpdt.training.batches import image_losses
 from dpdt.training.device import choose_device, device_name
-from dpdt.training.loop import TrainingLoop
 from dpdt.training.networks.resnet9 import ResNet9
-from dpdt.training.physical_batch_size import find_physical_batch_size
-from dpdt.training.plan import TrainingPlan
-from dpdt.training.ranks import ALONE, Ranks, joined
+from dpdt.training.ranks import joined
 from dpdt.training.resume import open_ledger
 from dpdt.training.stop import StopFlag
 from tests.ports import free_port
@@ -52,31 +45,6 @@ from tests.single_images import clipped_sum, flat, gradients
 
 RESULT = Path("build/bench/gpu_check.json")
 SECONDS = 420.0  # speed is measured until then; what is left out is said
-METHODS = ("plain", "bookkeeping", "hooks", "ghost")
-# An image of 512×512 through the paper's network and back, plain (docs/training-speed.md); bytes in float32.
-FLOP, BYTES = 25e9, 732e6
-TRAFFIC = {"plain": 1.0, "bookkeeping": 1.03, "hooks": 1.97, "ghost": 2.52}
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How much is done."""
-
-    size: int = 512
-    width: int = 64
-    physical: int = 64
-    logical: int = 128
-    steps: int = 8
-    rounding_images: int = 64
-    largest: int = 4096
-
-    @property
-    def part(self) -> float:
-        """Pixels times channels, of the full size's: what bytes are in proportion to."""
-        return (self.size / 512) ** 2 * self.width / 64
-
-
-SMALL = Scale(size=64, width=8, physical=2, logical=4, steps=1, rounding_images=5, largest=8)
 
 
 @dataclass(frozen=True)
@@ -90,76 +58,11 @@ class Finding:
     case: str = "check"
 
 
-class Pictures:
-    """Random pictures in memory, in the place of a domain's train split."""
-
-    def __init__(self, images: int, size: int) -> None:
-        random = np.random.default_rng(0)
-        self.size = size
-        self.pixels = random.integers(0, 255, (images, size, size), dtype=np.uint8)
-        self.labels = (random.random((images, 5)) < 0.3).astype(np.float32)
-        self.units = np.arange(images)
-        self.num_units = images
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def images(self, rows: NDArray[np.int64], *, out: NDArray[np.uint8], num_threads: int) -> None:
-        """As `DomainData.images`."""
-        _core.gather([self.pixels], np.zeros_like(rows), rows, out, num_threads=num_threads)
-
-
-@dataclass
-class Run:
-    """What a training needs besides its pictures."""
-
-    folder: Path
-    device: torch.device
-    method: str = "bookkeeping"
-    precision: str = "float32"
-    scale: Scale = field(default_factory=Scale)
-    images: int = 256
-    num_steps: int = 12
-
-    def plan(self) -> TrainingPlan:
-        """The noise is that of a training, the accountant a quick one."""
-        private = self.method != "plain"
-        rate = self.scale.logical / self.images
-        mechanism = Mechanism("image", self.images, rate, 1.0, 1.0, self.num_steps, 1e-5, "rdp", 1e3)
-        return TrainingPlan(
-            paths=RunPaths(self.folder),
-            title=f"{self.method} {self.precision}",
-            num_steps=self.num_steps,
-            sample_rate=rate,
-            expected_batch_size=self.scale.logical,
-            learning_rate=2e-4,
-            weight_decay=0.0,
-            class_weights=None,
-            mechanism=mechanism if private else None,
-            clipping=self.method if private else "bookkeeping",
-            autocast=self.precision == "bf16",
-            images_per_unit=1,
-            seed="gpu-check",
-            seeded=True,
-            physical_batch_size=self.scale.physical,
-            one_size=private and self.precision == "bf16",
-            reserve_steps=4,
-            checkpoint_every_steps=4,
-            device=self.device,
-        )
-
-    def loop(self, data: Pictures, *, steps: Any = None, ranks: Ranks = ALONE) -> TrainingLoop:
-        """A loop over some pictures, from the same weights each time."""
-        torch.manual_seed(0)
-        model = ResNet9(width=self.scale.width)
-        return TrainingLoop(self.plan(), model=model, data=data, steps=steps, ranks=ranks)  # type: ignore[arg-type]
-
-
 class _StopAfter(StopFlag):
     """Asks to stop before a step."""
 
     def __init__(self, steps: int) -> None:
-        self.loop: TrainingLoop | None = None
+        self.loop: Any = None
         self.steps = steps
         super().__init__()
 
@@ -184,7 +87,7 @@ def check_exactness(device: torch.device, scale: Scale) -> Iterator[Finding]:
     right = clipped_sum(rows, norm=norm)
     limits = {"bookkeeping": 1e-9, "hooks": 1e-9, "ghost": 2e-4}  # ghost's norms have a margin of 1e-4
     for method in CLIPPING:
-        sums = _engine(method, model, norm=norm)
+        sums = engine(method, model, norm=norm)
         sums.add(inputs, targets)
         error = float((flat(sums.partial_sums()) - right).norm() / right.norm())
         limit = limits[method]
@@ -289,7 +192,11 @@ def check_ranks(device: torch.device, scale: Scale) -> Iterator[Finding]:
                 yield Finding(f"{size} ranks", f"ended with {codes}", "0", False)
                 return
             found[size] = [torch.load(file, weights_only=True) for file in files]
-    (alone,), (one, other) = found[1], found[2]
+    yield from compare_ranks(found[1][0], *found[2])
+
+
+def compare_ranks(alone: dict[str, Any], one: dict[str, Any], other: dict[str, Any]) -> Iterator[Finding]:
+    """What one process and two found (`rank_result`)."""
     differ = sum(int((a != b).sum()) for a, b in zip(one["weights"], other["weights"], strict=True))
     yield Finding("two ranks, weights of both", f"{differ} differ", "0", differ == 0)
     error = float((flat(one["sums"]) - flat(alone["sums"])).norm() / flat(alone["sums"]).norm())
@@ -332,164 +239,11 @@ def rank_result(device: torch.device, scale: Scale, result: Path) -> None:
     torch.save({"sums": sums, "weights": weights, "bytes": sum(sent) // 2, "calls": len(sent) // 2}, result)
 
 
-def speed(run: Run, *, rates: dict[str, float]) -> dict[str, Any]:
-    """Whole steps of a logical batch: as they are, and once more with every part waited for."""
-    scale, device = run.scale, run.device
-    data = Pictures(run.images, scale.size)
-    _forget_memory(device)
-    loop = run.loop(data)
-    batches = [np.arange(scale.logical) + scale.logical * (number % 2) for number in range(2 * scale.steps + 3)]
-    batches = [rows % len(data) for rows in batches]
-
-    def step(number: int) -> None:
-        loop.reader.announce(loop._parts(batches[number + 1]))
-        loop._take_step(batches[number])
-
-    loop.reader.announce(loop._parts(batches[0]))
-    for number in range(2):
-        step(number)
-    begun = _now(device)
-    for number in range(2, 2 + scale.steps):
-        step(number)
-    seconds = (_now(device) - begun) / scale.steps
-    peak = torch.cuda.max_memory_allocated() / 1e6 if device.type == "cuda" else None
-    shares = {"loader": 0.0, "noise": 0.0, "optimizer": 0.0}
-    with _parts_timed(loop, shares):
-        begun = _now(device)
-        for number in range(2 + scale.steps, 2 + 2 * scale.steps):
-            step(number)
-        waited = _now(device) - begun
-    loop.reader.close()
-    loop.noise.close()
-    return {
-        "case": f"ResNet9 ({scale.width}), {scale.size}x{scale.size}, physical {scale.physical}, "
-        f"logical {scale.logical}, {run.precision}",
-        "method": run.method,
-        "ms": 1e3 * seconds,
-        "images_s": scale.logical / seconds,
-        "peak_mb": peak,
-        "shares": {name: part / waited for name, part in shares.items()},
-        "floor_ms": floor_ms(run, rates),
-    }
-
-
-@contextmanager
-def _parts_timed(loop: TrainingLoop, shares: dict[str, float]) -> Iterator[None]:
-    """Add up what the loader is waited for, and what noise (with the release) and optimizer take."""
-    device = loop.plan.device
-    read, release, take = loop.reader.read, loop.gradients.release, loop.optimizer.step
-
-    def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            begun = _now(device)
-            found = work(*args, **kwargs)
-            shares[name] += _now(device) - begun
-            return found
-
-        return call
-
-    def read_timed(parts: Any) -> Iterator[Any]:
-        pieces = read(parts)
-        while (piece := timed("loader", lambda: next(pieces, None))()) is not None:
-            yield piece
-
-    loop.reader.read = read_timed  # type: ignore[method-assign]
-    loop.gradients.release = timed("noise", release)  # type: ignore[method-assign]
-    loop.optimizer.step = timed("optimizer", take)  # type: ignore[method-assign]
-    yield
-    loop.reader.read, loop.gradients.release = read, release  # type: ignore[method-assign]
-    loop.optimizer.step = take  # type: ignore[method-assign]
-
-
-def rates_of(device: torch.device, scale: Scale) -> dict[str, float]:
-    """Bytes a second of a copy, and operations a second of a matrix product by precision, on this card."""
-    numbers, side = (256, 64) if scale == SMALL else (2**28, 8192)
-    source, target = (torch.zeros(numbers, device=device) for _ in range(2))
-    rates = {"bytes": 8 * numbers / _seconds(lambda: target.copy_(source), device)}
-    for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
-        matrix = torch.ones(side, side, device=device, dtype=dtype)
-        rates[name] = 2 * side**3 / _seconds(lambda matrix=matrix: matrix @ matrix, device)
-    return rates
-
-
-def floor_ms(run: Run, rates: dict[str, float]) -> float:
-    """The least time of a step: its bytes, or its operations, whichever take longer."""
-    scale, half = run.scale, 0.5 if run.precision == "bf16" else 1.0
-    moved = BYTES * half * TRAFFIC[run.method] * scale.part / rates["bytes"]
-    computed = FLOP * scale.part * scale.width / 64 / rates[run.precision]
-    return 1e3 * scale.logical * max(moved, computed)
-
-
-def largest(device: torch.device, scale: Scale, method: str, precision: str) -> dict[str, Any]:
-    """Most images of one physical batch by doubling, what "auto" takes, and what a batch costs beyond its images."""
-    torch.manual_seed(0)
-    model, autocast = ResNet9(width=scale.width).to(device), precision == "bf16"
-    clipping = None if method == "plain" else method
-    auto = find_physical_batch_size(
-        model, size=scale.size, device=device, clipping=clipping, autocast=autocast, most=scale.largest
-    )
-    seconds: dict[int, float] = {}
-    images = 2
-    while images <= scale.largest:
-        _forget_memory(device)
-        try:
-            sums = _engine(method, model, autocast=autocast)
-            inputs = torch.rand(images, 1, scale.size, scale.size, device=device)
-            targets = torch.zeros(images, 5, device=device)
-            seconds[images] = _seconds(lambda s=sums, i=inputs, t=targets: s.add(i, t), device, repeats=2)
-        except torch.cuda.OutOfMemoryError:
-            break
-        finally:
-            sums = inputs = targets = None  # type: ignore[assignment]
-        images *= 2
-    small, large = min(seconds), max(n for n in seconds if n <= 64)
-    per_image = (seconds[large] - seconds[small]) / (large - small)
-    return {
-        "case": f"largest physical batch, {scale.size}x{scale.size}, {precision}",
-        "method": method,
-        "ms": 1e3 * seconds[max(seconds)],
-        "images": max(seconds),
-        "auto": auto,
-        "call_images": seconds[small] / per_image - small,
-        "ms_by_images": {images: 1e3 * value for images, value in seconds.items()},
-    }
-
-
-def _engine(method: str, model: ResNet9, *, norm: float = 1.0, autocast: bool = False) -> GradientSum:
-    model = copy.deepcopy(model)
-    if method == "plain":
-        return GradientSum(model, image_losses, autocast=autocast)
-    settings: dict[str, Any] = {"max_grad_norm": norm, "noise_multiplier": 0.0, "noise": KeyStream.from_seed("check")}
-    return CLIPPING[method](model, image_losses, autocast=autocast, **settings)
-
-
 @contextmanager
 def _tf32(on: bool) -> Iterator[None]:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = on
     yield
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def _seconds(work: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
-    """Of one call, after a first one."""
-    work()
-    begun = _now(device)
-    for _ in range(repeats):
-        work()
-    return (_now(device) - begun) / repeats
-
-
-def _forget_memory(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -513,30 +267,6 @@ def all_checks(device: torch.device, scale: Scale) -> Iterator[Finding]:
             yield from check(device, scale)
         except Exception as err:  # noqa: BLE001  a library that does not work here is what this script looks for
             yield Finding(check.__name__, f"{type(err).__name__}: {err}"[:300], "no error", False)
-
-
-def all_speeds(device: torch.device, scale: Scale, *, until: float) -> Iterator[dict[str, Any]]:
-    """Every figure, as long as there is time; one that cannot be had says why."""
-    rates = rates_of(device, scale)
-    yield {"case": "rates", "method": "copy and matrix product", "ms": None, **rates}
-    cases = [(method, precision) for precision in ("float32", "bf16") for method in METHODS]
-    for measured in ("speed", "largest"):
-        for method, precision in cases:
-            if measured == "largest" and method in ("hooks", "ghost"):
-                continue
-            line: dict[str, Any] = {"case": f"{measured}, {precision}", "method": method, "ms": None}
-            if time.monotonic() > until:
-                yield {**line, "error": "not measured: out of time"}
-                continue
-            try:
-                if measured == "speed":
-                    with tempfile.TemporaryDirectory() as folder:
-                        run = Run(Path(folder), device, method, precision, scale, 2 * scale.logical)
-                        yield speed(run, rates=rates)
-                else:
-                    yield largest(device, scale, method, precision)
-            except (PrivacyError, RuntimeError) as err:  # ghost is refused in bf16; hooks may not fit
-                yield {**line, "error": f"{type(err).__name__}: {err}"[:300]}
 
 
 def show(findings: list[Finding], figures: list[dict[str, Any]]) -> None:

@@ -53,6 +53,8 @@ def find_physical_batch_size(
     images = min(most, int(PART * free_bytes(device) / image_bytes))
     while device.type == "cuda" and images > 0 and not _fits(spare, images, size, clipping, autocast):
         images //= 2
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what the tries took; not in between, where the next try takes it up
     if images < 1:
         raise DpdtError(
             f"train.physical_batch_size: one image of {size}x{size} takes about {image_bytes / 1e9:.2f} GB, "
@@ -109,8 +111,6 @@ def _fits(model: nn.Module, images: int, size: int, clipping: str | None, autoca
         sums.add(torch.zeros(images, 1, size, size, device=device), torch.zeros(images, device=device))
     except torch.cuda.OutOfMemoryError:
         return False
-    finally:
-        torch.cuda.empty_cache()
     return True
 
 
