@@ -30,6 +30,7 @@ from torch import Tensor
 
 from dpdt import _core
 from dpdt.base.console import show_table
+from dpdt.errors import DpdtError
 from dpdt.privacy.clipping.engines import CLIPPING
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.rounding import PER_IMAGE
@@ -108,7 +109,7 @@ def check_bound(device: torch.device, scale: Scale) -> Iterator[Finding]:
             moved = {
                 name: movement(model, method, precision, batch, at_once=at_once) for name, batch in pictures.items()
             }
-        others, whole = (max(each[what] for each in moved.values()) for what in ("others", "whole"))
+        others, whole = (float(np.max([each[what] for each in moved.values()])) for what in ("others", "whole"))
         allowed = PER_IMAGE["ghost" if method == "ghost" else precision]["cuda"] * (images + 1)
         passed = others <= allowed and 0.99 <= whole <= 1 + allowed
         yield Finding(
@@ -299,14 +300,18 @@ def show(findings: list[Finding], figures: list[dict[str, Any]]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check, measure, print, write; 1 if a check failed."""
+    """Check, measure, print, write; 1 if a check failed, 2 without the device."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true", help="a tiny network: does the script work?")
     parser.add_argument("--rank-result", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    begun = time.monotonic()
-    device, scale = choose_device(arguments.device), SMALL if arguments.small else Scale()
+    begun, scale = time.monotonic(), SMALL if arguments.small else Scale()
+    try:
+        device = choose_device(arguments.device)
+    except DpdtError as err:
+        print(err, file=sys.stderr)
+        return 2
     if arguments.rank_result:
         rank_result(device, scale, arguments.rank_result)
         return 0

@@ -96,7 +96,8 @@ def movement(model: nn.Module, kind: str, precision: str, images: Tensor, *, at_
     rest = of(*images[1:].split(at_once))
     others.append(before - of(images[:1]) - rest)
     whole.append(before - rest)
-    return {"others": max(float(x.norm()) for x in others), "whole": max(float(x.norm()) for x in whole)}
+    norms = {"others": others, "whole": whole}
+    return {name: float(torch.stack([x.norm() for x in moved]).max()) for name, moved in norms.items()}  # NaN stays
 
 
 def main(images: int, at_once: int, *wanted: str) -> None:

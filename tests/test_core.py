@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pybind11
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -450,9 +451,43 @@ def has_sanitizers(folder: Path) -> bool:
         return False
 
 
+def find_cmake() -> str | None:
+    return shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+
+
+@pytest.mark.slow
+def test_the_core_without_codecs_needs_no_other_library_and_makes_the_same_noise() -> None:
+    # For `make gpu-check` on a machine that has the libraries of no codec.
+    cmake = find_cmake()
+    if cmake is None:
+        pytest.skip("needs cmake")
+    root = Path(__file__).parent.parent
+    build = root / "build" / "no-codecs"
+    options = [
+        "-DDPDT_CODECS=OFF",
+        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        f"-DPython_EXECUTABLE={sys.executable}",
+    ]
+    for command in ([cmake, "-S", root, "-B", build, *options], [cmake, "--build", build, "-j", "2"]):
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+    (module,) = build.glob("_core*.so")
+    needed = subprocess.run(["ldd", module], capture_output=True, text=True, check=True).stdout
+    assert "libstdc++" in needed
+    assert not any(library in needed for library in ("jpeg", "png", "deflate", "openjp2", "charls"))
+    noise = "out = numpy.empty(9_001); _core.fill_normal(bytes(32), bytes(12), out); print(out.sum())"
+    script = f"import _core, numpy; {noise}"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(build)}, capture_output=True, text=True
+    )
+    right = np.empty(9_001)
+    _core.fill_normal(bytes(32), bytes(12), right)
+    assert done.stdout.strip() == str(right.sum()), done.stderr
+
+
 @pytest.mark.slow
 def test_core_under_the_sanitizers(tmp_path: Path) -> None:
-    cmake = shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    cmake = find_cmake()
     if cmake is None or not has_sanitizers(tmp_path):
         pytest.skip("needs cmake and the libraries of AddressSanitizer and UndefinedBehaviorSanitizer")
     root = Path(__file__).parent.parent

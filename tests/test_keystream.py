@@ -161,6 +161,9 @@ def test_numbers_made_ahead_and_not_taken_are_those_of_their_draw_again() -> Non
     assert torch.equal(values, other)
     skipped = stream.normal(100)  # another draw comes first: what was made for it is not what the next one gets
     assert torch.equal(skipped, resumed.normal(100))
+    for either in (stream, resumed):
+        either.noise(values.zero_(), scale=1.0, divisor=1.0)
+        assert not torch.equal(values, skipped.float())
     stream.make_ahead([100], device=CPU, num_threads=1)
     stream.close()
     for either in (stream, resumed):
