@@ -93,6 +93,11 @@ gpu-carry:
 torture-privacy: install
 	$(BIN)/python -m tests.torture_privacy --kills 200 --output build/torture/privacy.json
 
+# Trainings of two to four processes: 100 stops in good order, 100 times one is killed. Ten minutes of a quiet machine.
+.PHONY: torture-ranks
+torture-ranks: install
+	$(BIN)/python -m tests.torture_ranks --output build/torture/ranks.json
+
 # Sync of 100 runs, and what feeding a server costs a training: a table, and build/bench/tracking.json. Six minutes;
 # PART=syncs or PART=trainings for one of the two.
 PART ?=

@@ -7,6 +7,7 @@ DpdtError
 ├── ShardError      shards: a checksum, a short file, too many rejects
 ├── PrivacyError    anything that would make an epsilon wrong
 ├── ClusterError    Slurm or a task of it
+│   └── LostProcessError  one of the processes of a training is gone; begun again, the training goes on
 └── TrackingError   MLflow
 
 The command line ends with 2 for a StudyError and with 1 for every other: so a StudyError is what can be seen from the
@@ -20,6 +21,7 @@ __all__ = [
     "CohortError",
     "DecodeError",
     "DpdtError",
+    "LostProcessError",
     "PrivacyError",
     "ShardError",
     "StudyError",
@@ -53,6 +55,10 @@ class PrivacyError(DpdtError):
 
 class ClusterError(DpdtError):
     """A task failed, or Slurm refused it."""
+
+
+class LostProcessError(ClusterError):
+    """One of several processes of a training ended alone, and the others cannot go on without it."""
 
 
 class TrackingError(DpdtError):

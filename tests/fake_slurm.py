@@ -58,9 +58,11 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
         "sbatch": f"""
             n=$(ls {folder}/*.sh 2> /dev/null | wc -l); n=$((n + 1))
             [ "$n" = "$FAKE_SLURM_REFUSE" ] && {{ echo 'sbatch: error: invalid partition' >&2; exit 1; }}
-            cp "$1" {folder}/$n.sh; env > {folder}/$n.env; echo "Submitted batch job $n" """,
+            cp "${{@: -1}}" {folder}/$n.sh; env > {folder}/$n.env; echo "Submitted batch job $n" """,
         "srun": "exit 0",
-        "squeue": f'echo "$*" >> {folder}/squeue.calls; cat {folder}/queue 2> /dev/null; exit 0',
+        "squeue": f"""
+            echo "$*" >> {folder}/squeue.calls
+            case "$*" in *%k*) cat {folder}/comments;; *) cat {folder}/queue;; esac 2> /dev/null; exit 0""",
         "scontrol": 'echo "MaxArraySize            = ${FAKE_SLURM_MAX_ARRAY:-3}"',
         "scancel": f'echo "$*" > {folder}/cancelled',
         "sacct": "echo 'accounting storage is disabled' >&2; exit 1",

@@ -2,44 +2,56 @@
 
 import os
 import shutil
-import subprocess
+import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
 import torch
 
 import dpdt
+from dpdt.errors import LostProcessError
 from dpdt.privacy.clipping.engines import GradientSum
 from dpdt.study import Study, load_study
-from dpdt.training.ranks import ALONE, Ranks
+from dpdt.training.ranks import ALONE, PORT_FILE, Ranks, joined
+from dpdt.training.stop import StopFlag
 from dpdt.training.train import pretrain
 from tests.ports import free_port
 from tests.small_data import statement
+from tests.waiting import wait_until
 
 MakeStudy = Callable[..., Study]
 WORKER = Path(__file__).parent / "ranks_worker.py"
 SECONDS = 120
 
 
+def start(study: Study, folder: Path, *, rank: int, size: int, stop_step: int = 0, **meeting: str) -> Popen[bytes]:
+    """Start one of so many processes (gloo)."""
+    variables = {"WORLD_SIZE": str(size), "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", **meeting}
+    environment = {**os.environ, **variables, "PYTHONPATH": str(Path(dpdt.__file__).parents[1])}
+    command = [sys.executable, str(WORKER), str(study.file), str(folder / f"rank-{rank}.pt"), str(stop_step)]
+    return Popen(command, env=environment, stderr=PIPE)
+
+
 def run(study: Study, folder: Path, *, size: int, stop_step: int = 0) -> list[dict[str, Any]]:
-    """Train with so many processes (gloo); what each of them found."""
-    shared = {**os.environ, "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    shared["PYTHONPATH"] = str(Path(dpdt.__file__).parents[1])
-    files = [folder / f"rank-{rank}-of-{size}.pt" for rank in range(size)]
-    command = [sys.executable, str(WORKER), str(study.file)]
+    """Train with so many processes, the first of which arrives last; what each of them found."""
+    meeting = {PORT_FILE: str(folder / f"port-{uuid4()}")}
+    if size > 1 and not stop_step:
+        meeting = {"MASTER_PORT": str(free_port())}  # as torchrun starts them
     processes = [
-        subprocess.Popen(
-            [*command, str(file), str(stop_step)], env={**shared, "RANK": str(rank)}, stderr=subprocess.PIPE
-        )
-        for rank, file in enumerate(files)
+        start(study, folder, rank=rank, size=size, stop_step=stop_step, **meeting) for rank in reversed(range(size))
     ]
     errors = [process.communicate(timeout=SECONDS)[1].decode() for process in processes]
     assert [process.returncode for process in processes] == [0] * size, errors
-    return [torch.load(file, weights_only=True) for file in files]
+    found = [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(size)]
+    assert [rank["threads"] for rank in found] == [[]] * size
+    return found
 
 
 @pytest.fixture
@@ -88,6 +100,42 @@ def test_all_ranks_stop_at_the_step_of_the_one_that_was_told_and_one_process_may
         torch.testing.assert_close(weights[name], wanted[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_process_that_lost_another_ends_at_once_and_the_training_goes_on(
+    two_studies: tuple[Study, Study], tmp_path: Path, killed: int
+) -> None:
+    study, _ = two_studies
+    meeting = {PORT_FILE: str(tmp_path / "port")}
+    processes = [start(study, tmp_path, rank=rank, size=2, stop_step=-1, **meeting) for rank in range(2)]
+    wait_until(study.paths.run(study.run_id(study.cells()[0])).metrics_log.exists)
+    processes[killed].kill()
+    begun = time.monotonic()
+    _, error = processes[1 - killed].communicate(timeout=SECONDS)
+    assert time.monotonic() - begun < 30  # of the 30 minutes that one waits for another that lives
+    assert b"dpdt.errors.LostProcessError: another process of this training has ended" in error
+    assert processes[killed].wait() == -signal.SIGKILL
+    (alone,) = run(study, tmp_path, size=1)
+    assert alone["status"] == "finished"
+    stated = statement(study.paths.run(study.run_id(study.cells()[0])))
+    assert stated["epsilon"] <= 8.0
+
+
+def test_a_process_whose_others_do_not_arrive_stops_when_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpdt.training.ranks.STOP_SECONDS", 0.2)
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", PORT_FILE: str(tmp_path / "port")}.items():
+        monkeypatch.setenv(name, value)
+    stop = StopFlag()
+    stop.request()
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        (tmp_path / "port").unlink(missing_ok=True)
+        with pytest.raises(LostProcessError, match="did not all arrive in time"), joined(stop):
+            pass
+
+
 def test_every_unit_is_exactly_one_ranks() -> None:
     units = np.array([0, 1, 2, 5, 9, 12, 13])
     parts = [Ranks(rank, 3).part(units) for rank in range(3)]
@@ -99,7 +147,7 @@ def test_a_process_alone_asks_nobody() -> None:
     tensor = torch.ones(3)
     ALONE.add([tensor])
     assert tensor.tolist() == [1.0] * 3
-    assert (ALONE.any(True), ALONE.any(False), ALONE.share("x")) == (True, False, "x")
+    assert (ALONE.any(True), ALONE.any(False), ALONE.share("x"), ALONE.largest(3)) == (True, False, "x", 3)
     with ALONE.leader_first():
         pass
 

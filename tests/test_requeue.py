@@ -1,8 +1,10 @@
 """How an attempt ends: requeued, or with a reason why it is not."""
 
+import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,7 +45,7 @@ def stop(file: Path, number: int, *, stage: str, minutes: float, told: int = sig
     with pytest.raises(SystemExit) as stopped:
         os.kill(os.getpid(), told)
     assert stopped.value.code == REQUEUE_CODE
-    attempt.ended(stopped.value)
+    attempt.ended(stopped.value, 40)
 
 
 def reason(file: Path) -> str:
@@ -87,6 +89,48 @@ def test_a_stage_that_begins_anew_does_not_meet_its_time_limit_for_ever(tmp_path
         ClusterError, match=r"two attempts met the time limit.*Raise timeout_min \(now 60\) in \[stages.c"
     ):
         stop(file, 4, stage="cohort", minutes=58)
+
+
+def test_the_end_in_good_order_is_noted_with_the_step(tmp_path: Path) -> None:
+    file = tmp_path / "attempts"
+    with pytest.raises(SystemExit):
+        stop(file, 1, stage="train", minutes=1)
+    SlurmAttempt(Task("train", "a", "train a"), Attempt(2, "n", 1.0, 40), Limits(9, 60, 90), file).done()
+    stopped, done = (json.loads(line) for line in file.read_text().splitlines()[-2:])
+    assert stopped == {"attempt": 1, "ended": "stopped", "step": 40}
+    assert done == {"attempt": 2, "ended": "done", "step": None}
+
+
+def test_a_process_that_lost_another_says_so_and_waits_for_the_one_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    lose(tmp_path / "attempts", 1, step=None)
+    assert waited == [5.0]
+    assert reason(tmp_path / "attempts") == "one of its processes was lost"
+
+
+def test_processes_that_are_lost_again_and_again_at_the_same_step_do_not_come_back_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    file = tmp_path / "attempts"
+    for number, step in enumerate([None, None, 4, 4, 4], start=1):
+        lose(file, number, step=step)
+    lose(file, 6, step=4, num_processes=1)  # a process alone loses none
+    with pytest.raises(
+        ClusterError, match=r"^train a: 3 attempts in a row went on from step 4, and one of its process"
+    ):
+        lose(file, 7, step=4)
+
+
+def lose(file: Path, number: int, *, step: int | None, num_processes: int = 2) -> None:
+    """Begin an attempt at a step, and lose another process of it."""
+    attempt = Attempt(number, "n", 1.0, step)
+    slurm = SlurmAttempt(Task("train", "a", "train a"), attempt, Limits(9, 60, 90), file, num_processes)
+    slurm.begin()
+    slurm.lost()
 
 
 def test_a_training_has_time_for_its_step_and_everything_else_is_ended_soon(

@@ -10,7 +10,7 @@ import pytest
 
 from dpdt.errors import ClusterError, StudyError
 from dpdt.jobs.resources import resources
-from dpdt.jobs.slurm.requeue import TEARDOWN
+from dpdt.jobs.slurm.requeue import teardown
 from dpdt.jobs.submit import submit
 from dpdt.study import Study, load_study
 from tests.fake_slurm import FakeSlurm
@@ -111,27 +111,74 @@ def test_the_kind_of_gpu_is_asked_for(make_fake_study: MakeStudy, fake_slurm: Fa
     assert fake_slurm.options(1)["gpus-per-node"] == "a100:2"
 
 
+DONE, STOPPED = (f'{{"attempt": 2, "ended": "{how}", "step": 4}}' for how in ("done", "stopped"))
+
+
 @pytest.mark.parametrize(
-    ("code", "state", "asked"),
+    ("code", "state", "noted", "ended", "asked"),
     [
-        (75, "RUNNING", "requeue 9_3"),
-        (143, "RUNNING", "requeue 9_3"),
-        (75, "COMPLETING", ""),  # cancelled, or an operator's requeue: Slurm has decided
-        (1, "RUNNING", ""),
-        (137, "RUNNING", ""),  # killed, out of memory perhaps
-        (0, "RUNNING", ""),
+        (75, "RUNNING", "", 75, True),
+        (143, "RUNNING", "", 143, True),
+        (75, "COMPLETING", "", 75, False),  # cancelled, or an operator's requeue: Slurm has decided
+        (1, "RUNNING", "", 1, False),
+        (137, "RUNNING", "", 137, False),  # killed, out of memory perhaps
+        (0, "RUNNING", "", 0, False),
+        (134, "RUNNING", DONE, 0, False),  # a library ended the process with an abort after the last file
+        (134, "RUNNING", STOPPED, 75, True),
+        (134, "COMPLETING", STOPPED, 75, False),
+        (134, "RUNNING", DONE.replace("2", "1"), 134, False),  # that was the attempt before
+        (134, "RUNNING", STOPPED.replace("2", "12"), 134, False),
     ],
 )
 def test_the_host_requeues_the_one_task_of_the_array_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, state: str, asked: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, state: str, noted: str, ended: int, asked: bool
 ) -> None:
     # SL-01, and CT-01: python needs no scontrol, the host requeues.
-    make_program(tmp_path, "squeue", f"echo {state}")
-    make_program(tmp_path, "scontrol", f'echo "$*" >> {tmp_path}/asked')
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    for name, value in (("SLURM_JOB_ID", "9"), ("SLURM_ARRAY_JOB_ID", "9"), ("SLURM_ARRAY_TASK_ID", "3")):
-        monkeypatch.setenv(name, value)  # the last task of an array has the array's own id
-    done = subprocess.run(["bash", "-c", "\n".join([f"(exit {code})", *TEARDOWN])])
-    assert done.returncode == code
-    file = tmp_path / "asked"
-    assert (file.read_text().strip() if file.exists() else "") == asked
+    assert end_of_job(tmp_path, monkeypatch, code, state, noted=noted) == (ended, "requeue 9_3" if asked else "")
+
+
+@pytest.mark.parametrize(
+    ("code", "noted", "result", "ended"),
+    [
+        (137, "", False, 75),  # one was killed
+        (1, "", False, 75),  # and the others say that they cannot go on
+        (1, "", True, 1),  # one failed, and says why
+        (75, "", True, 1),  # and srun stopped the others
+        (134, STOPPED, False, 75),
+        (134, DONE, True, 0),
+        (0, "", False, 0),
+    ],
+)
+def test_of_several_processes_one_that_was_killed_lets_the_job_come_back_and_one_that_failed_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, noted: str, result: bool, ended: int
+) -> None:
+    found = end_of_job(tmp_path, monkeypatch, code, "RUNNING", noted=noted, result=result, num_tasks=2)
+    assert found == (ended, "requeue 9_3" if ended == 75 else "")
+
+
+def end_of_job(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    state: str,
+    *,
+    noted: str,
+    result: bool = False,
+    num_tasks: int = 1,
+) -> tuple[int, str]:
+    """The batch script's code and what it asks Slurm for, in attempt 2 of task 3 of array 9, after python's `code`."""
+    make_program(folder, "squeue", f"echo {state}")
+    make_program(folder, "scontrol", f'echo "$*" >> {folder}/asked')
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    jobs = folder / "jobs of ours"
+    jobs.mkdir()
+    (jobs / "9_3_attempts.jsonl").write_text(f'{{"attempt": 2, "host": "n"}}\n{noted}\n')
+    if result:
+        (jobs / "9_3_0_result.pkl").touch()
+    values = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "9"}  # the last task of an array has the array's own id
+    values |= {"SLURM_ARRAY_TASK_ID": "3", "SLURM_RESTART_COUNT": "1", "SLURM_NTASKS": str(num_tasks)}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    done = subprocess.run(["bash", "-c", "\n".join([f"(exit {code})", *teardown(jobs)])])
+    file = folder / "asked"
+    return done.returncode, file.read_text().strip() if file.exists() else ""

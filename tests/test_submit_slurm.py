@@ -16,6 +16,7 @@ from dpdt.jobs.slurm.call import SlurmCall
 from dpdt.jobs.slurm.requeue import REQUEUE_CODE, Limits
 from dpdt.jobs.slurm.send import _share
 from dpdt.jobs.status import study_status
+from dpdt.jobs.submissions import Job, outcome
 from dpdt.jobs.submit import submit
 from dpdt.jobs.task_call import TaskCall
 from dpdt.study import Study
@@ -79,7 +80,7 @@ def test_a_refused_array_takes_back_those_before_it(
     # SL-07
     monkeypatch.setenv("FAKE_SLURM_REFUSE", "3")
     study = make_fake_study()
-    with pytest.raises(ClusterError, match=r"^Slurm refused a job: sbatch: error: invalid partition\. Nothing is left"):
+    with pytest.raises(ClusterError, match=r"^Slurm refused a job: invalid partition\. Nothing of this submission is"):
         submit(study, cluster="slurm")
     assert fake_slurm.cancelled == "1 2\n"
     assert {row["state"] for row in study_status(study)} == {"missing"}
@@ -129,9 +130,17 @@ srun --unbuffered --output {folder}/%A_%a_%t_log.out --cpus-per-task=4 {python} 
 
 # teardown
 code=$?
+attempt=$((${{SLURM_RESTART_COUNT:-0}} + 1))
+job=$SLURM_JOB_ID
+[ -z "$SLURM_ARRAY_TASK_ID" ] || job=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
+folder={folder}
+ended() {{ tail -n 1 "$folder/${{job}}_attempts.jsonl" | grep -qF "{{\\"attempt\\": $attempt, \\"ended\\": \\"$1\\""; }}
+if ended done; then code=0
+elif ended stopped; then code=75
+elif [ $code != 0 ] && [ "${{SLURM_NTASKS:-1}}" -gt 1 ]; then
+  if [ -e "$folder/${{job}}_0_result.pkl" ]; then code=1; else code=75; fi
+fi
 if [ $code = 75 ] || [ $code = 140 ] || [ $code = 143 ]; then
-  job=$SLURM_JOB_ID
-  [ -z "$SLURM_ARRAY_TASK_ID" ] || job=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
   [ "$(timeout 60 squeue --noheader --job="$job" --format=%T)" = RUNNING ] && timeout 60 scontrol requeue "$job"
 fi
 exit $code"""
@@ -173,23 +182,45 @@ def as_slurm_job(monkeypatch: pytest.MonkeyPatch, folder: Path, gpus: int, study
     return SlurmCall(str(study.file), task, 1, limits=Limits(3, 60, 90), scratch=None, gpus=gpus)
 
 
-STOPPED = """
+ENDS = """
 import atexit, os, signal, sys
+from dpdt.errors import LostProcessError
+import dpdt.jobs.slurm.requeue
 from dpdt.jobs.slurm.call import SlurmCall
 from dpdt.jobs.slurm.requeue import REQUEUE_CODE, Limits
 from dpdt.study.tasks import Task
 
-class Stopped(SlurmCall):
+class Call(SlurmCall):
     def run(self):
-        os.kill(os.getpid(), signal.SIGUSR2)
+        how = sys.argv[3]
+        if how == "stopped":
+            os.kill(os.getpid(), signal.SIGUSR2)
+        if how == "failed":
+            raise ValueError("this rank's own error")
+        if how == "lost":
+            raise LostProcessError("another one is gone")
 
+dpdt.jobs.slurm.requeue.LOST_SECONDS = 0.0
 atexit.register(os.abort)
-Stopped(sys.argv[1], Task("train", sys.argv[2]), 1, limits=Limits(3, 60, 90), scratch=None, gpus=0)()
+Call(sys.argv[1], Task("train", sys.argv[2]), 1, limits=Limits(3, 60, 90), scratch=None, gpus=0)()
 """
 
 
+@pytest.mark.parametrize(
+    ("rank", "how", "code", "noted", "result"),
+    [
+        (0, "stopped", REQUEUE_CODE, '"ended": "stopped"', ""),
+        (1, "stopped", REQUEUE_CODE, "", ""),
+        (0, "done", -signal.SIGABRT, '"ended": "done"', ""),  # submitit goes on; the script goes by what was noted
+        (1, "done", 0, "", ""),
+        (0, "lost", 1, '"stopped": "one of its processes was lost"', ""),
+        (1, "lost", 1, "", ""),
+        (0, "failed", -signal.SIGABRT, '"begun"', ""),  # submitit writes the result
+        (1, "failed", -signal.SIGABRT, "", "ValueError: this rank's own error"),
+    ],
+)
 def test_a_process_of_several_ends_with_its_code_whatever_libraries_do_at_the_end(
-    make_fake_study: MakeStudy, tmp_path: Path
+    make_fake_study: MakeStudy, tmp_path: Path, rank: int, how: str, code: int, noted: str, result: str
 ) -> None:
     # Gloo's threads ended it with SIGABRT in 4 of 8 stops, and the job was not requeued.
     study, folder = make_fake_study(), tmp_path / "job"
@@ -203,14 +234,18 @@ def test_a_process_of_several_ends_with_its_code_whatever_libraries_do_at_the_en
     ranks = {
         "SLURM_JOB_NUM_NODES": "1",
         "SLURM_NTASKS": "2",
-        "SLURM_PROCID": "0",
-        "SLURM_LOCALID": "0",
+        "SLURM_PROCID": str(rank),
+        "SLURM_LOCALID": str(rank),
         "SLURM_NODEID": "0",
     }
-    command = [sys.executable, "-c", STOPPED, str(study.file), study.run_id(study.cells()[0])]
+    command = [sys.executable, "-c", ENDS, str(study.file), study.run_id(study.cells()[0]), how]
     done = subprocess.run(command, env={**os.environ, **job, **ranks}, capture_output=True, text=True, timeout=60)
-    assert done.returncode == REQUEUE_CODE, done.stderr
-    assert "stops: preempted" in done.stdout
+    assert done.returncode == code, done.stderr
+    attempts, kept = folder / "7_attempts.jsonl", folder / "7_0_result.pkl"
+    assert noted in (attempts.read_text().splitlines()[-1] if attempts.exists() else "")
+    assert attempts.exists() == (rank == 0)
+    task = Task("train", "a")
+    assert outcome(Job(task, "7", folder / "log", kept, "slurm")) == (result or None)
 
 
 def test_a_job_that_does_not_see_its_gpu_fails_at_once(

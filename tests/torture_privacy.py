@@ -145,19 +145,24 @@ def trace_lines(on_line: Any) -> None:
     sys.settrace(trace)
 
 
+def kill_before(place: Place, count: int) -> None:
+    """Kill this process before a line of a function (file, name) is run, after so many others of it."""
+    left = [count]
+
+    def kill(found: Place) -> None:
+        if found == place:
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    trace_lines(kill)
+
+
 def victim(study: Study, way: str, pipe: int, place: Place | None, count: int, limit: int) -> None:
     """Train until the end, whichever comes; the process does not return."""
     tell_noise(pipe)
-    if way == "line":
-        left = [count]
-
-        def kill(found: Place) -> None:
-            if found == place:
-                left[0] -= 1
-                if left[0] < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        trace_lines(kill)
+    if place is not None:
+        kill_before(place, count)
     if way == "disk":
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:

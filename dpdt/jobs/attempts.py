@@ -1,4 +1,8 @@
-"""The attempts of a job, kept beside its result: a line when one begins, a line when it is stopped from outside."""
+"""The attempts of a job, kept beside its result: a line when one begins, is stopped or ends in order.
+
+The batch script goes by the line of the end, and not by the exit code alone: what libraries do when the interpreter
+ends may change that.
+"""
 
 import json
 import time
@@ -9,7 +13,16 @@ from pathlib import Path
 
 from dpdt.base.files import read_tail
 
-__all__ = ["Attempt", "attempts_file", "begin_attempt", "last_attempt", "recent_attempts", "stop_attempt"]
+__all__ = [
+    "Attempt",
+    "attempts_file",
+    "begin_attempt",
+    "end_attempt",
+    "ended_words",
+    "last_attempt",
+    "recent_attempts",
+    "stop_attempt",
+]
 
 TAIL_BYTES = 4096
 
@@ -49,6 +62,23 @@ def stop_attempt(file: Path, attempt: Attempt, reason: str) -> None:
     _append(file, {"attempt": attempt.number, "stopped": reason, "time": time.time()})
 
 
+def end_attempt(file: Path, attempt: Attempt, how: str, step: int | None) -> None:
+    """Record that all of an attempt's files are written.
+
+    Args:
+        file: The job's attempts.
+        attempt: The one that ends.
+        how: `done`, or `stopped`: in good order, to be started again.
+        step: The training's newest checkpoint.
+    """
+    _append(file, {"attempt": attempt.number, "ended": how, "step": step})
+
+
+def ended_words(number: int | str, how: str) -> str:
+    """How the line of `end_attempt` begins: what the batch script looks for."""
+    return f'{{"attempt": {number}, "ended": "{how}"'
+
+
 def last_attempt(file: Path) -> Attempt | None:
     """The newest attempt; None if the job never started."""
     return next(iter(recent_attempts(file)), None)
@@ -60,7 +90,7 @@ def recent_attempts(file: Path) -> list[Attempt]:
     for row in _rows(file):
         if "begun" in row:
             found.append(Attempt(row["attempt"], row["host"], row["begun"], row["step"]))  # type: ignore[arg-type]
-        elif found and row.get("attempt") == found[-1].number:
+        elif "stopped" in row and found and row.get("attempt") == found[-1].number:
             found[-1] = replace(found[-1], stopped=str(row["stopped"]))
     return found[::-1]
 

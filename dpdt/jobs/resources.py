@@ -35,6 +35,7 @@ class StageSettings(BaseModel):
     mem_gb: float | None = Field(default=None, gt=0)
     timeout_min: int | None = Field(default=None, ge=1)
     array_parallelism: int | None = Field(default=None, ge=1)
+    extra: dict[str, bool | int | str] = Field(default={})
 
 
 class Profile(ClusterSettings):
@@ -79,6 +80,7 @@ class Resources:
     signal_delay_s: int
     max_attempts: int
     scratch: str | None
+    extra: dict[str, bool | int | str]
 
 
 def resources(study: Study) -> dict[str, Resources]:
@@ -133,6 +135,7 @@ def _of_stage(profile: Profile, stage: str) -> Resources:
         signal_delay_s=values["signal_delay_s"],
         max_attempts=values["max_attempts"],
         scratch=values["scratch"],
+        extra={**profile.extra, **special.extra},
     )
 
 
@@ -157,7 +160,8 @@ def _read_profile(study: Study, given: dict[str, Any]) -> Profile:
     if "shard_tasks" in raw:
         raise StudyError(f"{file}: shard_tasks: belongs in [cluster] of the study file, not in a profile.")
     try:
-        return Profile.model_validate({**raw, **given})
+        extra = {**raw.get("extra", {}), **given.get("extra", {})}
+        return Profile.model_validate({**raw, **given, "extra": extra})
     except ValidationError as err:
         first = err.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

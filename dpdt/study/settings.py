@@ -392,6 +392,10 @@ class ClusterSettings(Section):
     shard_tasks: Annotated[Integer, About("A large corpus: more nodes make its shards.", unit="tasks")] = Field(
         default=1, ge=1, description="Tasks that share the making of one domain's shards."
     )
+    extra: dict[str, bool | Integer | str] = Field(
+        default={},
+        description='Other lines for sbatch, or none where dpdt has one: `{ mem = false, mem-per-cpu = "4G" }`.',
+    )
     scratch: Annotated[
         str | None, About("The shared disk is slow: shards are copied to the node first.", example='"$SLURM_TMPDIR"')
     ] = Field(default=None, description="Folder of the node for shards, e.g. `$SLURM_TMPDIR`.")

@@ -13,7 +13,7 @@ from torch import nn
 
 from dpdt.base.console import warn
 from dpdt.base.files import remove_leftovers
-from dpdt.errors import DpdtError, StudyError
+from dpdt.errors import DpdtError, LostProcessError, StudyError
 from dpdt.privacy.clipping.engines import CLIPPING
 from dpdt.privacy.statements import publish_statement
 from dpdt.runs.checkpoint import remove_checkpoints
@@ -128,7 +128,7 @@ def train_run(run: TrainingRun, *, on_epoch_end: EpochEnd | None = None, stop: S
     set_threads(run.study.train.num_threads)
     keep_memory(device)
     signals = contextlib.nullcontext(stop) if stop else stop_on_signals()
-    with joined() as ranks, _leading(run.paths, ranks, signals) as flag:
+    with signals as flag, joined(flag) as ranks, _leading(run.paths, ranks):
         if ranks.leads:
             remove_leftovers(run.paths.folder)
             _warn_of_other_engines(run)
@@ -154,7 +154,8 @@ def train_run(run: TrainingRun, *, on_epoch_end: EpochEnd | None = None, stop: S
                 publish_statement(run.study, run.paths, kept)
                 loop.report("finished")
                 remove_checkpoints(run.paths.checkpoints)  # and with them the keys of the noise
-        ranks.share(None)  # no rank goes on before the last file is written
+        # no rank goes on before the last file is written, and all end by the signal that came to any of them
+        flag.signal = ranks.largest(flag.signal or 0) or None
     return summary_of(run.paths, seconds=time.perf_counter() - begun)
 
 
@@ -168,15 +169,13 @@ def _add_canaries(run: TrainingRun, model: nn.Module, data: DomainData, ranks: R
 
 
 @contextlib.contextmanager
-def _leading(paths: RunPaths, ranks: Ranks, signals: contextlib.AbstractContextManager[StopFlag]) -> Iterator[StopFlag]:
-    """Listen to the signals; rank 0 also holds the run's lock and records a failure."""
-    with contextlib.ExitStack() as stack:
-        if ranks.leads:
-            stack.enter_context(run_lock(paths))
-        flag = stack.enter_context(signals)
-        if ranks.leads:
-            stack.enter_context(_failure_recorded(paths))
-        yield flag
+def _leading(paths: RunPaths, ranks: Ranks) -> Iterator[None]:
+    """Rank 0 holds the run's lock and records a failure."""
+    if not ranks.leads:
+        yield
+        return
+    with run_lock(paths), _failure_recorded(paths):
+        yield
 
 
 def _warn_of_other_engines(run: TrainingRun) -> None:
@@ -212,5 +211,6 @@ def _failure_recorded(paths: RunPaths) -> Iterator[None]:
             state = read_state(paths)
             if state:
                 del state["updated"]
-                write_state(paths, **{**state, "status": "failed" if isinstance(err, Exception) else "interrupted"})
+                failed = isinstance(err, Exception) and not isinstance(err, LostProcessError)
+                write_state(paths, **{**state, "status": "failed" if failed else "interrupted"})
         raise

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import dpdt
@@ -175,11 +176,15 @@ def latest_jobs_folder(study: Study, run_id: str) -> Path:
     return next(job.log.parent for task, (_, job) in latest_jobs(study).items() if task.key == run_id)
 
 
-@pytest.mark.parametrize(("nodes", "gpus"), [(1, 2), (2, 1)], ids=["one node", "two nodes"])
+@pytest.mark.parametrize(
+    ("nodes", "gpus", "killed"),
+    [(1, 2, False), (2, 1, False), (1, 2, True), (2, 1, True)],
+    ids=["one node", "two nodes", "one node, one is killed", "two nodes, one is killed"],
+)
 def test_two_processes_train_one_model_and_come_back_together(
-    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: int, gpus: int
+    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: int, gpus: int, killed: bool
 ) -> None:
-    """Started by srun; the fake GPUs make two processes of it, the device is the CPU."""
+    """Stopped in good order, or after one was killed. The fake GPUs make two processes of it, the device is the CPU."""
     import torch
 
     from dpdt.training.train import pretrain
@@ -200,7 +205,13 @@ def test_two_processes_train_one_model_and_come_back_together(
     wait_until(lambda: any((study.folder / "held").iterdir()))
     job = rows_of(study)[run_id]["job"]
     assert slurm("squeue", "--noheader", f"--job={job}", "--format=%D").split() == [str(nodes)]
-    slurm("scancel", "--signal=USR2", job)
+    if killed:
+        pattern = f"submitit.core._submit {latest_jobs_folder(study, run_id)}"
+        ranks = [process for process in map(psutil.Process, psutil.pids()) if rank_of(process, pattern) == "1"]
+        assert len(ranks) == 1
+        ranks[0].kill()
+    else:
+        slurm("scancel", "--signal=USR2", job)
     (study.folder / "hold").unlink()
     requeued(study, {run_id})
     wait_until(lambda: rows_of(study)[run_id]["state"] not in ("waiting", "running"))
@@ -209,10 +220,22 @@ def test_two_processes_train_one_model_and_come_back_together(
 
     other = undisturbed(study, calm, {run_id})
     one, two = study.paths.run(run_id), other.paths.run(run_id)
+    if killed:  # steps are taken again, with other noise, and paid for again
+        assert statement(one)["epsilon"] <= 8.0
+        return
     weights, wanted = (torch.load(paths.weights, weights_only=True) for paths in (one, two))
     for name in wanted:
         torch.testing.assert_close(weights[name], wanted[name], rtol=1e-4, atol=1e-5)
     assert statement(one) == statement(two)
+
+
+def rank_of(process: psutil.Process, pattern: str) -> str | None:
+    """The rank of a process of a job; None if it is not one."""
+    try:
+        ours = pattern in " ".join(process.cmdline()) and "python" in process.name()
+        return process.environ().get("SLURM_PROCID") if ours else None
+    except psutil.Error:
+        return None
 
 
 def behave(study: Study, **told: object) -> None:

@@ -1,24 +1,28 @@
 """What a Slurm job runs: a task that may be stopped and requeued, on one process or several."""
 
 import os
+import pickle
 import socket
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 import submitit
 from submitit.helpers import DelayedSubmission
 
-from dpdt.errors import ClusterError
-from dpdt.jobs.slurm.requeue import REQUEUE_CODE, Limits, SlurmAttempt
+from dpdt.base.files import atomic_path
+from dpdt.errors import ClusterError, LostProcessError
+from dpdt.jobs.attempts import Attempt
+from dpdt.jobs.slurm.requeue import REQUEUE_CODE, Limits, SlurmAttempt, result_file
 from dpdt.jobs.task_call import TaskCall
 from dpdt.study.frozen import thaw_study
+from dpdt.training.ranks import PORT_FILE
 
 __all__ = ["SlurmCall"]
-
-# Below the range that systems hand out by themselves.
-FIRST_PORT: Final = 20_000
-NUM_PORTS: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,22 @@ class SlurmCall(TaskCall):
         number = int(os.environ.get("SLURM_RESTART_COUNT", "0")) + 1
         # several slurmd on one host have different names
         attempt = self.new_attempt(number, os.environ.get("SLURMD_NODENAME"))
-        slurm = SlurmAttempt(self.task, attempt, self.limits, self.attempts_file())
         environment = submitit.JobEnvironment()
+        slurm = SlurmAttempt(self.task, attempt, self.limits, self.attempts_file(), environment.num_tasks)
         environment.paths.result_pickle.unlink(missing_ok=True)
         if environment.num_tasks > 1:
-            os.environ.update(_torch_variables(environment))
+            os.environ.update(_torch_variables(environment, attempt.number))
+            with _one_of_several(environment, slurm):
+                self._attempt(slurm, attempt)
+        else:
+            self._attempt(slurm, attempt)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Start the same task again: what submitit calls if it is warned before the task listens itself."""
+        return DelayedSubmission(self)
+
+    def _attempt(self, slurm: SlurmAttempt, attempt: Attempt) -> None:
+        """Run the task, and note how the attempt ended."""
         slurm.begin()
         if self.scratch is not None:
             os.environ["DPDT_SCRATCH"] = os.path.expandvars(self.scratch)
@@ -53,16 +68,8 @@ class SlurmCall(TaskCall):
         try:
             self.run()
         except SystemExit as stop:
-            try:
-                slurm.ended(stop)
-            except SystemExit:
-                if environment.num_tasks > 1:
-                    _end_process(REQUEUE_CODE if stop.code == REQUEUE_CODE else 1)
-                raise
-
-    def checkpoint(self) -> DelayedSubmission:
-        """Start the same task again: what submitit calls if it is warned before the task listens itself."""
-        return DelayedSubmission(self)
+            slurm.ended(stop, self._saved_step())
+        slurm.done()
 
     def _check_gpu(self) -> None:
         """Fail at once where the GPU that was asked for is not seen: on the CPU a training would go on for days.
@@ -83,25 +90,42 @@ class SlurmCall(TaskCall):
             )
 
 
-def _end_process(code: int) -> NoReturn:
-    """End with this code, whatever libraries would do when the interpreter ends.
+@contextmanager
+def _one_of_several(environment: Any, slurm: SlurmAttempt) -> Iterator[None]:
+    """Run the block as one of the processes that train together; after it only rank 0 goes on, if it has succeeded."""
+    leads = environment.global_rank == 0
+    try:
+        yield
+    except SystemExit as stop:
+        _end_process(REQUEUE_CODE if stop.code == REQUEUE_CODE else 1)
+    except LostProcessError as err:
+        print(f"{slurm.task.label}: {err}", file=sys.stderr, flush=True)
+        slurm.lost()
+        _end_process(1)
+    except Exception:
+        if not leads:  # the job's result is rank 0's
+            with atomic_path(result_file(environment.paths.folder, environment.job_id)) as result:
+                result.write_bytes(pickle.dumps(("error", traceback.format_exc())))
+        raise
+    if not leads:
+        _end_process(0)
 
-    All files are written. Gloo's threads may still run then, and end the process with an abort: the batch script would
-    take that for a failure, and not ask for the requeue.
-    """
+
+def _end_process(code: int) -> NoReturn:
+    """End with this code, whatever libraries would do when the interpreter ends: all files are written."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def _torch_variables(environment: Any) -> dict[str, str]:
-    """How the processes of a training find each other: what torchrun would set."""
+def _torch_variables(environment: Any, attempt: int) -> dict[str, str]:
+    """How the processes of an attempt find each other."""
     return {
         "RANK": str(environment.global_rank),
         "LOCAL_RANK": str(environment.local_rank),
         "WORLD_SIZE": str(environment.num_tasks),
         "MASTER_ADDR": _first_node(environment) if environment.num_nodes > 1 else "127.0.0.1",
-        "MASTER_PORT": str(FIRST_PORT + int(environment.raw_job_id) % NUM_PORTS),
+        PORT_FILE: str(Path(environment.paths.folder) / f"{environment.job_id}_{attempt}_port"),
     }
 
 

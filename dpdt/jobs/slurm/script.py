@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
-import submitit
-
 from dpdt.base.files import last_line, write_text
 from dpdt.errors import ClusterError
 from dpdt.jobs.resources import Resources
-from dpdt.jobs.slurm.requeue import SETUP, TEARDOWN
+from dpdt.jobs.slurm.requeue import SETUP, teardown
+from dpdt.jobs.slurm.sbatch import Executor
 from dpdt.jobs.submissions import Submission
 
 __all__ = ["check_python", "cpus_per_rank", "make_executor", "python_words"]
@@ -45,29 +44,34 @@ def make_executor(submission: Submission, stage: str, asked: Resources) -> Any:
         stage: One of STAGES.
         asked: What each task asks for.
     """
-    executor = submitit.SlurmExecutor(folder=submission.paths.jobs(stage), python=python_command(submission, asked))
+    executor = Executor(folder=submission.paths.jobs(stage), python=python_command(submission, asked))
     cpus = cpus_per_rank(asked)
     together = ["--kill-on-bad-exit=1"] if asked.nodes * asked.ranks > 1 else []
-    executor.update_parameters(
-        job_name=f"dpdt-{stage}",
-        partition=asked.partition,
-        account=asked.account,
-        qos=asked.qos,
-        constraint=asked.constraint,
-        gpus_per_node=f"{asked.gpu_type}:{asked.gpus}" if asked.gpus and asked.gpu_type else asked.gpus or None,
-        nodes=asked.nodes,
-        cpus_per_task=cpus,
-        ntasks_per_node=asked.ranks,
-        mem=f"{max(1, round(asked.mem_gb * 1024))}M",
-        time=asked.timeout_min,
-        wckey=None,
-        signal_delay_s=asked.signal_delay_s,
-        setup=[f"export OMP_NUM_THREADS={cpus}", *asked.setup, *SETUP],
-        teardown=list(TEARDOWN),
-        srun_args=[f"--cpus-per-task={cpus}", *together],  # since Slurm 22.05 srun does not take it from sbatch
-        stderr_to_stdout=True,
-        additional_parameters={"kill-on-invalid-dep": "yes", "requeue": True},
-    )
+    parameters: dict[str, Any] = {
+        "job_name": f"dpdt-{stage}",
+        "partition": asked.partition,
+        "account": asked.account,
+        "qos": asked.qos,
+        "constraint": asked.constraint,
+        "gpus_per_node": f"{asked.gpu_type}:{asked.gpus}" if asked.gpus and asked.gpu_type else asked.gpus or None,
+        "nodes": asked.nodes,
+        "cpus_per_task": cpus,
+        "ntasks_per_node": asked.ranks,
+        "mem": f"{max(1, round(asked.mem_gb * 1024))}M",
+        "time": asked.timeout_min,
+        "wckey": None,
+        "signal_delay_s": asked.signal_delay_s,
+        "setup": [f"export OMP_NUM_THREADS={cpus}", *asked.setup, *SETUP],
+        "teardown": teardown(submission.paths.jobs(stage)),
+        "srun_args": [f"--cpus-per-task={cpus}", *together],  # since Slurm 22.05 srun does not take it from sbatch
+        "stderr_to_stdout": True,
+    }
+    others: dict[str, Any] = {"kill-on-invalid-dep": "yes", "requeue": True}
+    for name, value in asked.extra.items():  # the site's word, in place of ours
+        parameters.pop(name.replace("-", "_"), None)
+        others[name] = value
+    others = {name: value for name, value in others.items() if value is not False}
+    executor.update_parameters(**parameters, additional_parameters=others)
     return executor
 
 

@@ -6,7 +6,6 @@ failed task takes along only what needs it, and Slurm removes that from the queu
 """
 
 import contextlib
-import io
 import os
 import re
 import shutil
@@ -15,15 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-import submitit
-
-from dpdt.base.files import last_line
 from dpdt.errors import ClusterError
 from dpdt.jobs.selection import Plan, StagePlan
 from dpdt.jobs.slurm.call import SlurmCall
-from dpdt.jobs.slurm.programs import COMMAND_SECONDS
+from dpdt.jobs.slurm.programs import COMMAND_SECONDS, run_program
 from dpdt.jobs.slurm.queue import read_queue
 from dpdt.jobs.slurm.requeue import Limits
+from dpdt.jobs.slurm.sbatch import error_lines
 from dpdt.jobs.slurm.script import check_python, cpus_per_rank, make_executor
 from dpdt.jobs.submissions import Job, Submission, latest_jobs
 from dpdt.study import Study
@@ -82,11 +79,11 @@ def send(study: Study, plan: Plan, submission: Submission, *, queued: Mapping[Ta
                 if stage.send:
                     sender.send_stage(stage)
     except BaseException as err:
-        sender.cancel()
-        if isinstance(err, submitit.core.utils.FailedJobError | submitit.core.utils.FailedSubmissionError):
+        left = sender.cancel()
+        if isinstance(err, ClusterError):
             raise ClusterError(
-                f"Slurm refused a job: {last_line(str(err)) or 'no message'}. Nothing is left in the queue. Look at "
-                f"[cluster] in {study.file} and at the profile; `--dry-run` shows what is asked for."
+                f"{err}. {left} Look at [cluster] in {study.file} and at the profile; `--dry-run` shows what is asked "
+                "for."
             ) from err
         raise
 
@@ -113,12 +110,16 @@ class _Sender:
                 array = replace(array, dependency=_both(before, array.dependency))
             lanes.append(self._send_array(stage, array, limit))
 
-    def cancel(self) -> None:
-        """Cancel what was sent."""
+    def cancel(self) -> str:
+        """Cancel what was sent before; says what is left of it in the queue."""
         job_ids = sorted({job.job_id.split("_")[0] for job in self.submission.jobs})
-        if job_ids:
-            subprocess.run(["scancel", *job_ids], check=False, timeout=COMMAND_SECONDS)
-        self.submission.forget()
+        done = run_program("scancel", *job_ids) if job_ids else None
+        if done is None or done.returncode == 0:
+            self.submission.forget()
+            return "Nothing of this submission is left in the queue."
+        return (
+            f"Jobs {', '.join(job_ids)} could not be cancelled ({error_lines(done.stderr)}); `dpdt cancel` tries again."
+        )
 
     def _group(self, stage: StagePlan) -> list[_Array]:
         """Put tasks with the same dependencies together."""
@@ -178,8 +179,7 @@ class _Sender:
             SlurmCall(study, task, cpus_per_rank(asked), limits=limits, scratch=asked.scratch, gpus=asked.gpus)
             for task in array.tasks
         ]
-        with contextlib.redirect_stderr(io.StringIO()):  # the error that is raised says the same
-            handles = executor.submit_array(calls)
+        handles = executor.submit_array(calls)
         jobs = [self.submission.new_job(task, handle) for task, handle in zip(array.tasks, handles, strict=True)]
         self.submission.add(jobs)
         self.job_ids.update((job.task, job.job_id) for job in jobs)
