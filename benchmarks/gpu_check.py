@@ -220,7 +220,7 @@ def rank_result(device: torch.device, scale: Scale, result: Path) -> None:
 
     dist.all_reduce = counted
     data = Pictures(2 * scale.logical, scale.size)
-    with joined() as ranks, tempfile.TemporaryDirectory() as folder:
+    with joined(StopFlag()) as ranks, tempfile.TemporaryDirectory() as folder:
         loop = Run(Path(folder), device, scale=scale, images=len(data)).loop(data, ranks=ranks)
         sums: list[Tensor] = []
         release = loop.gradients.release

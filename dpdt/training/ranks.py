@@ -108,12 +108,12 @@ class Ranks:
         import torch
         import torch.distributed as dist
 
-        if len(tensors) == 1 and tensors[0].is_contiguous():
-            dist.all_reduce(tensors[0])
-            return
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        in_place = len(tensors) == 1 and tensors[0].is_contiguous()
+        flat = tensors[0] if in_place else torch.cat([tensor.reshape(-1) for tensor in tensors])
         with _together():
             dist.all_reduce(flat)
+        if in_place:
+            return
         pieces = flat.split_with_sizes([tensor.numel() for tensor in tensors])
         back = [piece.view_as(tensor) for tensor, piece in zip(tensors, pieces, strict=True)]
         torch._foreach_copy_(list(tensors), back)  # one kernel of a GPU, in place of one a tensor
