@@ -114,7 +114,8 @@ def test_a_process_that_lost_another_ends_at_once_and_the_training_goes_on(
     _, error = processes[1 - killed].communicate(timeout=SECONDS)
     assert time.monotonic() - begun < 30  # of the 30 minutes that one waits for another that lives
     assert b"dpdt.errors.LostProcessError: another process of this training has ended" in error
-    assert processes[killed].wait() == -signal.SIGKILL
+    processes[killed].communicate(timeout=SECONDS)
+    assert processes[killed].returncode == -signal.SIGKILL
     (alone,) = run(study, tmp_path, size=1)
     assert alone["status"] == "finished"
     stated = statement(study.paths.run(study.run_id(study.cells()[0])))

@@ -1,7 +1,10 @@
 """MLflow from the command line: compare, watch, sync --to, and a sync that has nothing to send."""
 
+import http.client
 import json
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -168,6 +171,26 @@ def test_serving_to_others_without_a_password_is_warned_of(
         with pytest.raises(TrackingError, match="not started"):
             serve_ui(study, port=free_port(), host=host)
         assert ("asks for no password" in capsys.readouterr().err) is warned
+
+
+@pytest.mark.slow
+def test_a_browser_elsewhere_asks_for_this_machine_by_its_name(fake_runs: Make) -> None:
+    study = fake_runs(("vindr",), "[1.0]").all().study
+    sync(study)
+    port = free_port()
+    code = "import sys; from dpdt.study import load_study; from dpdt.tracking.ui import serve_ui; "
+    code += f"serve_ui(load_study(sys.argv[1]), port={port}, host='0.0.0.0')"
+    with subprocess.Popen([sys.executable, "-c", code, str(study.file)], stdout=subprocess.PIPE, text=True) as ui:
+        assert ui.stdout
+        assert any("Ctrl-C" in line for line in ui.stdout)
+        codes = {}
+        for name in (socket.gethostname(), "attacker.example"):
+            asked = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            asked.request("GET", "/api/2.0/mlflow/experiments/get?experiment_id=0", headers={"Host": f"{name}:{port}"})
+            codes[name] = asked.getresponse().status
+            asked.close()
+        ui.send_signal(signal.SIGINT)
+    assert codes == {socket.gethostname(): 200, "attacker.example": 403}
 
 
 def test_an_address_with_a_password_is_shown_without_it(

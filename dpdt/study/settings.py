@@ -392,7 +392,10 @@ class ClusterSettings(Section):
     shard_tasks: Annotated[Integer, About("A large corpus: more nodes make its shards.", unit="tasks")] = Field(
         default=1, ge=1, description="Tasks that share the making of one domain's shards."
     )
-    extra: dict[str, bool | Integer | str] = Field(
+    extra: Annotated[
+        dict[str, bool | Integer | str],
+        About("The site forbids a line, or wants another.", example='{ mem = false, mem-per-cpu = "4G" }'),
+    ] = Field(
         default={},
         description='Other lines for sbatch, or none where dpdt has one: `{ mem = false, mem-per-cpu = "4G" }`.',
     )

@@ -118,6 +118,12 @@ def _server(uri: str, host: str, port: int, log: IO[bytes]) -> Iterator[subproce
     """MLflow's server with one worker; it and its children end with the block, also on SIGTERM."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", host]
     command += ["--port", str(port), "--workers", "1", "--no-serve-artifacts"]
+    if host not in LOCAL:
+        from mlflow.server.security_utils import get_default_allowed_hosts  # here: it loads MLflow
+
+        names = {host, socket.gethostname(), socket.getfqdn()}  # a browser that asks for another name gets a 403
+        hosts = [*get_default_allowed_hosts(), *(f"{name}:*" for name in sorted(names))]
+        command += ["--allowed-hosts", ",".join(hosts)]
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # Its own session: Ctrl-C reaches this process alone, which then ends the server and the server's worker.
     server = subprocess.Popen(
