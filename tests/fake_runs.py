@@ -36,7 +36,9 @@ class FakeRuns:
         paths = self.study.paths.run(self.study.run_id(cell))
         make_folder(paths.folder)
         private = cell.private
-        settings = self.study.model_dump(mode="json", exclude={"study", "domains", "tracking", "cluster"})
+        left_out = {"train", "privacy", "evaluate"} if cell.domain == BEFORE else set()
+        left_out |= {"study", "domains", "tracking", "cluster"}
+        settings = self.study.model_dump(mode="json", exclude=left_out)
         config = {
             "run_id": paths.run_id,
             "kind": "pretrain" if cell.domain == BEFORE else "train",

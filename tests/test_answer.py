@@ -99,8 +99,8 @@ def test_a_gain_that_may_be_nothing_has_no_share() -> None:
         "What DP costs: on the other domains, where macro AUC is 0.900 without DP, it is not known"
     )
     assert found[2] == (
-        "What DP keeps of it: on the other domains there is no share to give: what it brought without DP may be nothing "
-        "(+0.007; −0.002 to +0.015)."
+        "What DP keeps of it: on the other domains there is no share to give: what it brought without DP may be "
+        "nothing (+0.007; −0.002 to +0.015)."
     )
 
 

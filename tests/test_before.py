@@ -277,6 +277,7 @@ def test_auc_csv_has_it_once_a_test_domain_at_epsilon_0(reported: Study) -> None
     rows = table[table["target_epsilon"] == 0]
     assert len(rows) == 2 * (len(LABELS) + 1) * (len(SUBGROUPS) + 1)
     assert set(rows["train_domain"]) == {BEFORE}
+    assert set(table["privacy_unit"]) == {"patient"}
     chosen = rows[(rows["label"] == "average") & (rows["subgroup"] == "all")].set_index("test_domain")["auc"]
     for domain in TWO:
         assert chosen[domain] == pytest.approx(macro(reported, 0.0, BEFORE, domain), abs=1e-6)
@@ -387,6 +388,7 @@ def test_mlflow_gets_it_as_the_pretraining_s_own_run_at_epsilon_0(reported: Stud
     assert run is not None
     news = payload(run)
     assert (news.params["target_epsilon"], news.params["train_domain"]) == ("0", "mimic")
+    assert news.name == "mimic · public pretraining (before) · seed 0"
     assert news.tags["dpdt.arm"] == BEFORE
     assert "it has seen no private patient, so its epsilon is 0" in news.tags["mlflow.note.content"]
     points = {point.key: point.value for point in final_values(run, 0.0)[0]}

@@ -81,6 +81,7 @@ class _Look:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.paths = study.paths
+        self.before = study.before_run_id
         self.aucs: dict[str, float | None] = {}
         self.jobs = latest_jobs(study)
         self.known = {name: self._ask(name) for name in {job.cluster for _, job in self.jobs.values()}}
@@ -157,8 +158,7 @@ class _Look:
         if task.stage not in ("train", "evaluate"):
             return None
         if task.key not in self.aucs:
-            everywhere = task.key == self.study.before_run_id
-            self.aucs[task.key] = last_auc(self.paths.run(task.key), everywhere=everywhere)
+            self.aucs[task.key] = last_auc(self.paths.run(task.key), everywhere=task.key == self.before)
         return self.aucs[task.key]
 
 

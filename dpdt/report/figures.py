@@ -118,10 +118,7 @@ def epsilon_figure(curve: pd.DataFrame, *, names: Mapping[float, str]) -> Drawin
     with rc_context(FONT):
         figure, axes = _figure(4.7, 3.5)
         for scope, colour, style in (("on-domain", ON_DOMAIN, "o-"), ("off-domain", OFF_DOMAIN, "s--")):
-            start = curve["target_epsilon"] == 0
-            point = curve[start & (curve["scope"] == scope) & (curve["train_domain"] == "mean")].dropna(subset="auc")
-            _before_point(axes, point, colour=colour, marker=style[0], name=f"{scope}, before")
-            of_scope = curve[~start & (curve["scope"] == scope)]
+            of_scope = curve[(curve["scope"] == scope) & (curve["target_epsilon"] > 0)]
             for domain, line in of_scope.groupby("train_domain", sort=False):
                 mean = domain == "mean"
                 look: dict[str, Any] = {"linewidth": 2, "markersize": 6, "zorder": 3, "label": f"{scope}, mean"}
@@ -135,6 +132,12 @@ def epsilon_figure(curve: pd.DataFrame, *, names: Mapping[float, str]) -> Drawin
                 places = mean["target_epsilon"].map(place)
                 axes.fill_between(places, mean["ci_low"], mean["ci_high"], color=colour, alpha=0.18, linewidth=0)
         axes.plot([], [], "-", color=QUIET, linewidth=0.8, label="one train domain")
+        before = curve[(curve["target_epsilon"] == 0) & (curve["train_domain"] == "mean")].dropna(subset="auc")
+        for scope, colour, marker, side in (
+            ("on-domain", ON_DOMAIN, "o", -0.06),
+            ("off-domain", OFF_DOMAIN, "s", 0.06),
+        ):
+            _before_point(axes, before[before["scope"] == scope], colour, marker, side, f"{scope}, before")
         axes.set_xticks(range(len(epsilons)), [names[e].removeprefix("ε = ") for e in epsilons])
         axes.set_xlim(-0.3, len(epsilons) - 0.7)
         axes.set(xlabel="target ε (smaller is more private)", ylabel="macro AUC")
@@ -144,10 +147,12 @@ def epsilon_figure(curve: pd.DataFrame, *, names: Mapping[float, str]) -> Drawin
         return _export(figure)
 
 
-def _before_point(axes: "Axes", point: pd.DataFrame, *, colour: str, marker: str, name: str) -> None:
-    """The model before all trainings, at the left, and a thin line at its height for the others to be read against."""
+def _before_point(axes: "Axes", point: pd.DataFrame, colour: str, marker: str, side: float, name: str) -> None:
+    """The model before all trainings, at the left, and a thin line at its height for the others to be read against.
+
+    Both scopes often have the same mean, so each stands a little to its side.
+    """
     for auc, low, high in point[["auc", "ci_low", "ci_high"]].itertuples(index=False):
-        side = 0.06 if marker == "s" else -0.06  # both scopes often have the same mean
         axes.axhline(auc, color=colour, linewidth=0.8, linestyle=":", zorder=1)
         axes.vlines(side, low, high, color=colour, linewidth=1)
         axes.plot([side], [auc], marker, color=colour, markerfacecolor="white", markersize=6, zorder=3, label=name)

@@ -62,7 +62,7 @@ def auc_by_run(study: Study) -> pd.DataFrame:
         table = table.rename(columns={"value": "auc"})
         tables.append(
             table.assign(
-                privacy_unit=run.unit,
+                privacy_unit=study.privacy.unit if is_before(cell.target_epsilon) else run.unit,
                 target_epsilon=cell.target_epsilon,
                 train_domain=cell.domain,
                 seed=cell.seed,

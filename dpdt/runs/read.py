@@ -70,7 +70,7 @@ class Run:
     def title(self) -> str:
         """Name for people, e.g. ``padchest · patient ε=1 · seed 0``."""
         if self.kind == "pretrain":
-            return f"{self.domain} · public pretraining · seed {self.seed}"
+            return f"{self.domain} · public pretraining ({BEFORE}) · seed {self.seed}"
         if self.kind == "before":
             return f"{BEFORE} · {self.config['initial_weights']['source']}"
         twin = "audit twin · " if self.kind == "audit" else ""
