@@ -255,6 +255,14 @@ def test_a_study_that_was_evaluated_without_it_is_reported_as_before_and_says_ho
     assert "not evaluated yet" not in page_text(study)
 
 
+def test_a_report_without_such_a_model_says_why(fake_runs: Make) -> None:
+    study = fake_runs(("vindr",), "[1.0, inf]").all().study
+    write_report(study)
+    assert "what DP keeps of it, is not known: trainings start from random weights." in page_text(study)
+    assert pd.read_csv(study.paths.report / "gain.csv").empty
+    assert "Where DP is worse than before" not in page_text(study)
+
+
 # ---- the report ----
 
 
