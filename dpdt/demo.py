@@ -30,9 +30,10 @@ def run_demo(folder: Path, *, patients: int | None = None) -> None:
 
 def show_comparison(study: Study) -> None:
     """Print train × test domain tables of the macro AUC, one for each epsilon, and where to look next."""
+    from dpdt.report.grid import Grid
     from dpdt.report.write import auc_table
 
-    for target_epsilon in sorted(study.privacy.target_epsilons, reverse=True):
+    for target_epsilon in Grid.of(study).epsilons:
         arm = arm_name(target_epsilon, prefix="DP, epsilon ")
         columns, rows = auc_table(study, target_epsilon)
         show_table(f"Macro AUC by test domain, {arm}", columns, rows)

@@ -15,7 +15,7 @@ import pytest
 from dpdt.base.files import atomic_path, make_folder, write_json, write_text
 from dpdt.base.vocabulary import LABELS
 from dpdt.evaluation.metrics import Threshold, measure_domain, patient_draws
-from dpdt.study import Cell, Study, load_study
+from dpdt.study import BEFORE, Cell, Study, load_study
 from dpdt.study.paths import RunPaths
 
 FIVE = ("vindr", "chestxray14", "chexpert", "uka", "padchest")
@@ -36,11 +36,13 @@ class FakeRuns:
         paths = self.study.paths.run(self.study.run_id(cell))
         make_folder(paths.folder)
         private = cell.private
-        settings = self.study.model_dump(mode="json", exclude={"study", "domains", "tracking", "cluster"})
+        left_out = {"train", "privacy", "evaluate"} if cell.domain == BEFORE else set()
+        left_out |= {"study", "domains", "tracking", "cluster"}
+        settings = self.study.model_dump(mode="json", exclude=left_out)
         config = {
             "run_id": paths.run_id,
-            "kind": "train",
-            "domain": cell.domain,
+            "kind": "pretrain" if cell.domain == BEFORE else "train",
+            "domain": self.study.public_domain if cell.domain == BEFORE else cell.domain,
             "seed": cell.seed,
             "target_epsilon": cell.target_epsilon if private else None,
             "settings": json.loads(json.dumps(settings, default=str).replace("Infinity", "null")),
@@ -114,8 +116,8 @@ class FakeRuns:
         return paths
 
     def all(self, **options: Any) -> "FakeRuns":
-        """Every cell of the study, trained and evaluated."""
-        for cell in self.study.cells():
+        """Every model of the study, trained and evaluated; with a public domain the one before them, too."""
+        for cell in self.study.models():
             self.train(cell)
             self.evaluate(cell, **options)
         return self
@@ -185,8 +187,10 @@ def fake_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         *,
         name: str = "a study",
         more: str = "",
+        public: bool = False,
     ) -> FakeRuns:
         roots = "".join(f'[domains.{domain}]\nroot = "raw/{domain}"\nkind = "vindr"\n' for domain in domains)
+        roots += '[domains.mimic]\nroot = "raw/mimic"\n' if public else ""
         text = f'[study]\nname = "{name}"\n[privacy]\ntarget_epsilons = {epsilons}\n{more}\n{roots}'
         write_text(tmp_path / "study.toml", text)
         return FakeRuns(load_study(tmp_path))

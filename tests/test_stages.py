@@ -34,8 +34,8 @@ def calls(study: Study, what: str = "start") -> list[str]:
 def test_a_study_has_a_task_for_each_domain_and_each_cell(make_fake_study: MakeStudy) -> None:
     study = make_fake_study()
     numbers = {stage: len(tasks(study, stage)) for stage in STAGES}
-    # a, b and the public domain; 2 domains x 2 epsilons x 1 seed
-    assert numbers == {"cohort": 3, "shards": 3, "pretrain": 1, "train": 4, "evaluate": 4, "report": 1, "track": 1}
+    # a, b and the public domain; 2 domains x 2 epsilons x 1 seed, and the model before them is evaluated, too
+    assert numbers == {"cohort": 3, "shards": 3, "pretrain": 1, "train": 4, "evaluate": 5, "report": 1, "track": 1}
 
 
 def test_a_study_without_a_public_domain_has_no_pretraining(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_each_task_needs_what_it_reads(make_fake_study: MakeStudy) -> None:
     assert found[f"pretrain-{study.pretrain_run_id}"] == {"shards-public"}
     assert found[f"train-{run_id}"] == {f"pretrain-{study.pretrain_run_id}", "shards-a"}
     assert found[f"evaluate-{run_id}"] == {f"train-{run_id}", "shards-a", "shards-b"}
-    assert found["report"] == {f"evaluate-{study.run_id(cell)}" for cell in study.cells()}
+    assert found["report"] == {f"evaluate-{study.run_id(cell)}" for cell in study.models()}
     assert found["track"] == {"report"}
     assert [task.stage for task in needs(study)] == sorted((t.stage for t in needs(study)), key=STAGES.index)
 

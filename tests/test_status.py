@@ -16,7 +16,7 @@ MakeStudy = Callable[..., Study]
 
 def test_a_new_study_has_nothing_yet(make_fake_study: MakeStudy) -> None:
     rows = study_status(make_fake_study())
-    assert len(rows) == 17
+    assert len(rows) == 18
     assert {row["state"] for row in rows} == {"missing"}
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
 
@@ -61,5 +61,5 @@ def test_the_log_of_a_failure_is_named_below_the_table(
         submit(study, cluster="local", stages=["cohort"])
     show_status(study_status(study))
     shown = capsys.readouterr().out
-    assert "2 done, 1 failed, 14 missing" in shown
+    assert "2 done, 1 failed, 15 missing" in shown
     assert f"cohort a: log in {study.paths.jobs}" in shown

@@ -54,9 +54,9 @@ def test_debug_runs_everything_in_this_process_and_then_nothing(
     summary = submit(study, cluster="debug")
     assert started(study) == [task.name for task in needs(study)]
     assert {row["pid"] for row in events(study)} == {os.getpid()}
-    assert (summary.sent, summary.skipped, summary.finished) == (17, 0, 17)
+    assert (summary.sent, summary.skipped, summary.finished) == (18, 0, 18)
     assert submit(study, cluster="debug").sent == 0
-    assert capsys.readouterr().out.endswith("Nothing to send: 17 tasks are done.\n")
+    assert capsys.readouterr().out.endswith("Nothing to send: 18 tasks are done.\n")
 
 
 def test_debug_ends_at_the_first_failure_with_one_line(make_fake_study: MakeStudy) -> None:
@@ -91,7 +91,7 @@ def test_a_dry_run_prints_a_table_and_leaves_no_trace(
     before = sorted(study.folder.rglob("*"))
     summary = submit(study, cluster="slurm", dry_run=True)
     assert sorted(study.folder.rglob("*")) == before
-    assert summary.sent == 17
+    assert summary.sent == 18
     rows = {
         line.split()[1]: " ".join(line.replace("│", " ").split())
         for line in capsys.readouterr().out.splitlines()
@@ -202,7 +202,7 @@ def test_tasks_end_with_their_starter_and_a_rerun_finishes_the_rest(make_fake_st
     (study.folder / "behave.json").write_text("{}")
     before = len(started(study))
     submit(study, cluster="local")
-    assert len(started(study)) - before == 17
+    assert len(started(study)) - before == 18
     assert set(states(study).values()) == {"done"}
 
 

@@ -99,12 +99,12 @@ def test_an_image_that_is_not_there_is_bad(make_fake_study: MakeStudy, site: Fak
 def test_more_tasks_than_slurm_or_the_account_takes_are_bad(
     make_fake_study: MakeStudy, site: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = make_fake_study()  # 17 tasks
+    study = make_fake_study()  # 18 tasks
     assert found(study)["arrays"][0] == "good"
     site.program("sacctmgr", "printf '\\n16\\n20\\n'")  # an association without a limit, and two with one
     assert found(study)["arrays"] == (
         "bad",
-        "17 tasks, MaxArraySize 1001; larger arrays are cut, all parts keep to one throttle; MaxSubmitJobs = 16 is "
+        "18 tasks, MaxArraySize 1001; larger arrays are cut, all parts keep to one throttle; MaxSubmitJobs = 16 is "
         "less: send some stages first (--stages)",
     )
     site.program("sacctmgr", "exit 1")

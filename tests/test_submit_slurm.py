@@ -38,8 +38,9 @@ def test_arrays_wait_for_exactly_what_their_tasks_read(make_fake_study: MakeStud
         ("train", "0-1%2", "afterok:3:2_1"),
         ("evaluate", "0-1%2", "aftercorr:4,afterok:2_0:2_1"),
         ("evaluate", "0-1%2", "aftercorr:5,afterok:2_0:2_1"),
-        ("report", None, "afterany:6:7"),
-        ("track", None, "afterany:8"),
+        ("evaluate", None, "afterok:3:2"),  # the model before them waits for no training
+        ("report", None, "afterany:6:7:8"),
+        ("track", None, "afterany:9"),
     ]
 
 
@@ -59,7 +60,7 @@ def test_evaluations_without_an_array_of_partners_wait_one_by_one(
     submit(study, cluster="debug", stages=["cohort", "shards", "pretrain"])
     submit(study, cluster="slurm", stages=["train", "evaluate"])
     found = [fake_slurm.options(n).get("dependency") for n in range(1, fake_slurm.count + 1)]
-    assert found == [None, None, "aftercorr:1", "afterok:2"]
+    assert found == [None, None, "aftercorr:1", "afterok:2", None]  # the last is the model before the trainings
 
 
 def test_an_outer_job_does_not_leak_into_new_jobs(
@@ -277,7 +278,7 @@ def test_a_job_that_left_no_trace_is_a_failure_even_without_accounting(
     monkeypatch.setattr("dpdt.jobs.slurm.wait.GONE_SECONDS", 0.1)
     study = make_fake_study()
     with pytest.raises(
-        ClusterError, match=r"^cohort a: ended without a result \(Slurm's state: unknown\).*3 tasks failed; 14 not run"
+        ClusterError, match=r"^cohort a: ended without a result \(Slurm's state: unknown\).*3 tasks failed; 15 not run"
     ):
         submit(study, cluster="slurm", wait=True)
     rows = {row["task"]: row for row in study_status(study)}

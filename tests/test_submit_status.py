@@ -64,7 +64,7 @@ def test_a_row_has_node_and_attempt_from_slurm_or_from_the_jobs_own_file(
         ["waiting", None, None, "Priority"],
     ]
     show_status(list(rows.values()))
-    assert "1 running, 2 waiting, 14 missing" in capsys.readouterr().out
+    assert "1 running, 2 waiting, 15 missing" in capsys.readouterr().out
 
 
 def test_what_left_slurms_memory_is_asked_of_the_accounting_once(
@@ -152,7 +152,7 @@ def test_after_a_change_of_settings_no_task_failed_and_the_way_on_is_told(
     shown = capsys.readouterr().out
     assert (
         shown
-        == "Nothing to send: 0 tasks are done, 17 were never sent with these settings: leave out --retry-failed.\n"
+        == "Nothing to send: 0 tasks are done, 18 were never sent with these settings: leave out --retry-failed.\n"
     )
 
 
@@ -198,4 +198,4 @@ def test_watching_ends_when_nothing_runs_or_waits(
     assert fake_slurm.num_looks == looks + 2  # one call of squeue a look
     capsys.readouterr()
     watch_status(study, every_seconds=7, as_json=True)
-    assert [len(json.loads(line)) for line in capsys.readouterr().out.splitlines()] == [17]
+    assert [len(json.loads(line)) for line in capsys.readouterr().out.splitlines()] == [18]

@@ -18,11 +18,12 @@ from dpdt.cohort.data_hashes import data_key, recorded_hashes
 from dpdt.cohort.table import labels_sha256, read_cohort, read_record
 from dpdt.errors import CohortError, DpdtError, StudyError
 from dpdt.evaluation import metrics
+from dpdt.evaluation.before import begin_given, begun_given, given_weights
 from dpdt.evaluation.metrics import DomainMetrics, Threshold
 from dpdt.evaluation.predict import predictor, read_predictions, wide
 from dpdt.runs.state import read_state
 from dpdt.shards.manifest import codec_differences, read_manifest
-from dpdt.study import Study
+from dpdt.study import BEFORE, Study
 from dpdt.study.paths import RunPaths, StudyPaths
 
 __all__ = ["EvaluateSummary", "evaluate_run", "evaluation_done"]
@@ -35,16 +36,22 @@ class EvaluateSummary:
     run_id: str
     domains: int
     images: int
-    on_domain: float
+    on_domain: float  # NaN where no test domain is the model's own
     off_domain: float
     seconds: float
+    before: bool = False
     skipped: bool = False
+    why_not: str = ""  # of a model before all trainings that cannot be tested
 
     def __str__(self) -> str:
         """One line for people."""
+        if self.why_not:
+            return f"{self.run_id}: no model from before the trainings is tested: {self.why_not}"
         if self.skipped:
             return f"{self.run_id}: evaluated already"
         means = f"macro AUC on-domain {_auc_text(self.on_domain)}, off-domain {_auc_text(self.off_domain)}"
+        if self.before:
+            means = f"macro AUC before all trainings {_auc_text(self.off_domain)}"
         return f"{self.run_id}: {self.images:,} images of {self.domains} domains, {means} ({self.seconds:.0f} s)"
 
 
@@ -55,6 +62,11 @@ def _auc_text(value: float) -> str:
 def evaluation_done(study: Study, run_id: str) -> bool:
     """Whether the predictions and metrics are there, readable, and made from this study's data and settings."""
     paths = study.paths.run(run_id)
+    given = given_weights(study, run_id)
+    if given is not None:
+        begun = begun_given(paths, given)
+        if begun is None or begun["why_not"]:
+            return begun is not None
     try:
         found = read_stamp(paths.metrics)
         stamps = {domain: read_stamp(paths.predictions(domain)) for domain in study.test_domains}
@@ -72,10 +84,11 @@ def evaluate_run(study: Study, run_id: str) -> EvaluateSummary:
 
     Args:
         study: The study.
-        run_id: A finished training.
+        run_id: A finished training, or the model before all of them.
 
     Returns:
-        A summary; `skipped` if everything was there.
+        A summary; `skipped` if everything was there. A model before all trainings that is none (weights without a head
+        for the labels) has a reason instead.
 
     Raises:
         DpdtError: The run is unknown or its training has not finished.
@@ -84,26 +97,34 @@ def evaluate_run(study: Study, run_id: str) -> EvaluateSummary:
     """
     started = time.monotonic()
     paths = study.paths.run(run_id)
-    domain = _trained_domain(study, paths)
-    _check_data(study, paths, domain)
+    given = given_weights(study, run_id)
+    domain: str | None = None  # weights from a file: none of the study's domains is their own
+    if given is None:
+        domain = _trained_domain(study, paths)
+        _check_data(study, paths, domain)
+    elif why_not := begin_given(study, paths, given):
+        return EvaluateSummary(run_id, 0, 0, math.nan, math.nan, 0.0, why_not=why_not)
     if evaluation_done(study, run_id):
         return _summary(study, paths, domain, seconds=0.0, skipped=True)
-    weights = {"weights": sha256_file(paths.weights)}
+    weights = given or paths.weights
+    made_by = {"weights": sha256_file(weights)}
     stamps = {
-        name: _data_stamp(study, name, like=_stamp_there(paths.predictions(name))) | weights
+        name: _data_stamp(study, name, like=_stamp_there(paths.predictions(name))) | made_by
         for name in study.test_domains
     }
     read = {name: read_predictions(paths.predictions(name), stamps[name]) for name in study.test_domains}
     frames = {name: frame for name, frame in read.items() if frame is not None}
     todo = [name for name in study.test_domains if name not in frames]
-    _warn_of_other_codecs(study.paths, domain, todo)
-    val = [(domain, "val")] if (read_cohort(study, domain)["split"] == "val").any() else []
-    with predictor(study, paths, [*((name, "test") for name in todo), *val]) as predict:
+    val: list[tuple[str, str]] = []
+    if domain is not None:
+        _warn_of_other_codecs(study.paths, domain, todo)
+        val = [(domain, "val")] if (read_cohort(study, domain)["split"] == "val").any() else []
+    with predictor(study, paths, [*((name, "test") for name in todo), *val], weights=weights) as predict:
         for name in todo:
             frames[name] = predict(name, "test")
             write_stamped(paths.predictions(name), frames[name], stamps[name])
-        thresholds = _thresholds(study, domain, predict(domain, "val") if val else None)
-    tables = [_threshold_rows(domain, thresholds)]
+        thresholds = _thresholds(study, domain, predict(*val[0]) if val else None)
+    tables = [_threshold_rows(domain or BEFORE, thresholds)]
     measured = [_domain_metrics(study, name, frames[name], thresholds) for name in study.test_domains]
     tables += [of_domain.table for of_domain in measured]
     stamp = {"evaluate": _settings_stamp(study), "predictions": stamps}
@@ -218,10 +239,11 @@ def _settings_stamp(study: Study) -> Stamp:
     return {**study.evaluate.deciding(), "seed": study.study.seed}
 
 
-def _thresholds(study: Study, domain: str, predictions: pd.DataFrame | None) -> dict[str, Threshold]:
+def _thresholds(study: Study, domain: str | None, predictions: pd.DataFrame | None) -> dict[str, Threshold]:
     """Youden's threshold by label, from the train domain's validation patients; none where there are none."""
     if predictions is None:
-        return dict.fromkeys(LABELS, Threshold(math.nan, f"val of {domain}: no image", 0, 0))
+        why_not = "weights from a file have no val" if domain is None else f"val of {domain}: no image"
+        return dict.fromkeys(LABELS, Threshold(math.nan, why_not, 0, 0))
     frame = wide(predictions)
     thresholds = {}
     for label in LABELS:
@@ -276,13 +298,14 @@ def _domain_metrics(
     )
 
 
-def _summary(study: Study, paths: RunPaths, domain: str, *, seconds: float, skipped: bool) -> EvaluateSummary:
+def _summary(study: Study, paths: RunPaths, domain: str | None, *, seconds: float, skipped: bool) -> EvaluateSummary:
     """What is in metrics.parquet, in one line."""
     table = pd.read_parquet(paths.metrics)
     macro = table[
         (table["metric"] == "auc") & (table["label"] == metrics.AVERAGE) & (table["subgroup"] == metrics.ALL)
     ].set_index("test_domain")
-    off_domain = macro["value"].drop(domain, errors="ignore").mean()
+    before = paths.run_id == study.before_run_id
+    off_domain = (macro if before else macro.drop(domain, errors="ignore"))["value"].mean()
     return EvaluateSummary(
         run_id=paths.run_id,
         domains=len(study.test_domains),
@@ -290,5 +313,6 @@ def _summary(study: Study, paths: RunPaths, domain: str, *, seconds: float, skip
         on_domain=float(macro["value"].get(domain, math.nan)),
         off_domain=float(off_domain),
         seconds=seconds,
+        before=before,
         skipped=skipped,
     )

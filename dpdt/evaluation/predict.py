@@ -32,13 +32,16 @@ Predict = Callable[[str, str], pd.DataFrame]
 
 
 @contextmanager
-def predictor(study: Study, paths: RunPaths, splits: Sequence[tuple[str, str]]) -> Iterator[Predict]:
+def predictor(
+    study: Study, paths: RunPaths, splits: Sequence[tuple[str, str]], *, weights: Path | None = None
+) -> Iterator[Predict]:
     """Load a model and the data that it shall be tested on; show one progress bar for all of it.
 
     Args:
         study: The study.
         paths: A finished run.
         splits: (domain, split) pairs that will be asked for.
+        weights: The model's; default: the run's own.
 
     Yields:
         A function from domain and split to predictions with PREDICTION_COLUMNS, one row an image and label.
@@ -49,7 +52,7 @@ def predictor(study: Study, paths: RunPaths, splits: Sequence[tuple[str, str]]) 
     from dpdt.shards.dataset import load_split
 
     data = {(domain, split): load_split(study, domain, split) for domain, split in splits}
-    score = _scorer(study, paths)
+    score = _scorer(study, weights or paths.weights)
     size = study.train.images_at_once
     total = sum(len(part) for part in data.values())
     with progress(f"evaluate {paths.run_id}", total, unit="images") as advance:
@@ -77,7 +80,7 @@ def _check_finite(scores: NDArray[np.float32], run_id: str, domain: str) -> None
         )
 
 
-def _scorer(study: Study, paths: RunPaths) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+def _scorer(study: Study, weights: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """A function from pixels (k, size, size) to probabilities (k, labels)."""
     import torch
 
@@ -89,7 +92,7 @@ def _scorer(study: Study, paths: RunPaths) -> Callable[[NDArray[np.uint8]], NDAr
         torch.set_num_threads(study.train.num_threads)
     device = choose_device(study.train.device)
     model = build_model(study.model, folder=study.file.parent)
-    load_weights(model, paths.weights)
+    load_weights(model, weights)
     model.eval().to(device)
 
     @torch.inference_mode()

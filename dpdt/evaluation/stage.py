@@ -1,4 +1,4 @@
-"""The stage `evaluate`: one task a trained model."""
+"""The stage `evaluate`: one task a trained model, and one for the model before all trainings."""
 
 from dpdt.study import Study
 

@@ -31,8 +31,8 @@ def study_status(study: Study) -> list[dict[str, Any]]:
     Returns:
         Rows that can be written as JSON: stage, task (label), name (what `dpdt logs` and `cancel` take), key, state
         (one of STATES), step and num_steps (runs only), epsilon (spent) and target_epsilon (null without DP), auc
-        (last average on the run's own domain), time_left_s (an estimate), job (id), node, attempt, log (file), note
-        (a failure's last line, or why the task waits or was not run).
+        (last average on the run's own domain; of the model before, over all test domains), time_left_s (an estimate),
+        job (id), node, attempt, log (file), note (a failure's last line, or why the task waits or was not run).
     """
     return _Look(study).rows()
 
@@ -81,6 +81,7 @@ class _Look:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.paths = study.paths
+        self.before = study.before_run_id
         self.aucs: dict[str, float | None] = {}
         self.jobs = latest_jobs(study)
         self.known = {name: self._ask(name) for name in {job.cluster for _, job in self.jobs.values()}}
@@ -157,7 +158,7 @@ class _Look:
         if task.stage not in ("train", "evaluate"):
             return None
         if task.key not in self.aucs:
-            self.aucs[task.key] = last_auc(self.paths.run(task.key))
+            self.aucs[task.key] = last_auc(self.paths.run(task.key), everywhere=task.key == self.before)
         return self.aucs[task.key]
 
 

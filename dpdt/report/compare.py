@@ -1,4 +1,4 @@
-"""DP against no DP, model by model: paired differences in AUC with their tests, and in fairness.
+"""Models against models: paired differences in AUC with their tests, and in fairness.
 
 Standard errors are DeLong's, summed by patient (or by image, as `evaluate.bootstrap_unit` says); where a class has few
 images they cannot be trusted, and a permutation test takes their place. Intervals are from the shared bootstrap draws.
@@ -6,10 +6,12 @@ images they cannot be trusted, and a permutation test takes their place. Interva
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from dpdt.base.vocabulary import LABELS
 from dpdt.evaluation.metrics import (
@@ -24,10 +26,11 @@ from dpdt.evaluation.metrics import (
     tost,
     undefined_reason,
 )
+from dpdt.evaluation.metrics.bootstrap import Floats
 from dpdt.evaluation.predict import wide
 from dpdt.report.intervals import DrawKey, Draws, Interval
-from dpdt.runs.read import Run, cell_runs
-from dpdt.study import Study
+from dpdt.runs.read import Run, model_runs
+from dpdt.study import Cell, Study, is_before
 
 __all__ = ["COMPARISON_COLUMNS", "FAIRNESS_COLUMNS", "compare_models", "fairness_table", "metrics_table"]
 
@@ -35,8 +38,9 @@ SMALL_CLASS: Final = 20  # fewer images of a class than this are tested by permu
 KEYS: Final = ["target_epsilon", "train_domain", "test_domain", "seed", "label"]
 COMPARISON_COLUMNS: Final = [
     *KEYS,
-    "auc_dp",
-    "auc_no_dp",
+    "against",
+    "auc",
+    "auc_against",
     "difference",
     "ci_low",
     "ci_high",
@@ -66,66 +70,115 @@ FAIRNESS_COLUMNS: Final = [
 
 
 def compare_models(study: Study, draws: Draws) -> pd.DataFrame:
-    """Every DP model against the model of the same domain and seed without DP, on every test domain and label.
+    """Every DP model against its twin without DP, and every model against the one before all trainings.
+
+    A twin is of the same domain and seed. All are compared on every test domain and label.
 
     Args:
         study: The study.
         draws: For the intervals (means over the seeds).
 
     Returns:
-        COMPARISON_COLUMNS; rows of labels and of their average. Holm's correction is over the rows of one epsilon,
-        labels and averages apart. `p_equivalence` is of two one-sided tests within `evaluate.equivalence_margin`.
+        COMPARISON_COLUMNS; rows of labels and of their average. `against` is the target epsilon of the other model: inf
+        or 0. Holm's correction is over the rows of one epsilon against one of them, labels and averages apart.
+        `p_equivalence` is of two one-sided tests within `evaluate.equivalence_margin`.
     """
-    rows: list[dict[str, Any]] = []
-    runs = {cell: run for cell, run in cell_runs(study).items() if run and run.metrics() is not None}
-    for cell, run in runs.items():
-        without = runs.get(cell._replace(target_epsilon=math.inf))
-        if not cell.private or without is None:
-            continue
-        for domain in study.test_domains:
-            head = {"target_epsilon": cell.target_epsilon, "train_domain": cell.domain, "test_domain": domain}
-            for row in _compare(study, run, without, domain):
-                keys = [
-                    DrawKey(epsilon, cell.domain, domain, row["label"], ALL, "auc")
-                    for epsilon in (cell.target_epsilon, math.inf)
-                ]
-                interval = draws.mean(keys[:1], minus=keys[1:]) if len(study.train.seeds) == 1 else Interval()
-                rows.append({**head, "seed": cell.seed, **row, "ci_low": interval.low, "ci_high": interval.high})
-    table = pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
-    families = [table["target_epsilon"], table["label"] == AVERAGE]
+    runs = {cell: run for cell, run in model_runs(study).items() if run and run.metrics() is not None}
+    rows = [row for domain in study.test_domains for row in _on_domain(study, runs, domain, draws)]
+    order = {cell: number for number, cell in enumerate(runs)}
+    place = {domain: number for number, domain in enumerate(study.test_domains)}
+    rows.sort(key=lambda row: (-row[1]["against"], order[row[0]], place[row[1]["test_domain"]]))
+    table = pd.DataFrame([row for _, row in rows], columns=COMPARISON_COLUMNS)
+    families = [table["target_epsilon"], table["against"], table["label"] == AVERAGE]
     for name in ("p", "p_equivalence"):
         adjusted = table[name].astype("float64").groupby(families).transform(lambda p: holm(p.to_numpy()))
         table[f"{name}_holm"] = adjusted if len(table) else table[name]
     return table
 
 
-def _compare(study: Study, run: Run, without: Run, domain: str) -> Iterator[dict[str, Any]]:
-    """One pair of models on one test domain: every label, then the average."""
-    frames = [_predictions(one, domain) for one in (run, without)]
-    if frames[0] is None or frames[1] is None:
-        return
-    first, second = frames[0].set_index("image_id"), frames[1].set_index("image_id")
-    shared = first.index.intersection(second.index, sort=False)
-    first, second = first.loc[shared], second.loc[shared]
-    key = first["patient_key"] if study.evaluate.bootstrap_unit == "patient" else pd.Series(first.index)
-    units = np.unique(key.to_numpy(), return_inverse=True)[1]
-    number = int(units.max()) + 1 if len(units) else 0
+def _on_domain(
+    study: Study, runs: Mapping[Cell, Run], domain: str, draws: Draws
+) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """All comparisons on one test domain, each with the model that is compared; its scores are read once."""
+    found: dict[Cell, _Scores | None] = {}
+    trained = sorted((cell for cell in runs if not is_before(cell.target_epsilon)), key=lambda c: (c.domain, c.seed))
+    start = next((_scores(study, run, domain) for cell, run in runs.items() if is_before(cell.target_epsilon)), None)
+    for cell in trained:
+        twin = cell._replace(target_epsilon=math.inf)
+        if twin not in found:
+            found = {twin: _scores(study, runs[twin], domain) if twin in runs else None}  # the last one's can go
+        scores = found[twin] if cell == twin else _scores(study, runs[cell], domain)
+        for against, other in ((math.inf, found[twin]), (0.0, start)):
+            if scores is None or other is None or other is scores:
+                continue
+            head = {"target_epsilon": cell.target_epsilon, "train_domain": cell.domain, "test_domain": domain}
+            for row in _compare(study, scores, other):
+                keys = [
+                    DrawKey(epsilon, cell.domain, domain, row["label"], ALL, "auc")
+                    for epsilon in (cell.target_epsilon, against)
+                ]
+                interval = draws.mean(keys[:1], minus=keys[1:]) if len(study.train.seeds) == 1 else Interval()
+                bounds = {"ci_low": interval.low, "ci_high": interval.high}
+                yield cell, {**head, "seed": cell.seed, "against": against, **row, **bounds}
+
+
+@dataclass
+class _Scores:
+    """A model's scores on one test domain.
+
+    Attributes:
+        frame: One row an image, by its id.
+        units: Number of each image's unit.
+        influences: Of the AUC of each label, once it was asked for.
+    """
+
+    frame: pd.DataFrame
+    units: NDArray[np.intp]
+    influences: dict[str, tuple[float, Floats]] = field(default_factory=dict)
+
+    def influence(self, label: str, target: NDArray[np.float64], known: NDArray[np.bool_]) -> tuple[float, Floats]:
+        """AUC and influences of a label; one model is compared to several."""
+        if label not in self.influences:
+            scores = self.frame[f"score_{label}"].to_numpy()[known]
+            number = int(self.units.max()) + 1 if len(self.units) else 0
+            self.influences[label] = auc_influence(target[known], scores, self.units[known], number)
+        return self.influences[label]
+
+
+def _scores(study: Study, run: Run, domain: str) -> _Scores | None:
+    frame = _predictions(run, domain)
+    return None if frame is None else _by_image(study, frame.set_index("image_id"))
+
+
+def _by_image(study: Study, frame: pd.DataFrame) -> _Scores:
+    key = frame["patient_key"] if study.evaluate.bootstrap_unit == "patient" else pd.Series(frame.index)
+    return _Scores(frame, np.unique(key.to_numpy(), return_inverse=True)[1])
+
+
+def _compare(study: Study, first: _Scores, second: _Scores) -> Iterator[dict[str, Any]]:
+    """Two models on one test domain: every label, then the average."""
+    names = ["patient_key", *(f"target_{label}" for label in LABELS)]
+    if not first.frame[names].equals(second.frame[names]):  # one of them was evaluated on other images or labels
+        shared = first.frame.index.intersection(second.frame.index, sort=False)
+        of_first, of_second = first.frame.loc[shared], second.frame.loc[shared]
+        first, second = _by_image(study, of_first), _by_image(study, of_second.assign(**of_first[names]))
     influences, pairs = [], []
     for label in LABELS:
-        target = first[f"target_{label}"].to_numpy(dtype=np.float64)
+        target = first.frame[f"target_{label}"].to_numpy(dtype=np.float64)
         known = ~np.isnan(target)
-        scores = [frame[f"score_{label}"].to_numpy()[known] for frame in (first, second)]
         reason = undefined_reason(target[known], minimum=study.evaluate.min_subgroup_size)
         if reason:
             yield {"label": label, **_tested(math.nan, math.nan, math.nan, study), "test": "", "reason": reason}
             continue
-        of_models = [auc_influence(target[known], score, units[known], number) for score in scores]
+        of_models = [model.influence(label, target, known) for model in (first, second)]
         pairs.append((of_models[0][0], of_models[1][0]))
         influences.append(of_models[0][1] - of_models[1][1])
         row = {"label": label, **_tested(*pairs[-1], _error(influences[-1]), study), "test": "DeLong", "reason": ""}
         positives = int((target[known] == 1).sum())
         if min(positives, int(known.sum()) - positives) < SMALL_CLASS:
-            row |= {"test": "permutation", "p": permutation_test(target[known], *scores, units=units[known])}
+            scores = [model.frame[f"score_{label}"].to_numpy()[known] for model in (first, second)]
+            units = first.units[known]
+            row |= {"test": "permutation", "p": permutation_test(target[known], *scores, units=units)}
         yield row
     if pairs:
         means = [float(mean) for mean in np.mean(pairs, axis=0)]
@@ -144,8 +197,8 @@ def _tested(first: float, second: float, error: float, study: Study) -> dict[str
     """Difference of two AUCs with both tests."""
     difference = float(first - second)
     return {
-        "auc_dp": float(first),
-        "auc_no_dp": float(second),
+        "auc": float(first),
+        "auc_against": float(second),
         "difference": difference,
         "standard_error": error,
         "p": normal_p(difference, error),
@@ -164,7 +217,7 @@ def _predictions(run: Run, domain: str) -> pd.DataFrame | None:
 def metrics_table(study: Study) -> pd.DataFrame:
     """All metrics of all models, as `metrics.parquet` of the runs has them."""
     tables = []
-    for cell, run in cell_runs(study).items():
+    for cell, run in model_runs(study).items():
         table = run.metrics() if run else None
         if table is not None:
             head: dict[str, Any] = {

@@ -10,6 +10,7 @@ import pandas as pd
 
 from dpdt.base.vocabulary import SUBGROUPS
 from dpdt.evaluation.metrics import ALL
+from dpdt.study import BEFORE, is_before
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,6 +42,7 @@ ON_DOMAIN, OFF_DOMAIN, QUIET = "#0072B2", "#D55E00", "#999999"  # Okabe and Ito'
 ARM_COLOURS: Final = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 ARM_MARKERS: Final = ("s", "^", "v", "P", "X", "d")
 NO_DP_COLOUR: Final = "#222222"
+BEFORE_COLOUR: Final = "#8c8c8c"
 
 
 def auc_scale(auc: pd.DataFrame) -> tuple[float, float]:
@@ -69,7 +71,10 @@ def _export(figure: "Figure") -> Drawing:
 
 
 def heat_map(matrix: pd.DataFrame, *, title: str, scale: tuple[float, float]) -> Drawing:
-    """AUC by train domain (rows) and test domain (columns), annotated; on-domain cells are framed."""
+    """AUC by train domain (rows) and test domain (columns), annotated; on-domain cells are framed.
+
+    Of the model before all trainings it is one row, and no cell is on-domain.
+    """
     from matplotlib import rc_context
     from matplotlib.patches import Rectangle
 
@@ -82,12 +87,12 @@ def heat_map(matrix: pd.DataFrame, *, title: str, scale: tuple[float, float]) ->
         for (row, column), value in np.ndenumerate(values):
             text, colour = ("–", "#555555") if math.isnan(value) else (f"{value:.2f}", _ink(value, scale))
             axes.text(column, row, text, ha="center", va="center", color=colour)
-            if matrix.index[row] == matrix.columns[column]:
+            if matrix.index[row] == matrix.columns[column] and list(matrix.index) != [BEFORE]:
                 frame = Rectangle((column - 0.47, row - 0.46), 0.94, 0.92, fill=False, edgecolor=colour, linewidth=1.3)
                 axes.add_patch(frame)
         axes.set_xticks(range(columns), list(matrix.columns), rotation=35, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(rows), list(matrix.index))
-        axes.set(xlabel="tested on", ylabel="trained on")
+        axes.set(xlabel="tested on", ylabel="" if list(matrix.index) == [BEFORE] else "trained on")
         axes.set_title(title, loc="left", fontweight="bold")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
@@ -102,7 +107,10 @@ def _ink(value: float, scale: tuple[float, float]) -> str:
 
 
 def epsilon_figure(curve: pd.DataFrame, *, names: Mapping[float, str]) -> Drawing:
-    """Macro AUC over epsilon, on- and off-domain, with intervals; the arm without DP is the rightmost point."""
+    """Macro AUC over epsilon, on- and off-domain, with intervals; the arm without DP is the rightmost point.
+
+    The model before all trainings is a point of its own on the left: no line leads to it, for it is no training.
+    """
     from matplotlib import rc_context
 
     epsilons = sorted(curve["target_epsilon"].unique())
@@ -110,7 +118,7 @@ def epsilon_figure(curve: pd.DataFrame, *, names: Mapping[float, str]) -> Drawin
     with rc_context(FONT):
         figure, axes = _figure(4.7, 3.5)
         for scope, colour, style in (("on-domain", ON_DOMAIN, "o-"), ("off-domain", OFF_DOMAIN, "s--")):
-            of_scope = curve[curve["scope"] == scope]
+            of_scope = curve[(curve["scope"] == scope) & (curve["target_epsilon"] > 0)]
             for domain, line in of_scope.groupby("train_domain", sort=False):
                 mean = domain == "mean"
                 look: dict[str, Any] = {"linewidth": 2, "markersize": 6, "zorder": 3, "label": f"{scope}, mean"}
@@ -124,6 +132,12 @@ def epsilon_figure(curve: pd.DataFrame, *, names: Mapping[float, str]) -> Drawin
                 places = mean["target_epsilon"].map(place)
                 axes.fill_between(places, mean["ci_low"], mean["ci_high"], color=colour, alpha=0.18, linewidth=0)
         axes.plot([], [], "-", color=QUIET, linewidth=0.8, label="one train domain")
+        before = curve[(curve["target_epsilon"] == 0) & (curve["train_domain"] == "mean")].dropna(subset="auc")
+        for scope, colour, marker, side in (
+            ("on-domain", ON_DOMAIN, "o", -0.06),
+            ("off-domain", OFF_DOMAIN, "s", 0.06),
+        ):
+            _before_point(axes, before[before["scope"] == scope], colour, marker, side, f"{scope}, before")
         axes.set_xticks(range(len(epsilons)), [names[e].removeprefix("ε = ") for e in epsilons])
         axes.set_xlim(-0.3, len(epsilons) - 0.7)
         axes.set(xlabel="target ε (smaller is more private)", ylabel="macro AUC")
@@ -131,6 +145,17 @@ def epsilon_figure(curve: pd.DataFrame, *, names: Mapping[float, str]) -> Drawin
         axes.set_axisbelow(True)
         figure.legend(loc="outside upper left", frameon=False, ncols=2)
         return _export(figure)
+
+
+def _before_point(axes: "Axes", point: pd.DataFrame, colour: str, marker: str, side: float, name: str) -> None:
+    """The model before all trainings, at the left, and a thin line at its height for the others to be read against.
+
+    Both scopes often have the same mean, so each stands a little to its side.
+    """
+    for auc, low, high in point[["auc", "ci_low", "ci_high"]].itertuples(index=False):
+        axes.axhline(auc, color=colour, linewidth=0.8, linestyle=":", zorder=1)
+        axes.vlines(side, low, high, color=colour, linewidth=1)
+        axes.plot([side], [auc], marker, color=colour, markerfacecolor="white", markersize=6, zorder=3, label=name)
 
 
 def spent_figure(table: pd.DataFrame) -> Drawing:
@@ -171,8 +196,8 @@ def subgroup_figure(table: pd.DataFrame, *, scope: str, names: Mapping[float, st
             rows = chosen[chosen["target_epsilon"] == epsilon].set_index("subgroup").reindex(list(groups))
             values = rows["auc"]
             height = np.arange(len(groups)) + 0.16 * (number - (len(epsilons) - 1) / 2)
-            colour, marker = NO_DP_COLOUR, "o"
-            if math.isfinite(epsilon):
+            colour, marker = (BEFORE_COLOUR, "*") if is_before(epsilon) else (NO_DP_COLOUR, "o")
+            if 0 < epsilon < math.inf:
                 colour, marker = ARM_COLOURS[finite % len(ARM_COLOURS)], ARM_MARKERS[finite % len(ARM_MARKERS)]
                 finite += 1
             axes.plot(values, height, marker, color=colour, markersize=6, label=names[epsilon])

@@ -11,11 +11,12 @@ from dpdt.base.vocabulary import LABELS
 from dpdt.errors import StudyError
 from dpdt.evaluation.metrics import ALL, AVERAGE
 from dpdt.report import figures, tables
+from dpdt.report.gain import gain_table, gains, worse_than_before
 from dpdt.report.grid import Grid
 from dpdt.report.page import Contents, render_published
 from dpdt.report.publish import draw, latex_tables, publish
 from dpdt.report.transfer import transfer_table
-from dpdt.study import arm_name
+from dpdt.study import BEFORE, arm_name
 
 __all__ = ["read_auc_table", "write_published"]
 
@@ -30,8 +31,9 @@ def write_published(files: Sequence[Path], folder: Path) -> Path:
 
     Args:
         files: A table of AUCs (columns `epsilon_band` or `target_epsilon`, label, subgroup, train_domain, test_domain,
-            auc; such as `report/auc.csv`), and, if wanted, one of test images (test_domain, positive_label, subgroup,
-            images) and one of on-domain AUCs over the epsilon that was spent (domain, epsilon, auc).
+            auc; such as `report/auc.csv`; rows of epsilon 0 are the model before all
+            trainings), and, if wanted, one of test images (test_domain, positive_label, subgroup, images) and one of
+            on-domain AUCs over the epsilon that was spent (domain, epsilon, auc).
         folder: Where the report goes.
 
     Returns:
@@ -60,10 +62,19 @@ def write_published(files: Sequence[Path], folder: Path) -> Path:
         arms=tables.arms(grid, auc),
         subgroups=subgroups,
         transfer=transfer_table(auc, grid),
+        gains=gains(grid, auc),
+        worse=worse_than_before(grid, auc),
         figures=drawn,
         comparisons=pd.DataFrame(columns=["label"]),
     )
-    csv = {"auc": auc, "epsilon_curve": curve, "subgroups": subgroups, "transfer": contents.transfer}
+    csv = {
+        "auc": auc,
+        "epsilon_curve": curve,
+        "subgroups": subgroups,
+        "transfer": contents.transfer,
+        "gain": gain_table(contents.gains),
+        "worse_than_before": contents.worse,
+    }
     page = render_published(contents, name=f"Published AUCs: {file.name}", source=file.name)
     return publish(folder, page=page, csv=csv, tex=latex_tables(contents), drawn=drawn)
 
@@ -132,7 +143,7 @@ def read_auc_table(frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, Grid]:
     bad = frame["auc"].notna() & (values.isna() | (values < 0) | (values > 1))
     if bad.any():
         raise StudyError(f"--from-csv {name}: auc: expected numbers in [0, 1], got {str(frame['auc'][bad].iloc[0])!r}.")
-    table: pd.DataFrame = frame[CELL].assign(target_epsilon=epsilon, auc=values)
+    table = _one_before(frame[CELL].assign(target_epsilon=epsilon, auc=values), name)
     twice = table.duplicated(["target_epsilon", *CELL])
     if twice.any():
         row = table[twice].iloc[0]
@@ -142,12 +153,30 @@ def read_auc_table(frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, Grid]:
         for number, text in dict(zip(epsilon, band, strict=True)).items()
     }
     grid = Grid(
-        tuple(dict.fromkeys(table["train_domain"])),
+        tuple(dict.fromkeys(table.loc[table["target_epsilon"] > 0, "train_domain"])),
         tuple(dict.fromkeys(table["test_domain"])),
         tuple(sorted(names, reverse=True)),
         names,
+        why_no_before="" if 0 in names else "the table has no rows of epsilon 0, the model before all trainings",
     )
     return _with_averages(table), grid
+
+
+def _one_before(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The table with one model at epsilon 0, `before`: some give it once, others once a train domain."""
+    start = table["target_epsilon"] == 0
+    if start.all():
+        raise StudyError(f"--from-csv {name}: expected rows of trained models beside those of epsilon 0, got none.")
+    rows = table[start].assign(train_domain=BEFORE).drop_duplicates()
+    twice = rows.duplicated(CELL)
+    if twice.any():
+        row = rows[twice].iloc[0]
+        raise StudyError(
+            f"--from-csv {name}: at epsilon 0, {row['label']}, {row['subgroup']}, {row['test_domain']} has several "
+            "AUCs; expected one: the same model, from before all trainings, whatever the train domain."
+        )
+    whole: pd.DataFrame = pd.concat([table[~start], rows], ignore_index=True)
+    return whole
 
 
 def _check_cells(frame: pd.DataFrame, name: str, arm: str) -> None:
@@ -172,8 +201,8 @@ def _upper_end(text: str, name: str) -> float:
         value = float(text.rsplit("-", 1)[-1])
     except ValueError as err:
         raise StudyError(f"--from-csv {name}: epsilon: expected a number, a band or inf, got {text!r}.") from err
-    if math.isnan(value) or value <= 0:
-        raise StudyError(f"--from-csv {name}: epsilon: expected a number above 0, got {text!r}.")
+    if math.isnan(value) or value < 0 or (value == 0 and "-" in text):
+        raise StudyError(f"--from-csv {name}: epsilon: expected a number from 0, a band or inf, got {text!r}.")
     return value
 
 

@@ -4,7 +4,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dpdt.study import Study, arm_name
+import pandas as pd
+
+from dpdt.runs.read import read_run
+from dpdt.study import BEFORE, Study, arm_name, is_before
 
 __all__ = ["Grid"]
 
@@ -15,19 +18,48 @@ class Grid:
 
     train_domains: tuple[str, ...]
     test_domains: tuple[str, ...]
-    epsilons: tuple[float, ...]  # no DP (inf) first, then falling
+    epsilons: tuple[float, ...]  # no DP (inf) first, then falling; 0 (before all trainings) where it was tested
     names: Mapping[float, str] = field(default_factory=dict)  # of arms with a band of epsilons
+    why_no_before: str = ""  # where the epsilons are without 0
 
     @classmethod
     def of(cls, study: Study) -> "Grid":
         """A study's."""
-        epsilons = tuple(sorted(study.privacy.target_epsilons, reverse=True))
-        return cls(study.train_domains, study.test_domains, epsilons)
+        why_not, before = study.why_no_before, study.before_run_id
+        if before is not None:
+            run = read_run(study, before)
+            not_yet = "the model before all trainings was not tested yet (dpdt evaluate)"
+            tested = run is not None and run.paths.metrics.exists()
+            why_not = "" if tested else (run.why_not_tested if run else "") or not_yet
+        epsilons = (*sorted(study.privacy.trained_epsilons, reverse=True), *([] if why_not else [0.0]))
+        return cls(study.train_domains, study.test_domains, epsilons, why_no_before=why_not)
 
     @property
     def private(self) -> tuple[float, ...]:
         """The arms with DP."""
-        return tuple(epsilon for epsilon in self.epsilons if math.isfinite(epsilon))
+        return tuple(epsilon for epsilon in self.epsilons if 0 < epsilon < math.inf)
+
+    @property
+    def before(self) -> bool:
+        """Whether the model from before all trainings is among the arms."""
+        return any(map(is_before, self.epsilons))
+
+    def spread(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A table in which every train domain has the rows of the model before: it is where each of them started.
+
+        Args:
+            table: With `target_epsilon` and `train_domain`; at epsilon 0 the latter is `before`.
+        """
+        start = table["target_epsilon"] == 0
+        if not start.any():
+            return table
+        copies = [table[start].assign(train_domain=domain) for domain in self.train_domains]
+        spread: pd.DataFrame = pd.concat([table[~start], *copies], ignore_index=True)
+        return spread
+
+    def rows(self, epsilon: float) -> tuple[str, ...]:
+        """The models of an arm by what they were trained on: one for all where nothing private was."""
+        return (BEFORE,) if is_before(epsilon) else self.train_domains
 
     def name(self, epsilon: float) -> str:
         """An arm in words."""

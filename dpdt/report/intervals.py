@@ -9,14 +9,14 @@ import pandas as pd
 
 from dpdt.evaluation.metrics import percentile_interval
 from dpdt.evaluation.metrics.bootstrap import Floats
-from dpdt.runs.read import cell_runs
-from dpdt.study import Study
+from dpdt.runs.read import model_runs
+from dpdt.study import BEFORE, Study, is_before
 
 __all__ = ["UNKNOWN", "DrawKey", "Draws", "Interval"]
 
 
 class DrawKey(NamedTuple):
-    """One number of one arm's model on one test domain."""
+    """One number of one arm's model on one test domain; every train domain names the one model before."""
 
     target_epsilon: float
     train_domain: str
@@ -32,8 +32,18 @@ class Interval(NamedTuple):
     low: float = math.nan
     high: float = math.nan
 
+    @property
+    def excludes_0(self) -> bool:
+        """Whether all of it lies on one side of 0; False where there is none."""
+        return self.low > 0 or self.high < 0
+
+    def within(self, margin: float) -> bool:
+        """Whether all of it lies within ± a margin; False where there is none."""
+        return -margin < self.low and self.high < margin
+
 
 UNKNOWN: Final = Interval()
+Pairs = Iterable[DrawKey]
 
 
 class Draws:
@@ -47,7 +57,7 @@ class Draws:
     def of(cls, study: Study) -> "Draws":
         """All draws of a study's evaluated runs."""
         seeds: dict[DrawKey, list[Floats]] = {}
-        for cell, run in cell_runs(study).items():
+        for cell, run in model_runs(study).items():
             try:
                 table = pd.read_parquet(run.paths.draws) if run and run.paths.metrics.exists() else None
             except (OSError, ValueError):
@@ -75,8 +85,25 @@ class Draws:
         low, high, _ = percentile_interval(values[0] - values[1] if subtracted else values[0], self._confidence)
         return Interval(low, high)
 
+    def share(self, part: Pairs, *, start: Pairs, whole: Pairs) -> tuple[Interval, Interval]:
+        """Interval of (part - start) / (whole - start), each the mean over its keys, and that of the denominator.
+
+        The first is unknown where the second holds 0: a quotient by what may be nothing has no bounds.
+        """
+        means = [self._mean(list(keys)) for keys in (part, start, whole)]
+        if any(mean is None for mean in means):
+            return UNKNOWN, UNKNOWN
+        gain, base, most = (np.asarray(mean) for mean in means)
+        denominator = Interval(*percentile_interval(most - base, self._confidence)[:2])
+        if not denominator.excludes_0:
+            return UNKNOWN, denominator
+        with np.errstate(divide="ignore", invalid="ignore"):
+            quotients = (gain - base) / (most - base)
+        return Interval(*percentile_interval(quotients, self._confidence)[:2]), denominator
+
     def _mean(self, keys: list[DrawKey]) -> Floats | None:
-        found = [self._found[key] for key in keys if key in self._found]
+        own = [key._replace(train_domain=BEFORE) if is_before(key.target_epsilon) else key for key in keys]
+        found = [self._found[key] for key in own if key in self._found]
         if not keys or len(found) < len(keys):
             return None
         mean: Floats = np.mean(found, axis=0)

@@ -14,17 +14,18 @@ from dpdt.base.vocabulary import LABELS, SUBGROUPS
 from dpdt.evaluation.metrics import ALL, AVERAGE
 from dpdt.report import figures, provenance
 from dpdt.report import section_tables as sections
+from dpdt.report.answer import answer
 from dpdt.report.format import Table, interval_text, plain, signed
+from dpdt.report.gain import Gain
 from dpdt.report.grid import Grid
 from dpdt.report.intervals import Draws
-from dpdt.report.section_tables import SCOPES
-from dpdt.report.tables import Arm
-from dpdt.runs.read import cell_runs, is_synthetic
+from dpdt.report.tables import SCOPES, Arm
+from dpdt.runs.read import is_synthetic, model_runs
 from dpdt.study import Study, format_epsilon
 
-__all__ = ["Contents", "answer", "arms_table", "heat_map_name", "render", "render_published", "subgroup_table"]
+__all__ = ["Contents", "arms_table", "heat_map_name", "render", "render_published", "subgroup_table"]
 
-WHERE: Final = {"on-domain": " on the models' own domain", "off-domain": " on the other domains"}
+EQUAL: Final = 0.01  # AUC; what a published table, which has no study file, counts as the same
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Contents:
     figures: Mapping[str, figures.Drawing]
     by_run: pd.DataFrame = field(default_factory=pd.DataFrame)
     metrics: pd.DataFrame = field(default_factory=pd.DataFrame)
+    gains: Sequence[Gain] = ()
+    worse: pd.DataFrame = field(default_factory=pd.DataFrame)
     comparisons: pd.DataFrame = field(default_factory=pd.DataFrame)
     fairness: pd.DataFrame = field(default_factory=pd.DataFrame)
     draws: Draws = field(default_factory=lambda: Draws({}, 0.95))
@@ -46,10 +49,10 @@ class Contents:
 
 def render(study: Study, contents: Contents, *, missing: Sequence[tuple[str, str]], stale: Sequence[str]) -> str:
     """A study's page as HTML, with its images inside."""
-    runs = [run for run in cell_runs(study).values() if run]
+    runs = [run for run in model_runs(study).values() if run]
     grid, margin = contents.grid, study.evaluate.equivalence_margin
     return _template(
-        **_shared(contents),
+        **_shared(contents, margin),
         published=None,
         name=study.name,
         synthetic=is_synthetic(study),
@@ -83,7 +86,7 @@ def render_published(contents: Contents, *, name: str, source: str) -> str:
     """The page of a table of published AUCs: what such a table can show."""
     empty = Table([], [])
     return _template(
-        **_shared(contents),
+        **_shared(contents, EQUAL),
         published=source,
         name=name,
         synthetic=False,
@@ -121,15 +124,19 @@ def _template(**values: Any) -> str:
     return environment.from_string(source).render(version=__version__, **values)
 
 
-def _shared(contents: Contents) -> dict[str, Any]:
+def _shared(contents: Contents, margin: float) -> dict[str, Any]:
     """What a study and a published table have in common."""
     grid = contents.grid
+    worse, by_chance = sections.worse_rows(contents.worse, grid)
     labels = [label for label in LABELS if any(heat_map_name(e, label) in contents.figures for e in grid.epsilons)]
     return {
         "train_domains": grid.train_domains,
         "test_domains": grid.test_domains,
-        "answer": answer(contents.arms, grid),
+        "answer": answer(contents.arms, contents.gains, grid, margin),
         "arms": arms_table(contents.arms, grid),
+        "gains": sections.gain_rows(contents.gains, grid),
+        "worse": worse,
+        "worse_by_chance": by_chance,
         "transfer": {grid.name(e): sections.transfer_rows(contents.transfer, e) for e in grid.private},
         "average_maps": [_map(contents, epsilon, AVERAGE) for epsilon in grid.epsilons],
         "label_maps": {label: [_map(contents, epsilon, label) for epsilon in grid.epsilons] for label in labels},
@@ -142,31 +149,6 @@ def _shared(contents: Contents) -> dict[str, Any]:
         ],
         "subgroups": {scope: subgroup_table(contents.subgroups, scope, grid) for scope in SCOPES},
     }
-
-
-def answer(arms: Sequence[Arm], grid: Grid) -> str:
-    """The study's answer in one sentence, with its numbers."""
-    cells = {(arm.target_epsilon, arm.scope): arm for arm in arms if not math.isnan(arm.auc)}
-    epsilons = sorted({epsilon for epsilon, _ in cells}, reverse=True)
-    if not epsilons:
-        return "No model has been evaluated yet."
-    clauses: list[str] = []
-    scopes: set[str] = set()  # where the previous values were measured: named again where it differs
-    for epsilon in epsilons:
-        of_arm = {scope: cells[epsilon, scope] for scope in SCOPES if (epsilon, scope) in cells}
-        where = dict.fromkeys(SCOPES, "") if scopes == set(of_arm) else WHERE
-        values = [f"{plain(arm.auc)}{_difference(arm)}{where[scope]}" for scope, arm in of_arm.items()]
-        scopes = set(of_arm)
-        name = f"with {grid.name(epsilon)}" if math.isfinite(epsilon) else "without DP"
-        clauses.append(f"{name} {'it' if clauses else 'the mean macro AUC'} is {' and '.join(values)}")
-    compared = any(not math.isnan(arm.difference) for arm in arms)
-    tail = " (in brackets: the difference to the same models without DP)." if compared else "."
-    text = "; ".join(clauses) + tail
-    return text[0].upper() + text[1:]
-
-
-def _difference(arm: Arm) -> str:
-    return "" if math.isnan(arm.difference) else f" ({signed(arm.difference)})"
 
 
 def arms_table(arms: Sequence[Arm], grid: Grid) -> Table:

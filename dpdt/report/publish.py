@@ -13,7 +13,7 @@ from dpdt.report import section_tables as sections
 from dpdt.report.format import Table, latex
 from dpdt.report.grid import Grid
 from dpdt.report.page import Contents, arms_table, heat_map_name, subgroup_table
-from dpdt.report.section_tables import SCOPES
+from dpdt.report.tables import SCOPES
 
 __all__ = ["draw", "latex_tables", "publish"]
 
@@ -43,8 +43,13 @@ def latex_tables(contents: Contents) -> dict[str, str]:
     grid = contents.grid
     found: dict[str, tuple[Table, str]] = {
         "arms": (arms_table(contents.arms, grid), "Mean macro AUC of each arm, on- and off-domain."),
-        "comparisons": (sections.comparison_table(contents.comparisons, grid), "DP against no DP, macro AUC."),
+        "comparisons": (
+            sections.comparison_table(contents.comparisons, grid),
+            "Models against no DP and before, macro AUC.",
+        ),
     }
+    if contents.gains:
+        found["gain"] = (sections.gain_rows(contents.gains, grid), "What private training brought, and what DP keeps.")
     for epsilon in grid.private:
         caption = f"Fall in AUC from on- to off-domain, {grid.name(epsilon)} against no DP."
         found[f"transfer_eps{epsilon:g}"] = (sections.transfer_rows(contents.transfer, epsilon), caption)

@@ -19,21 +19,25 @@ from dpdt.evaluation.metrics import (
 )
 from dpdt.report.figures import group_name
 from dpdt.report.format import Table, interval_text, p_text, plain, signed
+from dpdt.report.gain import Gain
 from dpdt.report.grid import Grid
-from dpdt.report.intervals import UNKNOWN, DrawKey, Draws
+from dpdt.report.intervals import UNKNOWN, DrawKey, Draws, Interval
+from dpdt.report.tables import SCOPES
+from dpdt.study import is_before
 
 __all__ = [
     "SCOPES",
     "comparison_table",
     "fairness_rows",
+    "gain_rows",
     "rates_table",
     "small_groups",
     "transfer_rows",
     "underdiagnosis_table",
     "verdicts",
+    "worse_rows",
 ]
 
-SCOPES: Final = ("on-domain", "off-domain")
 ALPHA: Final = 0.05
 MEASURES: Final = {
     "auc_gap": "AUC gap",
@@ -51,21 +55,29 @@ RATE_NAMES: Final = {"positive_rate": "called positive", "f1": "F1", "brier": "B
 def transfer_rows(transfer: pd.DataFrame, epsilon: float) -> Table:
     """The paper's analysis for one arm with DP."""
     rows = []
+    before = bool(transfer["fall_before"].notna().any())
     for row in transfer[transfer["target_epsilon"] == epsilon].to_dict("records"):
         macro = [plain(row[f"macro_fall_{arm}"], 2) for arm in ("dp", "no_dp")]
         falls = [plain(row["fall_dp"]), plain(row["fall_no_dp"])]
         aucs = [plain(row[name]) for name in ("on_domain_auc", "off_domain_auc_no_dp", "off_domain_auc_dp")]
         tested = [p_text(row["p"]), p_text(row["p_holm"]), str(row["pairs"])]
+        if before:
+            aucs.append(plain(row["off_domain_auc_before"]))
+            falls.append(plain(row["fall_before"]))
+            macro.append(plain(row["macro_fall_before"], 2))
         rows.append([row["test_domain"], *aucs, *falls, " / ".join(macro), *tested])
-    columns = ["tested on", "own, no DP", "others, no DP", "others, DP", "fall, DP", "fall, no DP"]
-    return Table([*columns, "macro fall, DP / no DP", "P", "P (Holm)", "pairs"], rows)
+    names = ["DP", "no DP", *(["before"] if before else [])]
+    columns = ["tested on", "own, no DP", "others, no DP", "others, DP", *(["before"] if before else [])]
+    columns += [*(f"fall, {name}" for name in names), f"macro fall, {' / '.join(names)}"]
+    return Table([*columns, "P", "P (Holm)", "pairs"], rows)
 
 
 def verdicts(comparisons: pd.DataFrame, grid: Grid, margin: float) -> list[str]:
-    """For each arm with DP: how many models are as good as without, and how many differ."""
+    """For each arm with DP: how many models are as good as without, and as before, and how many differ."""
     found = []
-    for epsilon in grid.private:
-        rows = comparisons[(comparisons["target_epsilon"] == epsilon) & (comparisons["label"] == AVERAGE)]
+    averages = comparisons[comparisons["label"] == AVERAGE]
+    for against, epsilon in ((against, epsilon) for against in (math.inf, 0.0) for epsilon in grid.private):
+        rows = averages[(averages["target_epsilon"] == epsilon) & (averages["against"] == against)]
         if rows.empty:
             continue
         equivalent = int((rows["p_equivalence_holm"] < ALPHA).sum())
@@ -73,29 +85,76 @@ def verdicts(comparisons: pd.DataFrame, grid: Grid, margin: float) -> list[str]:
         better = int(((rows["p_holm"] < ALPHA) & (rows["difference"] > 0)).sum())
         found.append(
             f"{grid.name(epsilon)}: of {len(rows)} pairs of a model and a test domain, {equivalent} are shown to be "
-            f"within ±{margin:g} macro AUC of the model without DP, {worse} are worse and {better} better (P < .05)."
+            f"within ±{margin:g} macro AUC of the model {_other(against)}, {worse} are worse and {better} better "
+            "(P < .05)."
         )
     return found
 
 
+def _other(against: float) -> str:
+    return "before all trainings" if is_before(against) else "without DP"
+
+
 def comparison_table(comparisons: pd.DataFrame, grid: Grid) -> Table:
-    """Every DP model against no DP, macro AUC."""
+    """Every model against its twin without DP and against the one before all trainings, macro AUC."""
     rows = []
     for row in comparisons[comparisons["label"] == AVERAGE].to_dict("records") if len(comparisons) else []:
         interval = "" if math.isnan(row["ci_low"]) else f"{signed(row['ci_low'])} to {signed(row['ci_high'])}"
         tested = [p_text(row[name]) for name in ("p", "p_holm", "p_equivalence", "p_equivalence_holm")]
         pair = [f"{row['train_domain']} → {row['test_domain']}", grid.name(row["target_epsilon"])]
-        rows.append(
-            [*pair, plain(row["auc_no_dp"]), plain(row["auc_dp"]), signed(row["difference"]), interval, *tested]
-        )
-    columns = ["trained → tested", "model", "no DP", "DP", "difference", "interval", "P", "P (Holm)"]
+        aucs = [plain(row["auc"]), grid.name(row["against"]), plain(row["auc_against"])]
+        rows.append([*pair, *aucs, signed(row["difference"]), interval, *tested])
+    columns = ["trained → tested", "model", "AUC", "against", "its AUC", "difference", "interval", "P", "P (Holm)"]
     return Table([*columns, "P equivalent", "P equivalent (Holm)"], rows)
+
+
+def gain_rows(gains: Sequence[Gain], grid: Grid) -> Table:
+    """What each arm has over the model before, and the share of it that DP keeps."""
+    why = {"unknown": "– (it may be nothing)", "worse": "– (worse without DP)", "no model without DP": "–", "": ""}
+    rows = []
+    for gain in gains:
+        change = signed(gain.gain) + _in_brackets(gain.interval, sign=True)
+        kept = why[gain.why_no_share]
+        if not math.isnan(gain.share):
+            bounds = gain.share_interval
+            low, high = (f"{100 * bound:.0f}" for bound in bounds)
+            kept = f"{100 * gain.share:.0f} %" + ("" if math.isnan(bounds.low) else f" ({low} to {high} %)")
+        scope = gain.scope.replace("-", "\N{NON-BREAKING HYPHEN}")
+        kept = kept.replace("-", "−")
+        name = grid.name(gain.target_epsilon)
+        rows.append([scope, name, plain(gain.before), change, kept, str(gain.pairs)])
+    return Table(["tested", "model", "macro AUC before", "gain", "share of it that DP keeps", "pairs"], rows)
+
+
+def _in_brackets(interval: Interval, *, sign: bool = False) -> str:
+    text = interval_text(interval, sign=sign)
+    return f" ({text})" if text else ""
+
+
+def worse_rows(worse: pd.DataFrame, grid: Grid) -> tuple[Table, int]:
+    """Where a DP model is worse than before beyond chance (or at all, without intervals), and how many other cells."""
+    surely = worse[~(worse["ci_high"] >= 0)] if len(worse) else worse
+    rows = [
+        [
+            grid.name(row["target_epsilon"]),
+            f"{row['train_domain']} → {row['test_domain']}",
+            "macro AUC" if row["label"] == AVERAGE else row["label"].replace("_", " "),
+            group_name(row["subgroup"]),
+            plain(row["auc_before"]),
+            plain(row["auc"]),
+            signed(row["difference"]) + _in_brackets(Interval(row["ci_low"], row["ci_high"]), sign=True),
+        ]
+        for row in surely.to_dict("records")
+    ]
+    columns = ["model", "trained → tested", "label", "group", "AUC before", "AUC", "difference"]
+    return Table(columns, rows), len(worse) - len(surely)
 
 
 def rates_table(metrics: pd.DataFrame, grid: Grid) -> Table:
     """Means over models and labels of the metrics at a threshold, by scope and protocol."""
     rows: list[list[str]] = []
     chosen = metrics[(metrics["label"] == AVERAGE) & (metrics["subgroup"] == ALL)] if len(metrics) else metrics
+    chosen = grid.spread(chosen)
     for scope in SCOPES if len(chosen) else ():
         own = (chosen["train_domain"] == chosen["test_domain"]) == (scope == "on-domain")
         for protocol in (STRICT, PAPER):
@@ -118,6 +177,7 @@ def fairness_rows(fairness: pd.DataFrame, draws: Draws, grid: Grid, scope: str) 
     rows: list[list[str]] = []
     if fairness.empty:
         return Table([], rows)
+    fairness = grid.spread(fairness)
     own = (fairness["train_domain"] == fairness["test_domain"]) == (scope == "on-domain")
     for measure in FAIRNESS:
         label = "healthy" if measure == "underdiagnosis_gap" else AVERAGE
@@ -161,7 +221,7 @@ def underdiagnosis_table(metrics: pd.DataFrame, grid: Grid) -> Table:
     """Mean underdiagnosis rate by subgroup and arm, protocol strict, on- and off-domain."""
     rows: list[list[str]] = []
     if len(metrics):
-        chosen = metrics[(metrics["metric"] == UNDERDIAGNOSIS) & (metrics["protocol"] == STRICT)]
+        chosen = grid.spread(metrics[(metrics["metric"] == UNDERDIAGNOSIS) & (metrics["protocol"] == STRICT)])
         own = chosen["train_domain"] == chosen["test_domain"]
         for group in (ALL, *SUBGROUPS):
             row = [group_name(group)]

@@ -11,18 +11,21 @@ from dpdt.evaluation.evaluate import evaluation_done
 from dpdt.evaluation.metrics import ALL, AVERAGE
 from dpdt.report.grid import Grid
 from dpdt.report.intervals import UNKNOWN, DrawKey, Draws, Interval
-from dpdt.runs.read import cell_runs
-from dpdt.study import Study
+from dpdt.runs.read import model_runs
+from dpdt.study import BEFORE, Study, is_before
 
 __all__ = [
     "AUC_COLUMNS",
+    "SCOPES",
     "Arm",
     "arms",
     "auc_by_run",
+    "domain_pairs",
     "epsilon_curve",
     "macro_matrix",
     "mean_over_seeds",
     "missing_runs",
+    "pair_key",
     "stale_runs",
     "subgroup_table",
 ]
@@ -51,7 +54,7 @@ class Arm:
 def auc_by_run(study: Study) -> pd.DataFrame:
     """AUC of every evaluated model × test domain × label (and average) × subgroup (and all), with RUN_COLUMNS."""
     tables = []
-    for cell, run in cell_runs(study).items():
+    for cell, run in model_runs(study).items():
         metrics = run.metrics() if run else None
         if run is None or metrics is None:
             continue
@@ -59,7 +62,7 @@ def auc_by_run(study: Study) -> pd.DataFrame:
         table = table.rename(columns={"value": "auc"})
         tables.append(
             table.assign(
-                privacy_unit=run.unit,
+                privacy_unit=study.privacy.unit if is_before(cell.target_epsilon) else run.unit,
                 target_epsilon=cell.target_epsilon,
                 train_domain=cell.domain,
                 seed=cell.seed,
@@ -76,7 +79,7 @@ def _sorted(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     order = {
         "label": (AVERAGE, *LABELS),
         "subgroup": (ALL, *SUBGROUPS),
-        "train_domain": tuple(study.domains),
+        "train_domain": (BEFORE, *study.domains),
         "test_domain": tuple(study.domains),
     }
     rank = {column: {name: number for number, name in enumerate(names)} for column, names in order.items()}
@@ -101,10 +104,10 @@ def mean_over_seeds(study: Study, by_run: pd.DataFrame) -> pd.DataFrame:
 def missing_runs(study: Study) -> list[tuple[str, str]]:
     """Models that are not in the tables: their run id, and how far they are."""
     missing = []
-    for cell, run in cell_runs(study).items():
+    for cell, run in model_runs(study).items():
         if run is None:
-            missing.append((study.run_id(cell), "not trained yet"))
-        elif run.metrics() is None:
+            missing.append((study.run_id(cell), f"not {'tested' if is_before(cell.target_epsilon) else 'trained'} yet"))
+        elif run.metrics() is None and not run.why_not_tested:
             state = "trained, not evaluated yet" if run.status == "finished" else f"training {run.status}"
             missing.append((run.run_id, state))
     return missing
@@ -112,24 +115,29 @@ def missing_runs(study: Study) -> list[tuple[str, str]]:
 
 def stale_runs(study: Study) -> list[str]:
     """Models in the tables that were not evaluated on today's cohorts and shards, with today's settings."""
-    evaluated = (run for run in cell_runs(study).values() if run and run.metrics() is not None)
+    evaluated = (run for run in model_runs(study).values() if run and run.metrics() is not None)
     return [run.run_id for run in evaluated if not evaluation_done(study, run.run_id)]
 
 
 def macro_matrix(
     grid: Grid, auc: pd.DataFrame, target_epsilon: float, *, label: str = AVERAGE, subgroup: str = ALL
 ) -> pd.DataFrame:
-    """AUC by train domain (rows) and test domain (columns); NaN where it is missing or undefined."""
+    """AUC by train domain (rows) and test domain (columns); NaN where it is missing or undefined.
+
+    At epsilon 0 there is one row, `before`.
+    """
     chosen = auc[(auc["target_epsilon"] == target_epsilon) & (auc["label"] == label) & (auc["subgroup"] == subgroup)]
     matrix = chosen.pivot_table(index="train_domain", columns="test_domain", values="auc", dropna=False)
-    return matrix.reindex(index=list(grid.train_domains), columns=list(grid.test_domains)).astype("float64")
+    return matrix.reindex(index=list(grid.rows(target_epsilon)), columns=list(grid.test_domains)).astype("float64")
 
 
-def _pairs(grid: Grid, auc: pd.DataFrame, scope: str, subgroup: str = ALL) -> dict[float, "pd.Series[float]"]:
+def domain_pairs(grid: Grid, auc: pd.DataFrame, scope: str, subgroup: str = ALL) -> dict[float, "pd.Series[float]"]:
     """Macro AUC by train × test domain pair within one scope, for each target epsilon."""
     pairs = {}
     for epsilon in sorted(grid.epsilons):
         matrix = macro_matrix(grid, auc, epsilon, subgroup=subgroup)
+        if is_before(epsilon):  # it is where the model of each train domain started
+            matrix = matrix.reindex([BEFORE] * len(grid.train_domains)).set_axis(list(grid.train_domains))
         index = pd.MultiIndex.from_product([matrix.index, matrix.columns], names=["train_domain", "test_domain"])
         values = pd.Series(matrix.to_numpy(dtype="float64").ravel(), index=index)
         on_domain = values.index.get_level_values(0) == values.index.get_level_values(1)
@@ -141,13 +149,13 @@ def arms(grid: Grid, auc: pd.DataFrame, *, subgroup: str = ALL, draws: Draws | N
     """Mean on- and off-domain macro AUC for each target epsilon, with the paired difference to no DP."""
     result = []
     for scope in SCOPES:
-        pairs = _pairs(grid, auc, scope, subgroup)
+        pairs = domain_pairs(grid, auc, scope, subgroup)
         without = pairs.get(math.inf)
         for epsilon, values in sorted(pairs.items(), reverse=True):
             shared = (values - without).dropna() if without is not None and math.isfinite(epsilon) else values.iloc[:0]
             defined = values.dropna()
-            keys = [_key(epsilon, pair, subgroup) for pair in defined.index]
-            both = [[_key(e, pair, subgroup) for pair in shared.index] for e in (epsilon, math.inf)]
+            keys = [pair_key(epsilon, pair, subgroup) for pair in defined.index]
+            both = [[pair_key(e, pair, subgroup) for pair in shared.index] for e in (epsilon, math.inf)]
             result.append(
                 Arm(
                     target_epsilon=epsilon,
@@ -168,15 +176,15 @@ def epsilon_curve(grid: Grid, auc: pd.DataFrame, draws: Draws | None = None) -> 
     """Macro AUC over epsilon: by scope and train domain (off-domain: mean over the other domains), and their mean."""
     rows = []
     for scope in SCOPES:
-        for epsilon, values in _pairs(grid, auc, scope).items():
+        for epsilon, values in domain_pairs(grid, auc, scope).items():
             by_domain = values.groupby(level=0, sort=False).mean()
             rows += [(epsilon, scope, domain, value, *UNKNOWN) for domain, value in by_domain.items()]
-            keys = [_key(epsilon, pair, ALL) for pair in values.dropna().index]
+            keys = [pair_key(epsilon, pair, ALL) for pair in values.dropna().index]
             rows.append((epsilon, scope, "mean", values.mean(), *(draws.mean(keys) if draws and keys else UNKNOWN)))
     return pd.DataFrame(rows, columns=["target_epsilon", "scope", "train_domain", "auc", "ci_low", "ci_high"])
 
 
-def _key(epsilon: float, pair: object, subgroup: str) -> DrawKey:
+def pair_key(epsilon: float, pair: object, subgroup: str = ALL) -> DrawKey:
     """Key of the draws of a macro AUC."""
     train_domain, test_domain = pair if isinstance(pair, tuple) else (pair, pair)
     return DrawKey(epsilon, str(train_domain), str(test_domain), AVERAGE, subgroup, "auc")

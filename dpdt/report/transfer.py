@@ -2,7 +2,8 @@
 
 For a test domain, each other train domain and each label is a pair. Its fall is the AUC of the model of the test domain
 itself without DP, less the AUC of the model from elsewhere. The falls with and without DP are compared by Student's
-paired t test. Source: Radiology: Artificial Intelligence 2024, 6(1):e230212.
+paired t test. Source: Radiology: Artificial Intelligence 2024, 6(1):e230212. Beside both stands the fall of the model
+before all trainings, which the paper has not.
 """
 
 import math
@@ -13,19 +14,24 @@ import pandas as pd
 
 from dpdt.evaluation.metrics import ALL, AVERAGE, holm
 from dpdt.report.grid import Grid
+from dpdt.study import BEFORE, is_before
 
 __all__ = ["TRANSFER_COLUMNS", "transfer_pairs", "transfer_table"]
 
+MODELS: Final = ("on_domain", "no_dp", "dp", "before")
 TRANSFER_COLUMNS: Final = (
     "target_epsilon",
     "test_domain",
     "on_domain_auc",
     "off_domain_auc_no_dp",
     "off_domain_auc_dp",
+    "off_domain_auc_before",
     "fall_no_dp",
     "fall_dp",
+    "fall_before",
     "macro_fall_no_dp",
     "macro_fall_dp",
+    "macro_fall_before",
     "difference",
     "t",
     "p",
@@ -45,7 +51,8 @@ def transfer_pairs(auc: pd.DataFrame, grid: Grid, target_epsilon: float, test_do
         test_domain: Where the models are tested.
 
     Returns:
-        `train_domain, label, on_domain, no_dp, dp, fall_no_dp, fall_dp`; NaN where an AUC is missing.
+        `train_domain, label, on_domain, no_dp, dp, before, fall_no_dp, fall_dp, fall_before`; NaN where an AUC is
+        missing. `before` is of the model that has not been trained anywhere.
     """
     cells = auc[(auc["subgroup"] == ALL) & (auc["label"] != AVERAGE) & (auc["test_domain"] == test_domain)]
     by_key = cells.set_index(["target_epsilon", "train_domain", "label"])["auc"].to_dict()
@@ -57,17 +64,17 @@ def transfer_pairs(auc: pd.DataFrame, grid: Grid, target_epsilon: float, test_do
             "on_domain": by_key.get((math.inf, test_domain, label), math.nan),
             "no_dp": by_key.get((math.inf, train_domain, label), math.nan),
             "dp": by_key.get((target_epsilon, train_domain, label), math.nan),
+            "before": by_key.get((0.0, BEFORE, label), math.nan),
         }
         for train_domain in grid.train_domains
         if train_domain != test_domain
         for label in labels
     ]
-    table = pd.DataFrame(rows, columns=["train_domain", "label", "on_domain", "no_dp", "dp"]).astype(
-        dict.fromkeys(("on_domain", "no_dp", "dp"), "float64")
-    )
+    table = pd.DataFrame(rows, columns=["train_domain", "label", *MODELS]).astype(dict.fromkeys(MODELS, "float64"))
     return table.assign(
         fall_no_dp=table["on_domain"] - table["no_dp"],
         fall_dp=table["on_domain"] - table["dp"],
+        fall_before=table["on_domain"] - table["before"],
     )
 
 
@@ -89,10 +96,10 @@ def transfer_table(auc: pd.DataFrame, grid: Grid) -> pd.DataFrame:
 def _row(auc: pd.DataFrame, grid: Grid, epsilon: float, domain: str) -> dict[str, object]:
     """One test domain under one arm."""
     pairs = transfer_pairs(auc, grid, epsilon, domain)
-    used = pairs.dropna()
+    used = pairs.dropna(subset=["on_domain", "no_dp", "dp"])
     # The on-domain AUC is common to both falls: testing the AUCs themselves is the same test with less rounding.
     t, p, reason = _paired_t(used["no_dp"], used["dp"])
-    mean = used[["on_domain", "no_dp", "dp", "fall_no_dp", "fall_dp"]].mean()
+    mean = used.drop(columns=["train_domain", "label"]).mean()
     left_out = len(pairs) - len(used)
     notes = [reason] if reason else []
     notes += [f"without {left_out} of {len(pairs)} pairs (no AUC)"] if left_out else []
@@ -102,10 +109,13 @@ def _row(auc: pd.DataFrame, grid: Grid, epsilon: float, domain: str) -> dict[str
         "on_domain_auc": mean["on_domain"],
         "off_domain_auc_no_dp": mean["no_dp"],
         "off_domain_auc_dp": mean["dp"],
+        "off_domain_auc_before": mean["before"],
         "fall_no_dp": mean["fall_no_dp"],
         "fall_dp": mean["fall_dp"],
+        "fall_before": mean["fall_before"],
         "macro_fall_no_dp": _macro_fall(auc, grid, math.inf, domain),
         "macro_fall_dp": _macro_fall(auc, grid, epsilon, domain),
+        "macro_fall_before": _macro_fall(auc, grid, 0.0, domain),
         "difference": (used["no_dp"] - used["dp"]).mean(),
         "t": t,
         "p": p,
@@ -132,5 +142,6 @@ def _macro_fall(auc: pd.DataFrame, grid: Grid, epsilon: float, domain: str) -> f
     """On-domain macro AUC without DP less the mean off-domain macro AUC of an arm; NaN if one of them is missing."""
     macro = auc[(auc["subgroup"] == ALL) & (auc["label"] == AVERAGE) & (auc["test_domain"] == domain)]
     by_key = macro.set_index(["target_epsilon", "train_domain"])["auc"].to_dict()
-    elsewhere = [by_key.get((epsilon, other), math.nan) for other in grid.train_domains if other != domain]
+    others = grid.rows(epsilon) if is_before(epsilon) else [o for o in grid.train_domains if o != domain]
+    elsewhere = [by_key.get((epsilon, other), math.nan) for other in others]
     return float(by_key.get((math.inf, domain), math.nan) - np.mean(elsewhere)) if elsewhere else math.nan

@@ -12,6 +12,7 @@ import pandas as pd
 from dpdt.evaluation.metrics import AVERAGE
 from dpdt.report import compare, tables
 from dpdt.report.from_csv import write_published
+from dpdt.report.gain import gain_table, gains, worse_than_before
 from dpdt.report.grid import Grid
 from dpdt.report.intervals import Draws
 from dpdt.report.page import Contents, heat_map_name, render
@@ -45,6 +46,8 @@ def write_report(study: Study) -> Path:
         arms=tables.arms(grid, auc, draws=draws),
         subgroups=subgroups,
         transfer=transfer_table(auc, grid),
+        gains=gains(grid, auc, draws),
+        worse=worse_than_before(grid, auc, draws),
         figures=draw(grid, auc, curve, subgroups),
         by_run=by_run,
         metrics=metrics,
@@ -58,6 +61,8 @@ def write_report(study: Study) -> Path:
         "epsilon_curve": curve,
         "subgroups": subgroups,
         "transfer": contents.transfer,
+        "gain": gain_table(contents.gains),
+        "worse_than_before": contents.worse,
         "comparisons": contents.comparisons,
         "fairness": contents.fairness,
         "metrics": metrics,

@@ -40,22 +40,29 @@ def run_progress(paths: StudyPaths, task: Task, *, running: bool) -> dict[str, A
     return values
 
 
-def last_auc(run: RunPaths) -> float | None:
-    """The average AUC of a training on its own domain, from its evaluation; None before that."""
+def last_auc(run: RunPaths, *, everywhere: bool = False) -> float | None:
+    """The average AUC of a training on its own domain, from its evaluation; None before that.
+
+    Args:
+        run: The run.
+        everywhere: The mean over all test domains instead: of a model that none of them is the own domain of.
+    """
     if not run.metrics.exists():
         return None
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    wanted = {"metric": "auc", "label": "average", "subgroup": "all", "test_domain": run.run_id.split("-")[0]}
+    wanted = {"metric": "auc", "label": "average", "subgroup": "all"}
     try:
         table = pq.read_table(
-            run.metrics, columns=["value", *wanted], filters=[(k, "==", v) for k, v in wanted.items()]
+            run.metrics, columns=["value", "test_domain", *wanted], filters=[(k, "==", v) for k, v in wanted.items()]
         )
     except (pa.ArrowInvalid, OSError, KeyError):
         return None  # not whole, or not ours: for the evaluation to say
-    values = [value for value in table["value"].to_pylist() if value is not None]
-    return values[0] if values else None
+    by_domain = dict(zip(table["test_domain"].to_pylist(), table["value"].to_pylist(), strict=True))
+    chosen = by_domain.values() if everywhere else [by_domain.get(run.run_id.split("-")[0])]
+    values = [value for value in chosen if value is not None]
+    return sum(values) / len(values) if values else None
 
 
 def _step_seconds(log: Path) -> float | None:

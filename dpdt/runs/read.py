@@ -9,10 +9,10 @@ import pandas as pd
 
 from dpdt.base.files import read_json
 from dpdt.runs.state import read_state
-from dpdt.study import Cell, Study, arm_name
+from dpdt.study import BEFORE, Cell, Study, arm_name
 from dpdt.study.paths import RunPaths
 
-__all__ = ["Run", "all_runs", "cell_runs", "is_synthetic", "read_run", "run_in"]
+__all__ = ["Run", "all_runs", "is_synthetic", "model_runs", "read_run", "run_in"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """`train`, `pretrain` or `audit` (an audit's twin)."""
+        """`train`, `pretrain`, `before` (weights that were given) or `audit` (an audit's twin)."""
         return str(self.config.get("kind", "train"))
 
     @property
@@ -45,14 +45,16 @@ class Run:
 
     @property
     def target_epsilon(self) -> float:
-        """The wanted epsilon; infinity without DP."""
+        """The wanted epsilon; infinity without DP, 0 where no private patient was seen."""
+        if self.kind in ("pretrain", "before"):
+            return 0.0
         value = self.config.get("target_epsilon")
         return math.inf if value is None else float(value)
 
     @property
     def private(self) -> bool:
         """Whether it was trained with DP."""
-        return math.isfinite(self.target_epsilon)
+        return 0 < self.target_epsilon < math.inf
 
     @property
     def unit(self) -> str:
@@ -68,10 +70,17 @@ class Run:
     def title(self) -> str:
         """Name for people, e.g. ``padchest · patient ε=1 · seed 0``."""
         if self.kind == "pretrain":
-            return f"{self.domain} · public pretraining · seed {self.seed}"
+            return f"{self.domain} · public pretraining ({BEFORE}) · seed {self.seed}"
+        if self.kind == "before":
+            return f"{BEFORE} · {self.config['initial_weights']['source']}"
         twin = "audit twin · " if self.kind == "audit" else ""
         arm = arm_name(self.target_epsilon, prefix=f"{self.unit} ε=")
         return f"{twin}{self.domain} · {arm} · seed {self.seed}"
+
+    @property
+    def why_not_tested(self) -> str:
+        """Of a model before all trainings: why it cannot be tested; "" where it can be."""
+        return str(self.config.get("why_not", ""))
 
     def privacy(self) -> dict[str, Any] | None:
         """The privacy statement; None as long as there is none."""
@@ -119,9 +128,9 @@ def run_in(paths: RunPaths) -> Run | None:
     return Run(paths, read_json(paths.config), read_state(paths) or {})
 
 
-def cell_runs(study: Study) -> dict[Cell, Run | None]:
-    """The run of every training that the study file asks for; None where it has not begun."""
-    return {cell: read_run(study, study.run_id(cell)) for cell in study.cells()}
+def model_runs(study: Study) -> dict[Cell, Run | None]:
+    """The run of every model that the study file asks for, the one before last; None where it has not begun."""
+    return {cell: read_run(study, study.run_id(cell)) for cell in study.models()}
 
 
 def all_runs(study: Study) -> list[Run]:

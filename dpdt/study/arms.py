@@ -1,16 +1,19 @@
-"""The trainings of a study and its arms, and what they are called."""
+"""The models of a study and its arms, and what they are called."""
 
 import math
 from typing import Final, NamedTuple
 
-__all__ = ["NO_DP", "Cell", "arm_name", "format_epsilon"]
+__all__ = ["BEFORE", "NO_DP", "Cell", "arm_name", "format_epsilon", "is_before"]
 
 NO_DP: Final = "no DP"
 """What the arm without DP is called."""
+BEFORE: Final = "before"
+"""What the arm at epsilon 0 is called: the initial model, which has seen no private patient. It stands in the place of
+a train domain, too: one model serves all of them."""
 
 
 class Cell(NamedTuple):
-    """One training of the study."""
+    """One model of the study: a training, or (at epsilon 0) the initial model of all trainings."""
 
     domain: str
     target_epsilon: float
@@ -19,7 +22,7 @@ class Cell(NamedTuple):
     @property
     def private(self) -> bool:
         """Whether this training has DP."""
-        return math.isfinite(self.target_epsilon)
+        return 0 < self.target_epsilon < math.inf
 
 
 def format_epsilon(epsilon: float) -> str:
@@ -31,12 +34,19 @@ def format_epsilon(epsilon: float) -> str:
     return "inf" if math.isinf(epsilon) else f"{epsilon:g}"
 
 
-def arm_name(target_epsilon: float | None, *, prefix: str = "ε = ") -> str:
-    """An arm's name in tables and messages; infinity, or None, is the one without DP.
+def is_before(target_epsilon: float) -> bool:
+    """Whether an arm is the model from before the trainings: nothing was learned from a private patient."""
+    return target_epsilon == 0
 
-    >>> arm_name(8.0), arm_name(8.0, prefix="epsilon "), arm_name(math.inf)
-    ('ε = 8', 'epsilon 8', 'no DP')
+
+def arm_name(target_epsilon: float | None, *, prefix: str = "ε = ") -> str:
+    """An arm's name in tables and messages; infinity, or None, is the one without DP, 0 the model before.
+
+    >>> arm_name(8.0), arm_name(8.0, prefix="epsilon "), arm_name(math.inf), arm_name(0.0)
+    ('ε = 8', 'epsilon 8', 'no DP', 'before')
     """
     if target_epsilon is None or math.isinf(target_epsilon):
         return NO_DP
+    if is_before(target_epsilon):
+        return BEFORE
     return f"{prefix}{format_epsilon(target_epsilon)}"

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from dpdt.base.vocabulary import LABELS
+from dpdt.study.arms import is_before
 from dpdt.study.clipping_engines import CLIPPING_ENGINES, ClippingName
 from dpdt.study.section import About, Folder, Integer, Number, NumberOrInfinity, Section, Truth
 
@@ -224,7 +225,10 @@ class PrivacySettings(Section):
         tuple[NumberOrInfinity, ...],
         About("The budgets that you want to compare; smaller protects more.", decides="other"),
     ] = Field(
-        default=(1.0, 8.0, math.inf), min_length=1, description="One training a value; inf is the arm without DP."
+        default=(1.0, 8.0, math.inf),
+        min_length=1,
+        description="One training a value; inf is the arm without DP. 0, the model before all trainings, is tested "
+        "without being named where there is one: public pretraining, or weights with a head for the labels.",
     )
     unit: Annotated[
         Literal["patient", "image"], About('"image" repeats the paper; it protects a patient with many images less.')
@@ -268,13 +272,20 @@ class PrivacySettings(Section):
     @model_validator(mode="after")
     def _positive(self) -> Self:
         for value in self.target_epsilons:
-            if math.isnan(value) or value <= 0:
+            if math.isnan(value) or value < 0:
                 raise ValueError(f"target_epsilons: expected positive numbers (inf for no DP), got {value}")
         if len(set(self.target_epsilons)) != len(self.target_epsilons):
             raise ValueError(
                 f"target_epsilons: a value occurs twice in {list(self.target_epsilons)}; each is one training"
             )
+        if not self.trained_epsilons:
+            raise ValueError("target_epsilons: expected positive numbers beside 0, which is the model before, got none")
         return self
+
+    @property
+    def trained_epsilons(self) -> tuple[float, ...]:
+        """The target epsilons that are trained for: all but 0."""
+        return tuple(epsilon for epsilon in self.target_epsilons if not is_before(epsilon))
 
     @model_validator(mode="after")
     def _several_images(self) -> Self:

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from dpdt.base.files import fingerprint
 from dpdt.errors import StudyError
-from dpdt.study.arms import Cell, format_epsilon
+from dpdt.study.arms import BEFORE, Cell, format_epsilon, is_before
 from dpdt.study.clipping_engines import CLIPPING_ENGINES
 from dpdt.study.domain_kinds import DOMAIN_KINDS
 from dpdt.study.domain_settings import DomainSettings
@@ -90,7 +90,7 @@ class Study(Section):
     def _public_is_not_private(self) -> Self:
         """Pretraining has no DP: who is in it has no guarantee in the arms that start from it."""
         public = self.public_domain
-        if public is None or all(math.isinf(epsilon) for epsilon in self.privacy.target_epsilons):
+        if public is None or all(math.isinf(epsilon) for epsilon in self.privacy.trained_epsilons):
             return self
         for name in self.train_domains:
             if name == public or self._raw(name) == self._raw(public):
@@ -100,6 +100,15 @@ class Study(Section):
                     f"for its patients. Leave it out of train.domains, set domains.{public}.role = 'study', or train "
                     "it without DP (privacy.target_epsilons = [inf])"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _before_is_a_model(self) -> Self:
+        if self.why_no_before and any(is_before(epsilon) for epsilon in self.privacy.target_epsilons):
+            raise ValueError(
+                f"privacy.target_epsilons: 0 is the model before all trainings, and there is none: "
+                f"{self.why_no_before}. Leave out 0, or add a domain with role = 'public', or model.init_weights"
+            )
         return self
 
     @property
@@ -192,17 +201,40 @@ class Study(Section):
         )
         return f"pretrain-{self.public_domain}-{digest[:8]}"
 
+    @property
+    def why_no_before(self) -> str:
+        """Why the trainings' initial model cannot be tested, as far as the study file tells; "" where it can be."""
+        random = self.public_domain is None and self.model.init_weights is None
+        return "trainings start from random weights" if random else ""
+
+    @property
+    def before_run_id(self) -> str | None:
+        """Run folder of the initial model of all trainings: the pretraining's, or one of the given weights' own."""
+        if self.why_no_before:
+            return None
+        digest = fingerprint(
+            {"shards": self.shards.deciding(), "model": self.model.deciding(), "seed": self.study.seed}
+        )
+        return self.pretrain_run_id or f"{BEFORE}-{digest[:8]}"
+
+    def models(self) -> tuple[Cell, ...]:
+        """Every model that is tested: the trainings, and last the one before them, where there is one."""
+        before = () if self.before_run_id is None else (Cell(BEFORE, 0.0, 0),)
+        return (*self.cells(), *before)
+
     def cells(self) -> tuple[Cell, ...]:
         """Every training of the study: domain × target epsilon × seed."""
         return tuple(
             Cell(domain=domain, target_epsilon=epsilon, seed=seed)
             for domain in self.train_domains
-            for epsilon in self.privacy.target_epsilons
+            for epsilon in self.privacy.trained_epsilons
             for seed in self.train.seeds
         )
 
     def run_id(self, cell: Cell) -> str:
-        """Name of a training's run folder; it changes with every setting that changes the result."""
+        """Name of a model's run folder; it changes with every setting that changes the result."""
+        if is_before(cell.target_epsilon):
+            return str(self.before_run_id)
         privacy = self.privacy.deciding()
         train, precision = self._train_and_precision()
         digest = fingerprint(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dpdt.errors import StudyError
-from dpdt.study import Cell, Study, arm_name
+from dpdt.study import Cell, Study, arm_name, is_before
 
 __all__ = [
     "CORRESPONDS",
@@ -89,7 +89,7 @@ def tasks(study: Study, stage: str) -> list[Task]:
         run_id = study.pretrain_run_id
         return [Task(stage, run_id, f"{stage} {study.public_domain}")] if run_id else []
     if stage in ("train", "evaluate"):
-        return [Task(stage, study.run_id(cell), f"{stage} {_cell_label(cell)}") for cell in study.cells()]
+        return [Task(stage, study.run_id(cell), f"{stage} {_cell_label(cell)}") for cell in _cells(study, stage)]
     return [Task(stage, "", stage)]
 
 
@@ -106,7 +106,10 @@ def needs(study: Study) -> dict[Task, tuple[Task, ...]]:
     for cell, task in zip(study.cells(), train, strict=True):
         found[task] = (*pretrain, *shards_of[cell.domain])
     tested = tuple(task for domain in study.test_domains for task in shards_of[domain])
-    found.update((task, (before, *tested)) for task, before in zip(evaluate, train, strict=True))
+    # what the models are tested on, and their start: the pretraining's threshold comes from its own domain's val
+    found.update((task, (start, *tested)) for task, start in zip(evaluate, train, strict=False))
+    start = shards_of.get(study.public_domain or "", ())
+    found.update((task, (*pretrain, *start, *tested)) for task in evaluate[len(train) :])
     found.update((task, tuple(evaluate)) for task in report)
     found.update((task, tuple(report)) for task in track)
     return found
@@ -119,7 +122,14 @@ def _parts(domain: str, number: int) -> list[Task]:
     return [Task("shards", domain, f"shards {domain}, {part + 1} of {number}", part, number) for part in range(number)]
 
 
+def _cells(study: Study, stage: str) -> tuple[Cell, ...]:
+    """What is trained, or what is tested: that is the model before, too."""
+    return study.models() if stage == "evaluate" else study.cells()
+
+
 def _cell_label(cell: Cell) -> str:
+    if is_before(cell.target_epsilon):
+        return arm_name(cell.target_epsilon)
     return f"{cell.domain}, {arm_name(cell.target_epsilon, prefix='epsilon ')}, seed {cell.seed}"
 
 
@@ -139,12 +149,13 @@ def choose(
         rows: list[tuple[object, object, object]] = [(task.key, None, None) for task in found]
     elif stage in ("train", "evaluate"):
         known = study.train_domains
-        rows = [(cell.domain, cell.target_epsilon, cell.seed) for cell in study.cells()]
+        rows = [(cell.domain, cell.target_epsilon, cell.seed) for cell in _cells(study, stage)]
     else:
         known = study.public_domains
         rows = [(study.public_domain, None, None) for _ in found]
     wanted = (domains, target_epsilons, seeds)
-    there = (known, study.privacy.target_epsilons, study.train.seeds)
+    epsilons = tuple(dict.fromkeys(cell.target_epsilon for cell in _cells(study, stage)))
+    there = (known, epsilons, study.train.seeds)
     for what, want, have in zip(("domain", "target epsilon", "seed"), wanted, there, strict=True):
         for value in want or ():
             if value not in have:

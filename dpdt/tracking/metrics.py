@@ -13,6 +13,7 @@ from dpdt.base.files import read_json
 from dpdt.base.vocabulary import LABELS, SUBGROUPS
 from dpdt.evaluation.metrics import ALL, ATTRIBUTES, AVERAGE, MAIN_RATES, PAPER
 from dpdt.runs.read import Run
+from dpdt.study import is_before
 
 __all__ = ["MAX_METRIC_KEYS", "STEP_METRICS", "Point", "final_values", "milliseconds", "step_values"]
 
@@ -125,12 +126,14 @@ def _named_values(run: Run, table: pd.DataFrame) -> Iterator[tuple[str, float, s
     def value(domain: str, label: str, subgroup: str = ALL, metric: str = "auc") -> tuple[float, str]:
         return keyed.get((domain, label, subgroup, metric), (math.nan, "not evaluated"))
 
-    if run.domain in domains:
+    before = is_before(run.target_epsilon)  # no domain is its own: both means are over all
+    if run.domain in domains and not before:
         yield "auc", *value(run.domain, AVERAGE)
-    elsewhere = [v for v, _ in (value(d, AVERAGE) for d in domains if d != run.domain) if math.isfinite(v)]
-    if len(domains) > (run.domain in domains):
-        mean = sum(elsewhere) / len(elsewhere) if elsewhere else math.nan
-        yield "auc_off_domain", mean, "no other domain has a defined AUC"
+    others = [domain for domain in domains if before or domain != run.domain]
+    elsewhere = [v for v, _ in (value(domain, AVERAGE) for domain in others) if math.isfinite(v)]
+    mean = sum(elsewhere) / len(elsewhere) if elsewhere else math.nan
+    for name in (*(("auc",) if before else ()), *(("auc_off_domain",) if others else ())):
+        yield name, mean, "no other domain has a defined AUC"
     for domain in domains:
         for label in (AVERAGE, *LABELS):
             yield f"auc/{domain}/{label}", *value(domain, label)

@@ -15,8 +15,7 @@ from pyarrow import csv
 
 from dpdt.base.files import exclusive_lock, file_state, fingerprint
 from dpdt.runs.read import Run
-from dpdt.study import format_epsilon
-from dpdt.study.arms import NO_DP
+from dpdt.study import BEFORE, arm_name, format_epsilon, is_before
 from dpdt.tracking.metrics import Point, final_values, milliseconds, step_values
 from dpdt.tracking.model_card import model_card
 from dpdt.tracking.system_metrics import system_values
@@ -171,7 +170,7 @@ def _tags(run: Run, statement: Mapping[str, Any]) -> dict[str, str]:
     return {
         RUN_ID_TAG: run.run_id,
         "dpdt.kind": run.kind,
-        "dpdt.arm": "DP" if run.private else NO_DP,
+        "dpdt.arm": "DP" if run.private else arm_name(run.target_epsilon),
         "dpdt.train_domain": run.domain,
         "dpdt.epsilon": "" if epsilon is None else _parameter_text(epsilon),
         "dpdt.delta": "" if delta is None else _parameter_text(delta),
@@ -192,6 +191,9 @@ def _tags(run: Run, statement: Mapping[str, Any]) -> dict[str, str]:
 def _description(run: Run, statement: Mapping[str, Any]) -> str:
     """The run's description in MLflow (Markdown): the privacy statement in words."""
     words = str(statement.get("paragraph") or "There is no privacy statement yet.")
+    if is_before(run.target_epsilon):
+        given = f"Weights of {run.config['initial_weights']['source']}." if run.kind == BEFORE else words
+        words = f"The model before all trainings: it has seen no private patient, so its epsilon is 0. {given}"
     return ("**Synthetic data.** " if run.config.get("synthetic") else "") + words
 
 

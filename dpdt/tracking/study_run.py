@@ -10,8 +10,8 @@ from uuid import NAMESPACE_URL, uuid5
 
 import pandas as pd
 
-from dpdt.runs.read import Run, cell_runs, is_synthetic
-from dpdt.study import Study, arm_name, format_epsilon
+from dpdt.runs.read import Run, is_synthetic, model_runs
+from dpdt.study import Study, arm_name, format_epsilon, is_before
 from dpdt.tracking.client import NAME_TAG, SENT_TAG, log, state_of
 from dpdt.tracking.metrics import Point, milliseconds
 from dpdt.tracking.payload import FORMAT, RUN_ID_TAG, run_status, started_ms
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-__all__ = ["PARENT", "compare_fragment", "create_parent", "parent_state", "send_parent"]
+__all__ = ["PARENT", "compare_fragment", "compared_runs", "create_parent", "parent_state", "send_parent"]
 
 PARENT: Final = "study"  # the parent run's dpdt.run_id
 MAX_COMPARED: Final = 30  # runs that the compare page shows without a wait
@@ -67,8 +67,7 @@ def send_parent(
 def _send_news(client: "MlflowClient", study: Study, parent: "MlflowRun", known: Mapping[str, str]) -> None:
     folder = study.paths.report
     files = _report_files(folder)
-    cells = {study.run_id(cell): run for cell, run in cell_runs(study).items()}
-    compared = [known[run_id] for run_id in cells if run_id in known]
+    cells, compared = _trainings(study), compared_runs(study, known)
     run_id = parent.info.run_id
     if files:
         client.log_artifacts(run_id, str(folder), "report")
@@ -99,9 +98,18 @@ def parent_state(study: Study, known: Mapping[str, str]) -> str:
         study: The study.
         known: MLflow's id of each run, by dpdt's.
     """
-    cells = {study.run_id(cell): run for cell, run in cell_runs(study).items()}
-    compared = [known[run_id] for run_id in cells if run_id in known]
-    return state_of([FORMAT, _done(cells), compared], _report_files(study.paths.report), below=study.paths.report)
+    state = [FORMAT, _done(_trainings(study)), compared_runs(study, known)]
+    return state_of(state, _report_files(study.paths.report), below=study.paths.report)
+
+
+def _trainings(study: Study) -> dict[str, Run | None]:
+    return {study.run_id(cell): run for cell, run in model_runs(study).items() if not is_before(cell.target_epsilon)}
+
+
+def compared_runs(study: Study, known: Mapping[str, str]) -> list[str]:
+    """MLflow's ids of the study's models, the one before all trainings first: a long list is cut at its end."""
+    names = [study.run_id(cell) for cell in sorted(study.models(), key=lambda cell: cell.target_epsilon > 0)]
+    return [known[name] for name in names if name in known]
 
 
 def _done(cells: Mapping[str, Run | None]) -> bool:

@@ -14,7 +14,7 @@ from dpdt.base.console import progress
 from dpdt.base.files import fingerprint
 from dpdt.privacy.statements import refresh_statements
 from dpdt.runs.read import Run, all_runs, run_in
-from dpdt.study import Study
+from dpdt.study import BEFORE, Study
 from dpdt.tracking.client import NAME_TAG, PARENT_TAG, SENT_TAG, find_runs, log
 from dpdt.tracking.payload import RETIRED_TAGS, RUN_ID_TAG, Payload, payload, signature
 from dpdt.tracking.registry import register_model
@@ -152,7 +152,7 @@ def _send_run(
         if file.exists():
             client.log_artifact(run_id, str(file))
     last = {SENT_TAG: state}
-    if news.status == "FINISHED":
+    if news.status == "FINISHED" and run.kind != BEFORE:  # given weights are nobody's training
         last = {"dpdt.model": register_model(client, study, run, run_id, news), **last}
     _set_status(client, run_id, news)
     log(client, run_id, tags=last)

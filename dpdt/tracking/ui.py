@@ -15,7 +15,6 @@ from typing import IO, Final
 
 from dpdt.base.console import warn
 from dpdt.errors import TrackingError
-from dpdt.runs.read import cell_runs
 from dpdt.study import Study
 from dpdt.tracking.client import find_runs
 from dpdt.tracking.store import (
@@ -28,7 +27,7 @@ from dpdt.tracking.store import (
     public_name,
     tracking_uri,
 )
-from dpdt.tracking.study_run import PARENT, compare_fragment
+from dpdt.tracking.study_run import PARENT, compare_fragment, compared_runs
 
 __all__ = ["compare_url", "serve_ui"]
 
@@ -56,14 +55,13 @@ def compare_url(study: Study, base_url: str) -> str:
         client = open_client(uri)
         experiment = find_experiment(client, study)
         known = find_runs(client, experiment.experiment_id) if experiment else {}
-    wanted = [run.run_id for run in cell_runs(study).values() if run and run.run_id in known] or [
-        run_id for run_id in known if run_id != PARENT
-    ]
+    ids = {name: run.info.run_id for name, run in known.items()}
+    wanted = compared_runs(study, ids) or [run_id for name, run_id in ids.items() if name != PARENT]
     if experiment is None or not wanted:
         raise TrackingError(
             f"MLflow at {public_name(uri)} has 0 runs of {study.name!r}. Send them with `dpdt sync {study.file}`."
         )
-    fragment = compare_fragment(experiment.experiment_id, [known[run_id].info.run_id for run_id in wanted])
+    fragment = compare_fragment(experiment.experiment_id, wanted)
     return f"{base_url.rstrip('/')}/{fragment}"
 
 

@@ -17,7 +17,7 @@ from dpdt.runs.state import run_done
 from dpdt.shards.dataset import DomainData
 from dpdt.training.networks.build import build_model
 from dpdt.training.networks.check import check_class_weights, check_model
-from dpdt.training.networks.weights import load_weights
+from dpdt.training.networks.weights import load_weights, trained_on
 from dpdt.training.run import TrainingRun
 
 __all__ = ["choose_class_weights", "count_class_weights", "initial_model"]
@@ -65,10 +65,9 @@ def _initial_weights(run: TrainingRun) -> tuple[str, Path | None]:
 
 def _refuse_own_patients(run: TrainingRun, path: Path) -> None:
     """Weights of a training on the same patients: what it spent, or that it spent without bound, would be missing."""
-    config = path.resolve().parent.parent / "config.json"
-    if run.target_epsilon is None or not config.exists():
+    other = trained_on(path)
+    if run.target_epsilon is None or other is None:
         return
-    other = read_json(config)
     if other.get("domain") == run.domain:
         raise PrivacyError(
             f"model.init_weights: {path} was trained on {run.domain} itself (run {other.get('run_id')}), so the "

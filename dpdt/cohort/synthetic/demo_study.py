@@ -49,7 +49,7 @@ physical_batch_size = 64
 learning_rate = 1e-3
 
 [privacy]
-target_epsilons = [1.0, 8.0, inf]   # inf: the arm without DP
+target_epsilons = [1.0, 8.0, inf]   # inf: the arm without DP; 0, the model before all, comes by itself
 unit = "patient"
 delta = 1e-4                # below 1 / patients of every domain
 max_grad_norm = 1.5

@@ -61,12 +61,14 @@ def _formatted(value: float | None, form: str) -> str:
 
 
 def _totals(study: Study, outlook: Outlook) -> list[str]:
-    models = len(study.cells())
+    models = len(study.models())
     left = sum(not cell.done for cell in outlook.cells)
     lines = [
         f"{len(outlook.domains)} domains, {len(outlook.cells)} trainings ({left} to do), "
         f"{models * len(study.test_domains)} tests of a model at a domain; {outlook.num_parameters:,} weights."
     ]
+    if study.why_no_before:
+        lines.append(f"No model from before the trainings is tested: {study.why_no_before}.")
     if outlook.disk_gb is not None:
         lines.append(f"Disk: about {outlook.disk_gb:.2f} GB below {study.folder}; {outlook.free_gb:.0f} GB are free.")
     if not outlook.speeds:

@@ -1,0 +1,145 @@
+"""The report's first answer: what DP costs, what private training brought, and what DP keeps of it.
+
+A difference is `lower` or `higher` where its interval holds no 0, `the same` where its interval lies within the margin
+of equivalence, and otherwise not known. Where there are no intervals (a published table), it is what the numbers say.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from dpdt.report.format import interval_text, plain, signed
+from dpdt.report.gain import Gain
+from dpdt.report.grid import Grid
+from dpdt.report.intervals import Interval
+from dpdt.report.tables import SCOPES, Arm
+from dpdt.study import is_before
+
+__all__ = ["answer"]
+
+WHERE: Final = {"on-domain": "on the models' own domain", "off-domain": "on the other domains"}
+NOTHING: Final = "No model has been evaluated yet."
+
+
+def answer(arms: Sequence[Arm], gains: Sequence[Gain], grid: Grid, margin: float) -> list[str]:
+    """The study's answer in three sentences, or in fewer where there is nothing to say.
+
+    Args:
+        arms: Mean AUC of each arm.
+        gains: Over the model before.
+        grid: For the arms' names.
+        margin: Within ± this an AUC counts as the same.
+    """
+    known = [arm for arm in arms if not math.isnan(arm.auc)]
+    if all(is_before(arm.target_epsilon) for arm in known):
+        return [NOTHING]
+    if not gains:
+        why = f": {grid.why_no_before}" if grid.why_no_before else ""
+        return [
+            _cost(known, grid, margin),
+            f"What private training brought, and what DP keeps of it, is not known{why}.",
+        ]
+    found = [_cost(known, grid, margin), _brought(gains, grid, margin)]
+    return [*found, _kept(gains, grid)] if any(gain.target_epsilon in grid.private for gain in gains) else found
+
+
+def _cost(arms: Sequence[Arm], grid: Grid, margin: float) -> str:
+    """The first sentence."""
+    without = {arm.scope: arm for arm in arms if math.isinf(arm.target_epsilon)}
+    private = [arm for arm in arms if arm.target_epsilon in grid.private]
+    if not private or not without:
+        missing = "without" if private else "with"
+        values = _by_scope(private or list(without.values()), lambda arm: f"{plain(arm.auc)} {_with(arm, grid)}")
+        return f"What DP costs is not known: no model {missing} DP was tested; macro AUC is {values}."
+
+    def clause(scope: str) -> str:
+        of_scope = [arm for arm in private if arm.scope == scope]
+        words = [
+            f"{_change(arm.difference, arm.difference_interval, margin)} {_with(arm, grid)}"
+            if not math.isnan(arm.difference)
+            else f"{plain(arm.auc)} {_with(arm, grid)}, with nothing to compare it to"
+            for arm in of_scope
+        ]
+        start = f", where macro AUC is {plain(without[scope].auc)} without DP, it" if scope in without else " macro AUC"
+        return f"{WHERE[scope]}{start} is {_listed(words)}"
+
+    scopes = [scope for scope in SCOPES if any(arm.scope == scope for arm in private)]
+    return f"What DP costs: {'; '.join(map(clause, scopes))}."
+
+
+def _brought(gains: Sequence[Gain], grid: Grid, margin: float) -> str:
+    """The second sentence."""
+
+    def clause(scope: str) -> str:
+        of_scope = [gain for gain in gains if gain.scope == scope]
+        words = [f"{_change(gain.gain, gain.interval, margin)} {_with(gain, grid)}" for gain in of_scope]
+        return f"{WHERE[scope]}, where macro AUC is {plain(of_scope[0].before)} before it, it is {_listed(words)}"
+
+    scopes = [scope for scope in SCOPES if any(gain.scope == scope for gain in gains)]
+    return f"What private training brought: {'; '.join(map(clause, scopes))}."
+
+
+def _kept(gains: Sequence[Gain], grid: Grid) -> str:
+    """The third sentence."""
+
+    def clause(scope: str) -> str:
+        private = [gain for gain in gains if gain.scope == scope and gain.target_epsilon in grid.private]
+        whole = next((gain for gain in gains if gain.scope == scope and math.isinf(gain.target_epsilon)), None)
+        words = [f"{_share(gain)} {_with(gain, grid)}" for gain in private if not gain.why_no_share]
+        if words:
+            return f"{WHERE[scope]} {_listed(words)}"
+        if whole is None or any(gain.why_no_share == "no model without DP" for gain in private):
+            return f"{WHERE[scope]} it is not known, for no model without DP was tested on the same pairs"
+        found = f"{signed(whole.gain)}{_of(whole.interval)}"
+        if any(gain.why_no_share == "worse" for gain in private):
+            return f"{WHERE[scope]} there is nothing to keep: without DP it made the models worse ({found})"
+        return f"{WHERE[scope]} there is no share to give: what it brought without DP may be nothing ({found})"
+
+    scopes = [scope for scope in SCOPES if any(g.scope == scope and g.target_epsilon in grid.private for g in gains)]
+    return f"What DP keeps of it: {'; '.join(map(clause, scopes))}."
+
+
+def _of(interval: Interval) -> str:
+    text = interval_text(interval, sign=True)
+    return f"; {text}" if text else ""
+
+
+def _change(difference: float, interval: Interval, margin: float) -> str:
+    """A difference in words: lower, higher, the same, or not known."""
+    words = f"{plain(abs(difference))} {'higher' if difference > 0 else 'lower'}"
+    if math.isnan(interval.low):
+        return words if abs(difference) >= 0.0005 else "the same"
+    if interval.within(margin):
+        return f"the same within ±{margin:g} ({signed(difference)}{_of(interval)})"
+    if not interval.excludes_0:
+        return f"not known to differ ({signed(difference)}{_of(interval)})"
+    low, high = sorted(map(abs, interval))
+    return f"{words} ({interval_text(Interval(low, high))})"
+
+
+def _share(gain: Gain) -> str:
+    """A share in per cent; one below 0 in words, too."""
+    low, high = gain.share_interval
+    bounds = "" if math.isnan(low) else f"{_percent(low)} to {_percent(high)}"
+    if gain.share < 0:
+        return f"none of it ({'; '.join(filter(None, [_percent(gain.share), bounds]))})"
+    return _percent(gain.share) + (f" ({bounds})" if bounds else "")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %".replace("-", "−")
+
+
+def _with(arm: Arm | Gain, grid: Grid) -> str:
+    return f"with {grid.name(arm.target_epsilon)}" if arm.target_epsilon in grid.private else "without DP"
+
+
+def _by_scope(arms: Sequence[Arm], words: Callable[[Arm], str]) -> str:
+    """Each scope's arms, e.g. `0.8 with ε = 1 and 0.9 with ε = 8 on the other domains`."""
+    of_scope = {scope: [words(arm) for arm in arms if arm.scope == scope] for scope in SCOPES}
+    return "; ".join(f"{_listed(found)} {WHERE[scope]}" for scope, found in of_scope.items() if found)
+
+
+def _listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
