@@ -174,7 +174,7 @@ def write_element(path: Path, data: bytes, syntax: str | None, *, undefined: boo
         del dataset.file_meta
         dataset.preamble = None
     plain = {"implicit_vr": implicit, "little_endian": True, "force_encoding": True}
-    pydicom.dcmwrite(path, dataset, **plain)  # type: ignore[arg-type]
+    pydicom.dcmwrite(path, dataset, **plain)
     length = struct.pack("<I", 0xFFFFFFFF if undefined else len(data))
     path.write_bytes(path.read_bytes() + b"\xe0\x7f\x10\x00" + (b"" if implicit else b"OB\0\0") + length + data)
 

@@ -29,7 +29,7 @@ def padded(signed: bool, *, stored: int = 16, value: int = -2000) -> NDArray[np.
     return pixels.astype(np.int16 if signed else np.uint16)
 
 
-def write_padding(path: Path, pixels: NDArray[np.integer], *, stored: int = 16, **elements: tuple[str, bytes]) -> None:
+def write_padding(path: Path, pixels: NDArray[np.integer], stored: int = 16, /, **elements: tuple[str, bytes]) -> None:
     write_dicom(path, pixels, BitsStored=stored)
     dataset = pydicom.dcmread(path)
     for keyword, (vr, value) in elements.items():
@@ -51,7 +51,7 @@ def test_padding_has_the_sign_of_the_pixels_whatever_its_vr(
     if with_limit:
         elements = {"PixelPaddingValue": (vr, word(-2010)), "PixelPaddingRangeLimit": (vr, word(-1990))}
     pixels = padded(signed)
-    write_padding(tmp_path / "a.dcm", pixels, **elements)
+    write_padding(tmp_path / "a.dcm", pixels, 16, **elements)
     frame = read_dicom(str(tmp_path / "a.dcm"))
     shown = frame.pixels.astype(int) - (32768 if signed else 0)
     assert np.array_equal(shown[5:, 3:], pixels[5:, 3:])
@@ -63,7 +63,7 @@ def test_padding_has_the_sign_of_the_pixels_whatever_its_vr(
 def test_padding_of_fewer_bits_stored_is_read_as_the_pixels_are(tmp_path: Path, stored: int) -> None:
     pixels = padded(signed=True)
     for written in (-2000, -2000 % (1 << stored)):  # with its sign in all 16 bits, or in the stored ones alone
-        write_padding(tmp_path / "a.dcm", pixels, stored=stored, PixelPaddingValue=("US", word(written)))
+        write_padding(tmp_path / "a.dcm", pixels, stored, PixelPaddingValue=("US", word(written)))
         shown = read_dicom(str(tmp_path / "a.dcm")).pixels.astype(int) - 32768
         assert shown.min() == pixels[5:, 3:].min()
 
@@ -71,7 +71,7 @@ def test_padding_of_fewer_bits_stored_is_read_as_the_pixels_are(tmp_path: Path, 
 def test_padding_of_eight_signed_bits(tmp_path: Path) -> None:
     pixels = np.random.default_rng(3).integers(0, 100, (24, 20)).astype(np.int8)
     pixels[:5] = -128
-    write_padding(tmp_path / "a.dcm", pixels, stored=8, PixelPaddingValue=("US", word(128)))
+    write_padding(tmp_path / "a.dcm", pixels, 8, PixelPaddingValue=("US", word(128)))
     assert read_dicom(str(tmp_path / "a.dcm")).pixels.min() == 128 + int(pixels[5:].min())
 
 

@@ -26,7 +26,8 @@ def radiograph(height: int, width: int) -> NDArray[np.uint16]:
     """Large shapes, soft edges and a little noise, of 12 bits."""
     y, x = np.mgrid[:height, :width].astype(np.float32) / width
     shapes = 1700 + 700 * np.sin(9 * x + 2 * y) + 500 * np.cos(7 * y) + 250 * np.tanh(40 * (np.sin(24 * y) - 0.6))
-    return (shapes + np.random.default_rng(0).normal(0, 6, shapes.shape)).clip(0, 4095).astype(np.uint16)
+    noisy = shapes + np.random.default_rng(0).normal(0, 6, shapes.shape)
+    return np.asarray(noisy.clip(0, 4095), np.uint16)
 
 
 def marked(pixels: NDArray[np.uint16], marks: str) -> NDArray[np.uint16]:
@@ -55,8 +56,8 @@ def marked(pixels: NDArray[np.uint16], marks: str) -> NDArray[np.uint16]:
 
 def write(path: Path, pixels: NDArray[np.uint16], *, lossy: bool) -> None:
     bits = max(12, int(pixels.max()).bit_length())
-    options = {"compression_ratios": [8]} if lossy else {}
-    stream = encode_array(pixels, bits_stored=bits, codec_format=0, **options)
+    ratios: list[float] | None = [8.0] if lossy else None
+    stream = encode_array(pixels, bits_stored=bits, codec_format=0, compression_ratios=ratios)
     encapsulated(path, JPEG2000 if lossy else JPEG2000Lossless, stream, pixels.shape, BitsStored=bits)
 
 
@@ -65,7 +66,8 @@ def processed(file: Path, size: int, **options: object) -> NDArray[np.uint8]:
     out = np.zeros((1, size, size), np.uint8)
     [outcome] = process_images([str(file)], out, settings=settings, advance=lambda count: None)
     assert outcome.ok, outcome.message
-    return out[0]
+    found: NDArray[np.uint8] = out[0]
+    return found
 
 
 def exact(pixels: NDArray[np.integer], size: int) -> NDArray[np.uint8]:
@@ -132,7 +134,7 @@ def test_the_next_larger_scale_is_taken_until_one_is_good_enough(tmp_path: Path)
 def test_jpeg_is_always_decoded_whole(tmp_path: Path, marks: str) -> None:
     pixels = (marked(radiograph(1130, 1010), marks) >> 4).clip(0, 255).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "a.jpg"), pixels)
-    whole = cv2.imread(str(tmp_path / "a.jpg"), cv2.IMREAD_GRAYSCALE)
+    whole = np.asarray(cv2.imread(str(tmp_path / "a.jpg"), cv2.IMREAD_GRAYSCALE), np.uint8)
     write_dicom(tmp_path / "a.dcm", whole)
     assert np.array_equal(processed(tmp_path / "a.jpg", 64), processed(tmp_path / "a.dcm", 64))
 
@@ -155,7 +157,7 @@ def test_real_jpeg_2000_files_are_45_db_from_full_decoding() -> None:
 def test_real_radiographs_with_marks_are_45_db_from_full_decoding(tmp_path: Path, marks: str) -> None:
     pixels = read_dicom(str(Path(str(REAL_DATA)) / "images/dicom/RG1_J2KR.dcm")).pixels
     small = cv2.imread(str(Path(str(REAL_DATA)) / "images/nih/00000003_000.png"), cv2.IMREAD_GRAYSCALE)
-    for source in (pixels.astype(np.uint16), small.astype(np.uint16)):
+    for source in (np.asarray(pixels, np.uint16), np.asarray(small, np.uint16)):
         write(tmp_path / "a.dcm", marked(source, marks), lossy=False)
         for size in SIZES:
             assert psnr(processed(tmp_path / "a.dcm", size), exact(marked(source, marks), size)) >= 45, size
