@@ -147,7 +147,7 @@ def methods_of(case: Case) -> dict[str, Callable[[Sequence[Path]], object]]:
     """Who competes in a case; the first of each recipe is the peer."""
     peer = "pydicom + opencv" if case.dicom else "opencv"
     methods = {f"area: {peer}": each(opencv_area), "area: dpdt": core("area")}
-    if "JPEG" in case.name or "J2K" in case.name:
+    if "J2K" in case.name:
         methods["area: dpdt, exact_decode"] = core("area", exact_decode=True)
     if not case.dicom and "16 bit" not in case.name:
         methods["area: Pillow draft + reducing_gap"] = each(pillow_reduced)

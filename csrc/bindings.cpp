@@ -79,7 +79,7 @@ dpdt::Recipe recipe_of(const std::string& name, bool equalise, const std::string
     }
     const auto height = static_cast<std::size_t>(out.shape(out.ndim() - 2));
     const auto width = static_cast<std::size_t>(out.shape(out.ndim() - 1));
-    return {dpdt::resampling_of(name), equalise, height, width, aspect == "pad", false};
+    return {dpdt::resampling_of(name), equalise, height, width, aspect == "pad"};
 }
 
 // A pixel array that takes over the vector's memory.
@@ -93,9 +93,8 @@ py::array to_array(dpdt::Samples<T>&& pixels, std::size_t height, std::size_t wi
 
 py::tuple decode(const py::bytes& data, std::size_t max_pixels) {
     const std::string_view bytes = data;
-    dpdt::Image image = without_gil([&] {
-        return dpdt::decode(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size(), {max_pixels, 0, 0});
-    });
+    dpdt::Image image = without_gil(
+        [&] { return dpdt::decode(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size(), max_pixels); });
     const py::array pixels =
         std::visit([&](auto& values) -> py::array { return to_array(std::move(values), image.height, image.width); },
                    image.pixels);
@@ -103,7 +102,7 @@ py::tuple decode(const py::bytes& data, std::size_t max_pixels) {
 }
 
 using GridTuple = std::tuple<std::int64_t, std::int64_t, std::int64_t>;
-using Grids = std::pair<GridTuple, GridTuple>;
+using Grids = std::tuple<GridTuple, GridTuple, unsigned>;  // rows, columns, halvings
 
 GridTuple tuple_of(const dpdt::Grid& grid) { return {grid.origin, grid.pixel, grid.length}; }
 
@@ -126,15 +125,15 @@ py::array frame_pixels(dpdt::Image& image, bool is_signed) {
 
 py::tuple decode_frame(const py::buffer& data, const std::string& codec, std::size_t rows, std::size_t columns,
                        int bits_allocated, int bits_stored, int high_bit, bool is_signed, bool big_endian,
-                       std::size_t max_pixels, std::size_t min_side) {
+                       std::size_t max_pixels, std::size_t min_side, unsigned max_halvings) {
     const py::buffer_info info = data.request();
     const auto size = static_cast<std::size_t>(info.size * info.itemsize);
     const auto* const bytes = static_cast<const std::uint8_t*>(info.ptr);
     const dpdt::FrameLayout layout{
         dpdt::frame_codec_of(codec), rows, columns, bits_allocated, bits_stored, high_bit, is_signed, big_endian};
-    dpdt::Image image =
-        without_gil([&] { return dpdt::decode_frame(bytes, size, layout, {max_pixels, min_side, min_side}); });
-    const Grids grids{tuple_of(image.rows), tuple_of(image.columns)};
+    const dpdt::DecodeOptions options{max_pixels, min_side, min_side, max_halvings};
+    dpdt::Image image = without_gil([&] { return dpdt::decode_frame(bytes, size, layout, options); });
+    const Grids grids{tuple_of(image.rows), tuple_of(image.columns), image.halvings};
     return py::make_tuple(frame_pixels(image, is_signed), grids, image.warnings);
 }
 
@@ -151,16 +150,19 @@ py::array resample(const Array<T>& pixels, std::size_t height, std::size_t width
 }
 
 template <class T>
-void process_array(const Array<T>& pixels, Array<std::uint8_t> out, const std::string& recipe, bool equalise,
-                   bool invert, const std::string& aspect, const std::optional<Grids>& grid) {
+bool process_array(const Array<T>& pixels, Array<std::uint8_t> out, const std::string& recipe, bool equalise,
+                   bool invert, const std::string& aspect, double pixel_aspect, const std::optional<Grids>& grid) {
     dpdt::View<T> source = view_of(pixels);
+    if (!(pixel_aspect >= 1e-3 && pixel_aspect <= 1e3)) throw py::value_error("pixel_aspect: expected 0.001 to 1000");
+    source.pixel_aspect = pixel_aspect;
     if (grid) {
-        source.rows = grid_of(grid->first);
-        source.columns = grid_of(grid->second);
+        source.rows = grid_of(std::get<0>(*grid));
+        source.columns = grid_of(std::get<1>(*grid));
+        source.halvings = std::get<2>(*grid);
     }
     std::uint8_t* const target = output_of(out, 2);
     const dpdt::Recipe settings = recipe_of(recipe, equalise, aspect, out);
-    without_gil([&] { dpdt::apply_recipe(source, settings, invert, target); });
+    return without_gil([&] { return dpdt::apply_recipe(source, settings, invert, target); });
 }
 
 std::string path_of(const py::handle& path) {
@@ -171,7 +173,7 @@ std::string path_of(const py::handle& path) {
 
 std::vector<dpdt::ImageResult> process_files(const py::sequence& paths, Array<std::uint8_t> out,
                                              const std::string& recipe, bool equalise, std::size_t num_threads,
-                                             const std::string& aspect, bool exact_decode, std::size_t max_pixels,
+                                             const std::string& aspect, std::size_t max_pixels,
                                              const py::object& progress) {
     std::vector<std::string> names;
     names.reserve(paths.size());
@@ -184,7 +186,6 @@ std::vector<dpdt::ImageResult> process_files(const py::sequence& paths, Array<st
     dpdt::Pipeline pipeline;
     pipeline.recipe = recipe_of(recipe, equalise, aspect, out);
     pipeline.max_pixels = max_pixels;
-    pipeline.recipe.exact_decode = exact_decode;
     pipeline.num_threads = num_threads;
 
     std::size_t reported = 0;
@@ -328,7 +329,7 @@ void define_pixel_functions(py::module_& module) {
                py::arg("width"), py::arg("recipe") = "area");
     module.def("process_array", &process_array<T>, py::arg("pixels").noconvert(), py::arg("out").noconvert(),
                py::kw_only(), py::arg("recipe"), py::arg("equalise"), py::arg("invert") = false,
-               py::arg("aspect") = "stretch", py::arg("grid") = py::none());
+               py::arg("aspect") = "stretch", py::arg("pixel_aspect") = 1.0, py::arg("grid") = py::none());
 }
 
 #endif
@@ -370,7 +371,8 @@ PYBIND11_MODULE(_core, module) {
     module.def("decode_frame", &decode_frame, py::arg("data"), py::kw_only(), py::arg("codec"), py::arg("rows"),
                py::arg("columns"), py::arg("bits_allocated"), py::arg("bits_stored"), py::arg("high_bit"),
                py::arg("is_signed"), py::arg("big_endian") = false,
-               py::arg("max_pixels") = dpdt::DecodeOptions{}.max_pixels, py::arg("min_side") = 0);
+               py::arg("max_pixels") = dpdt::DecodeOptions{}.max_pixels, py::arg("min_side") = 0,
+               py::arg("max_halvings") = dpdt::DecodeOptions{}.max_halvings);
     define_pixel_functions<std::uint8_t>(module);
     define_pixel_functions<std::uint16_t>(module);
     module.def(
@@ -383,7 +385,6 @@ PYBIND11_MODULE(_core, module) {
         py::arg("pixels").noconvert());
     module.def("process_files", &process_files, py::arg("paths"), py::arg("out").noconvert(), py::kw_only(),
                py::arg("recipe"), py::arg("equalise"), py::arg("num_threads") = 0, py::arg("aspect") = "stretch",
-               py::arg("exact_decode") = false, py::arg("max_pixels") = dpdt::DecodeOptions{}.max_pixels,
-               py::arg("progress") = py::none());
+               py::arg("max_pixels") = dpdt::DecodeOptions{}.max_pixels, py::arg("progress") = py::none());
 #endif
 }

@@ -2,6 +2,7 @@
 
 #include <cctype>
 #include <cstring>
+#include <string>
 
 #include "codec_jpeg.hpp"
 #include "codec_png.hpp"
@@ -19,6 +20,52 @@ bool is_bare_dicom(const std::uint8_t* data, std::size_t size) {
     if (size < 12 || (data[0] != 2 && data[0] != 8) || data[1] != 0 || data[3] != 0) return false;
     const bool explicit_vr = std::isupper(data[4]) != 0 && std::isupper(data[5]) != 0;
     return explicit_vr || (data[6] == 0 && data[7] == 0);
+}
+
+struct Other {
+    const char* magic;
+    std::size_t length;
+    std::size_t offset;
+    const char* name;
+};
+
+// What is found in place of pictures, or is one of another kind.
+constexpr Other others[] = {
+    {"WEBP", 4, 8, "a WebP picture"},
+    {"II*\0", 4, 0, "a TIFF picture"},
+    {"MM\0*", 4, 0, "a TIFF picture"},
+    {"II+\0", 4, 0, "a TIFF picture"},
+    {"MM\0+", 4, 0, "a TIFF picture"},
+    {"version https://git-lfs", 23, 0, "a Git LFS pointer: `git lfs pull` fetches the file itself"},
+    {"GIF8", 4, 0, "a GIF picture"},
+    {"BM", 2, 0, "a BMP picture"},
+    {"\0\0\0\x0cjP  ", 8, 0, "a JPEG 2000 file without DICOM around it"},
+    {"\xff\x4f\xff\x51", 4, 0, "a JPEG 2000 stream without DICOM around it"},
+    {"\0\0\0\x0cJXL ", 8, 0, "a JPEG XL picture"},
+    {"\xff\x0a", 2, 0, "a JPEG XL picture"},
+    {"ftypheic", 8, 4, "a HEIC picture"},
+    {"ftypavif", 8, 4, "an AVIF picture"},
+    {"PK\3\4", 4, 0, "a ZIP archive"},
+    {"\x1f\x8b", 2, 0, "a gzip archive"},
+    {"%PDF", 4, 0, "a PDF document"},
+};
+
+// A page in place of a file: what a server answers that wants a login first.
+bool is_html(const std::uint8_t* data, std::size_t size) {
+    std::string text;
+    for (std::size_t i = 0; i < size && text.size() < 9; ++i) {
+        const bool before = text.empty() && (std::isspace(data[i]) != 0 || data[i] >= 0x80);  // or a byte order mark
+        if (!before) text += static_cast<char>(std::tolower(data[i]));
+    }
+    return text == "<!doctype" || text.compare(0, 5, "<html") == 0;
+}
+
+std::string name_of(const std::uint8_t* data, std::size_t size) {
+    for (const Other& other : others) {
+        if (size < other.offset) continue;
+        if (starts_with(data + other.offset, size - other.offset, other.magic, other.length)) return other.name;
+    }
+    return is_html(data, size) ? "an HTML page: the download answered with one" : "";
 }
 
 }  // namespace
@@ -45,19 +92,23 @@ const char* format_name(Format format) {
     return "unknown";
 }
 
-Image decode(const std::uint8_t* data, std::size_t size, const DecodeOptions& options) {
+Image decode(const std::uint8_t* data, std::size_t size, std::size_t max_pixels) {
     if (size == 0) throw ImageError(Reason::empty, "the file has 0 bytes");
     switch (detect_format(data, size)) {
         case Format::jpeg:
-            return decode_jpeg(data, size, options);
+            return decode_jpeg(data, size, max_pixels);
         case Format::png:
-            return decode_png(data, size, options);
+            return decode_png(data, size, max_pixels);
         case Format::dicom:
             throw ImageError(Reason::dicom, "a DICOM file: its pixels are read through pydicom");
         case Format::unknown:
             break;
     }
-    throw ImageError(Reason::unsupported, "its first bytes are not those of a JPEG, PNG or DICOM file");
+    const std::string name = name_of(data, size);
+    if (name.empty()) {
+        throw ImageError(Reason::unsupported, "its first bytes are not those of a JPEG, PNG or DICOM file");
+    }
+    throw ImageError(Reason::unsupported, "no JPEG, PNG or DICOM file but " + name);
 }
 
 }  // namespace dpdt

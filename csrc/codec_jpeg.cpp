@@ -142,37 +142,23 @@ void cmyk_to_gray(const std::uint8_t* row, std::uint8_t* out, std::size_t width,
     }
 }
 
-// Eighths of full size: libjpeg can leave out the DCT's higher frequencies. Half only: smaller scales gain little, as
-// the entropy decoding stays, and come out up to 8 dB further from the full picture (measured on real radiographs).
-unsigned scale_of(const jpeg_decompress_struct& info, const DecodeOptions& options) {
-    const bool half =
-        options.reducible() && info.image_height / 2 >= options.min_height && info.image_width / 2 >= options.min_width;
-    return half ? 4 : 8;
-}
-
 }  // namespace
 
-Image decode_jpeg(const std::uint8_t* data, std::size_t size, const DecodeOptions& options) {
+Image decode_jpeg(const std::uint8_t* data, std::size_t size, std::size_t max_pixels) {
     Decompressor jpeg;
     jpeg.read_header(data, size);
     jpeg_decompress_struct& info = jpeg.info();
-    check_size(info.image_height, info.image_width, options.max_pixels);
+    check_size(info.image_height, info.image_width, max_pixels);
     const bool cmyk = info.jpeg_color_space == JCS_CMYK || info.jpeg_color_space == JCS_YCCK;
     info.out_color_space = cmyk ? JCS_CMYK : JCS_GRAYSCALE;
     info.dct_method = JDCT_ISLOW;
-    info.scale_num = scale_of(info, options);
-    info.scale_denom = 8;
     const bool adobe = info.saw_Adobe_marker != 0;
 
     jpeg.start();
     Image image;
-    image.height = info.output_height;
-    image.width = info.output_width;
-    image.file_height = info.image_height;
-    image.file_width = info.image_width;
-    image.rows = {0, 8, std::int64_t{info.image_height} * info.scale_num};
-    image.columns = {0, 8, std::int64_t{info.image_width} * info.scale_num};
+    image.set_size(info.image_height, info.image_width);
     image.bits = 8;
+    if (info.saw_JFIF_marker != 0) image.pixel_aspect = pixel_aspect_of(info.X_density, info.Y_density);
     Samples<std::uint8_t> pixels(image.height * image.width);
     if (cmyk) {
         std::vector<std::uint8_t> row(4 * image.width);

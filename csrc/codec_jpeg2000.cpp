@@ -177,7 +177,7 @@ Image decode_jpeg2000(const std::uint8_t* data, std::size_t size, bool as_signed
 
     const bool at_origin = header.x0 == 0 && header.y0 == 0;
     const unsigned most = at_origin ? jpeg2000.num_halvings() : 0;
-    const unsigned halvings = halvings_for(full_height, full_width, most, options);
+    const unsigned halvings = halvings_for(full_height, full_width, std::min(most, options.max_halvings), options);
     free_kept_memory();
     opj_image_t& decoded = jpeg2000.decode(halvings);
     const opj_image_comp_t& component = decoded.comps[0];
@@ -186,6 +186,7 @@ Image decode_jpeg2000(const std::uint8_t* data, std::size_t size, bool as_signed
     image.set_size(full_height, full_width);
     image.height = component.h;
     image.width = component.w;
+    image.halvings = halvings;
     if (halvings > 0) {
         image.rows = grid_of(full_height, halvings);
         image.columns = grid_of(full_width, halvings);

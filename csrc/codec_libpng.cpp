@@ -88,6 +88,13 @@ class Reader {
     std::size_t width() const { return png_get_image_width(png_, info_); }
     std::size_t channels() const { return png_get_channels(png_, info_); }
     std::size_t row_bytes() const { return png_get_rowbytes(png_, info_); }
+    double pixel_aspect() const {
+        png_uint_32 across = 0;
+        png_uint_32 down = 0;
+        int unit = 0;
+        png_get_pHYs(png_, info_, &across, &down, &unit);
+        return pixel_aspect_of(across, down);
+    }
     int bits() const { return png_get_bit_depth(png_, info_); }
     bool interlaced() const { return png_get_interlace_type(png_, info_) != PNG_INTERLACE_NONE; }
     std::size_t warnings() const { return source_.warnings; }
@@ -160,14 +167,15 @@ Samples<T> read_pixels(Reader& png) {
 
 }  // namespace
 
-Image decode_libpng(const std::uint8_t* data, std::size_t size, const DecodeOptions& options) {
+Image decode_libpng(const std::uint8_t* data, std::size_t size, std::size_t max_pixels) {
     Reader png(data, size);
     png.read_header();
-    check_size(png.height(), png.width(), options.max_pixels);
+    check_size(png.height(), png.width(), max_pixels);
     check_plausible(png.height(), png.width() * png.channels() * static_cast<std::size_t>(png.bits()), size);
     Image image;
     image.set_size(png.height(), png.width());
     image.bits = png.bits();
+    image.pixel_aspect = png.pixel_aspect();
     png.set_output();
     if (image.bits == 16) {
         image.pixels = read_pixels<std::uint16_t>(png);

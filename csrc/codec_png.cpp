@@ -68,19 +68,20 @@ bool decode_plain(const PlainPng& png, Image& image) {
     image.set_size(png.height, png.width);
     image.bits = static_cast<int>(8 * png.sample_bytes);
     image.warnings = png.rest ? 1 : 0;
+    image.pixel_aspect = png.pixel_aspect;
     if (png.sample_bytes == 2) return read_pixels(png, image.pixels.emplace<Samples<std::uint16_t>>());
     return read_pixels(png, image.pixels.emplace<Samples<std::uint8_t>>());
 }
 
 }  // namespace
 
-Image decode_png(const std::uint8_t* data, std::size_t size, const DecodeOptions& options) {
-    if (const auto png = read_plain_png(data, size, options.max_pixels)) {
+Image decode_png(const std::uint8_t* data, std::size_t size, std::size_t max_pixels) {
+    if (const auto png = read_plain_png(data, size, max_pixels)) {
         const bool small = png->channels == 1 || png->height * png->row_bytes() <= max_colour_bytes;
         Image image;
         if (small && decode_plain(*png, image)) return image;
     }
-    return decode_libpng(data, size, options);  // another kind, or something is wrong: libpng says what
+    return decode_libpng(data, size, max_pixels);  // another kind, or something is wrong: libpng says what
 }
 
 std::string png_version() { return libpng_version(); }

@@ -86,7 +86,7 @@ Image decode_stream(const std::uint8_t* data, std::size_t size, const FrameLayou
         case FrameCodec::rle:
             return decode_rle(data, size, layout.rows, layout.columns, layout.bits_allocated / 8);
         case FrameCodec::jpeg:  // frames are padded to an even number of bytes
-            return decode_jpeg(data, data[size - 1] == 0 ? size - 1 : size, options);
+            return decode_jpeg(data, data[size - 1] == 0 ? size - 1 : size, options.max_pixels);
         case FrameCodec::jpeg_lossless:
             return decode_jpeg_lossless(data, size, options);
         case FrameCodec::jpeg_ls:

@@ -132,4 +132,10 @@ void check_size(std::size_t height, std::size_t width, std::size_t max_pixels) {
     }
 }
 
+double pixel_aspect_of(std::uint32_t across, std::uint32_t down) {
+    constexpr std::uint64_t most = 20;
+    if (across == 0 || down == 0 || across > most * down || down > most * across) return 1.0;
+    return static_cast<double>(across) / static_cast<double>(down);
+}
+
 }  // namespace dpdt

@@ -47,6 +47,8 @@ struct View {
     std::size_t width;
     Grid rows;
     Grid columns;
+    double pixel_aspect = 1.0;  // height of a pixel over its width
+    unsigned halvings = 0;      // that the codec left out
 
     View(const T* pixels, std::size_t num_rows, std::size_t num_columns)
         : View(pixels, num_rows, num_columns, Grid::of(num_rows), Grid::of(num_columns)) {}
@@ -99,8 +101,10 @@ struct Image {
     std::size_t file_width = 0;
     Grid rows;
     Grid columns;
-    int bits = 0;              // a sample as stored in the file: 1, 2, 4, 8 or 16; 1 to 4 are stretched to 8 here
-    std::size_t warnings = 0;  // oddities that do not change pixels, such as bytes after the picture's end
+    double pixel_aspect = 1.0;  // height of a pixel over its width
+    unsigned halvings = 0;      // of the file's picture, that the codec left out
+    int bits = 0;               // a sample as stored in the file: 1, 2, 4, 8 or 16; 1 to 4 are stretched to 8 here
+    std::size_t warnings = 0;   // oddities that do not change pixels, such as bytes after the picture's end
     std::variant<Samples<std::uint8_t>, Samples<std::uint16_t>> pixels;
 
     // At full scale.
@@ -113,13 +117,19 @@ struct Image {
 
     template <class T>
     View<T> view() const {
-        return {std::get<Samples<T>>(pixels).data(), height, width, rows, columns};
+        View<T> found{std::get<Samples<T>>(pixels).data(), height, width, rows, columns};
+        found.pixel_aspect = pixel_aspect;
+        found.halvings = halvings;
+        return found;
     }
 };
 
 // Throws ImageError: a side is 0, a side is above 65535 (sums of one row or column must fit 32 bits), or the area is
 // above max_pixels. Call it with the header's numbers, before anything of the picture's size is allocated.
 void check_size(std::size_t height, std::size_t width, std::size_t max_pixels);
+
+// Height of a pixel over its width, from the pixels of a unit of length across and down; 1 where they make no sense.
+double pixel_aspect_of(std::uint32_t across, std::uint32_t down);
 
 // Luma of BT.601 as cv2.cvtColor rounds it: the weights sum to 2^15, so R = G = B gives exactly that value.
 template <class T>

@@ -28,7 +28,7 @@ ImageResult Pipeline::process(const std::string& path, std::uint8_t* out) const 
     ImageResult result;
     try {
         const Bytes bytes = read_picture(path, max_file_bytes, result.format);
-        const Image image = decode(bytes.data(), bytes.size(), recipe.decode_options(max_pixels));
+        const Image image = decode(bytes.data(), bytes.size(), max_pixels);
         result.height = image.file_height;
         result.width = image.file_width;
         result.bits = image.bits;

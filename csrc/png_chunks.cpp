@@ -56,7 +56,7 @@ std::optional<PlainPng> read_header(const Chunk& chunk) {
     const std::uint8_t kind = chunk.data[9];
     const bool usual = chunk.data[10] == 0 && chunk.data[11] == 0 && chunk.data[12] == 0;
     if (!usual || (depth != 8 && depth != 16) || kind > 6 || channels_of[kind] == 0) return {};
-    return PlainPng{big_endian(chunk.data + 4), big_endian(chunk.data), channels_of[kind], depth / 8U, {}, false};
+    return PlainPng{big_endian(chunk.data + 4), big_endian(chunk.data), channels_of[kind], depth / 8U, {}, false, 1.0};
 }
 
 void append(Bytes& bytes, const Chunk& chunk) {
@@ -93,6 +93,9 @@ std::optional<PlainPng> read_plain_png(const std::uint8_t* data, std::size_t siz
             continue;
         }
         ended = !png->deflated.empty();
+        if (chunk->name == "pHYs" && chunk->size == 9 && !ended) {
+            png->pixel_aspect = pixel_aspect_of(big_endian(chunk->data), big_endian(chunk->data + 4));
+        }
         if (chunk->name == "IEND") {
             png->rest = !chunks.at_end();
             return png;

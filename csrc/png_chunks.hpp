@@ -17,6 +17,7 @@ struct PlainPng {
     std::size_t sample_bytes;  // 1 or 2
     Bytes deflated;            // the zlib stream of all IDAT chunks
     bool rest;                 // bytes follow the end
+    double pixel_aspect;       // height of a pixel over its width
 
     std::size_t pixel_bytes() const { return channels * sample_bytes; }
     std::size_t row_bytes() const { return width * pixel_bytes(); }

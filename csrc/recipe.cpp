@@ -1,10 +1,12 @@
 #include "recipe.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <tuple>
 #include <utility>
 
 #include "normalise.hpp"
+#include "reduced.hpp"
 #include "resample_area.hpp"
 #include "resample_spline.hpp"
 
@@ -14,11 +16,6 @@ Resampling resampling_of(const std::string& name) {
     if (name == "area") return Resampling::area;
     if (name == "paper") return Resampling::paper;
     throw std::invalid_argument("recipe: expected area or paper, got " + name);
-}
-
-DecodeOptions Recipe::decode_options(std::size_t max_pixels) const {
-    const bool reducible = resampling == Resampling::area && !exact_decode;
-    return {max_pixels, reducible ? 2 * height : 0, reducible ? 2 * width : 0};
 }
 
 template <class T>
@@ -33,24 +30,28 @@ void resample(View<T> source, Resampling resampling, T* out, std::size_t height,
 
 namespace {
 
-// Sides of the largest picture of the same shape that fits, at least one pixel each.
-std::pair<std::size_t, std::size_t> fitting_size(const Grid& rows, const Grid& columns, const Recipe& recipe) {
-    const auto height = static_cast<std::uint64_t>(rows.length);
-    const auto width = static_cast<std::uint64_t>(columns.length);
-    const auto scaled = [](std::uint64_t side, std::uint64_t target, std::uint64_t source) {
-        return static_cast<std::size_t>(std::max<std::uint64_t>(1, (2 * side * target + source) / (2 * source)));
+// Sides of the largest picture of the same shape that fits, at least one pixel each. Those of square pixels are whole
+// numbers, and exact in double precision.
+std::pair<std::size_t, std::size_t> fitting_size(const Grid& rows, const Grid& columns, double pixel_aspect,
+                                                 const Recipe& recipe) {
+    const double height = static_cast<double>(rows.length) * pixel_aspect;
+    const auto width = static_cast<double>(columns.length);
+    const auto target_height = static_cast<double>(recipe.height);
+    const auto target_width = static_cast<double>(recipe.width);
+    const auto scaled = [](double side, double target, double source) {
+        return static_cast<std::size_t>(std::max(1.0, std::floor((2 * side * target + source) / (2 * source))));
     };
-    if (height * recipe.width >= width * recipe.height) return {recipe.height, scaled(width, recipe.height, height)};
-    return {scaled(height, recipe.width, width), recipe.width};
+    if (height * target_width >= width * target_height) return {recipe.height, scaled(width, target_height, height)};
+    return {scaled(height, target_width, width), recipe.width};
 }
 
 template <class T>
-void apply_padded(View<T> source, const Recipe& recipe, bool invert, std::uint8_t* out) {
+bool apply_padded(View<T> source, const Recipe& recipe, bool invert, std::uint8_t* out) {
     Recipe inner = recipe;
     inner.pad = false;
-    std::tie(inner.height, inner.width) = fitting_size(source.rows, source.columns, recipe);
+    std::tie(inner.height, inner.width) = fitting_size(source.rows, source.columns, source.pixel_aspect, recipe);
     Samples<std::uint8_t> pixels(inner.height * inner.width);
-    apply_recipe(source, inner, invert, pixels.data());
+    if (!apply_recipe(source, inner, invert, pixels.data())) return false;
     std::fill(out, out + recipe.height * recipe.width, std::uint8_t{0});
     const std::size_t top = (recipe.height - inner.height) / 2;
     const std::size_t left = (recipe.width - inner.width) / 2;
@@ -58,21 +59,24 @@ void apply_padded(View<T> source, const Recipe& recipe, bool invert, std::uint8_
         const std::uint8_t* const row = pixels.data() + y * inner.width;
         std::copy(row, row + inner.width, out + (top + y) * recipe.width + left);
     }
+    return true;
 }
 
 }  // namespace
 
 template <class T>
-void apply_recipe(View<T> source, const Recipe& recipe, bool invert, std::uint8_t* out) {
+bool apply_recipe(View<T> source, const Recipe& recipe, bool invert, std::uint8_t* out) {
     if (recipe.pad) return apply_padded(source, recipe, invert, out);
+    if (!is_faithful(source, recipe.height, recipe.width)) return false;
     Samples<T> resampled(recipe.height * recipe.width);
     resample(source, recipe.resampling, resampled.data(), recipe.height, recipe.width);
     stretch(View<T>{resampled.data(), recipe.height, recipe.width}, out, invert, recipe.equalise);
+    return true;
 }
 
 template void resample(View<std::uint8_t>, Resampling, std::uint8_t*, std::size_t, std::size_t);
 template void resample(View<std::uint16_t>, Resampling, std::uint16_t*, std::size_t, std::size_t);
-template void apply_recipe(View<std::uint8_t>, const Recipe&, bool, std::uint8_t*);
-template void apply_recipe(View<std::uint16_t>, const Recipe&, bool, std::uint8_t*);
+template bool apply_recipe(View<std::uint8_t>, const Recipe&, bool, std::uint8_t*);
+template bool apply_recipe(View<std::uint16_t>, const Recipe&, bool, std::uint8_t*);
 
 }  // namespace dpdt

@@ -16,11 +16,7 @@ struct Recipe {
     bool equalise = false;
     std::size_t height = 0;
     std::size_t width = 0;
-    bool pad = false;           // keep the picture's shape, centred, with 0 around it; otherwise it is stretched
-    bool exact_decode = false;  // decode at full scale even where a smaller one is enough
-
-    // `area` needs no more than twice the target: what is smaller is averaged away. `paper` needs every pixel.
-    DecodeOptions decode_options(std::size_t max_pixels) const;
+    bool pad = false;  // keep the picture's shape, centred, with 0 around it; otherwise it is stretched
 };
 
 // Throws std::invalid_argument for other names than `area` and `paper`.
@@ -31,13 +27,14 @@ template <class T>
 void resample(View<T> source, Resampling resampling, T* out, std::size_t height, std::size_t width);
 
 // Resample (to the largest size that fits, with `pad`), stretch to 0..255, invert if the picture shows high values dark
-// (MONOCHROME1), equalise if wanted. out has height * width bytes. Throws ImageError (constant).
+// (MONOCHROME1), equalise if wanted. out has height * width bytes. False, and out unspecified, if the picture was
+// decoded at too small a scale for it (reduced.hpp). Throws ImageError (constant).
 template <class T>
-void apply_recipe(View<T> source, const Recipe& recipe, bool invert, std::uint8_t* out);
+bool apply_recipe(View<T> source, const Recipe& recipe, bool invert, std::uint8_t* out);
 
 extern template void resample(View<std::uint8_t>, Resampling, std::uint8_t*, std::size_t, std::size_t);
 extern template void resample(View<std::uint16_t>, Resampling, std::uint16_t*, std::size_t, std::size_t);
-extern template void apply_recipe(View<std::uint8_t>, const Recipe&, bool, std::uint8_t*);
-extern template void apply_recipe(View<std::uint16_t>, const Recipe&, bool, std::uint8_t*);
+extern template bool apply_recipe(View<std::uint8_t>, const Recipe&, bool, std::uint8_t*);
+extern template bool apply_recipe(View<std::uint16_t>, const Recipe&, bool, std::uint8_t*);
 
 }  // namespace dpdt

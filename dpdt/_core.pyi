@@ -11,7 +11,7 @@ _Pixel = TypeVar("_Pixel", np.uint8, np.uint16)
 _Recipe = Literal["area", "paper"]
 _Aspect = Literal["stretch", "pad"]
 _Codec = Literal["plain", "rle", "jpeg", "jpeg_lossless", "jpeg_ls", "jpeg2000"]
-_Grid = tuple[tuple[int, int, int], tuple[int, int, int]]
+_Grid = tuple[tuple[int, int, int], tuple[int, int, int], int]
 
 __version__: Final[str]
 MAX_PIXELS: Final[int]
@@ -178,6 +178,7 @@ def decode_frame(
     big_endian: bool = False,
     max_pixels: int = ...,
     min_side: int = 0,
+    max_halvings: int = ...,
 ) -> tuple[NDArray[np.integer], _Grid, int]:
     """Decode a DICOM frame of one sample a pixel to its stored values.
 
@@ -192,11 +193,12 @@ def decode_frame(
         is_signed: Pixel Representation.
         big_endian: Of plain pixels.
         max_pixels: Larger pictures are refused before memory is taken for them.
-        min_side: Not 0: JPEG and JPEG 2000 may be decoded at a smaller scale that leaves about this on both sides.
+        min_side: Not 0: JPEG 2000 may be decoded at a smaller scale that leaves about this on both sides.
+        max_halvings: How often it may be halved for that.
 
     Returns:
-        The stored values (rows, columns) or fewer, 8 or 16 bits; where these pixels lie, for `process_array`; the
-        number of oddities (a stream of another precision or signedness than the header's).
+        The stored values (rows, columns) or fewer, 8 or 16 bits; where these pixels lie (rows, columns, halvings), for
+        `process_array`; the number of oddities (a stream of another precision or signedness than the header's).
 
     Raises:
         DecodeError: Damaged data, or of another size than the header says; the message begins with the reason's name.
@@ -232,8 +234,9 @@ def process_array(
     equalise: bool,
     invert: bool = False,
     aspect: _Aspect = "stretch",
+    pixel_aspect: float = 1.0,
     grid: _Grid | None = None,
-) -> None:
+) -> bool:
     """Resample, stretch to 0..255, invert if wanted, equalise if wanted.
 
     Args:
@@ -243,7 +246,12 @@ def process_array(
         equalise: Equalise the histogram at the end.
         invert: High values are shown dark (MONOCHROME1).
         aspect: `stretch` to the whole output, or `pad`: keep the picture's shape, centred, with 0 around it.
+        pixel_aspect: Height of a pixel over its width, for `pad`.
         grid: Of a frame that was decoded at a smaller scale.
+
+    Returns:
+        False if that scale is too small for this picture: the result would be less than 45 dB from that of the whole
+        one, as far as the picture tells. Then `out` is not filled.
 
     Raises:
         DecodeError: All pixels are equal (reason `constant`).
@@ -257,7 +265,6 @@ def process_files(
     equalise: bool,
     num_threads: int = 0,
     aspect: _Aspect = "stretch",
-    exact_decode: bool = False,
     max_pixels: int = ...,
     progress: Callable[[int], object] | None = None,
 ) -> list[ImageResult]:
@@ -270,7 +277,6 @@ def process_files(
         equalise: Equalise the histogram at the end.
         num_threads: 0: `available_threads()`. The bytes do not depend on it.
         aspect: See `process_array`.
-        exact_decode: Decode at full scale. Otherwise `area` may let the codec leave out detail below twice the target.
         max_pixels: Larger pictures are refused before memory is taken for them.
         progress: Called on the calling thread, every 50 ms at most, with the number of files done since the last call
             (without DICOM files, which are not done yet).

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from dpdt.errors import DecodeError
 from dpdt.shards.dicom import read_dicom
 from dpdt.study.settings import ShardSettings
 
+MOST_HALVINGS: Final = 32  # the most that JPEG 2000 has
 __all__ = ["ImageOutcome", "num_workers", "process_images"]
 
 
@@ -23,7 +24,7 @@ class ImageOutcome:
 
     Attributes:
         reason: Empty if its pixels were written; otherwise a reason of `_core.ImageResult`.
-        message: The reason in words.
+        message: The reason in words; of a good image, what was read past in its header.
         format: jpeg, png, dicom or unknown.
         height: Rows of the file's picture (0 if it was not decoded), and so on.
         width: Columns.
@@ -87,7 +88,6 @@ def process_images(
         equalise=settings.equalise,
         num_threads=num_workers(settings),
         aspect=settings.aspect,
-        exact_decode=settings.exact_decode,
         progress=advance,
     )
     outcomes = [ImageOutcome.of(result) for result in results]
@@ -127,18 +127,22 @@ def _process_one(path: str, out: NDArray[np.uint8], settings: ShardSettings) -> 
     height = width = bits = 0
     try:
         reducible = settings.recipe == "area" and not settings.exact_decode
-        frame = read_dicom(path, min_side=2 * settings.size if reducible else 0, voi_window=settings.voi_window)
-        height, width, bits = frame.height, frame.width, frame.bits
-        _core.process_array(
-            frame.pixels,
-            out,
-            recipe=settings.recipe,
-            equalise=settings.equalise,
-            invert=frame.invert,
-            aspect=settings.aspect,
-            grid=frame.grid,
-        )
+        min_side, halvings, done = 2 * settings.size if reducible else 0, MOST_HALVINGS, False
+        while not done:
+            frame = read_dicom(path, min_side=min_side, max_halvings=halvings, voi_window=settings.voi_window)
+            height, width, bits = frame.height, frame.width, frame.bits
+            done = _core.process_array(
+                frame.pixels,
+                out,
+                recipe=settings.recipe,
+                equalise=settings.equalise,
+                invert=frame.invert,
+                aspect=settings.aspect,
+                pixel_aspect=frame.pixel_aspect,
+                grid=frame.grid,
+            )
+            halvings = frame.halvings - 1  # too small a scale for this picture: the next larger one
     except DecodeError as err:
         reason, _, message = str(err).partition(": ")
         return ImageOutcome(reason, message, "dicom", height, width, bits)
-    return ImageOutcome("", "", "dicom", height, width, bits, frame.warnings, frame.window)
+    return ImageOutcome("", "; ".join(frame.oddities), "dicom", height, width, bits, frame.warnings, frame.window)

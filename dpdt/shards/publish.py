@@ -9,6 +9,7 @@ from typing import Any, Final
 import pandas as pd
 
 from dpdt import _core
+from dpdt.base.console import note
 from dpdt.base.files import atomic_path, exclusive_lock, sha256_file, write_json
 from dpdt.cohort.table import read_record
 from dpdt.errors import ShardError
@@ -18,6 +19,9 @@ from dpdt.shards.reader import INDEX_COLUMNS
 
 __all__ = ["publish"]
 
+# Which pixels a file has for dpdt itself; another number where the same libraries would give others. 2: JPEG whole,
+# JPEG 2000 at a scale that its picture decides, padding and colour of strange headers.
+READING: Final = "2"
 REJECT_COLUMNS: Final = ("image_id", "path", "reason", "message")
 
 
@@ -64,17 +68,27 @@ def _check_rejects(job: ShardJob, rejects: pd.DataFrame, parts: list[Path], *, i
 def _manifest(job: ShardJob, table: pd.DataFrame, parts: list[Path]) -> dict[str, Any]:
     good = table["reason"] == ""
     records = [part_record(part) for part in parts]
+    oddities = _oddities(table.loc[good, "message"])
+    if oddities:
+        told = ", ".join(f"{text} ({count})" for text, count in oddities.items())
+        note(f"{job.domain}: images were used in whose DICOM headers something was read past: {told}")
     return {
         "format": FORMAT,
         "domain": job.domain,
         **job.origin,
         "settings": job.study.shards.deciding(),
         "recipe": job.study.shards.recipe,
-        "codecs": {**_core.codecs(), "dicom": f"pydicom {version('pydicom')}", "dpdt": version("dpdt")},
+        "codecs": {
+            **_core.codecs(),
+            "dicom": f"pydicom {version('pydicom')}",
+            "dpdt": version("dpdt"),
+            "reading": READING,
+        },
         "images": int(good.sum()),
         "rejected": int((~good).sum()),
         "rejected_reasons": _counts(table.loc[~good, "reason"]),
         "warnings": int(table["warnings"].sum()),
+        **({"oddities": oddities} if oddities else {}),
         "duplicates_across_splits": _count_duplicates(job, table[good]),
         "synthetic": bool(read_record(job.study, job.domain).get("synthetic", False)),
         "index": {"file": job.paths.index.name, "sha256": sha256_file(job.paths.index)},
@@ -93,6 +107,12 @@ def _count_duplicates(job: ShardJob, images: pd.DataFrame) -> int:
             file=sys.stderr,
         )
     return count
+
+
+def _oddities(messages: pd.Series) -> dict[str, int]:
+    """How many images each oddity was found in."""
+    texts = messages.str.split("; ").explode()
+    return _counts(texts[texts.fillna("") != ""])
 
 
 def _counts(values: pd.Series) -> dict[str, int]:

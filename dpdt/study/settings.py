@@ -66,11 +66,11 @@ class ShardSettings(Section):
     aspect: Annotated[
         Literal["stretch", "pad"], About('"pad" keeps hearts from looking wider in portrait pictures.')
     ] = Field(default="stretch", description="pad: keep the picture's shape, centred, with 0 around it.")
-    exact_decode: Annotated[Truth, About("Bit for bit the same pixels as full decoding, for about twice the time.")] = (
-        Field(
-            default=False,
-            description="Recipe area: decode JPEG and JPEG 2000 at full scale even where half of it leaves enough.",
-        )
+    exact_decode: Annotated[
+        Truth, About("Bit for bit the same pixels as full decoding, for up to four times the time.")
+    ] = Field(
+        default=False,
+        description="Recipe area: decode JPEG 2000 at full scale even where a smaller one leaves enough.",
     )
     voi_window: Annotated[Truth, About("Your DICOM files name the window that the radiologist saw.")] = Field(
         default=False, description="DICOM: apply the window that the file names, if it does."

@@ -26,7 +26,7 @@ void use(const dpdt::Image& image, const dpdt::Recipe& recipe) {
         [&](const auto& pixels) {
             using T = typename std::decay_t<decltype(pixels)>::value_type;
             require(pixels.size() == image.height * image.width);
-            dpdt::apply_recipe(image.view<T>(), recipe, false, out.data());
+            (void)dpdt::apply_recipe(image.view<T>(), recipe, false, out.data());
         },
         image.pixels);
 }
@@ -35,12 +35,12 @@ void use(const dpdt::Image& image, const dpdt::Recipe& recipe) {
 dpdt::Recipe recipe_for(std::uint8_t choice) {
     const auto how = (choice & 1) != 0 ? dpdt::Resampling::paper : dpdt::Resampling::area;
     const std::size_t side = (choice & 2) != 0 ? 7U : 24U;
-    return {how, true, side, side, (choice & 4) != 0, (choice & 8) != 0};
+    return {how, true, side, side, (choice & 4) != 0};
 }
 
 [[maybe_unused]] void fuzz_file(const std::uint8_t* data, std::size_t size) {
     const dpdt::Recipe recipe = recipe_for(data[size - 1]);
-    use(dpdt::decode(data, size, recipe.decode_options(max_pixels)), recipe);
+    use(dpdt::decode(data, size, max_pixels), recipe);
 }
 
 // Four bytes of layout, then the frame.
@@ -56,7 +56,9 @@ dpdt::Recipe recipe_for(std::uint8_t choice) {
     layout.bits_stored = 1 + data[3] % layout.bits_allocated;
     layout.high_bit = (data[2] & 8) != 0 ? layout.bits_allocated - 1 : layout.bits_stored - 1;
     const dpdt::Recipe recipe = recipe_for(data[2] >> 4);
-    use(dpdt::decode_frame(data + 4, size - 4, layout, recipe.decode_options(max_pixels)), recipe);
+    const bool whole = recipe.resampling == dpdt::Resampling::paper || (data[2] & 128) != 0;
+    const dpdt::DecodeOptions options{max_pixels, whole ? 0 : 2 * recipe.height, whole ? 0 : 2 * recipe.width};
+    use(dpdt::decode_frame(data + 4, size - 4, layout, options), recipe);
 }
 
 // Filters: the lanes must give what the plain loops give.
