@@ -23,7 +23,10 @@ def sbatch(fake: FakeSlurm, *lines: str) -> None:
     """An sbatch that counts its calls, notes the tag, and does what the lines say; $n is the number of the call."""
     tell = f"n=$(($(cat {fake.folder}/calls 2> /dev/null || echo 0) + 1)); echo $n > {fake.folder}/calls"
     tag = "for word; do case $word in --comment=*) tag=${word#--comment=};; esac; done"
-    fake.program("sbatch", "\n".join([tell, tag, f'queue() {{ echo "$1|$tag" >> {fake.folder}/comments; }}', *lines]))
+    fake.program(
+        "sbatch",
+        "\n".join([tell, tag, f'queue() {{ echo "$1|${{2-PENDING}}|$tag" >> {fake.folder}/comments; }}', *lines]),
+    )
 
 
 def job_ids(study: Study) -> set[str]:
@@ -72,6 +75,16 @@ def test_a_job_that_is_queued_though_sbatch_timed_out_is_not_sent_twice(
     submit(study, cluster="slurm", stages=["cohort"])
     assert job_ids(study) == {"31_0", "31_1", "31_2"}
     assert (fake_slurm.folder / "calls").read_text() == "1\n"
+
+
+def test_a_job_that_slurm_shows_though_it_refused_it_is_not_taken_for_a_sent_one(
+    make_fake_study: MakeStudy, fake_slurm: FakeSlurm
+) -> None:
+    sbatch(
+        fake_slurm, "queue 35 FAILED; echo 'sbatch: error: Requested node configuration is not available' >&2; exit 1"
+    )
+    with pytest.raises(ClusterError, match=r"^Slurm refused a job: Requested node configuration is not available\."):
+        submit(make_fake_study(), cluster="slurm", stages=["cohort"])
 
 
 def test_a_time_out_that_queued_nothing_is_tried_again(make_fake_study: MakeStudy, fake_slurm: FakeSlurm) -> None:

@@ -32,7 +32,9 @@ mem_gb = 0.5
 timeout_min = 10
 gpus_per_task = 1
 """
-STAGES_RUN = sorted(["cohort", "shards"] * 3 + ["pretrain"] + ["train", "evaluate"] * 4 + ["report", "track"])
+STAGES_RUN = sorted(
+    ["cohort", "shards"] * 3 + ["pretrain"] + ["train", "evaluate"] * 4 + ["evaluate", "report", "track"]
+)
 
 
 @pytest.fixture
@@ -86,7 +88,7 @@ def test_a_study_finishes_though_nobody_waits_and_is_not_sent_again(
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "17 tasks sent to slurm, 0 were done before" in done.stdout
+    assert "18 tasks sent to slurm, 0 were done before" in done.stdout
 
     ids = {task.name: job.job_id for task, (_, job) in latest_jobs(study).items()}
     first = {stage: next(ids[name] for name in ids if name.startswith(stage)) for stage in ("train", "evaluate")}
@@ -110,7 +112,7 @@ def test_a_study_finishes_though_nobody_waits_and_is_not_sent_again(
     assert order[-2:] == ["report", "track"]
     wait_until(lambda: processes(study) == [])  # SL-09: nothing outlives a result
     assert submit(study, cluster="slurm").sent == 0
-    assert "Nothing to send: 17 tasks are done." in capsys.readouterr().out
+    assert "Nothing to send: 18 tasks are done." in capsys.readouterr().out
 
 
 def test_what_needs_a_failed_task_is_cancelled_and_the_rest_goes_on(make_fake_study: MakeStudy) -> None:

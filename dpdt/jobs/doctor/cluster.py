@@ -15,6 +15,7 @@ from dpdt.jobs.doctor.finding import Check
 from dpdt.jobs.doctor.probe import probe_nodes
 from dpdt.jobs.resources import Resources, resources
 from dpdt.jobs.slurm.programs import run_program
+from dpdt.jobs.slurm.sbatch import error_lines
 from dpdt.jobs.slurm.script import check_python, make_executor
 from dpdt.jobs.slurm.send import PROGRAMS, max_array_size, outside_of_any_job
 from dpdt.jobs.submissions import Submission
@@ -119,7 +120,7 @@ def _test_only(study: Study, asked: dict[str, Resources]) -> Iterator[Check]:
             with outside_of_any_job():
                 done = run_program("sbatch", "--test-only", str(script))
             state = "bad" if done.returncode != 0 else "good"
-            yield Check(f"sbatch {stage}", state, last_line(done.stderr).removeprefix("sbatch: "))
+            yield Check(f"sbatch {stage}", state, error_lines(done.stderr))
 
 
 def _config() -> dict[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 __all__ = [
+    "ACTIVE_STATES",
     "Queued",
     "read_accounting",
     "read_queue",

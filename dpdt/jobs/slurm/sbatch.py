@@ -19,6 +19,7 @@ from submitit.slurm.slurm import SlurmJob
 from dpdt.base.files import make_folder
 from dpdt.errors import ClusterError
 from dpdt.jobs.slurm.programs import run_program
+from dpdt.jobs.slurm.queue import ACTIVE_STATES
 
 __all__ = ["Executor", "error_lines"]
 
@@ -91,19 +92,21 @@ def _job_ids(answer: str) -> set[str]:
 
 
 def _queued(tag: str, error: str) -> str | None:
-    """The id of the job that has a tag; None if there is none.
+    """The id of the job that has a tag and waits or runs; None if there is none.
+
+    Slurm also shows jobs that it refused, as failed ones.
 
     Raises:
         ClusterError: squeue does not answer.
     """
-    done = run_program("squeue", "--noheader", "--me", "--states=all", "--format=%F|%k")
+    done = run_program("squeue", "--noheader", "--me", "--format=%F|%T|%k")
     if done.returncode != 0:
         raise ClusterError(
             f"sbatch did not say whether the job is queued ({error_lines(error)}), and squeue does not answer. Look "
             f"for a job with the comment {tag} when it does, and cancel it before you send the study again"
         )
-    rows = (line.strip().split("|", 1) for line in done.stdout.splitlines() if "|" in line)
-    return next((job_id for job_id, comment in rows if comment == tag), None)
+    rows = (line.strip().split("|", 2) for line in done.stdout.splitlines() if line.count("|") >= 2)
+    return next((job_id for job_id, state, comment in rows if comment == tag and state in ACTIVE_STATES), None)
 
 
 def error_lines(text: str) -> str:
