@@ -317,6 +317,15 @@ def rehearse(study: Study) -> tuple[Counter[Place], float]:
     return places, usual
 
 
+def tell(figures: dict[str, Any], output: Path | None) -> None:
+    """Print the figures, and write them where asked."""
+    text = json.dumps(figures, indent=2)
+    print(text)
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text + "\n")
+
+
 def main() -> None:
     """Print a table, and write the figures where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -330,11 +339,7 @@ def main() -> None:
     plant(options.plant)
     with tempfile.TemporaryDirectory() as folder:
         figures = torture(make_study(Path(folder)), kills=options.kills, seed=options.seed)
-    text = json.dumps(figures, indent=2)
-    print(text)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text + "\n")
+    tell(figures, options.output)
 
 
 if __name__ == "__main__":

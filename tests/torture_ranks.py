@@ -13,7 +13,6 @@ do, through the end of the interpreter. Two tortures:
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import shutil
@@ -45,6 +44,7 @@ from tests.torture_privacy import (
     new_life,
     rehearse,
     spent_of,
+    tell,
     tell_noise,
     verify,
 )
@@ -273,11 +273,7 @@ def main() -> None:
             (folder / name).mkdir()
             figures[name] = torture(make_study(folder / name), number=number, chance=chance)
     shutil.rmtree(folder)
-    text = json.dumps({**figures, "seconds": time.monotonic() - begun}, indent=2)
-    print(text)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text + "\n")
+    tell({**figures, "seconds": time.monotonic() - begun}, options.output)
 
 
 if __name__ == "__main__":

@@ -76,13 +76,7 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Whether any rank says yes."""
-        if self.size == 1:
-            return flag
-        import torch
-
-        votes = torch.tensor([int(flag)])
-        self.add([votes])
-        return bool(votes.item())
+        return bool(self.largest(int(flag)))
 
     def largest(self, number: int) -> int:
         """The largest of the numbers that the ranks bring."""

@@ -8,7 +8,6 @@ asked for the tag: a job that is there after all is taken for the one that was s
 import re
 import time
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -115,5 +114,5 @@ def error_lines(text: str) -> str:
     >>> error_lines("sbatch: error: no account\nsbatch: error: Batch job submission failed: Unspecified error\n")
     'no account; Batch job submission failed: Unspecified error'
     """
-    lines: Sequence[str] = [re.sub(r"^s\w+: (error: )?", "", line.strip()) for line in text.splitlines()]
+    lines = [re.sub(r"^s\w+: (error: )?", "", line.strip()) for line in text.splitlines()]
     return "; ".join(line for line in lines if line)
