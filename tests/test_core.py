@@ -12,7 +12,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pybind11
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -475,6 +474,8 @@ def find_cmake() -> str | None:
 @pytest.mark.slow
 def test_the_core_without_codecs_needs_no_other_library_and_makes_the_same_noise() -> None:
     # For `make gpu-check` on a machine that has the libraries of no codec.
+    import pybind11  # not in the image, where the quick tests of this file run
+
     cmake = find_cmake()
     if cmake is None:
         pytest.skip("needs cmake")

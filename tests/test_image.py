@@ -1,5 +1,6 @@
 """What the image is made from, and the tools that look into it. The image itself is tested by `make image-test`."""
 
+import ast
 import importlib.util
 import io
 import json
@@ -7,7 +8,9 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from packaging.requirements import Requirement
 
 import dpdt
 from dpdt import _core
@@ -197,6 +201,47 @@ def test_pip_s_settings_reach_single_steps_of_the_build_only() -> None:
 
 
 # ---- the scripts, with stand-ins for the engines ----
+
+
+def with_what_they_require(distributions: set[str]) -> set[str]:
+    found: set[str] = set()
+    while distributions:
+        name = distributions.pop()
+        found.add(name)
+        requirements = [Requirement(line) for line in metadata.requires(name) or ()]
+        distributions |= {
+            each.name.lower().replace("_", "-")
+            for each in requirements
+            if each.marker is None or each.marker.evaluate({"extra": ""})
+        } - found
+    return found
+
+
+def test_the_smoke_tests_of_the_image_import_only_what_is_in_it() -> None:
+    script = (DOCKER / "test.sh").read_text()
+    (brought,) = re.findall(r"--only-binary :all: (.+)", script)
+    inside = with_what_they_require({"dpdt"}) | set(brought.split())
+    owners = metadata.packages_distributions()
+    files = re.findall(r"tests/test_\w+\.py", script)
+    assert "tests/test_core.py" in files
+    todo, seen = {"tests/conftest.py", *files}, set()
+    while todo:
+        file = todo.pop()
+        seen.add(file)
+        for node in ast.parse((ROOT / file).read_text()).body:
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            else:
+                continue
+            for name in names:
+                top = name.partition(".")[0]
+                if top == "tests":
+                    todo |= {f"{name.replace('.', '/')}.py"} - seen
+                elif top != "dpdt" and top not in sys.stdlib_module_names:
+                    owner = {each.lower().replace("_", "-") for each in owners.get(top, [])}
+                    assert owner & inside, f"{file} imports {name}, which is not in the image"
 
 
 Programs = dict[str, str]
