@@ -22,14 +22,15 @@ def run_demo(folder: Path, *, patients: int | None = None) -> None:
         DpdtError: A stage failed; the message names the task and its log file.
     """
     study = make_demo_study(folder, patients=patients)
-    from dpdt.jobs.submit import submit
+    from dpdt.jobs.submit import show_next, submit
 
     submit(study, cluster="local")
     show_comparison(study)
+    show_next(study)
 
 
 def show_comparison(study: Study) -> None:
-    """Print train × test domain tables of the macro AUC, one for each epsilon, and where to look next."""
+    """Print train × test domain tables of the macro AUC, one for each epsilon."""
     from dpdt.report.grid import Grid
     from dpdt.report.write import auc_table
 
@@ -38,5 +39,3 @@ def show_comparison(study: Study) -> None:
         columns, rows = auc_table(study, target_epsilon)
         show_table(f"Macro AUC by test domain, {arm}", columns, rows)
     print("All images are synthetic: these numbers say nothing about real radiographs.")
-    print(f"Report: {study.paths.report / 'index.html'}")
-    print(f"MLflow: dpdt ui {study.file}")

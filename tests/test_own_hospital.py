@@ -286,6 +286,8 @@ def test_an_official_split_that_parts_two_spellings_is_an_error(tmp_path: Path) 
             r"own\.table\.sexx: unknown key\. Did you mean 'sex'\? Valid keys: file",
         ),
         ("cardiomegaly =", "heart =", r"labels\.heart: unknown key\. .*Valid keys: cardiomegaly, pleural_effusion"),
+        ("cardiomegaly =", "pneumothorax =", r"labels\.pneumothorax: unknown key\. Valid keys: cardiomegaly"),
+        ("cardiomegaly =", "cardiomegally =", r"labels\.cardiomegally: unknown key\. Did you mean 'cardiomegaly'\?"),
         ('{ column = "heart" }', "{ colum = 1 }", r"cardiomegaly\.colum: unknown key\. Did you mean 'column'\?"),
         ('{ column = "heart" }', "{}", r"labels\.cardiomegaly: give either column = "),
         (

@@ -47,7 +47,7 @@ class PaperScheduler(Scheduler):
         return Outcomes()
 
     def asked(self, stage: StagePlan) -> tuple[object, ...]:
-        return 1, "one pen", "", "", ""
+        return "", 1, "one pen", "", "", ""
 
     def states(self, jobs: Jobs) -> PaperStates:
         return PaperStates(jobs)
@@ -77,7 +77,7 @@ def test_a_new_scheduler_is_sent_tasks_once_and_asked_for_their_states(
     rows = {row["name"]: row for row in study_status(study)}
     first = rows["cohort-a"]
     assert (first["state"], first["note"], first["node"], first["job"]) == ("waiting", "sheet 0", "desk", "0")
-    assert rows["pretrain-" + study.pretrain_run_id]["state"] == "missing"
+    assert rows["pretrain-" + study.pretrain_run_id]["state"] == "to do"
 
     again = submit(study, cluster="paper", stages=["cohort", "shards"])  # type: ignore[arg-type]
     assert (again.sent, again.queued) == (0, 6)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +319,14 @@ def test_parts_of_other_settings_are_not_mixed_in(study: Study, tmp_path: Path) 
 
 
 # --- failures
+
+
+@pytest.mark.parametrize(("limit", "passes"), [(0.01, True), (0.0, False)])
+def test_one_bad_file_of_a_small_study_passes_unless_none_may(limit: float, passes: bool, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "good.png"), picture(1))
+    study = make_study(tmp_path, ["missing.png"] + ["../good.png"] * 8, max_reject_fraction=limit)
+    with nullcontext() if passes else pytest.raises(ShardError, match=r"1 of 9 images were rejected \(11\.1%"):
+        assert build_shards(study, "vindr").rejected == 1
 
 
 def test_too_many_rejects_fail_after_they_are_written_and_are_tried_again(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ MakeStudy = Callable[..., Study]
 def test_a_new_study_has_nothing_yet(make_fake_study: MakeStudy) -> None:
     rows = study_status(make_fake_study())
     assert len(rows) == 18
-    assert {row["state"] for row in rows} == {"missing"}
+    assert {row["state"] for row in rows} == {"to do"}
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
 
 
@@ -40,7 +40,7 @@ def test_a_task_that_somebody_runs_by_hand_is_running(make_fake_study: MakeStudy
     study = make_fake_study()
     with exclusive_lock(study.paths.task_lock("cohort-b")):
         states = {row["task"]: row["state"] for row in study_status(study)}
-    assert (states["cohort a"], states["cohort b"]) == ("missing", "running")
+    assert (states["cohort a"], states["cohort b"]) == ("to do", "running")
 
 
 def test_a_result_that_was_removed_is_missing_and_says_why(make_fake_study: MakeStudy) -> None:
@@ -48,7 +48,7 @@ def test_a_result_that_was_removed_is_missing_and_says_why(make_fake_study: Make
     submit(study, cluster="local", stages=["cohort"])
     study.paths.cohort_record("a").unlink()
     row = study_status(study)[0]
-    assert row["state"] == "missing"
+    assert row["state"] == "to do"
     assert row["note"] == "done before, but its result was removed or the settings changed"
     assert {row["state"] for row in study_status(study)} <= set(STATES)
 
@@ -61,5 +61,5 @@ def test_the_log_of_a_failure_is_named_below_the_table(
         submit(study, cluster="local", stages=["cohort"])
     show_status(study_status(study))
     shown = capsys.readouterr().out
-    assert "2 done, 1 failed, 15 missing" in shown
+    assert "2 done, 1 failed, 15 to do" in shown
     assert f"cohort a: log in {study.paths.jobs}" in shown

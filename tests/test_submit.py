@@ -17,7 +17,7 @@ from dpdt.jobs.outcomes import Outcomes
 from dpdt.jobs.resources import PROFILES, resources
 from dpdt.jobs.selection import make_plan
 from dpdt.jobs.status import study_status
-from dpdt.jobs.submit import submit
+from dpdt.jobs.submit import cancel, submit
 from dpdt.jobs.task_call import TaskCall
 from dpdt.study import Study
 from dpdt.study.tasks import Task, needs, tasks
@@ -145,8 +145,8 @@ def test_a_failed_task_fails_only_what_needs_it(make_fake_study: MakeStudy) -> N
     found = states(study)
     assert found["shards-b"] == "failed"
     for private in (True, False):
-        assert found[f"train-{run_of(study, 'b', private=private)}"] == "missing"
-        assert found[f"evaluate-{run_of(study, 'b', private=private)}"] == "missing"
+        assert found[f"train-{run_of(study, 'b', private=private)}"] == "to do"
+        assert found[f"evaluate-{run_of(study, 'b', private=private)}"] == "to do"
         assert found[f"evaluate-{run_of(study, 'a', private=private)}"] == "done"
     assert (found["report"], found["track"]) == ("done", "done")
     notes = {row["task"]: row["note"] for row in study_status(study)}
@@ -167,6 +167,23 @@ def test_a_killed_task_is_a_failure(make_fake_study: MakeStudy) -> None:
         submit(make_fake_study(kill=["cohort-b"]), cluster="local", stages=["cohort"])
 
 
+@pytest.mark.slow
+def test_one_task_on_this_machine_can_be_cancelled_and_the_others_go_on(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study("[cluster]\nlocal_parallelism = 3\n", long=["cohort-b"])
+    code = (
+        "from dpdt.study import load_study; from dpdt.jobs.submit import submit; "
+        f"submit(load_study({str(study.file)!r}), cluster='local')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: "cohort-b" in started(study))
+    wanted = next(task for task in needs(study) if task.name == "cohort-b")
+    assert cancel(study, [wanted]) == [wanted]
+    _, shown = process.communicate(timeout=120)
+    assert "cohort b: stopped (SIGTERM); sent again, it goes on" in shown
+    assert states(study)["cohort-b"] == "stopped"
+    assert states(study)["shards-a"] == "done"
+
+
 def test_a_second_local_submission_is_refused(make_fake_study: MakeStudy) -> None:
     study = make_fake_study()
     with (
@@ -177,8 +194,8 @@ def test_a_second_local_submission_is_refused(make_fake_study: MakeStudy) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_tasks_end_with_their_starter_and_a_rerun_finishes_the_rest(make_fake_study: MakeStudy, how: int) -> None:
+@pytest.mark.parametrize("how", ["kill", "Ctrl-C", "dpdt cancel"])
+def test_tasks_end_with_their_starter_and_a_rerun_finishes_the_rest(make_fake_study: MakeStudy, how: str) -> None:
     study = make_fake_study("[cluster]\nlocal_parallelism = 2\n", seconds=60)
     code = (
         "from dpdt.study import load_study; from dpdt.jobs.submit import submit; "
@@ -187,17 +204,23 @@ def test_tasks_end_with_their_starter_and_a_rerun_finishes_the_rest(make_fake_st
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_until(lambda: len(started(study)) == 2)
     assert states(study)["cohort-a"] == "running"
-    if how == signal.SIGINT:
-        os.killpg(process.pid, how)  # as a terminal does
+    if how == "Ctrl-C":
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    elif how == "dpdt cancel":
+        assert [task.name for task in cancel(study)] == started(study)
     else:
         process.kill()
     _, shown = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert how == signal.SIGKILL or shown.rstrip().endswith("KeyboardInterrupt")
+    assert how == "kill" or shown.rstrip().endswith("KeyboardInterrupt")
     pids = [int(str(row["pid"])) for row in events(study)]
     wait_until(lambda: not any(is_alive(pid) for pid in pids))
     ends = [row for row in events(study) if row["what"] == "end"]
     assert len(ends) == 2  # they ran their `finally` blocks
+    rows = {row["name"]: row for row in study_status(study)}
+    assert {rows[name]["state"] for name in started(study)} == {"stopped"}
+    assert rows["shards-a"]["note"] == "not run: cohort a stopped"
+    assert cancel(study) == []
 
     (study.folder / "behave.json").write_text("{}")
     before = len(started(study))
@@ -270,13 +293,15 @@ def test_the_study_file_wins_over_the_profile_and_a_stage_over_both(make_fake_st
     study = make_fake_study('[cluster]\nprofile = "./site.toml"\nmem_gb = 64\ntimeout_min = 600\n')
     (study.file.parent / "site.toml").write_text(
         'partition = "gpu"\naccount = "lung"\ngpus_per_task = 1\nmem_gb = 32\nsetup = ["module load cuda"]\n'
-        '[stages.cohort]\npartition = "cpu"\ntimeout_min = 30\n'
+        '[stages.cohort]\npartition = "cpu"\ntimeout_min = 30\n[stages.track]\nmem_gb = 16\n'
     )
     found = resources(study)
     assert (found["train"].partition, found["train"].account, found["train"].gpus) == ("gpu", "lung", 1)
     assert (found["train"].mem_gb, found["train"].timeout_min) == (64.0, 600)
     assert (found["cohort"].partition, found["cohort"].gpus, found["cohort"].timeout_min) == ("cpu", 0, 30)
     assert found["evaluate"].setup == ("module load cuda",)
+    # what reads and writes tables alone asks for little, unless its own table says more
+    assert (found["cohort"].mem_gb, found["report"].timeout_min, found["track"].mem_gb) == (8.0, 240, 16.0)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_a_refused_array_takes_back_those_before_it(
     with pytest.raises(ClusterError, match=r"^Slurm refused a job: invalid partition\. Nothing of this submission is"):
         submit(study, cluster="slurm")
     assert fake_slurm.cancelled == "1 2\n"
-    assert {row["state"] for row in study_status(study)} == {"missing"}
+    assert {row["state"] for row in study_status(study)} == {"to do"}
 
 
 def test_the_script_that_slurm_gets(make_fake_study: MakeStudy, fake_slurm: FakeSlurm) -> None:

@@ -64,7 +64,7 @@ def test_a_row_has_node_and_attempt_from_slurm_or_from_the_jobs_own_file(
         ["waiting", None, None, "Priority"],
     ]
     show_status(list(rows.values()))
-    assert "1 running, 2 waiting, 15 missing" in capsys.readouterr().out
+    assert "1 running, 2 waiting, 15 to do" in capsys.readouterr().out
 
 
 def test_what_left_slurms_memory_is_asked_of_the_accounting_once(

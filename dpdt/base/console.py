@@ -1,13 +1,27 @@
 """Console output: progress on stderr, summaries and tables on stdout; plain lines where there is no terminal."""
 
 import os
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Advance", "note", "progress", "quiet", "say", "show_checks", "show_table", "warn"]
+__all__ = [
+    "Advance",
+    "as_typed",
+    "format_duration",
+    "note",
+    "progress",
+    "quiet",
+    "say",
+    "show_checks",
+    "show_table",
+    "warn",
+]
 
 LOG_EVERY_SECONDS = 10.0
 
@@ -115,6 +129,36 @@ def show_checks(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
     for name, state, found in rows:
         table.add_row(Text(name), Text(state, style=colours.get(state, "")), Text(found))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def format_duration(seconds: float | None) -> str:
+    """Hours and minutes, or seconds if there are few.
+
+    >>> format_duration(3725), format_duration(59), format_duration(None)
+    ('1:02 h', '59 s', '')
+    """
+    if seconds is None:
+        return ""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(int(seconds // 60), 60)
+    return f"{hours}:{minutes:02d} h"
+
+
+def as_typed(command: str, path: Path) -> str:
+    """A command of dpdt as it must be typed in this shell and folder: with its path where PATH does not lead to it."""
+    program = Path(sys.executable).parent / "dpdt"
+    found = shutil.which("dpdt")
+    reached = not program.exists() or (found is not None and Path(found).samefile(program))
+    shown = [Path("dpdt") if reached else _from_here(program), _from_here(path)]
+    return " ".join([shlex.quote(str(shown[0])), command, shlex.quote(str(shown[1]))])
+
+
+def _from_here(path: Path) -> Path:
+    """The path from the working folder, where it is below that."""
+    with suppress(ValueError):
+        return path.absolute().relative_to(Path.cwd())
+    return path
 
 
 def say(text: object) -> None:

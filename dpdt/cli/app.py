@@ -9,7 +9,7 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from dpdt.cli.options import App, Quiet, Verbose, restored_output, set_output
+from dpdt.cli.options import App, Grouped, Quiet, Verbose, restored_output, set_output
 from dpdt.errors import DpdtError, StudyError
 
 __all__ = ["DONE", "FAILED", "INTERRUPTED", "WRONG_USE", "app", "main"]
@@ -30,6 +30,7 @@ HINTS: Final = {
 
 app = App(
     name="dpdt",
+    cls=Grouped,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

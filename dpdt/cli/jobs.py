@@ -35,35 +35,38 @@ def submit(
 
     As arrays with their dependencies; what is done is skipped.
     """
+    from dpdt.jobs.submit import show_next
     from dpdt.jobs.submit import submit as submit_study
 
+    loaded = read_study(study)
     names = [name.strip() for name in stages.split(",")] if stages is not None else None
-    submit_study(
-        read_study(study), cluster=cluster, stages=names, dry_run=dry_run, wait=wait, retry_failed=retry_failed
-    )
+    submit_study(loaded, cluster=cluster, stages=names, dry_run=dry_run, wait=wait, retry_failed=retry_failed)
+    if not dry_run:
+        show_next(loaded)
 
 
 @app.command(epilog="Example: dpdt status study.toml --watch")
 def status(
     study: StudyFile,
+    every_task: Annotated[bool, typer.Option("--all", help="The done tasks too.")] = False,
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="Look again until nothing runs or waits.")] = False,
     every: Annotated[float, typer.Option(help="With --watch: seconds between two looks.", min=1.0)] = 15.0,
 ) -> None:
-    """Show the state of every task.
+    """Show how far the study is.
 
-    Done, running, waiting or failed, with node, attempt, steps and epsilon.
+    Tasks of each stage, and of those that are not done: steps, epsilon, time left, job, node, attempt.
     """
     from dpdt.jobs.status import show_status, study_status, watch_status
 
     if watch:
-        watch_status(read_study(study), every_seconds=every, as_json=as_json)
+        watch_status(read_study(study), every_seconds=every, as_json=as_json, every_task=every_task)
         return
     rows = study_status(read_study(study))
     if as_json:
         print(json.dumps(rows, indent=2, allow_nan=False))
     else:
-        show_status(rows)
+        show_status(rows, every_task=every_task)
 
 
 @app.command(epilog="Example: dpdt logs study.toml padchest --lines 100")
@@ -90,7 +93,7 @@ def cancel(
         list[str] | None, typer.Argument(help="A stage, a task, or a part of its name; default: all.")
     ] = None,
 ) -> None:
-    """Take the study's jobs out of Slurm.
+    """Take the study's jobs out of Slurm, or stop them on this machine.
 
     What they did stays, and `dpdt submit` goes on from there.
     """

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
-__all__ = ["App", "Quiet", "Verbose", "overrides", "restored_output", "set_output"]
+__all__ = ["App", "Grouped", "Quiet", "Verbose", "overrides", "restored_output", "set_output"]
 
 Set = Annotated[
     list[str] | None,
@@ -18,6 +19,19 @@ Set = Annotated[
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no summaries; results and errors stay.")]
 
+SECTIONS: Final = {
+    "study_file": "The study",
+    "plan": "The study",
+    "stages": "Its stages, one by one",
+    "jobs": "All stages as jobs",
+    "tracking": "Results",
+    "verify": "Checks",
+    "privacy": "Privacy",
+    "audit": "Privacy",
+    "machine": "Checks",
+    "demo": "To begin with",
+}
+"""Modules of this package, and the heading of their commands in `dpdt --help`."""
 OUTPUT: Final = ("DPDT_VERBOSE", "DPDT_QUIET")
 _overrides: list[str] = []
 
@@ -45,6 +59,26 @@ def restored_output() -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+class Grouped(TyperGroup):
+    """`--help` lists the commands by what they are for: the modules of this package, in order."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """A section a group."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        names = self.list_commands(ctx)
+        width = max(len(name) for name in names)
+        limit = formatter.width - 6 - width
+        for name in names:
+            command = self.get_command(ctx, name)
+            if command is not None and not command.hidden:
+                module = str(command.callback.__module__).rpartition(".")[2]
+                row = name.ljust(width), command.get_short_help_str(limit)
+                sections.setdefault(SECTIONS[module], []).append(row)
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
 
 class App(typer.Typer):

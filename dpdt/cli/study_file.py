@@ -27,10 +27,14 @@ def init(
 
     It has every key, its unit, its default and why one would change it.
     """
+    from dpdt.base.console import warn
     from dpdt.base.files import make_folder, write_text
+    from dpdt.study.domain_kinds import DOMAIN_KINDS
+    from dpdt.study.explain import did_you_mean
     from dpdt.study.starter import starter_text
 
-    text = starter_text(preset, _roots(root))
+    roots = _roots(root)
+    text = starter_text(preset, roots)
     file = folder / "study.toml"
     if file.exists():
         raise StudyError(
@@ -38,6 +42,9 @@ def init(
         )
     make_folder(folder)
     write_text(file, text)
+    for name in roots.keys() - DOMAIN_KINDS.keys():
+        if hint := did_you_mean(name, DOMAIN_KINDS, diagnoses=False):
+            warn(f"--root {name}: no published data set has this name, so it is read as a list of your own.{hint}")
     print(f"{file} written. Next: look through it, then `dpdt show {file}` and `dpdt plan {file}`.")
 
 

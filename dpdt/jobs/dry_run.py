@@ -7,7 +7,20 @@ from dpdt.study.tasks import LAST_STAGES
 
 __all__ = ["show_plan"]
 
-COLUMNS = ("stage", "tasks", "done", "queued", "to send", "depends on", "at once", "CPUs", "GPUs", "memory", "time")
+COLUMNS = (
+    "stage",
+    "tasks",
+    "done",
+    "queued",
+    "to send",
+    "depends on",
+    "partition",
+    "at once",
+    "CPUs",
+    "GPUs",
+    "memory",
+    "time",
+)
 
 
 def show_plan(plan: Plan, scheduler: Scheduler, *, cluster: str) -> None:
@@ -19,7 +32,7 @@ def show_plan(plan: Plan, scheduler: Scheduler, *, cluster: str) -> None:
 def _row(plan: Plan, stage: StagePlan, scheduler: Scheduler) -> tuple[object, ...]:
     counts = (stage.stage, stage.num_tasks, len(stage.done), len(stage.queued), len(stage.send))
     if not stage.send:
-        return (*counts, "", "", "", "", "", "")
+        return (*counts, "", "", "", "", "", "", "")
     return (*counts, _depends_on(plan, stage), *scheduler.asked(stage))
 
 

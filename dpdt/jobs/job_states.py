@@ -44,8 +44,8 @@ class JobStates(ABC):
             if job.task.num_parts > 1:
                 return "done", "the other parts are missing"
             if job.task.stage in LAST_STAGES:
-                return "missing", "done before, but there was nothing to show yet, or what it shows has changed"
-            return "missing", "done before, but its result was removed or the settings changed"
+                return "to do", "done before, but there was nothing to show yet, or what it shows has changed"
+            return "to do", "done before, but its result was removed or the settings changed"
         attempt = last_attempt(job.attempts)
         reason = attempt.stopped if attempt is not None else ""
         if error is not None:

@@ -4,35 +4,39 @@ import fcntl
 import glob
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn
 
 import submitit
 from submitit.helpers import environment_variables
 
-from dpdt.base.console import Advance, progress
+from dpdt.base.console import Advance, format_duration, progress
 from dpdt.base.files import exclusive_lock, is_locked, last_line, read_tail
 from dpdt.base.machine import num_cores
 from dpdt.errors import ClusterError
-from dpdt.jobs.attempts import begin_attempt
+from dpdt.jobs.attempts import begin_attempt, last_attempt, stop_attempt
 from dpdt.jobs.job_states import JobStates
 from dpdt.jobs.outcomes import Outcomes
 from dpdt.jobs.scheduler import Scheduler
 from dpdt.jobs.selection import Plan, StagePlan
-from dpdt.jobs.submissions import Job, Jobs, Submission, outcome
+from dpdt.jobs.submissions import Job, Jobs, Submission, latest_jobs, outcome
 from dpdt.jobs.task_call import TaskCall
+from dpdt.runs.progress import run_progress
 from dpdt.study.tasks import GPU_STAGES, Task, needs
 
 __all__ = ["LocalCall", "LocalScheduler"]
 
 POLL_SECONDS: Final = 0.1
+LOOK_SECONDS: Final = 2.0
 # A task that was asked to stop may finish what it writes, for at most this long.
 GRACE_SECONDS: Final = 20.0
 # submitit wants a limit for local jobs; there is none here.
@@ -52,11 +56,12 @@ class LocalScheduler(Scheduler):
         """
         try:
             with exclusive_lock(self.study.paths.local_lock, blocking=False):
+                self.study.paths.local_lock.write_text(f"{socket.gethostname()} {os.getpid()}\n")
                 yield
         except BlockingIOError as err:
             raise ClusterError(
                 f"{self.study.folder}: another `dpdt submit --cluster local` works on this study. "
-                "Wait for it, or stop it."
+                f"Wait for it, or stop it: dpdt cancel {self.study.file}"
             ) from err
 
     def run(self, plan: Plan, submission: Submission, *, queued: Mapping[Task, Job], wait: bool) -> Outcomes:
@@ -66,9 +71,10 @@ class LocalScheduler(Scheduler):
         """
         outcomes = Outcomes()
         with exclusive_lock(submission.paths.alive):
-            for stage in plan.stages:
+            for number, stage in enumerate(plan.stages, start=1):
                 if stage.send:
-                    _LocalStage(self, stage, submission, outcomes).run()
+                    title = f"{stage.stage} (stage {number} of {len(plan.stages)})"
+                    _LocalStage(self, stage, submission, outcomes).run(title)
         return outcomes
 
     def at_once(self, stage: StagePlan) -> int:
@@ -78,11 +84,37 @@ class LocalScheduler(Scheduler):
     def asked(self, stage: StagePlan) -> tuple[object, ...]:
         """The cores of this machine, shared among the tasks; no limit on anything else."""
         at_once = self.at_once(stage)
-        return at_once, max(1, num_cores() // at_once), "as found" if stage.resources.gpus else 0, "", ""
+        return "", at_once, max(1, num_cores() // at_once), "as found" if stage.resources.gpus else 0, "", ""
 
     def states(self, jobs: Jobs) -> "_LocalStates":
         """From the locks and results of the processes."""
         return _LocalStates(jobs)
+
+    def cancel(self, tasks: Collection[Task] | None = None) -> list[Task]:
+        """Stop the submission that works on the study, as Ctrl-C does, or only some of its tasks.
+
+        Raises:
+            ClusterError: It runs on another machine.
+        """
+        lock = self.study.paths.local_lock
+        if not is_locked(lock):
+            return []
+        host, pid = lock.read_text().split()
+        if host != socket.gethostname() or not _holds(int(pid), lock):
+            raise ClusterError(
+                f"{self.study.folder}: `dpdt submit` runs on {host}: press Ctrl-C there, or cancel there."
+            )
+        running = [
+            job
+            for task, (submission, job) in latest_jobs(self.study).items()
+            if (tasks is None or task in tasks) and is_locked(submission.paths.alive) and outcome(job) is None
+        ]
+        if tasks is None:
+            os.kill(int(pid), signal.SIGINT)
+        for job in running if tasks is not None else ():
+            with suppress(ProcessLookupError):
+                os.kill(int(job.job_id), signal.SIGTERM)
+        return [job.task for job in running]
 
 
 class _LocalStates(JobStates):
@@ -109,10 +141,19 @@ class LocalCall(TaskCall):
 
     def __call__(self) -> None:
         """Run the task until it ends, is asked to stop, or the process that started it dies."""
-        attempt = self.new_attempt()
+        attempt, file = self.new_attempt(), self.attempts_file()
         os.environ["CUDA_VISIBLE_DEVICES"] = self.cuda_devices
-        begin_attempt(self.attempts_file(), attempt)
-        signal.signal(signal.SIGTERM, _stop)
+        begin_attempt(file, attempt)
+
+        def stop(_number: int, _frame: FrameType | None) -> NoReturn:
+            """End in an orderly way (SystemExit runs the `finally` blocks), but in any case soon."""
+            stop_attempt(file, attempt, "SIGTERM")
+            killer = threading.Timer(GRACE_SECONDS, os._exit, args=(1,))
+            killer.daemon = True
+            killer.start()
+            sys.exit(128 + signal.SIGTERM)
+
+        signal.signal(signal.SIGTERM, stop)
         threading.Thread(target=_stop_without, args=(self.alive,), daemon=True).start()
         self.print_header(attempt)
         self.run()
@@ -132,6 +173,7 @@ class _LocalStage:
 
     def __init__(self, scheduler: LocalScheduler, stage: StagePlan, submission: Submission, outcomes: Outcomes) -> None:
         self.stage = stage
+        self.paths = scheduler.study.paths
         self.needs = needs(scheduler.study)
         self.submission = submission
         self.outcomes = outcomes
@@ -142,14 +184,18 @@ class _LocalStage:
         self.num_threads = max(1, num_cores() // num_slots)
         self.gpus_per_task = scheduler.study.cluster.gpus_per_task
 
-    def run(self) -> None:
+    def run(self, title: str) -> None:
         """Run all tasks; on any interruption stop those that run before it goes on upwards."""
         try:
-            with progress(self.stage.stage, len(self.stage.send), unit="tasks") as advance:
+            with progress(title, len(self.stage.send), unit="tasks") as advance:
+                next_look = time.monotonic() + LOOK_SECONDS
                 while self.waiting or self.running:
                     while self.waiting and self.free:
                         self._start(self.waiting.popleft(), advance)
                     self._collect(advance)
+                    if time.monotonic() > next_look:
+                        advance(0, "; ".join(self._progress()))
+                        next_look = time.monotonic() + LOOK_SECONDS
                     if self.running:
                         time.sleep(POLL_SECONDS)
         finally:
@@ -177,6 +223,15 @@ class _LocalStage:
             self.running.append(_Running(self.submission.new_job(task, handle), handle, slot))
         self.submission.add([self.running[-1].job])
 
+    def _progress(self) -> Iterator[str]:
+        """How far each of the trainings is that run now."""
+        for running in self.running:
+            task = running.job.task
+            found = run_progress(self.paths, task, running=True)
+            if found["num_steps"]:
+                left = f", {duration} left" if (duration := format_duration(found["time_left_s"])) else ""
+                yield f"{task.label}: step {found['step']} of {found['num_steps']}{left}"
+
     def _gpus(self, slot: int) -> str:
         """GPUs of a slot; slots share them in turn if there are fewer GPUs than slots need."""
         found = _visible_gpus() if self.stage.stage in GPU_STAGES else []
@@ -195,7 +250,10 @@ class _LocalStage:
                 self.outcomes.done.add(job.task)
                 advance(1, job.task.label)
                 continue
-            if error is None:
+            attempt = last_attempt(job.attempts)
+            if attempt is not None and attempt.stopped:
+                error = f"stopped ({attempt.stopped}); sent again, it goes on"
+            elif error is None:
                 line = last_line(read_tail(job.log))
                 error = f"ended without a result, killed perhaps (out of memory?); last line: {line!r}"
             self.outcomes.fail(job.task, error, job.log)
@@ -224,20 +282,19 @@ def _no_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _holds(pid: int, file: Path) -> bool:
+    """Whether a process of this machine has a file open: a number alone may be another process by now."""
+    with suppress(OSError):
+        return any(os.path.samefile(opened, file) for opened in Path(f"/proc/{pid}/fd").iterdir() if opened.exists())
+    return False
+
+
 def _visible_gpus() -> list[str]:
     """Names of the GPUs that this process may use, without loading a library for it."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name for name in named.split(",") if name]
     return [str(number) for number, _ in enumerate(glob.glob("/dev/nvidia[0-9]*"))]
-
-
-def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """End in an orderly way (SystemExit runs the `finally` blocks), but in any case soon."""
-    killer = threading.Timer(GRACE_SECONDS, os._exit, args=(1,))
-    killer.daemon = True
-    killer.start()
-    sys.exit(128 + signal.SIGTERM)
 
 
 def _stop_without(alive: str) -> None:

@@ -1,5 +1,6 @@
 """The logs of tasks, found by the tasks' names."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ from dpdt.study.tasks import Task, needs
 __all__ = ["find_tasks", "show_logs"]
 
 LINE_BYTES: Final = 400
+SUBMITIT: Final = re.compile(r"submitit (INFO|WARNING|ERROR) \(")
 NAMES_SHOWN: Final = 8
 
 
@@ -64,6 +66,6 @@ def show_logs(study: Study, words: Sequence[str] = (), *, lines: int = 40) -> No
 
 
 def _tail(file: Path, lines: int) -> str:
-    """The last lines of a file."""
+    """The last lines of a file, without those that submitit writes for its own developers."""
     text = read_tail(file, lines * LINE_BYTES or file.stat().st_size).rstrip("\n")
-    return "\n".join(text.split("\n")[-lines:])
+    return "\n".join([line for line in text.split("\n") if not SUBMITIT.match(line)][-lines:])

@@ -21,6 +21,11 @@ PROFILES: Final = next(
 )
 
 
+# What these stages need at most, whatever the trainings are given; a profile's `[stages.<stage>]` may ask for more.
+LIGHT_STAGES: Final = ("cohort", "report", "track")
+LIGHT: Final = {"cpus_per_task": 2, "mem_gb": 8.0, "timeout_min": 240}
+
+
 class StageSettings(BaseModel):
     """`[stages.<stage>]` of a profile: what one stage asks for instead of the general values."""
 
@@ -87,7 +92,8 @@ def resources(study: Study) -> dict[str, Resources]:
     """Resources of every stage.
 
     A key that the study file sets wins over the profile's general value; the profile's `[stages.<stage>]` wins over
-    both, because it is more specific. Stages that cannot use a GPU never ask for one.
+    both, because it is more specific. Stages that cannot use a GPU never ask for one, and those that read or write
+    tables alone ask for little.
 
     Raises:
         StudyError: The profile is missing, or has a key or value that is not understood.
@@ -110,7 +116,10 @@ def _folders(study: Study) -> tuple[str, ...]:
 
 def _of_stage(profile: Profile, stage: str) -> Resources:
     special = profile.stages.get(stage, StageSettings())
-    values = {**profile.model_dump(), **special.model_dump(exclude_none=True)}
+    values = profile.model_dump()
+    if stage in LIGHT_STAGES:
+        values |= {key: min(values[key], most) for key, most in LIGHT.items()}
+    values |= special.model_dump(exclude_none=True)
     gpus = values["gpus_per_task"] if stage in GPU_STAGES else 0
     trains = stage in TRAINING_STAGES
     if not trains:

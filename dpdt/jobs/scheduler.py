@@ -55,7 +55,7 @@ class Scheduler(ABC):
 
     @abstractmethod
     def asked(self, stage: StagePlan) -> tuple[object, ...]:
-        """What a stage's tasks would get, for `--dry-run`: tasks at once; CPUs, GPUs, memory and time of each."""
+        """What tasks of a stage get, for `--dry-run`: partition, tasks at once; CPUs, GPUs, memory, time of each."""
 
     @abstractmethod
     def states(self, jobs: Jobs) -> JobStates:

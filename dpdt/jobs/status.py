@@ -1,12 +1,14 @@
 """The state of every task of a study, from its own files and from the schedulers' states of its newest jobs."""
 
 import json
+import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
-from dpdt.base.console import show_table
+from dpdt.base.console import format_duration, show_table
 from dpdt.base.files import is_locked
 from dpdt.base.vocabulary import format_bound
 from dpdt.jobs.attempts import last_attempt
@@ -16,13 +18,14 @@ from dpdt.jobs.stages import is_done
 from dpdt.jobs.submissions import latest_jobs
 from dpdt.runs.progress import last_auc, run_progress
 from dpdt.study import Study
-from dpdt.study.tasks import LAST_STAGES, Task, needs
+from dpdt.study.tasks import LAST_STAGES, STAGES, Task, needs
 
 __all__ = ["STATES", "show_status", "study_status", "task_states", "watch_status"]
 
-# missing: neither done nor sent; waiting: sent, but not started; failed: its last attempt ended without the result;
+# to do: neither done nor sent; waiting: sent, but not started; failed: its last attempt ended without the result;
 # stopped: it was stopped from outside (cancelled, or too many attempts): sent again, it goes on.
-STATES: Final = ("done", "running", "waiting", "failed", "stopped", "missing")
+STATES: Final = ("done", "running", "waiting", "failed", "stopped", "to do")
+NAMES_SHOWN: Final = 3
 
 
 def study_status(study: Study) -> list[dict[str, Any]]:
@@ -48,29 +51,46 @@ def _epsilon(row: dict[str, Any]) -> str:
     return "" if target is None else f"{format_bound(row['epsilon'] or 0)} of {target:g}"
 
 
-def show_status(rows: Sequence[dict[str, Any]]) -> None:
-    """Print the rows of `study_status` as a table, and the log of each failure below it."""
-    columns = ("stage", "task", "state", "node", "attempt", "steps", "epsilon", "AUC", "left", "job", "note")
+def show_status(rows: Sequence[dict[str, Any]], *, every_task: bool = False) -> None:
+    """Print the rows of `study_status`: a line a stage, then the tasks that are not done, and what is said of them.
+
+    Args:
+        rows: As `study_status` returns them.
+        every_task: Show the done tasks too.
+    """
+    counts = Counter((row["stage"], row["state"]) for row in rows)
+    states = [state for state in STATES if any(row["state"] == state for row in rows)]
+    total = ", ".join(f"{sum(counts[stage, state] for stage in STAGES)} {state}" for state in states)
+    stages = dict.fromkeys(row["stage"] for row in rows)
+    lines = [(stage, *(counts[stage, state] or "" for state in states)) for stage in stages]
+    show_table(total or "no tasks", ("stage", *states), lines)
+    shown = [row for row in rows if every_task or row["state"] != "done"]
     table = [
         (
-            row["stage"],
             row["task"],
             row["state"],
-            row["node"] or "",
-            row["attempt"] or "",
             "" if row["num_steps"] is None else f"{row['step']}/{row['num_steps']}",
             _epsilon(row),
             "" if row["auc"] is None else f"{row['auc']:.3f}",
-            _duration(row["time_left_s"]),
+            format_duration(row["time_left_s"]),
             row["job"] or "",
-            row["note"] or "",
+            "" if row["node"] in (None, socket.gethostname()) else row["node"],
+            "" if row["attempt"] in (None, 1) else row["attempt"],
         )
-        for row in rows
+        for row in shown
     ]
-    counts = {state: sum(row["state"] == state for row in rows) for state in STATES}
-    title = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    show_table(title or "no tasks", columns, table)
-    for row in rows:
+    names = ("task", "state", "steps", "epsilon", "AUC", "left", "job", "node", "attempt")
+    used = [number for number in range(len(names)) if any(line[number] != "" for line in table)]
+    if table:
+        show_table("", [names[number] for number in used], [[line[number] for number in used] for line in table])
+    notes: dict[str, list[str]] = {}
+    for row in shown:
+        notes.setdefault(row["note"] or "", []).append(row["task"])
+    for note, tasks in notes.items():
+        more = f" and {len(tasks) - NAMES_SHOWN} more" if len(tasks) > NAMES_SHOWN else ""
+        if note:
+            print(f"{', '.join(tasks[:NAMES_SHOWN])}{more}: {note}")
+    for row in shown:
         if row["state"] in ("failed", "stopped") and row["log"]:
             print(f"{row['task']}: log in {row['log']}")
 
@@ -101,12 +121,12 @@ class _Look:
         found: dict[Task, tuple[str, str]] = {}
         for task, before in needs(self.study).items():
             state, note = self._state(task)
-            blocked = state in ("failed", "stopped", "missing") and not self._has_log(task)
+            blocked = state in ("failed", "stopped", "to do") and not self._has_log(task)
             if blocked and task.stage not in LAST_STAGES:
-                blocker = next((other for other in before if found[other][0] in ("failed", "stopped", "missing")), None)
+                blocker = next((other for other in before if found[other][0] in ("failed", "stopped", "to do")), None)
                 if blocker is not None:
-                    why = found[blocker][0] if found[blocker][0] != "missing" else "was not run"
-                    state, note = "missing", f"not run: {blocker.label} {why}"
+                    why = found[blocker][0] if found[blocker][0] != "to do" else "was not run"
+                    state, note = "to do", f"not run: {blocker.label} {why}"
             found[task] = state, note
         return found
 
@@ -117,7 +137,7 @@ class _Look:
         if is_locked(self.paths.task_lock(task.name)):
             return "running", ""
         if task not in self.jobs:
-            return "missing", ""
+            return "to do", ""
         job = self.jobs[task][1]
         return self.known[job.cluster].state(job)
 
@@ -162,27 +182,14 @@ class _Look:
         return self.aucs[task.key]
 
 
-def _duration(seconds: float | None) -> str:
-    """Hours and minutes, or seconds if there are few.
-
-    >>> _duration(3725), _duration(59), _duration(None)
-    ('1:02 h', '59 s', '')
-    """
-    if seconds is None:
-        return ""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(int(seconds // 60), 60)
-    return f"{hours}:{minutes:02d} h"
-
-
-def watch_status(study: Study, *, every_seconds: float, as_json: bool = False) -> None:
+def watch_status(study: Study, *, every_seconds: float, as_json: bool = False, every_task: bool = False) -> None:
     """Print the status again and again until nothing runs or waits; Ctrl-C ends it earlier.
 
     Args:
         study: The study.
         every_seconds: Time between two looks.
         as_json: A line of JSON a look, for programs.
+        every_task: Show the done tasks too.
     """
     while True:
         rows = study_status(study)
@@ -191,7 +198,7 @@ def watch_status(study: Study, *, every_seconds: float, as_json: bool = False) -
         else:
             if sys.stdout.isatty():
                 print("\033[2J\033[H", end="")  # on an empty screen
-            show_status(rows)
+            show_status(rows, every_task=every_task)
         if not any(row["state"] in ("running", "waiting") for row in rows):
             return
         time.sleep(every_seconds)

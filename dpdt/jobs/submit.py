@@ -6,8 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dpdt.base.console import say, warn
+from dpdt.base.console import as_typed, say
 from dpdt.errors import ClusterError, StudyError
+from dpdt.jobs.checks import check_deltas, warn_of_changed_lists
 from dpdt.jobs.dry_run import show_plan
 from dpdt.jobs.scheduler import Scheduler
 from dpdt.jobs.schedulers import SCHEDULERS, Cluster, make_scheduler, queueing
@@ -19,7 +20,7 @@ from dpdt.study import Study
 from dpdt.study.tasks import LAST_STAGES, Task, needs
 from dpdt.training.networks.check import check_class_weights, check_model
 
-__all__ = ["SubmitSummary", "cancel", "submit"]
+__all__ = ["SubmitSummary", "cancel", "show_next", "submit"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class SubmitSummary:
         queued: Tasks that an earlier submission has in the queue.
         finished: Tasks that succeeded (0 without waiting).
         folder: Where logs lie; None if nothing was sent.
-        missing: With `retry_failed`: tasks that are neither done nor running, though nothing failed.
+        never_sent: With `retry_failed`: tasks that are neither done nor running, though nothing failed.
     """
 
     cluster: str
@@ -42,14 +43,14 @@ class SubmitSummary:
     queued: int = 0
     finished: int = 0
     folder: Path | None = None
-    missing: int = 0
+    never_sent: int = 0
 
     def __str__(self) -> str:
         queued = f", {self.queued} already in the queue" if self.queued else ""
         if self.folder is None:
             end = (
-                f", {self.missing} were never sent with these settings: leave out --retry-failed"
-                if self.missing
+                f", {self.never_sent} were never sent with these settings: leave out --retry-failed"
+                if self.never_sent
                 else ""
             )
             return f"Nothing to send: {self.skipped} tasks are done{queued}{end}."
@@ -79,20 +80,22 @@ def submit(
     Raises:
         StudyError: Unknown stage or cluster, a wrong cluster profile, class weights of public data
             that are not there, or a custom network that is not fit for DP.
+        PrivacyError: Delta is too large for the patients of a cohort that is there.
         ClusterError: Slurm refused a job, or a task failed: with the task, its last traceback line and its log.
     """
     scheduler = make_scheduler(cluster, study)
     waits = _waits(cluster, wait)
     check_class_weights(study)
     check_model(study)
-    _warn_of_changed_lists(study)
+    check_deltas(study, study.domains)
+    warn_of_changed_lists(study)
     only = None
     if retry_failed:
         states = task_states(study)
         only = _unfinished(study, states)
         if not only:
             summary = _nothing_failed(cluster, states)
-            print(summary)
+            say(summary)
             return summary
     if dry_run:
         plan = _planned(scheduler, stages, only)
@@ -111,6 +114,16 @@ def submit(
     return summary
 
 
+def show_next(study: Study) -> None:
+    """Print where the report is and what to type next, in this shell and folder."""
+    page = study.paths.report / "index.html"
+    if page.exists():
+        say(f"Report: {page}")
+        say(f"MLflow: {as_typed('ui', study.file)}")
+    else:
+        say(f"Next: {as_typed('status', study.file)}")
+
+
 def cancel(study: Study, tasks: Collection[Task] | None = None) -> list[Task]:
     """Cancel the study's jobs, running or waiting; what they have done so far stays, and a new submission goes on.
 
@@ -124,8 +137,7 @@ def cancel(study: Study, tasks: Collection[Task] | None = None) -> list[Task]:
     Raises:
         ClusterError: The scheduler is not here, does not answer, or refuses.
     """
-    used = {job.cluster for _, job in latest_jobs(study).values()}
-    names = [name for name in queueing() if name in used] or queueing()
+    names = sorted({job.cluster for _, job in latest_jobs(study).values()}) or queueing()
     return [task for name in names for task in make_scheduler(name, study).cancel(tasks)]
 
 
@@ -138,20 +150,11 @@ def _waits(cluster: Cluster, wanted: bool | None) -> bool:
     return always if wanted is None else wanted
 
 
-def _warn_of_changed_lists(study: Study) -> None:
-    """A cohort is not rebuilt when a hospital's list was corrected, so warn that it was."""
-    from dpdt.cohort.table import changed_inputs, cohort_done
-
-    for domain in study.domains:
-        for path in changed_inputs(study, domain) if cohort_done(study, domain) else ():
-            warn(f"{path}: changed since the cohort of {domain} was built from it; `dpdt cohort` tells what to do.")
-
-
 def _unfinished(study: Study, states: dict[Task, str]) -> set[Task]:
     """Tasks that failed or were stopped, and those that will not run because of them."""
     found: set[Task] = set()
     for task, before in needs(study).items():
-        follows = states[task] == "missing" or task.stage in LAST_STAGES
+        follows = states[task] == "to do" or task.stage in LAST_STAGES
         if states[task] in ("failed", "stopped") or (follows and not found.isdisjoint(before)):
             found.add(task)
     return found
@@ -160,7 +163,7 @@ def _unfinished(study: Study, states: dict[Task, str]) -> set[Task]:
 def _nothing_failed(cluster: str, states: dict[Task, str]) -> SubmitSummary:
     """Nothing to send again; a changed setting makes tasks that were never sent."""
     count = Counter(states.values())
-    return SubmitSummary(cluster, 0, count["done"], count["waiting"] + count["running"], missing=count["missing"])
+    return SubmitSummary(cluster, 0, count["done"], count["waiting"] + count["running"], never_sent=count["to do"])
 
 
 def _planned(scheduler: Scheduler, stages: Sequence[str] | None, only: set[Task] | None) -> Plan:

@@ -53,7 +53,7 @@ def _check_rejects(job: ShardJob, rejects: pd.DataFrame, parts: list[Path], *, i
     """Fail on too many; their shards are made again next time, when the files may be there."""
     allowed = job.study.shards.max_reject_fraction
     fraction = len(rejects) / images
-    if fraction <= allowed:
+    if fraction <= allowed or (allowed > 0 and len(rejects) == 1):
         return
     for number in rejects["shard"].unique():
         parts[number].unlink()

@@ -3,14 +3,15 @@
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from dpdt.base.vocabulary import LABELS
 from dpdt.study.source import Source
 
-__all__ = ["explain"]
+__all__ = ["did_you_mean", "explain"]
 
 EXPECTED: Final = {
     "dict_type": "a table",
@@ -34,6 +35,18 @@ EXPECTED: Final = {
     "tuple_type": "a list",
 }
 """What pydantic's kinds of errors say was expected; with `.15g` 1.0 is written 1."""
+
+
+def did_you_mean(name: str, known: Iterable[str], *, diagnoses: bool) -> str:
+    """A question to put behind "unknown"; "" where nothing known is like it.
+
+    Args:
+        name: What the user wrote.
+        known: What exists.
+        diagnoses: Only for another spelling: pneumothorax is not pneumonia, however like it looks.
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.9 if diagnoses else 0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def explain(error: ValidationError, source: Source, model: type[BaseModel], sections: Sequence[str]) -> str:
@@ -82,8 +95,7 @@ def _is_number(text: str) -> bool:
 
 def _message(first: dict[str, Any], key: str, valid: Sequence[str]) -> str:
     if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(key.rsplit(".", 1)[-1], valid, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(key.rsplit(".", 1)[-1], valid, diagnoses=set(valid) <= set(LABELS))
         return f"{key}: unknown key.{hint} Valid keys: {', '.join(valid)}."
     if first["type"] == "missing":
         return f"{key}: missing. Add it to the study file."

@@ -84,7 +84,7 @@ class ShardSettings(Section):
     max_reject_fraction: Annotated[
         Number,
         About("A corpus with many damaged files, once you know which.", unit="part of the images", decides="speed"),
-    ] = Field(default=0.01, ge=0.0, le=1.0, description="More rejects fail the stage.")
+    ] = Field(default=0.01, ge=0.0, le=1.0, description="More rejects fail the stage; one never does, but at 0.")
 
     @property
     def rows_per_shard(self) -> int:

@@ -29,10 +29,13 @@ from dpdt.tracking.store import (
 )
 from dpdt.tracking.study_run import PARENT, compare_fragment, compared_runs
 
-__all__ = ["compare_url", "serve_ui"]
+__all__ = ["COMPARED", "SHORT", "compare_url", "serve_ui"]
 
 HOST: Final = "127.0.0.1"
 LOCAL: Final = ("127.0.0.1", "localhost", "::1")
+SHORT: Final = "/compare"
+COMPARED: Final = "DPDT_COMPARED"
+"""Variable of the environment that tells `pages` the long address, from the first `/` on."""
 READY_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 10.0
 
@@ -89,11 +92,11 @@ def serve_ui(study: Study, *, port: int, host: str = HOST) -> None:
         )
     port = _free_port(host, port)
     base = f"http://{host}:{port}"
-    address = compare_url(study, base)
+    compared = compare_url(study, "")
     print(f"Starting MLflow on {base} …", flush=True)
-    with tempfile.TemporaryFile() as log, _server(uri, host, port, log) as server:
+    with tempfile.TemporaryFile() as log, _server(uri, host, port, log, compared) as server:
         _wait_until_ready(server, base, log)
-        print(f"MLflow: {base}\nCompare DP and non-DP runs: {address}\nStop with Ctrl-C.", flush=True)
+        print(f"MLflow: {base}\nCompare DP and non-DP runs: {base}{SHORT}\nStop with Ctrl-C.", flush=True)
         server.wait()
         raise TrackingError(f"MLflow's server on {base} ended by itself: {_tail(log)}")
 
@@ -112,10 +115,11 @@ def _free_port(host: str, port: int) -> int:
 
 
 @contextlib.contextmanager
-def _server(uri: str, host: str, port: int, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def _server(uri: str, host: str, port: int, log: IO[bytes], compared: str) -> Iterator[subprocess.Popen[bytes]]:
     """MLflow's server with one worker; it and its children end with the block, also on SIGTERM."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", host]
-    command += ["--port", str(port), "--workers", "1", "--no-serve-artifacts"]
+    command += ["--port", str(port), "--workers", "1", "--no-serve-artifacts", "--app-name", "dpdt"]
+    variables = {**environment(), "MLFLOW_BACKEND_STORE_URI": uri, COMPARED: compared}
     if host not in LOCAL:
         from mlflow.server.security_utils import get_default_allowed_hosts  # here: it loads MLflow
 
@@ -124,9 +128,7 @@ def _server(uri: str, host: str, port: int, log: IO[bytes]) -> Iterator[subproce
         command += ["--allowed-hosts", ",".join(hosts)]
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # Its own session: Ctrl-C reaches this process alone, which then ends the server and the server's worker.
-    server = subprocess.Popen(
-        command, stdout=log, stderr=log, env={**environment(), "MLFLOW_BACKEND_STORE_URI": uri}, start_new_session=True
-    )
+    server = subprocess.Popen(command, stdout=log, stderr=log, env=variables, start_new_session=True)
     try:
         yield server
     except KeyboardInterrupt:

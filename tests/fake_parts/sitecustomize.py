@@ -2,8 +2,8 @@
 
 Python imports a `sitecustomize` on its path at the start, so a job with this folder in PYTHONPATH finds the stand-ins
 instead of dpdt.cohort.stage, dpdt.shards.stage and so on. `behave.json` in the study's folder says what shall happen:
-`{"seconds": 0.1, "fail": ["shards-b"], "kill": ["train-…"], "stop": ["train-…"]}`, or `{"starts": 2}`: no task ends
-before two have started. `calls.jsonl` says what did happen.
+`{"seconds": 0.1, "long": ["cohort-b"], "fail": ["shards-b"], "kill": ["train-…"], "stop": ["train-…"]}`, or
+`{"starts": 2}`: no task ends before two have started. `calls.jsonl` says what did happen.
 """
 
 import json
@@ -23,7 +23,7 @@ def work(study: Any, name: str, result: Path) -> str:
     told = json.loads(behave.read_text()) if behave.exists() else {}
     note(study, name, "start")
     try:
-        time.sleep(told.get("seconds", 0.0))
+        time.sleep(60 if name in told.get("long", ()) else told.get("seconds", 0.0))
         wait_for_starts(study, told.get("starts", 0))
         if name in told.get("fail", ()):
             raise RuntimeError(f"{name} was told to fail")

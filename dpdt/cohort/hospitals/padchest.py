@@ -6,7 +6,6 @@ rows). Labels are a Python list as text with stray spaces; they are parsed, trim
 """
 
 import ast
-import difflib
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ from dpdt.cohort.hospitals.raw_cohort import FileNames, Filter, RawCohort, is_am
 from dpdt.cohort.hospitals.raw_files import RawFiles
 from dpdt.errors import CohortError, StudyError
 from dpdt.study.domain_settings import DomainSettings
+from dpdt.study.explain import did_you_mean
 
 __all__ = ["FILES", "SUBLABELS", "parse_labels", "read"]
 
@@ -112,8 +112,7 @@ def _sublabels(settings: DomainSettings, labels: "pd.Series[Any]", path: Path) -
     known = frozenset().union(*labels.unique())
     for label, names in given.items():
         for name in sorted(names - known - SUBLABELS[label]):
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, known, diagnoses=True)
             raise StudyError(f"sublabels.{label}: {name!r} is a label of no frontal row of {path.name}.{hint}")
     return {**SUBLABELS, **given}
 

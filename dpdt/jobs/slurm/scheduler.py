@@ -35,7 +35,7 @@ class SlurmScheduler(Scheduler):
         asked = stage.resources
         at_once = min(asked.array_parallelism, len(stage.send))
         time = f"{asked.timeout_min // 60}:{asked.timeout_min % 60:02d} h"
-        return at_once, asked.cpus, asked.gpus, f"{asked.mem_gb:g} GB", time
+        return asked.partition or "", at_once, asked.cpus, asked.gpus, f"{asked.mem_gb:g} GB", time
 
     def states(self, jobs: Jobs) -> SlurmStates:
         """From squeue, and for what it forgot from sacct."""

@@ -1,0 +1,34 @@
+"""What would end a study after hours can be seen before: looked at when it is sent, and again by its first tasks."""
+
+from collections.abc import Iterable
+
+from dpdt.base.console import warn
+from dpdt.cohort.table import changed_inputs, cohort_done
+from dpdt.jobs.plan.sizes import domain_size
+from dpdt.privacy.accounting import check_delta
+from dpdt.study import Study
+
+__all__ = ["check_deltas", "warn_of_changed_lists"]
+
+
+def check_deltas(study: Study, domains: Iterable[str]) -> None:
+    """Refuse a delta that is too large for a domain's DP trainings, as soon as the domain's patients are counted.
+
+    Raises:
+        PrivacyError: Delta is not below 1 / units of a train split.
+    """
+    if study.privacy.allow_large_delta:
+        return
+    private = {cell.domain for cell in study.cells() if cell.private}
+    for domain in domains:
+        size = domain_size(study, domain, {}) if domain in private else None
+        if size is not None:
+            units = size.train_units(study.privacy.unit)
+            check_delta(study.privacy.delta, units=units, study_unit=study.privacy.unit)
+
+
+def warn_of_changed_lists(study: Study) -> None:
+    """A cohort is not rebuilt when a hospital's list was corrected, so warn that it was."""
+    for domain in study.domains:
+        for path in changed_inputs(study, domain) if cohort_done(study, domain) else ():
+            warn(f"{path}: changed since the cohort of {domain} was built from it; `dpdt cohort` tells what to do.")
