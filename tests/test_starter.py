@@ -89,10 +89,19 @@ def test_init_writes_the_named_domains_and_overwrites_nothing(
         "st_mary": "/data/m",
     }
     assert study.kind("st_mary") == "table"
+    assert "warning" not in capsys.readouterr().err
     with pytest.raises(SystemExit) as end:
         main(command)
     assert end.value.code == 2
     assert "exists already, and init overwrites nothing" in capsys.readouterr().err
+
+
+def test_a_name_like_a_published_one_is_asked_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["init", str(tmp_path), "--root", "chestxray=/data/x"])
+    assert end.value.code == 0
+    assert "--root chestxray: no published data set has this name" in (told := capsys.readouterr().err)
+    assert "Did you mean 'chestxray14'?" in told
 
 
 def test_papers_preset_is_what_init_paper_starts_from(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """MLflow from hand-made run folders: what it gets, that twice is once, and that no patient goes there."""
 
+import http.client
 import json
 import math
 import os
@@ -684,7 +685,12 @@ def test_the_ui_serves_every_run_on_this_machine_alone_until_ctrl_c(runs: Make) 
             lines.append(line)
         base = lines[1].split()[-1]
         assert base.startswith("http://127.0.0.1:")
-        assert f"{base}/#/compare-runs?runs=" in lines[2]
+        assert lines[2].split()[-1] == f"{base}/compare"
+        asked = http.client.HTTPConnection(base.removeprefix("http://"), timeout=120)
+        asked.request("GET", "/compare")
+        assert (answered := asked.getresponse()).status == 302
+        assert answered.headers["Location"].startswith("/#/compare-runs?runs=")
+        asked.close()
         body = json.dumps({"experiment_ids": ["1"], "order_by": ["metrics.`auc/uka/healthy` DESC"]}).encode()
         request = urllib.request.Request(
             f"{base}/api/2.0/mlflow/runs/search", body, {"Content-Type": "application/json"}

@@ -20,6 +20,8 @@ import torch
 import dpdt.training.loop
 from dpdt.base.files import exclusive_lock, read_json
 from dpdt.errors import DpdtError, PrivacyError, StudyError
+from dpdt.jobs.checks import check_deltas
+from dpdt.jobs.submit import submit
 from dpdt.privacy.accounting import epsilon
 from dpdt.privacy.clipping.engines import ClippedGradientSum
 from dpdt.privacy.ledger import read_spent_steps
@@ -410,8 +412,14 @@ def test_a_gpu_computes_float32_in_float32_and_the_same_twice(monkeypatch: pytes
 def test_delta_must_be_below_one_over_the_units(make_study: MakeStudy) -> None:
     study = make_study(("delta = 1e-3", "delta = 0.04"))
     pretrain(study)
-    with pytest.raises(PrivacyError, match=r"privacy\.delta: 0\.04 is not below 1 / 32 patients"):
+    refused = r"privacy\.delta: 0\.04 is not below 1 / 32 patients"
+    with pytest.raises(PrivacyError, match=refused):
         train(study, DP)
+    with pytest.raises(PrivacyError, match=refused):  # before hours of work, as soon as there is a cohort
+        submit(study, cluster="debug")
+    with pytest.raises(PrivacyError, match=refused):
+        check_deltas(study, study.domains)
+    check_deltas(study, ["mimic"])  # no DP training is there
 
 
 def test_a_signal_stops_in_good_order_and_reaches_the_handler_of_before(

@@ -1,9 +1,11 @@
 """What would end a study after hours can be seen before: looked at when it is sent, and again by its first tasks."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from dpdt.base.console import warn
 from dpdt.cohort.table import changed_inputs, cohort_done
+from dpdt.errors import CohortError
 from dpdt.jobs.plan.sizes import domain_size
 from dpdt.privacy.accounting import check_delta
 from dpdt.study import Study
@@ -20,8 +22,10 @@ def check_deltas(study: Study, domains: Iterable[str]) -> None:
     if study.privacy.allow_large_delta:
         return
     private = {cell.domain for cell in study.cells() if cell.private}
-    for domain in domains:
-        size = domain_size(study, domain, {}) if domain in private else None
+    for domain in private.intersection(domains):
+        size = None
+        with suppress(CohortError):  # for the shards to tell
+            size = domain_size(study, domain, {})
         if size is not None:
             units = size.train_units(study.privacy.unit)
             check_delta(study.privacy.delta, units=units, study_unit=study.privacy.unit)

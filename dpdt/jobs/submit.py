@@ -8,7 +8,6 @@ from pathlib import Path
 
 from dpdt.base.console import as_typed, say
 from dpdt.errors import ClusterError, StudyError
-from dpdt.jobs.checks import check_deltas, warn_of_changed_lists
 from dpdt.jobs.dry_run import show_plan
 from dpdt.jobs.scheduler import Scheduler
 from dpdt.jobs.schedulers import SCHEDULERS, Cluster, make_scheduler, queueing
@@ -83,6 +82,8 @@ def submit(
         PrivacyError: Delta is too large for the patients of a cohort that is there.
         ClusterError: Slurm refused a job, or a task failed: with the task, its last traceback line and its log.
     """
+    from dpdt.jobs.checks import check_deltas, warn_of_changed_lists  # here: tables of patients are slow to load
+
     scheduler = make_scheduler(cluster, study)
     waits = _waits(cluster, wait)
     check_class_weights(study)
