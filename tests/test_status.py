@@ -30,7 +30,7 @@ def test_a_training_shows_its_steps_and_epsilon(make_fake_study: MakeStudy, caps
     assert {key: row[key] for key in ("step", "num_steps", "epsilon", "target_epsilon")} == {
         key: value for key, value in state.items() if key != "status"
     }
-    show_status([row])
+    show_status([row], every_task=True)
     shown = capsys.readouterr().out
     assert "40/120" in shown
     assert "0.433 of 1" in shown  # rounded up

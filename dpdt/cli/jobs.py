@@ -93,7 +93,7 @@ def cancel(
         list[str] | None, typer.Argument(help="A stage, a task, or a part of its name; default: all.")
     ] = None,
 ) -> None:
-    """Take the study's jobs out of Slurm, or stop them on this machine.
+    """Cancel the study's jobs, in Slurm or on this machine.
 
     What they did stays, and `dpdt submit` goes on from there.
     """
