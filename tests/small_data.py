@@ -105,7 +105,7 @@ def write_domain(study: Study, domain: str, *, patients: int) -> None:
             "path": [f"{k}.png" for k in range(len(numbers))],
             "domain": domain,
             "patient_id": [f"p{number}" for number in numbers],
-            "study_id": [f"s{number}" for number in numbers],
+            "study_id": [f"s{k}" for k in range(len(numbers))],  # each image its own, so that patients are not studies
             "view": "frontal",
             "sex": "female",
             "age_years": 50.0,

@@ -1,5 +1,6 @@
 """Whole trainings on small data: both arms, resumed, interrupted, crashed, refused."""
 
+import fcntl
 import itertools
 import json
 import math
@@ -22,6 +23,7 @@ from dpdt.base.files import exclusive_lock, read_json
 from dpdt.errors import DpdtError, PrivacyError, StudyError
 from dpdt.privacy.accounting import epsilon
 from dpdt.privacy.clipping.engines import ClippedGradientSum
+from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.ledger import read_spent_steps
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.runs.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
@@ -369,6 +371,51 @@ def test_a_second_process_on_the_same_run_is_refused(study: Study) -> None:
         exclusive_lock(paths_of(study, DP).lock),
         pytest.raises(DpdtError, match="another process is training this run"),
     ):
+        train(study, DP)
+
+
+def test_where_locks_do_not_exclude_one_of_two_processes_stops_and_the_other_s_ledger_holds(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a file system whose locks are a node's own: both ended "finished", with 320 steps in one ledger.
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    plain, steps, others = dpdt.training.loop.TrainingLoop._take_step, [], []
+
+    def take(self: dpdt.training.loop.TrainingLoop, rows: Any) -> torch.Tensor:
+        if self.step == 5 and not others:
+            others.append("begun on another node")
+            others.append(train(study, DP).status)
+        steps.append(self.step)
+        return plain(self, rows)
+
+    monkeypatch.setattr(dpdt.training.loop.TrainingLoop, "_take_step", take)
+    with pytest.raises(PrivacyError, match="another one trains this run too"):
+        train(study, DP)
+    assert others == ["begun on another node", "finished"]
+    paths = paths_of(study, DP)
+    assert read_spent_steps(paths.ledger) == NUM_STEPS >= len(steps) - 1  # 19 before, one more was in a booked block
+    assert run_done(study, study.run_id(DP))
+    stated = read_json(paths.privacy)
+    assert (stated["complete"], stated["num_steps"]) == (True, NUM_STEPS)
+
+
+def test_no_part_of_a_key_s_numbers_is_drawn_twice_in_a_training(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Batches and noise under one key and one nonce: who knows a batch would know its noise.
+    used, plain = [], KeyStream._next_nonce
+
+    def next_nonce(self: KeyStream) -> bytes:
+        used.append((self.state_dict()["key"], plain(self)))
+        return used[-1][1]
+
+    monkeypatch.setattr(KeyStream, "_next_nonce", next_nonce)
+    train(study, DP)
+    assert len(set(used)) == len(used) > 2 * NUM_STEPS
+    assert len({key for key, _ in used}) == 2
+
+
+def test_batches_and_noise_from_one_key_are_refused(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KeyStream, "fresh", lambda: KeyStream(bytes(32)))
+    with pytest.raises(PrivacyError, match="batches and noise would come from one key"):
         train(study, DP)
 
 

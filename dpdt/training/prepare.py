@@ -18,6 +18,7 @@ from dpdt.privacy.sampling import num_steps_for, sample_rate_for
 from dpdt.privacy.statement import StatedRun, privacy_statement, statement_without_privacy
 from dpdt.runs.config import freeze_config, frozen_settings
 from dpdt.shards.dataset import DomainData
+from dpdt.training.canaries import CanaryData
 from dpdt.training.device import device_name, instruction_set
 from dpdt.training.networks.custom import model_code
 from dpdt.training.physical_batch_size import find_physical_batch_size, largest_batch
@@ -173,6 +174,8 @@ def _of_some_runs(run: TrainingRun, data: DomainData, model: nn.Module) -> dict[
     found: dict[str, Any] = {}
     if run.canaries:
         found["canaries"] = {"canaries": run.canaries, "coins_sha256": sha256_file(run.paths.coins)}
+        if isinstance(data, CanaryData) and data.images_each > 1:
+            found["canaries"]["images_each"] = data.images_each
     if run.target_epsilon is not None:
         ways = CLIPPING[run.study.privacy.clipping].choose_ways(model, size=data.size)
         found |= {"clipping_ways": ways} if ways else {}
