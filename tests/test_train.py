@@ -622,6 +622,73 @@ def test_a_dp_run_does_not_start_from_weights_of_its_own_patients(study: Study, 
         train(other, DP)
 
 
+def begin_with(make_study: MakeStudy, weights: Path, *, domain: str = "uka") -> Study:
+    """A study that trains on one domain, starting from a file."""
+    role = ('root = "raw/mimic"', 'root = "raw/mimic"\nrole = "study"')
+    return make_study(
+        ("width = 8", f'width = 8\ninit_weights = "{weights}"'),
+        ("num_epochs = 5", f'domains = ["{domain}"]\nnum_epochs = 5'),
+        *((role,) if domain == "mimic" else ()),
+    )
+
+
+def test_weights_that_saw_the_patients_three_trainings_ago_are_refused_wherever_they_lie(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    # uka without DP -> DP on mimic -> DP on uka: the first has no bound, and its patients are those of the third.
+    study = make_study(('[domains.mimic]\nroot = "raw/mimic"\n', ""))
+    train(study, PLAIN)
+    copy = Path(shutil.copy(paths_of(study, PLAIN).weights, tmp_path / "copy.pt"))
+    with pytest.raises(PrivacyError, match=r"copy\.pt was trained on uka itself \(run uka-"):
+        train(begin_with(make_study, copy), DP)
+    on_mimic, cell = begin_with(make_study, copy, domain="mimic"), Cell("mimic", 8.0, 0)
+    train(on_mimic, cell)
+    paths = paths_of(on_mimic, cell)
+    ancestry = read_json(paths.config)["ancestry"]
+    assert [run["run_id"] for run in ancestry["runs"]] == [study.run_id(PLAIN)]
+    assert ancestry["from_random"]
+    released = {item["what"]: item["accounted"] for item in read_json(paths.privacy)["other_releases"]}
+    assert f"{study.run_id(PLAIN)} (trained on uka). For patients of the train split who" in released["initial weights"]
+    assert "from random ones. A patient of this training who was in one" in read_json(paths.privacy)["paragraph"]
+    copy = Path(shutil.copy(paths.weights, tmp_path / "again.pt"))
+    with pytest.raises(PrivacyError, match=r"comes from mimic-.*, whose weights were trained on uka itself \(run uka-"):
+        train(begin_with(make_study, copy), DP)
+    shutil.rmtree(paths_of(study, PLAIN).folder)  # a link that is gone: nobody knows, and the statement says so
+    third = begin_with(make_study, copy)
+    train(third, DP)
+    paragraph = read_json(paths_of(third, DP).privacy)["paragraph"]
+    assert f"not known how those were made beyond {paths.run_id} (trained on mimic): for a patient of this" in paragraph
+
+
+@pytest.mark.parametrize("keyed", [True, False], ids=["keyed", "begun before hashes were keyed"])
+def test_weights_of_the_same_split_under_another_domain_s_name_are_refused(
+    study: Study, make_study: MakeStudy, tmp_path: Path, keyed: bool
+) -> None:
+    train(study, PLAIN)
+    there = tmp_path / "elsewhere"
+    shutil.copytree(study.folder, there / "out")
+    run = there / "out" / "runs" / study.run_id(PLAIN)
+    config = read_json(run / "config.json")
+    if not keyed:
+        config["data"] = {"split_sha256": load_split(study, "uka", "train").split_sha256}
+    (run / "config.json").write_text(json.dumps({**config, "domain": "lung_clinic"}))
+    shutil.rmtree(study.paths.runs)
+    with pytest.raises(PrivacyError, match="was trained on uka itself under the name lung_clinic"):
+        train(begin_with(make_study, run / "checkpoints" / "final.pt"), DP)
+
+
+def test_a_run_with_weights_of_a_file_that_was_begun_before_goes_on(make_study: MakeStudy, tmp_path: Path) -> None:
+    study = begin_with(make_study, tmp_path / "w.pt")
+    torch.save(build_model(study.model).state_dict(), tmp_path / "w.pt")
+    train(study, DP, stop=StopAfter(8))
+    paths = paths_of(study, DP)
+    config = read_json(paths.config)
+    assert config.pop("ancestry") == {"runs": [], "from_random": False}
+    paths.config.write_text(json.dumps(config))
+    assert train(study, DP).status == "finished"
+    assert "It began with weights of a file w.pt, and it is not known" in read_json(paths.privacy)["paragraph"]
+
+
 def test_a_run_begun_before_rounding_was_accounted_for_keeps_its_noise(study: Study) -> None:
     paths = interrupted(study)
     config = read_json(paths.config)

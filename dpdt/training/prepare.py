@@ -59,6 +59,7 @@ class Prepared:
             domain=self.run.domain,
             class_weights=choice if isinstance(choice, str) else "given",
             initial_weights=self.config["initial_weights"]["source"],
+            ancestry=self.config.get("ancestry"),
             randomness=self.config["randomness"],
             max_images_per_patient=int(patients.value_counts().max()),
             patients_known=bool((patients != self.data.frame["image_id"]).any()),
@@ -88,7 +89,7 @@ def prepare(
         run: Which training.
         data: Its train split.
         model: The network, for the ways to its gradients' norms: others would round otherwise.
-        initial: Where the first weights come from, for the config.
+        initial: Where the first weights come from, as the config has it.
         device: Where to compute.
 
     Raises:
@@ -100,7 +101,7 @@ def prepare(
     config = {
         **_what_is_trained(run, data, frozen),
         **_as_recorded(schedule),
-        "initial_weights": initial,
+        **initial,
         "randomness": "seeded" if run.seeded else "cryptographic",
         "synthetic": data.synthetic,
         "device": device_name(device),

@@ -133,7 +133,7 @@ def train_run(run: TrainingRun, *, on_epoch_end: EpochEnd | None = None, stop: S
             remove_leftovers(run.paths.folder)
             _warn_of_other_engines(run)
         data = load_split(run.study, run.domain, "train")
-        model, initial = initial_model(run)
+        model, initial = initial_model(run, data)
         if run.canaries:
             model, data = _add_canaries(run, model, data, ranks)
         with ranks.leader_first():  # it freezes the config; the others compare
