@@ -5,6 +5,7 @@ its folder: among the study's runs, or among those beside a run of the chain.
 """
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -36,19 +37,25 @@ class Ancestor:
         """What it was trained on."""
         return str(self.config.get("domain"))
 
-    def saw_split(self, split_sha256: str) -> bool:
-        """Whether its data was split in this very way, whatever the domain is called: then they are the same patients.
+    def saw(self, hashes: Mapping[str, str]) -> bool:
+        """Whether it learned from these very data, whatever their domain is called.
 
-        Configs have the split's hash under the key of their own study; False where that key is not at hand.
+        Args:
+            hashes: Plain ones by name: ``split_sha256`` and ``labels_sha256``. Both must be its own: in two hospitals
+                that number their images from 0 the first may be equal by chance.
+
+        Returns:
+            False also where it is not known: configs have hashes under the key of their own study, which may be gone.
         """
         data = self.config.get("data") or {}
-        if "split_sha256" in data:  # begun before hashes were keyed
-            return bool(data["split_sha256"] == split_sha256)
+        if all(name in data for name in hashes):  # begun before hashes were keyed
+            return all(data[name] == plain for name, plain in hashes.items())
         try:
             key = DataKey.read(StudyPaths(self.paths.folder.parent.parent).data_key)
         except (OSError, CohortError):
             return False
-        return bool(key.hash("split_sha256", split_sha256) == data.get("split_hmac"))
+        keyed = {name.replace("_sha256", "_hmac"): key.hash(name, plain) for name, plain in hashes.items()}
+        return all(data.get(name) == value for name, value in keyed.items())
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,9 @@ def _refuse_own_patients(run: TrainingRun, data: DomainData, path: Path, made_by
     """A training on the same patients, however far back: what it spent, or that it had no bound, would be missing."""
     if run.target_epsilon is None:
         return
+    hashes = {"split_sha256": data.split_sha256, "labels_sha256": data.labels_sha256}
     for number, other in enumerate(made_by.runs):
-        if other.domain == run.domain or other.saw_split(data.split_sha256):
+        if other.domain == run.domain or other.saw(hashes):
             was = (
                 "was trained"
                 if number == 0
