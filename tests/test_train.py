@@ -408,7 +408,9 @@ def test_no_part_of_a_key_s_numbers_is_drawn_twice_in_a_training(study: Study, m
         return used[-1][1]
 
     monkeypatch.setattr(KeyStream, "_next_nonce", next_nonce)
+    torch_s_own = torch.get_rng_state()
     train(study, DP)
+    assert torch.equal(torch.get_rng_state(), torch_s_own)  # its seed has 32 bits: nothing secret may come from there
     assert len(set(used)) == len(used) > 2 * NUM_STEPS
     assert len({key for key, _ in used}) == 2
 

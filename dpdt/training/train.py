@@ -216,7 +216,7 @@ def _failure_recorded(paths: RunPaths) -> Iterator[None]:
     except BaseException as err:
         with contextlib.suppress(DpdtError, OSError):  # the error itself matters more
             state = read_state(paths)
-            if state and state["status"] != "finished":  # another process's, where locks do not keep it away
+            if state and state.get("status") != "finished":  # another process's, where locks do not keep it away
                 del state["updated"]
                 failed = isinstance(err, Exception) and not isinstance(err, LostProcessError)
                 write_state(paths, **{**state, "status": "failed" if failed else "interrupted"})
