@@ -82,7 +82,7 @@ class FakeRuns:
         statement = {
             "mechanism": "DP-SGD with Poisson sampling" if private else "none",
             "unit": self.study.privacy.unit,
-            "neighbouring_relation": "add or remove one patient",
+            "neighbouring_relation": "zero out one patient",
             "num_units": 300,
             "epsilon": spent[-1] if spent else None,
             "delta": 1e-5 if private else None,

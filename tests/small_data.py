@@ -1,5 +1,6 @@
 """A study with hand-made cohorts and shards, small enough to train on in a second."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def write_domain(study: Study, domain: str, *, patients: int) -> None:
             "path": [f"{k}.png" for k in range(len(numbers))],
             "domain": domain,
             "patient_id": [f"p{number}" for number in numbers],
-            "study_id": [f"s{number}" for number in numbers],
+            "study_id": [f"s{k}" for k in range(len(numbers))],  # each image its own, so that patients are not studies
             "view": "frontal",
             "sex": "female",
             "age_years": 50.0,
@@ -118,7 +119,8 @@ def write_domain(study: Study, domain: str, *, patients: int) -> None:
     table = study.paths.cohort_table(domain)
     make_folder(table.parent)
     frame[list(COLUMNS)].to_parquet(table, index=False)
-    record = {"fingerprint": study.cohort_fingerprint(domain), "split_sha256": "5" * 64, "synthetic": True}
+    split = hashlib.sha256(domain.encode()).hexdigest()
+    record = {"fingerprint": study.cohort_fingerprint(domain), "split_sha256": split, "synthetic": True}
     study.paths.cohort_exclusions(domain).write_text("reason\n")
     write_json(study.paths.cohort_record(domain), record)
     write_shards(study, domain, frame, labels)

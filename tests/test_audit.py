@@ -1,7 +1,9 @@
 """`dpdt audit` on small trainings: right ones hold, planted faults are refuted."""
 
+import itertools
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from dpdt.base.files import read_json, write_json
 from dpdt.errors import DpdtError, PrivacyError, StudyError
+from dpdt.evaluation.audit.mechanism_checks import variance_finding
 from dpdt.evaluation.audit.run_audit import audit_run, refutations, score_canaries, summary_text
 from dpdt.privacy.clipping.engines import ClippedGradientSum
 from dpdt.privacy.sampling import PoissonSampler
 from dpdt.report.provenance import audits
+from dpdt.runs.checkpoint import load_checkpoint, save_checkpoint
 from dpdt.runs.read import read_run
 from dpdt.study import Cell, Study
 from dpdt.tracking.payload import payload
@@ -32,6 +37,8 @@ CHANGES = (
     ("delta = 1e-3", "delta = 1e-5"),
     ("reserve_steps = 4", "reserve_steps = 4\n[audit]\ncanaries = 400"),
 )
+
+SEVERAL = (*CHANGES[:-1], ("reserve_steps = 4", "reserve_steps = 4\nimages_per_patient = 2\n[audit]\ncanaries = 400"))
 
 
 @pytest.fixture
@@ -51,7 +58,7 @@ def test_a_right_training_holds_and_its_twin_is_accounted_with_its_canaries(stud
     found = audit_of(study)
     assert not found["refuted"], found
     assert found["epsilon_lower"] <= found["epsilon_upper"] <= 1.0
-    assert [check["good"] for check in found["checks"]] == [True, True, True]
+    assert [check["good"] for check in found["checks"]] == [True] * 6
     statement = read_json(study.paths.run(study.audit_run_id(DP)).privacy)
     assert statement["num_units"] == 32 + 400
     assert statement["sample_rate"] == 64 / 432
@@ -90,9 +97,36 @@ def one_patient_in_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PoissonSampler, "draw", lambda self: np.unique(np.append(plain(self), 0)))
 
 
+def shuffled_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every unit once an epoch, in batches of one size: right rates, and none of the privacy of Poisson samples."""
+    left: list[int] = []
+
+    def draw(self: PoissonSampler) -> np.ndarray:
+        size = round(self.num_units * self.sample_rate)
+        if len(left) < size:
+            left[:] = [*left, *np.random.default_rng(1).permutation(self.num_units)]
+        units, left[:] = np.sort(left[:size]), left[size:]
+        return self._by_unit[self._first[units]]
+
+    monkeypatch.setattr(PoissonSampler, "draw", draw)
+
+
+def batches_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn anew each step, but always as many."""
+    random = np.random.default_rng(1)
+
+    def draw(self: PoissonSampler) -> np.ndarray:
+        units = random.choice(self.num_units, round(self.num_units * self.sample_rate), replace=False)
+        return self._by_unit[self._first[np.sort(units)]]
+
+    monkeypatch.setattr(PoissonSampler, "draw", draw)
+
+
 @pytest.mark.parametrize(
     ("plant", "what"),
     [
+        (shuffled_epochs, "how often units were drawn: its variance over that of independent draws: measured 0"),
+        (batches_of_one_size, "batch sizes: their variance over that of independent draws: measured 0"),
         (noise_times(0.0), "epsilon is at least "),
         (noise_times(1 / 3), "noise multiplier, from canaries that were left out: measured "),
         (clipping_off, "epsilon is at least "),
@@ -106,6 +140,61 @@ def test_a_planted_fault_is_refuted(
     found = audit_of(study)
     assert found["refuted"]
     assert any(said.startswith(what) for said in refutations({"canaries": found})), refutations({"canaries": found})
+
+
+def test_images_of_a_patient_that_are_clipped_one_by_one_are_refuted(
+    make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The step forgets the units: a patient of two images moves the sum by two norms. Canaries have two images, too.
+    study = make_study(*SEVERAL)
+    plain: Any = ClippedGradientSum.add
+    monkeypatch.setattr(ClippedGradientSum, "add", lambda *args, units=None: plain(*args, units=None))
+    found = audit_of(study)
+    assert found["refuted"]
+    assert any(
+        said.startswith("most that one unit moved the sum by in a step") for said in refutations({"canaries": found})
+    )
+    most = next(check for check in found["checks"] if check["what"].startswith("most that one unit moved"))
+    assert most["measured"] == pytest.approx(2)
+    monkeypatch.undo()
+    shutil.rmtree(study.paths.run(study.audit_run_id(DP)).folder)
+    right = audit_of(study)
+    assert not right["refuted"], right
+    assert read_json(study.paths.run(study.audit_run_id(DP)).config)["canaries"]["images_each"] == 2
+
+
+def test_a_twin_begun_before_goes_on_with_its_canaries_and_without_its_batch_sizes(make_study: MakeStudy) -> None:
+    # As an earlier version left it: canaries of one image, and no batch sizes in its checkpoints.
+    study = make_study(*SEVERAL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dpdt.training.train._images_of_a_canary", lambda _run: 1)
+        train_with_canaries(study, DP, stop=StopAfter(9))
+    paths = study.paths.run(study.audit_run_id(DP))
+    assert "images_each" not in read_json(paths.config)["canaries"]
+    checkpoint = load_checkpoint(paths.checkpoints)
+    assert checkpoint is not None
+    shutil.rmtree(paths.checkpoints)
+    added = ("sized_steps", "size_squares", "most_moved")
+    for name in added:
+        del checkpoint["model"][name]
+    save_checkpoint(paths.checkpoints, step=checkpoint["step"], content=checkpoint)
+    found = audit_of(study)
+    assert not found["refuted"], found
+    weights = torch.load(paths.weights, weights_only=True)
+    assert 0 < int(weights["sized_steps"]) == int(weights["steps"]) - checkpoint["step"]
+    torch.save({name: value for name, value in weights.items() if name not in added}, paths.weights)  # finished before
+    assert len(score_canaries(paths)["checks"]) == 4
+
+
+def test_an_audit_does_not_warn_of_its_own_run(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = study.paths.run(study.run_id(DP)).ledger
+    ledger.parent.mkdir(parents=True)
+    ledger.write_text("")
+    train_with_canaries(study, DP, stop=StopAfter(1))
+    assert "the same training was begun with" not in capsys.readouterr().err
+    study = study.model_copy(update={"privacy": study.privacy.model_copy(update={"clipping": "hooks"})})
+    train_with_canaries(study, DP, stop=StopAfter(1))
+    assert "the same training was begun with privacy.clipping = 'bookkeeping' (audit400-" in capsys.readouterr().err
 
 
 def test_a_twin_that_is_stopped_and_goes_on_counts_every_step_once(study: Study) -> None:
@@ -131,6 +220,33 @@ def test_canaries_leave_the_run_id_and_its_files_alone(study: Study, make_study:
     assert without.run_id(DP) == study.run_id(DP)
     with pytest.raises(StudyError, match=r"audit\.canaries is 0"):
         train_with_canaries(without, DP)
+
+
+@pytest.mark.parametrize(("trials", "rate"), [(10, 0.3), (4, 0.05)])
+def test_right_counts_are_outside_of_the_interval_of_their_variance_with_less_than_the_stated_chance(
+    trials: int, rate: float
+) -> None:
+    # Every outcome of three counts, each with its chance.
+    chance = stats.binom.pmf(np.arange(trials + 1), trials, rate)
+    found = variance_finding("", 0.0, counts=3, trials=trials, rate=rate)
+    variance, outside = trials * rate * (1 - rate), 0.0
+    for counts in itertools.product(range(trials + 1), repeat=3):
+        measured = sum((count - trials * rate) ** 2 for count in counts) / 3 / variance
+        if not found.low <= measured <= found.high:
+            outside += math.prod(chance[count] for count in counts)
+    assert outside <= 1e-6
+
+
+@pytest.mark.parametrize(("counts", "trials", "rate"), [(432, 33, 0.148), (33, 432, 0.148), (5000, 200, 0.01)])
+def test_the_interval_of_a_variance_is_little_wider_than_chi_square_s(counts: int, trials: int, rate: float) -> None:
+    # Squares of numbers that are nearly normal: chi-square, and wider by what the binomial's kurtosis adds.
+    found = variance_finding("", counts * trials * rate * (1 - rate), counts=counts, trials=trials, rate=rate)
+    kurtosis = (1 - 6 * rate * (1 - rate)) / (trials * rate * (1 - rate))
+    low, high = (stats.chi2.ppf(tail, counts) / counts for tail in (2.5e-7, 1 - 2.5e-7))
+    spread = math.sqrt(1 + kurtosis / 2)
+    assert found.good
+    assert 1 - 1.3 * spread * (1 - low) < found.low < low
+    assert high < found.high < 1 + 1.3 * spread * (high - 1)
 
 
 @pytest.fixture

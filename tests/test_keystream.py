@@ -60,6 +60,21 @@ def test_no_two_draws_and_no_two_keys_give_the_same_numbers() -> None:
     assert len(set(draws)) == 100
 
 
+def test_a_fresh_key_is_32_bytes_of_the_system_as_they_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of 400,000 keys 18 pairs would be equal if they had 32 bits (n²/2^33), and nearly all if they had 16.
+    keys = {KeyStream.fresh().state_dict()["key"] for _ in range(400_000)}
+    assert len(keys) == 400_000
+    asked = []
+
+    def system(count: int) -> bytes:
+        asked.append(count)
+        return bytes(range(count))
+
+    monkeypatch.setattr("dpdt.privacy.keystream.secrets.token_bytes", system)
+    assert KeyStream.fresh().state_dict() == {"key": bytes(range(32)).hex(), "draws": 0, "seeded": False}
+    assert asked == [32]
+
+
 def test_only_a_seeded_stream_is_reproducible_and_says_so() -> None:
     assert np.array_equal(KeyStream.from_seed("a", 1).uniform(5), KeyStream.from_seed("a", 1).uniform(5))
     assert not np.array_equal(KeyStream.from_seed("a", 1).uniform(5), KeyStream.from_seed("a1").uniform(5))

@@ -1,16 +1,19 @@
 """The ledger: what counts as spent, and what damage does."""
 
 import errno
+import itertools
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpdt.errors import PrivacyError
+from dpdt.privacy import ledger as ledger_module
 from dpdt.privacy.ledger import Countdown, Ledger, read_spent_steps
 
 MECHANISM = {"noise_multiplier": 1.1, "sample_rate": 0.1, "max_grad_norm": 1.5, "delta": 1e-5}
@@ -198,3 +201,84 @@ def test_without_dp_steps_are_counted_and_nothing_is_written() -> None:
     steps.take()
     steps.settle()
     assert (steps.spent_steps, steps.used_steps, steps.reserve(10)) == (4, 4, 1)
+
+
+# A file system whose locks do not hold between nodes: two processes have the same ledger open.
+
+
+def block(ledger: Ledger, steps: int = 4) -> int:
+    """Reserve a block and take all of it."""
+    for _ in range(reserved := ledger.reserve(steps)):
+        ledger.take()
+    return reserved
+
+
+def test_of_two_processes_one_stops_and_every_step_that_was_taken_is_counted(path: Path) -> None:
+    content = filled(path)
+    for order in itertools.product((0, 1), repeat=4):
+        path.write_bytes(content)
+        with open_ledger(path, num_steps=60) as one, open_ledger(path, num_steps=60) as other:
+            both, taken, stopped = (one, other), 9, set()
+            for turn in order:
+                if turn not in stopped:
+                    try:
+                        taken += block(both[turn])
+                    except PrivacyError:
+                        stopped.add(turn)
+            first, second = both[order[0]], both[1 - order[0]]
+            assert stopped == set(order) - {order[0]}  # whoever wrote first goes on
+            assert first.read_again() == taken == read_spent_steps(path)
+            for finish in (second.settle, second.read_again):  # so the other one cannot say that it is finished
+                with pytest.raises(PrivacyError, match="not as this process left it"):
+                    finish()
+
+
+def test_two_that_look_at_once_find_each_other_before_a_step(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(path)
+    line = path.read_bytes().splitlines(keepends=True)[-1]
+
+    def another_writes_too(_descriptor: int) -> None:
+        with path.open("ab") as stream:
+            stream.write(line)
+
+    with open_ledger(path) as ledger:
+        monkeypatch.setattr(os, "fsync", another_writes_too)
+        with pytest.raises(PrivacyError, match="another one trains this run too"):
+            ledger.reserve(2)
+        with pytest.raises(PrivacyError, match="not reserved"):
+            ledger.take()
+
+
+@pytest.mark.parametrize("exchanged", [True, False], ids=["exchanged", "gone"])
+def test_a_ledger_that_was_exchanged_or_removed_while_it_is_open_stops_the_training(
+    path: Path, exchanged: bool
+) -> None:
+    content = filled(path)
+    with open_ledger(path) as ledger:
+        path.rename(path.with_name("old"))
+        if exchanged:
+            path.write_bytes(content)  # the very same bytes, but what is appended goes elsewhere
+        with pytest.raises(PrivacyError, match="or the file was exchanged"):
+            ledger.reserve(2)
+        with pytest.raises(PrivacyError, match="not reserved"):
+            ledger.take()
+
+
+def test_a_line_of_another_process_is_not_cut_off_as_a_part_of_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(path)
+    plain = ledger_module._read
+
+    def read_then_another_writes(file: Path) -> Any:
+        found = plain(file)
+        with open_ledger_of_another(file) as other:
+            block(other)
+        return found
+
+    def open_ledger_of_another(file: Path) -> Ledger:
+        monkeypatch.setattr(ledger_module, "_read", plain)
+        return open_ledger(file)
+
+    monkeypatch.setattr(ledger_module, "_read", read_then_another_writes)
+    with pytest.raises(PrivacyError, match="another one trains this run too"):
+        open_ledger(path)
+    assert read_spent_steps(path) == 13

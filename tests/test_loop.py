@@ -1,10 +1,12 @@
 """The loop's loss, and the equality of both arms through the whole loop. Whole trainings: test_train.py."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ from dpdt.training.batches import image_losses, physical_batches
 from dpdt.training.loop import TrainingLoop
 from dpdt.training.networks.build import build_model
 from dpdt.training.plan import TrainingPlan
+from dpdt.training.ranks import Ranks
 from dpdt.training.resume import load_optimizer, open_ledger
 from dpdt.training.stop import StopFlag
 from tests.small_data import MakeStudy, StopAfter
@@ -212,3 +215,71 @@ def test_several_images_a_patient_train_and_physical_batches_change_nothing(
     ]
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+class OneOf(Ranks):
+    """One of several ranks whose others run before or after it; keeps what it would add to the sums."""
+
+    sums: list[Tensor]
+
+    def share(self, value: Any) -> Any:
+        return value
+
+    def any(self, flag: bool) -> bool:
+        return flag
+
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        if len(tensors) > 1:  # not the logged loss
+            object.__setattr__(self, "sums", [tensor.clone() for tensor in tensors])
+
+
+@pytest.mark.parametrize("clipping", ["bookkeeping", "hooks"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_patient_of_several_images_moves_the_sum_by_one_norm_on_any_number_of_ranks(
+    make_study: MakeStudy, tmp_path: Path, ranks: int, clipping: str
+) -> None:
+    # One image a gradient, or the images of a patient dealt out to two ranks, would be twice the sensitivity.
+    study = make_study()
+    data = load_split(study, "uka", "train")
+    mine = np.flatnonzero(data.units == np.bincount(data.units).argmax())[:2]
+    parts = {"labels": data.labels[mine], "frame": data.frame.iloc[mine], "_positions": data._positions[mine]}
+    patient = dataclasses.replace(data, units=np.zeros(2, np.int64), **parts)
+    norm = 1e-3
+    mechanism = dataclasses.replace(
+        SILENT, num_units=1, sample_rate=1.0, images_per_unit=2, max_grad_norm=norm, num_steps=1
+    )
+    sums = []
+    for rank in range(ranks):
+        changes = {"num_steps": 1, "sample_rate": 1.0, "expected_batch_size": 1, "images_per_unit": 2}
+        settings = plan(tmp_path / f"rank-{rank}", mechanism, clipping=clipping, **changes)
+        torch.manual_seed(0)
+        group = OneOf(rank, ranks)
+        with open_ledger(settings) as ledger:
+            loop = TrainingLoop(settings, model=build_model(study.model), data=patient, steps=ledger, ranks=group)
+            loop.run(stop=StopFlag())
+        sums.append(torch.cat([total.flatten() for total in group.sums]))
+    moved = torch.stack(sums).sum(0).norm().item()
+    assert 0.99 * norm < moved <= norm * (1 + 1e-4)
+
+
+def studies(frame: pd.DataFrame, *, unit: str) -> Any:
+    return pd.factorize(frame["study_id"])[0].astype(np.int64)
+
+
+def one_patient_twice(frame: pd.DataFrame, *, unit: str) -> Any:
+    units = pd.factorize(frame["patient_id"], sort=True)[0].astype(np.int64)
+    units[np.flatnonzero(units == 1)[-1]] = 0  # an image of one patient counts as another's: as many units as before
+    return units
+
+
+@pytest.mark.parametrize("wrong", [studies, one_patient_twice])
+def test_units_that_are_not_the_patients_of_the_table_are_refused(
+    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Any
+) -> None:
+    study = make_study()
+    monkeypatch.setattr("dpdt.shards.dataset._units", wrong)
+    data = load_split(study, "uka", "train")
+    rate = 8 / data.num_units
+    mechanism = dataclasses.replace(SILENT, num_units=data.num_units, sample_rate=rate)
+    with pytest.raises(PrivacyError, match="what is drawn are not the patients of the cohort table"):
+        weights_after(plan(tmp_path / "r", mechanism, sample_rate=rate), study, data)

@@ -56,8 +56,9 @@ def run(study: Study, folder: Path, *, size: int, stop_step: int = 0) -> list[di
 
 @pytest.fixture
 def two_studies(make_study: MakeStudy, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Study]:
-    """The same pretrained study twice."""
-    study = make_study(("target_epsilons = [8.0, inf]", "target_epsilons = [8.0]"))
+    """The same pretrained study twice; patients of two images, which must not be dealt out to two ranks."""
+    several = ("delta = 1e-3", "delta = 1e-3\nimages_per_patient = 2")
+    study = make_study(("target_epsilons = [8.0, inf]", "target_epsilons = [8.0]"), several)
     pretrain(study)
     other = tmp_path_factory.mktemp("other") / "study"
     shutil.copytree(tmp_path, other)

@@ -226,7 +226,7 @@ def test_the_privacy_of_every_dp_run_is_stated(fake_runs: Make) -> None:
     study = fake_runs(TWO, "[1.0, inf]").all().study
     write_report(study)
     text = page_text(study)
-    assert "vindr · patient ε=1 · seed 0 1 1e-05 300 add or remove one patient 1.25 1.5 0.1 40 pld" in text
+    assert "vindr · patient ε=1 · seed 0 1 1e-05 300 zero out one patient 1.25 1.5 0.1 40 pld" in text
     assert "number of units exact count taken as public" in text
     assert "vindr · no DP · seed 0. This model was trained without differential privacy." in text
 

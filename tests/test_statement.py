@@ -6,6 +6,9 @@ import math
 from typing import Any
 
 import pytest
+from dp_accounting import dp_event
+from dp_accounting.pld import PLDAccountant
+from dp_accounting.privacy_accountant import NeighboringRelation
 
 from dpdt.privacy.accounting import epsilon
 from dpdt.privacy.mechanism import Mechanism
@@ -53,7 +56,9 @@ def test_epsilon_is_that_of_the_spent_steps() -> None:
     assert (found["epsilon"], found["num_steps"], found["planned_num_steps"]) == (spent, 150, 200)
     for key in ("unit", "num_units", "sample_rate", "noise_multiplier", "max_grad_norm", "delta", "accountant"):
         assert found[key] == getattr(MECHANISM, key)
-    assert found["neighbouring_relation"] == "add or remove one patient"
+    assert found["neighbouring_relation"] == "zero out one patient"
+    assert "2103.00039" in found["neighbouring_note"]
+    assert "the number of patients is published and counts as fixed" in found["paragraph"]
     assert found["target_epsilon"] == 8.0
 
 
@@ -166,7 +171,7 @@ def test_a_run_that_is_alone_has_nobody_to_be_chosen_from() -> None:
 def test_figures_in_words_are_rounded_up() -> None:
     # 1 - 1e-9 of a bound is none: the true figure must not be above the one that is shown.
     for steps in range(100, 150):
-        found = statement(spent_steps=steps)
+        found = statement(spent_steps=steps, complete=False)
         said = found["paragraph"].split("epsilon = ")[1].split(" ")[0]
         factor = found["paragraph"].split("at most a factor of ")[1].split(", ")[0]
         assert found["epsilon"] <= float(said) <= found["epsilon"] * 1.01
@@ -182,6 +187,59 @@ def test_weights_of_a_file_are_not_taken_as_free() -> None:
     released = {item["what"]: item["accounted"] for item in statement(initial_weights="file w.pt")["other_releases"]}
     assert "not covered by epsilon" in released["initial weights"]
     assert {i["what"]: i["accounted"] for i in statement()["other_releases"]}["initial weights"] == "no cost"
+
+
+@pytest.mark.parametrize(
+    ("ancestry", "said"),
+    [
+        (None, "not known how those were made: for a patient of this training who was in theirs too, this guarantee"),
+        ({"runs": [], "from_random": False}, "not known how those were made: for a patient"),
+        (
+            {"runs": [{"run_id": "a-1", "domain": "a"}], "from_random": False},
+            "beyond a-1 (trained on a): for a patient",
+        ),
+        (
+            {"runs": [{"run_id": "b-1", "domain": "b"}, {"run_id": "a-1", "domain": "a"}], "from_random": True},
+            "b-1 (trained on b), which began with the weights of a-1 (trained on a), from random ones. A patient of",
+        ),
+    ],
+)
+def test_the_paragraph_says_what_is_known_of_the_weights_of_a_file(ancestry: Any, said: str) -> None:
+    assert said in statement(initial_weights="file w.pt", ancestry=ancestry)["paragraph"]
+    assert "began with" not in statement()["paragraph"]
+
+
+def test_a_statement_of_before_gets_todays_words_and_keeps_its_figures() -> None:
+    now = today(statement(initial_weights="file w.pt"), [(8.0, 1e-5)])
+    old = {name: value for name, value in now.items() if name not in ("neighbouring_note", "events", "ancestry")}
+    old |= {"neighbouring_relation": "add or remove one patient", "paragraph": "Words of before."}
+    found = today(old, [(8.0, 1e-5)])
+    assert found["neighbouring_relation"] == "zero out one patient"
+    assert "it is not known how those were made" in found["paragraph"]
+    assert all(found[name] == now[name] for name in ("epsilon", "delta", "num_steps", "selection"))
+    assert today(found, [(8.0, 1e-5)]) is found
+
+
+def rebuilt(event: dict[str, Any]) -> dp_event.DpEvent:
+    """As somebody else would, who has the JSON and dp-accounting and nothing of dpdt."""
+    fields = {name: value for name, value in event.items() if name != "event_type"}
+    if "event" in fields:
+        fields["event"] = rebuilt(fields["event"])
+    if "events" in fields:
+        fields["events"] = [rebuilt(part) for part in fields["events"]]
+    made: dp_event.DpEvent = getattr(dp_event, event["event_type"])(**fields)
+    return made
+
+
+@pytest.mark.parametrize("counts_noise", [None, 5.0])
+def test_the_events_are_enough_to_recompute_epsilon_elsewhere(counts_noise: float | None) -> None:
+    mechanism = dataclasses.replace(MECHANISM, counts_noise=counts_noise, rounding_allowance=0.01)
+    found = json.loads(json.dumps(statement(mechanism)))
+    relation = NeighboringRelation.REPLACE_SPECIAL  # dp-accounting's name of zero-out
+    accountant = PLDAccountant(relation, value_discretization_interval=1e-3).compose(rebuilt(found["events"]))
+    assert accountant.get_epsilon(found["delta"]) == pytest.approx(found["epsilon"], rel=2e-3)
+    assert found["epsilon_optimistic"] < found["epsilon"] < found["epsilon_optimistic"] + 0.03
+    assert statement(mechanism, complete=False)["epsilon_optimistic"] is None
 
 
 def test_a_domain_without_patient_ids_does_not_promise_a_patient_silently() -> None:

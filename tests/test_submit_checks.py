@@ -1,6 +1,8 @@
 """What `dpdt doctor --cluster` finds, with programs that stand for Slurm's."""
 
+import fcntl
 import json
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -134,11 +136,31 @@ def test_a_probe_asks_a_node_as_the_stages_will(make_fake_study: MakeStudy, site
         state, text = checks[name]
         assert (state, text.startswith(f"node7: {python}")) == ("note", True), text
         assert text.endswith(
-            "sees the study and its data, may write; no folder /nowhere, so shards are read where they are"
+            "sees the study and its data, may write, locks hold between it and this machine; "
+            "no folder /nowhere, so shards are read where they are"
         )
     options = asked.read_text().splitlines()
     assert {"--partition=gpu", "--account=lung", "--gpus-per-node=a100:2"} <= set(options)
     assert options.count("--gpus-per-node=a100:2") == 1  # the cohort needs none
+
+
+def test_a_probe_tries_a_lock_that_this_machine_holds_from_the_node(
+    make_fake_study: MakeStudy, site: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_node(site)
+    study = make_fake_study()
+    for domain in study.used_domains:
+        study.root(domain).mkdir(parents=True)
+    assert found(study, probe=True)["a node for cohort"][0] == "good"
+    with monkeypatch.context() as patch:  # locks that are a node's own: the node does not see this one
+        patch.setattr(fcntl, "flock", lambda *_: None)
+        state, text = found(study, probe=True)["a node for cohort"]
+    assert state == "bad"
+    assert "a lock that this machine holds in" in text
+    assert "not -o localflock" in text
+    monkeypatch.setattr(socket, "gethostname", lambda: "node7.cluster")
+    assert found(study, probe=True)["a node for cohort"][1].endswith("locks hold (it is this machine)")
+    assert not list(study.folder.glob(".dpdt-probe-*"))
 
 
 def test_a_probe_says_what_a_node_does_not_have(make_fake_study: MakeStudy, site: FakeSlurm, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Whole trainings on small data: both arms, resumed, interrupted, crashed, refused."""
 
+import fcntl
 import itertools
 import json
 import math
@@ -24,6 +25,7 @@ from dpdt.jobs.checks import check_deltas
 from dpdt.jobs.submit import submit
 from dpdt.privacy.accounting import epsilon
 from dpdt.privacy.clipping.engines import ClippedGradientSum
+from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.ledger import read_spent_steps
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.runs.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
@@ -374,6 +376,53 @@ def test_a_second_process_on_the_same_run_is_refused(study: Study) -> None:
         train(study, DP)
 
 
+def test_where_locks_do_not_exclude_one_of_two_processes_stops_and_the_other_s_ledger_holds(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a file system whose locks are a node's own: both ended "finished", with 320 steps in one ledger.
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    plain, steps, others = dpdt.training.loop.TrainingLoop._take_step, [], []
+
+    def take(self: dpdt.training.loop.TrainingLoop, rows: Any) -> torch.Tensor:
+        if self.step == 5 and not others:
+            others.append("begun on another node")
+            others.append(train(study, DP).status)
+        steps.append(self.step)
+        return plain(self, rows)
+
+    monkeypatch.setattr(dpdt.training.loop.TrainingLoop, "_take_step", take)
+    with pytest.raises(PrivacyError, match="another one trains this run too"):
+        train(study, DP)
+    assert others == ["begun on another node", "finished"]
+    paths = paths_of(study, DP)
+    assert read_spent_steps(paths.ledger) == NUM_STEPS >= len(steps) - 1  # 19 before, one more was in a booked block
+    assert run_done(study, study.run_id(DP))
+    stated = read_json(paths.privacy)
+    assert (stated["complete"], stated["num_steps"]) == (True, NUM_STEPS)
+
+
+def test_no_part_of_a_key_s_numbers_is_drawn_twice_in_a_training(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Batches and noise under one key and one nonce: who knows a batch would know its noise.
+    used, plain = [], KeyStream._next_nonce
+
+    def next_nonce(self: KeyStream) -> bytes:
+        used.append((self.state_dict()["key"], plain(self)))
+        return used[-1][1]
+
+    monkeypatch.setattr(KeyStream, "_next_nonce", next_nonce)
+    torch_s_own = torch.get_rng_state()
+    train(study, DP)
+    assert torch.equal(torch.get_rng_state(), torch_s_own)  # its seed has 32 bits: nothing secret may come from there
+    assert len(set(used)) == len(used) > 2 * NUM_STEPS
+    assert len({key for key, _ in used}) == 2
+
+
+def test_batches_and_noise_from_one_key_are_refused(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KeyStream, "fresh", lambda: KeyStream(bytes(32)))
+    with pytest.raises(PrivacyError, match="batches and noise would come from one key"):
+        train(study, DP)
+
+
 def test_trainings_wait_for_the_pretraining(make_study: MakeStudy) -> None:
     study = make_study()
     with pytest.raises(DpdtError, match=r"pretraining is not finished.*Run `dpdt pretrain"):
@@ -581,6 +630,80 @@ def test_a_dp_run_does_not_start_from_weights_of_its_own_patients(study: Study, 
     other = make_study(("width = 8", f'width = 8\ninit_weights = "{weights}"'))
     with pytest.raises(PrivacyError, match=r"init_weights: .* was trained on uka itself"):
         train(other, DP)
+
+
+def begin_with(make_study: MakeStudy, weights: Path, *, domain: str = "uka") -> Study:
+    """A study that trains on one domain, starting from a file."""
+    role = ('root = "raw/mimic"', 'root = "raw/mimic"\nrole = "study"')
+    return make_study(
+        ("width = 8", f'width = 8\ninit_weights = "{weights}"'),
+        ("num_epochs = 5", f'domains = ["{domain}"]\nnum_epochs = 5'),
+        *((role,) if domain == "mimic" else ()),
+    )
+
+
+def test_weights_that_saw_the_patients_three_trainings_ago_are_refused_wherever_they_lie(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    # uka without DP -> DP on mimic -> DP on uka: the first has no bound, and its patients are those of the third.
+    study = make_study(('[domains.mimic]\nroot = "raw/mimic"\n', ""))
+    train(study, PLAIN)
+    copy = Path(shutil.copy(paths_of(study, PLAIN).weights, tmp_path / "copy.pt"))
+    with pytest.raises(PrivacyError, match=r"copy\.pt was trained on uka itself \(run uka-"):
+        train(begin_with(make_study, copy), DP)
+    on_mimic, cell = begin_with(make_study, copy, domain="mimic"), Cell("mimic", 8.0, 0)
+    train(on_mimic, cell)
+    paths = paths_of(on_mimic, cell)
+    ancestry = read_json(paths.config)["ancestry"]
+    assert [run["run_id"] for run in ancestry["runs"]] == [study.run_id(PLAIN)]
+    assert ancestry["from_random"]
+    released = {item["what"]: item["accounted"] for item in read_json(paths.privacy)["other_releases"]}
+    assert f"{study.run_id(PLAIN)} (trained on uka). For patients of the train split who" in released["initial weights"]
+    assert "from random ones. A patient of this training who was in one" in read_json(paths.privacy)["paragraph"]
+    copy = Path(shutil.copy(paths.weights, tmp_path / "again.pt"))
+    with pytest.raises(PrivacyError, match=r"comes from mimic-.*, whose weights were trained on uka itself \(run uka-"):
+        train(begin_with(make_study, copy), DP)
+    shutil.rmtree(paths_of(study, PLAIN).folder)  # a link that is gone: nobody knows, and the statement says so
+    third = begin_with(make_study, copy)
+    train(third, DP)
+    paragraph = read_json(paths_of(third, DP).privacy)["paragraph"]
+    assert f"not known how those were made beyond {paths.run_id} (trained on mimic): for a patient of this" in paragraph
+
+
+@pytest.mark.parametrize("keyed", [True, False], ids=["keyed", "begun before hashes were keyed"])
+def test_weights_of_the_same_split_under_another_domain_s_name_are_refused(
+    study: Study, make_study: MakeStudy, tmp_path: Path, keyed: bool
+) -> None:
+    train(study, PLAIN)
+    there = tmp_path / "elsewhere"
+    shutil.copytree(study.folder, there / "out")
+    run = there / "out" / "runs" / study.run_id(PLAIN)
+    config = read_json(run / "config.json")
+    if not keyed:
+        data = load_split(study, "uka", "train")
+        config["data"] = {"split_sha256": data.split_sha256, "labels_sha256": data.labels_sha256}
+    (run / "config.json").write_text(json.dumps({**config, "domain": "lung_clinic"}))
+    shutil.rmtree(study.paths.runs)
+    again = begin_with(make_study, run / "checkpoints" / "final.pt")
+    with pytest.raises(PrivacyError, match="was trained on uka itself under the name lung_clinic"):
+        train(again, DP)
+    # Other labels of images with the same names: another hospital that numbers them from 0, too.
+    name = "labels_hmac" if keyed else "labels_sha256"
+    config["data"][name] = "0" * 64
+    (run / "config.json").write_text(json.dumps({**config, "domain": "lung_clinic"}))
+    assert train(again, DP).status == "finished"
+
+
+def test_a_run_with_weights_of_a_file_that_was_begun_before_goes_on(make_study: MakeStudy, tmp_path: Path) -> None:
+    study = begin_with(make_study, tmp_path / "w.pt")
+    torch.save(build_model(study.model).state_dict(), tmp_path / "w.pt")
+    train(study, DP, stop=StopAfter(8))
+    paths = paths_of(study, DP)
+    config = read_json(paths.config)
+    assert config.pop("ancestry") == {"runs": [], "from_random": False}
+    paths.config.write_text(json.dumps(config))
+    assert train(study, DP).status == "finished"
+    assert "It began with weights of a file w.pt, and it is not known" in read_json(paths.privacy)["paragraph"]
 
 
 def test_a_run_begun_before_rounding_was_accounted_for_keeps_its_noise(study: Study) -> None:

@@ -9,7 +9,8 @@ and are compared by them; their privacy statement says so.
 import hmac
 import secrets
 from collections.abc import Mapping
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Self
 
 from dpdt.base.files import atomic_path, exclusive_lock, read_json
 from dpdt.errors import CohortError, DpdtError
@@ -33,6 +34,26 @@ class DataKey:
     def __init__(self, key: bytes) -> None:
         self._key = key
         self.key_id = self.hash("key_id", "")[:16]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The key in a file.
+
+        Raises:
+            OSError: There is none.
+            CohortError: The file is damaged.
+        """
+        try:
+            key = bytes.fromhex(path.read_text(encoding="ascii"))
+        except ValueError as err:
+            raise CohortError(
+                f"{path}: no key (expected {2 * KEY_BYTES} hexadecimal digits). {_way_out(path.parent.parent)}"
+            ) from err
+        if len(key) != KEY_BYTES:
+            raise CohortError(
+                f"{path}: no key ({len(key)} bytes, expected {KEY_BYTES}). {_way_out(path.parent.parent)}"
+            )
+        return cls(key)
 
     def hash(self, name: str, plain: str) -> str:
         """Keyed hash of a plain one, in hexadecimal.
@@ -58,15 +79,7 @@ def data_key(study: Study) -> DataKey:
                 with atomic_path(path) as temporary:
                     temporary.chmod(0o600)
                     temporary.write_text(secrets.token_hex(KEY_BYTES) + "\n", encoding="ascii")
-    try:
-        key = bytes.fromhex(path.read_text(encoding="ascii"))
-    except ValueError as err:
-        raise CohortError(
-            f"{path}: no key (expected {2 * KEY_BYTES} hexadecimal digits). {_way_out(study.paths)}"
-        ) from err
-    if len(key) != KEY_BYTES:
-        raise CohortError(f"{path}: no key ({len(key)} bytes, expected {KEY_BYTES}). {_way_out(study.paths)}")
-    return DataKey(key)
+    return DataKey.read(path)
 
 
 def recorded_hashes(study: Study, plain: Mapping[str, str], *, frozen: Mapping[str, Any] | None) -> dict[str, str]:
@@ -93,7 +106,7 @@ def recorded_hashes(study: Study, plain: Mapping[str, str], *, frozen: Mapping[s
     if frozen is not None and frozen["key_id"] != key.key_id:
         raise CohortError(
             f"{study.paths.data_key}: not the key that this run's data was hashed with, so it is not known whether "
-            f"that data is still the same. {_way_out(study.paths)}"
+            f"that data is still the same. {_way_out(study.folder)}"
         )
     return {"key_id": key.key_id, **{keyed[name]: key.hash(name, value) for name, value in plain.items()}}
 
@@ -113,13 +126,13 @@ def _refuse_if_lost(study: Study) -> None:
         if lost:
             raise CohortError(
                 f"{study.paths.data_key}: missing, but {config.parent.name} was hashed with it, so it is not known "
-                f"whether its data is still the same. {_way_out(study.paths)}"
+                f"whether its data is still the same. {_way_out(study.folder)}"
             )
 
 
-def _way_out(paths: StudyPaths) -> str:
+def _way_out(folder: Path) -> str:
     return (
         "Restore it from a backup. If there is none, and you know that cohort, labels and shards are unchanged since, "
-        f'remove this file, and the line "key_id" from config.json of each folder in {paths.runs}: those runs '
-        "are then not checked."
+        f'remove this file, and the line "key_id" from config.json of each folder in {StudyPaths(folder).runs}: those '
+        "runs are then not checked."
     )

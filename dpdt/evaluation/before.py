@@ -4,12 +4,12 @@ A public pretraining has a run folder of its own. The file may change, so its ch
 another file is made again.
 """
 
-import functools
 from pathlib import Path
 from typing import Any
 
 from dpdt.base.files import file_state, read_json, sha256_file
 from dpdt.base.vocabulary import LABELS
+from dpdt.runs.ancestors import ancestry, sha256_once
 from dpdt.runs.config import freeze_config, frozen_settings
 from dpdt.runs.read import is_synthetic
 from dpdt.runs.state import write_state
@@ -72,22 +72,16 @@ def begun_given(paths: RunPaths, weights: Path) -> dict[str, Any] | None:
     config: dict[str, Any] = read_json(paths.config)
     if state is None:  # it is gone, so it cannot have become another
         return config
-    return config if config["initial_weights"]["sha256"] == _sha256_once(weights, *state) else None
-
-
-@functools.lru_cache(maxsize=8)
-def _sha256_once(file: Path, *_state: int) -> str:
-    """Check sum of a file in this state: each look at the study's tasks asks for it."""
-    return sha256_file(file)
+    return config if config["initial_weights"]["sha256"] == sha256_once(weights, *state) else None
 
 
 def _why_not(study: Study, weights: Path) -> str:
     from dpdt.training.networks.build import build_model
-    from dpdt.training.networks.weights import load_weights, trained_on
+    from dpdt.training.networks.weights import load_weights
 
     if not load_weights(build_model(study.model, folder=study.file.parent), weights, new_head=True):
         return f"{weights.name} has no head for the labels {', '.join(LABELS)}"
-    seen = trained_on(weights)
-    if seen is not None and seen.get("domain") in study.train_domains:
-        return f"{weights.name} was trained on {seen['domain']} itself (run {seen.get('run_id')})"
+    for run in ancestry(weights, runs=study.paths.runs).runs:
+        if run.domain in study.train_domains:
+            return f"{weights.name} was trained on {run.domain} itself (run {run.paths.run_id})"
     return ""

@@ -35,6 +35,7 @@ __all__ = [
     "check_delta",
     "delta_protects",
     "epsilon",
+    "optimistic_epsilon",
     "spent_epsilon",
 ]
 
@@ -51,6 +52,7 @@ MAX_PRV_EPSILON: Final = 50.0
 MAX_PRV_STEPS: Final = 10**6
 # Below about this Opacus refuses: rounding would dominate.
 MIN_PRV_DELTA: Final = 1e-12
+PRV_ERROR: Final = 0.01  # of epsilon, to either side: Opacus' own default
 # A calibrated sigma spends between this part of the target and the target.
 CALIBRATION_FLOOR: Final = 0.995
 BRACKET_FACTOR: Final = 1.25
@@ -153,6 +155,30 @@ def spent_epsilon(
     # Less noise than there is costs more, so the most that the accountants' series bear is a bound for any above it.
     sigma = min(float(noise_multiplier), MAX_NOISE_MULTIPLIER)
     return _spent(sigma, float(sample_rate), int(num_steps), float(delta), accountant, once)
+
+
+def optimistic_epsilon(
+    *, noise_multiplier: float, sample_rate: float, num_steps: int, delta: float, gaussian_noise: float | None = None
+) -> float | None:
+    """A lower bound on what ``epsilon`` bounds from above: between them lies what the accountant does not know.
+
+    It says how tight the reported epsilon is, and protects nobody: the guarantee is the upper bound.
+
+    Returns:
+        The lower bound of ``prv`` (Gopi, Lee & Wutschitz 2021, arXiv 2106.02848, theorem 5.5), or the exact epsilon
+        where there is no sampling; None where neither has a finite answer.
+
+    >>> optimistic_epsilon(noise_multiplier=2.0, sample_rate=1.0, num_steps=4, delta=1e-5)
+    4.377178137...
+    """
+    values = {"sample_rate": sample_rate, "num_steps": num_steps, "delta": delta, "gaussian_noise": gaussian_noise}
+    spent = spent_epsilon(noise_multiplier=noise_multiplier, **values)  # type: ignore[arg-type]
+    if spent.accountant == EXACT or spent.epsilon in (0.0, math.inf):
+        return spent.epsilon if math.isfinite(spent.epsilon) else None
+    once = None if gaussian_noise is None else float(gaussian_noise)
+    sigma = min(float(noise_multiplier), MAX_NOISE_MULTIPLIER)
+    bounds = _prv_bounds(sigma, float(sample_rate), int(num_steps), float(delta), once)
+    return None if bounds is None else min(bounds[0], spent.epsilon)
 
 
 def calibrate_noise_multiplier(
@@ -393,6 +419,13 @@ def _rdp_epsilon(sigma: float, rate: float, steps: int, delta: float, once: floa
 
 def _prv_epsilon(sigma: float, rate: float, steps: int, delta: float, once: float | None) -> float | None:
     """Opacus' upper bound where it is quick and finite; None elsewhere (the rdp bound is not below it)."""
+    bounds = _prv_bounds(sigma, rate, steps, delta, once)
+    return None if bounds is None else bounds[1]
+
+
+@functools.lru_cache(maxsize=1024)
+def _prv_bounds(sigma: float, rate: float, steps: int, delta: float, once: float | None) -> tuple[float, float] | None:
+    """Opacus' lower and upper bound."""
     if steps > MAX_PRV_STEPS or delta < MIN_PRV_DELTA or delta <= 2 * _lost_to_rounding(steps):
         return None
     if _rdp_epsilon(sigma, rate, steps, delta, once) > MAX_PRV_EPSILON:
@@ -404,5 +437,9 @@ def _prv_epsilon(sigma: float, rate: float, steps: int, delta: float, once: floa
     with warnings.catch_warnings(), np.errstate(divide="ignore"):  # log(1 - q) of a release over all units
         # Opacus sizes its grid with RDP and says so when its largest order is the best one; any order is a bound.
         warnings.filterwarnings("ignore", message="Optimal order is the", category=UserWarning)
-        found = float(accountant.get_epsilon(delta))
-    return max(0.0, found) if math.isfinite(found) else None
+        errors = {
+            "eps_error": PRV_ERROR,
+            "delta_error": delta / 1000,
+        }  # as PRVAccountant.get_epsilon, which has one end
+        low, _, high = accountant._get_dprv(**errors).compute_epsilon(delta, errors["delta_error"], PRV_ERROR)
+    return (max(0.0, float(low)), max(0.0, float(high))) if math.isfinite(high) else None

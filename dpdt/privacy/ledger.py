@@ -8,6 +8,10 @@ is spent: a crash can make the spent budget larger than what was used, never sma
 Each line carries a checksum over itself and the line before, so an altered, missing or reordered line is found. A
 crash while a line is written leaves a part of a line at the end of the file; that line's steps were never taken, and it
 is cut off.
+
+A run's lock keeps other processes away, where the file system has locks that hold between nodes. The ledger does not
+rely on that: before and after each line it looks whether the file is as this process left it. Of two processes that
+train one run, one stops before its next block, and no line is written over.
 """
 
 import hashlib
@@ -36,7 +40,8 @@ class Ledger:
         num_steps: Steps that may be spent in all.
 
     Raises:
-        PrivacyError: The file is damaged, or belongs to another mechanism.
+        PrivacyError: The file is damaged, or belongs to another mechanism; in all methods that write: another process
+            has written to it.
     """
 
     def __init__(self, path: Path, *, mechanism: Mapping[str, Any], num_steps: int) -> None:
@@ -44,15 +49,16 @@ class Ledger:
         self._num_steps = num_steps
         self._open_block = 0  # steps of the last block if this process reserved it, else 0
         self._used = 0  # of them, steps that were taken
-        entries, self._check, whole_bytes = _read(path)
+        entries, self._check, whole = _read(path)
+        self._size, self._last_line = len(whole), whole[whole[:-1].rfind(b"\n") + 1 :]
         make_folder(path.parent)
         self._stream = path.open("ab", buffering=0)
         try:
-            if path.stat().st_size > whole_bytes:
-                self._stream.truncate(whole_bytes)
+            self._cut_off_part()
             if entries:
                 _compare(path, entries[0], mechanism)
-                _end_last_line(self._stream, path)
+                if not self._last_line.endswith(b"\n"):
+                    self._write(b"\n", last_line=self._last_line + b"\n")
             else:
                 self._append({"event": "open", "format": FORMAT, **mechanism})
                 sync_folder(path.parent)
@@ -120,21 +126,67 @@ class Ledger:
         if rest:
             self._append({"event": "settle", "unused": rest, "spent_steps": self._spent - rest})
             self._spent -= rest
+        else:
+            self._refuse_strangers()
         self._open_block = self._used = 0
 
+    def read_again(self) -> int:
+        """Spent steps as the file has them, all of it read once more: what a statement that is complete says.
+
+        Raises:
+            PrivacyError: It is damaged, or not as this process left it.
+        """
+        self._refuse_strangers()
+        entries, _, _ = _read(self._path)
+        if (spent := _spent(self._path, entries)) != self._spent:
+            raise PrivacyError(f"{self._path}: {spent} steps are in the file, this process booked {self._spent}.")
+        return spent
+
+    def _refuse_strangers(self) -> None:
+        """The file ends as this process left it. Opened anew: so a file system of a network asks its server."""
+        try:
+            with self._path.open("rb") as stream:
+                stream.seek(self._size - len(self._last_line))
+                as_left = stream.read() == self._last_line
+        except FileNotFoundError:
+            as_left = False
+        if not as_left:
+            self._stream.close()  # nothing may follow
+            raise PrivacyError(
+                f"{self._path}: not as this process left it, so another one trains this run too, or the file was "
+                "exchanged. Locks do not keep processes apart on this file system (`dpdt doctor STUDY --cluster "
+                "--probe` tries them). This process stops; no step was taken without an entry. Let one process alone "
+                "go on, and move the study to a file system with locks."
+            )
+
+    def _cut_off_part(self) -> None:
+        """Remove the part of a line that a crash left at the end; a whole line would be another process's."""
+        if self._path.stat().st_size > self._size:
+            if b"\n" not in self._path.read_bytes()[self._size :]:
+                self._stream.truncate(self._size)
+            self._refuse_strangers()
+
     def _append(self, entry: dict[str, Any]) -> None:
+        if self._stream.closed:
+            raise _unwritable(self._path, "nothing may follow a line that failed")
+        self._refuse_strangers()
         check = _check(self._check, entry)
         line = json.dumps({**entry, "check": check}, allow_nan=False).encode() + b"\n"
+        self._write(line, last_line=line)
+        self._check = check
+
+    def _write(self, line: bytes, *, last_line: bytes) -> None:
         try:
             written = self._stream.write(line)
             os.fsync(self._stream.fileno())
-        except (OSError, ValueError) as err:  # ValueError: closed after an earlier failure
+        except OSError as err:
             self._stream.close()
             raise _unwritable(self._path, str(err)) from err
         if written != len(line):
             self._stream.close()  # nothing may follow half a line
             raise _unwritable(self._path, f"only {written} of {len(line)} bytes were taken; the disk may be full")
-        self._check = check
+        self._size, self._last_line = self._size + len(line), last_line
+        self._refuse_strangers()  # two that looked at once both wrote: the later one, or both, find it here
 
 
 def read_spent_steps(path: Path) -> int:
@@ -162,12 +214,12 @@ def _check(previous: str, entry: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:CHECK_CHARACTERS]
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], str, int]:
-    """Entries, the last one's checksum, and how many bytes of the file they take."""
+def _read(path: Path) -> tuple[list[dict[str, Any]], str, bytes]:
+    """Entries, the last one's checksum, and their bytes."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return [], "", 0
+        return [], "", b""
     entries: list[dict[str, Any]] = []
     check, whole_bytes = "", 0
     *lines, rest = content.split(b"\n")
@@ -184,7 +236,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], str, int]:
         check = entry.pop("check")
         entries.append(entry)
         whole_bytes = min(whole_bytes + len(line) + 1, len(content))
-    return entries, check, whole_bytes
+    return entries, check, content[:whole_bytes]
 
 
 def _entry(line: bytes, previous: str) -> dict[str, Any] | None:
@@ -197,13 +249,6 @@ def _entry(line: bytes, previous: str) -> dict[str, Any] | None:
         return None
     body = {key: value for key, value in entry.items() if key != "check"}
     return entry if entry.get("check") == _check(previous, body) else None
-
-
-def _end_last_line(stream: Any, path: Path) -> None:
-    """Add the line end that a crash cut off from a last line which is otherwise whole."""
-    if not path.read_bytes().endswith(b"\n"):
-        stream.write(b"\n")
-        os.fsync(stream.fileno())
 
 
 def _compare(path: Path, first: Mapping[str, Any], mechanism: Mapping[str, Any]) -> None:

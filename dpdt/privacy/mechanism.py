@@ -5,7 +5,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
 from dpdt.errors import PrivacyError
-from dpdt.privacy.accounting import Spent, calibrate_noise_multiplier, check_delta, spent_epsilon
+from dpdt.privacy.accounting import (
+    Spent,
+    calibrate_noise_multiplier,
+    check_delta,
+    optimistic_epsilon,
+    spent_epsilon,
+)
 from dpdt.study.settings import PrivacySettings
 
 __all__ = ["Mechanism"]
@@ -139,6 +145,30 @@ class Mechanism:
             accountant=self.accountant,
             gaussian_noise=self.counts_noise,
         )
+
+    def optimistic(self, steps: int) -> float | None:
+        """A lower bound on what so many steps spend; None where there is none (`optimistic_epsilon`)."""
+        return optimistic_epsilon(
+            noise_multiplier=self.accounted_noise_multiplier,
+            sample_rate=self.sample_rate,
+            num_steps=steps,
+            delta=self.delta,
+            gaussian_noise=self.counts_noise,
+        )
+
+    def events(self, steps: int) -> dict[str, Any]:
+        """What so many steps and the counts of labels are to an accountant, for a recomputation elsewhere.
+
+        Returns:
+            JSON-like: a tree of dp-accounting's events, each with the name of its class as ``event_type`` and that
+            class' own fields.
+        """
+        gaussian = {"event_type": "GaussianDpEvent", "noise_multiplier": self.accounted_noise_multiplier}
+        step = {"event_type": "PoissonSampledDpEvent", "sampling_probability": self.sample_rate, "event": gaussian}
+        events: list[dict[str, Any]] = [{"event_type": "SelfComposedDpEvent", "count": steps, "event": step}]
+        if self.counts_noise is not None:
+            events.append({"event_type": "GaussianDpEvent", "noise_multiplier": self.counts_noise})
+        return {"event_type": "ComposedDpEvent", "events": events}
 
     def as_dict(self) -> dict[str, Any]:
         """For the ledger's first line and the config."""

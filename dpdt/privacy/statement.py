@@ -1,7 +1,7 @@
 """The privacy statement of a run (`privacy.json`): what is protected, how strongly, and what else was released."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -39,6 +39,8 @@ class StatedRun:
         initial_weights: Where the weights before the first step came from.
         randomness: ``cryptographic`` or ``seeded``.
         max_images_per_patient: Images of the patient with most in the train split.
+        ancestry: Of initial weights from a file or a pretraining: ``runs`` that made them, the last one first, and
+            ``from_random``, whether the first of them began with random weights. None: random weights, or not known.
         patients_known: False where the data names no patients and each image counts as one.
     """
 
@@ -48,6 +50,7 @@ class StatedRun:
     initial_weights: str
     randomness: str
     max_images_per_patient: int
+    ancestry: Mapping[str, Any] | None = None
     patients_known: bool = True
 
 
@@ -71,7 +74,7 @@ def privacy_statement(mechanism: Mechanism, run: StatedRun, *, spent_steps: int,
         "domain": run.domain,
         "mechanism": "DP-SGD: Poisson-subsampled Gaussian mechanism",
         "unit": mechanism.unit,
-        "neighbouring_relation": f"add or remove one {mechanism.unit}",
+        **_neighbours(mechanism.unit),
         "num_units": mechanism.num_units,
         "sample_rate": mechanism.sample_rate,
         "noise_multiplier": mechanism.noise_multiplier,
@@ -86,10 +89,13 @@ def privacy_statement(mechanism: Mechanism, run: StatedRun, *, spent_steps: int,
         "delta": mechanism.delta,
         "accountant": answered_by,
         "epsilon": spent if math.isfinite(spent) else None,
+        "epsilon_optimistic": mechanism.optimistic(spent_steps) if complete else None,
+        "events": mechanism.events(spent_steps),
         "target_epsilon": mechanism.target_epsilon,
         "complete": complete,
         "randomness": run.randomness,
         "initial_weights": run.initial_weights,
+        "ancestry": run.ancestry,
         "selection": selection_cost([(mechanism.target_epsilon, mechanism.delta)]),
         "other_releases": _other_releases(run, counts_noise=mechanism.counts_noise, private=True),
         "paragraph": "",
@@ -121,6 +127,7 @@ def statement_without_privacy(run: StatedRun, *, unit: str, num_units: int, num_
         "mechanism": "none",
         "unit": unit,
         "neighbouring_relation": None,
+        "neighbouring_note": None,
         "num_units": num_units,
         "sample_rate": None,
         "noise_multiplier": None,
@@ -135,10 +142,13 @@ def statement_without_privacy(run: StatedRun, *, unit: str, num_units: int, num_
         "delta": None,
         "accountant": None,
         "epsilon": None,
+        "epsilon_optimistic": None,
+        "events": None,
         "target_epsilon": None,
         "complete": True,
         "randomness": "seeded",
         "initial_weights": run.initial_weights,
+        "ancestry": run.ancestry,
         "selection": None,
         "other_releases": _other_releases(run, private=False),
         "paragraph": f"This model was trained on the images of {run.domain} without differential privacy. There is no "
@@ -196,7 +206,7 @@ def selection_cost(budgets: Sequence[tuple[float, float]]) -> dict[str, Any]:
 def brought_up_to_date(
     statement: dict[str, Any], *, budgets: Sequence[tuple[float, float]], plain_hashes: bool, as_of: str
 ) -> dict[str, Any]:
-    """A statement with today's count of runs on the same patients; the same object where nothing is new.
+    """A statement with today's count of runs on the same patients, in today's words; the same object if nothing is new.
 
     Args:
         statement: Of a run; without DP, or without a selection, it stays as it is.
@@ -213,10 +223,25 @@ def brought_up_to_date(
     releases = [entry for entry in statement["other_releases"] if entry["what"] != PLAIN_HASHES["what"]]
     if plain_hashes:
         releases.append(PLAIN_HASHES)
-    if selection == before and releases == statement["other_releases"]:
-        return statement
-    now = {**statement, "selection": selection, "other_releases": releases}
-    return {**now, "paragraph": _paragraph(now)}
+    now = {
+        **statement,
+        **_neighbours(statement["unit"]),  # of a statement of before: the same numbers hold for both relations
+        "selection": selection,
+        "other_releases": releases,
+    }
+    now["paragraph"] = _paragraph(now)
+    return statement if now == statement else now
+
+
+def _neighbours(unit: str) -> dict[str, str]:
+    """Exact numbers that depend on how many units there are go with a relation that leaves their number alone."""
+    note = (
+        f"Two data sets are neighbours if one has a blank record in place of one {unit}: drawn like any other, with no "
+        "gradient. So num_units, and with it sample_rate and num_steps, are the same for both and may be published "
+        "exactly (zero-out: Kairouz et al. 2021, arXiv 2103.00039; Ponomareva et al. 2023, arXiv 2303.00654). The "
+        f"accountants' bounds for adding or removing one {unit} are the same numbers, with these values fixed."
+    )
+    return {"neighbouring_relation": f"zero out one {unit}", "neighbouring_note": note}
 
 
 def _rounding_note(allowance: float | None) -> str:
@@ -262,9 +287,7 @@ def _other_releases(run: StatedRun, *, private: bool, counts_noise: float | None
         {
             "what": "initial weights",
             "source": run.initial_weights,
-            "accounted": f"dpdt did not make them. If patients of the train split were in their training: {not_covered}"
-            if run.initial_weights.startswith("file ")
-            else "no cost",
+            "accounted": _cost_of_initial(run, not_covered),
         },
         {"what": "number of units", "source": "exact count of the train split", "accounted": "taken as public"},
         {
@@ -301,6 +324,39 @@ def _other_releases(run: StatedRun, *, private: bool, counts_noise: float | None
     ]
 
 
+def _cost_of_initial(run: StatedRun, not_covered: str) -> str:
+    if not run.initial_weights.startswith("file "):
+        return "no cost"
+    if run.ancestry and run.ancestry["from_random"]:
+        return (
+            f"{_made_by(run.ancestry)}. For patients of the train split who were in their training too: {not_covered}"
+        )
+    return f"it is not known how they began. If patients of the train split were in their training: {not_covered}"
+
+
+def _made_by(ancestry: Mapping[str, Any]) -> str:
+    """The trainings of a chain in words."""
+    runs = [f"{run['run_id']} (trained on {run['domain']})" for run in ancestry["runs"]]
+    return ", which began with the weights of ".join(runs)
+
+
+def _initial_caveat(statement: Mapping[str, Any]) -> list[str]:
+    """What a guarantee for the steps cannot say of the weights before them."""
+    if not str(statement.get("initial_weights")).startswith("file "):
+        return []
+    ancestry, unit = statement.get("ancestry"), statement["unit"]
+    if ancestry and ancestry["from_random"]:
+        return [
+            f"It began with weights that dpdt trained: {_made_by(ancestry)}, from random ones. A {unit} of this "
+            "training who was in one of those too has no guarantee here for what those weights keep of them."
+        ]
+    known = f" beyond {_made_by(ancestry)}" if ancestry and ancestry["runs"] else ""
+    return [
+        f"It began with weights of a {statement['initial_weights']}, and it is not known how those were made{known}: "
+        f"for a {unit} of this training who was in theirs too, this guarantee does not hold."
+    ]
+
+
 def _cost_of_weights(class_weights: str, counts_noise: float | None) -> str:
     if class_weights != "private":
         return "no cost"
@@ -318,10 +374,11 @@ def _paragraph(statement: dict[str, Any]) -> str:
         f"privacy: epsilon = {spent} and delta = {statement['delta']:g} for each {unit}.",
         f"That means: leaving {removed} out of the training, or adding them, changes the probability of anything that "
         f"can be concluded from the model by at most {factor}, apart from events of probability "
-        f"{statement['delta']:g}.",
+        f"{statement['delta']:g}; the number of {unit}s is published and counts as fixed.",
         f"It holds whatever else an attacker knows, for every {unit} of the training data, and for everything computed "
         "from the weights later.",
         "It does not cover what is learned about people in general, nor the items of `other_releases`.",
+        *_initial_caveat(statement),
     ]
     if not statement["complete"]:
         parts.insert(1, "The training is not complete; the epsilon is what the whole of it may spend.")

@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 # Recorded in the config beside the settings, but a run may be resumed with other values: they change no result.
-FREE_KEYS: Final = ("created", "versions", "device", "instruction_set", "physical_batch_size")
+FREE_KEYS: Final = ("created", "versions", "device", "instruction_set", "physical_batch_size", "ancestry")
 LIBRARIES: Final = ("dpdt", "torch", "numpy", "opacus", "dp-accounting")
 
 

@@ -61,13 +61,15 @@ def toss_coins(paths: RunPaths, canaries: int, *, seed: str | None) -> NDArray[n
 
 @dataclass(frozen=True)
 class CanaryData(DomainData):
-    """A train split, and after its images those of all canaries, one each.
+    """A train split, and after its images those of all canaries, side by side.
 
     Attributes:
         included: Whether each canary is in the training, shape (m,).
+        images_each: Images of a canary: as many as are taken of a drawn patient, so that each of them counts.
     """
 
     included: NDArray[np.bool_]
+    images_each: int
 
     @property
     def num_patients_images(self) -> int:
@@ -77,10 +79,12 @@ class CanaryData(DomainData):
     @property
     def present(self) -> NDArray[np.bool_]:
         """Whether each image takes part, shape (images,)."""
-        return np.concatenate((np.ones(self.num_patients_images, dtype=bool), self.included))
+        return np.concatenate(
+            (np.ones(self.num_patients_images, dtype=bool), np.repeat(self.included, self.images_each))
+        )
 
     def __len__(self) -> int:
-        return self.num_patients_images + len(self.included)
+        return self.num_patients_images + len(self.included) * self.images_each
 
     def images(
         self, rows: NDArray[np.int64], *, out: NDArray[np.uint8] | None = None, num_threads: int = 1
@@ -90,7 +94,7 @@ class CanaryData(DomainData):
         real = rows < self.num_patients_images
         if real.any():
             found[real] = super().images(rows[real], num_threads=num_threads)
-        numbers = rows[~real] - self.num_patients_images
+        numbers = (rows[~real] - self.num_patients_images) // self.images_each
         codes = np.zeros((len(numbers), self.size * self.size), dtype=np.uint8)
         codes[:, : len(MAGIC)] = np.frombuffer(MAGIC, dtype=np.uint8)
         for place in range(CODE_PIXELS):
@@ -99,13 +103,14 @@ class CanaryData(DomainData):
         return found
 
 
-def with_canaries(data: DomainData, included: NDArray[np.bool_]) -> CanaryData:
-    """Add canaries to a train split; each is a separate unit without known labels."""
+def with_canaries(data: DomainData, included: NDArray[np.bool_], *, images_each: int = 1) -> CanaryData:
+    """Add canaries to a train split; each is a separate unit, of so many images without known labels."""
     fields = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
-    unknown = np.full((len(included), len(LABELS)), np.nan, dtype=np.float32)
+    unknown = np.full((len(included) * images_each, len(LABELS)), np.nan, dtype=np.float32)
     fields["labels"] = np.concatenate((data.labels, unknown))
-    fields["units"] = np.concatenate((data.units, data.num_units + np.arange(len(included))))
-    return CanaryData(**fields, included=included)
+    numbers = np.repeat(np.arange(len(included)), images_each)
+    fields["units"] = np.concatenate((data.units, data.num_units + numbers))
+    return CanaryData(**fields, included=included, images_each=images_each)
 
 
 class CanaryModel(nn.Module):
@@ -123,6 +128,9 @@ class CanaryModel(nn.Module):
     squares: Tensor  # of its squares
     draws: Tensor  # how often each unit was drawn
     steps: Tensor
+    sized_steps: Tensor  # steps of which the batch size was counted: all, except in a twin that was begun before
+    size_squares: Tensor  # sum over them of the square of (units drawn - units expected)
+    most_moved: Tensor  # the most that one canary moved the sum of a step by, before noise
 
     def __init__(self, network: nn.Module, *, num_canaries: int, num_units: int) -> None:
         super().__init__()
@@ -133,6 +141,15 @@ class CanaryModel(nn.Module):
         self.register_buffer("squares", torch.zeros(num_canaries, dtype=torch.float64))
         self.register_buffer("draws", torch.zeros(num_units, dtype=torch.int64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("sized_steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("size_squares", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("most_moved", torch.zeros((), dtype=torch.float64))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """A checkpoint of before has no batch sizes and no largest move: they are counted from there on."""
+        for name in ("sized_steps", "size_squares", "most_moved"):
+            state_dict.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 1, size, size) to (n, labels + 1): the logits, and the canary's weight (0 for a patient's image)."""
@@ -168,11 +185,20 @@ class CanaryLoop(TrainingLoop):
     def _parts(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         return super()._parts(rows[self.data.present[rows]])
 
+    def _release(self) -> None:
+        for parameter, total in zip(self.gradients.parameters, self.gradients.partial_sums(), strict=True):
+            if parameter is self.model.canaries.weight:
+                torch.maximum(self.model.most_moved, total.abs().max().double(), out=self.model.most_moved)
+        super()._release()
+
     def _take_step(self, rows: NDArray[np.int64]) -> Tensor:
         losses = super()._take_step(rows)
         released = self.model.canaries.weight.grad[0].double() * self.plan.expected_batch_size
         self.model.released += released
         self.model.squares += released.square()
-        self.model.draws[torch.from_numpy(np.unique(self.data.units[rows])).to(self.plan.device)] += 1
+        drawn = np.unique(self.data.units[rows])
+        self.model.draws[torch.from_numpy(drawn).to(self.plan.device)] += 1
         self.model.steps += 1
+        self.model.sized_steps += 1
+        self.model.size_squares += (len(drawn) - len(self.model.draws) * self.plan.sample_rate) ** 2
         return losses

@@ -79,7 +79,7 @@ class TrainingLoop:
             self.model.load_state_dict(checkpoint["model"])
             load_optimizer(self.optimizer, checkpoint["optimizer"])
         self.sampler = make_sampler(plan, data, streams["sampling"])
-        check_sampling(plan, self.sampler)
+        check_sampling(plan, self.sampler, data)
         self.noise = streams["noise"]
         self.gradients = self._gradient_sum()
         self._guard = None if plan.mechanism is None else Guard(self.network, size=data.size)
@@ -206,11 +206,15 @@ class TrainingLoop:
         if self._guard is not None:
             self._refuse(self._guard.step_problem())
         self.ranks.add(self.gradients.partial_sums())
-        self.gradients.release(expected_batch_size=plan.expected_batch_size)
+        self._release()
         self.optimizer.step()
         if self._guard is not None:
             self._guard.stepped()
         return total
+
+    def _release(self) -> None:
+        """Put the noisy sum, over the expected batch size, where the optimizer takes it from."""
+        self.gradients.release(expected_batch_size=self.plan.expected_batch_size)
 
     def _on_device(self, numbers: NDArray[np.int64]) -> Tensor:
         """Whole numbers where the model is; a GPU's queue of work is not waited for."""

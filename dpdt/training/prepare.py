@@ -18,6 +18,7 @@ from dpdt.privacy.sampling import num_steps_for, sample_rate_for
 from dpdt.privacy.statement import StatedRun, privacy_statement, statement_without_privacy
 from dpdt.runs.config import freeze_config, frozen_settings
 from dpdt.shards.dataset import DomainData
+from dpdt.training.canaries import CanaryData
 from dpdt.training.device import device_name, instruction_set
 from dpdt.training.networks.custom import model_code
 from dpdt.training.physical_batch_size import find_physical_batch_size, largest_batch
@@ -58,6 +59,7 @@ class Prepared:
             domain=self.run.domain,
             class_weights=choice if isinstance(choice, str) else "given",
             initial_weights=self.config["initial_weights"]["source"],
+            ancestry=self.config.get("ancestry"),
             randomness=self.config["randomness"],
             max_images_per_patient=int(patients.value_counts().max()),
             patients_known=bool((patients != self.data.frame["image_id"]).any()),
@@ -87,7 +89,7 @@ def prepare(
         run: Which training.
         data: Its train split.
         model: The network, for the ways to its gradients' norms: others would round otherwise.
-        initial: Where the first weights come from, for the config.
+        initial: Where the first weights come from, as the config has it.
         device: Where to compute.
 
     Raises:
@@ -99,7 +101,7 @@ def prepare(
     config = {
         **_what_is_trained(run, data, frozen),
         **_as_recorded(schedule),
-        "initial_weights": initial,
+        **initial,
         "randomness": "seeded" if run.seeded else "cryptographic",
         "synthetic": data.synthetic,
         "device": device_name(device),
@@ -173,6 +175,8 @@ def _of_some_runs(run: TrainingRun, data: DomainData, model: nn.Module) -> dict[
     found: dict[str, Any] = {}
     if run.canaries:
         found["canaries"] = {"canaries": run.canaries, "coins_sha256": sha256_file(run.paths.coins)}
+        if isinstance(data, CanaryData) and data.images_each > 1:
+            found["canaries"]["images_each"] = data.images_each
     if run.target_epsilon is not None:
         ways = CLIPPING[run.study.privacy.clipping].choose_ways(model, size=data.size)
         found |= {"clipping_ways": ways} if ways else {}

@@ -4,8 +4,9 @@ After an orderly stop the checkpoint's streams go on. After a crash numbers of t
 streams get new keys: no noise is drawn twice, and the steps that are taken again are paid for again.
 """
 
-from typing import Any
+from typing import Any, Final
 
+import pandas as pd
 import torch
 
 from dpdt.errors import PrivacyError
@@ -19,6 +20,9 @@ from dpdt.training.plan import TrainingPlan
 from dpdt.training.ranks import ALONE, Ranks
 
 __all__ = ["check_sampling", "load_optimizer", "make_sampler", "open_ledger", "open_streams"]
+
+# Each has a secret key of its own: both number their draws from 0, and a key's draws are never used twice.
+STREAMS: Final = ("sampling", "noise")
 
 
 def open_ledger(plan: TrainingPlan) -> Ledger:
@@ -55,16 +59,20 @@ def open_streams(
         ranks: The processes that train together; all get the same streams.
 
     Raises:
-        PrivacyError: Checkpoint, ledger and state do not belong together, or the budget is spent and nothing is left.
+        PrivacyError: Checkpoint, ledger and state do not belong together, the budget is spent and nothing is left, or
+            the streams have one key.
     """
     _check_books(plan, checkpoint, spent_steps)
-    names = ("sampling", "noise")
     if checkpoint is not None and int(checkpoint["spent_steps"]) == spent_steps:
-        return {name: KeyStream.from_state(checkpoint.get(name)) for name in names}
-    if plan.seeded:
-        return {name: KeyStream.from_seed(name, plan.seed, spent_steps) for name in names}
-    states = ranks.share({name: KeyStream.fresh().state_dict() for name in names})
-    return {name: KeyStream.from_state(states[name]) for name in names}
+        streams = {name: KeyStream.from_state(checkpoint.get(name)) for name in STREAMS}
+    elif plan.seeded:
+        streams = {name: KeyStream.from_seed(name, plan.seed, spent_steps) for name in STREAMS}
+    else:
+        states = ranks.share({name: KeyStream.fresh().state_dict() for name in STREAMS})
+        streams = {name: KeyStream.from_state(states[name]) for name in STREAMS}
+    if len({stream.state_dict()["key"] for stream in streams.values()}) < len(STREAMS):  # who saw a batch had its noise
+        raise PrivacyError(f"{plan.paths.run_id}: batches and noise would come from one key. Each needs its own.")
+    return streams
 
 
 def _check_books(plan: TrainingPlan, checkpoint: dict[str, Any] | None, spent: int) -> None:
@@ -106,11 +114,12 @@ def make_sampler(plan: TrainingPlan, data: DomainData, stream: KeyStream) -> Poi
     return PoissonSampler(data.units, sample_rate=plan.sample_rate, stream=stream, images_per_unit=plan.images_per_unit)
 
 
-def check_sampling(plan: TrainingPlan, sampler: PoissonSampler) -> None:
+def check_sampling(plan: TrainingPlan, sampler: PoissonSampler, data: DomainData) -> None:
     """Refuse to train with other batches than those that are accounted for: this is the one place that sees both.
 
     Raises:
-        PrivacyError: The batches are not the Poisson samples that the mechanism counts with.
+        PrivacyError: The batches are not the Poisson samples that the mechanism counts with, or what is drawn are not
+            the patients (or images) of the cohort table.
     """
     mechanism = plan.mechanism
     if mechanism is None:
@@ -126,4 +135,11 @@ def check_sampling(plan: TrainingPlan, sampler: PoissonSampler) -> None:
         raise PrivacyError(
             f"{plan.paths.run_id}: (units, rate, images a unit) of the batches are {drawn}, accounted for are "
             f"{accounted}."
+        )
+    ids = data.frame["patient_id" if mechanism.unit == "patient" else "image_id"].to_numpy()
+    pairs = pd.DataFrame({"id": ids, "unit": data.units[: len(ids)]}).drop_duplicates()  # behind them: canaries
+    if not (pairs["id"].is_unique and pairs["unit"].is_unique):
+        raise PrivacyError(
+            f"{plan.paths.run_id}: what is drawn are not the {mechanism.unit}s of the cohort table: {data.domain} has "
+            f"{pairs['id'].nunique()} of them in this split, and {pairs['unit'].nunique()} units would be drawn."
         )

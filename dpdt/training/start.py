@@ -13,23 +13,30 @@ from dpdt.errors import DpdtError, PrivacyError
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.label_counts import class_weights_of, noisy_counts
 from dpdt.privacy.mechanism import Mechanism
+from dpdt.runs.ancestors import Ancestry, ancestry
 from dpdt.runs.state import run_done
 from dpdt.shards.dataset import DomainData
 from dpdt.training.networks.build import build_model
 from dpdt.training.networks.check import check_class_weights, check_model
-from dpdt.training.networks.weights import load_weights, trained_on
+from dpdt.training.networks.weights import load_weights
 from dpdt.training.run import TrainingRun
 
 __all__ = ["choose_class_weights", "count_class_weights", "initial_model"]
 
 
-def initial_model(run: TrainingRun) -> tuple[nn.Module, dict[str, Any]]:
+def initial_model(run: TrainingRun, data: DomainData) -> tuple[nn.Module, dict[str, Any]]:
     """The network before the first step, and where its weights came from.
 
+    Args:
+        run: Which training.
+        data: Its train split.
+
     Returns:
-        The network, on the CPU; name and checksum of the weights' source, for the config.
+        The network, on the CPU; for the config ``initial_weights``, name and checksum of the weights' source, and,
+        where they are no random ones, ``ancestry``, the trainings that made them.
 
     Raises:
+        PrivacyError: A DP run would start from weights that saw its own patients.
         StudyError: Given weights do not fit, or a custom network is not fit for DP.
         DpdtError: The public pretraining is not finished.
     """
@@ -41,9 +48,12 @@ def initial_model(run: TrainingRun) -> tuple[nn.Module, dict[str, Any]]:
         model = build_model(study.model, folder=study.file.parent)
     source, path = _initial_weights(run)
     if path is None:
-        return model, {"source": source, "sha256": None, "new_head": True}
+        return model, {"initial_weights": {"source": source, "sha256": None, "new_head": True}}
+    made_by = ancestry(path, runs=study.paths.runs)
+    _refuse_own_patients(run, data, path, made_by)
     head = load_weights(model, path, new_head=True)
-    return model, {"source": source, "sha256": sha256_file(path), "new_head": not head}
+    initial = {"source": source, "sha256": sha256_file(path), "new_head": not head}
+    return model, {"initial_weights": initial, "ancestry": made_by.as_dict()}
 
 
 def _initial_weights(run: TrainingRun) -> tuple[str, Path | None]:
@@ -51,7 +61,6 @@ def _initial_weights(run: TrainingRun) -> tuple[str, Path | None]:
     study = run.study
     if study.model.init_weights is not None:
         path = study.file.parent / study.model.init_weights
-        _refuse_own_patients(run, path)
         return f"file {path.name}", path
     if run.cell is None or study.pretrain_run_id is None:
         return "random", None
@@ -63,16 +72,23 @@ def _initial_weights(run: TrainingRun) -> tuple[str, Path | None]:
     return study.pretrain_run_id, study.paths.run(study.pretrain_run_id).weights
 
 
-def _refuse_own_patients(run: TrainingRun, path: Path) -> None:
-    """Weights of a training on the same patients: what it spent, or that it spent without bound, would be missing."""
-    other = trained_on(path)
-    if run.target_epsilon is None or other is None:
+def _refuse_own_patients(run: TrainingRun, data: DomainData, path: Path, made_by: Ancestry) -> None:
+    """A training on the same patients, however far back: what it spent, or that it had no bound, would be missing."""
+    if run.target_epsilon is None:
         return
-    if other.get("domain") == run.domain:
-        raise PrivacyError(
-            f"model.init_weights: {path} was trained on {run.domain} itself (run {other.get('run_id')}), so the "
-            "epsilon of a training that starts from it would not hold. Take weights of other people's images."
-        )
+    hashes = {"split_sha256": data.split_sha256, "labels_sha256": data.labels_sha256}
+    for number, other in enumerate(made_by.runs):
+        if other.domain == run.domain or other.saw(hashes):
+            was = (
+                "was trained"
+                if number == 0
+                else f"comes from {made_by.runs[0].paths.run_id}, whose weights were trained"
+            )
+            as_other = "" if other.domain == run.domain else f" under the name {other.domain}"
+            raise PrivacyError(
+                f"model.init_weights: {path} {was} on {run.domain} itself{as_other} (run {other.paths.run_id}), so the "
+                "epsilon of a training that starts from it would not hold. Take weights of other people's images."
+            )
 
 
 def choose_class_weights(run: TrainingRun, data: DomainData, mechanism: Mechanism | None) -> list[float] | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from dpdt.base.console import warn
-from dpdt.base.files import remove_leftovers
+from dpdt.base.files import read_json, remove_leftovers
 from dpdt.errors import DpdtError, LostProcessError, StudyError
 from dpdt.privacy.clipping.engines import CLIPPING
 from dpdt.privacy.statements import publish_statement
@@ -133,7 +133,7 @@ def train_run(run: TrainingRun, *, on_epoch_end: EpochEnd | None = None, stop: S
             remove_leftovers(run.paths.folder)
             _warn_of_other_engines(run)
         data = load_split(run.study, run.domain, "train")
-        model, initial = initial_model(run)
+        model, initial = initial_model(run, data)
         if run.canaries:
             model, data = _add_canaries(run, model, data, ranks)
         with ranks.leader_first():  # it freezes the config; the others compare
@@ -149,7 +149,7 @@ def train_run(run: TrainingRun, *, on_epoch_end: EpochEnd | None = None, stop: S
                 publish_statement(run.study, run.paths, promised)
             status = loop.run(stop=flag, on_epoch_end=on_epoch_end)
             if status == "finished" and ranks.leads:
-                spent = loop.steps.spent_steps
+                spent = ledger.read_again() if ledger else loop.steps.spent_steps
                 kept = prepared.statement(spent_steps=spent, complete=True)
                 publish_statement(run.study, run.paths, kept)
                 loop.report("finished")
@@ -164,8 +164,15 @@ def _add_canaries(run: TrainingRun, model: nn.Module, data: DomainData, ranks: R
     seed = f"{run.study.study.seed}/{run.run_id}" if run.seeded and run.cell and run.cell.private else None
     with ranks.leader_first():  # it tosses the coins; the others read them
         included = toss_coins(run.paths, run.canaries, seed=seed)
-    audited = with_canaries(data, included)
+    audited = with_canaries(data, included, images_each=_images_of_a_canary(run))
     return CanaryModel(model, num_canaries=run.canaries, num_units=audited.num_units), audited
+
+
+def _images_of_a_canary(run: TrainingRun) -> int:
+    """As many as are taken of a drawn patient; one in a twin that was begun before."""
+    if run.paths.config.exists():
+        return int(read_json(run.paths.config)["canaries"].get("images_each", 1))
+    return run.study.privacy.images_per_patient
 
 
 @contextlib.contextmanager
@@ -186,7 +193,7 @@ def _warn_of_other_engines(run: TrainingRun) -> None:
     for clipping in CLIPPING:
         privacy = study.privacy.model_copy(update={"clipping": clipping})
         other = study.model_copy(update={"privacy": privacy})
-        folder = study.paths.run(other.run_id(cell)).folder
+        folder = study.paths.run(other.audit_run_id(cell) if run.canaries else other.run_id(cell)).folder
         if folder != run.paths.folder and (folder / run.paths.ledger.name).exists():
             warn(
                 f"{run.run_id}: the same training was begun with privacy.clipping = {clipping!r} ({folder.name}), and "
@@ -209,7 +216,7 @@ def _failure_recorded(paths: RunPaths) -> Iterator[None]:
     except BaseException as err:
         with contextlib.suppress(DpdtError, OSError):  # the error itself matters more
             state = read_state(paths)
-            if state:
+            if state and state.get("status") != "finished":  # another process's, where locks do not keep it away
                 del state["updated"]
                 failed = isinstance(err, Exception) and not isinstance(err, LostProcessError)
                 write_state(paths, **{**state, "status": "failed" if failed else "interrupted"})

@@ -115,5 +115,5 @@ def test_the_pages_show_what_the_study_asks(study: Study) -> None:
         # The model's card.
         page.goto(f"{base}/#/models/a%20study%20to%20look%20at.padchest/versions/1")
         page.get_by_text("neighbouring relation").wait_for()
-        page.get_by_text("add or remove one patient").wait_for()
+        page.get_by_text("zero out one patient").wait_for()
         assert failures == []

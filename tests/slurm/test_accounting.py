@@ -29,7 +29,7 @@ def test_a_cancelled_job_is_known_when_squeue_has_forgotten_it(
     checks = {check.name: check for check in check_cluster(study, probe=True)}
     assert {check.state for check in checks.values()} <= {"good", "note"}, checks
     assert checks["accounting"].state == checks["a node for cohort"].state == "good"
-    assert "sees the study and its data, may write" in checks["a node for cohort"].found
+    assert "sees the study and its data, may write, locks hold" in checks["a node for cohort"].found
 
     submit(study, cluster="slurm", stages=["cohort"])
     wait_until(lambda: {row["state"] for row in study_status(study)[:3]} == {"running"})

@@ -7,18 +7,28 @@ that is somewhat too small, or one unit that is drawn too often. A right trainin
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.special import logsumexp
 
-__all__ = ["Finding", "clipping_finding", "noise_finding", "sampling_finding"]
+__all__ = [
+    "Finding",
+    "clipping_finding",
+    "noise_finding",
+    "sampling_finding",
+    "sensitivity_finding",
+    "variance_finding",
+]
 
 FALSE_ALARM: Final = 1e-6
 # The released sums are float32.
 ROUNDING: Final = 1e-3
+MAX_TILT: Final = 1e6
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,17 @@ def clipping_finding(total: float, draws: int, samples: int, *, noise_multiplier
     )
 
 
+def sensitivity_finding(most: float) -> Finding:
+    """Did any canary move a step's sum by more than max_grad_norm?
+
+    Args:
+        most: The most that one did, in units of max_grad_norm. It is taken before noise comes, so that no noise hides
+            that a unit of two images moves the sum by two norms.
+    """
+    what = "most that one unit moved the sum by in a step, before noise, in clipping norms"
+    return Finding(what, 1.0, most, most, most, most <= 1 + ROUNDING)
+
+
 def sampling_finding(draws: NDArray[np.int64], *, steps: int, sample_rate: float) -> Finding:
     """Was every unit drawn at the accounted rate?
 
@@ -91,7 +112,8 @@ def sampling_finding(draws: NDArray[np.int64], *, steps: int, sample_rate: float
 
     Returns:
         About the unit that is furthest from the rate; the interval is what the most and least drawn of so many units
-        stay within (Bonferroni).
+        stay within (Bonferroni). Units that were all drawn exactly as often as expected are within, too: for that
+        there is ``variance_finding``.
     """
     tail = FALSE_ALARM / (2 * len(draws))
     low, high = (float(stats.binom.ppf(t, steps, sample_rate)) / steps for t in (tail, 1 - tail))
@@ -99,3 +121,52 @@ def sampling_finding(draws: NDArray[np.int64], *, steps: int, sample_rate: float
     furthest = float(rates[np.argmax(np.abs(rates - sample_rate))])
     good = bool((rates >= low).all() and (rates <= high).all())
     return Finding("sample rate of the unit furthest from it", sample_rate, furthest, low, high, good)
+
+
+def variance_finding(what: str, squares: float, *, counts: int, trials: int, rate: float) -> Finding:
+    """Do counts vary as those of independent draws do?
+
+    Shuffled batches give each unit its share exactly, and each batch the same size: their privacy is not that of
+    Poisson samples, however right the rate is.
+
+    Args:
+        what: What was counted, e.g. how often each unit was drawn, or how many units each batch has.
+        squares: Sum over the counts of the square of (count - trials * rate).
+        counts: How many counts.
+        trials: Draws that each of them counts.
+        rate: The claim: each is binomial(trials, rate), independently of the others.
+
+    Returns:
+        The variance over the binomial's, which the claim says is 1. A right training is outside of the interval with
+        probability at most FALSE_ALARM, by Chernoff's bound: the chance that a sum of independent numbers passes s is
+        at most exp(counts * K(t) - t * s), with K the logarithm of one number's moment generating function. K is summed
+        up from the binomial's own probabilities, up to counts that any of these passes with probability
+        FALSE_ALARM / 2.
+    """
+    mean, variance = trials * rate, trials * rate * (1 - rate)
+    tail = FALSE_ALARM / (4 * counts)
+    first, last = (int(stats.binom.ppf(t, trials, rate)) for t in (tail, 1 - tail))
+    support = np.arange(first, last + 1)
+    log_chance = stats.binom.logpmf(support, trials, rate)
+    values = (support - mean) ** 2 / max(variance, np.finfo(float).tiny)
+
+    def reached(tilt: float) -> tuple[float, float]:
+        """The mean that a tilt gives, and minus the logarithm of the chance of a mean as far out."""
+        normaliser = float(logsumexp(log_chance + tilt * values))
+        there = float(np.exp(log_chance + tilt * values - normaliser) @ values)
+        return there, counts * (tilt * there - normaliser)
+
+    low, high = (_furthest(reached, sign) for sign in (-1.0, 1.0))
+    measured = squares / counts / variance if variance else 0.0
+    return Finding(what, 1.0, measured, low, high, low <= measured <= high or not variance)
+
+
+def _furthest(reached: Callable[[float], tuple[float, float]], sign: float) -> float:
+    """The mean whose chance is FALSE_ALARM / 4, or the last one on that side if all are likelier."""
+    wanted, near, far = math.log(4 / FALSE_ALARM), 0.0, 1.0
+    while reached(sign * far)[1] < wanted and far < MAX_TILT:
+        near, far = far, 2 * far
+    for _ in range(60):
+        middle = (near + far) / 2
+        near, far = (near, middle) if reached(sign * middle)[1] >= wanted else (middle, far)
+    return reached(sign * far)[0]

@@ -16,7 +16,14 @@ from dpdt.base.files import read_json, write_json
 from dpdt.base.vocabulary import format_bound
 from dpdt.errors import DpdtError
 from dpdt.evaluation.audit.epsilon_bound import best_lower_bound
-from dpdt.evaluation.audit.mechanism_checks import Finding, clipping_finding, noise_finding, sampling_finding
+from dpdt.evaluation.audit.mechanism_checks import (
+    Finding,
+    clipping_finding,
+    noise_finding,
+    sampling_finding,
+    sensitivity_finding,
+    variance_finding,
+)
 from dpdt.evaluation.audit.membership import infer_membership
 from dpdt.runs.read import Run, read_run
 from dpdt.runs.state import run_done
@@ -108,16 +115,25 @@ def _audit_twin(study: Study, cell: Cell) -> dict[str, Any]:
 def _checks(config: dict[str, Any], weights: dict[str, torch.Tensor], included: Any) -> list[Finding]:
     """Noise, clipping (in a DP arm) and sampling against what was accounted for."""
     steps = int(weights["steps"])
-    draws = weights["draws"].numpy()
-    found = [sampling_finding(draws, steps=steps, sample_rate=config["sample_rate"])]
+    draws, rate = weights["draws"].numpy(), config["sample_rate"]
+    found = [sampling_finding(draws, steps=steps, sample_rate=rate)]
+    squares = float(((draws - steps * rate) ** 2).sum())
+    what = "how often units were drawn: its variance over that of independent draws"
+    found.append(variance_finding(what, squares, counts=len(draws), trials=steps, rate=rate))
+    if sized := int(weights.get("sized_steps", 0)):  # none in a twin that was begun before
+        squares = float(weights["size_squares"])
+        what = "batch sizes: their variance over that of independent draws"
+        found.append(variance_finding(what, squares, counts=sized, trials=len(draws), rate=rate))
     sigma = config["noise_multiplier"]
     if sigma is None:
         return found
     norm = float(config["settings"]["privacy"]["max_grad_norm"])
-    squares, released = weights["squares"].numpy() / norm**2, weights["released"].numpy() / norm
+    noisy_squares, released = weights["squares"].numpy() / norm**2, weights["released"].numpy() / norm
+    if (most := float(weights.get("most_moved", 0.0))) > 0:
+        found.append(sensitivity_finding(most / norm))
     out, drawn = ~included, int(draws[len(draws) - len(included) :][included].sum())
-    if out.any() and math.isfinite(float(squares.sum())):
-        found.append(noise_finding(float(squares[out].sum()), int(out.sum()) * steps, noise_multiplier=sigma))
+    if out.any() and math.isfinite(float(noisy_squares.sum())):
+        found.append(noise_finding(float(noisy_squares[out].sum()), int(out.sum()) * steps, noise_multiplier=sigma))
     if drawn:
         samples = int(included.sum()) * steps
         total = float(released[included].sum())

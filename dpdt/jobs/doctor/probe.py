@@ -1,14 +1,18 @@
 """`dpdt doctor --cluster --probe`: a short job that checks on a node for what the tasks will need there."""
 
 import json
+import secrets
 import shlex
+import socket
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from dpdt.base.files import last_line, nearest_folder
+from dpdt.base.files import exclusive_lock, last_line, nearest_folder
+from dpdt.errors import DpdtError
 from dpdt.jobs.doctor.finding import Check
 from dpdt.jobs.resources import Resources
 from dpdt.jobs.slurm.programs import run_program
@@ -40,8 +44,8 @@ def probe_nodes(study: Study, asked: dict[str, Resources]) -> Iterator[Check]:
 
 def _probe(study: Study, stage: str, one: Resources) -> Check:
     name = f"a node for {stage}"
-    with outside_of_any_job():
-        done = run_program(*_command(study, one), seconds=ANSWER_SECONDS)
+    with outside_of_any_job(), _locked(nearest_folder(study.folder)) as lock:
+        done = run_program(*_command(study, one, lock), seconds=ANSWER_SECONDS)
     lines = done.stdout.splitlines()
     answer = next((line for line in lines if line.startswith("dpdt-probe ")), None)
     if answer is not None:
@@ -52,7 +56,22 @@ def _probe(study: Study, stage: str, one: Resources) -> Check:
     return Check(name, "note", f"no answer: {last_line(done.stderr) or f'exit code {done.returncode}'}")
 
 
-def _command(study: Study, one: Resources) -> list[str]:
+@contextmanager
+def _locked(folder: Path) -> Iterator[str | None]:
+    """A file that this process holds the lock of, so that a node can try it; None where there are no locks here."""
+    file = folder / f".dpdt-probe-{secrets.token_hex(4)}.lock"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive_lock(file, blocking=False))
+        except (OSError, DpdtError):  # said by the check of locks here
+            yield None
+        else:
+            yield str(file)
+    with suppress(OSError):
+        file.unlink(missing_ok=True)
+
+
+def _command(study: Study, one: Resources, lock: str | None) -> list[str]:
     """The call of srun: a job like the stage's, but small."""
     given = {"partition": one.partition, "account": one.account, "qos": one.qos, "constraint": one.constraint}
     options = [f"--{name}={value}" for name, value in given.items() if value]
@@ -65,6 +84,7 @@ def _command(study: Study, one: Resources) -> list[str]:
         "writable": str(nearest_folder(study.folder)),
         "scratch": one.scratch,
         "gpus": one.gpus,
+        "lock": lock,
     }
     python = shlex.join([*python_words(one), "-c", JOB.read_text(encoding="utf-8"), json.dumps(wanted)])
     if one.python is not None:  # a shell command, perhaps of several words
@@ -78,6 +98,15 @@ def _judge(name: str, study: Study, one: Resources, seen: dict[str, Any]) -> Che
     bad = [f"{path} is not there; put it on a shared folder" for path in seen["missing"]]
     if not seen["writable"]:
         bad.append(f"{nearest_folder(study.folder)} cannot be written there")
+    lock, elsewhere = seen.get("lock"), seen["node"].partition(".")[0] != socket.gethostname().partition(".")[0]
+    if lock == "free":
+        bad.append(
+            f"a lock that this machine holds in {nearest_folder(study.folder)} is not seen there, so two tasks could "
+            "train one run: mount it with locks that hold between nodes (Lustre: -o flock, not -o localflock; NFS: not "
+            "-o local_lock), or set study.folder to another place"
+        )
+    elif lock not in (None, "held") and not seen["missing"]:
+        bad.append(f"locks cannot be tried there: {lock}")
     here = (f"{sys.version_info[0]}.{sys.version_info[1]}", version("dpdt"), version("submitit"))
     there = (seen["python"], seen["dpdt"], seen["submitit"])
     if here != there:
@@ -88,6 +117,8 @@ def _judge(name: str, study: Study, one: Resources, seen: dict[str, Any]) -> Che
         return Check(name, "bad", f"{seen['node']}: {'; '.join(bad)}")
     gpus = f", {seen['gpus']} GPUs" if one.gpus else ""
     found = f"{seen['node']}: Python {there[0]}, dpdt {there[1]}{gpus}; sees the study and its data, may write"
+    if lock == "held":
+        found += ", locks hold between it and this machine" if elsewhere else ", locks hold (it is this machine)"
     if not seen["scratch"]:
         return Check(name, "note", f"{found}; no folder {one.scratch}, so shards are read where they are")
     return Check(name, "good", found)

@@ -6,11 +6,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from dpdt.base.files import read_json
 from dpdt.errors import StudyError
 from dpdt.training.networks.resnet9 import ResNet9
 
-__all__ = ["load_weights", "trained_on"]
+__all__ = ["load_weights"]
 
 WRAPPER_PREFIXES: Final = ("_module.", "module.", "_orig_mod.")
 WRAPPED_STATE_KEYS: Final = ("state_dict", "model_state_dict", "model")
@@ -56,13 +55,6 @@ def load_weights(model: nn.Module, path: Path, *, new_head: bool = False) -> boo
     _check_names_and_shapes(path, model, state, head)
     model.load_state_dict(state, strict=True)
     return has_head
-
-
-def trained_on(path: Path) -> dict[str, Any] | None:
-    """The config of the run of dpdt that weights come from, by where they lie; None for weights from elsewhere."""
-    config = path.resolve().parent.parent / "config.json"
-    found: dict[str, Any] | None = read_json(config) if config.exists() else None
-    return found
 
 
 def _ends(model: nn.Module) -> tuple[str, tuple[str, ...]]:
