@@ -285,13 +285,38 @@ def test_a_label_that_is_undefined_has_no_comparison_but_a_reason(fake_runs: Mak
 
 def test_a_small_class_is_tested_by_permutation(fake_runs: Make) -> None:
     def few(frame: pd.DataFrame) -> pd.DataFrame:
-        return frame.assign(target_healthy=[1.0] * 12 + [0.0] * (len(frame) - 12))
+        return frame.assign(target_healthy=[1.0] * 24 + [0.0] * (len(frame) - 24))  # two images a patient
 
     study = fake_runs(("vindr",), "[1.0, inf]").all(change=few).study
     write_report(study)
     table = pd.read_csv(study.paths.report / "comparisons.csv").set_index("label")
     assert table.loc["healthy", "test"] == "permutation"
+    assert math.isnan(table.loc["healthy", "p_equivalence"])  # it would rest on the very error that is not trusted
+    assert table.loc["healthy", "reason"] == "fewer than 20 patients of a class: no test of equivalence"
     assert table.loc["pneumonia", "test"] == "DeLong"
+
+
+@pytest.mark.parametrize("positives", [1, 2])
+def test_a_label_of_one_patient_is_not_tested_and_in_no_macro_test(fake_runs: Make, positives: int) -> None:
+    """DeLong's variance of one positive is 0 for that class; two images of one patient are one patient."""
+
+    def one(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(target_healthy=[1.0] * positives + [0.0] * (len(frame) - positives))
+
+    study = fake_runs(("vindr",), "[1.0, inf]").all(change=one).study
+    write_report(study)
+    table = pd.read_csv(study.paths.report / "comparisons.csv").set_index("label")
+    few = table.loc["healthy"]
+    assert few[["p", "p_equivalence", "ci_low", "standard_error"]].isna().all()
+    assert few["reason"] == "positive in 1 patient, fewer than 10: no interval, no test"
+    text = page_text(study)
+    assert "vindr healthy all patients positive in 1 patient, fewer than 10: no interval, no test" in text
+    # The macro row is what it would be if nobody had the label: of the four others.
+    fake_runs(("vindr",), "[1.0, inf]").all(change=lambda frame: frame.assign(target_healthy=0.0))
+    write_report(study)
+    without = pd.read_csv(study.paths.report / "comparisons.csv").set_index("label").loc["average"]
+    assert table.loc["average"].drop("ci_low").equals(without.drop("ci_low"))
+    assert (without["reason"], without["test"]) == ("over 4 of 5 labels", "DeLong")
 
 
 def test_fairness_both_protocols_and_intervals_are_on_the_page(fake_runs: Make) -> None:

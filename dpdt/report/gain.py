@@ -99,7 +99,7 @@ def _share(pairs: dict[float, "pd.Series[float]"], epsilon: float, draws: Draws 
     if draws is not None:
         start, part, most = ([pair_key(e, pair) for pair in shared.index] for e in (0.0, epsilon, math.inf))
         interval, whole = draws.share(part, start=start, whole=most)
-    known = whole.excludes_0 if not math.isnan(whole.low) else abs(without - before) >= SMALLEST
+    known = whole.excludes_0 if draws else abs(without - before) >= SMALLEST
     if not known:
         return math.nan, UNKNOWN, "unknown"
     if without < before:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from dpdt.base.machine import __version__
 from dpdt.base.vocabulary import LABELS, SUBGROUPS
-from dpdt.evaluation.metrics import ALL, AVERAGE
+from dpdt.evaluation.metrics import ALL, AVERAGE, FEWEST_PATIENTS
 from dpdt.report import figures, provenance
 from dpdt.report import section_tables as sections
 from dpdt.report.answer import answer
@@ -121,18 +121,18 @@ def _template(**values: Any) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     source = files("dpdt.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source).render(version=__version__, **values)
+    return environment.from_string(source).render(version=__version__, fewest=FEWEST_PATIENTS, **values)
 
 
 def _shared(contents: Contents, margin: float) -> dict[str, Any]:
     """What a study and a published table have in common."""
     grid = contents.grid
-    worse, by_chance = sections.worse_rows(contents.worse, grid)
+    worse, by_chance = sections.worse_rows(contents.worse, grid, contents.draws)
     labels = [label for label in LABELS if any(heat_map_name(e, label) in contents.figures for e in grid.epsilons)]
     return {
         "train_domains": grid.train_domains,
         "test_domains": grid.test_domains,
-        "answer": answer(contents.arms, contents.gains, grid, margin),
+        "answer": answer(contents.arms, contents.gains, grid, margin, drawn=bool(contents.draws)),
         "arms": arms_table(contents.arms, grid),
         "gains": sections.gain_rows(contents.gains, grid),
         "worse": worse,
@@ -202,11 +202,12 @@ def subgroup_table(subgroups: pd.DataFrame, scope: str, grid: Grid) -> Table:
 
 
 def _undefined(by_run: pd.DataFrame) -> Table:
-    """Cells without a number, once a test domain, label and subgroup, with n and the reason."""
-    cells = by_run[by_run["auc"].isna() & (by_run["label"] != AVERAGE)]
+    """Cells without a number or an interval, once a test domain, label and subgroup, with the reason."""
+    without = by_run["auc"].isna() | (by_run["ci_low"].isna() & (by_run["reason"] != ""))
+    cells = by_run[without & (by_run["label"] != AVERAGE)]
     unique = cells.drop_duplicates(["test_domain", "label", "subgroup"])
     rows = [
         [str(row.test_domain), str(row.label).replace("_", " "), figures.group_name(str(row.subgroup)), str(row.reason)]
         for row in unique.itertuples()
     ]
-    return Table(["tested on", "label", "subgroup", "why there is no AUC"], rows)
+    return Table(["tested on", "label", "subgroup", "why there is no AUC, or no interval"], rows)

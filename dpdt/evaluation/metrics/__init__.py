@@ -6,7 +6,7 @@ domain, `estimate` one number of it; `delong` and `significance` compare models,
 
 from dpdt.evaluation.metrics.bootstrap import patient_draws, percentile_interval
 from dpdt.evaluation.metrics.delong import auc_covariance, auc_influence
-from dpdt.evaluation.metrics.estimate import undefined_reason, youden_threshold
+from dpdt.evaluation.metrics.estimate import count_patients, few_reason, undefined_reason, youden_threshold
 from dpdt.evaluation.metrics.fairness import SMALL_GROUP
 from dpdt.evaluation.metrics.kernel import Ranking, over_blocks
 from dpdt.evaluation.metrics.names import (
@@ -17,6 +17,7 @@ from dpdt.evaluation.metrics.names import (
     COLUMNS,
     CROSSINGS,
     FAIRNESS,
+    FEWEST_PATIENTS,
     GROUPS,
     MAIN_RATES,
     METRICS,
@@ -38,6 +39,7 @@ __all__ = [
     "CROSSINGS",
     "DRAW_KEYS",
     "FAIRNESS",
+    "FEWEST_PATIENTS",
     "GROUPS",
     "MAIN_RATES",
     "METRICS",
@@ -52,6 +54,8 @@ __all__ = [
     "as_table",
     "auc_covariance",
     "auc_influence",
+    "count_patients",
+    "few_reason",
     "holm",
     "measure_domain",
     "normal_p",
