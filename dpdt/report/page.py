@@ -11,8 +11,8 @@ import pandas as pd
 
 from dpdt.base.machine import __version__
 from dpdt.base.vocabulary import LABELS, SUBGROUPS
-from dpdt.evaluation.metrics import ALL, AVERAGE, FEWEST_PATIENTS
-from dpdt.report import figures, provenance
+from dpdt.evaluation.metrics import ALL, AVERAGE, FEWEST_PATIENTS, common_labels
+from dpdt.report import figures, provenance, tables
 from dpdt.report import section_tables as sections
 from dpdt.report.answer import answer
 from dpdt.report.format import Table, interval_text, plain, signed
@@ -134,6 +134,11 @@ def _shared(contents: Contents, margin: float) -> dict[str, Any]:
         "test_domains": grid.test_domains,
         "answer": answer(contents.arms, contents.gains, grid, margin, drawn=bool(contents.draws)),
         "arms": arms_table(contents.arms, grid),
+        "averaged": _label_names(tables.averaged_over(contents.auc), contents.auc),
+        "other_labels": [
+            f"{domain} ({_label_names(labels, contents.auc)})"
+            for domain, labels in tables.other_labels(contents.auc).items()
+        ],
         "gains": sections.gain_rows(contents.gains, grid),
         "worse": worse,
         "worse_by_chance": by_chance,
@@ -175,6 +180,14 @@ def _map(contents: Contents, epsilon: float, label: str) -> dict[str, str] | Non
     what = "macro AUC" if label == AVERAGE else f"AUC of {label.replace('_', ' ')}"
     text = f"Heat map of {what} by train and test domain, {contents.grid.name(epsilon)}."
     return _image(contents, heat_map_name(epsilon, label), text)
+
+
+def _label_names(labels: Sequence[str], auc: pd.DataFrame) -> str:
+    """Labels in words; of the one average of a table, those that it is over."""
+    if tuple(labels) == (AVERAGE,):
+        rows = auc[(auc["label"] == AVERAGE) & (auc["subgroup"] == ALL) & auc["auc"].notna()]
+        labels = common_labels(rows["labels"])
+    return ", ".join(label.replace("_", " ") for label in labels)
 
 
 def _image(contents: Contents, name: str, text: str) -> dict[str, str] | None:

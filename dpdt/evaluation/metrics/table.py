@@ -127,8 +127,7 @@ def _masks(frame: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
 
 def as_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Rows of metrics with the columns and types of `metrics.parquet`."""
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    table[["protocol", "labels"]] = table[["protocol", "labels"]].fillna("")
+    table = pd.DataFrame([{"protocol": "", "labels": "", **row} for row in rows], columns=list(COLUMNS))
     counts = {"n": "int64", "n_positive": "Int64"}
     numbers = dict.fromkeys(("value", "ci_low", "ci_high", "undefined_draws"), "float64")
     return table.astype({**counts, **numbers})
