@@ -23,6 +23,7 @@ __all__ = [
     "averaged_over",
     "domain_pairs",
     "epsilon_curve",
+    "evaluated_before",
     "macro_matrix",
     "mean_over_seeds",
     "missing_runs",
@@ -159,6 +160,12 @@ def stale_runs(study: Study) -> list[str]:
     """Models in the tables that were not evaluated on today's cohorts and shards, with today's settings."""
     evaluated = (run for run in model_runs(study).values() if run and run.metrics() is not None)
     return [run.run_id for run in evaluated if not evaluation_done(study, run.run_id)]
+
+
+def evaluated_before(study: Study) -> list[str]:
+    """Models that an earlier dpdt evaluated: they have intervals of few patients, and means over labels with them."""
+    tables = {run.run_id: run.metrics() for run in model_runs(study).values() if run}
+    return [run_id for run_id, table in tables.items() if table is not None and "labels" not in table]
 
 
 def macro_matrix(
