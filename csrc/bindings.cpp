@@ -296,8 +296,8 @@ void weight_squared_norms(const Array<float>& x, const Array<float>& gy, Array<d
     dpdt::weight_squared_norms(shape, x.data(), gy.data(), rounding, norms, num_threads);
 }
 
-void gather(const std::vector<Array<std::uint8_t>>& files, const Array<std::int64_t>& file,
-            const Array<std::int64_t>& row, Array<std::uint8_t> out, std::size_t num_threads) {
+std::optional<std::size_t> gather(const std::vector<Array<std::uint8_t>>& files, const Array<std::int64_t>& file,
+                                  const Array<std::int64_t>& row, Array<std::uint8_t> out, std::size_t num_threads) {
     if (file.ndim() != 1 || row.ndim() != 1 || file.size() != row.size() || out.ndim() != 3 ||
         out.shape(0) != file.size()) {
         throw py::value_error("expected one file, one row and room for one picture for each place");
@@ -319,7 +319,7 @@ void gather(const std::vector<Array<std::uint8_t>>& files, const Array<std::int6
     const auto bytes = static_cast<std::size_t>(out.shape(1) * out.shape(2));
     std::uint8_t* const target = out.mutable_data();
     const py::gil_scoped_release release;
-    dpdt::gather(sources, places, bytes, target, num_threads);
+    return dpdt::gather(sources, places, bytes, target, num_threads);
 }
 
 #ifdef DPDT_CODECS

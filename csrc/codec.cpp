@@ -50,6 +50,18 @@ constexpr Other others[] = {
     {"%PDF", 4, 0, "a PDF document"},
 };
 
+// By the marker of its frame or of its presets (ITU-T T.87, C.1.1), behind any application's own segments.
+bool is_jpeg_ls(const std::uint8_t* data, std::size_t size) {
+    for (std::size_t place = 2; place + 4 <= size && data[place] == 0xFF;) {
+        const std::uint8_t marker = data[place + 1];
+        if (marker == 0xF7 || marker == 0xF8) return true;
+        const bool before_frame = marker == 0xFE || (marker >= 0xE0 && marker <= 0xEF);
+        if (!before_frame) return false;
+        place += 2U + (std::size_t{data[place + 2]} << 8U | data[place + 3]);
+    }
+    return false;
+}
+
 // A page in place of a file: what a server answers that wants a login first.
 bool is_html(const std::uint8_t* data, std::size_t size) {
     std::string text;
@@ -96,6 +108,9 @@ Image decode(const std::uint8_t* data, std::size_t size, std::size_t max_pixels)
     if (size == 0) throw ImageError(Reason::empty, "the file has 0 bytes");
     switch (detect_format(data, size)) {
         case Format::jpeg:
+            if (is_jpeg_ls(data, size)) {
+                throw ImageError(Reason::unsupported, "no JPEG, PNG or DICOM file but a JPEG-LS picture");
+            }
             return decode_jpeg(data, size, max_pixels);
         case Format::png:
             return decode_png(data, size, max_pixels);

@@ -97,19 +97,15 @@ class Decompressor {
         return *image_;
     }
 
+    // Without it something is missing, though perhaps not of the smaller picture that was asked for.
+    bool has_end() const { return has_end_marker(source_.data, source_.size); }
+
   private:
     [[noreturn]] void fail() const {
         const std::string detail = " (OpenJPEG: " + (message_.empty() ? "no message" : message_) + ")";
         if (source_.ended || !has_end())
             throw ImageError(Reason::truncated, "the JPEG 2000 data end too early" + detail);
         throw ImageError(Reason::unreadable, "damaged JPEG 2000 data" + detail);
-    }
-
-    // Whether the last marker is that of the codestream's end; DICOM pads to an even number of bytes.
-    bool has_end() const {
-        const std::size_t size =
-            source_.size > 0 && source_.data[source_.size - 1] == 0 ? source_.size - 1 : source_.size;
-        return size >= 2 && source_.data[size - 2] == 0xFF && source_.data[size - 1] == 0xD9;
     }
 
     struct Destroy {
@@ -193,6 +189,7 @@ Image decode_jpeg2000(const std::uint8_t* data, std::size_t size, bool as_signed
     }
     image.bits = static_cast<int>(component.prec);
     if ((component.sgnd != 0) != as_signed) ++image.warnings;
+    if (!jpeg2000.has_end()) ++image.warnings;
     const std::size_t count = image.height * image.width;
     if (image.bits <= 8) {
         image.pixels = take_samples<std::uint8_t>(component, count);

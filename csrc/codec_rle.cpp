@@ -38,9 +38,10 @@ Samples<T> read_segments(const std::uint8_t* data, std::size_t size, std::size_t
     for (std::size_t segment = 0; segment < sizeof(T); ++segment) {
         const std::size_t start = little_endian(data + 4 + 4 * segment);
         const std::size_t next = segment + 1 < sizeof(T) ? little_endian(data + 8 + 4 * segment) : size;
-        if (start < header_bytes || start > next || next > size) {
+        if (start < header_bytes || (segment + 1 < sizeof(T) && start > next)) {
             throw ImageError(Reason::unreadable, "damaged RLE data: a segment lies outside of the frame");
         }
+        if (start > size || next > size) throw ImageError(Reason::truncated, "an RLE segment lies behind the end");
         const bool first = segment == 0;
         unpack(data + start, data + next, count, [&](std::size_t i, std::uint8_t byte) {
             pixels[i] = static_cast<T>(first ? byte : pixels[i] << 8 | byte);

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace dpdt {
@@ -21,7 +22,9 @@ struct PicturePlace {
 
 // Copies picture i of `places` to out + i * bytes, on several threads. Pages that are not in memory are asked for
 // before the first of them is needed, so that the disk reads many at once. REQUIRES: places inside of their files.
-void gather(const std::vector<PictureFile>& files, const std::vector<PicturePlace>& places, std::size_t bytes,
-            std::uint8_t* out, std::size_t num_threads);
+// Returns the number of a file of which something is not there, cut by somebody or on a disk that fails: the kernel
+// answers a mapped page of that kind with SIGBUS, which would end the process. What was copied is then worth nothing.
+std::optional<std::size_t> gather(const std::vector<PictureFile>& files, const std::vector<PicturePlace>& places,
+                                  std::size_t bytes, std::uint8_t* out, std::size_t num_threads);
 
 }  // namespace dpdt

@@ -132,6 +132,11 @@ void check_size(std::size_t height, std::size_t width, std::size_t max_pixels) {
     }
 }
 
+bool has_end_marker(const std::uint8_t* data, std::size_t size) {
+    while (size > 0 && data[size - 1] == 0) --size;
+    return size >= 2 && data[size - 2] == 0xFF && data[size - 1] == 0xD9;
+}
+
 double pixel_aspect_of(std::uint32_t across, std::uint32_t down) {
     constexpr std::uint64_t most = 20;
     if (across == 0 || down == 0 || across > most * down || down > most * across) return 1.0;

@@ -128,6 +128,10 @@ struct Image {
 // above max_pixels. Call it with the header's numbers, before anything of the picture's size is allocated.
 void check_size(std::size_t height, std::size_t width, std::size_t max_pixels);
 
+// Whether the last marker is that of a picture's end, which JPEG, JPEG-LS and JPEG 2000 share. DICOM pads to an even
+// number of bytes, some writers with more.
+bool has_end_marker(const std::uint8_t* data, std::size_t size);
+
 // Height of a pixel over its width, from the pixels of a unit of length across and down; 1 where they make no sense.
 double pixel_aspect_of(std::uint32_t across, std::uint32_t down);
 

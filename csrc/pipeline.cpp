@@ -36,7 +36,15 @@ ImageResult Pipeline::process(const std::string& path, std::uint8_t* out) const 
         std::visit(
             [&](const auto& pixels) {
                 using T = typename std::decay_t<decltype(pixels)>::value_type;
-                apply_recipe(image.view<T>(), recipe, false, out);
+                try {
+                    apply_recipe(image.view<T>(), recipe, false, out);
+                } catch (const ImageError& error) {
+                    if (error.reason() != Reason::constant || image.bits >= 8) throw;
+                    // 1 to 4 bits were stretched to 8
+                    const unsigned stored = pixels[pixels.size() / 2] * ((1U << image.bits) - 1U) / 255U;
+                    throw ImageError(Reason::constant,
+                                     "all pixels have the value " + std::to_string(stored) + " after resampling");
+                }
             },
             image.pixels);
     } catch (const ImageError& error) {

@@ -1,6 +1,7 @@
 #include "pool.hpp"
 
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -103,12 +104,14 @@ class Pool {
     std::vector<std::thread> threads_;
 };
 
-// Threads inherit the signal mask: with all signals blocked, they are delivered to the threads that expect them.
+// Threads inherit the signal mask: with all signals blocked, they are delivered to the threads that expect them. But
+// for what a thread's own instruction causes: blocked, it would end the process unasked.
 class BlockSignals {
   public:
     BlockSignals() {
         sigset_t all;
         sigfillset(&all);
+        for (const int own : {SIGBUS, SIGSEGV, SIGFPE, SIGILL}) sigdelset(&all, own);
         pthread_sigmask(SIG_SETMASK, &all, &before_);
     }
     ~BlockSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
@@ -118,6 +121,10 @@ class BlockSignals {
   private:
     sigset_t before_;
 };
+
+// The process that loaded the core. One that was forked off it has OpenMP's list of threads, but not the threads: it
+// would wait for them for ever.
+const pid_t loaded_by = ::getpid();
 
 }  // namespace
 
@@ -139,7 +146,7 @@ void share_out(std::size_t count, std::size_t num_threads, const std::function<v
     }
     using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
     static const auto parallel = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
-    if (parallel == nullptr) return run_parallel(count, num_threads, task, [] {});
+    if (parallel == nullptr || ::getpid() != loaded_by) return run_parallel(count, num_threads, task, [] {});
     Shared shared(count, task);
     parallel([](void* work) { static_cast<Shared*>(work)->work(); }, &shared,
              static_cast<unsigned>(std::min(num_threads, count)), 0);

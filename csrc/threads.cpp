@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <fstream>
 #include <string>
 #include <thread>
@@ -64,12 +65,21 @@ std::size_t quota_threads() {
     return static_cast<std::size_t>(std::ceil(smallest));
 }
 
+// What Slurm gave to this task; 0 outside of it. A site without cpusets has no other limit.
+std::size_t slurm_threads() {
+    const char* const text = std::getenv("SLURM_CPUS_PER_TASK");
+    const long count = text == nullptr ? 0 : std::strtol(text, nullptr, 10);
+    return count > 0 ? static_cast<std::size_t>(count) : 0;
+}
+
 }  // namespace
 
 std::size_t available_threads() {
-    const std::size_t quota = quota_threads();
-    const std::size_t affinity = affinity_threads();
-    return quota == 0 ? affinity : std::min(quota, affinity);
+    std::size_t threads = affinity_threads();
+    for (const std::size_t limit : {quota_threads(), slurm_threads()}) {
+        if (limit > 0) threads = std::min(threads, limit);
+    }
+    return threads;
 }
 
 }  // namespace dpdt

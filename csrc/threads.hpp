@@ -5,8 +5,8 @@
 
 namespace dpdt {
 
-// Cores given to this process: the affinity mask (taskset, Slurm's cpusets), and a cgroup's CPU quota where it is
-// smaller (containers). At least 1.
+// Cores given to this process: the affinity mask (taskset, Slurm's cpusets), and a cgroup's CPU quota (containers) or
+// SLURM_CPUS_PER_TASK where it is smaller. At least 1.
 std::size_t available_threads();
 
 }  // namespace dpdt

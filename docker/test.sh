@@ -85,6 +85,16 @@ digest=$(run --entrypoint cat dpdt:cpu /opt/dpdt/share/dpdt/image.txt)
 grep -q "$digest" "$work"/image/demo/runs/*/config.json || fail "the runs do not name the image ($digest)"
 run -v "$PWD/$work/image:/study" dpdt:cpu verify /study/demo/study.toml
 
+step "a study that the image made, opened here"
+cp -r "$work/image/demo" "$work/opened" # another place, and another user's
+.venv/bin/dpdt sync "$work/opened/study.toml"
+$python -c "
+from mlflow import MlflowClient
+client = MlflowClient('sqlite:///$PWD/$work/opened/mlflow.db')
+runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+assert runs and all(client.list_artifacts(run.info.run_id) for run in runs), 'MLflow finds no artifacts'"
+[ ! -e /study ] || fail "the container's folder was made on the host"
+
 step "the same bytes in the image and in .venv"
 $python -c "
 from pathlib import Path

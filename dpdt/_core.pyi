@@ -132,8 +132,10 @@ def gather(
     out: NDArray[np.uint8],
     *,
     num_threads: int = 1,
-) -> None:
+) -> int | None:
     """Copy pictures from several (memory-mapped) arrays into one block, without the GIL.
+
+    Returns the number of a file of which something is not there any more (cut, or on a disk that fails); else None.
 
     Args:
         files: Each (rows, height, width), C order.

@@ -301,7 +301,8 @@ def test_steps_that_are_composed_in_stages_are_never_fewer(steps: int) -> None:
     [
         ("pld", {}, "pld"),
         ("prv", {}, "prv"),
-        ("prv", {"noise_multiplier": 0.4, "sample_rate": 0.1}, "rdp"),  # epsilon above 50: Opacus takes minutes
+        ("prv", {"noise_multiplier": 0.4, "sample_rate": 0.1}, "pld"),  # epsilon above 50: Opacus takes minutes
+        ("prv", {"delta": 1e-30}, "rdp"),
         ("pld", {"delta": 1e-30}, "rdp"),
         ("rdp", {"sample_rate": 1.0}, "exact"),
     ],
@@ -309,8 +310,22 @@ def test_steps_that_are_composed_in_stages_are_never_fewer(steps: int) -> None:
 def test_who_answered_is_named(accountant: str, change: dict[str, float], answers: str) -> None:
     found = spent_epsilon(**{**SETTING, **change, "accountant": accountant})  # type: ignore[arg-type]
     assert found.accountant == answers
-    if answers == "rdp":
-        assert found.epsilon == epsilon(**{**SETTING, **change, "accountant": "rdp"})  # type: ignore[arg-type]
+    if answers in ("pld", "rdp"):
+        assert found.epsilon == epsilon(**{**SETTING, **change, "accountant": answers})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("target", [45.0, 50.0])
+def test_prv_keeps_to_its_promise_near_the_epsilon_above_which_it_does_not_answer(target: float) -> None:
+    """Above an rdp bound of 50 another accountant answers: rdp's jump left every target from 43.8 to 50 at 43.8."""
+    shared = {"sample_rate": 0.01, "num_steps": 1000, "delta": 1e-5, "accountant": "prv"}
+    sigma = calibrate_noise_multiplier(target_epsilon=target, **shared)  # type: ignore[arg-type]
+    spent = spent_epsilon(noise_multiplier=sigma, **shared)  # type: ignore[arg-type]
+    assert 0.995 * target <= spent.epsilon <= target
+    assert spent.accountant == "pld"
+    # What answers below the switch agrees with what answers above it: 0.01 is Opacus' own bound on prv's error.
+    just_below = spent_epsilon(noise_multiplier=sigma * 1.1, **shared)  # type: ignore[arg-type]
+    pld = epsilon(noise_multiplier=sigma * 1.1, **{**shared, "accountant": "pld"})  # type: ignore[arg-type]
+    assert just_below.epsilon == pytest.approx(pld, abs=0.03)
 
 
 def test_the_command_line_names_the_accountant_that_answered(capsys: pytest.CaptureFixture[str]) -> None:
@@ -321,8 +336,8 @@ def test_the_command_line_names_the_accountant_that_answered(capsys: pytest.Capt
         with pytest.raises(SystemExit) as ended:
             main([*command, *shared])
         out, err = capsys.readouterr()
-        assert (ended.value.code, json.loads(out)["accountant"]) == (0, "rdp")
-        assert "prv has no answer here (or a looser one); this is the bound of rdp" in err
+        assert (ended.value.code, json.loads(out)["accountant"]) == (0, "pld")
+        assert "prv has no answer here (or a looser one); this is the bound of pld" in err
 
 
 @pytest.mark.parametrize(("sigma", "rate", "steps"), [(1.0, 0.01, 2000), (3.0, 0.15, 30), (0.8, 0.05, 300)])

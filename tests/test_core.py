@@ -246,6 +246,14 @@ def test_every_bad_file_has_its_reason_and_stops_no_other(tmp_path: Path) -> Non
     assert all(result.ok == (result.reason == "") and result.ok == (result.message == "") for result in results)
 
 
+@pytest.mark.parametrize(("depth", "stored"), [(1, 1), (2, 2), (4, 9), (8, 9), (16, 900)])
+def test_a_constant_picture_names_the_value_that_the_file_has(tmp_path: Path, depth: int, stored: int) -> None:
+    flat = np.full((20, 20, 1), stored, np.uint16)
+    (tmp_path / "a.png").write_bytes(png(flat, depth=depth, kind=GRAY))
+    [result], _ = processed([tmp_path / "a.png"])
+    assert (result.reason, result.message) == ("constant", f"all pixels have the value {stored} after resampling")
+
+
 OTHERS = {
     "a WebP picture": b"RIFF\x24\0\0\0WEBPVP8 ",
     "a TIFF picture": b"II*\0\x08\0\0\0",
@@ -253,6 +261,8 @@ OTHERS = {
     "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
     "a JPEG 2000 file": b"\0\0\0\x0cjP  \r\n\x87\n",
     "a JPEG XL picture": b"\xff\x0a\xfa\x1f",
+    # ITU-T T.87: frame of 16 bits, 4 by 4, one component; behind a comment too
+    "a JPEG-LS picture": b"\xff\xd8\xff\xfe\0\4ab\xff\xf7\0\x0b\x10\0\4\0\4\1\1\x11\0\xff\xda\0\10\1\1\0\0\0\0",
     "a GIF picture": b"GIF89a\1\0\1\0",
     "a ZIP archive": b"PK\3\4\x14\0\0\0",
 }
@@ -436,6 +446,39 @@ def test_ctrl_c_ends_it_within_a_second(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(picture(700, 700, high=65536), depth=16, kind=GRAY))
     command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "a.png")]
     assert seconds_to_interrupt(command, after=0.3) < 1.0
+
+
+FORKED = """
+import os, signal, sys
+import numpy as np, torch
+from dpdt import _core
+
+def answers():
+    norms, noise = np.zeros(64), np.zeros(100_000, np.float32)
+    _core.add_squared_norms(np.ones((64, 10_000), np.float32), norms, num_threads=2)
+    _core.add_normal(bytes(32), bytes(12), noise, scale=1.0, divisor=1.0, num_threads=2)
+    return norms.tobytes() + noise.tobytes()
+
+first = answers()
+child = os.fork()
+if child == 0:
+    signal.alarm(30)  # it hung for ever
+    os._exit(0 if answers() == first else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_process_that_was_forked_after_threads_were_used_answers_too() -> None:
+    """OpenMP's pool, which torch and the core share, is not there in a forked child: it waits for threads for ever."""
+    assert subprocess.run([sys.executable, "-c", FORKED], check=False, timeout=120).returncode == 0
+
+
+def test_slurm_decides_the_number_of_threads_where_it_gives_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    without = _core.available_threads()
+    for text, expected in (("1", 1), ("4096", without), ("", without), ("many", without), ("0", without)):
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", text)
+        assert _core.available_threads() == expected, text
 
 
 def test_affinity_decides_the_number_of_threads() -> None:

@@ -223,6 +223,9 @@ def test_fragments_that_are_cut_are_truncated_and_empty_ones_empty(tmp_path: Pat
         write_element(tmp_path / "a.dcm", data, JPEG2000Lossless)
         with pytest.raises(DecodeError, match=r"^truncated: the JPEG 2000 data end too early"):
             read_dicom(str(tmp_path / "a.dcm"))
+    write_element(tmp_path / "a.dcm", item(b"") + item(rle(PIXELS)[:100]), RLELossless)
+    with pytest.raises(DecodeError, match=r"^truncated: "):
+        read_dicom(str(tmp_path / "a.dcm"))
     write_element(tmp_path / "a.dcm", item(b"") + END, JPEG2000Lossless)
     with pytest.raises(DecodeError, match=r"^empty: a frame of 0 bytes"):
         read_dicom(str(tmp_path / "a.dcm"))

@@ -94,6 +94,56 @@ def test_two_padding_values_are_none(tmp_path: Path) -> None:
     assert frame.oddities == ("PixelPaddingValue is not one number",)
 
 
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_picture_that_is_all_padding_is_none(tmp_path: Path, signed: bool) -> None:
+    pixels = np.random.default_rng(3).integers(-30, -20, (24, 20)).astype(np.int16)
+    pixels = pixels if signed else pixels.view(np.uint16)
+    vr = "SS" if signed else "US"
+    limits = {"PixelPaddingValue": (vr, word(-30)), "PixelPaddingRangeLimit": (vr, word(-20))}
+    write_padding(tmp_path / "a.dcm", pixels, 16, **limits)
+    low, high = (-30, -20) if signed else (65506, 65516)
+    with pytest.raises(DecodeError, match=rf"^constant: all pixels are padding \(stored values {low} to {high}\)$"):
+        read_dicom(str(tmp_path / "a.dcm"))
+    pixels[0, 0] = 100  # a single pixel of anatomy is a picture again
+    write_padding(tmp_path / "a.dcm", pixels, 16, **limits)
+    assert read_dicom(str(tmp_path / "a.dcm")).pixels.min() == (100 + 32768 if signed else 100)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pixels", "message"),
+    [
+        ("signed", np.full((9, 9), -1000, np.int16), "all pixels have the stored value -1000"),
+        ("eight signed bits", np.full((9, 9), -3, np.int8), "all pixels have the stored value -3"),
+        ("unsigned", np.full((9, 9), 7, np.uint16), "all pixels have the stored value 7"),
+        (
+            "nearly",
+            np.r_[np.full(9999, -5), -4].reshape(100, 100).astype(np.int16),
+            "the stored values -5 to -4 become",
+        ),
+    ],
+)
+def test_a_constant_picture_names_its_stored_value(
+    tmp_path: Path, kind: str, pixels: NDArray[np.integer], message: str
+) -> None:
+    write_dicom(tmp_path / "a.dcm", pixels, BitsStored=8 * pixels.dtype.itemsize)
+    out = np.empty((1, 8, 8), np.uint8)
+    settings = ShardSettings(size=8)
+    (found,) = process_images([str(tmp_path / "a.dcm")], out, settings=settings, advance=lambda _: None)
+    assert found.reason == "constant"
+    assert found.message.startswith(message), kind
+
+
+@pytest.mark.parametrize(("centre", "width"), [("9000", "100"), ("-9000", "100"), ("500.2", "0.2")])
+def test_a_window_that_leaves_one_value_is_not_used(tmp_path: Path, centre: str, width: str) -> None:
+    """Another picture's, beside all values of this one: the whole range is what there is to show."""
+    pixels = picture(1, dtype=np.uint16)
+    window = {"WindowCenter": centre, "WindowWidth": width, "VOILUTFunction": "LINEAR_EXACT"}
+    write_dicom(tmp_path / "a.dcm", pixels, **window)
+    frame = read_dicom(str(tmp_path / "a.dcm"), voi_window=True)
+    assert np.array_equal(frame.pixels, pixels)
+    assert (frame.window, frame.oddities) == ("none", ("the window leaves no contrast",))
+
+
 # --- numbers in text
 
 

@@ -48,6 +48,7 @@ min_subgroup_size = 2
 PATIENTS = {"vindr": 60, "chexpert": 60, "mimic": 60}
 AUC_COLUMNS = (
     "privacy_unit,target_epsilon,label,subgroup,train_domain,test_domain,auc,ci_low,ci_high,n"  # the design's contract
+    ",labels,auc_common"
 )
 
 

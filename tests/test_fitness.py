@@ -351,6 +351,45 @@ def test_circular_padding_is_judged_by_the_engine_that_will_train_it() -> None:
         assert f"by privacy.clipping = '{clipping}' is not that of the image alone (try 'bookkeeping')" in line
 
 
+class Block(nn.Module):
+    """A convolution and a linear layer, with `code` between them."""
+
+    def __init__(self, code: Callable[[Tensor], Tensor], *, on_images: bool = False) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 5)
+        self.code, self.on_images = code, on_images
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.on_images:
+            x = self.code(x)
+        x = self.layer(x)
+        return self.head((x if self.on_images else self.code(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("clipping", ["hooks", "ghost"])
+def test_code_in_place_is_named_with_its_layer_and_the_hint_is_tried(clipping: str) -> None:
+    model = nn.Sequential(Block(lambda x: nn.functional.relu(x, inplace=True)))
+    (line,) = unfit_parts(model, size=SIZE, clipping=clipping)
+    assert line == (
+        f"privacy.clipping = '{clipping}' cannot keep the images' gradients (try 'bookkeeping'): code in place in the "
+        "forward pass (0 (Block): relu_); write it without (x = x + y for x += y, relu for relu_, no inplace=True)"
+    )
+    assert unfit_parts(model, size=SIZE, clipping="bookkeeping") == []  # so the hint is right
+
+
+def test_code_in_place_that_torch_itself_cannot_bear_is_named() -> None:
+    model = Block(lambda x: torch.sigmoid(x).mul_(2))
+    (line,) = unfit_parts(model, size=SIZE, clipping="bookkeeping")
+    assert line.startswith("backward fails: code in place in the forward pass (the model itself (Block): mul_); write")
+    assert "Hint: enable anomaly detection" not in line
+
+
+def test_a_network_that_changes_its_images_is_told_so() -> None:
+    (line,) = unfit_parts(Block(lambda x: x.sub_(0.5), on_images=True), size=SIZE, clipping="bookkeeping")
+    assert line.startswith("the images that it is given are changed by code in place in the forward pass (the model")
+    assert "sub_" in line
+
+
 def test_a_network_without_a_gradient_is_said_to_have_none() -> None:
     class Detached(nn.Module):
         def __init__(self) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from dpdt.base.vocabulary import LABELS
-from dpdt.evaluation.audit.membership import membership_auc, patient_losses
+from dpdt.evaluation.audit.membership import membership_auc, membership_text, patient_losses
 
 
 def predictions(rows: list[tuple[str, str, float, float | None]]) -> pd.DataFrame:
@@ -51,17 +51,21 @@ def test_losses_that_know_nothing_have_an_interval_around_a_half() -> None:
     assert found.low < 0.5 < found.high
 
 
-def test_one_patient_has_no_interval() -> None:
-    found = membership_auc(np.array([1.0]), np.array([2.0, 3.0])).as_dict()
+@pytest.mark.parametrize(("members", "others"), [(1, 2), (9, 300), (20, 20)])
+def test_few_patients_and_a_perfect_attack_have_no_interval(members: int, others: int) -> None:
+    """Nine are fewer than ten; twenty who are all told apart have a variance of 0, which is not known to be 0."""
+    found = membership_auc(np.full(members, 1.0), np.arange(2.0, 2.0 + others)).as_dict()
     assert (found["auc"], found["low"], found["high"]) == (1.0, None, None)
+    assert membership_text(found) == "1.000 (no interval: too few patients)"
 
 
 @pytest.mark.parametrize("confidence", [0.9, 0.99])
 def test_the_interval_is_delongs(confidence: float) -> None:
-    # Variance of an AUC with components by hand: members' shares 1, 1/2; others' 1, 1/2: var = (1/8) / 2 + (1/8) / 2.
+    # Variance of an AUC with components by hand: members' shares five times 1 and 1/2, variance 10 / 16 / 9 = 5/72,
+    # over 10 members 1/144; the others' the same.
     from scipy import stats
 
-    found = membership_auc(np.array([1.0, 3.0]), np.array([2.0, 4.0]), confidence=confidence)
-    width = stats.norm.ppf((1 + confidence) / 2) * math.sqrt(1 / 8)
+    found = membership_auc(np.repeat([1.0, 3.0], 5), np.repeat([2.0, 4.0], 5), confidence=confidence)
+    width = stats.norm.ppf((1 + confidence) / 2) * math.sqrt(2 / 144)
     assert found.low == pytest.approx(max(0, 0.75 - width))
     assert found.high == pytest.approx(min(1, 0.75 + width))

@@ -255,12 +255,84 @@ def test_a_small_subgroup_and_an_empty_one_say_so() -> None:
 
 
 def test_the_share_of_undefined_draws_is_told() -> None:
-    frame = images(40).assign(target_healthy=0.0)
-    frame.loc[0, "target_healthy"] = 1.0
-    row = cell(measure(frame, draws=2000), label="healthy")
-    # The one positive patient of 40 is in no draw with probability (39/40)^40 = 0.363.
-    assert row["undefined_draws"] == pytest.approx((39 / 40) ** 40, abs=0.04)
-    assert math.isfinite(row["ci_low"])
+    low, high, undefined = percentile_interval(np.r_[np.full(3, np.nan), np.linspace(0, 1, 9)], 0.5)
+    assert (low, high, undefined) == pytest.approx((0.25, 0.75, 3 / 12))  # quartiles of 0, 1/8 … 1
+
+
+def few_positive(patients: int, *, per_patient: int = 1) -> pd.DataFrame:
+    """400 images of which the first patients alone are healthy."""
+    frame = images(400, per_patient=per_patient).assign(target_healthy=0.0)
+    frame.loc[: patients * per_patient - 1, "target_healthy"] = 1.0
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (few_positive(1), "positive in 1 patient, fewer than 10: no interval, no test"),
+        (few_positive(9), "positive in 9 patients, fewer than 10: no interval, no test"),
+        (few_positive(1, per_patient=4), "positive in 1 patient, fewer than 10: no interval, no test"),
+    ],
+)
+def test_an_auc_of_few_patients_has_a_value_but_no_interval(frame: pd.DataFrame, reason: str) -> None:
+    table = measure(frame)
+    row = cell(table, label="healthy")
+    assert row["value"] == pytest.approx(roc_auc_score(frame["target_healthy"], frame["score_healthy"]), abs=1e-12)
+    assert math.isnan(row["ci_low"])
+    assert math.isnan(row["ci_high"])
+    assert row["reason"] == reason
+    # What rests on the negatives alone, of whom there are enough, has an interval; what rests on the few has none.
+    assert math.isfinite(cell(table, label="healthy", metric="specificity")["ci_low"])
+    assert math.isfinite(cell(table, label="healthy", metric="brier")["ci_low"])
+    assert math.isnan(cell(table, label="healthy", metric="sensitivity")["ci_low"])
+    # The macro AUC is of the others, and says so.
+    average = cell(table, label=AVERAGE)
+    others = [label for label in LABELS if label != "healthy"]
+    assert average["value"] == pytest.approx(
+        np.mean([cell(table, label=label)["value"] for label in others]), abs=1e-12
+    )
+    assert (average["reason"], average["labels"]) == ("without healthy (too few patients)", ",".join(others))
+    assert math.isfinite(average["ci_low"])
+
+
+def test_ten_patients_of_each_class_are_enough() -> None:
+    assert math.isfinite(cell(measure(few_positive(10), draws=50), label="healthy")["ci_low"])
+    frame = few_positive(10)
+    turned = frame.assign(target_healthy=1 - frame["target_healthy"])
+    assert math.isfinite(cell(measure(turned, draws=50), label="healthy")["ci_low"])
+
+
+def test_a_small_study_has_its_mean_over_all_labels_and_says_that_it_has_no_interval() -> None:
+    frame = images(40)
+    for label in LABELS:
+        frame[f"target_{label}"] = [1.0] * 4 + [0.0] * 36
+    table = measure(frame)
+    average = cell(table, label=AVERAGE)
+    assert average["value"] == pytest.approx(
+        np.mean([cell(table, label=label)["value"] for label in LABELS]), abs=1e-12
+    )
+    assert math.isnan(average["ci_low"])
+    assert average["reason"] == "every label has too few patients: no interval, no test"
+
+
+def test_a_perfect_score_has_no_interval_without_width() -> None:
+    frame = images(400)
+    frame["score_healthy"] = frame["target_healthy"].astype(np.float32)
+    row = cell(measure(frame), label="healthy")
+    assert row["value"] == 1
+    assert math.isnan(row["ci_low"])
+    assert row["reason"] == "all draws alike: no interval"
+    assert "healthy" in cell(measure(frame), label=AVERAGE)["labels"]  # it is as good as any in a mean
+
+
+def test_a_group_of_few_patients_makes_no_gap() -> None:
+    frame = images(400).assign(target_healthy=lambda f: f["target_healthy"].where(f["age_group"] != "age_0_40", 0.0))
+    young = frame.index[frame["age_group"] == "age_0_40"]
+    frame.loc[young[:2], "target_healthy"] = 1.0
+    row = cell(measure(frame), label="healthy", subgroup="age_group", metric="auc_gap")
+    values = [cell(measure(frame), label="healthy", subgroup=group)["value"] for group in ("age_40_70", "age_70_100")]
+    assert row["value"] == pytest.approx(abs(values[0] - values[1]), abs=1e-12)
+    assert "without age_0_40 (too few patients)" in row["reason"]
 
 
 def test_without_draws_there_are_no_intervals() -> None:

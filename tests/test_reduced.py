@@ -12,6 +12,7 @@ from openjpeg.utils import encode_array
 from pydicom.uid import JPEG2000, JPEG2000Lossless
 
 from dpdt import _core
+from dpdt.errors import DecodeError
 from dpdt.shards.dicom import read_dicom
 from dpdt.shards.process import process_images
 from dpdt.study.settings import ShardSettings
@@ -161,3 +162,22 @@ def test_real_radiographs_with_marks_are_45_db_from_full_decoding(tmp_path: Path
         write(tmp_path / "a.dcm", marked(source, marks), lossy=False)
         for size in SIZES:
             assert psnr(processed(tmp_path / "a.dcm", size), exact(marked(source, marks), size)) >= 45, size
+
+
+@pytest.mark.filterwarnings("ignore:End of file reached")
+@pytest.mark.parametrize("min_side", [0, 64])
+@pytest.mark.parametrize("lossy", [True, False], ids=["lossy", "lossless"])
+def test_a_stream_whose_second_half_is_zeros_is_counted_or_rejected(tmp_path: Path, lossy: bool, min_side: int) -> None:
+    """Zeros are empty packets to OpenJPEG: the picture lacks detail, at a small scale nothing. Its end is missing."""
+    write(tmp_path / "whole.dcm", radiograph(640, 512), lossy=lossy)
+    data = (tmp_path / "whole.dcm").read_bytes()
+    (tmp_path / "half.dcm").write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    whole = read_dicom(str(tmp_path / "whole.dcm"), min_side=min_side)
+    assert whole.warnings == 0
+    if not lossy:
+        with pytest.raises(DecodeError, match=r"^truncated: the JPEG 2000 data end too early"):
+            read_dicom(str(tmp_path / "half.dcm"), min_side=min_side)
+        return
+    half = read_dicom(str(tmp_path / "half.dcm"), min_side=min_side)
+    assert half.warnings == 1
+    assert np.array_equal(half.pixels, whole.pixels) == (min_side > 0)

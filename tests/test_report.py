@@ -57,7 +57,9 @@ def test_auc_csv_has_the_columns_of_the_design_and_every_cell(fake_runs: Make) -
     write_report(study)
     with (study.paths.report / "auc.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    columns = "privacy_unit,target_epsilon,label,subgroup,train_domain,test_domain,auc,ci_low,ci_high,n"
+    columns = (
+        "privacy_unit,target_epsilon,label,subgroup,train_domain,test_domain,auc,ci_low,ci_high,n,labels,auc_common"
+    )
     assert ",".join(rows[0]) == columns
     assert len(rows) == 2 * 2 * 2 * (len(LABELS) + 1) * (len(SUBGROUPS) + 1)
     assert {row["target_epsilon"] for row in rows} == {"1", "inf"}
@@ -82,6 +84,62 @@ def test_an_undefined_cell_is_empty_but_has_its_n(fake_runs: Make) -> None:
         rows = [row for row in csv.DictReader(stream) if row["label"] == "pneumonia" and row["subgroup"] == "all"]
     assert {(row["auc"], row["ci_low"], row["n"]) for row in rows} == {("", "", "240")}
     assert "one class only: 0 of 240 images positive" in page_text(runs.study)
+
+
+def test_a_domain_without_a_label_is_compared_over_the_others(fake_runs: Make) -> None:
+    """Its macro AUC is of four labels beside five: marked, listed, and both values are in the CSV."""
+
+    def without(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(target_pneumonia=math.nan) if frame["image_id"][0].startswith("uka") else frame
+
+    study = fake_runs(TWO, "[1.0, inf]").all(change=without).study
+    write_report(study)
+    table = pd.read_csv(study.paths.report / "auc.csv", keep_default_na=False, na_values=[""])
+    cell = ["target_epsilon", "train_domain", "test_domain"]
+    everyone = table[table["subgroup"] == "all"]
+    of_labels = everyone.pivot(index=cell, columns="label", values="auc")
+    four = [label for label in LABELS if label != "pneumonia"]
+    averages = everyone[everyone["label"] == "average"].set_index(cell)
+    for key, row in averages.iterrows():
+        own = four if key[2] == "uka" else list(LABELS)
+        assert row["labels"] == ",".join(own)
+        assert row["auc"] == pytest.approx(of_labels.loc[key, own].mean(), abs=1e-5)
+        assert row["auc_common"] == pytest.approx(of_labels.loc[key, four].mean(), abs=1e-5)
+    # The on-domain mean, its difference and its interval are over the four that both have.
+    common = averages["auc_common"]
+    on_domain = {e: (common[e, "vindr", "vindr"] + common[e, "uka", "uka"]) / 2 for e in (1.0, math.inf)}
+    curve = pd.read_csv(study.paths.report / "epsilon_curve.csv")
+    mean = curve[(curve["scope"] == "on-domain") & (curve["train_domain"] == "mean")].set_index("target_epsilon")
+    for epsilon, value in on_domain.items():
+        assert mean.loc[epsilon, "auc"] == pytest.approx(value, abs=1e-5)
+        assert mean.loc[epsilon, "ci_low"] < value < mean.loc[epsilon, "ci_high"]
+    text = page_text(study)
+    assert (
+        "Not every test domain has a macro AUC of the same labels: uka (cardiomegaly, pleural effusion, atelectasis"
+        in text
+    )
+    assert auc_table(study, math.inf)[0] == ["trained on", "vindr", "uka*"]
+    grid = Grid.of(study)
+    auc = tables.mean_over_seeds(study, tables.auc_by_run(study))
+    (on,) = [arm for arm in tables.arms(grid, auc) if arm.scope == "on-domain" and arm.target_epsilon == 1.0]
+    assert on.difference == pytest.approx(on_domain[1.0] - on_domain[math.inf], abs=1e-5)
+
+
+def test_the_same_labels_everywhere_need_no_mark(fake_runs: Make) -> None:
+    study = fake_runs(TWO, "[inf]").all(change=lambda frame: frame.assign(target_pneumonia=0.0)).study
+    auc = tables.mean_over_seeds(study, tables.auc_by_run(study))
+    averages = auc[auc["label"] == "average"]
+    pd.testing.assert_series_equal(averages["auc_common"], averages["auc"], check_names=False, check_exact=True)
+    assert tables.other_labels(auc) == {}
+    assert tables.averaged_over(auc) == ("average",)
+
+
+def test_metrics_of_before_without_the_column_labels_are_read(fake_runs: Make) -> None:
+    runs = fake_runs(("vindr",), "[inf]").all(change=lambda frame: frame.assign(target_pneumonia=0.0))
+    file = runs.study.paths.run(runs.study.run_id(Cell("vindr", math.inf, 0))).metrics
+    pd.read_parquet(file).drop(columns="labels").to_parquet(file, index=False)
+    auc = tables.mean_over_seeds(runs.study, tables.auc_by_run(runs.study))
+    assert set(auc.loc[auc["label"] == "average", "labels"]) == {"cardiomegaly,pleural_effusion,atelectasis,healthy"}
 
 
 def test_means_and_differences_are_those_of_the_matrices(fake_runs: Make) -> None:
@@ -285,13 +343,38 @@ def test_a_label_that_is_undefined_has_no_comparison_but_a_reason(fake_runs: Mak
 
 def test_a_small_class_is_tested_by_permutation(fake_runs: Make) -> None:
     def few(frame: pd.DataFrame) -> pd.DataFrame:
-        return frame.assign(target_healthy=[1.0] * 12 + [0.0] * (len(frame) - 12))
+        return frame.assign(target_healthy=[1.0] * 24 + [0.0] * (len(frame) - 24))  # two images a patient
 
     study = fake_runs(("vindr",), "[1.0, inf]").all(change=few).study
     write_report(study)
     table = pd.read_csv(study.paths.report / "comparisons.csv").set_index("label")
     assert table.loc["healthy", "test"] == "permutation"
+    assert math.isnan(table.loc["healthy", "p_equivalence"])  # it would rest on the very error that is not trusted
+    assert table.loc["healthy", "reason"] == "fewer than 20 patients of a class: no test of equivalence"
     assert table.loc["pneumonia", "test"] == "DeLong"
+
+
+@pytest.mark.parametrize("positives", [1, 2])
+def test_a_label_of_one_patient_is_not_tested_and_in_no_macro_test(fake_runs: Make, positives: int) -> None:
+    """DeLong's variance of one positive is 0 for that class; two images of one patient are one patient."""
+
+    def one(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(target_healthy=[1.0] * positives + [0.0] * (len(frame) - positives))
+
+    study = fake_runs(("vindr",), "[1.0, inf]").all(change=one).study
+    write_report(study)
+    table = pd.read_csv(study.paths.report / "comparisons.csv").set_index("label")
+    few = table.loc["healthy"]
+    assert few[["p", "p_equivalence", "ci_low", "standard_error"]].isna().all()
+    assert few["reason"] == "positive in 1 patient, fewer than 10: no interval, no test"
+    text = page_text(study)
+    assert "vindr healthy all patients positive in 1 patient, fewer than 10: no interval, no test" in text
+    # The macro row is what it would be if nobody had the label: of the four others.
+    fake_runs(("vindr",), "[1.0, inf]").all(change=lambda frame: frame.assign(target_healthy=0.0))
+    write_report(study)
+    without = pd.read_csv(study.paths.report / "comparisons.csv").set_index("label").loc["average"]
+    assert table.loc["average"].drop("ci_low").equals(without.drop("ci_low"))
+    assert (without["reason"], without["test"]) == ("over 4 of 5 labels", "DeLong")
 
 
 def test_fairness_both_protocols_and_intervals_are_on_the_page(fake_runs: Make) -> None:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -592,6 +593,38 @@ def test_damaged_shards_are_refused_at_open(built: Study, kind: str) -> None:
     damage(built)
     with pytest.raises(ShardError, match=expected):
         Shards.open(built.paths.shards("vindr"))
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_a_shard_that_is_cut_while_it_is_mapped_is_a_clear_error(built: Study, num_threads: int) -> None:
+    """The kernel answers with SIGBUS where a mapped page has gone: it ended the process without a word."""
+    paths = built.paths.shards("vindr")
+    shards = Shards.open(paths)
+    everything = np.arange(len(shards))
+    whole = shards.images(everything)
+    file = paths.folder / shards.manifest["shards"][0]["file"]
+    data = file.read_bytes()
+    os.truncate(file, 0)
+    with pytest.raises(ShardError, match=rf"its pixels could not be read: it has 0 bytes, expected {len(data)}"):
+        shards.images(np.tile(everything, 1000), num_threads=num_threads)  # 2 MB a thread
+    others = everything[shards.index["shard"] != 0]
+    assert np.array_equal(shards.images(others), whole[others])
+    file.write_bytes(data)
+    assert np.array_equal(shards.images(everything), whole)
+
+
+def test_another_bus_error_still_ends_the_process(built: Study) -> None:
+    code = (
+        "import os, signal, sys, time; from pathlib import Path; import numpy as np\n"
+        "from dpdt.shards.reader import Shards; from dpdt.study.paths import ShardPaths\n"
+        "Shards.open(ShardPaths(Path(sys.argv[1]))).images(np.array([0]))\n"
+        "import mmap; file = open(sys.argv[2], 'r+b'); file.truncate(4096); pages = mmap.mmap(file.fileno(), 4096)\n"
+        "file.truncate(0); pages[0]"
+    )
+    paths = built.paths.shards("vindr")
+    arguments = [sys.executable, "-c", code, str(paths.folder), str(paths.folder / "pages")]
+    (paths.folder / "pages").touch()
+    assert subprocess.run(arguments, capture_output=True, timeout=60, check=False).returncode == -signal.SIGBUS
 
 
 def test_index_that_points_past_a_shard_is_refused_at_open(built: Study) -> None:

@@ -66,7 +66,7 @@ def test_the_newest_job_of_a_task_counts(make_fake_study: Callable[..., Study]) 
     ((newest, found),) = latest_jobs(study).values()
     assert newest.paths.folder.name == names[-1]
     assert found.log == study.paths.jobs / names[-1] / "1.log"
-    newest.forget()
+    newest.remove()
     assert len(latest_jobs(study)) == 1  # the one before
 
 

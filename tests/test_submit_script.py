@@ -89,6 +89,7 @@ def test_a_python_of_another_version_is_refused_before_anything_is_queued(
     with pytest.raises(ClusterError, match=r"= 3\.9 0\.0\.1 1\.5\.3, this one 3\.\d+ .*Install the same version"):
         submit(study, cluster="slurm", stages=["train"])
     assert fake_slurm.count == 0
+    assert list(study.paths.jobs.iterdir()) == []
 
 
 def test_a_python_that_only_nodes_have_is_a_warning(

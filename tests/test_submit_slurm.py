@@ -1,6 +1,8 @@
 """What Slurm is given: scripts and dependencies, kept by programs that stand for sbatch and squeue."""
 
+import dataclasses
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from dpdt.base.machine import __version__, code_version
 from dpdt.errors import ClusterError
 from dpdt.jobs.slurm.call import SlurmCall
 from dpdt.jobs.slurm.requeue import REQUEUE_CODE, Limits
@@ -84,6 +87,7 @@ def test_a_refused_array_takes_back_those_before_it(
     with pytest.raises(ClusterError, match=r"^Slurm refused a job: invalid partition\. Nothing of this submission is"):
         submit(study, cluster="slurm")
     assert fake_slurm.cancelled == "1 2\n"
+    assert list(study.paths.jobs.iterdir()) == []
     assert {row["state"] for row in study_status(study)} == {"to do"}
 
 
@@ -169,6 +173,41 @@ def test_a_task_that_got_fewer_cores_than_it_asked_for_says_so(
     shown = capsys.readouterr()
     assert re.search(r"== cohort a: attempt 1 on \S+ at \d{4}-", shown.out)
     assert "warning: asked for 4 cores, got 1" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("sent_by", "refused"),
+    [
+        (code_version(), False),
+        ((__version__, None), False),  # a host without a checkout, or a node's image
+        (("0.0.1", None), True),
+        ((__version__, "1" * 40), True),
+    ],
+)
+def test_a_task_that_another_version_sent_is_refused_before_the_gpu_is_taken(
+    make_fake_study: MakeStudy,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    sent_by: tuple[str, str | None],
+    refused: bool,
+) -> None:
+    monkeypatch.setattr("dpdt.jobs.task_call.code_version", lambda: (__version__, "2" * 40))
+    if sent_by[1] == code_version()[1]:
+        monkeypatch.setattr("dpdt.jobs.task_call.code_version", code_version)
+    call = as_slurm_job(monkeypatch, tmp_path / "jobs", 1, make_fake_study())
+    call = dataclasses.replace(call, sent_by=sent_by)
+    # one GPU is asked for and none is here: the error says how far it came
+    expected = r"train a: sent by dpdt .*, but \S+ has dpdt " if refused else r"train a: asked for 1 GPU\(s\)"
+    with pytest.raises(ClusterError, match=expected):
+        call()
+
+
+def test_a_task_of_a_version_that_did_not_say_its_own_goes_on(
+    make_fake_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = TaskCall(str(make_fake_study().file), Task("cohort", "a", "cohort a"), num_threads=1)
+    del call.__dict__["sent_by"]  # as a pickle of before has it
+    pickle.loads(pickle.dumps(call)).check_version()
 
 
 def as_slurm_job(monkeypatch: pytest.MonkeyPatch, folder: Path, gpus: int, study: Study) -> SlurmCall:

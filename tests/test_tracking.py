@@ -29,7 +29,9 @@ from dpdt.privacy.statement import StatedRun, privacy_statement
 from dpdt.report.write import write_report
 from dpdt.runs.read import read_run
 from dpdt.study import Cell, Study, load_study
+from dpdt.tracking import stage
 from dpdt.tracking.metrics import MAX_METRIC_KEYS
+from dpdt.tracking.moved import was_moved
 from dpdt.tracking.payload import payload
 from dpdt.tracking.store import explained, open_client, public_name, tracking_uri
 from dpdt.tracking.sync import sync
@@ -705,3 +707,47 @@ def test_the_ui_serves_every_run_on_this_machine_alone_until_ctrl_c(runs: Make) 
     finally:
         ui.kill()
         ui.communicate()
+
+
+@pytest.mark.slow
+def test_artifacts_follow_a_study_that_was_moved(runs: Make, tmp_path: Path) -> None:
+    """The database has absolute addresses: `mv`, another mount, or a container's /study opened on the host."""
+    study = runs(("vindr",), "[1.0, inf]").all().study
+    sync(study)
+
+    def artifacts(study: Study) -> dict[str, list[str]]:
+        client = open_client(tracking_uri(study))
+        experiment = client.get_experiment_by_name(study.name)
+        assert experiment is not None
+        found = client.search_runs([experiment.experiment_id])
+        return {run.data.tags["dpdt.run_id"]: [a.path for a in client.list_artifacts(run.info.run_id)] for run in found}
+
+    before = artifacts(study)
+    assert all("privacy.json" in names for name, names in before.items() if name != "study")
+    there = tmp_path.with_name(f"{tmp_path.name} moved, 100%")  # its address has signs that must be escaped
+    tmp_path.rename(there)
+    moved = load_study(there)
+    assert not stage.done(moved)  # `dpdt submit` sends its task again, too
+    write_json(moved.paths.run(moved.run_id(PLAIN)).privacy, {"paragraph": "news"})
+    command = [sys.executable, "-m", "dpdt", "sync", str(there)]  # MLflow keeps places in a process that knew them
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "the study was moved: MLflow's artifacts are now those in" in done.stderr
+    assert "1 with news sent" in done.stdout
+    assert artifacts(moved) == before
+    assert not was_moved(moved)
+    assert sync(moved).sent == 0
+    client = open_client(tracking_uri(moved))
+    (run,) = client.search_runs(["1"], f"tags.`dpdt.run_id` = '{moved.run_id(PLAIN)}'")
+    assert "news" in Path(client.download_artifacts(run.info.run_id, "privacy.json")).read_text()
+    assert not tmp_path.exists()  # the old folder is not made again
+    tmp_path.mkdir()  # pytest's to remove
+
+
+@pytest.mark.slow
+def test_an_artifact_store_that_was_chosen_stays(runs: Make, tmp_path: Path) -> None:
+    study = runs(("vindr",), "[inf]").all().study
+    chosen = (tmp_path / "chosen by hand").as_uri()
+    open_client(tracking_uri(study)).create_experiment(study.name, artifact_location=chosen)
+    assert not was_moved(study)
+    sync(study)
+    assert open_client(tracking_uri(study)).get_experiment_by_name(study.name).artifact_location == chosen

@@ -11,8 +11,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from dpdt.base.vocabulary import LABELS
 from dpdt.cli import main
 from dpdt.errors import StudyError, TrackingError
 from dpdt.report.write import write_report
@@ -63,6 +65,31 @@ def test_compare_prints_what_mlflow_shows(fake_runs: Make, capsys: pytest.Captur
     assert "parameters that differ" in printed
     assert "auc/uka/healthy" in printed
     assert "using." not in printed
+
+
+def test_compare_marks_macro_aucs_of_other_labels(fake_runs: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    """One hospital has no pneumonia: its own mean is of four labels, and both means are shown."""
+
+    def without(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(target_pneumonia=float("nan")) if frame["image_id"][0].startswith("uka") else frame
+
+    study = fake_runs(TWO, "[inf]").all(change=without).study
+    assert run("compare", "vindr · no DP", "uka · no DP", "--study", str(study.folder), "--json") == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    four = ",".join(label for label in LABELS if label != "pneumonia")
+    assert rows["auc"]["labels"] == [",".join(LABELS), four]
+    assert rows["auc/uka/average"]["labels"] == [four, four]
+    assert "labels" not in rows["auc/uka/healthy"]
+    for name, domains in (("auc_common", TWO), ("auc_off_domain_common", TWO[::-1])):
+        for number, domain in enumerate(domains):
+            values = [rows[f"auc/{domain}/{label}"]["values"][number] for label in four.split(",")]
+            assert rows[name]["values"][number] == pytest.approx(sum(values) / 4)
+    assert run("compare", "vindr", "uka", "--study", str(study.folder)) == 0
+    printed = capsys.readouterr().out
+    assert "auc *" in printed
+    assert "uka: cardiomegaly, pleural_effusion, atelectasis, healthy" in printed
+    same = fake_runs(TWO, "[inf]").all().study
+    assert not any("labels" in row or "common" in row["name"] for row in compare_rows(find_compared(["no DP"], same)))
 
 
 def test_compare_takes_run_folders_without_a_study(fake_runs: Make, tmp_path: Path) -> None:

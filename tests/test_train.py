@@ -20,7 +20,7 @@ import torch
 
 import dpdt.training.loop
 from dpdt.base.files import exclusive_lock, read_json
-from dpdt.errors import DpdtError, PrivacyError, StudyError
+from dpdt.errors import DpdtError, PrivacyError, ShardError, StudyError
 from dpdt.jobs.checks import check_deltas
 from dpdt.jobs.submit import submit
 from dpdt.privacy.accounting import epsilon
@@ -206,6 +206,34 @@ def test_the_number_of_images_at_once_changes_neither_run_nor_result(
     train(other, DP, seeded_randomness=True)
     for name, value in weights_of(other, DP).items():
         torch.testing.assert_close(value, first[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_shard_that_is_cut_under_a_training_ends_it_with_a_clear_error_and_the_ledger_whole(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = sorted(study.paths.shards("uka").folder.glob("shard-*.npy"))
+    whole = {file: file.read_bytes() for file in shards}
+    plain = dpdt.training.loop.TrainingLoop._take_step
+
+    def cut_at_step_6(self: dpdt.training.loop.TrainingLoop, rows: Any) -> torch.Tensor:
+        if self.step == 5:
+            for file in shards:
+                os.truncate(file, 0)
+        return plain(self, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dpdt.training.loop.TrainingLoop, "_take_step", cut_at_step_6)
+        with pytest.raises(ShardError, match="its pixels could not be read: it has 0 bytes"):
+            train(study, DP)
+    paths = paths_of(study, DP)
+    assert read_json(paths.state)["status"] == "failed"
+    assert 6 <= read_spent_steps(paths.ledger) < NUM_STEPS  # whatever was begun is paid for
+    for file, data in whole.items():
+        file.write_bytes(data)  # the same file, put back
+    summary = train(study, DP)
+    assert summary.status == "finished"
+    assert summary.epsilon is not None
+    assert summary.epsilon <= 8
 
 
 def test_after_a_crash_the_steps_taken_again_are_paid_for_again(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

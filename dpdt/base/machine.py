@@ -1,5 +1,6 @@
 """Facts about this process and the machine it runs on: version, commit, container image, rank, cores, memory."""
 
+import functools
 import os
 import re
 import subprocess
@@ -8,7 +9,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-__all__ = ["__version__", "code_commit", "cpu_flags", "free_memory", "image_digest", "num_cores", "this_rank"]
+__all__ = [
+    "__version__",
+    "code_commit",
+    "code_version",
+    "cpu_flags",
+    "free_memory",
+    "image_digest",
+    "num_cores",
+    "this_rank",
+]
 
 __version__ = version("dpdt")
 GIT_SECONDS: Final = 10.0
@@ -41,6 +51,12 @@ def code_commit() -> str | None:
     except (subprocess.SubprocessError, OSError):
         return None
     return answer.stdout.strip()
+
+
+@functools.lru_cache(maxsize=1)
+def code_version() -> tuple[str, str | None]:
+    """Version and commit of the code that this process began with."""
+    return __version__, code_commit()
 
 
 def this_rank() -> int:

@@ -301,16 +301,18 @@ def _domain_metrics(
 def _summary(study: Study, paths: RunPaths, domain: str | None, *, seconds: float, skipped: bool) -> EvaluateSummary:
     """What is in metrics.parquet, in one line."""
     table = pd.read_parquet(paths.metrics)
-    macro = table[
+    macro = metrics.macro_aucs(table)
+    images = table[
         (table["metric"] == "auc") & (table["label"] == metrics.AVERAGE) & (table["subgroup"] == metrics.ALL)
-    ].set_index("test_domain")
+    ]
     before = paths.run_id == study.before_run_id
-    off_domain = (macro if before else macro.drop(domain, errors="ignore"))["value"].mean()
+    column = "auc_common" if macro["auc_common"].notna().any() else "auc"
+    off_domain = (macro if before else macro.drop(domain or "", errors="ignore"))[column].mean()
     return EvaluateSummary(
         run_id=paths.run_id,
         domains=len(study.test_domains),
-        images=int(macro["n"].sum()),
-        on_domain=float(macro["value"].get(domain, math.nan)),
+        images=int(images["n"].sum()),
+        on_domain=float(macro[column].get(domain or "", math.nan)),
         off_domain=float(off_domain),
         seconds=seconds,
         before=before,

@@ -7,6 +7,7 @@ accounting (`sacct`), which many sites do not have.
 import io
 import os
 import pickle
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -78,10 +79,10 @@ class Submission:
         ]
         write_json(self.paths.record, {"format": 1, "cluster": self.cluster, "jobs": rows})
 
-    def forget(self) -> None:
-        """Forget the jobs: they were taken back."""
+    def remove(self) -> None:
+        """Forget the jobs, and remove the folder: they were taken back."""
         self.jobs = []
-        self.add([])
+        shutil.rmtree(self.paths.folder, ignore_errors=True)
 
 
 # The newest job of each task, and the submission that it was sent with.

@@ -3,12 +3,13 @@
 import socket
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import submitit
 
-from dpdt.base.machine import num_cores
+from dpdt.base.machine import code_version, num_cores
+from dpdt.errors import ClusterError
 from dpdt.jobs.attempts import Attempt, attempts_file
 from dpdt.jobs.stages import run_task
 from dpdt.study.frozen import thaw_study
@@ -25,16 +26,36 @@ class TaskCall:
         study_file: The frozen study.
         task: What to do.
         num_threads: Cores for it; 0: all cores of the process.
+        sent_by: Version and commit of the dpdt that sent it.
     """
 
     study_file: str
     task: Task
     num_threads: int
+    sent_by: tuple[str, str | None] = field(default_factory=code_version, kw_only=True)
 
     def __call__(self) -> None:
         """Run the task; the result is in the study's folder."""
         self.print_header(self.new_attempt())
+        self.check_version()
         self.run()
+
+    def check_version(self) -> None:
+        """Refuse to go on with other code than what sent the task: a study would be made by two versions, unnoticed.
+
+        Commits are compared where both are known: a host may have a checkout, and its image no commit. Tasks of
+        versions that did not say theirs go on.
+
+        Raises:
+            ClusterError: This node has another version.
+        """
+        sent, here = getattr(self, "sent_by", None), code_version()
+        if sent is None or (sent[0] == here[0] and (sent[1] == here[1] or None in (sent[1], here[1]))):
+            return
+        raise ClusterError(
+            f"{self.task.label}: sent by dpdt {_version_text(sent)}, but {socket.gethostname()} has dpdt "
+            f"{_version_text(here)}. Have one version everywhere, or cancel what waits (`dpdt cancel`) and send again."
+        )
 
     def new_attempt(self, number: int = 1, host: str | None = None) -> Attempt:
         """The attempt that begins now."""
@@ -63,3 +84,9 @@ class TaskCall:
         if self.task.stage not in TRAINING_STAGES:
             return None
         return thaw_study(self.study_file).paths.run(self.task.key).saved_step
+
+
+def _version_text(found: tuple[str, str | None]) -> str:
+    """Version and commit for people."""
+    version, commit = found
+    return version if commit is None else f"{version} (commit {commit[:12]}{'-dirty' if '-dirty' in commit else ''})"

@@ -1,12 +1,13 @@
 """The report's first answer: what DP costs, what private training brought, and what DP keeps of it.
 
 A difference is `lower` or `higher` where its interval holds no 0, `the same` where its interval lies within the margin
-of equivalence, and otherwise not known. Where there are no intervals (a published table), it is what the numbers say.
+of equivalence, and otherwise not known. Where there are no intervals (a published table), it is what the numbers say;
+where this one alone has none (too few patients), that is said too.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from dpdt.report.format import interval_text, plain, signed
 from dpdt.report.gain import Gain
@@ -21,7 +22,7 @@ WHERE: Final = {"on-domain": "on the models' own domain", "off-domain": "on the 
 NOTHING: Final = "No model has been evaluated yet."
 
 
-def answer(arms: Sequence[Arm], gains: Sequence[Gain], grid: Grid, margin: float) -> list[str]:
+def answer(arms: Sequence[Arm], gains: Sequence[Gain], grid: Grid, margin: float, *, drawn: bool = False) -> list[str]:
     """The study's answer in three sentences, or in fewer where there is nothing to say.
 
     Args:
@@ -29,21 +30,23 @@ def answer(arms: Sequence[Arm], gains: Sequence[Gain], grid: Grid, margin: float
         gains: Over the model before.
         grid: For the arms' names.
         margin: Within ± this an AUC counts as the same.
+        drawn: Whether there are intervals but where patients are too few.
     """
+    judge = _Judge(margin, drawn)
     known = [arm for arm in arms if not math.isnan(arm.auc)]
     if all(is_before(arm.target_epsilon) for arm in known):
         return [NOTHING]
     if not gains:
         why = f": {grid.why_no_before}" if grid.why_no_before else ""
         return [
-            _cost(known, grid, margin),
+            _cost(known, grid, judge),
             f"What private training brought, and what DP keeps of it, is not known{why}.",
         ]
-    found = [_cost(known, grid, margin), _brought(gains, grid, margin)]
+    found = [_cost(known, grid, judge), _brought(gains, grid, judge)]
     return [*found, _kept(gains, grid)] if any(gain.target_epsilon in grid.private for gain in gains) else found
 
 
-def _cost(arms: Sequence[Arm], grid: Grid, margin: float) -> str:
+def _cost(arms: Sequence[Arm], grid: Grid, judge: "_Judge") -> str:
     """The first sentence."""
     without = {arm.scope: arm for arm in arms if math.isinf(arm.target_epsilon)}
     private = [arm for arm in arms if arm.target_epsilon in grid.private]
@@ -55,7 +58,7 @@ def _cost(arms: Sequence[Arm], grid: Grid, margin: float) -> str:
     def clause(scope: str) -> str:
         of_scope = [arm for arm in private if arm.scope == scope]
         words = [
-            f"{_change(arm.difference, arm.difference_interval, margin)} {_with(arm, grid)}"
+            f"{judge.change(arm.difference, arm.difference_interval)} {_with(arm, grid)}"
             if not math.isnan(arm.difference)
             else f"{plain(arm.auc)} {_with(arm, grid)}, with nothing to compare it to"
             for arm in of_scope
@@ -67,12 +70,12 @@ def _cost(arms: Sequence[Arm], grid: Grid, margin: float) -> str:
     return f"What DP costs: {'; '.join(map(clause, scopes))}."
 
 
-def _brought(gains: Sequence[Gain], grid: Grid, margin: float) -> str:
+def _brought(gains: Sequence[Gain], grid: Grid, judge: "_Judge") -> str:
     """The second sentence."""
 
     def clause(scope: str) -> str:
         of_scope = [gain for gain in gains if gain.scope == scope]
-        words = [f"{_change(gain.gain, gain.interval, margin)} {_with(gain, grid)}" for gain in of_scope]
+        words = [f"{judge.change(gain.gain, gain.interval)} {_with(gain, grid)}" for gain in of_scope]
         return f"{WHERE[scope]}, where macro AUC is {plain(of_scope[0].before)} before it, it is {_listed(words)}"
 
     scopes = [scope for scope in SCOPES if any(gain.scope == scope for gain in gains)]
@@ -104,17 +107,25 @@ def _of(interval: Interval) -> str:
     return f"; {text}" if text else ""
 
 
-def _change(difference: float, interval: Interval, margin: float) -> str:
-    """A difference in words: lower, higher, the same, or not known."""
-    words = f"{plain(abs(difference))} {'higher' if difference > 0 else 'lower'}"
-    if math.isnan(interval.low):
-        return words if abs(difference) >= 0.0005 else "the same"
-    if interval.within(margin):
-        return f"the same within ±{margin:g} ({signed(difference)}{_of(interval)})"
-    if not interval.excludes_0:
-        return f"not known to differ ({signed(difference)}{_of(interval)})"
-    low, high = sorted(map(abs, interval))
-    return f"{words} ({interval_text(Interval(low, high))})"
+class _Judge(NamedTuple):
+    """What a difference is called."""
+
+    margin: float
+    drawn: bool
+
+    def change(self, difference: float, interval: Interval) -> str:
+        """A difference in words: lower, higher, the same, or not known."""
+        words = f"{plain(abs(difference))} {'higher' if difference > 0 else 'lower'}"
+        if math.isnan(interval.low):
+            if self.drawn:
+                return f"not known to differ ({signed(difference)}; too few patients for an interval)"
+            return words if abs(difference) >= 0.0005 else "the same"
+        if interval.within(self.margin):
+            return f"the same within ±{self.margin:g} ({signed(difference)}{_of(interval)})"
+        if not interval.excludes_0:
+            return f"not known to differ ({signed(difference)}{_of(interval)})"
+        low, high = sorted(map(abs, interval))
+        return f"{words} ({interval_text(Interval(low, high))})"
 
 
 def _share(gain: Gain) -> str:

@@ -1,13 +1,14 @@
 """Models against models: paired differences in AUC with their tests, and in fairness.
 
 Standard errors are DeLong's, summed by patient (or by image, as `evaluate.bootstrap_unit` says); where a class has few
-images they cannot be trusted, and a permutation test takes their place. Intervals are from the shared bootstrap draws.
+patients they cannot be trusted, and a permutation test takes their place; where it has very few there is no test.
+Intervals are from the shared bootstrap draws.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,8 @@ from dpdt.evaluation.metrics import (
     COLUMNS,
     FAIRNESS,
     auc_influence,
+    count_patients,
+    few_reason,
     holm,
     normal_p,
     permutation_test,
@@ -34,8 +37,9 @@ from dpdt.study import Cell, Study, is_before
 
 __all__ = ["COMPARISON_COLUMNS", "FAIRNESS_COLUMNS", "compare_models", "fairness_table", "metrics_table"]
 
-SMALL_CLASS: Final = 20  # fewer images of a class than this are tested by permutation
+SMALL_CLASS: Final = 20  # fewer patients of a class than this are tested by permutation
 KEYS: Final = ["target_epsilon", "train_domain", "test_domain", "seed", "label"]
+NUMBERS: Final = ("auc", "auc_against", "difference", "standard_error", "p", "p_equivalence")
 COMPARISON_COLUMNS: Final = [
     *KEYS,
     "against",
@@ -162,48 +166,63 @@ def _compare(study: Study, first: _Scores, second: _Scores) -> Iterator[dict[str
         shared = first.frame.index.intersection(second.frame.index, sort=False)
         of_first, of_second = first.frame.loc[shared], second.frame.loc[shared]
         first, second = _by_image(study, of_first), _by_image(study, of_second.assign(**of_first[names]))
-    influences, pairs = [], []
+    compared: list[_Compared] = []
+    patients = np.unique(first.frame["patient_key"].to_numpy(), return_inverse=True)[1]
     for label in LABELS:
         target = first.frame[f"target_{label}"].to_numpy(dtype=np.float64)
         known = ~np.isnan(target)
         reason = undefined_reason(target[known], minimum=study.evaluate.min_subgroup_size)
         if reason:
-            yield {"label": label, **_tested(math.nan, math.nan, math.nan, study), "test": "", "reason": reason}
+            yield {"label": label, **dict.fromkeys(NUMBERS, math.nan), "test": "", "reason": reason}
             continue
         of_models = [model.influence(label, target, known) for model in (first, second)]
-        pairs.append((of_models[0][0], of_models[1][0]))
-        influences.append(of_models[0][1] - of_models[1][1])
-        row = {"label": label, **_tested(*pairs[-1], _error(influences[-1]), study), "test": "DeLong", "reason": ""}
-        positives = int((target[known] == 1).sum())
-        if min(positives, int(known.sum()) - positives) < SMALL_CLASS:
+        counted = count_patients(target[known], patients[known])
+        pair, influence = (of_models[0][0], of_models[1][0]), of_models[0][1] - of_models[1][1]
+        compared.append(_Compared(pair, influence, few_reason(counted)))
+        row = {"label": label, **_tested([compared[-1]], study)}
+        if row["test"] and (min(counted.positive, counted.negative) < SMALL_CLASS or row["standard_error"] == 0):
             scores = [model.frame[f"score_{label}"].to_numpy()[known] for model in (first, second)]
-            units = first.units[known]
-            row |= {"test": "permutation", "p": permutation_test(target[known], *scores, units=units)}
+            p = permutation_test(target[known], *scores, units=first.units[known])
+            why_not = f"fewer than {SMALL_CLASS} patients of a class: no test of equivalence"
+            row |= {"test": "permutation", "p": p, "p_equivalence": math.nan, "reason": row["reason"] or why_not}
         yield row
-    if pairs:
-        means = [float(mean) for mean in np.mean(pairs, axis=0)]
-        error = _error(np.mean(influences, axis=0))
-        note = "" if len(pairs) == len(LABELS) else f"over {len(pairs)} of {len(LABELS)} labels"
-        yield {"label": AVERAGE, **_tested(means[0], means[1], error, study), "test": "DeLong", "reason": note}
+    if compared:
+        enough = [one for one in compared if not one.few] or compared
+        note = "" if len(enough) == len(LABELS) else f"over {len(enough)} of {len(LABELS)} labels"
+        row = {"label": AVERAGE, **_tested(enough, study)}
+        yield row | {"reason": "; ".join(filter(None, (note, row["reason"])))}
+
+
+class _Compared(NamedTuple):
+    """Two models' AUCs of one label."""
+
+    aucs: tuple[float, float]
+    influence: Floats  # of each unit on their difference
+    few: str  # why there is no test
+
+
+def _tested(labels: Sequence[_Compared], study: Study) -> dict[str, Any]:
+    """Difference of two models' AUCs, each a mean over labels, with both tests."""
+    first, second = (float(mean) for mean in np.mean([one.aucs for one in labels], axis=0))
+    few = next((one.few for one in labels if one.few), "")
+    error = math.nan if few else _error(np.mean([one.influence for one in labels], axis=0))
+    certain = "no image moves the difference: its standard error is not known" if error == 0 else ""
+    return {
+        "auc": first,
+        "auc_against": second,
+        "difference": first - second,
+        "standard_error": error,
+        "p": normal_p(first - second, error),
+        "test": "" if few else "DeLong",
+        "p_equivalence": tost(first - second, error, margin=study.evaluate.equivalence_margin).p,
+        "reason": few or certain,
+    }
 
 
 def _error(influence: np.ndarray[Any, np.dtype[np.float64]]) -> float:
     """Standard error from the units' influences."""
     n = len(influence)
     return float(np.sqrt(n / (n - 1) * (influence**2).sum())) if n > 1 else math.nan
-
-
-def _tested(first: float, second: float, error: float, study: Study) -> dict[str, float]:
-    """Difference of two AUCs with both tests."""
-    difference = float(first - second)
-    return {
-        "auc": float(first),
-        "auc_against": float(second),
-        "difference": difference,
-        "standard_error": error,
-        "p": normal_p(difference, error),
-        "p_equivalence": tost(difference, error, margin=study.evaluate.equivalence_margin).p,
-    }
 
 
 def _predictions(run: Run, domain: str) -> pd.DataFrame | None:

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -70,10 +70,11 @@ def _export(figure: "Figure") -> Drawing:
     return drawing
 
 
-def heat_map(matrix: pd.DataFrame, *, title: str, scale: tuple[float, float]) -> Drawing:
+def heat_map(matrix: pd.DataFrame, *, title: str, scale: tuple[float, float], marked: Collection[str] = ()) -> Drawing:
     """AUC by train domain (rows) and test domain (columns), annotated; on-domain cells are framed.
 
-    Of the model before all trainings it is one row, and no cell is on-domain.
+    Columns that are `marked` have a star: their means are over other labels. Of the model before all trainings it is
+    one row, and no cell is on-domain.
     """
     from matplotlib import rc_context
     from matplotlib.patches import Rectangle
@@ -85,7 +86,8 @@ def heat_map(matrix: pd.DataFrame, *, title: str, scale: tuple[float, float]) ->
         axes.set_facecolor("#eeeeee")
         image = axes.imshow(values, cmap=COLOUR_MAP, vmin=scale[0], vmax=scale[1], aspect="auto")
         for (row, column), value in np.ndenumerate(values):
-            text, colour = ("–", "#555555") if math.isnan(value) else (f"{value:.2f}", _ink(value, scale))
+            star = "*" if matrix.columns[column] in marked else ""
+            text, colour = ("–", "#555555") if math.isnan(value) else (f"{value:.2f}{star}", _ink(value, scale))
             axes.text(column, row, text, ha="center", va="center", color=colour)
             if matrix.index[row] == matrix.columns[column] and list(matrix.index) != [BEFORE]:
                 frame = Rectangle((column - 0.47, row - 0.46), 0.94, 0.92, fill=False, edgecolor=colour, linewidth=1.3)

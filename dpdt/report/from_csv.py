@@ -143,7 +143,8 @@ def read_auc_table(frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, Grid]:
     bad = frame["auc"].notna() & (values.isna() | (values < 0) | (values > 1))
     if bad.any():
         raise StudyError(f"--from-csv {name}: auc: expected numbers in [0, 1], got {str(frame['auc'][bad].iloc[0])!r}.")
-    table = _one_before(frame[CELL].assign(target_epsilon=epsilon, auc=values), name)
+    kept = [*CELL, *(["labels"] if "labels" in frame else [])]
+    table = _one_before(frame[kept].assign(target_epsilon=epsilon, auc=values), name)
     twice = table.duplicated(["target_epsilon", *CELL])
     if twice.any():
         row = table[twice].iloc[0]
@@ -207,11 +208,15 @@ def _upper_end(text: str, name: str) -> float:
 
 
 def _with_averages(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with macro AUCs: where it has none for all patients, they are the labels' means."""
-    if ((table["label"] == AVERAGE) & (table["subgroup"] == ALL)).any():
-        return table
-    of_labels = table[table["subgroup"] == ALL]
+    """The table with macro AUCs, and over which labels they are; where it has none for all patients, they are means."""
     by = ["target_epsilon", "subgroup", "train_domain", "test_domain"]
-    means = of_labels.groupby(by, sort=False, as_index=False)["auc"].mean().assign(label=AVERAGE)
-    whole: pd.DataFrame = pd.concat([means, table], ignore_index=True)
-    return whole
+    of_labels = table[(table["label"] != AVERAGE) & table["auc"].notna()]
+    if not ((table["label"] == AVERAGE) & (table["subgroup"] == ALL)).any():
+        means = table[table["subgroup"] == ALL].groupby(by, sort=False, as_index=False)["auc"].mean()
+        table = pd.concat([means.assign(label=AVERAGE), table], ignore_index=True)
+    if "labels" not in table:
+        names = of_labels.groupby(by, sort=False)["label"].agg(
+            lambda found: ",".join(x for x in LABELS if x in set(found))
+        )
+        table = table.join(names.rename("labels"), on=by)
+    return tables.with_common(table.assign(labels=table["labels"].where(table["label"] == AVERAGE).fillna("")))

@@ -18,7 +18,7 @@ from dpdt.base.vocabulary import LABELS, SUBGROUPS
 from dpdt.evaluation.metrics import ALL, AVERAGE
 from dpdt.report.grid import Grid
 from dpdt.report.intervals import UNKNOWN, DrawKey, Draws, Interval
-from dpdt.report.tables import SCOPES, domain_pairs, pair_key
+from dpdt.report.tables import SCOPES, domain_pairs, pair_keys
 from dpdt.study import BEFORE, is_before
 
 __all__ = ["WORSE_COLUMNS", "Gain", "gain_table", "gains", "worse_than_before"]
@@ -79,17 +79,19 @@ def gains(grid: Grid, auc: pd.DataFrame, draws: Draws | None = None) -> list[Gai
             mean = both.mean()
             interval = UNKNOWN
             if draws is not None:
-                keys, start = ([pair_key(e, pair) for pair in both.index] for e in (epsilon, 0.0))
+                keys, start = (pair_keys(auc, e, both.index) for e in (epsilon, 0.0))
                 interval = draws.mean(keys, minus=start)
             share = (math.nan, UNKNOWN, "")
             if epsilon in grid.private:
-                share = _share(pairs, epsilon, draws)
+                share = _share(auc, pairs, epsilon, draws)
             gain = float(mean["arm"] - mean[BEFORE])
             found.append(Gain(epsilon, scope, float(mean[BEFORE]), gain, len(both), interval, *share))
     return found
 
 
-def _share(pairs: dict[float, "pd.Series[float]"], epsilon: float, draws: Draws | None) -> tuple[float, Interval, str]:
+def _share(
+    auc: pd.DataFrame, pairs: dict[float, "pd.Series[float]"], epsilon: float, draws: Draws | None
+) -> tuple[float, Interval, str]:
     """Share of the gain without DP, its interval, and why there is none."""
     shared = pd.DataFrame({e: pairs[e] for e in (0.0, epsilon, math.inf) if e in pairs}).dropna()
     if math.inf not in shared or shared.empty:
@@ -97,9 +99,9 @@ def _share(pairs: dict[float, "pd.Series[float]"], epsilon: float, draws: Draws 
     before, arm, without = (float(shared[e].mean()) for e in (0.0, epsilon, math.inf))
     interval, whole = UNKNOWN, UNKNOWN
     if draws is not None:
-        start, part, most = ([pair_key(e, pair) for pair in shared.index] for e in (0.0, epsilon, math.inf))
+        start, part, most = (pair_keys(auc, e, shared.index) for e in (0.0, epsilon, math.inf))
         interval, whole = draws.share(part, start=start, whole=most)
-    known = whole.excludes_0 if not math.isnan(whole.low) else abs(without - before) >= SMALLEST
+    known = whole.excludes_0 if draws else abs(without - before) >= SMALLEST
     if not known:
         return math.nan, UNKNOWN, "unknown"
     if without < before:

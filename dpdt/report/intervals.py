@@ -73,6 +73,10 @@ class Draws:
                 seeds.setdefault(key, []).append(np.asarray(row.draws, dtype=np.float64))
         return cls({key: np.mean(found, axis=0) for key, found in seeds.items()}, study.evaluate.confidence)
 
+    def __bool__(self) -> bool:
+        """Whether there are any: a published table has none."""
+        return bool(self._found)
+
     def mean(self, keys: Iterable[DrawKey], *, minus: Iterable[DrawKey] = ()) -> Interval:
         """Interval of the mean over `keys`, less the mean over `minus`; none if any has no draws."""
         parts = [self._mean(list(keys))]

@@ -11,8 +11,8 @@ import pandas as pd
 
 from dpdt.base.machine import __version__
 from dpdt.base.vocabulary import LABELS, SUBGROUPS
-from dpdt.evaluation.metrics import ALL, AVERAGE
-from dpdt.report import figures, provenance
+from dpdt.evaluation.metrics import ALL, AVERAGE, FEWEST_PATIENTS, common_labels
+from dpdt.report import figures, provenance, tables
 from dpdt.report import section_tables as sections
 from dpdt.report.answer import answer
 from dpdt.report.format import Table, interval_text, plain, signed
@@ -72,6 +72,7 @@ def render(study: Study, contents: Contents, *, missing: Sequence[tuple[str, str
         undefined=_undefined(contents.by_run),
         missing=missing,
         stale=stale,
+        earlier=tables.evaluated_before(study),
         cohort=provenance.cohort(study),
         privacy=provenance.privacy_table(runs),
         audits=provenance.audits(runs),
@@ -106,6 +107,7 @@ def render_published(contents: Contents, *, name: str, source: str) -> str:
         undefined=empty,
         missing=[],
         stale=[],
+        earlier=[],
         cohort=None,
         privacy=empty,
         audits=empty,
@@ -121,19 +123,24 @@ def _template(**values: Any) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     source = files("dpdt.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source).render(version=__version__, **values)
+    return environment.from_string(source).render(version=__version__, fewest=FEWEST_PATIENTS, **values)
 
 
 def _shared(contents: Contents, margin: float) -> dict[str, Any]:
     """What a study and a published table have in common."""
     grid = contents.grid
-    worse, by_chance = sections.worse_rows(contents.worse, grid)
+    worse, by_chance = sections.worse_rows(contents.worse, grid, contents.draws)
     labels = [label for label in LABELS if any(heat_map_name(e, label) in contents.figures for e in grid.epsilons)]
     return {
         "train_domains": grid.train_domains,
         "test_domains": grid.test_domains,
-        "answer": answer(contents.arms, contents.gains, grid, margin),
+        "answer": answer(contents.arms, contents.gains, grid, margin, drawn=bool(contents.draws)),
         "arms": arms_table(contents.arms, grid),
+        "averaged": _label_names(tables.averaged_over(contents.auc), contents.auc),
+        "other_labels": [
+            f"{domain} ({_label_names(labels, contents.auc)})"
+            for domain, labels in tables.other_labels(contents.auc).items()
+        ],
         "gains": sections.gain_rows(contents.gains, grid),
         "worse": worse,
         "worse_by_chance": by_chance,
@@ -177,6 +184,14 @@ def _map(contents: Contents, epsilon: float, label: str) -> dict[str, str] | Non
     return _image(contents, heat_map_name(epsilon, label), text)
 
 
+def _label_names(labels: Sequence[str], auc: pd.DataFrame) -> str:
+    """Labels in words; of the one average of a table, those that it is over."""
+    if tuple(labels) == (AVERAGE,):
+        rows = auc[(auc["label"] == AVERAGE) & (auc["subgroup"] == ALL) & auc["auc"].notna()]
+        labels = common_labels(rows["labels"])
+    return ", ".join(label.replace("_", " ") for label in labels)
+
+
 def _image(contents: Contents, name: str, text: str) -> dict[str, str] | None:
     """An image as a data URI with its description; None if it was not drawn."""
     if name not in contents.figures:
@@ -202,11 +217,12 @@ def subgroup_table(subgroups: pd.DataFrame, scope: str, grid: Grid) -> Table:
 
 
 def _undefined(by_run: pd.DataFrame) -> Table:
-    """Cells without a number, once a test domain, label and subgroup, with n and the reason."""
-    cells = by_run[by_run["auc"].isna() & (by_run["label"] != AVERAGE)]
+    """Cells without a number or an interval, once a test domain, label and subgroup, with the reason."""
+    without = by_run["auc"].isna() | (by_run["ci_low"].isna() & (by_run["reason"] != ""))
+    cells = by_run[without & (by_run["label"] != AVERAGE)]
     unique = cells.drop_duplicates(["test_domain", "label", "subgroup"])
     rows = [
         [str(row.test_domain), str(row.label).replace("_", " "), figures.group_name(str(row.subgroup)), str(row.reason)]
         for row in unique.itertuples()
     ]
-    return Table(["tested on", "label", "subgroup", "why there is no AUC"], rows)
+    return Table(["tested on", "label", "subgroup", "why there is no AUC, or no interval"], rows)

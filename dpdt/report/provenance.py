@@ -6,6 +6,7 @@ from typing import Any, Final
 import pandas as pd
 
 from dpdt.base.vocabulary import LABELS, SPLITS, format_bound
+from dpdt.evaluation.audit.membership import membership_text
 from dpdt.report.format import Table, thousands
 from dpdt.runs.read import Run
 from dpdt.study import Study
@@ -91,7 +92,7 @@ def audits(runs: Sequence[Run]) -> Table:
         if found is None:
             continue
         member, canaries = found["membership"], found["canaries"] or {}
-        auc = "–" if member["auc"] is None else f"{member['auc']:.3f} ({member['low']:.3f} to {member['high']:.3f})"
+        auc = membership_text(member)
         lower = _value(canaries.get("epsilon_lower"))
         if canaries:
             lower += f" ({canaries['right']} of {canaries['guesses']} guesses right)"

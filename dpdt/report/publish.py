@@ -30,7 +30,8 @@ def draw(grid: Grid, auc: pd.DataFrame, curve: pd.DataFrame, subgroups: pd.DataF
         for label in labels:
             matrix = tables.macro_matrix(grid, auc, epsilon, label=label)
             title = names[epsilon] if label == AVERAGE else f"{label.replace('_', ' ')}, {names[epsilon]}"
-            drawn[heat_map_name(epsilon, label)] = figures.heat_map(matrix, title=title, scale=scale)
+            marked = tables.other_labels(auc) if label == AVERAGE else ()
+            drawn[heat_map_name(epsilon, label)] = figures.heat_map(matrix, title=title, scale=scale, marked=marked)
     drawn["auc_over_epsilon"] = figures.epsilon_figure(curve, names=names)
     for scope in SCOPES:
         if (subgroups.loc[subgroups["scope"] == scope, "pairs"] > 0).any():

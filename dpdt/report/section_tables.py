@@ -131,9 +131,9 @@ def _in_brackets(interval: Interval, *, sign: bool = False) -> str:
     return f" ({text})" if text else ""
 
 
-def worse_rows(worse: pd.DataFrame, grid: Grid) -> tuple[Table, int]:
+def worse_rows(worse: pd.DataFrame, grid: Grid, draws: Draws) -> tuple[Table, int]:
     """Where a DP model is worse than before beyond chance (or at all, without intervals), and how many other cells."""
-    surely = worse[~(worse["ci_high"] >= 0)] if len(worse) else worse
+    surely = worse[worse["ci_high"] < 0] if draws else worse
     rows = [
         [
             grid.name(row["target_epsilon"]),

@@ -8,7 +8,7 @@ import pandas as pd
 
 from dpdt.base.vocabulary import LABELS, SUBGROUPS
 from dpdt.evaluation.evaluate import evaluation_done
-from dpdt.evaluation.metrics import ALL, AVERAGE
+from dpdt.evaluation.metrics import ALL, AVERAGE, common_labels, labels_of_averages
 from dpdt.report.grid import Grid
 from dpdt.report.intervals import UNKNOWN, DrawKey, Draws, Interval
 from dpdt.runs.read import model_runs
@@ -20,25 +20,31 @@ __all__ = [
     "Arm",
     "arms",
     "auc_by_run",
+    "averaged_over",
     "domain_pairs",
     "epsilon_curve",
+    "evaluated_before",
     "macro_matrix",
     "mean_over_seeds",
     "missing_runs",
-    "pair_key",
+    "other_labels",
+    "pair_keys",
     "stale_runs",
     "subgroup_table",
+    "with_common",
 ]
 
 KEYS: Final = ["privacy_unit", "target_epsilon", "label", "subgroup", "train_domain", "test_domain"]
-AUC_COLUMNS: Final = [*KEYS, "auc", "ci_low", "ci_high", "n"]
-RUN_COLUMNS: Final = [*AUC_COLUMNS, "n_positive", "reason", "seed", "run_id"]
+# `labels` and `auc_common` are of averages: over which labels `auc` is, and the mean over those that all averages of
+# the subgroup share.
+AUC_COLUMNS: Final = [*KEYS, "auc", "ci_low", "ci_high", "n", "labels", "auc_common"]
+RUN_COLUMNS: Final = [*AUC_COLUMNS[:-1], "n_positive", "reason", "seed", "run_id"]
 SCOPES: Final = ("on-domain", "off-domain")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Mean macro AUC of all models of one target epsilon."""
+    """Mean macro AUC of all models of one target epsilon, over the labels that all of them have."""
 
     target_epsilon: float
     scope: str  # on-domain or off-domain
@@ -59,7 +65,7 @@ def auc_by_run(study: Study) -> pd.DataFrame:
         if run is None or metrics is None:
             continue
         table = metrics[(metrics["metric"] == "auc") & metrics["subgroup"].isin((ALL, *SUBGROUPS))]
-        table = table.rename(columns={"value": "auc"})
+        table = table.assign(labels=labels_of_averages(table)).rename(columns={"value": "auc"})
         tables.append(
             table.assign(
                 privacy_unit=study.privacy.unit if is_before(cell.target_epsilon) else run.unit,
@@ -97,8 +103,45 @@ def mean_over_seeds(study: Study, by_run: pd.DataFrame) -> pd.DataFrame:
     if by_run.empty:
         return pd.DataFrame(columns=AUC_COLUMNS)
     grouped = by_run.groupby(KEYS, sort=False, as_index=False)
-    table = grouped.agg({"auc": "mean", "ci_low": "mean", "ci_high": "mean", "n": "max"})
-    return _sorted(study, table)[AUC_COLUMNS]
+    table = grouped.agg({"auc": "mean", "ci_low": "mean", "ci_high": "mean", "n": "max", "labels": "first"})
+    return _sorted(study, with_common(table))[AUC_COLUMNS]
+
+
+def with_common(auc: pd.DataFrame) -> pd.DataFrame:
+    """The table with `auc_common`: averages over the labels that all averages of their subgroup share.
+
+    Args:
+        auc: Columns `target_epsilon, label, subgroup, train_domain, test_domain, auc, labels`; once a cell.
+
+    Returns:
+        With `auc_common`; NaN in rows of labels, and where no label is shared or known.
+    """
+    cell = ["target_epsilon", "subgroup", "train_domain", "test_domain"]
+    averages = auc[(auc["label"] == AVERAGE) & auc["auc"].notna()]
+    found = auc.assign(auc_common=math.nan)
+    for subgroup, rows in averages.groupby("subgroup", sort=False):
+        shared = common_labels(rows["labels"])
+        of_labels = auc[auc["label"].isin(shared) & (auc["subgroup"] == subgroup)]
+        means = of_labels.groupby(cell)["auc"].mean().rename("mean")
+        own = rows["labels"] == ",".join(shared)  # as it is there, to the last bit
+        values = rows.join(means, on=cell)["mean"]
+        found.loc[rows.index, "auc_common"] = values.where(~own, rows["auc"]) if shared else math.nan
+    return found
+
+
+def averaged_over(auc: pd.DataFrame, subgroup: str = ALL) -> tuple[str, ...]:
+    """The labels over which arms and domains are compared; the word average where all averages are over the same."""
+    rows = auc[(auc["label"] == AVERAGE) & (auc["subgroup"] == subgroup) & auc["auc"].notna()]
+    shared = common_labels(rows["labels"])
+    return shared if shared and rows["labels"].nunique() > 1 else (AVERAGE,)
+
+
+def other_labels(auc: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """Test domains with a macro AUC (all patients) that lacks labels which others have: the labels that it is over."""
+    rows = auc[(auc["label"] == AVERAGE) & (auc["subgroup"] == ALL) & auc["auc"].notna() & (auc["labels"] != "")]
+    every = {label for text in rows["labels"] for label in text.split(",")}
+    found = {domain: common_labels(part["labels"]) for domain, part in rows.groupby("test_domain", sort=False)}
+    return {str(domain): labels for domain, labels in found.items() if set(labels) != every}
 
 
 def missing_runs(study: Study) -> list[tuple[str, str]]:
@@ -119,23 +162,37 @@ def stale_runs(study: Study) -> list[str]:
     return [run.run_id for run in evaluated if not evaluation_done(study, run.run_id)]
 
 
+def evaluated_before(study: Study) -> list[str]:
+    """Models that an earlier dpdt evaluated: they have intervals of few patients, and means over labels with them."""
+    tables = {run.run_id: run.metrics() for run in model_runs(study).values() if run}
+    return [run_id for run_id, table in tables.items() if table is not None and "labels" not in table]
+
+
 def macro_matrix(
-    grid: Grid, auc: pd.DataFrame, target_epsilon: float, *, label: str = AVERAGE, subgroup: str = ALL
+    grid: Grid,
+    auc: pd.DataFrame,
+    target_epsilon: float,
+    *,
+    label: str = AVERAGE,
+    subgroup: str = ALL,
+    column: str = "auc",
 ) -> pd.DataFrame:
     """AUC by train domain (rows) and test domain (columns); NaN where it is missing or undefined.
 
-    At epsilon 0 there is one row, `before`.
+    At epsilon 0 there is one row, `before`. Each average is over its own labels, or over the common ones with
+    `column` = "auc_common".
     """
     chosen = auc[(auc["target_epsilon"] == target_epsilon) & (auc["label"] == label) & (auc["subgroup"] == subgroup)]
-    matrix = chosen.pivot_table(index="train_domain", columns="test_domain", values="auc", dropna=False)
+    matrix = chosen.pivot_table(index="train_domain", columns="test_domain", values=column, dropna=False)
     return matrix.reindex(index=list(grid.rows(target_epsilon)), columns=list(grid.test_domains)).astype("float64")
 
 
 def domain_pairs(grid: Grid, auc: pd.DataFrame, scope: str, subgroup: str = ALL) -> dict[float, "pd.Series[float]"]:
-    """Macro AUC by train × test domain pair within one scope, for each target epsilon."""
+    """Macro AUC by train × test domain pair within one scope, for each target epsilon; over common labels if any."""
     pairs = {}
+    column = "auc" if averaged_over(auc, subgroup) == (AVERAGE,) else "auc_common"
     for epsilon in sorted(grid.epsilons):
-        matrix = macro_matrix(grid, auc, epsilon, subgroup=subgroup)
+        matrix = macro_matrix(grid, auc, epsilon, subgroup=subgroup, column=column)
         if is_before(epsilon):  # it is where the model of each train domain started
             matrix = matrix.reindex([BEFORE] * len(grid.train_domains)).set_axis(list(grid.train_domains))
         index = pd.MultiIndex.from_product([matrix.index, matrix.columns], names=["train_domain", "test_domain"])
@@ -154,8 +211,8 @@ def arms(grid: Grid, auc: pd.DataFrame, *, subgroup: str = ALL, draws: Draws | N
         for epsilon, values in sorted(pairs.items(), reverse=True):
             shared = (values - without).dropna() if without is not None and math.isfinite(epsilon) else values.iloc[:0]
             defined = values.dropna()
-            keys = [pair_key(epsilon, pair, subgroup) for pair in defined.index]
-            both = [[pair_key(e, pair, subgroup) for pair in shared.index] for e in (epsilon, math.inf)]
+            keys = pair_keys(auc, epsilon, defined.index, subgroup)
+            both = [pair_keys(auc, e, shared.index, subgroup) for e in (epsilon, math.inf)]
             result.append(
                 Arm(
                     target_epsilon=epsilon,
@@ -179,15 +236,15 @@ def epsilon_curve(grid: Grid, auc: pd.DataFrame, draws: Draws | None = None) -> 
         for epsilon, values in domain_pairs(grid, auc, scope).items():
             by_domain = values.groupby(level=0, sort=False).mean()
             rows += [(epsilon, scope, domain, value, *UNKNOWN) for domain, value in by_domain.items()]
-            keys = [pair_key(epsilon, pair, ALL) for pair in values.dropna().index]
+            keys = pair_keys(auc, epsilon, values.dropna().index)
             rows.append((epsilon, scope, "mean", values.mean(), *(draws.mean(keys) if draws and keys else UNKNOWN)))
     return pd.DataFrame(rows, columns=["target_epsilon", "scope", "train_domain", "auc", "ci_low", "ci_high"])
 
 
-def pair_key(epsilon: float, pair: object, subgroup: str = ALL) -> DrawKey:
-    """Key of the draws of a macro AUC."""
-    train_domain, test_domain = pair if isinstance(pair, tuple) else (pair, pair)
-    return DrawKey(epsilon, str(train_domain), str(test_domain), AVERAGE, subgroup, "auc")
+def pair_keys(auc: pd.DataFrame, epsilon: float, pairs: pd.Index, subgroup: str = ALL) -> list[DrawKey]:
+    """Keys of the draws whose mean is the mean of the pairs' macro AUCs, as `domain_pairs` has them."""
+    names = averaged_over(auc, subgroup)
+    return [DrawKey(epsilon, str(pair[0]), str(pair[1]), name, subgroup, "auc") for pair in pairs for name in names]
 
 
 def subgroup_table(grid: Grid, auc: pd.DataFrame, draws: Draws | None = None) -> pd.DataFrame:

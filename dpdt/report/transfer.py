@@ -14,6 +14,7 @@ import pandas as pd
 
 from dpdt.evaluation.metrics import ALL, AVERAGE, holm
 from dpdt.report.grid import Grid
+from dpdt.report.tables import averaged_over
 from dpdt.study import BEFORE, is_before
 
 __all__ = ["TRANSFER_COLUMNS", "transfer_pairs", "transfer_table"]
@@ -45,7 +46,7 @@ def transfer_pairs(auc: pd.DataFrame, grid: Grid, target_epsilon: float, test_do
     """Falls of every pair of another train domain and a label.
 
     Args:
-        auc: Columns `target_epsilon, label, subgroup, train_domain, test_domain, auc`; once a cell.
+        auc: Columns `target_epsilon, label, subgroup, train_domain, test_domain, auc, labels`; once a cell.
         grid: The domains.
         target_epsilon: The arm with DP.
         test_domain: Where the models are tested.
@@ -55,6 +56,8 @@ def transfer_pairs(auc: pd.DataFrame, grid: Grid, target_epsilon: float, test_do
         missing. `before` is of the model that has not been trained anywhere.
     """
     cells = auc[(auc["subgroup"] == ALL) & (auc["label"] != AVERAGE) & (auc["test_domain"] == test_domain)]
+    if few := _few(auc, test_domain):
+        cells = cells.assign(auc=cells["auc"].mask(cells["label"].isin(few)))
     by_key = cells.set_index(["target_epsilon", "train_domain", "label"])["auc"].to_dict()
     labels = list(dict.fromkeys(cells["label"]))
     rows = [
@@ -102,7 +105,8 @@ def _row(auc: pd.DataFrame, grid: Grid, epsilon: float, domain: str) -> dict[str
     mean = used.drop(columns=["train_domain", "label"]).mean()
     left_out = len(pairs) - len(used)
     notes = [reason] if reason else []
-    notes += [f"without {left_out} of {len(pairs)} pairs (no AUC)"] if left_out else []
+    few = ", or of too few patients" if _few(auc, domain) else ""
+    notes += [f"without {left_out} of {len(pairs)} pairs (no AUC{few})"] if left_out else []
     return {
         "target_epsilon": epsilon,
         "test_domain": domain,
@@ -125,6 +129,13 @@ def _row(auc: pd.DataFrame, grid: Grid, epsilon: float, domain: str) -> dict[str
     }
 
 
+def _few(auc: pd.DataFrame, test_domain: str) -> set[str]:
+    """Labels with an AUC of so few patients that no macro AUC of the domain has it: they are in no test either."""
+    here = auc[(auc["subgroup"] == ALL) & (auc["test_domain"] == test_domain) & auc["auc"].notna()]
+    averaged = {label for text in here["labels"] for label in text.split(",") if label}
+    return set(here.loc[here["label"] != AVERAGE, "label"]) - averaged if averaged else set()
+
+
 def _paired_t(first: pd.Series, second: pd.Series) -> tuple[float, float, str]:
     """Student's t and its two-sided P value of paired numbers, or why there is none."""
     from scipy.stats import ttest_rel
@@ -141,7 +152,8 @@ def _paired_t(first: pd.Series, second: pd.Series) -> tuple[float, float, str]:
 def _macro_fall(auc: pd.DataFrame, grid: Grid, epsilon: float, domain: str) -> float:
     """On-domain macro AUC without DP less the mean off-domain macro AUC of an arm; NaN if one of them is missing."""
     macro = auc[(auc["subgroup"] == ALL) & (auc["label"] == AVERAGE) & (auc["test_domain"] == domain)]
-    by_key = macro.set_index(["target_epsilon", "train_domain"])["auc"].to_dict()
+    column = "auc" if averaged_over(auc) == (AVERAGE,) else "auc_common"
+    by_key = macro.set_index(["target_epsilon", "train_domain"])[column].to_dict()
     others = grid.rows(epsilon) if is_before(epsilon) else [o for o in grid.train_domains if o != domain]
     elsewhere = [by_key.get((epsilon, other), math.nan) for other in others]
     return float(by_key.get((math.inf, domain), math.nan) - np.mean(elsewhere)) if elsewhere else math.nan

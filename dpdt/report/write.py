@@ -78,9 +78,13 @@ def auc_matrix(study: Study, target_epsilon: float, *, label: str = AVERAGE) -> 
 
 
 def auc_table(study: Study, target_epsilon: float) -> tuple[list[str], list[list[str]]]:
-    """The macro AUC matrix as columns and rows for the terminal; `–` where it is missing or undefined."""
-    matrix = auc_matrix(study, target_epsilon)
-    columns = ["trained on", *map(str, matrix.columns)]
+    """The macro AUC matrix as columns and rows for the terminal; `–` where it is missing or undefined.
+
+    Test domains whose means lack labels that others have are marked by a star.
+    """
+    auc = tables.mean_over_seeds(study, tables.auc_by_run(study))
+    matrix, other = tables.macro_matrix(Grid.of(study), auc, target_epsilon), tables.other_labels(auc)
+    columns = ["trained on", *(f"{domain}*" if domain in other else str(domain) for domain in matrix.columns)]
     rows = [
         [str(domain), *("–" if math.isnan(value) else f"{value:.3f}" for value in matrix.loc[domain])]
         for domain in matrix.index

@@ -36,6 +36,7 @@ class DicomPixels:
         warnings: Oddities that were read past.
         oddities: In words, as far as they are in the header; never with a value of the file.
         window: Whether the range was cut: `off` (not asked for), `linear`, `linear_exact`, or `none` (nothing to use).
+        line: Step and origin that make of a value here what the file has stored (of a modality table: what it gives).
     """
 
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
@@ -48,6 +49,16 @@ class DicomPixels:
     warnings: int = 0
     oddities: Sequence[str] = ()
     window: str = "off"
+    line: tuple[float, float] = (1.0, 0.0)
+
+    @property
+    def constant_message(self) -> str:
+        """Why there is no picture where all pixels came out the same."""
+        step, origin = self.line
+        low, high = (step * float(value) + origin for value in (self.pixels.min(), self.pixels.max()))
+        if low == high:
+            return f"all pixels have the stored value {low:g}"
+        return f"the stored values {low:g} to {high:g} become one after resampling"
 
     @property
     def halvings(self) -> int:
@@ -67,7 +78,8 @@ def read_dicom(path: str, *, min_side: int = 0, max_halvings: int = 32, voi_wind
         path: The file.
         min_side: Not 0: decode JPEG 2000 at a smaller scale if that leaves about this many rows and columns.
         max_halvings: How often it may be halved for that.
-        voi_window: Clip to the file's first window (PS3.3 C.11.2.1.2), if it names one that is linear and not empty.
+        voi_window: Clip to the file's first window (PS3.3 C.11.2.1.2), if it names one that is linear, not empty, and
+            not beside all values of the picture.
 
     Returns:
         Pixels, whether to invert them after min-max, and what else there is to say.
@@ -113,6 +125,8 @@ def _pixels_of(dataset: "Dataset", *, min_side: int, max_halvings: int, voi_wind
         min_side = 0  # values that are no brightness must not be averaged
     pixels, grid, warnings = stored_values(dataset, layout, oddities, min_side=min_side, max_halvings=max_halvings)
     is_padding = _within(pixels, padding)
+    if padding is not None and is_padding is not None and is_padding.all():
+        raise DecodeError(f"constant: all pixels are padding (stored values {padding[0]} to {padding[1]})")
     if has_table:
         pixels, slope, intercept, known = modality_table(dataset, pixels, layout), 1.0, 0.0, True
     invert = (layout.photometric == "MONOCHROME1") != (slope < 0)
@@ -125,9 +139,15 @@ def _pixels_of(dataset: "Dataset", *, min_side: int, max_halvings: int, voi_wind
     if edges is not None:
         low, high = sorted((edge - intercept) / slope for edge in edges)
         span = np.iinfo(pixels.dtype) if pixels.dtype.kind in "iu" else np.finfo(pixels.dtype)
-        pixels = np.clip(pixels, *np.clip(np.rint([low, high]), span.min, span.max).astype(pixels.dtype))
+        clipped = np.clip(pixels, *np.clip(np.rint([low, high]), span.min, span.max).astype(pixels.dtype))
+        if clipped.min() < clipped.max() or pixels.min() == pixels.max():
+            pixels = clipped
+        else:
+            window = "none"
+            oddities.append("the window leaves no contrast")
+    unsigned, line = _unsigned(pixels)
     return DicomPixels(
-        pixels=_unsigned(pixels),
+        pixels=unsigned,
         invert=invert,
         bits=layout.stored,
         height=layout.rows,
@@ -137,6 +157,7 @@ def _pixels_of(dataset: "Dataset", *, min_side: int, max_halvings: int, voi_wind
         warnings=warnings + len(oddities),
         oddities=tuple(oddities),
         window=window,
+        line=line,
     )
 
 
@@ -153,25 +174,28 @@ def _window(dataset: "Dataset", oddities: list[str]) -> tuple[str, tuple[float, 
 
 
 def _within(stored: NDArray[Any], span: tuple[int, int] | None) -> NDArray[np.bool_] | None:
-    """Which stored values are padding; None if none or all are."""
+    """Which stored values are padding; None if none are."""
     if span is None:
         return None
     found = (stored >= span[0]) & (stored <= span[1])
-    return found if found.any() and not found.all() else None
+    return found if found.any() else None
 
 
-def _unsigned(pixels: NDArray[Any]) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Order-preserving straight line into uint8 or uint16; only types wider than 16 bits lose anything by it."""
+def _unsigned(pixels: NDArray[Any]) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], tuple[float, float]]:
+    """Order-preserving straight line into uint8 or uint16, and step and origin of the way back.
+
+    Only types wider than 16 bits lose anything by it.
+    """
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)  # Explicit VR Big Endian
     if pixels.dtype in (np.uint8, np.uint16):
-        return np.ascontiguousarray(pixels)
+        return np.ascontiguousarray(pixels), (1.0, 0.0)
     if pixels.dtype == np.int8:
-        return np.ascontiguousarray(pixels).view(np.uint8) ^ np.uint8(0x80)
+        return np.ascontiguousarray(pixels).view(np.uint8) ^ np.uint8(0x80), (1.0, -128.0)
     if pixels.dtype == np.int16:
-        return np.ascontiguousarray(pixels).view(np.uint16) ^ np.uint16(0x8000)
+        return np.ascontiguousarray(pixels).view(np.uint16) ^ np.uint16(0x8000), (1.0, -32768.0)
     wide = pixels.astype(np.float64)
     low, high = float(wide.min()), float(wide.max())
     if not np.isfinite([low, high]).all():
         raise DecodeError("unsupported: pixels that are not finite numbers")
     scale = 65535.0 / (high - low) if high > low else 0.0
-    return np.rint((wide - low) * scale).astype(np.uint16)
+    return np.rint((wide - low) * scale).astype(np.uint16), (1 / scale if scale else 1.0, low)

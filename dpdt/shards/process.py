@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dpdt import _core
 from dpdt.errors import DecodeError
-from dpdt.shards.dicom import read_dicom
+from dpdt.shards.dicom import DicomPixels, read_dicom
 from dpdt.study.settings import ShardSettings
 
 MOST_HALVINGS: Final = 32  # the most that JPEG 2000 has
@@ -125,12 +125,13 @@ def _process_dicom(
 
 def _process_one(path: str, out: NDArray[np.uint8], settings: ShardSettings) -> ImageOutcome:
     height = width = bits = 0
+    read: DicomPixels | None = None
     try:
         reducible = settings.recipe == "area" and not settings.exact_decode
         min_side, halvings, done = 2 * settings.size if reducible else 0, MOST_HALVINGS, False
         while not done:
             frame = read_dicom(path, min_side=min_side, max_halvings=halvings, voi_window=settings.voi_window)
-            height, width, bits = frame.height, frame.width, frame.bits
+            read, height, width, bits = frame, frame.height, frame.width, frame.bits
             done = _core.process_array(
                 frame.pixels,
                 out,
@@ -144,5 +145,7 @@ def _process_one(path: str, out: NDArray[np.uint8], settings: ShardSettings) -> 
             halvings = frame.halvings - 1  # too small a scale for this picture: the next larger one
     except DecodeError as err:
         reason, _, message = str(err).partition(": ")
+        if reason == "constant" and read is not None:
+            message = read.constant_message  # the core names its own values
         return ImageOutcome(reason, message, "dicom", height, width, bits)
     return ImageOutcome("", "; ".join(frame.oddities), "dicom", height, width, bits, frame.warnings, frame.window)

@@ -193,11 +193,19 @@ class Shards:
             (k, size, size), a copy.
 
         Raises:
-            ShardError: A position is outside of the index.
+            ShardError: A position is outside of the index, or a file was cut after it was opened.
         """
         places = np.asarray(positions, dtype=np.int64)
         if places.size and (places.min() < 0 or places.max() >= len(self)):
             raise ShardError(f"{self.paths.folder}: positions must be in [0, {len(self)}), got {places.tolist()[:10]}")
         out = np.empty((len(places), self.size, self.size), dtype=np.uint8) if out is None else out
-        _core.gather(self._maps, self._shard[places], self._row[places], out, num_threads=num_threads)
+        cut = _core.gather(self._maps, self._shard[places], self._row[places], out, num_threads=num_threads)
+        if cut is not None:
+            path = self.paths.folder / self.manifest["shards"][cut]["file"]
+            found = path.stat().st_size if path.exists() else 0
+            expected = len(shard_header(len(self._maps[cut]), self.size)) + self._maps[cut].size
+            raise ShardError(
+                f"{path}: its pixels could not be read: it has {found} bytes, expected {expected}. It was cut while it "
+                f"was read, or its disk fails. {_remedy(path)}"
+            )
         return out

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dpdt.base.console import show_table
 from dpdt.errors import StudyError
+from dpdt.evaluation.metrics import AVERAGE
 from dpdt.runs.read import Run, all_runs, run_in
 from dpdt.study import Study
 from dpdt.study.paths import RunPaths
@@ -14,6 +15,7 @@ from dpdt.tracking.payload import Payload, payload
 
 __all__ = ["compare_rows", "find_compared", "show_comparison"]
 
+LABELS_TAG: Final = "dpdt.labels."
 KINDS = ("parameter", "metric")
 
 
@@ -45,12 +47,31 @@ def find_compared(names: Sequence[str], study: Study | None) -> list[Run]:
 def compare_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """A row for each parameter that differs and for each metric: kind, name, and each run's value (None: it has none).
 
+    A macro AUC that is not of the same labels everywhere has `labels` beside it, each run's own; `auc_common` and
+    `auc_off_domain_common` are over those that all test domains share.
+
     Args:
         runs: Two or more runs.
     """
     sent = [payload(run) for run in runs]
     params = _rows("parameter", [one.params for one in sent])
-    return [row for row in params if len(set(row["values"])) > 1] + _rows("metric", [_latest(one) for one in sent])
+    metrics = _rows("metric", [_latest(one) for one in sent])
+    for row in metrics:
+        labels = [_labels(run, one, row["name"]) for run, one in zip(runs, sent, strict=True)]
+        if any(labels):
+            row["labels"] = labels
+    return [row for row in params if len(set(row["values"])) > 1] + metrics
+
+
+def _labels(run: Run, sent: Payload, name: str) -> str | None:
+    """The labels of a macro AUC, where a run's test domains differ in them; None of other metrics."""
+    of = {tag.removeprefix(LABELS_TAG): text for tag, text in sent.tags.items() if tag.startswith(LABELS_TAG)}
+    if name == "auc" and run.domain in of:
+        return of[run.domain]
+    if name in ("auc", "auc_off_domain") and of:
+        return "; ".join(f"{domain}: {text}" for domain, text in of.items() if domain != run.domain)
+    first, *rest = name.split("/")
+    return of.get(rest[0]) if first == "auc" and rest[1:] == [AVERAGE] else None
 
 
 def _rows(kind: str, tables: Sequence[Mapping[str, object]]) -> list[dict[str, Any]]:
@@ -74,7 +95,15 @@ def show_comparison(runs: Sequence[Run]) -> None:
         chosen = [row for row in rows if row["kind"] == kind]
         title = "parameters that differ" if kind == "parameter" else "metrics"
         columns = ("", *(run.title for run in runs))
-        show_table(title, columns, [(row["name"], *map(_value_text, row["values"])) for row in chosen])
+        starred = [
+            (row["name"] + (" *" if "labels" in row else ""), *map(_value_text, row["values"])) for row in chosen
+        ]
+        show_table(title, columns, starred)
+    averages = [row for row in rows if "labels" in row and row["name"].endswith(f"/{AVERAGE}")]
+    if averages:
+        print("* means over other labels; auc_common and auc_off_domain_common are over those that all domains share:")
+        for row in averages:
+            print(f"  {row['name'].split('/')[1]}: {next(filter(None, row['labels'])).replace(',', ', ')}")
 
 
 def _value_text(value: object) -> str:

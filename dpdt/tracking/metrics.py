@@ -11,16 +11,17 @@ import pandas as pd
 
 from dpdt.base.files import read_json
 from dpdt.base.vocabulary import LABELS, SUBGROUPS
-from dpdt.evaluation.metrics import ALL, ATTRIBUTES, AVERAGE, MAIN_RATES, PAPER
+from dpdt.evaluation.metrics import ALL, ATTRIBUTES, AVERAGE, MAIN_RATES, PAPER, macro_aucs
 from dpdt.runs.read import Run
 from dpdt.study import is_before
 
-__all__ = ["MAX_METRIC_KEYS", "STEP_METRICS", "Point", "final_values", "milliseconds", "step_values"]
+__all__ = ["MAX_METRIC_KEYS", "STEP_METRICS", "Point", "final_values", "macro_labels", "milliseconds", "step_values"]
 
 MAX_METRIC_KEYS: Final = 150  # more columns make the compare page unusable
 MAX_POINTS: Final = 1000  # of one chart
 STEP_METRICS: Final = ("epsilon", "loss", "step_s")
 FAIRNESS: Final = ("auc_gap", "underdiagnosis_gap")
+NO_COMMON: Final = "no label that all test domains have"
 SHOWN: Final = ("auc", *FAIRNESS, *MAIN_RATES)
 
 
@@ -99,6 +100,12 @@ def final_values(run: Run, updated: float, *, taken: int = 0) -> tuple[list[Poin
     return points, undefined
 
 
+def macro_labels(table: pd.DataFrame) -> dict[str, str]:
+    """By test domain, the labels of its macro AUC, separated by commas; empty where all are over the same."""
+    labels = macro_aucs(table).query("auc.notna()")["labels"]
+    return {str(domain): text for domain, text in labels.items()} if labels.nunique() > 1 else {}
+
+
 def _audit_values(run: Run, step: int) -> tuple[list[Point], dict[str, str]]:
     """What an audit found, where the run was audited: lower bound of epsilon, membership AUC, whether it refutes."""
     if not run.paths.audit.exists():
@@ -127,13 +134,20 @@ def _named_values(run: Run, table: pd.DataFrame) -> Iterator[tuple[str, float, s
         return keyed.get((domain, label, subgroup, metric), (math.nan, "not evaluated"))
 
     before = is_before(run.target_epsilon)  # no domain is its own: both means are over all
-    if run.domain in domains and not before:
-        yield "auc", *value(run.domain, AVERAGE)
+    macro = macro_aucs(table)
     others = [domain for domain in domains if before or domain != run.domain]
-    elsewhere = [v for v, _ in (value(domain, AVERAGE) for domain in others) if math.isfinite(v)]
-    mean = sum(elsewhere) / len(elsewhere) if elsewhere else math.nan
-    for name in (*(("auc",) if before else ()), *(("auc_off_domain",) if others else ())):
-        yield name, mean, "no other domain has a defined AUC"
+    for column in (
+        "auc",
+        *(["auc_common"] if macro_labels(table) else []),
+    ):  # where they differ: over common labels, too
+        if run.domain in domains and not before:
+            reason = value(run.domain, AVERAGE)[1] if column == "auc" else NO_COMMON
+            yield column, float(macro[column].get(run.domain, math.nan)), reason
+        elsewhere = [float(v) for v in macro.loc[others, column] if math.isfinite(v)]
+        mean = sum(elsewhere) / len(elsewhere) if elsewhere else math.nan
+        off_domain = column.replace("auc", "auc_off_domain", 1)
+        for name in (*((column,) if before else ()), *((off_domain,) if others else ())):
+            yield name, mean, "no other domain has a defined AUC" if column == "auc" else NO_COMMON
     for domain in domains:
         for label in (AVERAGE, *LABELS):
             yield f"auc/{domain}/{label}", *value(domain, label)

@@ -16,14 +16,14 @@ from pyarrow import csv
 from dpdt.base.files import exclusive_lock, file_state, fingerprint
 from dpdt.runs.read import Run
 from dpdt.study import BEFORE, arm_name, format_epsilon, is_before
-from dpdt.tracking.metrics import Point, final_values, milliseconds, step_values
+from dpdt.tracking.metrics import Point, final_values, macro_labels, milliseconds, step_values
 from dpdt.tracking.model_card import model_card
 from dpdt.tracking.system_metrics import system_values
 
 __all__ = ["FORMAT", "RETIRED_TAGS", "RUN_ID_TAG", "Payload", "payload", "run_status", "signature", "started_ms"]
 
 RUN_ID_TAG: Final = "dpdt.run_id"
-FORMAT: Final = 3  # of what is sent; a higher one sends everything again
+FORMAT: Final = 4  # of what is sent; a higher one sends everything again
 # Sent in plain by former versions: hashes of private data, which the next sync removes.
 RETIRED_TAGS: Final = ("dpdt.cohort_sha256", "dpdt.shards_sha256")
 QUIET_SECONDS: Final = 60.0
@@ -87,7 +87,11 @@ def payload(run: Run) -> Payload:
     system = system_values(run.paths)
     final, undefined = final_values(run, updated, taken=len({point.key for point in system}))
     reasons = {f"{name}.undefined": why[:500] for name, why in {**gaps, **undefined}.items()}
-    tags = {**_tags(run, statement), "dpdt.hours": f"{_hours(steps):.3g}", **reasons}
+    table = run.metrics()
+    labels = {
+        f"dpdt.labels.{domain}": text for domain, text in (macro_labels(table) if table is not None else {}).items()
+    }
+    tags = {**_tags(run, statement), "dpdt.hours": f"{_hours(steps):.3g}", **labels, **reasons}
     texts = {"model/README.md": model_card(run, statement, final)} if statement else {}
     if run.paths.metrics.exists():
         texts["metrics.csv"] = _metrics_csv(run)

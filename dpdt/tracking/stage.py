@@ -8,8 +8,10 @@ __all__ = ["done", "run"]
 
 
 def done(study: Study, _key: str = "") -> bool:
-    """Whether MLflow was fed from the files that are there now."""
-    return is_current(study, "track")
+    """Whether MLflow was fed from the files that are there now, and finds its artifacts."""
+    from dpdt.tracking.moved import was_moved
+
+    return is_current(study, "track") and not was_moved(study)
 
 
 def run(study: Study, _key: str = "") -> object:

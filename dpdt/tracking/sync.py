@@ -16,6 +16,7 @@ from dpdt.privacy.statements import refresh_statements
 from dpdt.runs.read import Run, all_runs, run_in
 from dpdt.study import BEFORE, Study
 from dpdt.tracking.client import NAME_TAG, PARENT_TAG, SENT_TAG, find_runs, log
+from dpdt.tracking.moved import follow_study
 from dpdt.tracking.payload import RETIRED_TAGS, RUN_ID_TAG, Payload, payload, signature
 from dpdt.tracking.registry import register_model
 from dpdt.tracking.sqlite_check import sqlite_is_current
@@ -69,6 +70,7 @@ def sync(study: Study, *, only: Collection[str] | None = None) -> SyncSummary:
     if not runs:
         return SyncSummary(public_name(uri), 0, 0)
     file = database_file(uri)
+    follow_study(study)
     if only is None and file is not None and sqlite_is_current(study, file, runs):
         return SyncSummary(public_name(uri), len(runs), 0)
     with explained(uri), one_writer(study):

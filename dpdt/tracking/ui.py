@@ -17,6 +17,7 @@ from dpdt.base.console import warn
 from dpdt.errors import TrackingError
 from dpdt.study import Study
 from dpdt.tracking.client import find_runs
+from dpdt.tracking.moved import follow_study
 from dpdt.tracking.store import (
     database_file,
     environment,
@@ -54,6 +55,7 @@ def compare_url(study: Study, base_url: str) -> str:
     file = database_file(uri)
     if file is not None and not file.exists():  # MLflow would create an empty one
         raise TrackingError(f"{file}: no tracking store yet. Fill it with `dpdt sync {study.file}`.")
+    follow_study(study)
     with explained(uri):
         client = open_client(uri)
         experiment = find_experiment(client, study)

@@ -7,6 +7,7 @@ may see.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -17,12 +18,12 @@ from scipy import stats
 
 from dpdt.base.vocabulary import LABELS
 from dpdt.errors import ShardError
-from dpdt.evaluation.metrics.delong import auc_covariance
+from dpdt.evaluation.metrics import FEWEST_PATIENTS, auc_covariance
 from dpdt.evaluation.predict import predictor, wide
 from dpdt.runs.read import Run
 from dpdt.study import Study
 
-__all__ = ["Membership", "infer_membership", "membership_auc", "patient_losses"]
+__all__ = ["Membership", "infer_membership", "membership_auc", "membership_text", "patient_losses"]
 
 SMALLEST: Final = 1e-12  # a probability of 0 costs as much
 
@@ -33,7 +34,8 @@ class Membership:
 
     Attributes:
         auc: Of train patients against others, 0.5 for a guess.
-        low: Lower end of its interval (DeLong; every patient is one independent value).
+        low: Lower end of its interval (DeLong; every patient is one independent value); NaN with fewer than
+            FEWEST_PATIENTS members or others, or where no patient moves the AUC.
         high: Upper end.
         confidence: Of the interval.
         members: Patients of the train split.
@@ -82,10 +84,25 @@ def membership_auc(
     """
     target = np.concatenate((np.ones(len(members)), np.zeros(len(others))))
     aucs, covariance = auc_covariance(target, -np.concatenate((members, others))[None])
-    error = math.sqrt(covariance[0, 0]) * float(stats.norm.ppf((1 + confidence) / 2))
+    known = min(len(members), len(others)) >= FEWEST_PATIENTS and covariance[0, 0] > 0
+    error = math.sqrt(covariance[0, 0]) * float(stats.norm.ppf((1 + confidence) / 2)) if known else math.nan
     auc = float(aucs[0])
     low, high = (float(np.clip(auc + sign * error, 0, 1)) for sign in (-1, 1))
     return Membership(auc, low, high, confidence, len(members), len(others))
+
+
+def membership_text(found: Mapping[str, Any]) -> str:
+    """AUC and interval of ``Membership.as_dict`` for people.
+
+    >>> membership_text({"auc": 0.5, "low": None, "high": None})
+    '0.500 (no interval: too few patients)'
+    """
+    if found["auc"] is None:
+        return "–"
+    bounds = "no interval: too few patients"
+    if found["low"] is not None:
+        bounds = f"{found['low']:.3f} to {found['high']:.3f}"
+    return f"{found['auc']:.3f} ({bounds})"
 
 
 def infer_membership(study: Study, run: Run, *, confidence: float = 0.95) -> Membership:

@@ -24,7 +24,7 @@ from dpdt.evaluation.audit.mechanism_checks import (
     sensitivity_finding,
     variance_finding,
 )
-from dpdt.evaluation.audit.membership import infer_membership
+from dpdt.evaluation.audit.membership import infer_membership, membership_text
 from dpdt.runs.read import Run, read_run
 from dpdt.runs.state import run_done
 from dpdt.study import Cell, Study
@@ -163,7 +163,7 @@ def summary_text(run: Run, found: dict[str, Any]) -> str:
     member, canaries = found["membership"], found["canaries"]
     lines = [
         f"{run.title}",
-        f"  membership inference by loss: AUC {member['auc']:.3f} ({member['low']:.3f} to {member['high']:.3f}), "
+        f"  membership inference by loss: AUC {membership_text(member)}, "
         f"{member['members']} train against {member['others']} other patients; 0.5 is a guess",
     ]
     if canaries is None:

@@ -1,12 +1,14 @@
 """Metrics, their intervals and tests; what cannot be computed says why. Definitions: docs/evaluation.md.
 
 `bootstrap` resamples patients, `kernel` measures all draws from one sort, `table` has every metric of a model on a
-domain, `estimate` one number of it; `delong` and `significance` compare models, `fairness` compares groups.
+domain, `estimate` one number of it; `common` says over which labels a mean is; `delong` and `significance` compare
+models, `fairness` compares groups.
 """
 
 from dpdt.evaluation.metrics.bootstrap import patient_draws, percentile_interval
+from dpdt.evaluation.metrics.common import common_labels, labels_of_averages, macro_aucs
 from dpdt.evaluation.metrics.delong import auc_covariance, auc_influence
-from dpdt.evaluation.metrics.estimate import undefined_reason, youden_threshold
+from dpdt.evaluation.metrics.estimate import count_patients, few_reason, undefined_reason, youden_threshold
 from dpdt.evaluation.metrics.fairness import SMALL_GROUP
 from dpdt.evaluation.metrics.kernel import Ranking, over_blocks
 from dpdt.evaluation.metrics.names import (
@@ -17,6 +19,7 @@ from dpdt.evaluation.metrics.names import (
     COLUMNS,
     CROSSINGS,
     FAIRNESS,
+    FEWEST_PATIENTS,
     GROUPS,
     MAIN_RATES,
     METRICS,
@@ -38,6 +41,7 @@ __all__ = [
     "CROSSINGS",
     "DRAW_KEYS",
     "FAIRNESS",
+    "FEWEST_PATIENTS",
     "GROUPS",
     "MAIN_RATES",
     "METRICS",
@@ -52,7 +56,12 @@ __all__ = [
     "as_table",
     "auc_covariance",
     "auc_influence",
+    "common_labels",
+    "count_patients",
+    "few_reason",
     "holm",
+    "labels_of_averages",
+    "macro_aucs",
     "measure_domain",
     "normal_p",
     "over_blocks",

@@ -50,7 +50,9 @@ def percentile_interval(draws: Floats, confidence: float) -> tuple[float, float,
         confidence: In (0, 1).
 
     Returns:
-        Lower bound, upper bound, share of undefined draws; NaN for what is undefined.
+        Lower bound, upper bound, share of undefined draws; NaN for what is undefined. Draws that are (nearly) all alike
+        have no bounds: an interval without width would say that the metric is certain, and it is not, for a perfect
+        score of few patients as for one of many.
     """
     if len(draws) == 0:
         return float("nan"), float("nan"), float("nan")
@@ -59,4 +61,6 @@ def percentile_interval(draws: Floats, confidence: float) -> tuple[float, float,
     if len(defined) == 0:
         return float("nan"), float("nan"), share
     low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
+    if low == high:
+        return float("nan"), float("nan"), share
     return float(low), float(high), share

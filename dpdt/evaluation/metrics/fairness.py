@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from dpdt.base.vocabulary import LABELS
-from dpdt.evaluation.metrics.estimate import Estimate, undefined_estimate
+from dpdt.evaluation.metrics.estimate import Estimate, left_out, undefined_estimate, well_founded
 from dpdt.evaluation.metrics.names import ATTRIBUTES, AVERAGE, FAIRNESS, STRICT, UNDERDIAGNOSIS
 
 __all__ = ["SMALL_GROUP", "fairness_estimates"]
@@ -58,26 +58,24 @@ def _mean_of_shared(
     estimates: Mapping[Key, Estimate], group: str, groups: tuple[str, ...], metric: str, protocol: str
 ) -> Estimate:
     """A group's mean over the labels that every group with any number has, so that groups differ in nothing else."""
-
-    def defined(of_group: str) -> set[str]:
-        return {label for label in LABELS if not np.isnan(estimates[label, of_group, metric, protocol].value)}
-
-    usable = [labels for labels in map(defined, groups) if labels]
+    of_groups = {
+        one: well_founded({label: estimates[label, one, metric, protocol] for label in LABELS}) for one in groups
+    }
+    usable = [set(labels) for labels in of_groups.values() if labels]
     shared = set.intersection(*usable) if usable else set()
     whole = estimates[AVERAGE, group, metric, protocol]
-    if not shared or not shared <= defined(group):
+    if not shared or not shared <= set(of_groups[group]):
         return undefined_estimate("no label shared with the other groups", draws=len(whole.draws), n=whole.n)
-    chosen = [estimates[label, group, metric, protocol] for label in LABELS if label in shared]
-    value, draws = (
-        np.mean([estimate.value for estimate in chosen]),
-        np.mean([estimate.draws for estimate in chosen], axis=0),
-    )
-    return Estimate(float(value), draws, whole.n, None, "")
+    chosen = {label: estimate for label, estimate in of_groups[group].items() if label in shared}
+    value = np.mean([estimate.value for estimate in chosen.values()])
+    draws = np.mean([estimate.draws for estimate in chosen.values()], axis=0)
+    few = next((estimate.few for estimate in chosen.values() if estimate.few), "")
+    return Estimate(float(value), draws, whole.n, None, "", few, tuple(chosen))
 
 
 def _compare(of_groups: Mapping[str, Estimate], measure: str) -> Estimate:
     """Largest minus smallest over the groups, or the smallest, in the data and in every draw."""
-    defined = {group: estimate for group, estimate in of_groups.items() if not np.isnan(estimate.value)}
+    defined = well_founded(of_groups, at_least=2)
     n = sum(estimate.n for estimate in defined.values())
     if len(defined) < 2:
         draws = len(next(iter(of_groups.values())).draws)
@@ -87,8 +85,10 @@ def _compare(of_groups: Mapping[str, Estimate], measure: str) -> Estimate:
     lowest = list(defined)[int(values.argmin())]
     highest = list(defined)[int(values.argmax())]
     notes = [f"worst: {lowest}"] if measure == "worst_auc" else [f"lowest {lowest}, highest {highest}"]
-    notes += [f"without {group} (undefined)" for group in of_groups if group not in defined]
+    notes += filter(None, [left_out(of_groups, defined)])
     notes += [f"small: {group} (n = {estimate.n})" for group, estimate in defined.items() if estimate.n < SMALL_GROUP]
-    if measure == "worst_auc":
-        return Estimate(float(values.min()), drawn.min(axis=0), n, None, "; ".join(notes))
-    return Estimate(float(np.ptp(values)), np.ptp(drawn, axis=0), n, None, "; ".join(notes))
+    worst = measure == "worst_auc"
+    value, draws_of_it = (values.min(), drawn.min(axis=0)) if worst else (np.ptp(values), np.ptp(drawn, axis=0))
+    few = "a group has too few patients: no interval, no test" if any(e.few for e in defined.values()) else ""
+    labels = next(iter(defined.values())).labels
+    return Estimate(float(value), draws_of_it, n, None, "; ".join(notes), few, labels)

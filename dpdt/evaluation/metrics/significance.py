@@ -23,15 +23,15 @@ class Equivalence(NamedTuple):
 
 
 def normal_p(difference: float, standard_error: float) -> float:
-    """Two-sided P value of a difference under a normal distribution; 1 for no difference, NaN where unknown.
+    """Two-sided P value of a difference under a normal distribution; NaN where it or its error is unknown.
+
+    A standard error of 0 is an unknown one: no image in the data moved the difference, another one may.
 
     >>> round(normal_p(1.959964, 1.0), 4)
     0.05
     """
-    if math.isnan(difference) or math.isnan(standard_error):
+    if math.isnan(difference) or not standard_error > 0:
         return math.nan
-    if standard_error == 0:
-        return 1.0 if difference == 0 else 0.0
     return math.erfc(abs(difference) / standard_error / math.sqrt(2))
 
 
@@ -57,23 +57,21 @@ def tost(difference: float, standard_error: float, *, margin: float, alpha: floa
 
     Args:
         difference: Estimate.
-        standard_error: Of the estimate; at least 0.
+        standard_error: Of the estimate; 0 counts as unknown, as in `normal_p`.
         margin: Above 0, in the estimate's unit.
         alpha: Level of the interval (1 - 2 alpha).
 
     Returns:
-        The larger of both P values, and the interval.
+        The larger of both P values, and the interval; NaN where something is unknown.
 
     Source: Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987).
     """
     from scipy.stats import norm
 
-    if math.isnan(difference) or math.isnan(standard_error):
+    if math.isnan(difference) or not standard_error > 0:
         return Equivalence(math.nan, math.nan, math.nan)
     reach = float(norm.ppf(1 - alpha)) * standard_error
     low, high = difference - reach, difference + reach
-    if standard_error == 0:
-        return Equivalence(0.0 if abs(difference) < margin else 1.0, low, high)
     p = max(norm.sf((difference + margin) / standard_error), norm.cdf((difference - margin) / standard_error))
     return Equivalence(float(p), low, high)
 

@@ -9,7 +9,16 @@ from numpy.typing import NDArray
 
 from dpdt.base.vocabulary import LABELS, SUBGROUPS
 from dpdt.evaluation.metrics.bootstrap import Draws, percentile_interval
-from dpdt.evaluation.metrics.estimate import Estimate, average, threshold_reason, undefined_reason, youden_threshold
+from dpdt.evaluation.metrics.estimate import (
+    Estimate,
+    Patients,
+    average,
+    count_patients,
+    few_reason,
+    threshold_reason,
+    undefined_reason,
+    youden_threshold,
+)
 from dpdt.evaluation.metrics.fairness import fairness_estimates
 from dpdt.evaluation.metrics.kernel import Ranking, over_blocks
 from dpdt.evaluation.metrics.names import (
@@ -18,9 +27,11 @@ from dpdt.evaluation.metrics.names import (
     AVERAGE,
     COLUMNS,
     CROSSINGS,
+    EITHER,
     GROUPS,
     METRICS,
     PAPER,
+    RESTS_ON,
     STRICT,
     THRESHOLD_FREE,
     UNDERDIAGNOSIS,
@@ -52,8 +63,8 @@ def measure_domain(
     """All metrics of one model on one test domain, by label (and their average) and subgroup (all, and crossings).
 
     Args:
-        frame: One row an image: `sex`, `age_group`, and for each label `target_<label>` (NaN = unknown) and
-            `score_<label>`.
+        frame: One row an image: `patient_key`, `sex`, `age_group`, and for each label `target_<label>` (NaN =
+            unknown) and `score_<label>`.
         test_domain: Written into the rows.
         thresholds: By label, of the protocol strict: from the train domain's `val`, never from test.
         weights: From `patient_draws`, (n, draws); with 0 draws there are no intervals.
@@ -61,9 +72,10 @@ def measure_domain(
         confidence: Of the percentile intervals, in (0, 1).
 
     Returns:
-        Rows with COLUMNS. An undefined metric has NaN, its reason and n. An average is the mean of the defined labels;
-        its reason names the others, and a draw counts only where all of the averaged labels are defined. Metrics at a
-        threshold come once a protocol. Fairness rows have `sex` or `age_group` as their subgroup.
+        Rows with COLUMNS. An undefined metric has NaN, its reason and n; one of fewer than FEWEST_PATIENTS has a value,
+        but no interval and no draws, and a reason. An average is the mean of the labels that are defined and have
+        enough patients; its reason names the others, and a draw counts only where all of the averaged labels are
+        defined. Metrics at a threshold come once a protocol. Fairness rows have `sex` or `age_group` as their subgroup.
     """
     estimates = _label_estimates(frame, thresholds, weights, minimum)
     masks = _masks(frame)
@@ -84,10 +96,14 @@ def measure_domain(
         for key in keys
     ]
     table = as_table([{"test_domain": test_domain, "split": "test", **row} for row in rows])
-    kept = [key for key in keys if _compared(key) and len(estimates[key].draws) and not np.isnan(estimates[key].value)]
+    kept = [key for key in keys if _compared(key) and _has_draws(estimates[key])]
     draws = pd.DataFrame([(test_domain, *key) for key in kept], columns=list(DRAW_KEYS))
     draws["draws"] = pd.Series([estimates[key].draws.astype(np.float32) for key in kept], dtype=object)
     return DomainMetrics(table, draws)
+
+
+def _has_draws(estimate: Estimate) -> bool:
+    return len(estimate.draws) > 0 and not np.isnan(estimate.value) and not estimate.few
 
 
 def _compared(key: Key) -> bool:
@@ -111,8 +127,7 @@ def _masks(frame: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
 
 def as_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Rows of metrics with the columns and types of `metrics.parquet`."""
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    table["protocol"] = table["protocol"].fillna("")
+    table = pd.DataFrame([{"protocol": "", "labels": "", **row} for row in rows], columns=list(COLUMNS))
     counts = {"n": "int64", "n_positive": "Int64"}
     numbers = dict.fromkeys(("value", "ci_low", "ci_high", "undefined_draws"), "float64")
     return table.astype({**counts, **numbers})
@@ -124,6 +139,7 @@ class _Part(NamedTuple):
     label: str
     subgroup: str
     target: NDArray[np.float64]
+    patients: Patients
     ranking: Ranking
     thresholds: tuple[Threshold, Threshold]  # strict, paper
 
@@ -133,6 +149,7 @@ def _label_estimates(
 ) -> dict[Key, Estimate]:
     """All metrics of every label and subgroup, fairness aside."""
     masks = _masks(frame)
+    patients = np.unique(frame["patient_key"].to_numpy(), return_inverse=True)[1]
     parts = []
     for label in LABELS:
         target = frame[f"target_{label}"].to_numpy(dtype=np.float64)
@@ -149,7 +166,8 @@ def _label_estimates(
                 rows=len(frame),
                 errors=True,
             )
-            parts.append(_Part(label, subgroup, target[rows], ranking, pair))
+            of_rows = count_patients(target[rows], patients[rows])
+            parts.append(_Part(label, subgroup, target[rows], of_rows, ranking, pair))
     every_image = np.ones((len(frame), 1))
     drawn = over_blocks([part.ranking for part in parts], weights)
     estimates: dict[Key, Estimate] = {}
@@ -178,9 +196,12 @@ def _estimates_of(part: _Part, values: dict[str, Any], draws: dict[str, Any], mi
         value, of_draws = float(values[name][0]), draws[name]
         if flip:
             value, of_draws = 1 - value, 1 - of_draws
+        few = few_reason(part.patients, RESTS_ON.get(metric, EITHER))
         if why_not or np.isnan(value):
-            value, of_draws, note = float("nan"), np.full(len(of_draws), np.nan), why_not or reason
-        estimates[part.label, part.subgroup, metric, protocol] = Estimate(value, of_draws, n, n_positive, note)
+            value, note, few = float("nan"), why_not or reason, ""
+        if few or np.isnan(value):
+            of_draws = np.full(len(of_draws), np.nan)
+        estimates[part.label, part.subgroup, metric, protocol] = Estimate(value, of_draws, n, n_positive, note, few)
 
     for metric in THRESHOLD_FREE:
         put(metric, "", metric, reason if metric in ("auc", "average_precision") else too_few)
@@ -197,8 +218,11 @@ def _estimates_of(part: _Part, values: dict[str, Any], draws: dict[str, Any], mi
 
 def _row(estimate: Estimate, confidence: float) -> dict[str, Any]:
     """Value, percentile interval over the defined draws, counts, reason."""
-    row = {"value": estimate.value, "n": estimate.n, "n_positive": estimate.n_positive, "reason": estimate.reason}
-    if np.isnan(estimate.value):
-        return row | dict.fromkeys(("ci_low", "ci_high", "undefined_draws"), np.nan)
-    low, high, undefined = percentile_interval(estimate.draws, confidence)
-    return row | {"ci_low": low, "ci_high": high, "undefined_draws": undefined}
+    row: dict[str, Any] = {"value": estimate.value, "n": estimate.n, "n_positive": estimate.n_positive}
+    row["labels"] = ",".join(estimate.labels)
+    bounds, why_none = (float("nan"),) * 3, estimate.few
+    if _has_draws(estimate):
+        bounds = percentile_interval(estimate.draws, confidence)
+        why_none = "all draws alike: no interval" if np.isnan(bounds[0]) else ""
+    reason = "; ".join(filter(None, (estimate.reason, why_none)))
+    return row | dict(zip(("ci_low", "ci_high", "undefined_draws"), bounds, strict=True)) | {"reason": reason}

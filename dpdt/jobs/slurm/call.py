@@ -64,6 +64,7 @@ class SlurmCall(TaskCall):
         if self.scratch is not None:
             os.environ["DPDT_SCRATCH"] = os.path.expandvars(self.scratch)
         self.print_header(attempt)
+        self.check_version()
         self._check_gpu()
         try:
             self.run()

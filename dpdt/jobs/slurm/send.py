@@ -115,7 +115,7 @@ class _Sender:
         job_ids = sorted({job.job_id.split("_")[0] for job in self.submission.jobs})
         done = run_program("scancel", *job_ids) if job_ids else None
         if done is None or done.returncode == 0:
-            self.submission.forget()
+            self.submission.remove()
             return "Nothing of this submission is left in the queue."
         return (
             f"Jobs {', '.join(job_ids)} could not be cancelled ({error_lines(done.stderr)}); `dpdt cancel` tries again."

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dpdt.privacy.clipping.engines import CLIPPING
 from dpdt.privacy.clipping.model_guard import SHARED, Generators, NetworkCopy, moved, same_values
@@ -42,6 +43,7 @@ SMALL: Final = 1e-3
 FLAT: Final = (0.0, 0.5)
 UNREACHED: Final = 1e30
 """A clipping norm that changes no gradient."""
+WITHOUT: Final = "write it without (x = x + y for x += y, relu for relu_, no inplace=True)"
 SQUASHERS: Final = (nn.Sigmoid, nn.Softmax, nn.LogSigmoid, nn.LogSoftmax)
 
 
@@ -54,12 +56,14 @@ class _Pass:
         drawing: Layers in which a generator moved, the innermost, by name, with its kind and the generators.
         marks: What each call of a layer was given and gave, as sums, in the order in which the calls ended.
         squashed: Name of the sigmoid or softmax that gives the network's output.
+        wrote_images: Whether the images were changed in place.
     """
 
     outputs: Any = None
     drawing: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
     marks: list[tuple[str, list[float], list[float]]] = field(default_factory=list)
     squashed: str | None = None
+    wrote_images: bool = False
 
 
 def trial_images(size: int) -> Tensor:
@@ -94,7 +98,11 @@ def unfit_behaviour(model: nn.Module, images: Tensor, *, clipping: str) -> Itera
         yield f"forward fails on float32 {tuple(images.shape)}: {type(err).__name__}: {err}"
         return
     problem = (
-        _wrong_outputs(passes[0], len(images)) or _randomness(passes) or _changed(kept) or _memory(passes)
+        _wrong_outputs(passes[0], len(images))
+        or _wrote_images(passes[0], model, images)
+        or _randomness(passes)
+        or _changed(kept)
+        or _memory(passes)
     )  # in this order: a later one may follow from one before
     if problem is None and (_mixes(passes[0].outputs, left_out) or _mixes_when_trained(model, images)):
         problem = "an image's output depends on the other images of its batch"
@@ -133,7 +141,7 @@ def _watched(model: nn.Module, images: Tensor) -> _Pass:
 
     def after(name: str) -> Any:
         def look(module: nn.Module, inputs: Any, output: Any) -> None:
-            kind = f"{name or 'the model itself'} ({type(module).__name__})"
+            kind = _kind(name, module)
             drawn = moved(states[name], generators.states())
             if drawn and not any(inner.startswith(f"{name}." if name else "") for inner in found.drawing):
                 found.drawing[name] = (kind, drawn)
@@ -143,6 +151,7 @@ def _watched(model: nn.Module, images: Tensor) -> _Pass:
 
         return look
 
+    version = images._version
     hooks: list[Any] = []
     for name, layer in model.named_modules():
         hooks += [layer.register_forward_pre_hook(before(name), prepend=True), layer.register_forward_hook(after(name))]
@@ -151,9 +160,56 @@ def _watched(model: nn.Module, images: Tensor) -> _Pass:
     finally:
         for hook in hooks:
             hook.remove()
-    found.outputs = _plain(outputs)
+    found.outputs, found.wrote_images = _plain(outputs), images._version != version
     found.squashed = next((kind for kind, output in last.items() if output is outputs), None)
     return found
+
+
+def _kind(name: str, module: nn.Module) -> str:
+    """A layer for people."""
+    return f"{name or 'the model itself'} ({type(module).__name__})"
+
+
+class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Which operations write to a tensor that is there, and in which layer."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.running: list[str] = []
+        self.found: dict[str, str] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.partition("::")[2]
+        if name.endswith("_"):
+            self.found.setdefault(self.running[-1] if self.running else "the model", name)
+        return func(*args, **(kwargs or {}))
+
+
+def _in_place(model: nn.Module, images: Tensor) -> str:
+    """The layers whose forward computes in place, for people; it is looked at only where that is what is wrong."""
+    seen = _Writes()
+    hooks: list[Any] = []
+    for name, layer in model.named_modules():
+        kind = _kind(name, layer)
+        hooks.append(layer.register_forward_pre_hook(lambda *_, kind=kind: seen.running.append(kind), prepend=True))
+        hooks.append(layer.register_forward_hook(lambda *_: seen.running.pop() and None))
+    try:
+        with seen:
+            model(images.clone())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    layers = ", ".join(f"{layer}: {operation}" for layer, operation in seen.found.items())
+    return f"code in place in the forward pass ({layers or 'not found'})"
+
+
+def _torch_says(err: Exception, model: nn.Module, images: Tensor) -> str:
+    """An error of torch, or, where it complains of code in place, which layers have it."""
+    if "inplace" not in str(err).replace("-", ""):
+        return f"{type(err).__name__}: {err}"
+    with contextlib.suppress(Exception):
+        return f"{_in_place(model, images)}; {WITHOUT}"
+    return f"code in place in the forward pass: {type(err).__name__}: {err}"
 
 
 def _wrong_outputs(one: _Pass, images: int) -> str | None:
@@ -167,6 +223,12 @@ def _wrong_outputs(one: _Pass, images: int) -> str | None:
     if not outputs.isfinite().all():
         return "forward gives numbers that are not finite; are the weights set?"
     return None
+
+
+def _wrote_images(one: _Pass, model: nn.Module, images: Tensor) -> str | None:
+    if not one.wrote_images:
+        return None
+    return f"the images that it is given are changed by {_in_place(model, images)}; {WITHOUT}"
 
 
 def _randomness(passes: list[_Pass]) -> str | None:
@@ -239,7 +301,7 @@ def _unfit_gradients(model: nn.Module, images: Tensor, kept: NetworkCopy, *, cli
             for one in images.unsqueeze(1)
         ]
     except Exception as err:  # noqa: BLE001 - as above
-        yield f"backward fails: {type(err).__name__}: {err}"
+        yield f"backward fails: {_torch_says(err, model, images)}"
         return
     unused = [name for name, *found in zip(names, *rows, strict=True) if all(gradient is None for gradient in found)]
     if unused:
@@ -258,7 +320,9 @@ def _unfit_gradients(model: nn.Module, images: Tensor, kept: NetworkCopy, *, cli
     try:
         got = _clipped_sum(model, images, norm=norm, clipping=clipping)
     except Exception as err:  # noqa: BLE001 - as above
-        yield f"privacy.clipping = {clipping!r} cannot keep the images' gradients: {type(err).__name__}: {err}"
+        advice = _advice(spare, images, wanted, norm=norm, clipping=clipping)
+        what = _torch_says(err, copy.deepcopy(spare), images)
+        yield f"privacy.clipping = {clipping!r} cannot keep the images' gradients ({advice}): {what}"
         return
     drawn, changed = moved(before, generators.states()), _changed(kept)
     if drawn:
@@ -266,16 +330,29 @@ def _unfit_gradients(model: nn.Module, images: Tensor, kept: NetworkCopy, *, cli
     elif changed:
         yield changed
     elif not _equal(got, wanted).all():
+        advice = _advice(spare, images, wanted, norm=norm, clipping=clipping)
         whole = _clipped_sum(spare, images, norm=UNREACHED, clipping=clipping)
         right = _equal(whole, [column.sum(0) for column in columns])
         wrong = [name for name, good in zip(names, right, strict=True) if not good]
-        advice = "a parameter used twice?" if clipping == "bookkeeping" else "try 'bookkeeping'"
         yield (
             f"{', '.join(wrong) or 'norms'}: an image's gradient by privacy.clipping = {clipping!r} is not that of the "
             f"image alone ({advice})"
         )
     else:
         yield from _moved_by_rounding(spare, images, clipping=clipping)
+
+
+def _advice(model: nn.Module, images: Tensor, wanted: list[Tensor], *, norm: float, clipping: str) -> str:
+    """Which other engines get the sum right; they are asked."""
+
+    def right(other: str) -> bool:
+        try:
+            return bool(_equal(_clipped_sum(copy.deepcopy(model), images, norm=norm, clipping=other), wanted).all())
+        except Exception:  # noqa: BLE001 - as above
+            return False
+
+    able = [repr(other) for other in CLIPPING_ENGINES if other != clipping and right(other)]
+    return f"try {' or '.join(able)}" if able else "nor can another engine of dpdt"
 
 
 def _moved_by_rounding(model: nn.Module, images: Tensor, *, clipping: str) -> Iterator[str]:
