@@ -4,7 +4,6 @@ Both ask a disk or a server hundreds of thousands of times, on several threads.
 """
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["Parts", "files_by_stem", "in_threads", "parts_of", "there"]
+__all__ = ["Parts", "files_by_stem", "in_threads", "parts_of", "stem_of", "there"]
 
 Parts = tuple[str, ...]
 
 SUFFIXES: Final = frozenset({"", "png", "jpg", "jpeg", "jpe", "dcm", "dicom", "dic", "ima"})
 """Of files that may be images."""
-SUFFIX: Final = re.compile(r"(.+)\.([A-Za-z][A-Za-z0-9]{0,7})")
-"""A stem and what counts as a suffix: the digits at the end of a DICOM UID do not."""
+LONGEST_SUFFIX: Final = 8
 
 THREADS: Final = 8
 """Questions at one time: each waits for a disk, or for a server."""
@@ -35,8 +33,7 @@ def there(root: Path, paths: Iterable[str]) -> set[str]:
     """
     folders: dict[str, list[str]] = defaultdict(list)
     for path in paths:
-        folder, _, name = path.rpartition("/")
-        folders[folder].append(name)
+        folders[path.rpartition("/")[0]].append(path)
     absent: set[str] = set()
     found: set[str] = set()
     for part in in_threads(lambda item: _present(root, item[0], item[1], absent), folders.items()):
@@ -44,17 +41,17 @@ def there(root: Path, paths: Iterable[str]) -> set[str]:
     return found
 
 
-def _present(root: Path, folder: str, names: list[str], absent: set[str]) -> list[str]:
-    """Those of a folder's images that are there; `absent` gets the outermost folder that is not."""
+def _present(root: Path, folder: str, paths: list[str], absent: set[str]) -> list[str]:
+    """Those of a folder's paths that are there; `absent` gets the outermost folder that is not."""
     if absent and not absent.isdisjoint(_with_parents(folder)):
         return []
-    place, prefix = os.path.join(root, folder), f"{folder}/" if folder else ""
-    inside = _listing(place) if len(names) > FEW else None
+    inside = _listing(os.path.join(root, folder)) if len(paths) > FEW else None
     if inside is None:
-        found = [prefix + name for name in names if os.path.isfile(os.path.join(place, name))]
+        found = [path for path in paths if os.path.isfile(os.path.join(root, path))]
     else:  # a name without a suffix may be a folder's
-        here = (name for name in names if name in inside)
-        found = [prefix + name for name in here if "." in name or os.path.isfile(os.path.join(place, name))]
+        start = len(folder) + 1 if folder else 0
+        here = [path for path in paths if path[start:] in inside]
+        found = [path for path in here if "." in path[start:] or os.path.isfile(os.path.join(root, path))]
     if not found:
         gone = [parent for parent in _with_parents(folder) if not os.path.isdir(os.path.join(root, parent))]
         absent.update(gone[-1:])
@@ -92,15 +89,37 @@ def in_threads(function: Callable[[Any], Any], items: Collection[Any]) -> Iterat
             yield from answers
 
 
+def split_suffix(name: str) -> tuple[str, str]:
+    """Stem and suffix of a file's name; the digits at the end of a DICOM UID are no suffix.
+
+    >>> split_suffix("00000001_000.png"), split_suffix("1.2.840.113.5")
+    (('00000001_000', 'png'), ('1.2.840.113.5', ''))
+    """
+    stem, _, suffix = name.rpartition(".")
+    if stem and suffix[:1].isalpha() and suffix.isalnum() and len(suffix) <= LONGEST_SUFFIX:
+        return stem, suffix
+    return name, ""
+
+
 def parts_of(path: str) -> Parts:
     """Folders and stem of a path, with either kind of slash."""
     *folders, name = path.replace("\\", "/").split("/")
-    found = SUFFIX.fullmatch(name)
-    return (*folders, found[1] if found else name)
+    return (*folders, split_suffix(name)[0])
 
 
-def files_by_stem(root: Path, folders: Sequence[str], stems: set[str]) -> dict[str, list[str]]:
-    """Every file below some folders that may be an image and has one of the stems; hidden folders are passed over."""
+def stem_of(path: str) -> str:
+    """The last of its parts."""
+    return split_suffix(path.replace("\\", "/").rpartition("/")[2])[0]
+
+
+def files_by_stem(root: Path, folders: Sequence[str], stems: Callable[[], set[str]]) -> dict[str, list[str]]:
+    """Every file below some folders that may be an image and has one of the stems; hidden folders are passed over.
+
+    Args:
+        root: The domain's folder.
+        folders: Where to look, relative to `root` or absolute.
+        stems: Gives the wanted ones; asked when there is a file.
+    """
     index: dict[str, list[str]] = defaultdict(list)
     seen = {os.path.realpath(root / folder) for folder in folders}
     level = list(folders)
@@ -119,7 +138,7 @@ def files_by_stem(root: Path, folders: Sequence[str], stems: set[str]) -> dict[s
     return index
 
 
-def _scan(root: Path, folder: str, stems: set[str]) -> tuple[list[tuple[str, str]], list[str], list[str]]:
+def _scan(root: Path, folder: str, stems: Callable[[], set[str]]) -> tuple[list[tuple[str, str]], list[str], list[str]]:
     """What is in one folder: wanted files by stem, folders, links to folders."""
     files: list[tuple[str, str]] = []
     folders: list[str] = []
@@ -131,8 +150,7 @@ def _scan(root: Path, folder: str, stems: set[str]) -> tuple[list[tuple[str, str
                 if not entry.name.startswith("."):
                     (links if entry.is_symlink() else folders).append(path)
                 continue
-            found = SUFFIX.fullmatch(entry.name)
-            stem, suffix = found.groups() if found else (entry.name, "")
-            if stem in stems and suffix.lower() in SUFFIXES:
+            stem, suffix = split_suffix(entry.name)
+            if suffix.lower() in SUFFIXES and stem in stems():
                 files.append((stem, path))
     return files, folders, links

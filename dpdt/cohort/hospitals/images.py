@@ -6,17 +6,19 @@ stem, as CheXpert's `view1_frontal` do, the end of the path decides: as many fol
 image for which two files are left is an error; no file is given to an image whose path it does not end as.
 """
 
+import functools
+import itertools
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from dpdt.base.console import note
-from dpdt.cohort.hospitals.file_search import Parts, files_by_stem, parts_of, there
-from dpdt.cohort.hospitals.raw_cohort import ELSEWHERE, MISSING_IMAGES, RawCohort, is_among
+from dpdt.cohort.hospitals.file_search import Parts, files_by_stem, parts_of, stem_of, there
+from dpdt.cohort.hospitals.raw_cohort import ELSEWHERE, MISSING_IMAGES, RawCohort
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
 
@@ -38,39 +40,49 @@ def place_images(raw: RawCohort, root: Path, settings: DomainSettings) -> RawCoh
     Raises:
         CohortError: An image has two candidates, a folder of `image_folders` is not there, or no image is.
     """
-    wanted = raw.frame["path"]
-    found = _find(root, wanted, wanted if raw.listed is None else raw.listed, settings)
-    lost = ~is_among(wanted, found)
-    if len(wanted) and lost.all() and settings.missing_images != "later":
-        raise _none_is_there(root, wanted.iloc[0], len(wanted), settings)
-    moved = {path: file for path, file in found.items() if _folder(file) != _folder(path)}
-    counts = {**raw.counts, ELSEWHERE: int(is_among(wanted, moved).sum())}
-    frame, exclusions = raw.frame.assign(path=[found.get(path, path) for path in wanted]), raw.exclusions
-    if settings.missing_images == "exclude":
-        gone = frame.loc[lost, ["image_id", "view"]].assign(reason="image not found")
-        frame, exclusions = frame[~lost], pd.concat([exclusions, gone]).sort_index(kind="stable")
-    else:
-        counts[MISSING_IMAGES] = int(lost.sum())
-    warnings = (*raw.warnings, *_mixed_folders(found, moved))
+    wanted = raw.frame["path"].tolist()
+    files, lost = _find(root, wanted, wanted if raw.listed is None else raw.listed, settings)
+    if lost and lost.issuperset(wanted) and settings.missing_images != "later":
+        raise _none_is_there(root, wanted[0], len(wanted), settings)
+    frame, exclusions, counts = raw.frame, raw.exclusions, dict(raw.counts)
+    if files:
+        frame = frame.assign(path=[files.get(path, path) for path in wanted])
+    if lost and settings.missing_images == "exclude":
+        nowhere = pd.Series([path in lost for path in wanted], index=frame.index)
+        gone = frame.loc[nowhere, ["image_id", "view"]].assign(reason="image not found")
+        frame, exclusions = frame[~nowhere], pd.concat([exclusions, gone]).sort_index(kind="stable")
+    elif lost:
+        counts[MISSING_IMAGES] = sum(path in lost for path in wanted)
+    strangers = {path: file for path, file in files.items() if _folder(file) != _folder(path)}
+    if strangers:
+        counts[ELSEWHERE] = sum(path in strangers for path in wanted)
+    at_home = {_folder(path) for path in wanted if path not in strangers and path not in lost} if strangers else set()
+    warnings = (*raw.warnings, *_mixed_folders(strangers, at_home))
     return replace(raw, frame=frame, exclusions=exclusions, counts=counts, warnings=warnings)
 
 
-def _find(root: Path, wanted: "pd.Series[str]", listed: "pd.Series[str]", settings: DomainSettings) -> dict[str, str]:
-    """Wanted path -> path of its file as the cohort's table has it; what is nowhere is left out."""
+def _find(
+    root: Path, wanted: list[str], listed: Iterable[str], settings: DomainSettings
+) -> tuple[dict[str, str], set[str]]:
+    """Wanted path -> path of its file, where that is another one; and the wanted paths whose file is nowhere."""
     folders = _searched(root, settings)
     absent = [folder for folder in folders if not (root / folder).is_dir()]
     if absent and settings.image_folders and settings.missing_images != "later":
         raise CohortError(f"image_folders: no folder {root / absent[0]}. Correct it in the study file.")
-    found: dict[str, list[str]] = defaultdict(list)
-    for folder in folders if settings.image_folders else [""]:
-        for path, file in _in_place(root, folder, wanted):
-            found[path].append(file)
-    lost = [path for path in wanted if path not in found]
+    if settings.image_folders:
+        files = _in_place(root, folders, wanted)
+        lost = [path for path in wanted if path not in files]
+    else:
+        present = there(root, wanted)
+        lost = [path for path in wanted if path not in present]
+        files = _in_place(root, [""], [path for path in lost if "\\" in path])
+        lost = [path for path in lost if path not in files]
     if lost:
         where = " or ".join(str(root / folder) for folder in folders)
         note(f"{len(lost)} of {len(wanted)} images are not where the list says: looking for their names below {where}.")
-        found |= _by_name(lost, listed, files_by_stem(root, folders, {parts_of(path)[-1] for path in lost}))
-    return _one_each(root, found)
+        stems = functools.cache(lambda: {stem_of(path) for path in lost})
+        files |= _one_each(root, _by_name(lost, listed, files_by_stem(root, folders, stems)))
+    return files, {path for path in lost if path not in files}
 
 
 def _below(root: Path, folder: Path) -> str:
@@ -88,49 +100,48 @@ def _searched(root: Path, settings: DomainSettings) -> list[str]:
     return [_below(root, folder) for folder in named] or [""]
 
 
-def _in_place(root: Path, folder: str, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Each path that is there below a folder of the root, as written or with slashes for backslashes, and its file."""
-    files = {path: os.path.join(folder, path) for path in paths}
-    present = there(root, files.values())
-    slashed = {path: file.replace("\\", "/") for path, file in files.items() if "\\" in file and file not in present}
-    present |= there(root, slashed.values())
-    files |= slashed
-    yield from ((path, file) for path, file in files.items() if file in present)
+def _in_place(root: Path, folders: Iterable[str], paths: Collection[str]) -> dict[str, str]:
+    """Listed paths that are there below a folder, as written or with slashes for backslashes, and their files."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for folder in folders:
+        spelled = {path: [os.path.join(folder, one) for one in {path, path.replace("\\", "/")}] for path in paths}
+        present = there(root, itertools.chain.from_iterable(spelled.values()))
+        for path, files in spelled.items():
+            found[path] += [file for file in files if file in present]
+    return _one_each(root, {path: files for path, files in found.items() if files})
 
 
 def _folder(path: str) -> str:
     return path.replace("\\", "/").rpartition("/")[0]
 
 
-def _by_name(lost: Iterable[str], listed: Iterable[str], files: Mapping[str, list[str]]) -> dict[str, list[str]]:
+def _by_name(lost: Collection[str], listed: Iterable[str], files: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """The candidates of each lost path that has one.
 
     Of the files with a path's stem those are its own that end as it does and as no other listed path does; of these,
     those that share most of their last folders with it.
     """
-    alike: dict[str, dict[str, Parts]] = defaultdict(dict)
-    for path in (*lost, *listed) if files else ():
-        parts = parts_of(path)
-        if parts[-1] in files:
-            alike[parts[-1]][path] = parts
+    alike: dict[str, list[str]] = defaultdict(list)
+    for path in dict.fromkeys((*lost, *listed)) if files else ():
+        if (stem := stem_of(path)) in files:
+            alike[stem].append(path)
     searched, found = frozenset(lost), {}
     for stem, paths in alike.items():
-        ends = {file: parts_of(file) for file in files[stem]}
-        for path, own in _own_files(paths, ends).items():
-            if path in searched and own:
-                shared = {file: _shared_end(paths[path], ends[file]) for file in own}
-                found[path] = [file for file in own if shared[file] == max(shared.values())]
+        for path, own in ({paths[0]: files[stem]} if len(paths) == 1 else _own_files(paths, files[stem])).items():
+            if own and path in searched:
+                found[path] = own if len(own) == 1 else _nearest(path, own)
     return found
 
 
-def _own_files(paths: Mapping[str, Parts], files: Mapping[str, Parts]) -> dict[str, list[str]]:
+def _own_files(paths: Iterable[str], files: Iterable[str]) -> dict[str, list[str]]:
     """Of paths and files of one stem: the files that end as a path does, by as many parts as make that end its own."""
+    ends, left = {file: parts_of(file) for file in files}, {path: parts_of(path) for path in paths}
+    every, length = list(left.values()), 1
     found: dict[str, list[str]] = {}
-    length, left = 1, dict(paths)
     while left:
-        counts = Counter(parts[-length:] for parts in paths.values())
+        counts = Counter(parts[-length:] for parts in every)
         ending: dict[Parts, list[str]] = defaultdict(list)
-        for file, parts in files.items():
+        for file, parts in ends.items():
             ending[parts[-length:]].append(file)
         for path, parts in list(left.items()):
             if counts[parts[-length:]] == 1:
@@ -142,12 +153,16 @@ def _own_files(paths: Mapping[str, Parts], files: Mapping[str, Parts]) -> dict[s
     return found
 
 
+def _nearest(path: str, files: Iterable[str]) -> list[str]:
+    """The files that share most of their last parts with a path."""
+    shared = {file: _shared_end(parts_of(path), parts_of(file)) for file in files}
+    return [file for file, length in shared.items() if length == max(shared.values())]
+
+
 def _shared_end(one: Parts, other: Parts) -> int:
     """How many last parts are the same."""
-    length = 0
-    while length < min(len(one), len(other)) and one[-1 - length] == other[-1 - length]:
-        length += 1
-    return length
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _one_each(root: Path, found: Mapping[str, list[str]]) -> dict[str, str]:
@@ -171,14 +186,13 @@ def _one_each(root: Path, found: Mapping[str, list[str]]) -> dict[str, str]:
     return {path: min(files) for path, files in found.items()}
 
 
-def _mixed_folders(found: Mapping[str, str], moved: Mapping[str, str]) -> Iterator[str]:
+def _mixed_folders(strangers: Mapping[str, str], at_home: Collection[str]) -> Iterator[str]:
     """A warning where some images of a folder are in it and others were found elsewhere: are they the same pictures?"""
-    whole = {_folder(path) for path in found if path not in moved}
-    strange = [path for path in moved if _folder(path) in whole]
-    if strange:
+    odd = [path for path in strangers if _folder(path) in at_home]
+    if odd:
         yield (
-            f"{len(strange)} images were found by name in another folder than others of their own, the first: "
-            f"{moved[strange[0]]} for {strange[0]}. If those are other pictures, say where to look: image_folders."
+            f"{len(odd)} images were found by name in another folder than others of their own, the first: "
+            f"{strangers[odd[0]]} for {odd[0]}. If those are other pictures, say where to look: image_folders."
         )
 
 
