@@ -111,6 +111,13 @@ def test_top_coded_ages_stay_in_the_oldest_group() -> None:
     ages = age_from_text(pd.Series(["90+", ">89", ">= 90", "089Y+", "300+", "+", "<18"]))
     np.testing.assert_equal(ages.to_numpy(), [90, 89, 90, 89, np.nan, np.nan, np.nan])
     assert {age_group(age) for age in ages[:4]} == {"age_70_100"}
+    words = ["85 or more", "> 89", "90 and older", "Over 89", "90+ years", "≥ 85", "85 OR ABOVE"]
+    np.testing.assert_equal(age_from_text(pd.Series(words)).to_numpy(), [85, 89, 90, 89, 90, 85, 85])
+
+
+def test_ages_with_a_decimal_comma_or_a_word_for_years() -> None:
+    ages = age_from_text(pd.Series(["40,5", "40.5", "58 years", "1 year", "58 yrs", "58 y", "4,0,5", "85 or"]))
+    np.testing.assert_equal(ages.to_numpy(), [40.5, 40.5, 58, 1, 58, 58, np.nan, np.nan])
 
 
 @pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
@@ -208,6 +215,42 @@ def test_chestxray14_impossible_age_is_unknown(nih: Path) -> None:
         CohortError, match=r"v2020.csv: age: none of \d+ cells is understood, the first is '414' .row 1"
     ):
         read("chestxray14", nih)
+
+
+def test_an_age_of_0_is_a_newborns_or_unknown_by_the_named_policy(nih: Path) -> None:
+    table = nih / "Data_Entry_2017_v2020.csv"
+    edit(table, lambda t: t.assign(**{"Patient Age": ["0", "006M", *["58"] * (len(t) - 2)]}))
+    as_written, unknown = read("chestxray14", nih), read("chestxray14", nih, zero_ages="unknown")
+    np.testing.assert_equal(as_written.frame["age_years"].to_numpy()[:3], [0, 0.5, 58])
+    np.testing.assert_equal(unknown.frame["age_years"].to_numpy()[:3], [np.nan, 0.5, 58])
+    assert (as_written.counts["age 0, newborn"], unknown.counts["age 0, unknown"]) == (1, 1)
+
+
+def test_sexes_of_which_none_is_understood_are_an_error_and_a_few_are_not(nih: Path) -> None:
+    table = nih / "Data_Entry_2017_v2020.csv"
+    column = "Patient Gender"
+    edit(table, lambda t: t.assign(**{column: ["2", "1", "2", "1", *[""] * (len(t) - 4)]}))
+    assert set(read("chestxray14", nih).frame["sex"]) == {"unknown"}
+    edit(table, lambda t: t.assign(**{column: "2"}))
+    with pytest.raises(
+        CohortError, match=r"sex: none of \d+ cells is understood, the first is '2' .row 1.. Expected F, f"
+    ):
+        read("chestxray14", nih)
+
+
+def test_chestxray14_sample_with_its_own_table_is_split_by_patient_on_request(nih: Path) -> None:
+    """Kaggle's sample: `sample_labels.csv` and `images/`, without the official lists."""
+    (nih / "Data_Entry_2017_v2020.csv").rename(nih / "sample_labels.csv")
+    lists = [nih / "train_val_list.txt", nih / "test_list.txt"]
+    official = read("chestxray14", nih).frame  # beside the lists it has their split
+    assert set(official["split"]) == {"train", "test"}
+    for path in lists:
+        path.unlink()
+    with pytest.raises(CohortError, match=r'sample_labels.csv: the table of a sample, without .* split = "patients"'):
+        read("chestxray14", nih)
+    by_patient = read("chestxray14", nih, split="patients")
+    assert by_patient.frame["split"].isna().all()
+    pd.testing.assert_frame_equal(by_patient.frame.drop(columns="split"), official.drop(columns="split"))
 
 
 def test_chestxray14_unknown_views_only_by_option(nih: Path) -> None:
@@ -470,6 +513,25 @@ def test_vindr_takes_the_majority_of_three_readers(vindr: Path) -> None:
     assert (row["pneumonia"], row["atelectasis"], row["split"]) == (1, 0, "train")
 
 
+@pytest.mark.parametrize(("rule", "label"), [("majority", [0, 1, 1]), ("any", [1, 1, 1]), ("all", [0, 0, 1])])
+def test_vindr_readers_agree_by_the_named_rule(rule: str, label: list[int], vindr: Path, tmp_path: Path) -> None:
+    """One, two and three of three readers; the same from boxes."""
+    path = vindr / "annotations" / "image_labels_train.csv"
+    images = list(dict.fromkeys(pd.read_csv(path)["image_id"]))[:3]
+    votes = ["1", "0", "0", "0", "1", "1", "1", "1", "1"]
+    edit(path, lambda t: t.assign(Pneumonia=[*votes, *["0"] * (len(t) - 9)]))
+    raw = read("vindr", vindr, readers=rule)
+    assert list(raw.frame.set_index("image_id").loc[images, "pneumonia"]) == label
+    assert raw.policies["readers"] == f"{rule} of the readers in train, consensus in test"
+    boxes = tmp_path / "boxes"
+    boxes.mkdir()
+    rows = [
+        ("abc"[n // 3], "Cardiomegaly" if vote == "1" else "No finding", f"R{n % 3}") for n, vote in enumerate(votes)
+    ]
+    pd.DataFrame(rows, columns=["image_id", "class_name", "rad_id"]).to_csv(boxes / "train.csv", index=False)
+    assert list(read("vindr", boxes, readers=rule).frame["cardiomegaly"]) == label
+
+
 def test_vindr_spells_other_diseases_in_two_ways_and_has_no_reader_in_test(vindr: Path) -> None:
     train = pd.read_csv(vindr / "annotations" / "image_labels_train.csv").columns
     test = pd.read_csv(vindr / "annotations" / "image_labels_test.csv").columns
@@ -600,9 +662,20 @@ def test_mimic_labels_of_another_subject_are_an_error(mimic: Path) -> None:
 
 def test_mimic_age_moves_on_from_the_anchor_and_top_coded_ages_stay(mimic: Path) -> None:
     edit(mimic / "mimic-cxr-2.0.0-metadata.csv.gz", lambda t: t.assign(StudyDate="21550101"))
-    for anchor_age, expected in (("50", 55.0), ("91", 91.0)):
+    for anchor_age, expected in (("50", 55.0), ("91", 91.0), ("94", 94.0), ("89", 94.0)):
         edit(mimic / "patients.csv.gz", lambda t, age=anchor_age: t.assign(anchor_age=age, anchor_year="2150"))
         assert set(read("mimic", mimic).frame["age_years"]) == {expected}
+
+
+def test_mimic_age_that_passes_100_by_the_years_is_top_coded_and_not_unknown(mimic: Path) -> None:
+    """An anchor age of 88 and 12 years or more: 100 and above has no group."""
+    edit(mimic / "patients.csv.gz", lambda t: t.assign(anchor_age="88", anchor_year="2150"))
+    for year, age, top_coded in (("2161", 99.0, 0), ("2162", 91.0, 1), ("2170", 91.0, 1)):
+        edit(mimic / "mimic-cxr-2.0.0-metadata.csv.gz", lambda t, y=year: t.assign(StudyDate=f"{y}0101"))
+        raw = read("mimic", mimic)
+        assert set(raw.frame["age_years"]) == {age}
+        assert raw.counts["age of 100 or more by the years that passed, top-coded"] == top_coded * len(raw.frame)
+        assert age_group(age) == "age_70_100"
 
 
 def test_mimic_without_patients_table_has_unknown_sex_and_age(mimic: Path) -> None:
