@@ -1,19 +1,24 @@
-"""One small module a hospital, behind one interface: `FILES` and `read(root, settings) -> RawCohort`."""
+"""One small module a hospital, behind one interface: `FILES`, `LISTS` and `read(root, settings) -> RawCohort`."""
 
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 import pandas as pd
 
 from dpdt.cohort.hospitals.images import place_images
 from dpdt.cohort.hospitals.raw_cohort import MISSING_IMAGES, RAW_COLUMNS, RawCohort, Reader
+from dpdt.cohort.hospitals.raw_files import RawFiles
+from dpdt.cohort.hospitals.table import list_of
 from dpdt.errors import StudyError
 from dpdt.study.domain_kinds import DOMAIN_KINDS
 from dpdt.study.domain_settings import DomainSettings
 
-__all__ = ["MISSING_IMAGES", "RAW_COLUMNS", "RawCohort", "Reader", "read_domain", "reader"]
+__all__ = ["MISSING_IMAGES", "RAW_COLUMNS", "RawCohort", "Reader", "check_lists", "read_domain", "reader"]
+
+SPLIT_LISTS: Final = ("train_list", "test_list")
+"""They are read for the official split alone."""
 
 
 def reader(kind: str) -> Reader:
@@ -48,3 +53,19 @@ def read_domain(kind: str, root: Path, settings: DomainSettings) -> RawCohort:
     if settings.zero_ages == "unknown":
         frame = frame.assign(age_years=frame["age_years"].mask(newborn))
     return replace(raw, frame=frame, counts=counts)
+
+
+def check_lists(kind: str, root: Path, settings: DomainSettings) -> None:
+    """Check that a domain's folder and lists are there; none is opened.
+
+    Raises:
+        StudyError: There is no such institution, or a name in `files` is unknown.
+        CohortError: The folder or a list is not there.
+    """
+    module = reader(kind)
+    files = RawFiles(root, module.FILES, settings)
+    if settings.table is not None:
+        list_of(root, settings.table)
+    for name in module.LISTS:
+        if settings.split == "official" or name not in SPLIT_LISTS:
+            files.path(name)

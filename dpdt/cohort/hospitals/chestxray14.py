@@ -22,7 +22,7 @@ from dpdt.cohort.hospitals.raw_files import RawFiles
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
 
-__all__ = ["FILES", "read"]
+__all__ = ["FILES", "LISTS", "read"]
 
 FILES: Final[FileNames] = {
     "table": ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv", "sample_labels.csv"),
@@ -30,6 +30,7 @@ FILES: Final[FileNames] = {
     "test_list": ("test_list.txt",),
     "images": ("images",),
 }
+LISTS: Final = ("table", "train_list", "test_list")
 COLUMNS: Final = {
     "image_id": ("Image Index",),
     "findings": ("Finding Labels",),

@@ -17,7 +17,7 @@ from dpdt.cohort.hospitals.uncertain_labels import apply_policy, policies
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
 
-__all__ = ["FILES", "read"]
+__all__ = ["FILES", "LISTS", "read"]
 
 RELEASES: Final = ("CheXpert-v1.0-small", "CheXpert-v1.0")
 BATCH_OF_TABLES: Final = "CheXpert-v1.0 batch 1 (validate & csv)"
@@ -25,6 +25,7 @@ FILES: Final[FileNames] = {
     "table": ("train.csv", *(f"{release}/train.csv" for release in (*RELEASES, BATCH_OF_TABLES))),
     "images": (".", *RELEASES),
 }
+LISTS: Final = ("table",)
 COLUMNS: Final = {
     "path": ("Path",),
     "sex": ("Sex",),

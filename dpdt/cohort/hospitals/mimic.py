@@ -25,7 +25,7 @@ from dpdt.cohort.hospitals.uncertain_labels import apply_policy, policies
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
 
-__all__ = ["FILES", "read"]
+__all__ = ["FILES", "LISTS", "read"]
 
 FILES: Final[FileNames] = {
     "metadata": ("mimic-cxr-2.0.0-metadata.csv.gz",),
@@ -34,6 +34,7 @@ FILES: Final[FileNames] = {
     "patients": ("patients.csv.gz", "hosp/patients.csv.gz"),
     "images": ("files",),
 }
+LISTS: Final = ("metadata", "split", "labels")
 KEYS: Final = {"subject_id": ("subject_id",), "study_id": ("study_id",)}
 SPLITS: Final = {"train": "train", "validate": "val", "test": "test"}
 STUDIES_WITHOUT_LABELS: Final = 8

@@ -26,13 +26,14 @@ from dpdt.cohort.hospitals.raw_files import RawFiles
 from dpdt.errors import CohortError, StudyError
 from dpdt.study.domain_settings import DomainSettings
 
-__all__ = ["FILES", "SUBLABELS", "parse_labels", "read"]
+__all__ = ["FILES", "LISTS", "SUBLABELS", "parse_labels", "read"]
 
 FILES: Final[FileNames] = {
     "table": ("PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv",),
     "bad_files": ("padchest_known_bad_files.txt",),
     "images": (".", "images"),
 }
+LISTS: Final = ("table",)
 COLUMNS: Final = {
     "image_id": ("ImageID",),
     "folder": ("ImageDir",),

@@ -86,9 +86,15 @@ class RawCohort:
 
 
 class Reader(Protocol):
-    """One institution: a module with these two names."""
+    """One institution: a module with these three names.
+
+    Attributes:
+        FILES: Logical name of a file or folder -> the names that it may have.
+        LISTS: The files without which nothing can be read.
+    """
 
     FILES: FileNames
+    LISTS: tuple[str, ...]
 
     def read(self, root: Path, settings: DomainSettings) -> RawCohort:
         """Read the raw metadata below `root`."""

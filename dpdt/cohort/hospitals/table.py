@@ -27,12 +27,13 @@ from dpdt.cohort.hospitals.raw_files import RawFiles, csv_header, read_csv
 from dpdt.errors import CohortError, StudyError
 from dpdt.study.domain_settings import DomainSettings, TableSettings
 
-__all__ = ["FILES", "read"]
+__all__ = ["FILES", "LISTS", "list_of", "read"]
 
 FILES: Final[FileNames] = {}
 """Nothing is published: the names are in `[domains.<name>.table]`."""
 
-LISTS: Final = {".csv", ".tsv", ".parquet"}
+LISTS: Final = ()
+LIST_SUFFIXES: Final = {".csv", ".tsv", ".parquet"}
 COLUMN_KEYS: Final = (
     "image",
     "patient",
@@ -65,7 +66,7 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
     table = settings.table
     if table is None:
         raise StudyError("table: missing. Describe the list in [domains.<name>.table].")
-    path = root / table.file
+    path = list_of(root, table)
     cells = _cells(path, table)
     for column in ("image", "patient", "image_id"):
         if column in cells and (cells[column] == "").any():
@@ -105,8 +106,6 @@ def _cells(path: Path, table: TableSettings) -> pd.DataFrame:
     wanted = {key: name for key in COLUMN_KEYS if (name := getattr(table, key)) is not None}
     labels = {label: settings.column for label, settings in table.labels.given.items()}
     wanted |= {f"label:{label}": column for label, column in labels.items() if column is not None}
-    if not path.is_file():
-        raise CohortError(_no_list(path))
     parquet = path.suffix == ".parquet"
     separator = table.separator or ("\t" if ".tsv" in path.suffixes else ",")
     header = _parquet_header(path) if parquet else csv_header(path, separator=separator, encoding=table.encoding)
@@ -126,11 +125,23 @@ def _cells(path: Path, table: TableSettings) -> pd.DataFrame:
     return pd.DataFrame({key: found[name].str.strip() for key, name in wanted.items()})
 
 
+def list_of(root: Path, table: TableSettings) -> Path:
+    """The list's file.
+
+    Raises:
+        CohortError: It is not there, or no file.
+    """
+    path = root / table.file
+    if not path.is_file():
+        raise CohortError(_no_list(path))
+    return path
+
+
 def _no_list(path: Path) -> str:
     """What to say about a list that is not there, or is no file."""
     if path.is_dir():
         return f"{path}: a folder. Expected a list; set `file` in the domain's table to its path below `root`."
-    lists = [one.name for one in sorted(path.parent.glob("*")) if LISTS & {*one.suffixes}][:5]
+    lists = [one.name for one in sorted(path.parent.glob("*")) if LIST_SUFFIXES & {*one.suffixes}][:5]
     found = f" Its folder has: {', '.join(lists)}." if lists else ""
     return f"{path}: no such file. Correct `root`, or `file` in the domain's table.{found}"
 

@@ -34,9 +34,10 @@ from dpdt.cohort.hospitals.raw_files import RawFiles
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
 
-__all__ = ["FILES", "GRADES", "read"]
+__all__ = ["FILES", "GRADES", "LISTS", "read"]
 
 FILES: Final[FileNames] = {"table": ("UKA_master_list.csv",), "images": ("images", ".")}
+LISTS: Final = ("table",)
 GRADES: Final = {
     "cardiomegaly": ("cardiomegaly",),
     "pleural_effusion": ("pleural_effusion_right", "pleural_effusion_left"),

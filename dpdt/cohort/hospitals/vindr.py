@@ -19,7 +19,7 @@ from dpdt.cohort.hospitals.raw_files import RawFiles
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
 
-__all__ = ["FILES", "read"]
+__all__ = ["FILES", "LISTS", "read"]
 
 FILES: Final[FileNames] = {
     "train_labels": ("annotations/image_labels_train.csv", "train.csv", "vinbigdata-train.csv"),
@@ -27,6 +27,7 @@ FILES: Final[FileNames] = {
     "train_images": ("train",),
     "test_images": ("test",),
 }
+LISTS: Final = ("train_labels",)
 FINDINGS: Final = {
     "cardiomegaly": "Cardiomegaly",
     "pleural_effusion": "Pleural effusion",
