@@ -30,12 +30,8 @@ target_epsilons = [1.0, inf]
 
 
 # What submit looks for before it sends anything; the stand-ins read none of it.
-MIMIC = "raw/public/mimic-cxr-2.0.0-"
-LISTS = (
-    "raw/a/train.csv",
-    "raw/b/UKA_master_list.csv",
-    *(f"{MIMIC}{n}.csv.gz" for n in ("metadata", "split", "chexpert")),
-)
+MIMIC = tuple(f"raw/public/mimic-cxr-2.0.0-{name}.csv.gz" for name in ("metadata", "split", "chexpert"))
+LISTS = ("raw/a/train.csv", "raw/b/UKA_master_list.csv", *MIMIC)
 
 
 @pytest.fixture

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from dpdt.cli import main
+from dpdt.errors import StudyError
 from dpdt.jobs.doctor.cluster import check_cluster
+from dpdt.jobs.doctor.machine import check_machine
+from dpdt.jobs.submit import submit
 from dpdt.study import Study
 from tests.fake_slurm import FakeSlurm
 
@@ -190,7 +193,7 @@ def test_raw_data_that_is_not_there_is_told_before_anything_is_sent(
     shutil.rmtree(study.root("a"))
     (study.root("b") / "UKA_master_list.csv").unlink()
     lost = [f"a: {study.root('a')}: no such folder. Set `root`", f"b: {study.root('b')}: no UKA_master_list.csv"]
-    with pytest.raises(StudyError, match="^nothing was sent, raw data is not there. ") as refused:
+    with pytest.raises(StudyError, match=r"^nothing was sent, raw data is not there\. ") as refused:
         submit(study, cluster="local")
     assert all(text in str(refused.value) for text in lost)
     assert not study.paths.jobs.exists()
