@@ -29,6 +29,11 @@ target_epsilons = [1.0, inf]
 """
 
 
+# What submit looks for before it sends anything; the stand-ins read none of it.
+MIMIC = tuple(f"raw/public/mimic-cxr-2.0.0-{name}.csv.gz" for name in ("metadata", "split", "chexpert"))
+LISTS = ("raw/a/train.csv", "raw/b/UKA_master_list.csv", *MIMIC)
+
+
 @pytest.fixture
 def fake_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand-ins for the stages' functions, here and in every process started from here."""
@@ -49,6 +54,9 @@ def make_fake_study(tmp_path: Path, fake_parts: None) -> Callable[..., Study]:
         file = tmp_path / "study" / "study.toml"
         file.parent.mkdir(exist_ok=True)
         file.write_text(SMALL_STUDY + extra)
+        for name in LISTS:
+            (file.parent / name).parent.mkdir(parents=True, exist_ok=True)
+            (file.parent / name).touch()
         (file.parent / "behave.json").write_text(json.dumps(behave))
         return load_study(file)
 

@@ -197,7 +197,7 @@ CASES: dict[str, tuple[tuple[str, str], list[str]]] = {
     "cancel of an unknown task": (("", ""), ["cancel", "study.toml", "training"]),
     # ---- a cohort and shards are there ----
     "images that are missing": (
-        ('image = "image"', 'image = "image"\nsuffix = ".jpg"'),
+        ("[domains.own.table]", 'missing_images = "later"\n[domains.own.table]\nsuffix = ".jpg"'),
         ["+cohort", "shards", "study.toml"],
     ),
     "shards of other settings": (("size = 32", "size = 16"), ["+shards", "train", "study.toml"]),

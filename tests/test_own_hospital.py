@@ -92,6 +92,7 @@ PLAIN = """
 [domains.own]
 kind = "table"
 root = "."
+missing_images = "later"
 [domains.own.table]
 file = "list.csv"
 image = "image"
@@ -136,8 +137,18 @@ def test_defaults_read_a_plain_list_and_split_by_patient(tmp_path: Path) -> None
     notes = {row["value"]: row["images"] for row in read_record(study, "own")["counts"] if row["what"] == "note"}
     assert notes["age not understood or impossible, unknown"] == 10
     assert notes["pneumonia unknown in every image"] == 40
-    assert notes["images not found where expected"] == 40
+    assert notes["images not found"] == 40
     assert read_record(study, "own")["policies"]["test"] == "patients by hash, seed 0, test_fraction 0.2"
+
+
+def test_ages_of_which_none_is_understood_are_an_error_with_a_cell(tmp_path: Path) -> None:
+    study = own(tmp_path, rows=ROWS.assign(age="adult"))
+    with pytest.raises(CohortError, match=r"column 'age': none of 40 cells is understood, the first is 'adult' .row 1"):
+        build_cohort(study, "own")
+    dates = ('age = "age"', 'birth_date = "born"\nstudy_date = "taken"')
+    swapped = ROWS.assign(born="2020-02-01", taken="1950-01-31")
+    with pytest.raises(CohortError, match=r"years from 'born' to 'taken': none of 40 cells .* first is '-70\.0'"):
+        build_cohort(own(tmp_path, dates, rows=swapped), "own")
 
 
 @pytest.mark.parametrize("suffix", ["csv.gz", "tsv", "parquet", "latin"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -84,7 +85,9 @@ def test_unknown_sizes_are_asked_for_and_change_nothing_else(study: Study) -> No
     outlook = look_ahead(study, sizes={"uka": (2_000, 1_000)})
     assert outlook.cells[0].units is None
     assert outlook.cells[2].units == 720
-    assert outlook.warnings[0].startswith("chexpert: size unknown. Build the cohort (dpdt cohort STUDY")
+    assert re.match(r"chexpert: /.*: no train\.csv or .*\. Correct `root`", outlook.warnings[0])
+    assert outlook.warnings[1].startswith("chexpert: size unknown. Build the cohort (dpdt cohort STUDY")
+    assert not any(text.startswith("uka") for text in outlook.warnings[:2])  # its numbers are given
 
 
 def test_what_will_be_refused_and_what_is_drowned_is_said(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shutil
 import socket
 import sys
 from collections.abc import Callable
@@ -10,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from dpdt.cli import main
+from dpdt.errors import StudyError
 from dpdt.jobs.doctor.cluster import check_cluster
+from dpdt.jobs.doctor.machine import check_machine
+from dpdt.jobs.submit import submit
 from dpdt.study import Study
 from tests.fake_slurm import FakeSlurm
 
@@ -128,8 +132,6 @@ def test_a_probe_asks_a_node_as_the_stages_will(make_fake_study: MakeStudy, site
         "[cluster]\npartition='gpu'\naccount='lung'\ngpus_per_task=2\ngpu_type='a100'\nscratch='/nowhere'\ntimeout_min=60\n"
         '[train]\ndevice = "cpu"\n'
     )
-    for domain in study.used_domains:
-        study.root(domain).mkdir(parents=True)
     checks = found(study, probe=True)
     python = f"Python {sys.version_info[0]}.{sys.version_info[1]}, dpdt "
     for name in ("a node for cohort", "a node for train"):
@@ -166,7 +168,7 @@ def test_a_probe_tries_a_lock_that_this_machine_holds_from_the_node(
 def test_a_probe_says_what_a_node_does_not_have(make_fake_study: MakeStudy, site: FakeSlurm, tmp_path: Path) -> None:
     on_a_node(site)
     study = make_fake_study("[cluster]\npartition='gpu'\ngpus_per_task=1\ntimeout_min=60\n")
-    study.root("a").mkdir(parents=True)
+    shutil.rmtree(study.root("b"))
     checks = found(study, probe=True)
     state, text = checks["a node for train"]
     assert state == "bad"
@@ -201,3 +203,32 @@ def test_a_probe_that_gets_no_node_soon_says_nothing_about_nodes(make_fake_study
         "note",
         "no answer: srun: error: Unable to allocate resources: Immediate/exclusive request",
     )
+
+
+# ---- raw data ----
+
+
+def test_raw_data_that_is_not_there_is_told_before_anything_is_sent(
+    make_fake_study: MakeStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = make_fake_study()
+    shutil.rmtree(study.root("a"))
+    (study.root("b") / "UKA_master_list.csv").unlink()
+    lost = [f"a: {study.root('a')}: no such folder. Set `root`", f"b: {study.root('b')}: no UKA_master_list.csv"]
+    with pytest.raises(StudyError, match=r"^nothing was sent, raw data is not there\. ") as refused:
+        submit(study, cluster="local")
+    assert all(text in str(refused.value) for text in lost)
+    assert not study.paths.jobs.exists()
+    submit(study, cluster="local", dry_run=True)
+    warned = capsys.readouterr().err
+    assert all(f"warning: {text}" in warned for text in lost)
+    assert "public" not in warned
+    checks = {check.name: check for check in check_machine(study) if check.name.startswith("data ")}
+    assert {name: check.state for name, check in checks.items()} == {
+        "data a": "bad",
+        "data b": "bad",
+        "data public": "good",
+    }
+    assert checks["data b"].found.startswith(f"{study.root('b')}: no UKA_master_list.csv")
+    submit(study, cluster="debug", stages=["train"], dry_run=True)
+    assert "no such folder" not in capsys.readouterr().err  # trainings read shards

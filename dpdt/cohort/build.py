@@ -22,7 +22,7 @@ from dpdt.base.console import warn
 from dpdt.base.files import atomic_path, exclusive_lock, read_json, sha256_file, write_json
 from dpdt.base.vocabulary import LABELS
 from dpdt.cohort.checks import check_rows, check_shared_patients, check_training, warnings_of
-from dpdt.cohort.hospitals import reader
+from dpdt.cohort.hospitals import read_domain
 from dpdt.cohort.hospitals.known_files import content_sha256, version
 from dpdt.cohort.hospitals.raw_cohort import MISSING_IMAGES, RawCohort
 from dpdt.cohort.splits import check_patients, fill_split, one_spelling, patient_fraction
@@ -104,7 +104,7 @@ def build_cohort(study: Study, domain: str) -> CohortSummary:
         return _summary(read_record(study, domain), built=False)
     root = study.root(domain)
     try:
-        raw = reader(study.kind(domain)).read(root, study.domains[domain])
+        raw = read_domain(study.kind(domain), root, study.domains[domain])
     except StudyError as err:
         raise StudyError(f"domains.{domain}.{err}") from err
     except CohortError as err:
@@ -185,7 +185,11 @@ def _record(
         "seed": study.study.seed,
         "synthetic": synthetic,
         "inputs": inputs,
-        "warnings": [*([] if synthetic else versions), *warnings_of(study, domain, table, missing=missing)],
+        "warnings": [
+            *([] if synthetic else versions),
+            *raw.warnings,
+            *warnings_of(study, domain, table, missing=missing),
+        ],
         "split_sha256": hashlib.sha256("".join(keys).encode()).hexdigest(),
         "counts": [{name: row[name] for name in SUMMARY_COLUMNS} for row in rows],
     }

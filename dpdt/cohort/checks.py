@@ -112,7 +112,10 @@ def warnings_of(study: Study, domain: str, table: pd.DataFrame, *, missing: int)
         root = study.root(domain)
         first = next((path for path in table["path"] if not (root / path).is_file()), None)
         where = f", the first: {root / first}" if first is not None else ""
-        yield f"{domain}: {missing} of {len(table)} images are not there{where}. The shards stage will reject them."
+        yield (
+            f"{domain}: {missing} of {len(table)} images are not there{where}. The shards stage will reject them; "
+            'missing_images = "exclude" in the domain leaves them out.'
+        )
     images = table["patient_id"].value_counts()
     if images.iloc[0] > max(LARGE_PART * len(table), min(MANY_IMAGES, len(table) // 2)):
         yield (

@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
-from dpdt.base.console import as_typed, say
+from dpdt.base.console import as_typed, say, warn
 from dpdt.errors import ClusterError, StudyError
 from dpdt.jobs.dry_run import show_plan
+from dpdt.jobs.raw_data import lost_data
 from dpdt.jobs.scheduler import Scheduler
 from dpdt.jobs.schedulers import SCHEDULERS, Cluster, make_scheduler, queueing
 from dpdt.jobs.selection import Plan, make_plan
@@ -20,6 +22,9 @@ from dpdt.study.tasks import LAST_STAGES, Task, needs
 from dpdt.training.networks.check import check_class_weights, check_model
 
 __all__ = ["SubmitSummary", "cancel", "show_next", "submit"]
+
+READ_RAW_DATA: Final = frozenset({"cohort", "shards"})
+"""The stages that do."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def submit(
 
     Raises:
         StudyError: Unknown stage or cluster, a wrong cluster profile, class weights of public data
-            that are not there, or a custom network that is not fit for DP.
+            that are not there, a custom network that is not fit for DP, or raw data that is not there.
         PrivacyError: Delta is too large for the patients of a cohort that is there.
         ClusterError: Slurm refused a job, or a task failed: with the task, its last traceback line and its log.
     """
@@ -90,6 +95,8 @@ def submit(
     check_model(study)
     check_deltas(study, study.domains)
     warn_of_changed_lists(study)
+    if stages is None or not READ_RAW_DATA.isdisjoint(stages):
+        _check_raw_data(study, refuse=SCHEDULERS[cluster].waits and not dry_run)
     only = None
     if retry_failed:
         states = task_states(study)
@@ -149,6 +156,15 @@ def _waits(cluster: Cluster, wanted: bool | None) -> bool:
         names = " or ".join(queueing())
         raise StudyError(f"--no-wait goes with --cluster {names} only: {cluster} runs in this process. Leave it out.")
     return always if wanted is None else wanted
+
+
+def _check_raw_data(study: Study, *, refuse: bool) -> None:
+    """Say which domains' data is not there: an error where tasks would run on this machine, else a warning."""
+    lost = [f"{domain}: {problem}" for domain, problem in lost_data(study).items()]
+    if lost and refuse:
+        raise StudyError("nothing was sent, raw data is not there. " + " ".join(lost))
+    for text in lost:
+        warn(f"{text} (seen from this machine)")
 
 
 def _unfinished(study: Study, states: dict[Task, str]) -> set[Task]:

@@ -58,10 +58,12 @@ def _check_rejects(job: ShardJob, rejects: pd.DataFrame, parts: list[Path], *, i
     for number in rejects["shard"].unique():
         parts[number].unlink()
     reasons = ", ".join(f"{reason} {count}" for reason, count in _counts(rejects["reason"]).items())
+    exclude = f' Images that you do not have are left out by missing_images = "exclude" in [domains.{job.domain}].'
     raise ShardError(
         f"{job.domain}: {len(rejects)} of {images} images were rejected ({fraction:.1%}; {reasons}), more "
         f"than shards.max_reject_fraction = {allowed:g} allows. {job.paths.rejects} names them: repair the files "
         "or raise the limit, then run the same command again."
+        + (exclude if (rejects["reason"] == "missing").any() else "")
     )
 
 

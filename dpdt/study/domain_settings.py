@@ -229,6 +229,36 @@ class DomainSettings(Section):
     unknown_views: Annotated[Literal["exclude", "include"], About("Keep images without a recorded view.")] = Field(
         default="exclude", description="Images without a recorded view."
     )
+    image_folders: Annotated[
+        tuple[Folder, ...],
+        About("Use a resized copy, or images in several places.", example='["images-512"]', later=True),
+    ] = Field(
+        default=(),
+        description="Folders to look for the images in, relative to root or absolute; default: where they are "
+        "published, then by name anywhere below root.",
+    )
+    missing_images: Annotated[
+        Literal["reject", "exclude", "later"],
+        About("You have a part of the images, or none yet.", example='"exclude"', later=True),
+    ] = Field(
+        default="reject",
+        description="Listed images that are not there: rejected by the shards stage, left out of the cohort, or none "
+        "need be there yet.",
+    )
+    zero_ages: Annotated[
+        Literal["newborn", "unknown"],
+        About("The list has age 0 where it is not known.", example='"unknown"', later=True),
+    ] = Field(default="newborn", description="What an age of 0 means.")
+    split: Annotated[
+        Literal["official", "patients"],
+        About("You have no official lists, or only a part of the images.", example='"patients"', later=True),
+    ] = Field(default="official", description="The published split, where there is one, or patients by hash.")
+    readers: Annotated[
+        Literal["majority", "any", "all"], About("Be more sensitive, or stricter.", example='"any"', later=True)
+    ] = Field(
+        default="majority",
+        description="VinDr only: which of a training image's readers must see a finding: more than half, any, or all.",
+    )
     val_fraction: Annotated[
         Number, About("0: train on every patient that is not tested.", unit="part of the train patients")
     ] = Field(default=0.1, ge=0.0, lt=1.0, description="Part of the training patients for `val`.")

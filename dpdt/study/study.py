@@ -69,6 +69,8 @@ class Study(Section):
                 raise ValueError(f"domains.{name}: {missing if domain.table is None else given}")
             if domain.sublabels and kind != "padchest":
                 raise ValueError(f"domains.{name}.sublabels: only for kind padchest, this domain is of kind {kind!r}")
+            if domain.readers != "majority" and kind != "vindr":
+                raise ValueError(f"domains.{name}.readers: only for kind vindr, this domain is of kind {kind!r}")
         for key, names in (("train.domains", self.train.domains), ("evaluate.domains", self.evaluate.domains)):
             for name in names or ():
                 if name not in self.domains:

@@ -1,13 +1,24 @@
-"""One small module a hospital, behind one interface: `FILES` and `read(root, settings) -> RawCohort`."""
+"""One small module a hospital, behind one interface: `FILES`, `LISTS` and `read(root, settings) -> RawCohort`."""
 
+from dataclasses import replace
 from importlib import import_module
-from typing import cast
+from pathlib import Path
+from typing import Final, cast
 
+import pandas as pd
+
+from dpdt.cohort.hospitals.images import place_images
 from dpdt.cohort.hospitals.raw_cohort import MISSING_IMAGES, RAW_COLUMNS, RawCohort, Reader
+from dpdt.cohort.hospitals.raw_files import RawFiles
+from dpdt.cohort.hospitals.table import list_of
 from dpdt.errors import StudyError
 from dpdt.study.domain_kinds import DOMAIN_KINDS
+from dpdt.study.domain_settings import DomainSettings
 
-__all__ = ["MISSING_IMAGES", "RAW_COLUMNS", "RawCohort", "Reader", "reader"]
+__all__ = ["MISSING_IMAGES", "RAW_COLUMNS", "RawCohort", "Reader", "check_lists", "read_domain", "reader"]
+
+SPLIT_LISTS: Final = ("train_list", "test_list")
+"""They are read for the official split alone."""
 
 
 def reader(kind: str) -> Reader:
@@ -22,3 +33,39 @@ def reader(kind: str) -> Reader:
     if kind not in DOMAIN_KINDS:
         raise StudyError(f"kind: no reader {kind!r}. Valid kinds: {', '.join(DOMAIN_KINDS)}.")
     return cast(Reader, import_module(f"dpdt.cohort.hospitals.{kind}"))
+
+
+def read_domain(kind: str, root: Path, settings: DomainSettings) -> RawCohort:
+    """Read an institution's lists, find its images, and apply the policies that are the same for all of them.
+
+    Raises:
+        StudyError: There is no such institution, or a name in `files` is unknown.
+        CohortError: The lists are not as published, or the images are not there or not told apart.
+    """
+    raw = place_images(reader(kind).read(root, settings), root, settings)
+    frame, counts = raw.frame, dict(raw.counts)
+    if raw.add_headers is not None:
+        frame = raw.add_headers(frame)
+    if settings.split == "patients":
+        frame = frame.assign(split=pd.Series(None, index=frame.index, dtype="str"))
+    newborn = frame["age_years"] == 0
+    counts[f"age 0, {settings.zero_ages}"] = int(newborn.sum())
+    if settings.zero_ages == "unknown":
+        frame = frame.assign(age_years=frame["age_years"].mask(newborn))
+    return replace(raw, frame=frame, counts=counts)
+
+
+def check_lists(kind: str, root: Path, settings: DomainSettings) -> None:
+    """Check that a domain's folder and lists are there; none is opened.
+
+    Raises:
+        StudyError: There is no such institution, or a name in `files` is unknown.
+        CohortError: The folder or a list is not there.
+    """
+    module = reader(kind)
+    files = RawFiles(root, module.FILES, settings)
+    if settings.table is not None:
+        list_of(root, settings.table)
+    for name in module.LISTS:
+        if settings.split == "official" or name not in SPLIT_LISTS:
+            files.path(name)

@@ -1,17 +1,15 @@
-"""NIH ChestX-ray14: `Data_Entry_2017_v2020.csv`, the official lists, PNGs in `images/` or `images_001/images/` ….
+"""NIH ChestX-ray14: `Data_Entry_2017_v2020.csv`, the official lists, PNGs in `images/` or elsewhere.
 
 Source: Wang et al., CVPR 2017, and the files of the NIH Clinical Center. 112,120 rows, all frontal; the official lists
 split them 86,524 + 25,596 without a common patient.
 """
 
-import re
 from pathlib import Path
 from typing import Final
 
 import pandas as pd
 
 from dpdt.cohort.hospitals.raw_cohort import (
-    MISSING_IMAGES,
     FileNames,
     Filter,
     RawCohort,
@@ -20,18 +18,19 @@ from dpdt.cohort.hospitals.raw_cohort import (
     sex_word,
     to_label,
 )
-from dpdt.cohort.hospitals.raw_files import RawFiles, list_files
+from dpdt.cohort.hospitals.raw_files import RawFiles
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
 
-__all__ = ["FILES", "read"]
+__all__ = ["FILES", "LISTS", "read"]
 
 FILES: Final[FileNames] = {
-    "table": ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv"),
+    "table": ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv", "sample_labels.csv"),
     "train_list": ("train_val_list.txt",),
     "test_list": ("test_list.txt",),
     "images": ("images",),
 }
+LISTS: Final = ("table", "train_list", "test_list")
 COLUMNS: Final = {
     "image_id": ("Image Index",),
     "findings": ("Finding Labels",),
@@ -55,45 +54,52 @@ SAMPLE_FRACTION: Final = 0.5
 
 
 def read(root: Path, settings: DomainSettings) -> RawCohort:
-    """Read the table and the two lists; rows in neither list are excluded.
+    """Read the table and the two lists; rows in neither list are excluded. Without an official split no list is read.
 
     Raises:
         CohortError: A file or column is missing, an image is in both lists, or a listed one is not in the table.
     """
     files = RawFiles(root, FILES, settings)
     table = files.table("table", COLUMNS)
-    train, test = set(files.lines("train_list")), set(files.lines("test_list"))
-    if train & test:
-        raise CohortError(f"{root}: {len(train & test)} images are in both the train_val and the test list.")
-    lost = _listed_without_row(files, table["image_id"], train | test)
-    rows = Filter(table)
-    listed = is_among(table["image_id"], train | test)
-    rows.drop(~listed, "in neither official list")
+    rows, lost = Filter(table.assign(split=None)), 0
+    if settings.split == "official":
+        train, test = _lists(files)
+        lost = _listed_without_row(files, table["image_id"], train | test)
+        rows.kept["split"] = is_among(table["image_id"], test).map({True: "test", False: "train"})
+        rows.drop(~is_among(table["image_id"], train | test), "in neither official list")
     if settings.unknown_views == "exclude":
         rows.drop(~rows.kept["view"].isin(["PA", "AP"]), "view unknown")
     kept = rows.kept
-    found = _images(files)
-    folder = files.names("images")[0]
     frame = pd.DataFrame(
         {
             "image_id": kept["image_id"],
-            "path": kept["image_id"].map(lambda name: found.get(name, f"{folder}/{name}")),
+            "path": f"{files.names('images')[0]}/" + kept["image_id"],
             "patient_id": kept["patient_id"].str.lstrip("0").str.zfill(ID_DIGITS),
             "study_id": kept["image_id"].str.removesuffix(".png"),
             "view": kept["view"].where(kept["view"].isin(["PA", "AP"]), "unknown"),
-            "sex": sex_word(kept["sex"]),
-            "age_years": age_from_text(kept["age"]),
-            "split": is_among(kept["image_id"], test).map({True: "test", False: "train"}).astype(str),
+            "sex": sex_word(kept["sex"], column=f"{files.path('table')}: sex"),
+            "age_years": age_from_text(kept["age"], column=f"{files.path('table')}: age"),
+            "split": kept["split"].astype("str"),
         }
     )
     findings = kept["findings"].str.split("|")
     for label, name in FINDINGS.items():
         frame[label] = to_label(findings.map(lambda names, name=name: name in names).astype(bool))
-    counts = {
-        "listed images that a table of a sample does not have": lost,
-        MISSING_IMAGES: int((~is_among(kept["image_id"], found)).sum()),
-    }
+    counts = {"listed images that a table of a sample does not have": lost}
     return RawCohort(frame, rows.exclusions, files.read, counts, {"findings": "names compared whole"})
+
+
+def _lists(files: RawFiles) -> tuple[set[str], set[str]]:
+    """Names of the official train_val and test list."""
+    if files.optional("train_list") is None and files.path("table").name.startswith("sample_labels"):
+        raise CohortError(
+            f"{files.path('table')}: the table of a sample, without official lists. Put train_val_list.txt and "
+            'test_list.txt beside it, or split its patients by hash: split = "patients" in the domain.'
+        )
+    train, test = set(files.lines("train_list")), set(files.lines("test_list"))
+    if train & test:
+        raise CohortError(f"{files.root}: {len(train & test)} images are in both the train_val and the test list.")
+    return train, test
 
 
 def _listed_without_row(files: RawFiles, image_ids: "pd.Series[str]", listed: set[str]) -> int:
@@ -105,12 +111,3 @@ def _listed_without_row(files: RawFiles, image_ids: "pd.Series[str]", listed: se
             f"{', '.join(lost[:3])}. Are table and lists of one release?"
         )
     return len(lost)
-
-
-def _images(files: RawFiles) -> dict[str, str]:
-    """Where each image is, from one listing a folder."""
-    root = files.root
-    if files.given("images"):
-        return list_files([root / files.names("images")[0]], root)
-    parts = sorted(entry for entry in root.iterdir() if re.fullmatch(r"images_\d{3}", entry.name))
-    return list_files([root / "images", *parts, *(part / "images" for part in parts)], root)

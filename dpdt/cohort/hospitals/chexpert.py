@@ -4,8 +4,6 @@ Source: Irvin et al., AAAI 2019. 223,414 rows, 191,027 frontal, 64,540 patients.
 patients; for a test set of a usable size patients are split by a stable hash, as nothing official exists.
 """
 
-import os
-import re
 from pathlib import Path
 from typing import Final
 
@@ -19,15 +17,15 @@ from dpdt.cohort.hospitals.uncertain_labels import apply_policy, policies
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
 
-__all__ = ["FILES", "read"]
+__all__ = ["FILES", "LISTS", "read"]
 
 RELEASES: Final = ("CheXpert-v1.0-small", "CheXpert-v1.0")
 BATCH_OF_TABLES: Final = "CheXpert-v1.0 batch 1 (validate & csv)"
-BATCH_OF_IMAGES: Final = re.compile(r"CheXpert-v1\.0 batch \d+ \(train \d+\)")
 FILES: Final[FileNames] = {
     "table": ("train.csv", *(f"{release}/train.csv" for release in (*RELEASES, BATCH_OF_TABLES))),
     "images": (".", *RELEASES),
 }
+LISTS: Final = ("table",)
 COLUMNS: Final = {
     "path": ("Path",),
     "sex": ("Sex",),
@@ -54,7 +52,7 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
         row = int(parts.index[parts[0].isna()][0])
         raise CohortError(f"{files.path('table')}: row {row + 1}: Path is not `…/train/patientX/studyY/file.jpg`.")
     table = table.assign(
-        relative=parts[0],
+        path=_prefix(files, table["path"]) + parts[0],
         patient_id=parts[1],
         study_id=parts[1] + "/" + parts[2],
         image_id=parts[1] + "/" + parts[2] + "/" + parts[3].str.replace(r"\.jpe?g$", "", regex=True),
@@ -71,27 +69,17 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
     frame = pd.DataFrame(
         {
             "image_id": kept["image_id"],
-            "path": _paths(files, kept),
+            "path": kept["path"],
             "patient_id": kept["patient_id"],
             "study_id": kept["study_id"],
             "view": kept["view"].where(kept["view"].isin(["PA", "AP", FRONTAL]), "unknown"),
-            "sex": sex_word(kept["sex"]),
-            "age_years": age_from_text(kept["age"], at_least=MIN_AGE_YEARS),
+            "sex": sex_word(kept["sex"], column=f"{files.path('table')}: Sex"),
+            "age_years": age_from_text(kept["age"], at_least=MIN_AGE_YEARS, column=f"{files.path('table')}: Age"),
             "split": pd.Series(None, index=kept.index, dtype="str"),
             **{label: kept[label] for label in LABELS},
         }
     )
-    return RawCohort(frame, rows.exclusions, files.read, counts, policies(settings))
-
-
-def _paths(files: RawFiles, kept: pd.DataFrame) -> "pd.Series[str]":
-    """Path of each image below root; the full release also comes in batches, each with a part of the patients."""
-    batches = [] if files.given("images") else [e for e in files.root.iterdir() if BATCH_OF_IMAGES.fullmatch(e.name)]
-    if not batches:
-        return _prefix(files, kept["path"]) + kept["relative"]
-    folders = {entry.name: f"{batch.name}/" for batch in sorted(batches) for entry in os.scandir(batch)}
-    inside = kept["relative"].str.removeprefix("train/")
-    return kept["patient_id"].map(folders).fillna("train/").astype("str") + inside
+    return RawCohort(frame, rows.exclusions, files.read, counts, policies(settings), listed=table["path"])
 
 
 def _prefix(files: RawFiles, paths: "pd.Series[str]") -> str:

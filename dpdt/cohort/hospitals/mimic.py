@@ -9,14 +9,23 @@ from typing import Final
 import pandas as pd
 
 from dpdt.base.vocabulary import LABELS
-from dpdt.cohort.hospitals.raw_cohort import FileNames, Filter, RawCohort, is_among, possible_age, sex_word
+from dpdt.cohort.hospitals.raw_cohort import (
+    MAX_AGE_YEARS,
+    FileNames,
+    Filter,
+    RawCohort,
+    check_understood,
+    is_among,
+    possible_age,
+    sex_word,
+)
 from dpdt.cohort.hospitals.raw_files import RawFiles
 from dpdt.cohort.hospitals.uncertain_labels import COLUMNS as LABELLER_COLUMNS
 from dpdt.cohort.hospitals.uncertain_labels import apply_policy, policies
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
 
-__all__ = ["FILES", "read"]
+__all__ = ["FILES", "LISTS", "read"]
 
 FILES: Final[FileNames] = {
     "metadata": ("mimic-cxr-2.0.0-metadata.csv.gz",),
@@ -25,6 +34,7 @@ FILES: Final[FileNames] = {
     "patients": ("patients.csv.gz", "hosp/patients.csv.gz"),
     "images": ("files",),
 }
+LISTS: Final = ("metadata", "split", "labels")
 KEYS: Final = {"subject_id": ("subject_id",), "study_id": ("study_id",)}
 SPLITS: Final = {"train": "train", "validate": "val", "test": "test"}
 STUDIES_WITHOUT_LABELS: Final = 8
@@ -140,8 +150,10 @@ def _people(files: RawFiles, kept: pd.DataFrame) -> "tuple[pd.Series[str], pd.Se
     )
     _unique(patients["subject_id"], files.path("patients"), "subject_id")
     by_subject = patients.set_index("subject_id")
-    sex = sex_word(kept["subject_id"].map(by_subject["sex"]).fillna(""))
-    age = pd.to_numeric(kept["subject_id"].map(by_subject["age"]), errors="coerce").astype("float64")
+    sex = sex_word(kept["subject_id"].map(by_subject["sex"]).fillna(""), column=f"{files.path('patients')}: gender")
+    anchors = kept["subject_id"].map(by_subject["age"]).fillna("")
+    age = possible_age(pd.to_numeric(anchors, errors="coerce"))
+    check_understood(anchors, age.notna(), f"{files.path('patients')}: anchor_age", "years from 0 to 100")
     passed = pd.Series(float("nan"), index=kept.index)
     if "year" in by_subject and "study_date" in kept:
         anchor = pd.to_numeric(kept["subject_id"].map(by_subject["year"]), errors="coerce")
@@ -153,5 +165,7 @@ def _people(files: RawFiles, kept: pd.DataFrame) -> "tuple[pd.Series[str], pd.Se
         "age is anchor_age, no year to move it by": int(unmoved.sum()),
         "age top-coded, taken as it is": int((age >= TOP_CODED_AGE).sum()),
     }
-    age = age + passed.fillna(0.0).where(age < TOP_CODED_AGE, 0.0)
-    return sex, possible_age(age), counts
+    moved = age + passed.fillna(0.0).where(age < TOP_CODED_AGE, 0.0)
+    old = (moved >= MAX_AGE_YEARS) & (age < TOP_CODED_AGE)
+    counts["age of 100 or more by the years that passed, top-coded"] = int(old.sum())
+    return sex, possible_age(moved.mask(old, TOP_CODED_AGE)), counts

@@ -1,4 +1,4 @@
-"""PadChest: one CSV of 160,861 rows, 16-bit PNGs in `<ImageDir>/<ImageID>` or flat.
+"""PadChest: one CSV of 160,861 rows, 16-bit PNGs in `<ImageDir>/<ImageID>`.
 
 Source: Bustos et al., Medical Image Analysis 2020. Frontal are the projections PA, AP and AP_horizontal (110,633
 rows). Labels are a Python list as text with stray spaces; they are parsed, trimmed and compared whole, so that
@@ -11,19 +11,29 @@ from typing import Any, Final
 
 import pandas as pd
 
-from dpdt.cohort.hospitals.raw_cohort import FileNames, Filter, RawCohort, is_among, possible_age, sex_word, to_label
+from dpdt.cohort.hospitals.raw_cohort import (
+    FileNames,
+    Filter,
+    RawCohort,
+    check_understood,
+    is_among,
+    possible_age,
+    sex_word,
+    to_label,
+)
 from dpdt.cohort.hospitals.raw_files import RawFiles
 from dpdt.errors import CohortError, StudyError
 from dpdt.study.domain_settings import DomainSettings
 from dpdt.study.explain import did_you_mean
 
-__all__ = ["FILES", "SUBLABELS", "parse_labels", "read"]
+__all__ = ["FILES", "LISTS", "SUBLABELS", "parse_labels", "read"]
 
 FILES: Final[FileNames] = {
     "table": ("PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv",),
     "bad_files": ("padchest_known_bad_files.txt",),
     "images": (".", "images"),
 }
+LISTS: Final = ("table",)
 COLUMNS: Final = {
     "image_id": ("ImageID",),
     "folder": ("ImageDir",),
@@ -59,7 +69,8 @@ SUBLABELS: Final = {
 With these, 5.6 % of the frontal rows have atelectasis, as in the paper's test set (1,240 of 22,045); with
 `atelectasis` alone it would be 2.0 %."""
 
-EMPTY_LABELS: Final = ("", "nan")
+
+BLANK_CELLS: Final = ("", "nan")
 
 
 def read(root: Path, settings: DomainSettings) -> RawCohort:
@@ -76,10 +87,11 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
         rows.drop(unknown, "view unknown")
     for view in sorted(set(rows.kept["view"]) - {*FRONTAL_VIEWS, *UNKNOWN_VIEWS}):
         rows.drop(rows.kept["view"] == view, f"view {view}")
-    rows.drop(rows.kept["labels"].isin(EMPTY_LABELS), "no labels")
+    cells = rows.kept["labels"]
+    labels = cells.map(_cached_labels(cells, files.path("table")))
+    rows.drop(labels.map(len) == 0, "no labels")
     if files.optional("bad_files") is not None:
         rows.drop(is_among(rows.kept["image_id"], files.lines("bad_files")), "in the list of bad files")
-    labels = rows.kept["labels"].map(_cached_labels(rows.kept["labels"], files.path("table")))
     for word in ("exclude", "suboptimal study"):
         rows.drop(labels[rows.kept.index].map(lambda names, word=word: word in names).astype(bool), f"label {word}")
     kept = rows.kept
@@ -87,12 +99,12 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
     frame = pd.DataFrame(
         {
             "image_id": kept["image_id"],
-            "path": kept["folder"].map(_folders(files, kept["folder"])) + kept["image_id"],
+            "path": _paths(files, kept),
             "patient_id": kept["patient_id"],
             "study_id": kept["study_id"],
             "view": kept["view"].where(kept["view"].isin(FRONTAL_VIEWS), "unknown"),
-            "sex": sex_word(kept["sex"]),
-            "age_years": _age(kept["study_date"], kept["birth"]),
+            "sex": sex_word(kept["sex"], column=f"{files.path('table')}: PatientSex_DICOM"),
+            "age_years": _age(kept["study_date"], kept["birth"], files.path("table")),
             "split": pd.Series(None, index=kept.index, dtype="str"),
         }
     )
@@ -118,12 +130,14 @@ def _sublabels(settings: DomainSettings, labels: "pd.Series[Any]", path: Path) -
 
 
 def parse_labels(text: str) -> frozenset[str]:
-    """The set of labels in one cell.
+    """The set of labels in one cell; a blank cell and an empty list both say nothing.
 
+    >>> parse_labels("[]") == parse_labels("nan") == parse_labels("['']") == frozenset()
+    True
     >>> sorted(parse_labels("['pneumonia', ' pleural effusion ', '']"))
     ['pleural effusion', 'pneumonia']
     """
-    value = ast.literal_eval(text)
+    value = [] if text in BLANK_CELLS else ast.literal_eval(text)
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise ValueError("not a list of texts")
     return frozenset(name.strip() for name in value) - {""}
@@ -141,18 +155,17 @@ def _cached_labels(cells: "pd.Series[str]", path: Path) -> dict[str, frozenset[s
     return parsed
 
 
-def _folders(files: RawFiles, image_dirs: "pd.Series[str]") -> dict[str, str]:
-    """Path prefix of each ImageDir: `<images>/<ImageDir>/` where that folder exists, else flat."""
-    bases = [name for name in files.names("images") if (files.root / name).is_dir()] or [files.names("images")[0]]
-    prefixes = {}
-    for image_dir in image_dirs.unique():
-        inside = [base for base in bases if image_dir and (files.root / base / image_dir).is_dir()]
-        folder = Path(inside[0], image_dir) if inside else Path(bases[-1])
-        prefixes[image_dir] = "" if folder == Path() else f"{folder.as_posix()}/"
-    return prefixes
+def _paths(files: RawFiles, kept: pd.DataFrame) -> "pd.Series[str]":
+    """Path of each image as published: below the folder of its archive, without one where the list names none."""
+    base = files.names("images")[0]
+    folders = {name: Path(base, name).as_posix() for name in kept["folder"].unique()}
+    prefixes = {name: "" if folder == "." else f"{folder}/" for name, folder in folders.items()}
+    return kept["folder"].map(prefixes) + kept["image_id"]
 
 
-def _age(study_date: "pd.Series[str]", birth: "pd.Series[str]") -> "pd.Series[float]":
+def _age(study_date: "pd.Series[str]", birth: "pd.Series[str]", path: Path) -> "pd.Series[float]":
     """Year of the study minus year of birth: the only birth date that is published."""
     years = pd.to_numeric(study_date.str[:4], errors="coerce") - pd.to_numeric(birth, errors="coerce")
-    return possible_age(years)
+    age = possible_age(years)
+    check_understood(birth, age.notna(), f"{path}: PatientBirth", "a year up to 100 before that of StudyDate_DICOM")
+    return age

@@ -1,6 +1,7 @@
 """What every reader shares: the form of its answer, and the words for sex, age and labels in it."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -9,9 +10,11 @@ import numpy as np
 import pandas as pd
 
 from dpdt.base.vocabulary import LABELS
+from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
 
 __all__ = [
+    "ELSEWHERE",
     "FRONTAL",
     "MAX_AGE_YEARS",
     "MISSING_IMAGES",
@@ -21,6 +24,7 @@ __all__ = [
     "RawCohort",
     "Reader",
     "age_from_text",
+    "check_understood",
     "is_among",
     "possible_age",
     "sex_word",
@@ -30,14 +34,25 @@ __all__ = [
 FileNames = Mapping[str, tuple[str, ...]]
 
 RAW_COLUMNS: Final = ("image_id", "path", "patient_id", "study_id", "view", "sex", "age_years", "split", *LABELS)
-MISSING_IMAGES: Final = "images not found where expected"
-"""The name of that count, in readers that look."""
+MISSING_IMAGES: Final = "images not found"
+ELSEWHERE: Final = "images found by name in another folder"
+"""The names of two counts."""
 
 FRONTAL: Final = "frontal"
 """View of an image that is known to be frontal, while PA or AP is not recorded."""
 
 MAX_AGE_YEARS: Final = 100.0
 """Ages above are typing errors or placeholders far more often than ages: they become unknown."""
+
+AGE: Final = re.compile(
+    r"^(?:(?:>=?|≥|over|above|older than)\s*)?(-?\d+(?:[.,]\d+)?)\s*\+?\s*(?:([YMWD])|y(?:ea)?rs?)?"
+    r"(?:\+|\s+(?:or|and)\s+(?:more|older|above|over|up))?$",
+    re.IGNORECASE,
+)
+"""An age with its unit, maybe as the lowest of a group that is not told apart any more."""
+BLANK: Final = ("", "nan", "none", "unknown")
+LOST_FROM: Final = 5
+"""So many cells of which none is understood are a mistake; fewer may be odd ones."""
 
 YEARS_PER_UNIT: Final = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 SEX_WORDS: Final = {"f": "female", "female": "female", "w": "female", "m": "male", "male": "male"}
@@ -48,12 +63,16 @@ class RawCohort:
     """What a reader returns.
 
     Attributes:
-        frame: One row a usable image, columns RAW_COLUMNS; `split` is the official one (train, val, test) or missing
-            where none exists; labels are nullable Int8. The index is the row's number in the main table, from 0.
+        frame: One row a usable image, columns RAW_COLUMNS; `path` is where it is as published, relative to the root;
+            `split` is the official one (train, val, test) or missing where none exists; labels are nullable Int8. The
+            index is the row's number in the main table, from 0.
         exclusions: Columns `image_id`, `view`, `reason`: every row that is not in `frame`.
         files: Every metadata file that was read, by its logical name.
         counts: Things worth telling, by name, e.g. how many uncertain labels were read as what.
         policies: How the labels were read, by name; kept in the cohort's record.
+        listed: Paths of all rows, also of those that are not in `frame`; None where no two rows have files of one name.
+        warnings: What is probably a mistake.
+        add_headers: Adds to `frame`, once the images are found, what their own headers say.
     """
 
     frame: pd.DataFrame
@@ -61,12 +80,21 @@ class RawCohort:
     files: Mapping[str, Path]
     counts: dict[str, int] = field(default_factory=dict)
     policies: dict[str, Any] = field(default_factory=dict)
+    listed: "pd.Series[str] | None" = None
+    warnings: tuple[str, ...] = ()
+    add_headers: Callable[[pd.DataFrame], pd.DataFrame] | None = None
 
 
 class Reader(Protocol):
-    """One institution: a module with these two names."""
+    """One institution: a module with these three names.
+
+    Attributes:
+        FILES: Logical name of a file or folder -> the names that it may have.
+        LISTS: The files without which nothing can be read.
+    """
 
     FILES: FileNames
+    LISTS: tuple[str, ...]
 
     def read(self, root: Path, settings: DomainSettings) -> RawCohort:
         """Read the raw metadata below `root`."""
@@ -94,9 +122,16 @@ class Filter:
         return pd.concat(self._excluded).sort_index()
 
 
-def sex_word(values: "pd.Series[str]") -> "pd.Series[str]":
-    """Sex in the words of dpdt; everything but a word for female or male is unknown."""
-    return values.str.strip().str.casefold().map(SEX_WORDS).fillna("unknown").astype(str)
+def sex_word(values: "pd.Series[str]", *, column: str = "") -> "pd.Series[str]":
+    """Sex in the words of dpdt; everything but a word for female or male is unknown.
+
+    Raises:
+        CohortError: The cells are those of a column, and none of them is understood.
+    """
+    words = values.str.strip().str.casefold().map(SEX_WORDS)
+    if column:
+        check_understood(values, words.notna(), column, "F, female, M or male")
+    return words.fillna("unknown").astype(str)
 
 
 def possible_age(years: "pd.Series[float]", *, at_least: float = 0.0) -> "pd.Series[float]":
@@ -105,17 +140,49 @@ def possible_age(years: "pd.Series[float]", *, at_least: float = 0.0) -> "pd.Ser
     return numbers.where(numbers.between(at_least, MAX_AGE_YEARS), np.nan)
 
 
-def age_from_text(values: "pd.Series[str]", *, at_least: float = 0.0) -> "pd.Series[float]":
+def age_from_text(values: "pd.Series[str]", *, at_least: float = 0.0, column: str = "") -> "pd.Series[float]":
     """Ages from text: years, or DICOM's age string (`058Y`, `010M`, `003W`, `012D`; PS3.5 6.2, VR AS).
 
-    A top-coded age (`90+`, `>89`) is the number that it names, so that it stays in the oldest group.
+    A top-coded age (`90+`, `>89`, `85 or more`) is the number that it names, so that it stays in the oldest group.
 
-    >>> age_from_text(pd.Series(["58", "058Y", "006M", "90+", "414", ""])).tolist()
-    [58.0, 58.0, 0.5, 90.0, nan, nan]
+    >>> age_from_text(pd.Series(["58", "058Y", "006M", "90+", "85 or more", "40,5", "414", ""])).tolist()
+    [58.0, 58.0, 0.5, 90.0, 85.0, 40.5, nan, nan]
+
+    Raises:
+        CohortError: The cells are those of a column, and none of them is an age.
     """
-    parts = values.str.strip().str.extract(r"^(?:>=?\s*)?(-?\d+(?:\.\d+)?)\s*([YMWDymwd]?)\+?$")
+    cells = pd.Series(values.unique(), dtype="str")  # some hundred, of as many rows as you like
+    parts = cells.str.strip().str.extract(AGE)
     units = parts[1].fillna("").str.upper().map({"": 1.0, **YEARS_PER_UNIT})
-    return possible_age(pd.to_numeric(parts[0]).astype("float64") * units.astype("float64"), at_least=at_least)
+    numbers = pd.to_numeric(parts[0].str.replace(",", ".")).astype("float64")
+    ages = possible_age(numbers * units.astype("float64"), at_least=at_least)
+    found = values.map(dict(zip(cells, ages, strict=True))).astype("float64")
+    if column:
+        check_understood(values, found.notna(), column, "years from 0 to 100, such as 58, 058Y or 90+")
+    return found
+
+
+def check_understood(cells: "pd.Series[str]", known: "pd.Series[bool]", column: str, expected: str) -> None:
+    """A column of which not one cell is understood is a mistake, not unknown in every row.
+
+    Args:
+        cells: The column as text; "" is a cell that says nothing.
+        known: Which of its cells are understood.
+        column: Its file and name, for the message.
+        expected: What is understood.
+
+    Raises:
+        CohortError: Cells are written, and none of them is understood; with the first of them.
+    """
+    if known.any():
+        return
+    written = cells[~cells.str.strip().str.casefold().isin(BLANK)]
+    if len(written) >= LOST_FROM:
+        row, cell = int(written.index[0]) + 1, written.iloc[0]
+        raise CohortError(
+            f"{column}: none of {len(written)} cells is understood, the first is {cell!r} (row {row}). "
+            f"Expected {expected}."
+        )
 
 
 def is_among(values: "pd.Series[str]", names: Iterable[str]) -> "pd.Series[bool]":

@@ -3,8 +3,7 @@
 import csv
 import gzip
 import math
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ from dpdt.cohort.hospitals.raw_cohort import FileNames
 from dpdt.errors import CohortError, StudyError
 from dpdt.study.domain_settings import DomainSettings
 
-__all__ = ["RawFiles", "csv_header", "list_files", "read_csv"]
+__all__ = ["RawFiles", "csv_header", "read_csv"]
 
 CHUNK_ROWS: Final = 50_000
 MEGABYTE: Final = 1_000_000
@@ -228,14 +227,3 @@ def _check_cells(path: Path, *, columns: Sequence[str], separator: str, encoding
 
 def _megabytes(count: int) -> int:
     return math.ceil(count / MEGABYTE)
-
-
-def list_files(folders: Iterable[Path], root: Path) -> dict[str, str]:
-    """File name -> path relative to `root`, from one listing of each folder that exists (no look at single files)."""
-    found: dict[str, str] = {}
-    for folder in folders:
-        if folder.is_dir():
-            prefix = folder.relative_to(root).as_posix()
-            with os.scandir(folder) as entries:
-                found.update({e.name: e.name if prefix == "." else f"{prefix}/{e.name}" for e in entries})
-    return found

@@ -15,25 +15,25 @@ import pandas as pd
 from dpdt.base.vocabulary import LABELS
 from dpdt.cohort.hospitals.raw_cohort import (
     FRONTAL,
-    MISSING_IMAGES,
     FileNames,
     Filter,
     RawCohort,
     age_from_text,
-    is_among,
+    check_understood,
     possible_age,
     to_label,
 )
-from dpdt.cohort.hospitals.raw_files import RawFiles, csv_header, list_files, read_csv
+from dpdt.cohort.hospitals.raw_files import RawFiles, csv_header, read_csv
 from dpdt.errors import CohortError, StudyError
 from dpdt.study.domain_settings import DomainSettings, TableSettings
 
-__all__ = ["FILES", "read"]
+__all__ = ["FILES", "LISTS", "list_of", "read"]
 
 FILES: Final[FileNames] = {}
 """Nothing is published: the names are in `[domains.<name>.table]`."""
 
-LISTS: Final = {".csv", ".tsv", ".parquet"}
+LISTS: Final = ()
+LIST_SUFFIXES: Final = {".csv", ".tsv", ".parquet"}
 COLUMN_KEYS: Final = (
     "image",
     "patient",
@@ -62,18 +62,19 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
         raise StudyError(
             "files: belongs to published layouts. Name the list and the images folder in the table itself."
         )
-    files = RawFiles(root, FILES, settings)
+    RawFiles(root, FILES, settings)
     table = settings.table
     if table is None:
         raise StudyError("table: missing. Describe the list in [domains.<name>.table].")
-    path = root / table.file
+    path = list_of(root, table)
     cells = _cells(path, table)
     for column in ("image", "patient", "image_id"):
         if column in cells and (cells[column] == "").any():
             row = _row(cells[column] == "")
             raise CohortError(f"{path}: row {row}: column {getattr(table, column)!r} ({column}) is empty.")
     image = cells["image"] + table.suffix
-    cells = cells.assign(image_id=cells.get("image_id", image), image=image)
+    paths = (table.images / "x").as_posix().removesuffix("x") + image
+    cells = cells.assign(image_id=cells.get("image_id", image))
     cells["view"] = _views(cells, table)
     rows = Filter(cells)
     for view in sorted(set(cells["view"]) - {"PA", "AP", FRONTAL, "unknown"}):
@@ -82,11 +83,10 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
         rows.drop(rows.kept["view"] == "unknown", "view unknown")
     kept = rows.kept
     age, counts = _age(kept, table, path)
-    paths = (table.images / "x").as_posix().removesuffix("x") + kept["image"]
     frame = pd.DataFrame(
         {
             "image_id": kept["image_id"],
-            "path": paths,
+            "path": paths[kept.index],
             "patient_id": kept["patient"],
             "study_id": kept["study"].where(kept["study"] != "", kept["image_id"]) if table.study else kept["image_id"],
             "view": kept["view"],
@@ -96,9 +96,9 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
             **_labels(kept, table, path),
         }
     )
-    counts |= {MISSING_IMAGES: _missing(files.root, paths)}
     counts |= {f"{label} unknown in every image": len(frame) for label in LABELS if frame[label].isna().all()}
-    return RawCohort(frame, rows.exclusions, {"table": path}, counts, {"labels": table.labels.model_dump()})
+    rules = {"labels": table.labels.model_dump()}
+    return RawCohort(frame, rows.exclusions, {"table": path}, counts, rules, listed=paths)
 
 
 def _cells(path: Path, table: TableSettings) -> pd.DataFrame:
@@ -106,8 +106,6 @@ def _cells(path: Path, table: TableSettings) -> pd.DataFrame:
     wanted = {key: name for key in COLUMN_KEYS if (name := getattr(table, key)) is not None}
     labels = {label: settings.column for label, settings in table.labels.given.items()}
     wanted |= {f"label:{label}": column for label, column in labels.items() if column is not None}
-    if not path.is_file():
-        raise CohortError(_no_list(path))
     parquet = path.suffix == ".parquet"
     separator = table.separator or ("\t" if ".tsv" in path.suffixes else ",")
     header = _parquet_header(path) if parquet else csv_header(path, separator=separator, encoding=table.encoding)
@@ -127,11 +125,23 @@ def _cells(path: Path, table: TableSettings) -> pd.DataFrame:
     return pd.DataFrame({key: found[name].str.strip() for key, name in wanted.items()})
 
 
+def list_of(root: Path, table: TableSettings) -> Path:
+    """The list's file.
+
+    Raises:
+        CohortError: It is not there, or no file.
+    """
+    path = root / table.file
+    if not path.is_file():
+        raise CohortError(_no_list(path))
+    return path
+
+
 def _no_list(path: Path) -> str:
     """What to say about a list that is not there, or is no file."""
     if path.is_dir():
         return f"{path}: a folder. Expected a list; set `file` in the domain's table to its path below `root`."
-    lists = [one.name for one in sorted(path.parent.glob("*")) if LISTS & {*one.suffixes}][:5]
+    lists = [one.name for one in sorted(path.parent.glob("*")) if LIST_SUFFIXES & {*one.suffixes}][:5]
     found = f" Its folder has: {', '.join(lists)}." if lists else ""
     return f"{path}: no such file. Correct `root`, or `file` in the domain's table.{found}"
 
@@ -230,13 +240,15 @@ def _split(kept: pd.DataFrame, table: TableSettings, path: Path) -> "pd.Series[s
 def _age(kept: pd.DataFrame, table: TableSettings, path: Path) -> "tuple[pd.Series[float], dict[str, int]]":
     """Age in years, from the age column or from two dates; what cannot be an age is unknown and counted."""
     if table.age is not None:
-        age = age_from_text(kept["age"])
+        age = age_from_text(kept["age"], column=f"{path}: column {table.age!r}")
         return age, {"age not understood or impossible, unknown": int((age.isna() & (kept["age"] != "")).sum())}
     if table.birth_date is None:
         return pd.Series(float("nan"), index=kept.index), {}
     birth, examined = (_dates(kept[key], table, path, key) for key in ("birth_date", "study_date"))
     years = (examined - birth).dt.days / DAYS_PER_YEAR
     age = possible_age(years)
+    dates = f"{path}: years from {table.birth_date!r} to {table.study_date!r}"
+    check_understood(years.map("{:.1f}".format), age.notna(), dates, "an age from 0 to 100")
     return age, {"age by dates impossible, unknown": int((age.isna() & years.notna()).sum())}
 
 
@@ -299,10 +311,3 @@ def _check_findings(table: TableSettings, path: Path, names: Mapping[str, frozen
                 f"{path}: column {table.findings!r}: no row has the finding {lost[0]!r} of {label}; found {seen}. "
                 f"Names are compared whole, separated by {table.findings_separator!r}."
             )
-
-
-def _missing(root: Path, paths: "pd.Series[str]") -> int:
-    """How many images are not there, from one listing of each folder."""
-    folders = {path.rpartition("/")[0] for path in paths}
-    found = {f"{folder}/{name}" if folder else name for folder in folders for name in list_files([root / folder], root)}
-    return int((~is_among(paths, found)).sum())

@@ -26,16 +26,18 @@ from dpdt.cohort.hospitals.raw_cohort import (
     Filter,
     RawCohort,
     age_from_text,
+    check_understood,
     possible_age,
     sex_word,
 )
-from dpdt.cohort.hospitals.raw_files import RawFiles, list_files
+from dpdt.cohort.hospitals.raw_files import RawFiles
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
 
-__all__ = ["FILES", "GRADES", "read"]
+__all__ = ["FILES", "GRADES", "LISTS", "read"]
 
 FILES: Final[FileNames] = {"table": ("UKA_master_list.csv",), "images": ("images", ".")}
+LISTS: Final = ("table",)
 GRADES: Final = {
     "cardiomegaly": ("cardiomegaly",),
     "pleural_effusion": ("pleural_effusion_right", "pleural_effusion_left"),
@@ -80,7 +82,7 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
     where = files.path("table")
     view = table["view"].str.upper() if "view" in table else pd.Series(FRONTAL, index=table.index)
     table = table.assign(view=view.replace("", "unknown"))
-    rows = Filter(table)
+    rows, paths = Filter(table), _paths(files, table)
     rows.drop(~table["view"].isin(["PA", "AP", FRONTAL, "unknown"]), "view not frontal")
     if settings.unknown_views == "exclude":
         rows.drop(rows.kept["view"] == "unknown", "view unknown")
@@ -88,12 +90,12 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
     frame = pd.DataFrame(
         {
             "image_id": kept["image_id"],
-            "path": _paths(files, kept),
+            "path": paths[kept.index],
             "patient_id": kept["patient_id"],
             "study_id": kept["study_id"] if "study_id" in kept else kept["image_id"],
             "view": kept["view"],
-            "sex": sex_word(kept["sex"]),
-            "age_years": _age(kept),
+            "sex": sex_word(kept["sex"], column=f"{where}: sex"),
+            "age_years": _age(kept, where),
             "split": _split(kept, where),
         }
     )
@@ -106,7 +108,8 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
     frame["healthy"] = (
         none.all(axis=1).astype("Int8").mask((none | grades.isna()).all(axis=1) & grades.isna().any(axis=1))
     )
-    return RawCohort(frame, rows.exclusions, files.read, policies={"grades": "3 or 4 on either side is positive"})
+    rules = {"grades": "3 or 4 on either side is positive"}
+    return RawCohort(frame, rows.exclusions, files.read, policies=rules, listed=paths)
 
 
 def _grade(values: "pd.Series[str]", column: str, path: Path) -> "pd.Series[int]":
@@ -135,27 +138,24 @@ def _split(kept: pd.DataFrame, path: Path) -> "pd.Series[str]":
     return kept["split"].map(SPLITS).astype("str")
 
 
-def _age(kept: pd.DataFrame) -> "pd.Series[float]":
+def _age(kept: pd.DataFrame, path: Path) -> "pd.Series[float]":
     age = pd.Series(float("nan"), index=kept.index)
     if "age" in kept:
-        return age_from_text(kept["age"])
+        return age_from_text(kept["age"], column=f"{path}: age")
     if "birth_date" in kept and "examination_date" in kept:
         birth = pd.to_datetime(kept["birth_date"], errors="coerce", format="ISO8601")
         examined = pd.to_datetime(kept["examination_date"], errors="coerce", format="ISO8601")
-        age = ((examined - birth).dt.days / DAYS_PER_YEAR).astype("float64")
-    return possible_age(age)
+        age = possible_age(((examined - birth).dt.days / DAYS_PER_YEAR).astype("float64"))
+        check_understood(kept["birth_date"], age.notna(), f"{path}: birth_date", "dates such as 1950-01-31")
+    return age
 
 
-def _paths(files: RawFiles, kept: pd.DataFrame) -> "pd.Series[str]":
-    """Path of each image; file name suffixes come from one listing of each folder."""
+def _paths(files: RawFiles, table: pd.DataFrame) -> "pd.Series[str]":
+    """Path of each image; a list without paths has no suffix either."""
     folder = next((name for name in files.names("images") if (files.root / name).is_dir()), files.names("images")[0])
-    if "path" in kept:
-        return folder + "/" + kept["path"]
-    subset = kept["subset"] if "subset" in kept else pd.Series("", index=kept.index)
-    stems = {}
-    for name in subset.unique():
-        found = list_files([files.root / folder / name], files.root)
-        stems.update({(name, file.rsplit(".", 1)[0]): path for file, path in found.items()})
-    keys = zip(subset, kept["image_id"], strict=True)
-    paths = [stems.get((name, image), Path(folder, name, f"{image}.jpg").as_posix()) for name, image in keys]
-    return pd.Series(paths, index=kept.index, dtype="str")
+    if "path" in table:
+        return folder + "/" + table["path"]
+    names = table["image_id"] + ".jpg"
+    if "subset" in table:
+        names = table["subset"].where(table["subset"] == "", table["subset"] + "/") + names
+    return names if folder == "." else folder + "/" + names

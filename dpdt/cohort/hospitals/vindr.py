@@ -5,20 +5,21 @@ published, so the image's id is used; sex and age are in the DICOM headers, ofte
 The Kaggle competition's table (one row a box) is understood as well: it has no test labels and no pneumonia.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
 from dpdt.base.console import progress
 from dpdt.base.vocabulary import LABELS
-from dpdt.cohort.hospitals.raw_cohort import MISSING_IMAGES, FileNames, RawCohort, age_from_text, sex_word, to_label
-from dpdt.cohort.hospitals.raw_files import RawFiles, list_files
+from dpdt.cohort.hospitals.file_search import in_threads
+from dpdt.cohort.hospitals.raw_cohort import FileNames, RawCohort, age_from_text, sex_word, to_label
+from dpdt.cohort.hospitals.raw_files import RawFiles
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
 
-__all__ = ["FILES", "read"]
+__all__ = ["FILES", "LISTS", "read"]
 
 FILES: Final[FileNames] = {
     "train_labels": ("annotations/image_labels_train.csv", "train.csv", "vinbigdata-train.csv"),
@@ -26,6 +27,7 @@ FILES: Final[FileNames] = {
     "train_images": ("train",),
     "test_images": ("test",),
 }
+LISTS: Final = ("train_labels",)
 FINDINGS: Final = {
     "cardiomegaly": "Cardiomegaly",
     "pleural_effusion": "Pleural effusion",
@@ -38,8 +40,6 @@ MIN_AGE_YEARS: Final = 18.0
 """The collection is of adults: smaller ages in its headers are placeholders."""
 
 SEX_TAG, AGE_TAG = 0x00100040, 0x00101010
-HEADER_THREADS: Final = 8
-HEADER_CHUNK: Final = 64
 
 
 def read(root: Path, settings: DomainSettings) -> RawCohort:
@@ -51,29 +51,21 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
     files = RawFiles(root, FILES, settings)
     kaggle = "class_name" in files.header("train_labels")
     tested = not kaggle or files.optional("test_labels") is not None
-    train = _kaggle(files) if kaggle else _votes(files, "train_labels")
+    train = _kaggle(files, settings) if kaggle else _votes(files, "train_labels", settings)
     parts = [train.assign(split="train" if tested else pd.Series(None, index=train.index, dtype="str"))]
     if tested:
-        parts.append(_votes(files, "test_labels").assign(split="test"))
+        parts.append(_votes(files, "test_labels", settings).assign(split="test"))
     labels = pd.concat(parts, ignore_index=True)
-    folders = {split: files.names(f"{split}_images")[0] for split in ("train", "test")}
-    found = {s: list_files([files.root / folder], files.root) for s, folder in folders.items()}
-    paths = [
-        found[s].get(f"{i}.dicom") or found[s].get(f"{i}.dcm") or f"{folders[s]}/{i}.dicom"
-        for i, s in zip(labels["image_id"], labels["split"].fillna("train"), strict=True)
-    ]
-    present = {path for names in found.values() for path in names.values()}
-    headers = _headers(root, [path for path in paths if path in present])
-    people = [headers.get(path, ("", "")) for path in paths]
+    folders = {split: f"{files.names(f'{split}_images')[0]}/" for split in ("train", "test")}
     frame = pd.DataFrame(
         {
             "image_id": labels["image_id"],
-            "path": paths,
+            "path": labels["split"].fillna("train").map(folders) + labels["image_id"] + ".dicom",
             "patient_id": labels["image_id"],
             "study_id": labels["image_id"],
             "view": "PA",
-            "sex": sex_word(pd.Series([sex for sex, _ in people], dtype="str")),
-            "age_years": age_from_text(pd.Series([age for _, age in people], dtype="str"), at_least=MIN_AGE_YEARS),
+            "sex": "unknown",
+            "age_years": float("nan"),
             "split": labels["split"].astype("str"),
             **{label: labels[label] for label in LABELS},
         }
@@ -82,16 +74,19 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
     counts = {
         "training images not read by three readers": int((train["readers"] != READERS).sum()),
         "pneumonia unknown, not a class of the Kaggle table": len(train) if kaggle else 0,
-        MISSING_IMAGES: len(paths) - len(headers),
     }
     read = {"kaggle_table" if kaggle and name == "train_labels" else name: path for name, path in files.read.items()}
-    return RawCohort(
-        frame, exclusions, read, counts, {"readers": "majority of the readers in train, consensus in test"}
-    )
+    rules = {"readers": f"{settings.readers} of the readers in train, consensus in test"}
+    return RawCohort(frame, exclusions, read, counts, rules, add_headers=partial(_add_headers, root))
 
 
-def _votes(files: RawFiles, name: str) -> pd.DataFrame:
-    """Labels by the majority of an image's readers (more than half; one consensus row in the test table)."""
+def _agreed(votes: Any, readers: Any, settings: DomainSettings) -> Any:
+    """Whether enough of an image's readers voted: more than half of them, one, or all."""
+    return {"majority": 2 * votes > readers, "any": votes > 0, "all": votes == readers}[settings.readers]
+
+
+def _votes(files: RawFiles, name: str, settings: DomainSettings) -> pd.DataFrame:
+    """Labels by the votes of an image's readers; the test table has one row an image, their consensus."""
     columns = {"image_id": ("image_id",), **{label: (finding,) for label, finding in FINDINGS.items()}}
     table = files.table(name, columns, {"reader": ("rad_id", "rad_ID")})
     twice = table.duplicated(["image_id", *(["reader"] if "reader" in table else [])])
@@ -107,12 +102,12 @@ def _votes(files: RawFiles, name: str) -> pd.DataFrame:
             raise CohortError(f"{files.path(name)}: row {row + 1}: {FINDINGS[label]}: expected 0 or 1, got {found!r}.")
         votes[label] = values.astype("int64")
     by_image = votes.groupby("image_id", sort=False)
-    means = by_image.mean()
-    labels = pd.DataFrame({label: to_label(means[label] > 0.5) for label in LABELS})
-    return labels.assign(readers=by_image.size()).reset_index()
+    found, readers = by_image.sum(), by_image.size()
+    labels = pd.DataFrame({label: to_label(_agreed(found[label], readers, settings)) for label in LABELS})
+    return labels.assign(readers=readers).reset_index()
 
 
-def _kaggle(files: RawFiles) -> pd.DataFrame:
+def _kaggle(files: RawFiles, settings: DomainSettings) -> pd.DataFrame:
     """Labels of the competition's table, where a reader has a row a box; pneumonia is not among its classes."""
     columns = {name: (name,) for name in ("image_id", "rad_id", "class_name")}
     table = files.table("train_labels", columns).drop_duplicates()
@@ -120,20 +115,20 @@ def _kaggle(files: RawFiles) -> pd.DataFrame:
     labels = pd.DataFrame(index=readers.index)
     for label, finding in FINDINGS.items():
         votes = table[table["class_name"] == finding].groupby("image_id")["rad_id"].nunique()
-        labels[label] = to_label(2 * votes.reindex(readers.index, fill_value=0) > readers)
+        labels[label] = to_label(_agreed(votes.reindex(readers.index, fill_value=0), readers, settings))
     labels["pneumonia"] = pd.Series(pd.NA, index=labels.index, dtype="Int8")
     return labels.assign(readers=readers).reset_index()
 
 
-def _headers(root: Path, paths: list[str]) -> dict[str, tuple[str, str]]:
-    """PatientSex and PatientAge of each file, as written there."""
-    chunks = [paths[start : start + HEADER_CHUNK] for start in range(0, len(paths), HEADER_CHUNK)]
-    found: dict[str, tuple[str, str]] = {}
-    with ThreadPoolExecutor(HEADER_THREADS) as pool, progress("headers", len(paths), unit="files") as advance:
-        for chunk, headers in zip(chunks, pool.map(lambda c: [_header(root / p) for p in c], chunks), strict=True):
-            found.update(zip(chunk, headers, strict=True))
-            advance(len(chunk))
-    return found
+def _add_headers(root: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """Sex and age as each file's PatientSex and PatientAge say."""
+    people = []
+    with progress("headers", len(frame), unit="files") as advance:
+        for person in in_threads(_header, [root / path for path in frame["path"]]):
+            people.append(person)
+            advance()
+    told = pd.DataFrame(people, columns=["sex", "age"], index=frame.index, dtype="str")
+    return frame.assign(sex=sex_word(told["sex"]), age_years=age_from_text(told["age"], at_least=MIN_AGE_YEARS))
 
 
 def _header(path: Path) -> tuple[str, str]:

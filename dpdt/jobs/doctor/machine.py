@@ -16,6 +16,7 @@ from dpdt.base.files import exclusive_lock, nearest_folder
 from dpdt.base.machine import __version__, cpu_flags, free_memory, image_digest
 from dpdt.errors import DpdtError
 from dpdt.jobs.doctor.finding import Check
+from dpdt.jobs.raw_data import lost_data
 from dpdt.study import Study
 
 __all__ = ["check_machine"]
@@ -31,7 +32,8 @@ def check_machine(study: Study | None = None) -> list[Check]:
     """Look at everything that dpdt needs on one machine.
 
     Args:
-        study: Where given, its disk and its MLflow server are looked at instead of the present folder's.
+        study: Where given, its raw data is looked for, and its disk and MLflow server are looked at instead of the
+            present folder's.
 
     Returns:
         Findings with state `good`, `note` (worth knowing) or `bad` (something will fail).
@@ -50,7 +52,18 @@ def check_machine(study: Study | None = None) -> list[Check]:
         _slurm(),
         _mlflow(study),
         _containers(),
+        *([] if study is None else _data(study)),
     ]
+
+
+def _data(study: Study) -> list[Check]:
+    """Whether each domain's root and lists are there, as far as they are still needed."""
+    lost = lost_data(study)
+    found = {
+        domain: lost.get(domain, f"{study.root(domain)}: all that is still to be read is there")
+        for domain in study.used_domains
+    }
+    return [Check(f"data {domain}", "bad" if domain in lost else "good", text) for domain, text in found.items()]
 
 
 def _python() -> Check:

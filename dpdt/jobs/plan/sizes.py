@@ -3,8 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
+from dpdt.cohort.hospitals.file_search import there
 from dpdt.cohort.table import cohort_done, read_cohort
 from dpdt.errors import StudyError
+from dpdt.shards.reader import shards_done
 from dpdt.study import Study
 
 __all__ = ["DomainSize", "domain_size", "parse_sizes"]
@@ -20,7 +24,8 @@ class DomainSize:
         train_images: Of the train split.
         train_patients: Of the train split.
         test_images: Of the test split.
-        source: `cohort` or `--size`.
+        source: `shards` (what they hold), `cohort` (what is there of it) or `--size`.
+        not_there: Images of the cohort that are not counted, as their files are not there.
     """
 
     images: int
@@ -29,6 +34,7 @@ class DomainSize:
     train_patients: int
     test_images: int
     source: str
+    not_there: int = 0
 
     def train_units(self, unit: str) -> int:
         """Privacy units of the train split."""
@@ -81,7 +87,8 @@ def domain_size(study: Study, domain: str, given: Mapping[str, tuple[int, int]])
         return DomainSize(images, patients, round(images * part), round(patients * part), tested, "--size")
     if not cohort_done(study, domain):
         return None
-    table = read_cohort(study, domain)
+    cohort = read_cohort(study, domain)
+    table, source = _usable(study, domain, cohort)
     train = table[table["split"] == "train"]
     return DomainSize(
         images=len(table),
@@ -89,5 +96,18 @@ def domain_size(study: Study, domain: str, given: Mapping[str, tuple[int, int]])
         train_images=len(train),
         train_patients=train["patient_id"].nunique(),
         test_images=int((table["split"] == "test").sum()),
-        source="cohort",
+        source=source,
+        not_there=len(cohort) - len(table) if source == "cohort" else 0,
     )
+
+
+def _usable(study: Study, domain: str, cohort: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The rows that trainings will see: those in the shards, else those whose files are there.
+
+    Where not one file is there nothing is said of single ones: the images are on another machine, or come later.
+    """
+    if shards_done(study, domain):
+        index = pd.read_parquet(study.paths.shards(domain).index, columns=["image_id"])
+        return cohort[cohort["image_id"].isin(index["image_id"])], "shards"
+    present = there(study.root(domain), cohort["path"])
+    return cohort[cohort["path"].isin(present)] if present else cohort, "cohort"

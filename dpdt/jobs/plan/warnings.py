@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from dpdt.jobs.raw_data import lost_data
 from dpdt.study import Study, format_epsilon
 
 if TYPE_CHECKING:
@@ -31,6 +32,14 @@ def signal_to_noise(*, expected_batch_size: int, noise_multiplier: float, steps:
 
 def warnings_of(study: Study, outlook: "Outlook") -> Iterator[str]:
     """All of them, the worst first."""
+    given = {domain.domain for domain in outlook.domains if domain.size is not None and domain.size.source == "--size"}
+    yield from (f"{domain}: {problem}" for domain, problem in lost_data(study).items() if domain not in given)
+    for short in outlook.domains:
+        if short.size is not None and short.size.not_there:
+            yield (
+                f"{short.domain}: {short.size.not_there} images of the cohort are not there, and not counted. The "
+                'shards stage rejects them; missing_images = "exclude" in the domain leaves them out.'
+            )
     unknown = [domain.domain for domain in outlook.domains if domain.size is None]
     if unknown:
         example = f"--size {unknown[0]}=IMAGES/PATIENTS"

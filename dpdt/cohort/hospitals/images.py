@@ -1,0 +1,206 @@
+"""Where a domain's images lie: at the path that its list gives, or found by name below the domain's folders.
+
+People have resized copies with another suffix, all in one folder, or in folders of their own. A listed image that is
+not in its place is looked for by its stem, the file's name without its suffix. Where several listed images share a
+stem, as CheXpert's `view1_frontal` do, the end of the path decides: as many folders as tell the listed paths apart. An
+image for which two files are left is an error; no file is given to an image whose path it does not end as.
+"""
+
+import functools
+import itertools
+import os
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from dpdt.base.console import note
+from dpdt.cohort.hospitals.file_search import Parts, files_by_stem, parts_of, stem_of, there
+from dpdt.cohort.hospitals.raw_cohort import ELSEWHERE, MISSING_IMAGES, RawCohort
+from dpdt.errors import CohortError
+from dpdt.study.domain_settings import DomainSettings
+
+__all__ = ["place_images"]
+
+
+def place_images(raw: RawCohort, root: Path, settings: DomainSettings) -> RawCohort:
+    """Give each image the path at which it is; what is nowhere is treated by the policy `missing_images`.
+
+    Args:
+        raw: A reader's answer; its `frame.path` says where an image should be, relative to `root`.
+        root: The domain's folder.
+        settings: The domain's settings.
+
+    Returns:
+        The same with paths of files that are there, relative to `root`, or absolute where they are outside of it. An
+        image that is nowhere keeps its path, or is excluded.
+
+    Raises:
+        CohortError: An image has two candidates, a folder of `image_folders` is not there, or no image is.
+    """
+    wanted = raw.frame["path"].tolist()
+    files, lost = _find(root, wanted, wanted if raw.listed is None else raw.listed, settings)
+    if lost and lost.issuperset(wanted) and settings.missing_images != "later":
+        raise _none_is_there(root, wanted[0], len(wanted), settings)
+    frame, exclusions, counts = raw.frame, raw.exclusions, dict(raw.counts)
+    if files:
+        frame = frame.assign(path=[files.get(path, path) for path in wanted])
+    if lost and settings.missing_images == "exclude":
+        nowhere = pd.Series([path in lost for path in wanted], index=frame.index)
+        gone = frame.loc[nowhere, ["image_id", "view"]].assign(reason="image not found")
+        frame, exclusions = frame[~nowhere], pd.concat([exclusions, gone]).sort_index(kind="stable")
+    elif lost:
+        counts[MISSING_IMAGES] = sum(path in lost for path in wanted)
+    strangers = {path: file for path, file in files.items() if _folder(file) != _folder(path)}
+    if strangers:
+        counts[ELSEWHERE] = sum(path in strangers for path in wanted)
+    at_home = {_folder(path) for path in wanted if path not in strangers and path not in lost} if strangers else set()
+    warnings = (*raw.warnings, *_mixed_folders(strangers, at_home))
+    return replace(raw, frame=frame, exclusions=exclusions, counts=counts, warnings=warnings)
+
+
+def _find(
+    root: Path, wanted: list[str], listed: Iterable[str], settings: DomainSettings
+) -> tuple[dict[str, str], set[str]]:
+    """Wanted path -> path of its file, where that is another one; and the wanted paths whose file is nowhere."""
+    folders = _searched(root, settings)
+    absent = [folder for folder in folders if not (root / folder).is_dir()]
+    if absent and settings.image_folders and settings.missing_images != "later":
+        raise CohortError(f"image_folders: no folder {root / absent[0]}. Correct it in the study file.")
+    if settings.image_folders:
+        files = _in_place(root, folders, wanted)
+        lost = [path for path in wanted if path not in files]
+    else:
+        present = there(root, wanted)
+        lost = [path for path in wanted if path not in present]
+        files = _in_place(root, [""], [path for path in lost if "\\" in path])
+        lost = [path for path in lost if path not in files]
+    if lost:
+        where = " or ".join(str(root / folder) for folder in folders)
+        note(f"{len(lost)} of {len(wanted)} images are not where the list says: looking for their names below {where}.")
+        stems = functools.cache(lambda: {stem_of(path) for path in lost})
+        files |= _one_each(root, _by_name(lost, listed, files_by_stem(root, folders, stems)))
+    return files, {path for path in lost if path not in files}
+
+
+def _below(root: Path, folder: Path) -> str:
+    """A folder relative to `root`, or absolute where it is outside of it."""
+    below = (folder.relative_to(root) if folder.is_relative_to(root) else folder).as_posix()
+    return "" if below == "." else below
+
+
+def _searched(root: Path, settings: DomainSettings) -> list[str]:
+    """Where images are looked for by name: never past a folder that the study file names."""
+    named = [*settings.image_folders]
+    if not named:
+        named += [folder for name, folder in settings.files.items() if name.endswith("images")]
+        named += [] if settings.table is None else [settings.table.images]
+    return [_below(root, folder) for folder in named] or [""]
+
+
+def _in_place(root: Path, folders: Iterable[str], paths: Collection[str]) -> dict[str, str]:
+    """Listed paths that are there below a folder, as written or with slashes for backslashes, and their files."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for folder in folders:
+        spelled = {path: [os.path.join(folder, one) for one in {path, path.replace("\\", "/")}] for path in paths}
+        present = there(root, itertools.chain.from_iterable(spelled.values()))
+        for path, files in spelled.items():
+            found[path] += [file for file in files if file in present]
+    return _one_each(root, {path: files for path, files in found.items() if files})
+
+
+def _folder(path: str) -> str:
+    return path.replace("\\", "/").rpartition("/")[0]
+
+
+def _by_name(lost: Collection[str], listed: Iterable[str], files: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """The candidates of each lost path that has one.
+
+    Of the files with a path's stem those are its own that end as it does and as no other listed path does; of these,
+    those that share most of their last folders with it.
+    """
+    alike: dict[str, list[str]] = defaultdict(list)
+    for path in dict.fromkeys((*lost, *listed)) if files else ():
+        if (stem := stem_of(path)) in files:
+            alike[stem].append(path)
+    searched, found = frozenset(lost), {}
+    for stem, paths in alike.items():
+        for path, own in ({paths[0]: files[stem]} if len(paths) == 1 else _own_files(paths, files[stem])).items():
+            if own and path in searched:
+                found[path] = own if len(own) == 1 else _nearest(path, own)
+    return found
+
+
+def _own_files(paths: Iterable[str], files: Iterable[str]) -> dict[str, list[str]]:
+    """Of paths and files of one stem: the files that end as a path does, by as many parts as make that end its own."""
+    ends, left = {file: parts_of(file) for file in files}, {path: parts_of(path) for path in paths}
+    every, length = list(left.values()), 1
+    found: dict[str, list[str]] = {}
+    while left:
+        counts = Counter(parts[-length:] for parts in every)
+        ending: dict[Parts, list[str]] = defaultdict(list)
+        for file, parts in ends.items():
+            ending[parts[-length:]].append(file)
+        for path, parts in list(left.items()):
+            if counts[parts[-length:]] == 1:
+                found[path] = ending.get(parts[-length:], [])
+            elif len(parts) >= length:
+                continue  # one more part may tell it apart
+            del left[path]
+        length += 1
+    return found
+
+
+def _nearest(path: str, files: Iterable[str]) -> list[str]:
+    """The files that share most of their last parts with a path."""
+    shared = {file: _shared_end(parts_of(path), parts_of(file)) for file in files}
+    return [file for file, length in shared.items() if length == max(shared.values())]
+
+
+def _shared_end(one: Parts, other: Parts) -> int:
+    """How many last parts are the same."""
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _one_each(root: Path, found: Mapping[str, list[str]]) -> dict[str, str]:
+    """The file of each path; two names of one file are one.
+
+    Raises:
+        CohortError: A path has more than one.
+    """
+    several = {path: files for path, files in found.items() if len(files) > 1}
+    for path, files in list(several.items()):
+        real = {os.path.realpath(root / file): file for file in sorted(files, reverse=True)}
+        several[path] = sorted(real.values())
+        if len(real) == 1:
+            del several[path]
+    if several:
+        path, files = next(iter(several.items()))
+        raise CohortError(
+            f"{len(several)} listed images may be one of several files; the first, {path}: {files[0]} or {files[1]} "
+            f'below {root}. Say which folder counts: image_folders = ["…"] in the domain, or remove the others.'
+        )
+    return {path: min(files) for path, files in found.items()}
+
+
+def _mixed_folders(strangers: Mapping[str, str], at_home: Collection[str]) -> Iterator[str]:
+    """A warning where some images of a folder are in it and others were found elsewhere: are they the same pictures?"""
+    odd = [path for path in strangers if _folder(path) in at_home]
+    if odd:
+        yield (
+            f"{len(odd)} images were found by name in another folder than others of their own, the first: "
+            f"{strangers[odd[0]]} for {odd[0]}. If those are other pictures, say where to look: image_folders."
+        )
+
+
+def _none_is_there(root: Path, first: str, count: int, settings: DomainSettings) -> CohortError:
+    folders = [root / folder for folder in _searched(root, settings)]
+    where = " or ".join(f"{folder}{'' if folder.is_dir() else ' (no such folder)'}" for folder in folders)
+    return CohortError(
+        f"none of {count} listed images is there: neither {root / first}, nor a file of that name below {where}. "
+        'Correct `root`, or name the images\' folders: image_folders = ["…"] in the domain. '
+        'To go on from the lists alone: missing_images = "later".'
+    )
