@@ -44,7 +44,7 @@ def test_compare_prints_what_mlflow_shows(fake_runs: Make, capsys: pytest.Captur
     study = fake_runs(TWO, "[1.0, inf]").all().study
     sync(study)
     capsys.readouterr()
-    assert run("compare", "vindr · no DP", "vindr-patient-eps1", "--study", str(study.folder), "--json") == 0
+    assert run("compare", str(study.folder), "vindr · no DP", "vindr-patient-eps1", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["runs"] == [study.run_id(PLAIN), study.run_id(PRIVATE)]
     params = {row["name"]: row["values"] for row in found["rows"] if row["kind"] == "parameter"}
@@ -60,7 +60,7 @@ def test_compare_prints_what_mlflow_shows(fake_runs: Make, capsys: pytest.Captur
         (there,) = client.search_runs([experiment.experiment_id], f"tags.`dpdt.run_id` = '{run_id}'")
         here = {row["name"]: row["values"][number] for row in found["rows"] if row["kind"] == "metric"}
         assert {name: value for name, value in here.items() if value is not None} == there.data.metrics
-    assert run("compare", "vindr", "--study", str(study.folder)) == 0
+    assert run("compare", str(study.folder), "vindr") == 0
     printed = capsys.readouterr().out
     assert "parameters that differ" in printed
     assert "auc/uka/healthy" in printed
@@ -74,7 +74,7 @@ def test_compare_marks_macro_aucs_of_other_labels(fake_runs: Make, capsys: pytes
         return frame.assign(target_pneumonia=float("nan")) if frame["image_id"][0].startswith("uka") else frame
 
     study = fake_runs(TWO, "[inf]").all(change=without).study
-    assert run("compare", "vindr · no DP", "uka · no DP", "--study", str(study.folder), "--json") == 0
+    assert run("compare", str(study.folder), "vindr · no DP", "uka · no DP", "--json") == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
     four = ",".join(label for label in LABELS if label != "pneumonia")
     assert rows["auc"]["labels"] == [",".join(LABELS), four]
@@ -84,7 +84,7 @@ def test_compare_marks_macro_aucs_of_other_labels(fake_runs: Make, capsys: pytes
         for number, domain in enumerate(domains):
             values = [rows[f"auc/{domain}/{label}"]["values"][number] for label in four.split(",")]
             assert rows[name]["values"][number] == pytest.approx(sum(values) / 4)
-    assert run("compare", "vindr", "uka", "--study", str(study.folder)) == 0
+    assert run("compare", str(study.folder), "vindr", "uka") == 0
     printed = capsys.readouterr().out
     assert "auc *" in printed
     assert "uka: cardiomegaly, pleural_effusion, atelectasis, healthy" in printed

@@ -1,7 +1,6 @@
 """MLflow: `sync`, `ui` and `compare`."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -59,12 +58,10 @@ def ui(
     serve_ui(read_study(study), port=port, host=host)
 
 
-@app.command(epilog="Example: dpdt compare 'padchest · no DP' padchest-patient-eps1 --study study.toml")
+@app.command(epilog="Example: dpdt compare study.toml 'padchest · no DP' padchest-patient-eps1")
 def compare(
-    run: Annotated[list[str], typer.Argument(metavar="RUN…", help="Run folders, or parts of runs' names.")],
-    study: Annotated[
-        str | None, typer.Option(metavar="STUDY", help="Where names are looked for; default: study.toml here.")
-    ] = None,
+    study: StudyFile,
+    run: Annotated[list[str], typer.Argument(metavar="RUN…", help="Parts of runs' names, or run folders.")],
     as_json: AsJson = False,
 ) -> None:
     """Print runs side by side.
@@ -73,8 +70,7 @@ def compare(
     """
     from dpdt.tracking.compare import compare_rows, find_compared, show_comparison
 
-    needs_study = study is not None or not all(Path(name).is_dir() for name in run)
-    runs = find_compared(run, read_study(study or ".") if needs_study else None)
+    runs = find_compared(run, read_study(study))
     if as_json:
         print(json.dumps({"runs": [one.run_id for one in runs], "rows": compare_rows(runs)}, indent=2, allow_nan=False))
     else:

@@ -1,5 +1,7 @@
 """Runs side by side, as MLflow's compare page shows them, from the run folders themselves."""
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +19,8 @@ __all__ = ["compare_rows", "find_compared", "show_comparison"]
 
 LABELS_TAG: Final = "dpdt.labels."
 KINDS = ("parameter", "metric")
+FIRST: Final = re.compile(rf"epsilon|auc|auc_\w+|auc/[^/]+/{AVERAGE}")
+"""Metrics that come first where they are shown."""
 
 
 def find_compared(names: Sequence[str], study: Study | None) -> list[Run]:
@@ -89,16 +93,18 @@ def _latest(sent: Payload) -> dict[str, float]:
 
 
 def show_comparison(runs: Sequence[Run]) -> None:
-    """Print the rows of `compare_rows` as tables."""
+    """Print the rows of `compare_rows` as tables, those that matter most first; of two runs with their difference."""
     rows = compare_rows(runs)
+    pair = len(runs) == 2
     for kind in KINDS:
-        chosen = [row for row in rows if row["kind"] == kind]
+        chosen = sorted((row for row in rows if row["kind"] == kind), key=lambda row: not FIRST.fullmatch(row["name"]))
         title = "parameters that differ" if kind == "parameter" else "metrics"
-        columns = ("", *(run.title for run in runs))
-        starred = [
-            (row["name"] + (" *" if "labels" in row else ""), *map(_value_text, row["values"])) for row in chosen
-        ]
-        show_table(title, columns, starred)
+        columns = ("", *(run.title for run in runs), *(["second minus first"] if pair and kind == "metric" else []))
+        lines = []
+        for row in chosen:
+            star = " *" if "labels" in row else ""
+            lines.append((row["name"] + star, *_texts(row["values"], difference=pair and kind == "metric")))
+        show_table(title, columns, lines)
     averages = [row for row in rows if "labels" in row and row["name"].endswith(f"/{AVERAGE}")]
     if averages:
         print("* means over other labels; auc_common and auc_off_domain_common are over those that all domains share:")
@@ -106,7 +112,12 @@ def show_comparison(runs: Sequence[Run]) -> None:
             print(f"  {row['name'].split('/')[1]}: {next(filter(None, row['labels'])).replace(',', ', ')}")
 
 
-def _value_text(value: object) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _texts(values: Sequence[object], *, difference: bool) -> list[str]:
+    """A row's cells, all with the digits that its largest number has in four."""
+    numbers = [float(value) for value in values if isinstance(value, int | float)]
+    largest = max((abs(number) for number in numbers), default=0.0)
+    digits = max(0, 3 - (math.floor(math.log10(largest)) if largest else 0))
+    texts = [f"{v:.{digits}f}" if isinstance(v, int | float) else "–" if v is None else str(v) for v in values]
+    if difference:
+        texts.append(f"{numbers[1] - numbers[0]:+.{digits}f}" if len(numbers) == len(values) else "–")
+    return texts
