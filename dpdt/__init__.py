@@ -1,12 +1,12 @@
 """Differentially private domain transfer for chest radiographs.
 
-What the command line does, from Python: `load_study`, `Cohort`, `Shards` (a `torch.utils.data.Dataset`), `train` and
-`evaluate`. They are imported when they are first used, so that `import dpdt` stays light.
+What the command line does, from Python: `load_study`, `Cohort`, `Shards` (a `torch.utils.data.Dataset`), `train`,
+`evaluate` and `results`. They are imported when they are first used, so that `import dpdt` stays light.
 """
 
 from typing import Any
 
-__all__ = ["Cohort", "Shards", "Study", "Trained", "__version__", "evaluate", "load_study", "train"]
+__all__ = ["Cohort", "Shards", "Study", "Trained", "__version__", "evaluate", "load_study", "results", "train"]
 
 
 def __getattr__(name: str) -> Any:

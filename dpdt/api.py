@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dpdt.base.files import read_json
+from dpdt.base.vocabulary import format_bound
 from dpdt.cohort.table import read_cohort, read_record
 from dpdt.errors import DpdtError, StudyError
 from dpdt.jobs.stages import is_done, private_umask, run_stage
+from dpdt.runs.read import model_runs
 from dpdt.runs.state import read_state
 from dpdt.shards.dataset import load_split
 from dpdt.study import Cell, Study, load_study
@@ -31,7 +33,7 @@ from dpdt.training.networks.weights import load_weights
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Cohort", "Shards", "Study", "Trained", "evaluate", "load_study", "train"]
+__all__ = ["Cohort", "Shards", "Study", "Trained", "evaluate", "load_study", "results", "train"]
 
 
 class Cohort:
@@ -133,6 +135,10 @@ class Trained:
     cell: Cell
     epsilon: float | None
 
+    def __repr__(self) -> str:
+        """For people."""
+        return f"Trained({self.run_id!r}: epsilon {'none' if self.epsilon is None else format_bound(self.epsilon)})"
+
     @property
     def run_id(self) -> str:
         """Name of its folder below `runs/`."""
@@ -208,6 +214,31 @@ def evaluate(trained: Trained) -> pd.DataFrame:
     with private_umask(study):
         evaluate_run(study, trained.run_id)
     return pd.read_parquet(study.paths.run(trained.run_id).metrics)
+
+
+def results(study: Study, *, predictions: bool = False) -> pd.DataFrame:
+    """All that the models of a study were found to do, in one table.
+
+    Args:
+        study: The study; its models are tested already (`dpdt submit`, `evaluate`).
+        predictions: The scores of the test images instead of the metrics.
+
+    Returns:
+        A row a metric, as `metrics.parquet` has them, or a row an image and label, as `predictions/` has them; before
+        that train_domain, target_epsilon (infinity without DP, 0 before private data), seed, run_id. Empty if nothing
+        is tested yet.
+    """
+    found = []
+    for cell, run in model_runs(study).items():
+        if run is None or not run.paths.metrics.exists():
+            continue
+        names = dict(zip(("train_domain", "target_epsilon", "seed", "run_id"), (*cell, run.run_id), strict=True))
+        files = {name: run.paths.predictions(name) for name in study.test_domains}
+        tables = [pd.read_parquet(file).assign(test_domain=name) for name, file in files.items()] if predictions else []
+        for table in tables or [pd.read_parquet(run.paths.metrics)]:
+            columns = [*names, "test_domain", *table.columns.drop("test_domain")]
+            found += [table.assign(**names)[columns]]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 def _prepare(study: Study, domain: str, stage: str) -> None:
