@@ -138,6 +138,16 @@ def test_a_large_table_shows_how_far_it_is(suffix: str, tmp_path: Path, monkeypa
     assert len(seen) == 4  # 50,000 rows at a time
 
 
+@pytest.mark.parametrize("kind", ["vindr", "chestxray14", "uka", "mimic"])
+def test_an_official_split_is_passed_over_on_request(kind: str, hospitals: dict[str, Path]) -> None:
+    official, by_patient = read(kind, hospitals[kind]).frame, read(kind, hospitals[kind], split="patients").frame
+    assert official["split"].notna().all()
+    assert by_patient["split"].isna().all()
+    more = by_patient.loc[by_patient.index.difference(official.index)]
+    assert len(more) == (kind == "chestxray14")  # the row that is in neither list, of which none is read
+    pd.testing.assert_frame_equal(by_patient.loc[official.index].drop(columns="split"), official.drop(columns="split"))
+
+
 # ---- chestxray14 ----
 
 

@@ -176,6 +176,8 @@ CASES: dict[str, tuple[tuple[str, str], list[str]]] = {
         ('image = "image"', 'image = "image"\nimages = "pngs"'),
         ["cohort", "study.toml", "--quiet"],
     ),
+    "ages that are none": (('sex = "sex"', 'age = "sex"'), ["cohort", "study.toml"]),
+    "data that is not there, sent": (('root = "data"', 'root = "dada"'), ["submit", "study.toml"]),
     "two domains of one list": (TWICE, ["cohort", "study.toml", "--quiet"]),
     "a private list as the public one": (
         (TWICE[0], TWICE[1].replace('"data"', '"copy"\nrole = "public"')),

@@ -316,6 +316,7 @@ def test_an_official_split_that_parts_two_spellings_is_an_error(tmp_path: Path) 
             'kind = "table"\nsublabels = { pneumonia = ["x"] }',
             r"own\.sublabels: only for kind pad",
         ),
+        ('kind = "table"', 'kind = "table"\nreaders = "any"', r"own\.readers: only for kind vindr, this domain is of"),
         ('kind = "table"', 'kind = "table"\nsublabels = { lung = ["x"] }', r"sublabels\.lung: no such label\. Valid"),
     ],
 )

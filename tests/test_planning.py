@@ -7,13 +7,18 @@ import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from dpdt.cli import main
+from dpdt.cohort.build import build_cohort
 from dpdt.errors import DpdtError, StudyError
 from dpdt.jobs.plan import look_ahead, parse_sizes
 from dpdt.jobs.plan.measure import Speed, _in_process, known_speeds, measure
+from dpdt.jobs.plan.sizes import domain_size
 from dpdt.privacy.accounting import epsilon
+from dpdt.shards.build import build_shards
 from dpdt.study import Study, load_study
 
 TEXT = """\
@@ -148,3 +153,55 @@ def test_the_command_prints_json_for_programs(study: Study, capsys: pytest.Captu
     printed = capsys.readouterr()
     assert "2 domains, 4 trainings (4 to do), 8 tests of a model at a domain" in printed.out
     assert "warning: chexpert: size unknown" in printed.err
+
+
+OWN = """
+[domains.own]
+kind = "table"
+root = "."
+[domains.own.table]
+file = "list.csv"
+image = "image"
+patient = "patient"
+[domains.own.table.labels]
+healthy = { column = "healthy" }
+[shards]
+size = 16
+max_reject_fraction = 0.5
+"""
+
+
+def test_what_is_there_is_counted_and_then_what_is_in_the_shards(tmp_path: Path) -> None:
+    """Forty listed, ten of them nowhere, one damaged."""
+    random = np.random.default_rng(0)
+    rows = ["image,patient,healthy", *(f"{n}.png,p{n},1" for n in range(40))]
+    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "study.toml").write_text(OWN)
+    for number in range(30):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), random.integers(0, 255, (24, 24), dtype=np.uint8))
+    (tmp_path / "7.png").write_bytes(b"no picture")
+    study = load_study(tmp_path)
+    build_cohort(study, "own")
+    planned = look_ahead(study)
+    size = planned.domains[0].size
+    assert size is not None
+    assert (size.images, size.not_there, size.source) == (30, 10, "cohort")
+    assert size.train_images + size.test_images <= 30
+    assert any(
+        text.startswith("own: 10 images of the cohort are not there, and not counted") for text in planned.warnings
+    )
+    build_shards(study, "own")
+    size = domain_size(study, "own", {})
+    assert size is not None
+    assert (size.images, size.not_there, size.source) == (29, 0, "shards")
+
+
+def test_a_cohort_whose_images_are_on_another_machine_is_counted_whole(tmp_path: Path) -> None:
+    rows = ["image,patient,healthy", *(f"{n}.png,p{n},1" for n in range(40))]
+    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "study.toml").write_text(OWN.replace('root = "."', 'root = "."\nmissing_images = "later"'))
+    study = load_study(tmp_path)
+    build_cohort(study, "own")
+    size = domain_size(study, "own", {})
+    assert size is not None
+    assert (size.images, size.not_there) == (40, 0)

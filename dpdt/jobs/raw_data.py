@@ -1,10 +1,10 @@
 """Is the raw data there that a study's cohorts and shards are still to be made from? Asked before anything is sent."""
 
 from dpdt.cohort.hospitals import check_lists
-from dpdt.cohort.table import cohort_done
-from dpdt.errors import CohortError, StudyError
-from dpdt.shards.reader import shards_done
+from dpdt.errors import CohortError, DpdtError, StudyError
+from dpdt.jobs.stages import is_done
 from dpdt.study import Study
+from dpdt.study.tasks import Task
 
 __all__ = ["lost_data"]
 
@@ -25,14 +25,16 @@ def lost_data(study: Study) -> dict[str, str]:
 def _problem(study: Study, domain: str) -> str:
     """What a domain lacks, in words; "" where it lacks nothing."""
     try:
-        if shards_done(study, domain):
-            return ""
-        if not cohort_done(study, domain):
+        shards, cohort = (is_done(study, Task(stage, domain)) for stage in ("shards", "cohort"))
+    except DpdtError:  # made with other settings, or damaged: those who read it say so
+        return ""
+    try:
+        if not cohort:
             check_lists(study.kind(domain), study.root(domain), study.domains[domain])
-        elif not study.root(domain).is_dir():
-            return f"{study.root(domain)}: no such folder, and its images are still to be read. Correct `root`."
     except StudyError as err:
         return f"domains.{domain}.{err}"
     except CohortError as err:
         return str(err)
+    if not shards and not study.root(domain).is_dir():
+        return f"{study.root(domain)}: no such folder, and its images are still to be read. Correct `root`."
     return ""
