@@ -1,10 +1,11 @@
-"""How many images and patients each domain has: counted in its cohort, or given by the user."""
+"""How many images and patients each domain has: counted in its shards or cohort, or given by the user."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dpdt.cohort.table import cohort_done, read_cohort
 from dpdt.errors import StudyError
+from dpdt.shards.reader import used_images
 from dpdt.study import Study
 
 __all__ = ["DomainSize", "domain_size", "parse_sizes"]
@@ -20,7 +21,7 @@ class DomainSize:
         train_images: Of the train split.
         train_patients: Of the train split.
         test_images: Of the test split.
-        source: `cohort` or `--size`.
+        source: `shards` (without rejected images), `cohort` or `--size`.
     """
 
     images: int
@@ -81,7 +82,8 @@ def domain_size(study: Study, domain: str, given: Mapping[str, tuple[int, int]])
         return DomainSize(images, patients, round(images * part), round(patients * part), tested, "--size")
     if not cohort_done(study, domain):
         return None
-    table = read_cohort(study, domain)
+    seen = used_images(study, domain)
+    table = read_cohort(study, domain) if seen is None else seen
     train = table[table["split"] == "train"]
     return DomainSize(
         images=len(table),
@@ -89,5 +91,5 @@ def domain_size(study: Study, domain: str, given: Mapping[str, tuple[int, int]])
         train_images=len(train),
         train_patients=train["patient_id"].nunique(),
         test_images=int((table["split"] == "test").sum()),
-        source="cohort",
+        source="cohort" if seen is None else "shards",
     )
