@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from dpdt.base.console import as_typed, say, warn
+from dpdt.base.console import as_typed, note, say, warn
 from dpdt.errors import ClusterError, StudyError
 from dpdt.jobs.dry_run import show_plan
 from dpdt.jobs.raw_data import lost_data
@@ -17,6 +17,7 @@ from dpdt.jobs.selection import Plan, make_plan
 from dpdt.jobs.stages import private_umask
 from dpdt.jobs.status import task_states
 from dpdt.jobs.submissions import Job, latest_jobs, new_submission
+from dpdt.shards.manifest import read_manifest
 from dpdt.study import Study
 from dpdt.study.tasks import LAST_STAGES, Task, needs
 from dpdt.training.networks.check import check_class_weights, check_model
@@ -119,6 +120,7 @@ def submit(
             outcomes.raise_if_failed()
             summary = replace(summary, finished=len(outcomes.done), folder=submission.paths.folder)
     say(summary)
+    _tell_rejects(study)
     return summary
 
 
@@ -130,6 +132,17 @@ def show_next(study: Study) -> None:
         say(f"MLflow: {as_typed('ui', study.file)}")
     else:
         say(f"Next: {as_typed('status', study.file)}")
+
+
+def _tell_rejects(study: Study) -> None:
+    """Say how many images no network sees, for each domain whose shards are there."""
+    for domain in study.used_domains:
+        paths = study.paths.shards(domain)
+        manifest = read_manifest(paths.manifest) if paths.manifest.exists() else {}
+        if rejected := manifest.get("rejected", 0):
+            total = rejected + manifest["images"]
+            reasons = ", ".join(f"{why} {count}" for why, count in manifest["rejected_reasons"].items())
+            note(f"{domain}: {rejected} of {total} images were rejected ({reasons}) and used nowhere: {paths.rejects}")
 
 
 def cancel(study: Study, tasks: Collection[Task] | None = None) -> list[Task]:

@@ -1,14 +1,18 @@
 """The report's sections on the cohorts, on privacy, and on where the numbers come from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import pandas as pd
 
 from dpdt.base.vocabulary import LABELS, SPLITS, format_bound
+from dpdt.cohort.summary import count
+from dpdt.errors import DpdtError
 from dpdt.evaluation.audit.membership import membership_text
 from dpdt.report.format import Table, thousands
 from dpdt.runs.read import Run
+from dpdt.shards.manifest import read_manifest
+from dpdt.shards.reader import used_images
 from dpdt.study import Study
 
 __all__ = ["audits", "cohort", "other_releases", "paragraphs", "privacy_table", "provenance", "versions"]
@@ -18,38 +22,57 @@ BOUNDS: Final = ("epsilon", "delta")
 
 
 def cohort(study: Study) -> dict[str, Table] | None:
-    """How each domain's images became its cohort, and its positives; None without a summary."""
+    """How each domain's images became those that networks saw, and their positives; None without a summary."""
     path = study.paths.cohort_summary
     if not path.exists():
         return None
     summary = pd.read_csv(path, keep_default_na=False, dtype=str)
-    counts = summary.set_index(["domain", "what", "value", "split"])["images"]
-    patients = summary.set_index(["domain", "what", "value", "split"])["patients"]
-
-    def images(domain: str, what: str, value: str, split: str) -> str:
-        return thousands(str(counts.get((domain, what, value, split), "")))
-
-    def both(domain: str, split: str) -> str:
-        n, of = images(domain, "total", "", split), thousands(str(patients.get((domain, "total", "", split), "")))
-        return f"{n} ({of})" if n != "–" else n
-
     domains = [domain for domain in study.used_domains if domain in set(summary["domain"])]
-    flow = [
-        [domain, images(domain, "rows read", "", ""), *(both(domain, split) for split in ("all", *SPLITS))]
-        for domain in domains
-    ]
-    excluded = summary[(summary["what"] == "excluded") & summary["domain"].isin(domains)]
-    reasons = [[str(row.domain), thousands(str(row.images)), str(row.value)] for row in excluded.itertuples()]
-    positives = [
-        [domain, split, *(images(domain, label, "positive", split) for label in LABELS)]
-        for domain in domains
-        for split in ("train", "test")
-    ]
+    flow, left_out, positives = [], [], []
+    for domain in domains:
+        of_domain = summary[summary["domain"] == domain]
+        counts: dict[Any, Any] = {(r.what, r.value, r.split): (r.images, r.patients) for r in of_domain.itertuples()}
+        used = _used(study, domain)
+        rejected = {} if used is None else read_manifest(study.paths.shards(domain).manifest)["rejected_reasons"]
+        if used is not None:
+            counts.update(_counts_of(used))
+
+        def images(what: str, value: str, split: str, counts: Mapping[Any, Any] = counts) -> str:
+            return thousands(str(counts.get((what, value, split), ("", ""))[0]))
+
+        def both(split: str, counts: Mapping[Any, Any] = counts) -> str:
+            n, of = (thousands(str(one)) for one in counts.get(("total", "", split), ("", "")))
+            return f"{n} ({of})" if n != "–" else n
+
+        excluded = of_domain[of_domain["what"] == "excluded"]
+        number = thousands(str(excluded["images"].astype(int).sum()))
+        lost = "–" if used is None else thousands(str(sum(rejected.values())))
+        flow.append([domain, images("rows read", "", ""), number, lost, *map(both, ("all", *SPLITS))])
+        left_out += [[domain, thousands(str(row.images)), str(row.value)] for row in excluded.itertuples()]
+        left_out += [[domain, thousands(str(n)), f"rejected: {why}"] for why, n in rejected.items()]
+        positives += [
+            [domain, split, *(images(label, "positive", split) for label in LABELS)] for split in ("train", "test")
+        ]
     return {
-        "flow": Table(["domain", "rows read", "in the cohort", *SPLITS], flow),
-        "excluded": Table(["domain", "images", "reason"], reasons),
+        "flow": Table(["domain", "rows read", "excluded", "rejected", "used", *SPLITS], flow),
+        "excluded": Table(["domain", "images", "reason"], left_out),
         "positives": Table(["domain", "split", *(label.replace("_", " ") for label in LABELS)], positives),
     }
+
+
+def _used(study: Study, domain: str) -> pd.DataFrame | None:
+    """The images that networks saw; None as long as there are no shards of today's cohort."""
+    try:
+        used = used_images(study, domain)
+    except DpdtError:  # the report is made from what is there
+        return None
+    return used if used is not None and len(used) else None
+
+
+def _counts_of(used: pd.DataFrame) -> dict[tuple[str, str, str], tuple[int, int]]:
+    """As the cohort's summary counts its images: images and patients by what, value and split."""
+    rows = count(used, pd.DataFrame({"image_id": [], "view": [], "reason": []}, dtype=str), {})
+    return {(row["what"], row["value"], row["split"]): (row["images"], row["patients"]) for row in rows if row["split"]}
 
 
 def privacy_table(runs: Sequence[Run]) -> Table:

@@ -173,7 +173,10 @@ def rates_table(metrics: pd.DataFrame, grid: Grid) -> Table:
 
 
 def fairness_rows(fairness: pd.DataFrame, draws: Draws, grid: Grid, scope: str) -> Table:
-    """Fairness measures of each arm, means over the models, with intervals and the change from no DP."""
+    """Fairness measures of each arm, means over the models, and the change from no DP with its interval.
+
+    The mean of gaps has no interval: each gap is too large by chance, and the more of them, the surer the mean is.
+    """
     rows: list[list[str]] = []
     if fairness.empty:
         return Table([], rows)
@@ -197,7 +200,7 @@ def fairness_rows(fairness: pd.DataFrame, draws: Draws, grid: Grid, scope: str) 
 
 
 def _with_change(table: pd.DataFrame, without: pd.DataFrame, epsilon: float, draws: Draws) -> str:
-    """Mean of an arm with its interval, and the mean paired change from no DP with its own."""
+    """Mean of an arm, and the mean paired change from no DP with its interval."""
     if table.empty:
         return "–"
 
@@ -206,8 +209,7 @@ def _with_change(table: pd.DataFrame, without: pd.DataFrame, epsilon: float, dra
         names = zip(chosen["label"], chosen["attribute"], chosen["measure"], strict=True)
         return [DrawKey(of_epsilon, pair[0], pair[1], *name) for pair, name in zip(pairs, names, strict=True)]
 
-    interval = interval_text(draws.mean(keys(epsilon, table.index)))
-    text = plain(float(table["value"].mean())) + (f" ({interval})" if interval else "")
+    text = plain(float(table["value"].mean()))
     shared = table.index.intersection(without.index)
     if math.isfinite(epsilon) and len(shared):
         change = float((table["value"] - without["value"]).loc[shared].mean())

@@ -28,6 +28,7 @@ __all__ = [
     "open_shard",
     "shard_header",
     "shards_done",
+    "used_images",
 ]
 
 TEXT: Final = (pa.string(), pa.large_string())
@@ -50,6 +51,21 @@ def shards_done(study: Study, domain: str) -> bool:
     """Whether the domain's shards are complete and made with the study's settings."""
     manifest = study.paths.shards(domain).manifest
     return manifest.exists() and read_manifest(manifest).get("fingerprint") == study.shards_fingerprint(domain)
+
+
+def used_images(study: Study, domain: str) -> pd.DataFrame | None:
+    """The cohort's images that have pixels, which are those that a network sees; None without the study's shards.
+
+    Args:
+        study: The study.
+        domain: One of its domains, with a cohort.
+    """
+    if not shards_done(study, domain):
+        return None
+    cohort = read_cohort(study, domain)
+    index = pd.read_parquet(study.paths.shards(domain).index, columns=["image_id"])
+    used: pd.DataFrame = cohort[cohort["image_id"].isin(index["image_id"])]
+    return used
 
 
 def cohort_sha256(cohort: pd.DataFrame) -> str:

@@ -5,7 +5,7 @@ domain, `estimate` one number of it; `common` says over which labels a mean is; 
 models, `fairness` compares groups.
 """
 
-from dpdt.evaluation.metrics.bootstrap import patient_draws, percentile_interval
+from dpdt.evaluation.metrics.bootstrap import extreme_interval, patient_draws, percentile_interval
 from dpdt.evaluation.metrics.common import common_labels, labels_of_averages, macro_aucs
 from dpdt.evaluation.metrics.delong import auc_covariance, auc_influence
 from dpdt.evaluation.metrics.estimate import count_patients, few_reason, undefined_reason, youden_threshold
@@ -58,6 +58,7 @@ __all__ = [
     "auc_influence",
     "common_labels",
     "count_patients",
+    "extreme_interval",
     "few_reason",
     "holm",
     "labels_of_averages",

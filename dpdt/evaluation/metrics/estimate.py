@@ -44,6 +44,7 @@ class Estimate(NamedTuple):
     reason: str
     few: str = ""  # why the draws are no distribution of it: too few patients; they are then NaN
     labels: tuple[str, ...] = ()  # of an average: over which
+    compared: tuple[Floats, Floats] | None = None  # of a largest or smallest: distances and deviations of all
 
 
 def count_patients(target: NDArray[Any], patients: NDArray[np.intp]) -> Patients:

@@ -1,7 +1,8 @@
 """How unequal a model is among the groups of one attribute (sex, age); definitions in docs/evaluation.md.
 
 Every measure is a largest minus a smallest value over groups, so 0 is equality. A largest minus a smallest value is
-never negative and therefore, with small groups, too large on average: the interval and the groups' n belong to it.
+never negative and therefore, with small groups, too large on average: the interval (`extreme_interval`) and the groups'
+n belong to it.
 """
 
 from collections.abc import Mapping
@@ -91,4 +92,11 @@ def _compare(of_groups: Mapping[str, Estimate], measure: str) -> Estimate:
     value, draws_of_it = (values.min(), drawn.min(axis=0)) if worst else (np.ptp(values), np.ptp(drawn, axis=0))
     few = "a group has too few patients: no interval, no test" if any(e.few for e in defined.values()) else ""
     labels = next(iter(defined.values())).labels
-    return Estimate(float(value), draws_of_it, n, None, "; ".join(notes), few, labels)
+    deviations = drawn - values[:, None]
+    if worst:
+        distances = values - value
+    else:
+        one, other = np.triu_indices(len(values), 1)  # the gap is the largest difference of two groups
+        distances, deviations = value - np.abs(values[one] - values[other]), deviations[one] - deviations[other]
+    compared = (distances, deviations)
+    return Estimate(float(value), draws_of_it, n, None, "; ".join(notes), few, labels, compared)

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dpdt.base.vocabulary import LABELS, SUBGROUPS
-from dpdt.evaluation.metrics.bootstrap import Draws, percentile_interval
+from dpdt.evaluation.metrics.bootstrap import Draws, extreme_interval, percentile_interval
 from dpdt.evaluation.metrics.estimate import (
     Estimate,
     Patients,
@@ -223,6 +223,8 @@ def _row(estimate: Estimate, confidence: float) -> dict[str, Any]:
     bounds, why_none = (float("nan"),) * 3, estimate.few
     if _has_draws(estimate):
         bounds = percentile_interval(estimate.draws, confidence)
+        if estimate.compared is not None:
+            bounds = extreme_interval(estimate.value, *estimate.compared, confidence)
         why_none = "all draws alike: no interval" if np.isnan(bounds[0]) else ""
     reason = "; ".join(filter(None, (estimate.reason, why_none)))
     return row | dict(zip(("ci_low", "ci_high", "undefined_draws"), bounds, strict=True)) | {"reason": reason}

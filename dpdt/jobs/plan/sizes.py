@@ -1,4 +1,4 @@
-"""How many images and patients each domain has: counted in its cohort, or given by the user."""
+"""How many images and patients each domain has: counted in its shards or cohort, or given by the user."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import pandas as pd
 from dpdt.cohort.hospitals.file_search import there
 from dpdt.cohort.table import cohort_done, read_cohort
 from dpdt.errors import StudyError
-from dpdt.shards.reader import shards_done
+from dpdt.shards.reader import used_images
 from dpdt.study import Study
 
 __all__ = ["DomainSize", "domain_size", "parse_sizes"]
@@ -87,8 +87,9 @@ def domain_size(study: Study, domain: str, given: Mapping[str, tuple[int, int]])
         return DomainSize(images, patients, round(images * part), round(patients * part), tested, "--size")
     if not cohort_done(study, domain):
         return None
+    seen = used_images(study, domain)
     cohort = read_cohort(study, domain)
-    table, source = _usable(study, domain, cohort)
+    table = _present(study, domain, cohort) if seen is None else seen
     train = table[table["split"] == "train"]
     return DomainSize(
         images=len(table),
@@ -96,18 +97,15 @@ def domain_size(study: Study, domain: str, given: Mapping[str, tuple[int, int]])
         train_images=len(train),
         train_patients=train["patient_id"].nunique(),
         test_images=int((table["split"] == "test").sum()),
-        source=source,
-        not_there=len(cohort) - len(table) if source == "cohort" else 0,
+        source="cohort" if seen is None else "shards",
+        not_there=len(cohort) - len(table) if seen is None else 0,
     )
 
 
-def _usable(study: Study, domain: str, cohort: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The rows that trainings will see: those in the shards, else those whose files are there.
+def _present(study: Study, domain: str, cohort: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose files are there.
 
     Where not one file is there nothing is said of single ones: the images are on another machine, or come later.
     """
-    if shards_done(study, domain):
-        index = pd.read_parquet(study.paths.shards(domain).index, columns=["image_id"])
-        return cohort[cohort["image_id"].isin(index["image_id"])], "shards"
     present = there(study.root(domain), cohort["path"])
-    return cohort[cohort["path"].isin(present)] if present else cohort, "cohort"
+    return cohort[cohort["path"].isin(present)] if present else cohort
