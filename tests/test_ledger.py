@@ -282,3 +282,16 @@ def test_a_line_of_another_process_is_not_cut_off_as_a_part_of_one(path: Path, m
     with pytest.raises(PrivacyError, match="another one trains this run too"):
         open_ledger(path)
     assert read_spent_steps(path) == 13
+
+
+def test_a_line_that_was_never_written_is_missed_when_the_file_is_read_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(path)
+    with open_ledger(path) as ledger:
+        block(ledger)
+        assert ledger.read_again() == 13
+        monkeypatch.setattr(Ledger, "_append", lambda *_: None)
+        block(ledger)
+        with pytest.raises(PrivacyError, match="13 steps are in the file, this process booked 17"):
+            ledger.read_again()
