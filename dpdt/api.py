@@ -232,7 +232,9 @@ def results(study: Study, *, predictions: bool = False) -> pd.DataFrame:
     for cell, run in model_runs(study).items():
         if run is None or not run.paths.metrics.exists():
             continue
-        names = dict(zip(("train_domain", "target_epsilon", "seed", "run_id"), (*cell, run.run_id), strict=True))
+        names: dict[str, Any] = dict(
+            zip(("train_domain", "target_epsilon", "seed", "run_id"), (*cell, run.run_id), strict=True)
+        )
         files = {name: run.paths.predictions(name) for name in study.test_domains}
         tables = [pd.read_parquet(file).assign(test_domain=name) for name, file in files.items()] if predictions else []
         for table in tables or [pd.read_parquet(run.paths.metrics)]:
