@@ -20,6 +20,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -73,6 +74,7 @@ class Attempt:
 
 
 READY: Final = b"ready\n"
+MET: Final = b"met\n"
 
 
 def rank_process(study: Study, pipe: int, *, seeded: bool, place: Place | None, count: int) -> int:
@@ -90,9 +92,12 @@ def rank_process(study: Study, pipe: int, *, seeded: bool, place: Place | None, 
         signal.signal(number, stop)
     joined = ranks.joined
 
-    def ready(flag: StopFlag) -> Any:
+    @contextlib.contextmanager
+    def ready(flag: StopFlag) -> Iterator[Any]:
         os.write(pipe, READY)
-        return joined(flag)
+        with joined(flag) as together:
+            os.write(pipe, MET)
+            yield together
 
     train.__globals__["joined"] = ready
     tell_noise(pipe)
@@ -135,26 +140,33 @@ def start(study: Study, size: int, *, seeded: bool, place: Place | None = None, 
 def end(attempt: Attempt, *, seconds: float) -> tuple[list[int], list[str]]:
     """Exit codes of all ranks (minus the signal of one that was killed), and the noise that any of them drew.
 
+    Ranks that wait for one which died before all had met are killed, as srun does it (--kill-on-bad-exit).
+
     Raises:
-        AssertionError: They did not end in time, or one drew its noise twice.
+        AssertionError: They had met and did not end in time, or one drew its noise twice.
     """
     codes: dict[int, int] = {}
     last = time.monotonic() + seconds
+    late = False
     while len(codes) < len(attempt.ranks):
         for rank in attempt.ranks:
             if rank not in codes and (found := os.waitpid(rank, os.WNOHANG))[0]:
                 codes[rank] = os.waitstatus_to_exitcode(found[1])
-        if time.monotonic() > last:
+        if time.monotonic() > last and not late:
+            late = True
             for rank in set(attempt.ranks) - set(codes):
                 os.kill(rank, signal.SIGKILL)
-            raise AssertionError(f"ranks did not end within {seconds} s; those that did: {codes}")
         time.sleep(0.01)
     noise: dict[str, None] = {}
+    met = []
     for reader in attempt.told:
         with os.fdopen(reader) as told:
-            lines = [line for line in told.read().split() if len(line) == 64]
+            words = told.read().split()
+        met.append(MET.decode().strip() in words)
+        lines = [line for line in words if len(line) == 64]
         assert len(set(lines)) == len(lines), "a rank drew its noise twice"
         noise.update(dict.fromkeys(lines))
+    assert not (late and all(met)), f"ranks did not end within {seconds} s: {codes}"
     return [codes[rank] for rank in attempt.ranks], list(noise)
 
 
@@ -230,9 +242,11 @@ def kills(study: Study, *, number: int, chance: random.Random) -> dict[str, Any]
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
         seconds, codes, noise = watch(attempt, victim)
-        slowest = max(slowest, seconds)
+        if codes.count(-signal.SIGKILL) == 1:  # the others ended by themselves
+            slowest = max(slowest, seconds)
         life.noise += noise
         killed = -signal.SIGKILL in codes
+        ends["met nobody"] += codes.count(-signal.SIGKILL) > 1
         life.ends.append(f"{way} {place} of {size}: {codes}")
         assert set(codes) <= {0, 1, LOST, -signal.SIGKILL}, life.ends
         verify(study, life, seen, orderly=False)
@@ -244,7 +258,12 @@ def kills(study: Study, *, number: int, chance: random.Random) -> dict[str, Any]
                 highest = max(highest, read_json(life.paths.state)["epsilon"])
             taken, seen = taken + len(life.noise), seen | set(life.noise)
             life = new_life(study)
-    figures = {"kills": ends["killed"], "noisy_steps": taken + len(life.noise), "max_epsilon": highest}
+    figures = {
+        "kills": ends["killed"],
+        "before_all_had_met": ends["met nobody"],
+        "noisy_steps": taken + len(life.noise),
+        "max_epsilon": highest,
+    }
     return {**figures, "target_epsilon": CELL.target_epsilon, "slowest_end_s": slowest}
 
 
