@@ -15,7 +15,7 @@ from dpdt.evaluation.metrics import Ranking, over_blocks, patient_draws
 from dpdt.report.intervals import DrawKey, Draws, Interval
 from dpdt.study import BEFORE
 
-STUDIES, IMAGES, DRAWS, DOMAINS = 1000, 200, 300, ("a", "b")
+STUDIES, IMAGES, DRAWS, DOMAINS = 500, 200, 300, ("a", "b")
 EPSILONS = (0.0, 1.0, math.inf)
 
 

@@ -182,25 +182,18 @@ def tell_to_stop(attempt: Attempt, chance: random.Random) -> None:
 def stops(study: Study, *, number: int, chance: random.Random) -> dict[str, Any]:
     """Stop trainings in good order so often; each ends with the bits of an undisturbed one of as many ranks."""
     rehearse(study)  # loads what is loaded late, for all ranks
-    wanted: dict[int, list[torch.Tensor]] = {}
-    usual: dict[int, float] = {}
-    for size in SIZES:
-        attempt = start(study, size, seeded=True)
-        attempt.wait_until_ready()
-        begun = time.monotonic()
-        codes, _ = end(attempt, seconds=PATIENCE)
-        assert codes == [0] * size, codes
-        usual[size] = time.monotonic() - begun
-        wanted[size] = weights_of(study.paths.run(study.run_id(CELL)))
-        new_life(study)
+    undisturbed: dict[int, tuple[list[torch.Tensor], float]] = {}
     done, with_steps, trainings = 0, 0, 0
     while done < number:
-        size, life = chance.choice(SIZES), Life(study.paths.run(study.run_id(CELL)))
+        size = chance.choice(SIZES)
+        if size not in undisturbed:
+            undisturbed[size] = train_undisturbed(study, size)
+        (wanted, usual), life = undisturbed[size], Life(study.paths.run(study.run_id(CELL)))
         while not run_done(study, life.paths.run_id):
             before = spent_of(life)
             attempt = start(study, size, seeded=True)
             attempt.wait_until_ready()
-            time.sleep(chance.uniform(0, usual[size]))
+            time.sleep(chance.uniform(0, usual))
             tell_to_stop(attempt, chance)
             codes, noise = end(attempt, seconds=PATIENCE)
             life.ends.append(f"stop of {size}: {codes}")
@@ -210,10 +203,23 @@ def stops(study: Study, *, number: int, chance: random.Random) -> dict[str, Any]
             assert spent_of(life) - before == len(noise), f"an orderly stop lost budget. {life.ends}"
             done, with_steps = done + 1, with_steps + bool(noise)
         found = weights_of(life.paths)
-        assert all(map(torch.equal, found, wanted[size])), f"other bits than an undisturbed training. {life.ends}"
+        assert all(map(torch.equal, found, wanted)), f"other bits than an undisturbed training. {life.ends}"
         new_life(study)
         trainings += 1
     return {"stops": done, "with_steps": with_steps, "trainings": trainings}
+
+
+def train_undisturbed(study: Study, size: int) -> tuple[list[torch.Tensor], float]:
+    """The weights of a training that nobody stops, and its seconds."""
+    attempt = start(study, size, seeded=True)
+    attempt.wait_until_ready()
+    begun = time.monotonic()
+    codes, _ = end(attempt, seconds=PATIENCE)
+    seconds = time.monotonic() - begun
+    assert codes == [0] * size, codes
+    weights = weights_of(study.paths.run(study.run_id(CELL)))
+    new_life(study)
+    return weights, seconds
 
 
 def weights_of(paths: RunPaths) -> list[torch.Tensor]:
