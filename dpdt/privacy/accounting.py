@@ -1,8 +1,8 @@
 """Epsilon of DP-SGD steps, and the noise that a target epsilon needs.
 
 A step releases the sum of clipped gradients of a Poisson-sampled batch plus Gaussian noise: the Poisson-subsampled
-Gaussian mechanism, under addition or removal of one privacy unit; where a blank record takes its place instead (zero-out), q and
-the steps stay as they are and the numbers are the same. Three accountants compose its steps:
+Gaussian mechanism, under addition or removal of one privacy unit. Where a blank record takes its place instead
+(zero-out), q and the steps stay as they are, and the numbers are the same. Three accountants compose its steps:
 
 - ``pld``: privacy loss distributions (Sommer, Meiser & Mohammadi 2019; connect-the-dots discretisation of Doroshenko
   et al. 2022, arXiv 2207.04380) of dp-accounting. Discretised pessimistically: an upper bound, tight to a few 0.1 %.
