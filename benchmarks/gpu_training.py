@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -54,6 +55,7 @@ class Pictures:
         self.labels = (random.random((images, 5)) < 0.3).astype(np.float32)
         self.units = np.arange(images)
         self.num_units = images
+        self.frame = pd.DataFrame({"patient_id": self.units, "image_id": self.units})
 
     def __len__(self) -> int:
         return len(self.pixels)
