@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dpdt.base.console import note, say, warn
-from dpdt.errors import ClusterError, StudyError
+from dpdt.errors import ClusterError, DpdtError, StudyError
 from dpdt.jobs.dry_run import show_plan
 from dpdt.jobs.scheduler import Scheduler
 from dpdt.jobs.schedulers import SCHEDULERS, Cluster, make_scheduler, queueing
@@ -116,8 +116,9 @@ def submit(
 def _tell_rejects(study: Study) -> None:
     """Say how many images no network sees, for each domain whose shards are there."""
     for domain in study.used_domains:
-        paths = study.paths.shards(domain)
-        manifest = read_manifest(paths.manifest) if paths.manifest.exists() else {}
+        paths, manifest = study.paths.shards(domain), {}
+        with contextlib.suppress(DpdtError):  # a damaged one is told where it is used
+            manifest = read_manifest(paths.manifest) if paths.manifest.exists() else {}
         if rejected := manifest.get("rejected", 0):
             total = rejected + manifest["images"]
             reasons = ", ".join(f"{why} {count}" for why, count in manifest["rejected_reasons"].items())
