@@ -265,7 +265,8 @@ def test_an_audit_is_written_beside_the_run_and_read_by_those_who_show_it(traine
         assert run is not None
         assert run.audit() == json.loads(json.dumps(found))
         member = found["membership"]
-        assert 0 <= member["low"] <= member["auc"] <= member["high"] <= 1
+        assert 0 <= member["auc"] <= 1
+        assert (member["low"], member["high"]) == (None, None)  # 8 others are fewer than 10
         assert (member["members"], member["others"], found["canaries"]) == (32, 8, None)
         assert not found["refuted"]
         shown = {point.key: point.value for point in payload(run).points if point.key.startswith("audit/")}

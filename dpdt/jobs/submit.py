@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from dpdt.base.console import as_typed, note, say, warn
-from dpdt.errors import ClusterError, StudyError
+from dpdt.errors import ClusterError, DpdtError, StudyError
 from dpdt.jobs.dry_run import show_plan
 from dpdt.jobs.raw_data import lost_data
 from dpdt.jobs.scheduler import Scheduler
@@ -137,8 +137,9 @@ def show_next(study: Study) -> None:
 def _tell_rejects(study: Study) -> None:
     """Say how many images no network sees, for each domain whose shards are there."""
     for domain in study.used_domains:
-        paths = study.paths.shards(domain)
-        manifest = read_manifest(paths.manifest) if paths.manifest.exists() else {}
+        paths, manifest = study.paths.shards(domain), {}
+        with contextlib.suppress(DpdtError):  # a damaged one is told where it is used
+            manifest = read_manifest(paths.manifest) if paths.manifest.exists() else {}
         if rejected := manifest.get("rejected", 0):
             total = rejected + manifest["images"]
             reasons = ", ".join(f"{why} {count}" for why, count in manifest["rejected_reasons"].items())
