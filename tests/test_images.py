@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from dpdt.cohort.build import build_cohort
-from dpdt.cohort.hospitals import read_domain
+from dpdt.cohort.hospitals import check_lists, read_domain
 from dpdt.cohort.hospitals.file_search import there
 from dpdt.cohort.hospitals.raw_cohort import RawCohort
 from dpdt.cohort.synthetic import make_hospitals
@@ -206,10 +206,12 @@ def test_images_may_lie_in_several_folders_outside_of_the_root(tmp_path: Path) -
     for number, disk in ((1, "disk"), (2, "other")):
         (tmp_path / disk / "deep").mkdir(parents=True)
         (tmp_path / disk / "deep" / f"{number}.jpg").touch()
+    nowhere = DomainSettings.model_validate({"root": root, "image_folders": ["nowhere"]})
     paths = found(root, image_folders=[tmp_path / "disk", tmp_path / "other"])
     assert paths == [f"{tmp_path}/disk/deep/1.jpg", f"{tmp_path}/other/deep/2.jpg"]
-    with pytest.raises(CohortError, match=r"image_folders: no folder .*/nowhere\. Correct it"):
-        found(root, image_folders=["nowhere"])
+    for look in (lambda: found(root, image_folders=["nowhere"]), lambda: check_lists("uka", root, nowhere)):
+        with pytest.raises(CohortError, match=r"image_folders: no folder .*/nowhere\. Correct it"):
+            look()
 
 
 def test_a_folder_that_the_study_names_is_not_left(tmp_path: Path) -> None:

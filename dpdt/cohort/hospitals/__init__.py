@@ -7,7 +7,7 @@ from typing import Final, cast
 
 import pandas as pd
 
-from dpdt.cohort.hospitals.images import place_images
+from dpdt.cohort.hospitals.images import check_image_folders, place_images
 from dpdt.cohort.hospitals.raw_cohort import MISSING_IMAGES, RAW_COLUMNS, RawCohort, Reader
 from dpdt.cohort.hospitals.raw_files import RawFiles
 from dpdt.cohort.hospitals.table import list_of
@@ -56,16 +56,17 @@ def read_domain(kind: str, root: Path, settings: DomainSettings) -> RawCohort:
 
 
 def check_lists(kind: str, root: Path, settings: DomainSettings) -> None:
-    """Check that a domain's folder and lists are there; none is opened.
+    """Check that a domain's folders and lists are there; none is opened.
 
     Raises:
         StudyError: There is no such institution, or a name in `files` is unknown.
-        CohortError: The folder or a list is not there.
+        CohortError: A folder or a list is not there.
     """
     module = reader(kind)
     files = RawFiles(root, module.FILES, settings)
     if settings.table is not None:
         list_of(root, settings.table)
+    check_image_folders(root, settings)
     for name in module.LISTS:
         if settings.split == "official" or name not in SPLIT_LISTS:
             files.path(name)

@@ -96,9 +96,13 @@ def split_suffix(name: str) -> tuple[str, str]:
     (('00000001_000', 'png'), ('1.2.840.113.5', ''))
     """
     stem, _, suffix = name.rpartition(".")
-    if stem and suffix[:1].isalpha() and suffix.isalnum() and len(suffix) <= LONGEST_SUFFIX:
+    if stem and suffix and (suffix in SUFFIXES or _may_be_a_suffix(suffix)):
         return stem, suffix
     return name, ""
+
+
+def _may_be_a_suffix(text: str) -> bool:
+    return text[0].isalpha() and text.isalnum() and len(text) <= LONGEST_SUFFIX
 
 
 def parts_of(path: str) -> Parts:

@@ -22,7 +22,7 @@ from dpdt.cohort.hospitals.raw_cohort import ELSEWHERE, MISSING_IMAGES, RawCohor
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
 
-__all__ = ["place_images"]
+__all__ = ["check_image_folders", "place_images"]
 
 
 def place_images(raw: RawCohort, root: Path, settings: DomainSettings) -> RawCohort:
@@ -65,10 +65,8 @@ def _find(
     root: Path, wanted: list[str], listed: Iterable[str], settings: DomainSettings
 ) -> tuple[dict[str, str], set[str]]:
     """Wanted path -> path of its file, where that is another one; and the wanted paths whose file is nowhere."""
+    check_image_folders(root, settings)
     folders = _searched(root, settings)
-    absent = [folder for folder in folders if not (root / folder).is_dir()]
-    if absent and settings.image_folders and settings.missing_images != "later":
-        raise CohortError(f"image_folders: no folder {root / absent[0]}. Correct it in the study file.")
     if settings.image_folders:
         files = _in_place(root, folders, wanted)
         lost = [path for path in wanted if path not in files]
@@ -83,6 +81,17 @@ def _find(
         stems = functools.cache(lambda: {stem_of(path) for path in lost})
         files |= _one_each(root, _by_name(lost, listed, files_by_stem(root, folders, stems)))
     return files, {path for path in lost if path not in files}
+
+
+def check_image_folders(root: Path, settings: DomainSettings) -> None:
+    """Check that the folders of `image_folders` are there, unless images come later.
+
+    Raises:
+        CohortError: One is not.
+    """
+    absent = [root / folder for folder in settings.image_folders if not (root / folder).is_dir()]
+    if absent and settings.missing_images != "later":
+        raise CohortError(f"image_folders: no folder {absent[0]}. Correct it in the study file.")
 
 
 def _below(root: Path, folder: Path) -> str:

@@ -60,7 +60,7 @@ def _data(study: Study) -> list[Check]:
     """Whether each domain's root and lists are there, as far as they are still needed."""
     lost = lost_data(study)
     found = {
-        domain: lost.get(domain, f"{study.root(domain)}: all that is still to be read is there")
+        domain: lost.get(domain, f"{study.root(domain)}: folder and lists are there, or read already")
         for domain in study.used_domains
     }
     return [Check(f"data {domain}", "bad" if domain in lost else "good", text) for domain, text in found.items()]
