@@ -65,16 +65,15 @@ def test_an_image_shows_the_studys_data_and_the_nodes_own_disk(
     make_program(
         fake_slurm.folder, "apptainer", f'printf "%s\\n" "$@" > {seen}; shift $(($# - 2)); exec {sys.executable} "$@"'
     )
-    data, node = tmp_path / "data of b", tmp_path / "node disk"
-    data.mkdir()
-    node.mkdir()
+    data, node, small = tmp_path / "data of b", tmp_path / "node disk", tmp_path / "small images"
+    for folder in (data, node, small):
+        folder.mkdir()
     study = make_fake_study('[cluster]\nprofile = "./site.toml"\n')
-    study.file.write_text(study.file.read_text().replace("raw/b", str(data)))
-    (study.folder / "raw" / "a").mkdir(parents=True)  # shown with the study's folder
+    study.file.write_text(study.file.read_text().replace('raw/b"', f'{data}"\nimage_folders = ["{small}"]'))
     (study.folder / "site.toml").write_text('image = "x.sif"\nscratch = "$SLURM_TMPDIR"\n')
     submit(load_study(study.file), cluster="slurm", stages=["cohort"])
     (starter,) = study.paths.jobs.glob("2*/python.sh")
-    binds = ["--bind", str(data), "--bind", str(study.folder)]
+    binds = ["--bind", str(data), "--bind", str(small), "--bind", str(study.folder)]
     for variable, disk in ((str(node), ["--bind", str(node)]), ("/nowhere", [])):
         monkeypatch.setenv("SLURM_TMPDIR", variable)
         subprocess.run(["sh", str(starter), "-c", "pass"], check=True)

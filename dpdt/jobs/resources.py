@@ -107,8 +107,12 @@ def resources(study: Study) -> dict[str, Resources]:
 
 def _folders(study: Study) -> tuple[str, ...]:
     """Folders that the tasks read and write, as far as they are there; none that is below another."""
-    wanted = [study.file.parent, study.folder, *(study.root(domain) for domain in study.used_domains)]
-    there = {path for path in wanted if path.is_dir()}
+    wanted = [
+        study.file.parent,
+        study.folder,
+        *(path for domain in study.used_domains for path in study.raw_paths(domain)),
+    ]
+    there = {folder for path in wanted if (folder := path.parent if path.is_file() else path).is_dir()}
     if study.folder not in there:
         there.update(path for path in study.folder.parents[:1] if path.is_dir())
     return tuple(sorted(str(path) for path in there if there.isdisjoint(path.parents)))

@@ -5,6 +5,7 @@ fingerprint and can never change epsilon.
 """
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -135,6 +136,14 @@ class Study(Section):
     def root(self, domain: str) -> Path:
         """Absolute folder of a domain's raw data."""
         return (self.file.parent / self.domains[domain].root).resolve()
+
+    def raw_paths(self, domain: str) -> tuple[Path, ...]:
+        """A domain's root, and every folder and file outside of it that the study file names for it."""
+        root, settings = self.root(domain), self.domains[domain]
+        named = [*settings.image_folders, *settings.files.values()]
+        named += [] if settings.table is None else [settings.table.file, settings.table.images]
+        paths = (Path(os.path.normpath(root / path)) for path in named)
+        return (root, *dict.fromkeys(path for path in paths if not path.is_relative_to(root)))
 
     def _raw(self, domain: str) -> tuple[object, ...]:
         """Which data a domain reads, by any name of it."""

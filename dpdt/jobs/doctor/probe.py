@@ -80,7 +80,7 @@ def _command(study: Study, one: Resources, lock: str | None) -> list[str]:
     memory = f"--mem={round(1024 * min(one.mem_gb, 2.0))}M"
     small = ["--ntasks=1", "--nodes=1", "--cpus-per-task=1", "--time=2", memory, f"--immediate={QUEUE_SECONDS}"]
     wanted = {
-        "paths": [str(path) for path in (study.file, *(study.root(domain) for domain in study.used_domains))],
+        "paths": [str(study.file), *(str(path) for domain in study.used_domains for path in study.raw_paths(domain))],
         "writable": str(nearest_folder(study.folder)),
         "scratch": one.scratch,
         "gpus": one.gpus,
