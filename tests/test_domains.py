@@ -448,8 +448,8 @@ def test_padchest_sublabels_are_a_setting(tmp_path: Path) -> None:
 
 def test_padchest_sublabel_that_no_row_has_is_a_mistake(tmp_path: Path) -> None:
     root = padchest_folder(tmp_path, ["['laminar atelectasis']"])
-    with pytest.raises(StudyError, match=r"sublabels.atelectasis: 'lamellar atelectasis' is .* mean 'laminar atelect"):
-        read("padchest", root, sublabels={"atelectasis": ["lamellar atelectasis"]})
+    with pytest.raises(StudyError, match=r"sublabels.atelectasis: 'laminar atelectesis' is .* mean 'laminar atelect"):
+        read("padchest", root, sublabels={"atelectasis": ["laminar atelectesis"]})
 
 
 def test_padchest_exclusions_have_their_reasons(tmp_path: Path) -> None:
