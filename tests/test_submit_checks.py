@@ -151,8 +151,6 @@ def test_a_probe_tries_a_lock_that_this_machine_holds_from_the_node(
 ) -> None:
     on_a_node(site)
     study = make_fake_study()
-    for domain in study.used_domains:
-        study.root(domain).mkdir(parents=True)
     assert found(study, probe=True)["a node for cohort"][0] == "good"
     with monkeypatch.context() as patch:  # locks that are a node's own: the node does not see this one
         patch.setattr(fcntl, "flock", lambda *_: None)
