@@ -1,20 +1,29 @@
 """The application that `dpdt ui` serves: MLflow's own, with a short address for the page that compares the runs.
 
-MLflow finds it by the entry point `dpdt` of the group `mlflow.app`.
+MLflow finds it by the entry point `dpdt` of the group `mlflow.app`, and asks for `app`. Its server is loaded only then.
 """
 
+import functools
 import os
-
-from flask import Response, redirect
-from mlflow.server import app as flask_app
-from mlflow.server.fastapi_app import app
+from typing import Any
 
 from dpdt.tracking.ui import COMPARED, SHORT
 
 __all__ = ["app"]
 
+app: Any
 
-@flask_app.get(SHORT)  # type: ignore[untyped-decorator]
-def compare() -> Response:
-    """Lead on to the page of the runs that are compared."""
-    return redirect(os.environ[COMPARED])  # type: ignore[return-value]  # werkzeug's, which Flask's is a kind of
+
+@functools.cache
+def _application() -> Any:
+    from mlflow.server import app as pages
+    from mlflow.server.fastapi_app import app as application
+
+    pages.add_url_rule(SHORT, "dpdt-compare", lambda: pages.redirect(os.environ[COMPARED]))
+    return application
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _application()

@@ -132,7 +132,7 @@ def test_what_needs_a_failed_task_is_cancelled_and_the_rest_goes_on(make_fake_st
     assert rows["train a, epsilon 1, seed 0"]["state"] == "failed"
     assert rows["train a, epsilon 1, seed 0"]["note"].endswith("was told to fail")
     assert Path(rows["train a, epsilon 1, seed 0"]["log"]).exists()
-    assert rows["evaluate a, epsilon 1, seed 0"]["state"] == "missing"
+    assert rows["evaluate a, epsilon 1, seed 0"]["state"] == "to do"
     assert rows["evaluate a, no DP, seed 0"]["state"] == "done"
     assert rows["report"]["state"] == rows["track"]["state"] == "done"
 
