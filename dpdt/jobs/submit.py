@@ -141,9 +141,10 @@ def _tell_rejects(study: Study) -> None:
         with contextlib.suppress(DpdtError):  # a damaged one is told where it is used
             manifest = read_manifest(paths.manifest) if paths.manifest.exists() else {}
         if rejected := manifest.get("rejected", 0):
+            counts = manifest.get("rejected_reasons", {})  # a manifest of before may have none
+            reasons = f" ({', '.join(f'{why} {count}' for why, count in counts.items())})" if counts else ""
             total = rejected + manifest["images"]
-            reasons = ", ".join(f"{why} {count}" for why, count in manifest["rejected_reasons"].items())
-            note(f"{domain}: {rejected} of {total} images were rejected ({reasons}) and used nowhere: {paths.rejects}")
+            note(f"{domain}: {rejected} of {total} images were rejected{reasons} and used nowhere: {paths.rejects}")
 
 
 def cancel(study: Study, tasks: Collection[Task] | None = None) -> list[Task]:

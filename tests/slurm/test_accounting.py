@@ -24,8 +24,6 @@ def test_a_cancelled_job_is_known_when_squeue_has_forgotten_it(
     make_fake_study: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = make_fake_study(CLUSTER, seconds=60)
-    for domain in study.used_domains:
-        study.root(domain).mkdir(parents=True)
     checks = {check.name: check for check in check_cluster(study, probe=True)}
     assert {check.state for check in checks.values()} <= {"good", "note"}, checks
     assert checks["accounting"].state == checks["a node for cohort"].state == "good"
