@@ -147,7 +147,8 @@ def test_run_lengths_are_undone(height: int, width: int, wide: bool, levels: int
 def test_run_lengths_that_are_cut_or_wrong_are_never_a_picture() -> None:
     pixels = noise(20, 20, 16)
     data = rle(pixels)
-    for size, text in ((40, "within their header"), (300, "^truncated: an RLE segment lies behind the end"), (len(data) - 60, "before|within")):
+    behind = "^truncated: an RLE segment lies behind the end"
+    for size, text in ((40, "within their header"), (300, behind), (len(data) - 60, "before|within")):
         with pytest.raises(DecodeError, match=text):
             frame(data[:size], pixels, codec="rle")
     with pytest.raises(DecodeError, match="2 segments, expected 1"):

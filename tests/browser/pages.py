@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,9 +64,9 @@ def served(study: Path) -> Iterator[tuple[str, str]]:
             line = ui.stdout.readline()
             assert line, said
             said += line
-        compare = re.search(r"runs: (http\S+)", said)
-        assert compare
-        yield compare[1].partition("/#")[0], compare[1]
+        base, short = re.findall(r": (http\S+)", said)
+        with urllib.request.urlopen(short, timeout=120) as page:  # which leads on to the long address
+            yield base, page.url
     finally:
         ui.send_signal(signal.SIGINT)
         ui.communicate(timeout=120)
