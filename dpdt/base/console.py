@@ -150,8 +150,7 @@ def as_typed(command: str, path: Path) -> str:
     program = Path(sys.executable).parent / "dpdt"
     found = shutil.which("dpdt")
     reached = not program.exists() or (found is not None and Path(found).samefile(program))
-    shown = [Path("dpdt") if reached else _from_here(program), _from_here(path)]
-    return " ".join([shlex.quote(str(shown[0])), command, shlex.quote(str(shown[1]))])
+    return shlex.join(["dpdt" if reached else str(_from_here(program)), command, str(_from_here(path))])
 
 
 def _from_here(path: Path) -> Path:

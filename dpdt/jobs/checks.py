@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from dpdt.base.console import warn
-from dpdt.cohort.table import changed_inputs, cohort_done
+from dpdt.cohort.table import changed_inputs, cohort_done, read_record
 from dpdt.errors import CohortError
 from dpdt.jobs.plan.sizes import domain_size
-from dpdt.privacy.accounting import check_delta
+from dpdt.privacy.accounting import check_delta, delta_protects
 from dpdt.study import Study
 
 __all__ = ["check_deltas", "warn_of_changed_lists"]
@@ -23,12 +23,22 @@ def check_deltas(study: Study, domains: Iterable[str]) -> None:
         return
     private = {cell.domain for cell in study.cells() if cell.private}
     for domain in private.intersection(domains):
-        size = None
         with suppress(CohortError):  # for the shards to tell
+            listed = _listed_units(study, domain)
+            if listed is not None and delta_protects(study.privacy.delta, units=listed):
+                continue  # and so it does if some of them are rejected
             size = domain_size(study, domain, {})
-        if size is not None:
-            units = size.train_units(study.privacy.unit)
+            units = None if size is None else size.train_units(study.privacy.unit)
             check_delta(study.privacy.delta, units=units, study_unit=study.privacy.unit)
+
+
+def _listed_units(study: Study, domain: str) -> int | None:
+    """Units of the train split as the cohort's record has them, without a look at any image; None where it has none."""
+    if not cohort_done(study, domain):
+        return None
+    count = "patients" if study.privacy.unit == "patient" else "images"
+    rows = read_record(study, domain).get("counts", ())
+    return next((row[count] for row in rows if (row["what"], row["split"]) == ("total", "train")), None)
 
 
 def warn_of_changed_lists(study: Study) -> None:

@@ -10,7 +10,6 @@ from typing import Final
 from dpdt.base.console import as_typed, note, say, warn
 from dpdt.errors import ClusterError, DpdtError, StudyError
 from dpdt.jobs.dry_run import show_plan
-from dpdt.jobs.raw_data import lost_data
 from dpdt.jobs.scheduler import Scheduler
 from dpdt.jobs.schedulers import SCHEDULERS, Cluster, make_scheduler, queueing
 from dpdt.jobs.selection import Plan, make_plan
@@ -175,6 +174,8 @@ def _waits(cluster: Cluster, wanted: bool | None) -> bool:
 
 def _check_raw_data(study: Study, *, refuse: bool) -> None:
     """Say which domains' data is not there: an error where tasks would run on this machine, else a warning."""
+    from dpdt.jobs.raw_data import lost_data  # here: tables of patients are slow to load
+
     lost = [f"{domain}: {problem}" for domain, problem in lost_data(study).items()]
     if lost and refuse:
         raise StudyError("nothing was sent, raw data is not there. " + " ".join(lost))

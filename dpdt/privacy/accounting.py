@@ -441,9 +441,7 @@ def _prv_bounds(sigma: float, rate: float, steps: int, delta: float, once: float
     with warnings.catch_warnings(), np.errstate(divide="ignore"):  # log(1 - q) of a release over all units
         # Opacus sizes its grid with RDP and says so when its largest order is the best one; any order is a bound.
         warnings.filterwarnings("ignore", message="Optimal order is the", category=UserWarning)
-        errors = {
-            "eps_error": PRV_ERROR,
-            "delta_error": delta / 1000,
-        }  # as PRVAccountant.get_epsilon, which has one end
-        low, _, high = accountant._get_dprv(**errors).compute_epsilon(delta, errors["delta_error"], PRV_ERROR)
+        delta_error = delta / 1000  # as PRVAccountant.get_epsilon, which has one end
+        released = accountant._get_dprv(eps_error=PRV_ERROR, delta_error=delta_error)
+        low, _, high = released.compute_epsilon(delta, delta_error, PRV_ERROR)
     return (max(0.0, float(low)), max(0.0, float(high))) if math.isfinite(high) else None

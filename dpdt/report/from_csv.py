@@ -9,7 +9,7 @@ import pandas as pd
 
 from dpdt.base.vocabulary import LABELS
 from dpdt.errors import StudyError
-from dpdt.evaluation.metrics import ALL, AVERAGE
+from dpdt.evaluation.metrics import ALL, AVERAGE, joined_labels
 from dpdt.report import figures, tables
 from dpdt.report.gain import gain_table, gains, worse_than_before
 from dpdt.report.grid import Grid
@@ -215,8 +215,6 @@ def _with_averages(table: pd.DataFrame) -> pd.DataFrame:
         means = table[table["subgroup"] == ALL].groupby(by, sort=False, as_index=False)["auc"].mean()
         table = pd.concat([means.assign(label=AVERAGE), table], ignore_index=True)
     if "labels" not in table:
-        names = of_labels.groupby(by, sort=False)["label"].agg(
-            lambda found: ",".join(x for x in LABELS if x in set(found))
-        )
+        names = of_labels.groupby(by, sort=False)["label"].agg(joined_labels)
         table = table.join(names.rename("labels"), on=by)
     return tables.with_common(table.assign(labels=table["labels"].where(table["label"] == AVERAGE).fillna("")))

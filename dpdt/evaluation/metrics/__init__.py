@@ -6,7 +6,7 @@ models, `fairness` compares groups.
 """
 
 from dpdt.evaluation.metrics.bootstrap import extreme_interval, patient_draws, percentile_interval
-from dpdt.evaluation.metrics.common import common_labels, labels_of_averages, macro_aucs
+from dpdt.evaluation.metrics.common import common_labels, joined_labels, labels_of_averages, macro_aucs
 from dpdt.evaluation.metrics.delong import auc_covariance, auc_influence
 from dpdt.evaluation.metrics.estimate import count_patients, few_reason, undefined_reason, youden_threshold
 from dpdt.evaluation.metrics.fairness import SMALL_GROUP
@@ -61,6 +61,7 @@ __all__ = [
     "extreme_interval",
     "few_reason",
     "holm",
+    "joined_labels",
     "labels_of_averages",
     "macro_aucs",
     "measure_domain",

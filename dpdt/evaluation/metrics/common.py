@@ -11,7 +11,7 @@ import pandas as pd
 from dpdt.base.vocabulary import LABELS
 from dpdt.evaluation.metrics.names import ALL, AVERAGE
 
-__all__ = ["common_labels", "labels_of_averages", "macro_aucs"]
+__all__ = ["common_labels", "joined_labels", "labels_of_averages", "macro_aucs"]
 
 
 def labels_of_averages(table: pd.DataFrame) -> pd.Series:
@@ -25,9 +25,19 @@ def labels_of_averages(table: pd.DataFrame) -> pd.Series:
         return table["labels"]
     cell = ["test_domain", "subgroup", "metric", "protocol"]
     defined = table[table["label"].isin(LABELS) & table["value"].notna()]
-    names = defined.groupby(cell, sort=False)["label"].agg(lambda found: ",".join(x for x in LABELS if x in set(found)))
+    names = defined.groupby(cell, sort=False)["label"].agg(joined_labels)
     found = table[cell].merge(names.rename("labels").reset_index(), how="left", on=cell)["labels"].fillna("")
     return found.set_axis(table.index).where(table["label"] == AVERAGE, "")
+
+
+def joined_labels(labels: Iterable[str]) -> str:
+    """Labels in the vocabulary's order, separated by commas.
+
+    >>> joined_labels(["healthy", "cardiomegaly", "healthy"])
+    'cardiomegaly,healthy'
+    """
+    known = set(labels)
+    return ",".join(label for label in LABELS if label in known)
 
 
 def common_labels(averages: Iterable[str]) -> tuple[str, ...]:
