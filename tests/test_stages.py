@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+import shutil
 import stat
 import subprocess
 import sys
@@ -112,6 +113,18 @@ def test_the_report_and_mlflow_are_due_again_when_a_run_changed(make_fake_study:
     study.paths.run(study.run_id(study.cells()[0])).metrics.write_text("other results")
     assert not is_done(study, report)
     assert not is_done(study, track)
+
+
+def test_the_report_of_a_copied_study_is_not_due_again(make_fake_study: MakeStudy, tmp_path: Path) -> None:
+    study = make_fake_study()
+    for task in needs(study):
+        run_task(str(study.file), task)
+    shutil.copytree(
+        study.folder, tmp_path / "elsewhere" / study.folder.name, copy_function=shutil.copyfile
+    )  # new times
+    copy = load_study(tmp_path / "elsewhere" / study.folder.name / study.file.name)
+    assert copy.folder != study.folder
+    assert is_done(copy, tasks(copy, "report")[0])
 
 
 def test_outputs_are_private_unless_the_study_says_otherwise(make_fake_study: MakeStudy) -> None:

@@ -55,8 +55,8 @@ _MODULES: Final = {
 def is_done(study: Study, task: Task) -> bool:
     """Whether a task's result is there and was made with the study's present settings.
 
-    The report and MLflow are done when they were made from the files as they are now: their inputs' sizes and times
-    are kept in a stamp. `dpdt report` and `dpdt sync` always do their work.
+    The report and MLflow are done when they were made from the files as they are now: a hash of their inputs is
+    kept in a stamp. `dpdt report` and `dpdt sync` always do their work.
     """
     return _stage(task).done(study, task.key)
 

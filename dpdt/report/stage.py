@@ -16,6 +16,6 @@ def run(study: Study, _key: str = "") -> str:
     """Write the report."""
     from dpdt.report.write import write_report
 
-    refresh_statements(study)  # before their times are noted
+    refresh_statements(study)  # before their hashes are noted
     with stamped(study, "report"):
         return f"Report: {write_report(study)}"

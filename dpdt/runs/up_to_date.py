@@ -1,6 +1,7 @@
 """Whether the report and MLflow were made from the files that are there now.
 
-Their results do not record it themselves, so a stamp is kept: the sizes and times of everything that they show.
+Their results do not record it themselves, so a stamp is kept: a hash over everything that they show. It goes by the
+files' bytes, not by their times or place, so that a study that was copied or moved is not done again.
 """
 
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dpdt.base.files import file_state, fingerprint, read_json, write_json
+from dpdt.base.files import fingerprint, read_json, sha256_file, write_json
 from dpdt.base.machine import __version__
 from dpdt.study import Study
 
@@ -45,5 +46,5 @@ def _inputs(study: Study, stage: str) -> str:
     if stage == "track":
         files.append(_result(study, "report"))
         settings.append(study.tracking.model_dump(mode="json"))
-    states = [[str(file), *(file_state(file) or [None])] for file in files]
-    return fingerprint({"version": __version__, "settings": settings, "files": states})
+    hashes = {file.relative_to(study.folder).as_posix(): sha256_file(file) for file in files if file.exists()}
+    return fingerprint({"version": __version__, "settings": settings, "files": hashes})

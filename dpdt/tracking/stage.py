@@ -18,6 +18,6 @@ def run(study: Study, _key: str = "") -> object:
     """Bring MLflow up to date."""
     from dpdt.tracking.sync import sync
 
-    refresh_statements(study)  # before their times are noted
+    refresh_statements(study)  # before their hashes are noted
     with stamped(study, "track"):
         return sync(study)
