@@ -182,3 +182,21 @@ def end_of_job(
     done = subprocess.run(["bash", "-c", "\n".join([f"(exit {code})", *teardown(jobs)])])
     file = folder / "asked"
     return done.returncode, file.read_text().strip() if file.exists() else ""
+
+
+def test_a_verbose_dry_run_shows_the_scripts_that_are_sent_and_writes_nothing(
+    make_fake_study: MakeStudy,
+    fake_slurm: FakeSlurm,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    study = with_profile(make_fake_study, "partition = 'gpu'\nsetup = ['module load python']\nimage = 'it.sif'\n")
+    before = sorted(study.folder.rglob("*"))
+    monkeypatch.setenv("DPDT_VERBOSE", "1")
+    submit(study, cluster="slurm", stages=["cohort"], dry_run=True)
+    shown = capsys.readouterr().out.split("\n\n#!", 1)[1]
+    assert sorted(study.folder.rglob("*")) == before
+    make_program(fake_slurm.folder, "apptainer", f'shift $(($# - 2)); exec {sys.executable} "$@"')
+    submit(study, cluster="slurm", stages=["cohort"])
+    (sent,) = study.paths.jobs.iterdir()
+    assert shown == fake_slurm.script(1).removeprefix("#!").replace(sent.name, "TIME")

@@ -1,6 +1,7 @@
 """Status, cancel and retry of what was sent to Slurm, with programs that stand for it."""
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 from dpdt.jobs.attempts import Attempt, begin_attempt, stop_attempt
 from dpdt.jobs.logs import find_tasks
 from dpdt.jobs.slurm.cancel import cancel
+from dpdt.jobs.stages import run_task
 from dpdt.jobs.status import show_status, study_status, watch_status
 from dpdt.jobs.submissions import latest_jobs
 from dpdt.jobs.submit import submit
@@ -199,3 +201,37 @@ def test_watching_ends_when_nothing_runs_or_waits(
     capsys.readouterr()
     watch_status(study, every_seconds=7, as_json=True)
     assert [len(json.loads(line)) for line in capsys.readouterr().out.splitlines()] == [18]
+
+
+def ended(job: Any, *, node: str, how: tuple[str, str]) -> None:
+    """Leave what a job leaves that ran on a node and ended, as submitit writes it."""
+    started(job, node=node)
+    job.result.write_bytes(pickle.dumps(how))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "left_out"),
+    [
+        (("bad", "bad", "good"), "bad"),  # two failed on it, and another node did the same
+        (("bad", "worse", "good"), None),  # one failure each may be chance
+        (("bad", "bad", "bad"), None),  # the third ended well on it
+        (("bad", "bad", None), None),  # no other node did better: the fault may be the study's
+    ],
+)
+def test_a_node_on_which_two_tasks_failed_is_left_out_and_named_where_others_did_them(
+    make_fake_study: MakeStudy,
+    fake_slurm: FakeSlurm,
+    capsys: pytest.CaptureFixture[str],
+    nodes: tuple[str, str, str | None],
+    left_out: str | None,
+) -> None:
+    study, jobs = sent(make_fake_study, ["cohort"])
+    ended(jobs["cohort-a"], node=str(nodes[0]), how=("error", "OSError: no such device"))
+    ended(jobs["cohort-b"], node=str(nodes[1]), how=("error", "OSError: no such device"))
+    if nodes[2] is not None:
+        run_task(str(study.file), jobs["cohort-public"].task)
+        ended(jobs["cohort-public"], node=nodes[2], how=("success", ""))
+    submit(study, cluster="slurm", stages=["cohort"])
+    assert fake_slurm.options(2).get("exclude") == left_out
+    told = "node bad is left out: 2 jobs failed on it (cohort a, cohort b)" in capsys.readouterr().err
+    assert told == (left_out is not None)

@@ -20,6 +20,7 @@ __all__ = [
     "say",
     "show_checks",
     "show_table",
+    "verbose",
     "warn",
 ]
 
@@ -36,6 +37,11 @@ class Advance(Protocol):
 def quiet() -> bool:
     """Whether `--quiet` was given: no progress, no summaries."""
     return bool(os.environ.get("DPDT_QUIET"))
+
+
+def verbose() -> bool:
+    """Whether `--verbose` was given: tracebacks of errors, the batch scripts of a dry run."""
+    return bool(os.environ.get("DPDT_VERBOSE"))
 
 
 @contextmanager

@@ -20,7 +20,10 @@ def submit(
         typer.Option(help=f"{'; '.join(f'{name}: {known.summary}' for name, known in SCHEDULERS.items())}."),
     ] = "local",
     stages: Annotated[str | None, typer.Option(help="Only these stages, comma-separated; default: all.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent, and send nothing.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print what would be sent (with -v the batch scripts too), and send nothing."),
+    ] = False,
     wait: Annotated[
         bool | None,
         typer.Option(

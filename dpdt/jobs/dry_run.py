@@ -1,6 +1,6 @@
-"""`--dry-run`: what would be sent, as a table."""
+"""`--dry-run`: what would be sent, as a table; with `--verbose` the batch scripts too."""
 
-from dpdt.base.console import show_table
+from dpdt.base.console import show_table, verbose
 from dpdt.jobs.scheduler import Scheduler
 from dpdt.jobs.selection import Plan, StagePlan
 from dpdt.study.tasks import LAST_STAGES
@@ -24,9 +24,11 @@ COLUMNS = (
 
 
 def show_plan(plan: Plan, scheduler: Scheduler, *, cluster: str) -> None:
-    """Print what would be sent, one row a stage."""
+    """Print what would be sent, one row a stage, and with `--verbose` the batch scripts."""
     rows = [_row(plan, stage, scheduler) for stage in plan.stages]
     show_table(f"{scheduler.study.name}: would be sent with --cluster {cluster}", COLUMNS, rows)
+    for script in scheduler.scripts(plan) if verbose() else ():
+        print(f"\n{script}", end="")
 
 
 def _row(plan: Plan, stage: StagePlan, scheduler: Scheduler) -> tuple[object, ...]:

@@ -57,6 +57,10 @@ class Scheduler(ABC):
     def asked(self, stage: StagePlan) -> tuple[object, ...]:
         """What tasks of a stage get, for `--dry-run`: partition, tasks at once; CPUs, GPUs, memory, time of each."""
 
+    def scripts(self, plan: Plan) -> list[str]:
+        """The batch scripts of a plan, for `--dry-run --verbose`; empty where there are none."""
+        return []
+
     @abstractmethod
     def states(self, jobs: Jobs) -> JobStates:
         """What is known now of jobs that it was sent, for `dpdt status`."""

@@ -77,7 +77,7 @@ def submit(
         study: The study.
         cluster: The scheduler: a key of `SCHEDULERS`.
         stages: Only these; None means all.
-        dry_run: Print a table of what would be sent; send nothing.
+        dry_run: Print a table of what would be sent, with `--verbose` the batch scripts too; send nothing.
         wait: Wait for the end and fail if a task failed. Default: yes, unless they wait and run in a queue.
         retry_failed: Only tasks that failed or were stopped, and what was not run because of them.
 

@@ -35,6 +35,17 @@ NO_ANSWER: Final = re.compile(r"timed out|unable to contact|zero bytes|temporari
 class Executor(submitit.SlurmExecutor):  # type: ignore[misc]
     """submitit's, with dpdt's way to call sbatch."""
 
+    @classmethod
+    def affinity(cls) -> int:
+        """That it can be used: without Slurm's programs a script can be shown, and sending says what is missing."""
+        return 1
+
+    def script(self, number: int, tag: str) -> str:
+        """The batch script of so many tasks; a tag tells their files apart."""
+        if number > 1:
+            self.parameters["map_count"] = number
+        return str(self._make_submission_file_text(self._submitit_command_str, tag))
+
     def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[SlurmJob[Any]]:
         """Send the calls as an array, or as a job if it is one.
 
@@ -43,15 +54,13 @@ class Executor(submitit.SlurmExecutor):  # type: ignore[misc]
         """
         folder = make_folder(Path(self.folder))
         number = len(delayed_submissions)
-        if number > 1:
-            self.parameters["map_count"] = number
         calls = [folder / f"{uuid.uuid4().hex}.pkl" for _ in delayed_submissions]
         for call, path in zip(delayed_submissions, calls, strict=True):
             call.set_timeout(self.parameters["time"], self.max_num_timeout)
             call.dump(path)
         tag = f"dpdt-{uuid.uuid4().hex}"
         script = folder / f".{tag}.sh"
-        script.write_text(self._make_submission_file_text(self._submitit_command_str, tag), encoding="utf-8")
+        script.write_text(self.script(number, tag), encoding="utf-8")
         job_id = _send(script, tag)
         ranks = list(range(self._num_tasks()))
         JobPaths(folder, job_id).move_temporary_file(script, "submission_file", keep_as_symlink=True)

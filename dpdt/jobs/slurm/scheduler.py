@@ -5,7 +5,9 @@ from collections.abc import Collection, Mapping
 from dpdt.jobs.outcomes import Outcomes
 from dpdt.jobs.scheduler import Scheduler
 from dpdt.jobs.selection import Plan, StagePlan
+from dpdt.jobs.slurm.bad_nodes import bad_nodes
 from dpdt.jobs.slurm.cancel import cancel
+from dpdt.jobs.slurm.script import make_executor
 from dpdt.jobs.slurm.send import queued_tasks, send
 from dpdt.jobs.slurm.states import SlurmStates
 from dpdt.jobs.slurm.wait import wait_for
@@ -36,6 +38,16 @@ class SlurmScheduler(Scheduler):
         at_once = min(asked.array_parallelism, len(stage.send))
         time = f"{asked.timeout_min // 60}:{asked.timeout_min % 60:02d} h"
         return asked.partition or "", at_once, asked.cpus, asked.gpus, f"{asked.mem_gb:g} GB", time
+
+    def scripts(self, plan: Plan) -> list[str]:
+        """Of each stage; what is known only when it is sent, dependencies and the comment, is not in them."""
+        submission = Submission(self.study.paths.submission("TIME"), "slurm")
+        left_out = bad_nodes(self.study, plan.send)
+        return [
+            make_executor(submission, stage.stage, stage.resources, left_out).script(len(stage.send), "script")
+            for stage in plan.stages
+            if stage.send
+        ]
 
     def states(self, jobs: Jobs) -> SlurmStates:
         """From squeue, and for what it forgot from sacct."""

@@ -36,15 +36,16 @@ exec apptainer exec {options} ${{scratch:+--bind "$scratch"}} {image} python "$@
 """
 
 
-def make_executor(submission: Submission, stage: str, asked: Resources) -> Any:
+def make_executor(submission: Submission, stage: str, asked: Resources, left_out: Sequence[str] = ()) -> Executor:
     """A submitit executor with a stage's resources; an array's dependency and tasks at once are its own.
 
     Args:
         submission: Where scripts, pickles, logs and results go.
         stage: One of STAGES.
         asked: What each task asks for.
+        left_out: Nodes that tasks shall not run on.
     """
-    executor = Executor(folder=submission.paths.jobs(stage), python=python_command(submission, asked))
+    executor = Executor(folder=submission.paths.jobs(stage), python=_python_command(submission, asked))
     cpus = cpus_per_rank(asked)
     together = ["--kill-on-bad-exit=1"] if asked.nodes * asked.ranks > 1 else []
     parameters: dict[str, Any] = {
@@ -59,6 +60,7 @@ def make_executor(submission: Submission, stage: str, asked: Resources) -> Any:
         "ntasks_per_node": asked.ranks,
         "mem": f"{max(1, round(asked.mem_gb * 1024))}M",
         "time": asked.timeout_min,
+        "exclude": ",".join(left_out) or None,
         "wckey": None,
         "signal_delay_s": asked.signal_delay_s,
         "setup": [f"export OMP_NUM_THREADS={cpus}", *asked.setup, *SETUP],
@@ -80,14 +82,9 @@ def cpus_per_rank(asked: Resources) -> int:
     return max(1, asked.cpus // asked.ranks)
 
 
-def python_command(submission: Submission, asked: Resources) -> str | None:
+def _python_command(submission: Submission, asked: Resources) -> str | None:
     """How python is started on a node: in the image if there is one; None for the python of this process."""
-    if asked.image is None:
-        return asked.python
-    file = submission.paths.container
-    if not file.exists():
-        write_text(file, _container_script(asked, asked.image))
-    return f"sh {shlex.quote(str(file))}"
+    return asked.python if asked.image is None else f"sh {shlex.quote(str(submission.paths.container))}"
 
 
 def python_words(asked: Resources) -> list[str]:
@@ -109,13 +106,18 @@ def _container_options(asked: Resources) -> str:
 def check_python(submission: Submission, asked: Sequence[Resources]) -> None:
     """Check that the tasks' python is like this one, before any of them waits for a GPU in the queue.
 
+    Where it is in an image, the script that starts it is written first.
+
     A python that cannot be started here (a module that only nodes have) is a warning.
 
     Raises:
         ClusterError: It has another version of Python, dpdt or submitit.
     """
     wanted = f"{sys.version_info[0]}.{sys.version_info[1]} {version('dpdt')} {version('submitit')}"
-    for setup, command in {(one.setup, python_command(submission, one)) for one in asked}:
+    for one in asked:
+        if one.image is not None:
+            write_text(submission.paths.container, _container_script(one, one.image))
+    for setup, command in {(one.setup, _python_command(submission, one)) for one in asked}:
         if command is None:
             continue
         lines = [*setup, f'{command} -c "{ASK_VERSIONS}"']

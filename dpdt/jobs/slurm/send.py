@@ -16,6 +16,7 @@ from typing import Final
 
 from dpdt.errors import ClusterError
 from dpdt.jobs.selection import Plan, StagePlan
+from dpdt.jobs.slurm.bad_nodes import bad_nodes
 from dpdt.jobs.slurm.call import SlurmCall
 from dpdt.jobs.slurm.programs import COMMAND_SECONDS, run_program
 from dpdt.jobs.slurm.queue import read_queue
@@ -98,6 +99,7 @@ class _Sender:
         self.job_ids = {task: job.job_id for task, job in queued.items()}
         self.arrays: dict[str, list[str]] = {}
         self.max_array_size = max_array_size()
+        self.left_out = bad_nodes(study, plan.send)
 
     def send_stage(self, stage: StagePlan) -> None:
         """Send one stage as one array or more; together they keep to the stage's limit of tasks at once."""
@@ -171,7 +173,7 @@ class _Sender:
     def _send_array(self, stage: StagePlan, array: _Array, limit: int) -> str:
         """Send an array, or a job if it is one task; returns its id."""
         asked = stage.resources
-        executor = make_executor(self.submission, stage.stage, asked)
+        executor = make_executor(self.submission, stage.stage, asked, self.left_out)
         executor.update_parameters(dependency=array.dependency, array_parallelism=limit)
         limits = Limits(asked.max_attempts, asked.timeout_min, asked.signal_delay_s)
         study = str(self.submission.paths.study)
