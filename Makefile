@@ -4,13 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PYTHON
 
-.PHONY: install demo test test-fast check format clean slurm-up slurm-down torture-privacy torture-tracking tracking-images image image-test image-save
+.PHONY: install demo test test-fast check format clean slurm-up slurm-down torture-privacy torture-tracking docs-images image image-test image-save
 .PHONY: bench-cohort bench-evaluate bench-preprocess bench-tracking bench-train bench-loader fuzz
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt CMakeLists.txt .ci/packages.sh $(wildcard csrc/*.cpp csrc/*.hpp)
+	@test ! -L $(VENV) || { echo "$(VENV) is a link to another checkout's environment, which would then be this one's: remove the link"; exit 1; }
 	@.ci/packages.sh
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c "import sys; assert sys.version_info >= (3, 11), 'dpdt needs Python 3.11 or newer; set PYTHON=python3.11'"
@@ -110,8 +111,8 @@ STORE ?=
 torture-tracking: install
 	@$(BIN)/python -m tests.torture_tracking build/demo --processes $(PROCESSES) $(if $(STORE),--uri $(STORE))
 
-# The screenshots in docs/tracking.md, from `make demo`'s study. Needs Debian's chromium.
-tracking-images: install
+# The pictures of the documentation, from `make demo`'s study. Needs Debian's chromium.
+docs-images: install
 	@$(BIN)/dpdt sync build/demo
 	@$(BIN)/python -m tests.browser.pages build/demo
 

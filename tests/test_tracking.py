@@ -1,9 +1,10 @@
 """MLflow from hand-made run folders: what it gets, that twice is once, and that no patient goes there."""
 
-import http.client
+import html
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import socket
@@ -685,14 +686,16 @@ def test_the_ui_serves_every_run_on_this_machine_alone_until_ctrl_c(runs: Make) 
             line = ui.stdout.readline()
             assert line, "".join(lines)
             lines.append(line)
-        base = lines[1].split()[-1]
+        base = lines[1].split()[-1].removesuffix("/runs")
         assert base.startswith("http://127.0.0.1:")
         assert lines[2].split()[-1] == f"{base}/compare"
-        asked = http.client.HTTPConnection(base.removeprefix("http://"), timeout=120)
-        asked.request("GET", "/compare")
-        assert (answered := asked.getresponse()).status == 302
-        assert answered.headers["Location"].startswith("/#/compare-runs?runs=")
-        asked.close()
+        for short, long in (
+            ("compare", "/#/compare-runs?runs="),
+            ("runs", "/#/experiments/1/runs?viewStateShareKey=dpdt&"),
+        ):
+            with urllib.request.urlopen(f"{base}/{short}", timeout=120) as answer:
+                page = answer.read().decode()
+            assert html.unescape(re.findall(r'href="([^"]+)"', page)[0]).startswith(long)
         body = json.dumps({"experiment_ids": ["1"], "order_by": ["metrics.`auc/uka/healthy` DESC"]}).encode()
         request = urllib.request.Request(
             f"{base}/api/2.0/mlflow/runs/search", body, {"Content-Type": "application/json"}

@@ -13,7 +13,7 @@ from dpdt.evaluation.metrics import ALL, AVERAGE, joined_labels
 from dpdt.report import figures, tables
 from dpdt.report.gain import gain_table, gains, worse_than_before
 from dpdt.report.grid import Grid
-from dpdt.report.page import Contents, render_published
+from dpdt.report.page import EQUAL, Contents, render_published
 from dpdt.report.publish import draw, latex_tables, publish
 from dpdt.report.transfer import transfer_table
 from dpdt.study import BEFORE, arm_name
@@ -76,7 +76,7 @@ def write_published(files: Sequence[Path], folder: Path) -> Path:
         "worse_than_before": contents.worse,
     }
     page = render_published(contents, name=f"Published AUCs: {file.name}", source=file.name)
-    return publish(folder, page=page, csv=csv, tex=latex_tables(contents), drawn=drawn)
+    return publish(folder, page=page, answer=contents.answer(EQUAL), csv=csv, tex=latex_tables(contents), drawn=drawn)
 
 
 def _of_kind(read: Mapping[Path, pd.DataFrame], columns: Sequence[str], what: str) -> pd.DataFrame | None:

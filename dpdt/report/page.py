@@ -46,6 +46,10 @@ class Contents:
     fairness: pd.DataFrame = field(default_factory=pd.DataFrame)
     draws: Draws = field(default_factory=lambda: Draws({}, 0.95))
 
+    def answer(self, margin: float) -> list[str]:
+        """The study's answer, in sentences; within ± `margin` an AUC counts as the same."""
+        return answer(self.arms, self.gains, self.grid, margin, drawn=bool(self.draws))
+
 
 def render(study: Study, contents: Contents, *, missing: Sequence[tuple[str, str]], stale: Sequence[str]) -> str:
     """A study's page as HTML, with its images inside."""
@@ -134,7 +138,7 @@ def _shared(contents: Contents, margin: float) -> dict[str, Any]:
     return {
         "train_domains": grid.train_domains,
         "test_domains": grid.test_domains,
-        "answer": answer(contents.arms, contents.gains, grid, margin, drawn=bool(contents.draws)),
+        "answer": contents.answer(margin),
         "arms": arms_table(contents.arms, grid),
         "averaged": _label_names(tables.averaged_over(contents.auc), contents.auc),
         "other_labels": [

@@ -1,6 +1,6 @@
 """The report's files: the page, CSV and LaTeX tables, and figures in three formats."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -69,6 +69,7 @@ def publish(
     folder: Path,
     *,
     page: str,
+    answer: Sequence[str],
     csv: Mapping[str, pd.DataFrame],
     tex: Mapping[str, str],
     drawn: Mapping[str, figures.Drawing],
@@ -88,5 +89,6 @@ def publish(
     for file in (*stale, *(folder / "tables").glob("*.tex")):
         if file not in wanted and file not in texts:
             file.unlink()
+    write_text(folder / "answer.txt", "".join(f"{sentence}\n" for sentence in answer))
     write_text(folder / "index.html", page)
     return folder / "index.html"

@@ -24,7 +24,7 @@ __all__ = ["auc_matrix", "auc_table", "heat_map_name", "write_published", "write
 
 
 def write_report(study: Study) -> Path:
-    """Write the report below `report/`: `index.html`, `auc.csv` and other tables, `tables/*.tex`, `figures/*`.
+    """Write the report below `report/`: `index.html`, `answer.txt`, `auc.csv` and other tables, `tables/`, `figures/`.
 
     Args:
         study: The study; runs that are not evaluated yet are left out and named.
@@ -68,7 +68,14 @@ def write_report(study: Study) -> Path:
         "metrics": metrics,
     }
     page = render(study, contents, missing=tables.missing_runs(study), stale=tables.stale_runs(study))
-    return publish(study.paths.report, page=page, csv=csv, tex=latex_tables(contents), drawn=contents.figures)
+    return publish(
+        study.paths.report,
+        page=page,
+        answer=contents.answer(study.evaluate.equivalence_margin),
+        csv=csv,
+        tex=latex_tables(contents),
+        drawn=contents.figures,
+    )
 
 
 def auc_matrix(study: Study, target_epsilon: float, *, label: str = AVERAGE) -> pd.DataFrame:

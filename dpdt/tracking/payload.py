@@ -23,7 +23,7 @@ from dpdt.tracking.system_metrics import system_values
 __all__ = ["FORMAT", "RETIRED_TAGS", "RUN_ID_TAG", "Payload", "payload", "run_status", "signature", "started_ms"]
 
 RUN_ID_TAG: Final = "dpdt.run_id"
-FORMAT: Final = 4  # of what is sent; a higher one sends everything again
+FORMAT: Final = 5  # of what is sent; a higher one sends everything again
 # Sent in plain by former versions: hashes of private data, which the next sync removes.
 RETIRED_TAGS: Final = ("dpdt.cohort_sha256", "dpdt.shards_sha256")
 QUIET_SECONDS: Final = 60.0
@@ -91,7 +91,8 @@ def payload(run: Run) -> Payload:
     labels = {
         f"dpdt.labels.{domain}": text for domain, text in (macro_labels(table) if table is not None else {}).items()
     }
-    tags = {**_tags(run, statement), "dpdt.hours": f"{_hours(steps):.3g}", **labels, **reasons}
+    auc = next((f"{point.value:.3f}" for point in final if point.key == "auc"), "")
+    tags = {**_tags(run, statement), "dpdt.auc": auc, "dpdt.hours": f"{_hours(steps):.3g}", **labels, **reasons}
     texts = {"model/README.md": model_card(run, statement, final)} if statement else {}
     if run.paths.metrics.exists():
         texts["metrics.csv"] = _metrics_csv(run)

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 __all__ = ["model_name", "register_model"]
 
 MAX_DESCRIPTION: Final = 5000  # of MLflow
-VERSION_TAGS: Final = (RUN_ID_TAG, "dpdt.arm", "dpdt.epsilon", "dpdt.delta", "dpdt.privacy_unit", "dpdt.synthetic")
+VERSION_TAGS: Final = (
+    RUN_ID_TAG,
+    "dpdt.arm",
+    "dpdt.epsilon",
+    "dpdt.auc",
+    "dpdt.delta",
+    "dpdt.privacy_unit",
+    "dpdt.synthetic",
+)
 
 
 def model_name(study: Study, run: Run) -> str:
@@ -44,6 +52,7 @@ def register_model(client: "MlflowClient", study: Study, run: Run, run_id: str, 
     if len(card) > MAX_DESCRIPTION:
         ending = "\n\n… The whole card is the run's artifact `model/README.md`."
         card = card[: MAX_DESCRIPTION - len(ending)] + ending
+    tags = {key: news.tags[key] for key in VERSION_TAGS if key in news.tags}
     known = client.search_model_versions(f"run_id = '{run_id}'")
     if known:
         version, *twice = sorted(known, key=lambda one: int(one.version))
@@ -51,12 +60,13 @@ def register_model(client: "MlflowClient", study: Study, run: Run, run_id: str, 
             client.delete_model_version(one.name, one.version)
         if version.description != card:
             client.update_model_version(version.name, version.version, description=card)
+        for key in [key for key, value in tags.items() if version.tags.get(key) != value]:  # it was evaluated since
+            client.set_model_version_tag(version.name, version.version, key, tags[key])
         if _alias(run) not in client.get_registered_model(version.name).aliases:  # a kill came between the two
             client.set_registered_model_alias(version.name, _alias(run), version.version)
         return f"{version.name} v{version.version}"
     if not client.search_registered_models(f"name = '{name}'", max_results=1):
         _make_model(client, name, run)
-    tags = {key: news.tags[key] for key in VERSION_TAGS if key in news.tags}
     source = f"runs:/{run_id}/model"
     version = client.create_model_version(name, source, run_id, tags=tags, description=card, await_creation_for=0)
     client.set_registered_model_alias(name, _alias(run), version.version)

@@ -46,8 +46,8 @@ ENVIRONMENT: Final = {
 }
 MIGRATION_LOCK: Final = 7_374_656  # any number, the same in all processes
 EXPERIMENT_TAGS: Final = {
-    "mlflow.experimentKind": "custom_model_development"
-}  # pages for trainings, not for chat models
+    "mlflow.experimentKind": "custom_model_development",  # pages for trainings, not for chat models
+}
 
 
 def tracking_uri(study: Study) -> str:

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-__all__ = ["PARENT", "compare_fragment", "compared_runs", "create_parent", "parent_state", "send_parent"]
+__all__ = ["PARENT", "RUN_LIST", "compare_fragment", "compared_runs", "create_parent", "parent_state", "send_parent"]
 
+RUN_LIST: Final = "dpdt"
+"""Shared view (MLflow's `viewStateShareKey`) of a study's runs: by target epsilon, with these columns."""
+COLUMNS: Final = ("params.`target_epsilon`", "metrics.`epsilon`", "metrics.`auc`", "metrics.`auc_off_domain`")
 PARENT: Final = "study"  # the parent run's dpdt.run_id
 MAX_COMPARED: Final = 30  # runs that the compare page shows without a wait
 FIGURES: Final = {
@@ -84,6 +87,13 @@ def _send_news(client: "MlflowClient", study: Study, parent: "MlflowRun", known:
     curve = folder / "epsilon_curve.csv"
     points = _points(study, milliseconds(curve.stat().st_mtime)) if curve in files else []
     log(client, run_id, points=points, tags=tags)
+    view = {
+        "selectedColumns": [*COLUMNS],
+        "columnWidths": COLUMNS,
+        "orderByKey": next(iter(COLUMNS)),
+        "orderByAsc": True,
+    }
+    client.set_experiment_tag(parent.info.experiment_id, f"mlflow.sharedViewState.{RUN_LIST}", json.dumps(view))
     if _done(cells):
         ended = max(float(run.state.get("updated") or 0) for run in cells.values() if run)
         client.set_terminated(run_id, status="FINISHED", end_time=round(ended * 1000))
@@ -144,6 +154,8 @@ def _description(study: Study, parent: "MlflowRun", shown: Sequence[str], compar
     """
     costs = _mean_aucs(study.paths.report)
     sentences = ["**Synthetic data.**"] if is_synthetic(study) else []
+    if (answer := study.paths.report / "answer.txt").exists():
+        sentences += [answer.read_text(encoding="utf-8").replace("\n", "\n\n")]
     for scope in SCOPES:
         by_arm = {arm_name(epsilon, prefix="ε="): auc for (one, epsilon), auc in costs.items() if one == scope}
         found = [f"{auc:.3f} ({arm})" for arm, auc in by_arm.items()]

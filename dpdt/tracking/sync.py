@@ -8,7 +8,7 @@ says which state of the folder MLflow has seen; that of the parent run, after it
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from dpdt.base.console import progress
 from dpdt.base.files import fingerprint
@@ -33,9 +33,12 @@ from dpdt.tracking.study_run import PARENT, create_parent, parent_state, send_pa
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
     from mlflow.entities import Run as MlflowRun
 
 __all__ = ["SyncSummary", "sync"]
+
+MAX_DIGEST: Final = 36  # of MLflow
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,8 @@ def _send_run(
     missing = {key: value for key, value in news.params.items() if key not in known.data.params}
     changed = {key: value for key, value in {**tags, NAME_TAG: news.name}.items() if old.get(key) != value}
     log(client, run_id, points=news.points, params=missing, tags=changed)
+    if digest := tags.get("dpdt.cohort_hmac"):
+        client.log_inputs(run_id, [_dataset(run.domain, digest)])
     for name, text in news.texts.items():
         client.log_text(run_id, text, name)
     for file in (run.paths.privacy, run.paths.audit):
@@ -159,6 +164,14 @@ def _send_run(
     _set_status(client, run_id, news)
     log(client, run_id, tags=last)
     return known
+
+
+def _dataset(domain: str, digest: str) -> "DatasetInput":
+    """A domain as MLflow's dataset: its name and the keyed hash of who is in it, no place and no content."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(domain, digest[:MAX_DIGEST], source_type="dpdt", source="{}")
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
 def _set_status(client: "MlflowClient", run_id: str, news: Payload) -> None:

@@ -28,25 +28,25 @@ from dpdt.tracking.store import (
     public_name,
     tracking_uri,
 )
-from dpdt.tracking.study_run import PARENT, compare_fragment, compared_runs
+from dpdt.tracking.study_run import PARENT, RUN_LIST, compare_fragment, compared_runs
 
-__all__ = ["COMPARED", "SHORT", "compare_url", "serve_ui"]
+__all__ = ["PAGES", "compare_url", "serve_ui"]
 
 HOST: Final = "127.0.0.1"
 LOCAL: Final = ("127.0.0.1", "localhost", "::1")
-SHORT: Final = "/compare"
-COMPARED: Final = "DPDT_COMPARED"
-"""Variable of the environment that tells `pages` the long address, from the first `/` on."""
+PAGES: Final = {"/compare": "DPDT_COMPARE_PAGE", "/runs": "DPDT_RUNS_PAGE"}
+"""Short addresses, and the variables of the environment that tell `pages` the long ones, from the first `/` on."""
 READY_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 10.0
 
 
 def compare_url(study: Study, base_url: str) -> str:
-    """Address of the page that compares the study's DP and non-DP runs.
+    """Address of the page that compares the study's DP and non-DP runs."""
+    return f"{base_url.rstrip('/')}{_addresses(study)['/compare']}"
 
-    Args:
-        study: The study.
-        base_url: Address of the MLflow server, e.g. ``http://127.0.0.1:5000``.
+
+def _addresses(study: Study) -> dict[str, str]:
+    """Long addresses of PAGES, from the first `/` on.
 
     Raises:
         TrackingError: MLflow cannot be reached or has no run of this study.
@@ -66,8 +66,11 @@ def compare_url(study: Study, base_url: str) -> str:
         raise TrackingError(
             f"MLflow at {public_name(uri)} has 0 runs of {study.name!r}. Send them with `dpdt sync {study.file}`."
         )
-    fragment = compare_fragment(experiment.experiment_id, wanted)
-    return f"{base_url.rstrip('/')}/{fragment}"
+    run_list = f"#/experiments/{experiment.experiment_id}/runs?viewStateShareKey={RUN_LIST}"
+    return {
+        "/compare": f"/{compare_fragment(experiment.experiment_id, wanted)}",
+        "/runs": f"/{run_list}&workflowType=machine_learning",
+    }
 
 
 def serve_ui(study: Study, *, port: int, host: str = HOST) -> None:
@@ -94,11 +97,11 @@ def serve_ui(study: Study, *, port: int, host: str = HOST) -> None:
         )
     port = _free_port(host, port)
     base = f"http://{host}:{port}"
-    compared = compare_url(study, "")
+    addresses = {PAGES[short]: address for short, address in _addresses(study).items()}
     print(f"Starting MLflow on {base} …", flush=True)
-    with tempfile.TemporaryFile() as log, _server(uri, host, port, log, compared) as server:
+    with tempfile.TemporaryFile() as log, _server(uri, host, port, log, addresses) as server:
         _wait_until_ready(server, base, log)
-        print(f"MLflow: {base}\nCompare DP and non-DP runs: {base}{SHORT}\nStop with Ctrl-C.", flush=True)
+        print(f"Runs: {base}/runs\nCompare DP and non-DP runs: {base}/compare\nStop with Ctrl-C.", flush=True)
         server.wait()
         raise TrackingError(f"MLflow's server on {base} ended by itself: {_tail(log)}")
 
@@ -117,11 +120,13 @@ def _free_port(host: str, port: int) -> int:
 
 
 @contextlib.contextmanager
-def _server(uri: str, host: str, port: int, log: IO[bytes], compared: str) -> Iterator[subprocess.Popen[bytes]]:
+def _server(
+    uri: str, host: str, port: int, log: IO[bytes], addresses: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
     """MLflow's server with one worker; it and its children end with the block, also on SIGTERM."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", host]
     command += ["--port", str(port), "--workers", "1", "--no-serve-artifacts", "--app-name", "dpdt"]
-    variables = {**environment(), "MLFLOW_BACKEND_STORE_URI": uri, COMPARED: compared}
+    variables = {**environment(), "MLFLOW_BACKEND_STORE_URI": uri, **addresses}
     if host not in LOCAL:
         from mlflow.server.security_utils import get_default_allowed_hosts  # here: it loads MLflow
 

@@ -15,7 +15,7 @@ from tests.fake_runs import BEGUN, FakeRuns
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here: make install")
 
-from tests.browser.pages import browser, chromium, new_page, served  # noqa: E402
+from tests.browser.pages import WAIT_MS, browser, chromium, new_page, served  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
@@ -82,6 +82,19 @@ def test_the_pages_show_what_the_study_asks(study: Study) -> None:
         page.get_by_role("tab", name="Scatter Plot").click()
         axes = [page.locator(f"#{axis}-axis-selector").inner_text().strip() for axis in "xy"]
         assert axes == ["target_epsilon", "auc"]
+
+        # The run list: every run in sight with its epsilon and AUC, nothing to click away, in a new browser.
+        fresh = started.new_page(viewport={"width": 1400, "height": 1100})
+        fresh.set_default_timeout(WAIT_MS)
+        fresh.goto(f"{base}/runs")
+        fresh.get_by_role("link", name="padchest · patient ε=1 · seed 0").wait_for()
+        headers = fresh.get_by_role("columnheader").all_inner_texts()
+        assert {"auc", "auc_off_domain", "epsilon", "target_epsilon"} <= set(headers)
+        shown = fresh.inner_text("body")
+        assert str(latest(study, PRIVATE, "auc"))[:6] in shown
+        assert "usage data" not in shown
+        assert fresh.evaluate("localStorage.getItem('mlflow.assistant.panelOpen_v1')") == "false"  # it opens by itself
+        fresh.close()
 
         # The parent: its charts, and the way to the comparison.
         page.goto(f"{base}/#/experiments/1/runs?workflowType=machine_learning")
