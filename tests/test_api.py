@@ -1,5 +1,6 @@
 """dpdt from Python: light to import, typed, the documentation's page runs, and so does the example notebook."""
 
+import ast
 import doctest
 import importlib
 import json
