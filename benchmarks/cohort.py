@@ -23,8 +23,8 @@ import pandas as pd
 
 from dpdt.base.console import show_table
 from dpdt.cohort.build import build_cohort
-from dpdt.cohort.hospitals.uncertain_labels import COLUMNS as LABELLER_COLUMNS
 from dpdt.study import load_study
+from dpdt.study.findings import CHEXPERT_FINDINGS
 
 ROWS: Final = 592_000
 GZIP: Final[dict[str, Any]] = {"method": "gzip", "compresslevel": 1}
@@ -83,7 +83,7 @@ def mimic(root: Path, random: np.random.Generator) -> None:
     views = random.choice(["PA", "AP", "LATERAL", ""], ROWS, p=[0.3, 0.4, 0.26, 0.04])
     split = np.where(subjects % 50 == 0, "test", np.where(subjects % 50 == 1, "validate", "train"))
     every = np.arange(count)
-    labels = {name: random.choice(["1.0", "0.0", "-1.0", ""], count) for name in LABELLER_COLUMNS}
+    labels = {name: random.choice(["1.0", "0.0", "-1.0", ""], count) for name in CHEXPERT_FINDINGS}
     people = np.unique(subjects)
     tables = {
         "mimic-cxr-2.0.0-metadata": {**keys, "ViewPosition": views, "StudyDate": "21500101"},

@@ -82,7 +82,7 @@ def cohort(domain: str, tested: int) -> pd.DataFrame:
     )
     for label, prevalence in PREVALENCE.items():
         frame[label] = pd.array(rng.random(count) < prevalence, dtype="Int8")
-    return frame[list(COLUMNS)]
+    return frame[[*COLUMNS, *LABELS]]
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def test_labels_read_back_are_the_labels_drawn(kind: str, hospitals: dict[str, P
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_columns_are_the_agreed_ones_and_ids_are_text(kind: str, hospitals: dict[str, Path]) -> None:
     frame = read(kind, hospitals[kind]).frame
-    assert tuple(frame.columns) == RAW_COLUMNS
+    assert tuple(frame.columns) == (*RAW_COLUMNS, *LABELS)
     assert all(frame[label].dtype == "Int8" for label in LABELS)
     assert all(isinstance(value, str) for name in ("image_id", "patient_id", "study_id") for value in frame[name])
     assert all((hospitals[kind] / path).is_file() for path in frame["path"])

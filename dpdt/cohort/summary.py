@@ -1,6 +1,6 @@
 """Counts of a cohort: the rows of `cohort/summary.csv`, and the printed table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -14,13 +14,16 @@ __all__ = ["SUMMARY_COLUMNS", "count", "show"]
 SUMMARY_COLUMNS: Final = ("domain", "split", "what", "value", "images", "patients")
 
 
-def count(table: pd.DataFrame, exclusions: pd.DataFrame, notes: Mapping[str, int]) -> list[dict[str, Any]]:
+def count(
+    table: pd.DataFrame, exclusions: pd.DataFrame, notes: Mapping[str, int], *, labels: Sequence[str] = LABELS
+) -> list[dict[str, Any]]:
     """Count a cohort.
 
     Args:
         table: The cohort table.
         exclusions: Columns `image_id`, `view`, `reason`.
         notes: Other things worth telling; zeros are left out.
+        labels: Columns of the table that are labels.
 
     Returns:
         Dicts with SUMMARY_COLUMNS: rows read, views read, rows excluded by reason, notes, then by split the totals,
@@ -54,7 +57,7 @@ def count(table: pd.DataFrame, exclusions: pd.DataFrame, notes: Mapping[str, int
         for what, column in columns.items():
             values = SEXES if what == "sex" else sorted(column[part].unique())
             rows += [row(split, what, value, part & (column == value)) for value in values]
-        for label in LABELS:
+        for label in labels:
             rows.append(row(split, label, "positive", part & (table[label] == 1).fillna(False)))
             if table[label][part].isna().any():
                 rows.append(row(split, label, "unknown", part & table[label].isna()))

@@ -10,7 +10,6 @@ from typing import Any, Final
 import pandas as pd
 
 from dpdt.base.machine import __version__
-from dpdt.base.vocabulary import LABELS, SUBGROUPS
 from dpdt.evaluation.metrics import ALL, AVERAGE, FEWEST_PATIENTS, common_labels
 from dpdt.report import figures, provenance, tables
 from dpdt.report import section_tables as sections
@@ -19,11 +18,12 @@ from dpdt.report.format import Table, interval_text, plain, signed
 from dpdt.report.gain import Gain
 from dpdt.report.grid import Grid
 from dpdt.report.intervals import Draws
+from dpdt.report.provenance import MAIN_LABELS
 from dpdt.report.tables import SCOPES, Arm
 from dpdt.runs.read import is_synthetic, model_runs
 from dpdt.study import Study, format_epsilon
 
-__all__ = ["Contents", "arms_table", "heat_map_name", "render", "render_published", "subgroup_table"]
+__all__ = ["MAIN_LABELS", "Contents", "arms_table", "heat_map_name", "render", "render_published", "subgroup_table"]
 
 EQUAL: Final = 0.01  # AUC; what a published table, which has no study file, counts as the same
 
@@ -130,7 +130,7 @@ def _shared(contents: Contents, margin: float) -> dict[str, Any]:
     """What a study and a published table have in common."""
     grid = contents.grid
     worse, by_chance = sections.worse_rows(contents.worse, grid, contents.draws)
-    labels = [label for label in LABELS if any(heat_map_name(e, label) in contents.figures for e in grid.epsilons)]
+    labels = [label for label in grid.labels if any(heat_map_name(e, label) in contents.figures for e in grid.epsilons)]
     return {
         "train_domains": grid.train_domains,
         "test_domains": grid.test_domains,
@@ -146,12 +146,14 @@ def _shared(contents: Contents, margin: float) -> dict[str, Any]:
         "worse_by_chance": by_chance,
         "transfer": {grid.name(e): sections.transfer_rows(contents.transfer, e) for e in grid.private},
         "average_maps": [_map(contents, epsilon, AVERAGE) for epsilon in grid.epsilons],
+        "label_table": sections.label_table(contents.auc, grid) if len(grid.labels) > MAIN_LABELS else Table([], []),
+        "main_labels": MAIN_LABELS,
         "label_maps": {label: [_map(contents, epsilon, label) for epsilon in grid.epsilons] for label in labels},
         "curve": _image(contents, "auc_over_epsilon", "Macro AUC over target epsilon, on- and off-domain."),
         "spent": _image(contents, "auc_over_spent_epsilon", "On-domain AUC over the epsilon spent, one line a domain."),
         "sizes": _image(contents, "subgroup_sizes", "Part of each domain's test images in each subgroup."),
         "subgroup_images": [
-            _image(contents, f"subgroups_{scope}", f"Mean {scope} macro AUC by sex and age group and target epsilon.")
+            _image(contents, f"subgroups_{scope}", f"Mean {scope} macro AUC by group and target epsilon.")
             for scope in SCOPES
         ],
         "subgroups": {scope: subgroup_table(contents.subgroups, scope, grid) for scope in SCOPES},
@@ -207,7 +209,7 @@ def subgroup_table(subgroups: pd.DataFrame, scope: str, grid: Grid) -> Table:
         for row in subgroups[subgroups["scope"] == scope].to_dict("records")
     }
     rows = []
-    for group in (ALL, *SUBGROUPS):
+    for group in (ALL, *grid.groups):
         row = [figures.group_name(group)]
         for epsilon in grid.epsilons:
             value, change = cells[group, epsilon]
@@ -220,7 +222,10 @@ def _undefined(by_run: pd.DataFrame) -> Table:
     """Cells without a number or an interval, once a test domain, label and subgroup, with the reason."""
     without = by_run["auc"].isna() | (by_run["ci_low"].isna() & (by_run["reason"] != ""))
     cells = by_run[without & (by_run["label"] != AVERAGE)]
-    unique = cells.drop_duplicates(["test_domain", "label", "subgroup"])
+    unknown = by_run[(by_run["subgroup"] == ALL) & (by_run["n"] == 0)]  # of all patients: said once, not a group
+    key = ["test_domain", "label"]
+    nowhere = pd.MultiIndex.from_frame(cells[key]).isin(pd.MultiIndex.from_frame(unknown[key]))
+    unique = cells[~nowhere | (cells["subgroup"] == ALL)].drop_duplicates([*key, "subgroup"])
     rows = [
         [str(row.test_domain), str(row.label).replace("_", " "), figures.group_name(str(row.subgroup)), str(row.reason)]
         for row in unique.itertuples()

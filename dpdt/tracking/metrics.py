@@ -10,14 +10,15 @@ from typing import Any, Final, NamedTuple
 import pandas as pd
 
 from dpdt.base.files import read_json
-from dpdt.base.vocabulary import LABELS, SUBGROUPS
-from dpdt.evaluation.metrics import ALL, ATTRIBUTES, AVERAGE, MAIN_RATES, PAPER, macro_aucs
+from dpdt.base.vocabulary import healthy_label
+from dpdt.evaluation.metrics import ALL, AVERAGE, CROSSINGS, MAIN_RATES, PAPER, labels_of, macro_aucs
 from dpdt.runs.read import Run
 from dpdt.study import is_before
 
 __all__ = ["MAX_METRIC_KEYS", "STEP_METRICS", "Point", "final_values", "macro_labels", "milliseconds", "step_values"]
 
 MAX_METRIC_KEYS: Final = 150  # more columns make the compare page unusable
+MAIN_LABELS: Final = 5  # of each domain before all other metrics
 MAX_POINTS: Final = 1000  # of one chart
 STEP_METRICS: Final = ("epsilon", "loss", "step_s")
 FAIRNESS: Final = ("auc_gap", "underdiagnosis_gap")
@@ -148,17 +149,24 @@ def _named_values(run: Run, table: pd.DataFrame) -> Iterator[tuple[str, float, s
         off_domain = column.replace("auc", "auc_off_domain", 1)
         for name in (*((column,) if before else ()), *((off_domain,) if others else ())):
             yield name, mean, "no other domain has a defined AUC" if column == "auc" else NO_COMMON
+    labels = labels_of(table)
     for domain in domains:
-        for label in (AVERAGE, *LABELS):
+        for label in (AVERAGE, *labels[:MAIN_LABELS]):
             yield f"auc/{domain}/{label}", *value(domain, label)
+    of_auc = wanted[(wanted["metric"] == "auc") & (wanted["label"] == AVERAGE)]["subgroup"].unique()
     for domain in domains:
-        for subgroup in SUBGROUPS:
+        for subgroup in (group for group in of_auc if group != ALL and group not in CROSSINGS):
             yield f"auc/{domain}/{AVERAGE}/{subgroup}", *value(domain, AVERAGE, subgroup)
-    for metric in FAIRNESS:
+    attributes = wanted[wanted["metric"] == "auc_gap"]["subgroup"].unique()
+    healthy = healthy_label(labels)
+    for metric in FAIRNESS if healthy else FAIRNESS[:1]:
         for domain in domains:
-            for attribute in ATTRIBUTES:
-                label = "healthy" if metric == "underdiagnosis_gap" else AVERAGE
+            for attribute in attributes:
+                label = healthy if metric == "underdiagnosis_gap" and healthy else AVERAGE
                 yield f"{metric}/{domain}/{attribute}", *value(domain, label, attribute, metric)
     for metric in MAIN_RATES:
         for domain in domains:
             yield f"threshold/{metric}/{domain}", *value(domain, AVERAGE, metric=metric)
+    for domain in domains:
+        for label in labels[MAIN_LABELS:]:
+            yield f"auc/{domain}/{label}", *value(domain, label)

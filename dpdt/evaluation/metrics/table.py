@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dpdt.base.vocabulary import LABELS, SUBGROUPS
+from dpdt.base.vocabulary import healthy_label
 from dpdt.evaluation.metrics.bootstrap import Draws, extreme_interval, percentile_interval
 from dpdt.evaluation.metrics.estimate import (
     Estimate,
@@ -20,15 +20,14 @@ from dpdt.evaluation.metrics.estimate import (
     youden_threshold,
 )
 from dpdt.evaluation.metrics.fairness import fairness_estimates
+from dpdt.evaluation.metrics.groups import Groups, papers_groups
 from dpdt.evaluation.metrics.kernel import Ranking, over_blocks
 from dpdt.evaluation.metrics.names import (
     ALL,
     AT_THRESHOLD,
     AVERAGE,
     COLUMNS,
-    CROSSINGS,
     EITHER,
-    GROUPS,
     METRICS,
     PAPER,
     RESTS_ON,
@@ -59,6 +58,7 @@ def measure_domain(
     weights: Draws,
     minimum: int,
     confidence: float,
+    groups: Groups | None = None,
 ) -> DomainMetrics:
     """All metrics of one model on one test domain, by label (and their average) and subgroup (all, and crossings).
 
@@ -66,37 +66,47 @@ def measure_domain(
         frame: One row an image: `patient_key`, `sex`, `age_group`, and for each label `target_<label>` (NaN =
             unknown) and `score_<label>`.
         test_domain: Written into the rows.
-        thresholds: By label, of the protocol strict: from the train domain's `val`, never from test.
+        thresholds: By label, in the study's order, of the protocol strict: from the train domain's `val`, never from
+            test.
         weights: From `patient_draws`, (n, draws); with 0 draws there are no intervals.
         minimum: Estimates with fewer images are undefined.
         confidence: Of the percentile intervals, in (0, 1).
+        groups: Of the frame's images; default: sex, age and their crossings.
 
     Returns:
         Rows with COLUMNS. An undefined metric has NaN, its reason and n; one of fewer than FEWEST_PATIENTS has a value,
         but no interval and no draws, and a reason. An average is the mean of the labels that are defined and have
         enough patients; its reason names the others, and a draw counts only where all of the averaged labels are
-        defined. Metrics at a threshold come once a protocol. Fairness rows have `sex` or `age_group` as their subgroup.
+        defined. Metrics at a threshold come once a protocol. Fairness rows have the attribute, such as `sex`, as their
+        subgroup.
     """
-    estimates = _label_estimates(frame, thresholds, weights, minimum)
-    masks = _masks(frame)
+    groups, labels = groups or papers_groups(frame), tuple(thresholds)
+    masks, compared = groups.masks, groups.compared
+    estimates = _label_estimates(frame, masks, thresholds, weights, minimum)
     names = [(metric, "") for metric in THRESHOLD_FREE]
     names += [(metric, protocol) for protocol in (STRICT, PAPER) for metric in AT_THRESHOLD]
-    for subgroup in GROUPS:
+    for subgroup in masks:
         n = int(masks[subgroup].sum())
         for metric, protocol in names:
-            of_labels = {label: estimates[label, subgroup, metric, protocol] for label in LABELS}
+            of_labels = {label: estimates[label, subgroup, metric, protocol] for label in labels}
             estimates[AVERAGE, subgroup, metric, protocol] = average(of_labels, n)
-    estimates |= fairness_estimates(estimates)
+    estimates |= fairness_estimates(estimates, labels=labels, attributes=groups.attributes)
     order = {name: number for number, name in enumerate((*METRICS, UNDERDIAGNOSIS))}
-    rank = {name: number for number, name in enumerate((*LABELS, AVERAGE))}
-    groups = {name: number for number, name in enumerate(GROUPS)}
-    keys = sorted(estimates, key=lambda k: (k[3], groups.get(k[1], 99), order.get(k[2], 99), rank[k[0]]))
+    rank = {name: number for number, name in enumerate((*labels, AVERAGE))}
+    place = {name: number for number, name in enumerate(masks)}
+    keys = sorted(estimates, key=lambda k: (k[3], place.get(k[1], len(place)), order.get(k[2], 99), rank[k[0]]))
     rows = [
         dict(zip(("label", "subgroup", "metric", "protocol"), key, strict=True)) | _row(estimates[key], confidence)
         for key in keys
     ]
     table = as_table([{"test_domain": test_domain, "split": "test", **row} for row in rows])
-    kept = [key for key in keys if _compared(key) and _has_draws(estimates[key])]
+    kept = [
+        key
+        for key in keys
+        if (key[1] in compared or key[1] not in masks)
+        and _compared(key, key[1] in masks)
+        and _has_draws(estimates[key])
+    ]
     draws = pd.DataFrame([(test_domain, *key) for key in kept], columns=list(DRAW_KEYS))
     draws["draws"] = pd.Series([estimates[key].draws.astype(np.float32) for key in kept], dtype=object)
     return DomainMetrics(table, draws)
@@ -106,23 +116,11 @@ def _has_draws(estimate: Estimate) -> bool:
     return len(estimate.draws) > 0 and not np.isnan(estimate.value) and not estimate.few
 
 
-def _compared(key: Key) -> bool:
-    """Whether models are compared by this metric, so that its draws are kept: not the crossings, not protocol paper."""
+def _compared(key: Key, of_group: bool) -> bool:
+    """Whether models are compared by this metric, so that its draws are kept: all of fairness, not protocol paper."""
     _, subgroup, metric, protocol = key
     wanted = ("average_precision", "brier") if subgroup == ALL else (UNDERDIAGNOSIS,)
-    fair = subgroup not in GROUPS
-    compared = fair or metric in ("auc", "sensitivity", "specificity", *wanted)
-    return protocol != PAPER and subgroup not in CROSSINGS and compared
-
-
-def _masks(frame: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
-    """Which images are in each subgroup."""
-    masks = {ALL: np.ones(len(frame), dtype=bool)}
-    for group in SUBGROUPS:
-        masks[group] = ((frame["sex"] == group) | (frame["age_group"] == group)).to_numpy()
-    for crossing, (sex, age) in CROSSINGS.items():
-        masks[crossing] = masks[sex] & masks[age]
-    return masks
+    return protocol != PAPER and (not of_group or metric in ("auc", "sensitivity", "specificity", *wanted))
 
 
 def as_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -145,13 +143,17 @@ class _Part(NamedTuple):
 
 
 def _label_estimates(
-    frame: pd.DataFrame, thresholds: Mapping[str, Threshold], weights: Draws, minimum: int
+    frame: pd.DataFrame,
+    masks: Mapping[str, NDArray[np.bool_]],
+    thresholds: Mapping[str, Threshold],
+    weights: Draws,
+    minimum: int,
 ) -> dict[Key, Estimate]:
     """All metrics of every label and subgroup, fairness aside."""
-    masks = _masks(frame)
+    healthy = healthy_label(thresholds)
     patients = np.unique(frame["patient_key"].to_numpy(), return_inverse=True)[1]
     parts = []
-    for label in LABELS:
+    for label in thresholds:
         target = frame[f"target_{label}"].to_numpy(dtype=np.float64)
         score = frame[f"score_{label}"].to_numpy()
         known = ~np.isnan(target)
@@ -172,7 +174,7 @@ def _label_estimates(
     drawn = over_blocks([part.ranking for part in parts], weights)
     estimates: dict[Key, Estimate] = {}
     for part, draws in zip(parts, drawn, strict=True):
-        estimates |= _estimates_of(part, part.ranking.measure(every_image), draws, minimum)
+        estimates |= _estimates_of(part, part.ranking.measure(every_image), draws, minimum, part.label == healthy)
     return estimates
 
 
@@ -185,7 +187,9 @@ def _paper_threshold(target: NDArray[Any], score: NDArray[Any], minimum: int) ->
     return Threshold(value, f"test itself, {value:.4f}", len(target), int((target == 1).sum()))
 
 
-def _estimates_of(part: _Part, values: dict[str, Any], draws: dict[str, Any], minimum: int) -> dict[Key, Estimate]:
+def _estimates_of(
+    part: _Part, values: dict[str, Any], draws: dict[str, Any], minimum: int, healthy: bool
+) -> dict[Key, Estimate]:
     """The estimates of one label and subgroup."""
     n, n_positive = len(part.target), int((part.target == 1).sum())
     reason = undefined_reason(part.target, minimum=minimum)
@@ -211,7 +215,7 @@ def _estimates_of(part: _Part, values: dict[str, Any], draws: dict[str, Any], mi
         note = f"optimistic: threshold from {threshold.source}" if protocol == PAPER else ""
         for metric in AT_THRESHOLD:
             put(metric, protocol, f"{metric}@{number}", why_not, note)
-        if part.label == "healthy":
+        if healthy:
             put(UNDERDIAGNOSIS, protocol, f"specificity@{number}", why_not, note, flip=True)
     return estimates
 
