@@ -164,7 +164,8 @@ def test_a_parent_of_padchests_tree_has_those_below_it_in_every_place() -> None:
         "rib fracture",
         "callus rib fracture",
     )
-    assert "calcified mediastinal adenopathy" in tree["hilar enlargement"] or "adenopathy" in tree["hilar enlargement"]
+    vessels = ("vascular hilar enlargement", "pulmonary artery enlargement")
+    assert tree["hilar enlargement"] == ("hilar enlargement", "adenopathy", *vessels)
     assert {"pneumothorax", "hydropneumothorax"} == {*tree["pneumothorax"]}
     assert "hydropneumothorax" in tree["pleural effusion"]
     assert [one.name for one in define("effusion", "padchest", given=["Pleural Effusion"])] == [
@@ -212,7 +213,7 @@ def test_a_run_of_other_labels_keeps_its_name(study_file: MakeFile) -> None:
     assert study.run_id(Cell("chexpert", 8.0, 0)) == PINNED
 
 
-PINNED = "chexpert-patient-eps8-seed0-"
+PINNED = "chexpert-patient-eps8-seed0-1a9b5934"
 
 
 def test_groups_and_columns_change_no_runs_name(study_file: MakeFile) -> None:
@@ -247,7 +248,7 @@ def test_weights_give_their_outputs_by_name_in_any_order(tmp_path: Path) -> None
     assert load_weights(some, tmp_path / "w.pt", labels=["mass", "edema"])
     with torch.no_grad():
         wanted = source.eval()(images)
-        assert torch.equal(whole.eval()(images), wanted[:, [2, 0, 1]])
+        assert torch.allclose(whole.eval()(images), wanted[:, [2, 0, 1]], atol=1e-6)
         assert torch.allclose(some.eval()(images), wanted[:, [1, 0]], atol=1e-6)
 
 
@@ -283,6 +284,8 @@ def test_a_state_dict_of_the_five_has_no_names_beside_it() -> None:
 OWN = """
 [study]
 labels = ["fracture", "osteoarthritis", "healthy"]
+[domains.chexpert]
+root = "elsewhere"
 [domains.own]
 kind = "table"
 root = "."
@@ -350,7 +353,10 @@ def test_domains_lists_findings_and_counts_them_in_the_list(
     own: Callable[[str], Study], capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = own()
-    for arguments in (["domains", "--json", "--domain", "chexpert"], ["domains", str(study.file), "--json"]):
+    for arguments in (
+        ["domains", "--json", "--domain", "chexpert"],
+        ["domains", str(study.file), "--domain", "own", "--json"],
+    ):
         with pytest.raises(SystemExit) as end:
             main(arguments)
         assert end.value.code == 0

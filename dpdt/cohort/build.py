@@ -144,15 +144,16 @@ def _resolve(
         What stays, what goes (columns image_id, view, reason), and the number of contradictions under its rule.
     """
     healthy = healthy_label(labels)
+    values = frame[list(labels)].to_numpy(dtype="int8", na_value=-1)
     wrong = pd.Series(False, index=frame.index)
     if healthy is not None:
-        findings = [label for label in labels if label not in (healthy, *NO_DISEASE)]
-        wrong = (frame[healthy] == 1).fillna(False) & (frame[findings] == 1).fillna(False).any(axis=1)
+        findings = [at for at, label in enumerate(labels) if label not in (healthy, *NO_DISEASE)]
+        wrong |= (values[:, labels.index(healthy)] == 1) & (values[:, findings] == 1).any(axis=1)
         if contradictions in ("finding", "unknown"):
             value = 0 if contradictions == "finding" else pd.NA
             frame = frame.assign(**{healthy: frame[healthy].mask(wrong, value)})
     reasons = pd.Series("", index=frame.index, dtype="str")
-    reasons = reasons.mask(frame[list(labels)].isna().all(axis=1), "no known label")
+    reasons = reasons.mask((values == -1).all(axis=1), "no known label")
     if contradictions == "exclude":
         reasons = reasons.mask(wrong, "healthy with a finding (policy exclude)")
     gone = frame[reasons != ""]

@@ -100,7 +100,7 @@ def _message(first: dict[str, Any], key: str, valid: Sequence[str]) -> str:
         return f"{key}: missing. Add it to the study file."
     if first["type"] == "value_error":  # one of the settings' own, in words already
         text = str(first["ctx"]["error"]).rstrip(".")
-        inner = re.match(r"(\w+): ", text)
+        inner = re.match(r"(\w+)(?:\.\w+)*: ", text)
         joint = "." if inner and inner[1] in valid else ": "
         return f"{key}{joint}{text}." if key else f"{text}."
     expected = EXPECTED.get(first["type"])

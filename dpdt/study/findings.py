@@ -145,13 +145,13 @@ def define(label: str, kind: str, *, given: Sequence[str] = (), exact: Sequence[
     shipped = DEFINITIONS.get(label, {}).get(kind)
     if shipped:
         return tuple(map(Finding, shipped))
-    own = next((name for name in findings_of(kind) if as_name(name) == label), None)
+    own = _by_name(kind).get(label)
     return () if own is None else _with_below(own, kind)
 
 
 def suggestions(label: str, kinds: Iterable[str]) -> str:
     """What to write for a label that no domain has: another spelling, and findings with a word of it."""
-    names = {as_name(name): name for kind in kinds for name in findings_of(kind)}
+    names = {name for kind in kinds for name in _by_name(kind)}
     hint = did_you_mean(label, [*names, *DEFINITIONS], diagnoses=True)
     words = {word for word in label.split("_") if len(word) > 3}
     akin = sorted(name for name in names if words & {*name.split("_")})[:6]
@@ -164,7 +164,7 @@ def _named(text: str, label: str, kind: str) -> Iterator[Finding]:
     wanted, at_least = (cut[1] or label, _grade(text, cut[2])) if cut else (text, None)
     if cut and kind != "uka":
         raise ValueError(f"{text!r}: a cut (>=) belongs to grades, and the lists of {kind} have none. Name findings")
-    known = {as_name(name): name for name in findings_of(kind)}
+    known = _by_name(kind)
     shipped = DEFINITIONS.get(label, {}).get(kind, ()) if cut and not cut[1] else ()
     names = shipped or ([known[as_name(wanted)]] if as_name(wanted) in known else [])
     if not names:
@@ -180,6 +180,12 @@ def _grade(text: str, number: str) -> int:
     if number not in map(str, UKA_CUTS):
         raise ValueError(f"{text!r}: expected a grade from {UKA_CUTS[0]} to {UKA_CUTS[-1]} after >=")
     return int(number)
+
+
+@functools.cache
+def _by_name(kind: str) -> Mapping[str, str]:
+    """The finding of each label's name."""
+    return {as_name(finding): finding for finding in findings_of(kind)}
 
 
 def _with_below(name: str, kind: str) -> Definition:

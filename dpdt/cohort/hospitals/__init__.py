@@ -51,9 +51,9 @@ def read_domain(kind: str, root: Path, settings: DomainSettings, wanted: Wanted 
     wanted = wanted or Wanted.papers(kind, settings)
     raw = place_images(reader(kind).read(root, settings, wanted), root, settings)
     frame, counts = raw.frame, dict(raw.counts)
-    unknown = {label: pd.array([pd.NA] * len(frame), dtype="Int8") for label in wanted.labels if label not in frame}
+    unknown = [label for label in wanted.labels if label not in frame]
     counts |= {f"{label} unknown in every image": len(frame) for label in unknown}
-    frame = frame.assign(**unknown)
+    frame = frame.join(pd.DataFrame(dict.fromkeys(unknown, pd.Series(pd.NA, index=frame.index, dtype="Int8"))))
     if raw.add_headers is not None:
         frame = raw.add_headers(frame)
     if settings.split == "patients":

@@ -16,8 +16,8 @@ from dpdt.cohort.hospitals.raw_cohort import (
     Wanted,
     age_from_text,
     is_among,
+    named_labels,
     sex_word,
-    to_label,
     with_columns,
 )
 from dpdt.cohort.hospitals.raw_files import RawFiles
@@ -78,11 +78,7 @@ def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
         }
     )
     named = {cell: frozenset(cell.split("|")) for cell in kept["findings"].unique()}
-    for label, definition in wanted.labels.items():
-        names = {finding.name for finding in definition}
-        if names:
-            positive = {cell: not names.isdisjoint(found) for cell, found in named.items()}
-            frame[label] = to_label(kept["findings"].map(positive).astype(bool))
+    frame = frame.join(named_labels(kept["findings"], named, wanted.labels))
     counts = {"listed images that a table of a sample does not have": lost}
     frame = with_columns(frame, kept, files.path("table"), settings, wanted)
     return RawCohort(frame, rows.exclusions, files.read, counts, {"findings": "names compared whole"})

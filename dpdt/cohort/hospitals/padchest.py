@@ -18,9 +18,9 @@ from dpdt.cohort.hospitals.raw_cohort import (
     Wanted,
     check_understood,
     is_among,
+    named_labels,
     possible_age,
     sex_word,
-    to_label,
     with_columns,
 )
 from dpdt.cohort.hospitals.raw_files import RawFiles
@@ -88,18 +88,13 @@ def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
             "split": pd.Series(None, index=kept.index, dtype="str"),
         }
     )
-    sublabels = {label: frozenset(one.name for one in found) for label, found in wanted.labels.items() if found}
+    sublabels = {label: sorted(one.name for one in found) for label, found in wanted.labels.items() if found}
     _check_sublabels(settings, frozenset().union(*labels[kept.index].unique()), files.path("table"))
-    cells = kept["labels"]
-    for label, names in sublabels.items():
-        positive = {cell: not names.isdisjoint(found) for cell, found in parsed.items()}
-        frame[label] = to_label(cells.map(positive).astype(bool))
+    frame = frame.join(named_labels(kept["labels"], parsed, wanted.labels))
     sexes = table["sex"].where(table["sex"] != "nan").groupby(table["patient_id"]).nunique()
     counts = {"patients with two sexes in the table": int((sexes > 1).sum())}
     frame = with_columns(frame, kept, files.path("table"), settings, wanted)
-    return RawCohort(
-        frame, rows.exclusions, files.read, counts, {"sublabels": {k: sorted(v) for k, v in sublabels.items()}}
-    )
+    return RawCohort(frame, rows.exclusions, files.read, counts, {"sublabels": sublabels})
 
 
 def _check_sublabels(settings: DomainSettings, known: frozenset[str], path: Path) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "age_from_text",
     "check_understood",
     "is_among",
+    "named_labels",
     "possible_age",
     "sex_word",
     "to_label",
@@ -231,6 +232,29 @@ def is_among(values: "pd.Series[str]", names: Iterable[str]) -> "pd.Series[bool]
     """Whether each value is one of many names; on text several times as fast as pandas' `isin`."""
     known = frozenset(names)
     return pd.Series([value in known for value in values], index=values.index, dtype=bool)
+
+
+def named_labels(
+    cells: "pd.Series[str]", names: Mapping[str, frozenset[str]], labels: Mapping[str, Definition]
+) -> pd.DataFrame:
+    """Labels of cells that name several findings; those without a definition are left out.
+
+    Args:
+        cells: Of each image.
+        names: The findings that each distinct cell names.
+        labels: The wanted ones.
+    """
+    place = {name: at for at, name in enumerate(dict.fromkeys(one.name for of in labels.values() for one in of))}
+    codes, distinct = pd.factorize(cells)
+    found: np.ndarray[tuple[int, int], np.dtype[np.bool_]] = np.zeros((len(distinct), len(place)), dtype=bool)
+    for row, cell in enumerate(distinct):
+        found[row, [place[name] for name in names[cell] if name in place]] = True
+    columns = {
+        label: to_label(np.asarray(found[:, [place[one.name] for one in definition]].any(axis=1))[codes])
+        for label, definition in labels.items()
+        if definition
+    }
+    return pd.DataFrame(columns).set_axis(cells.index)
 
 
 def to_label(values: "pd.Series[bool] | np.ndarray[tuple[int], np.dtype[np.bool_]]") -> "pd.Series[int]":

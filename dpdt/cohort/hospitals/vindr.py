@@ -15,7 +15,7 @@ from dpdt.base.console import progress
 from dpdt.cohort.hospitals.file_search import in_threads
 from dpdt.cohort.hospitals.raw_cohort import FileNames, RawCohort, Wanted, age_from_text, sex_word, to_label
 from dpdt.cohort.hospitals.raw_files import RawFiles
-from dpdt.errors import CohortError
+from dpdt.errors import CohortError, StudyError
 from dpdt.study.domain_settings import DomainSettings
 
 __all__ = ["FILES", "LISTS", "read"]
@@ -48,7 +48,10 @@ def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
 
     Raises:
         CohortError: A file or column is missing, or an image is labelled in train and in test.
+        StudyError: The study file names other columns: there are none.
     """
+    if settings.columns:
+        raise StudyError("columns: VinDr's lists have a row a reader, and no column that is of an image.")
     files = RawFiles(root, FILES, settings)
     kaggle = "class_name" in files.header("train_labels")
     tested = not kaggle or files.optional("test_labels") is not None
