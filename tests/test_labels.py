@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from dpdt.base.files import make_folder, write_json
 from dpdt.base.vocabulary import LABELS, check_labels, healthy_label
 from dpdt.cli import main
 from dpdt.cohort.build import build_cohort
@@ -19,6 +20,8 @@ from dpdt.study import Cell, Study, load_study
 from dpdt.study.findings import DEFINITIONS, Finding, define, findings_of, padchest_tree
 from dpdt.training.networks.resnet9 import ResNet9
 from dpdt.training.networks.weights import load_weights, named
+from dpdt.training.run import TrainingRun
+from dpdt.training.start import choose_class_weights
 
 MakeFile = Callable[[str], Path]
 
@@ -277,6 +280,21 @@ def test_a_state_dict_of_the_five_has_no_names_beside_it() -> None:
     state = network(5, 1).state_dict()
     assert named(state, LABELS) is state
     assert set(named(state, ["edema"])) - set(state) == {"dpdt.labels"}
+
+
+def test_class_weights_of_the_public_data_are_taken_by_name(study_file: MakeFile) -> None:
+    public = TWO + '[domains.mimic]\nroot = "z"\n[train]\nclass_weights = "public"\n'
+    study = load_study(study_file(public))
+    config = study.paths.run(str(study.pretrain_run_id)).config
+    make_folder(config.parent)
+    # as a pretraining would have written them, but planted in the other order
+    write_json(config, {"labels": ["no_finding", "edema"], "public_class_weights": [3.0, 7.0]})
+    cell = Cell("chexpert", 8.0, 0)
+    run = TrainingRun(study, study.run_id(cell), "train", "chexpert", cell, seeded=True)
+    assert choose_class_weights(run, None, None) == [7.0, 3.0]  # type: ignore[arg-type]
+    given = load_study(study_file(public.replace('"public"', "{ no_finding = 4 }")))
+    run = TrainingRun(given, "x", "train", "chexpert", cell, seeded=True)
+    assert choose_class_weights(run, None, None) == [1.0, 4.0]  # type: ignore[arg-type]
 
 
 # ---- cohorts ----
