@@ -127,7 +127,7 @@ def padchest(root: Path, random: np.random.Generator) -> None:
         "PatientBirth": random.integers(1930, 2000, ROWS),
         "PatientSex_DICOM": random.choice(["M", "F"], ROWS),
         "Projection": random.choice(["PA", "AP"], ROWS),
-        "Labels": [str([*names[row[:size]]]) for row, size in zip(chosen.tolist(), sizes, strict=True)],
+        "Labels": [str(names[row[:size]].tolist()) for row, size in zip(chosen.tolist(), sizes, strict=True)],
     }
     pd.DataFrame(table).to_csv(root / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv", index=False)
 

@@ -6,6 +6,7 @@ rows). Labels are a Python list as text with stray spaces; they are parsed, trim
 """
 
 import ast
+import re
 from pathlib import Path
 from typing import Final
 
@@ -51,6 +52,7 @@ COLUMNS: Final = {
 FRONTAL_VIEWS: Final = ("PA", "AP", "AP_horizontal")
 UNKNOWN_VIEWS: Final = ("UNK", "")
 BLANK_CELLS: Final = ("", "nan")
+PLAIN: Final = re.compile(r"\['[^'\"\\]*'(?:, *'[^'\"\\]*')*\]")
 
 
 def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
@@ -113,6 +115,8 @@ def parse_labels(text: str) -> frozenset[str]:
     >>> sorted(parse_labels("['pneumonia', ' pleural effusion ', '']"))
     ['pleural effusion', 'pneumonia']
     """
+    if PLAIN.fullmatch(text):  # nearly all cells; Python's own parser takes ten times as long
+        return frozenset(map(str.strip, text.split("'")[1::2])) - {""}
     value = [] if text in BLANK_CELLS else ast.literal_eval(text)
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise ValueError("not a list of texts")
