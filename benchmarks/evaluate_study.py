@@ -88,7 +88,9 @@ def cohort(domain: str, tested: int, labels: Sequence[str]) -> pd.DataFrame:
 
 
 @contextmanager
-def invented(study: Study, paths: Any, splits: Sequence[tuple[str, str]]) -> Iterator[Predict]:
+def invented(
+    study: Study, paths: Any, splits: Sequence[tuple[str, str]], *, weights: Path | None = None
+) -> Iterator[Predict]:
     """In the place of the network: scores in single precision that know a little about the label."""
     rng = np.random.default_rng(list(paths.run_id.encode()))
 

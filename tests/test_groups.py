@@ -185,6 +185,27 @@ def test_labels_stand_in_the_studys_order_and_a_permutation_changes_no_number() 
     assert np.allclose(both["value"], both["value_other"], equal_nan=True)
 
 
+def test_labels_after_the_first_five_have_every_number_and_the_intervals_that_matter() -> None:
+    labels = tuple(f"finding_{n}" for n in range(7))
+    frame = frame_of(400, labels)
+    table = measured(frame, labels).set_index(["label", "subgroup", "metric", "protocol"])
+    first = measured(frame, labels[5:]).set_index(
+        ["label", "subgroup", "metric", "protocol"]
+    )  # the same two as main ones
+    for name in labels[5:]:
+        mine, main = table.loc[name], first.loc[name]
+        assert np.allclose(mine["value"], main["value"].reindex(mine.index), equal_nan=True)
+        for cell in (("all", "auc", ""), ("female", "sensitivity", "strict"), ("sex", "auc_gap", "")):
+            assert mine.loc[cell, "ci_low"] == pytest.approx(main.loc[cell, "ci_low"])
+            assert not np.isnan(mine.loc[cell, "ci_low"])
+        for cell in (("all", "brier", ""), ("female_age_40_70", "auc", "")):
+            assert np.isnan(mine.loc[cell, "ci_low"])
+            assert mine.loc[cell, "reason"] == "no interval: not of the first 5 labels"
+            assert not np.isnan(main.loc[cell, "ci_low"])
+    average = table.loc["average"].loc[("all", "brier", "")]
+    assert average["value"] == pytest.approx(np.mean([table.loc[(n, "all", "brier", "")]["value"] for n in labels]))
+
+
 def test_the_papers_labels_and_groups_have_the_rows_that_they_had() -> None:
     table = measured(frame_of(200, LABELS), LABELS)
     assert [*table["label"].unique()] == [*LABELS, "average"]

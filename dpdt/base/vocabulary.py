@@ -10,6 +10,7 @@ __all__ = [
     "AGE_GROUPS",
     "HEALTHY",
     "LABELS",
+    "MAIN_LABELS",
     "SEXES",
     "SPLITS",
     "SUBGROUPS",
@@ -23,6 +24,8 @@ __all__ = [
 
 LABELS: Final = ("cardiomegaly", "pleural_effusion", "pneumonia", "atelectasis", "healthy")
 """The paper's, which a study has unless it names its own (`[study] labels`)."""
+MAIN_LABELS: Final = 5
+"""So many labels of a study, its first, come first everywhere, with every interval and picture."""
 HEALTHY: Final = ("healthy", "no_finding", "normal")
 """Three names of one label: nothing was found. Contradictions and underdiagnosis are about it."""
 SEXES: Final = ("female", "male", "unknown")

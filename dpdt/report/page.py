@@ -10,6 +10,7 @@ from typing import Any, Final
 import pandas as pd
 
 from dpdt.base.machine import __version__
+from dpdt.base.vocabulary import MAIN_LABELS
 from dpdt.evaluation.metrics import ALL, AVERAGE, FEWEST_PATIENTS, common_labels
 from dpdt.report import figures, provenance, tables
 from dpdt.report import section_tables as sections
@@ -18,12 +19,11 @@ from dpdt.report.format import Table, interval_text, plain, signed
 from dpdt.report.gain import Gain
 from dpdt.report.grid import Grid
 from dpdt.report.intervals import Draws
-from dpdt.report.provenance import MAIN_LABELS
 from dpdt.report.tables import SCOPES, Arm
 from dpdt.runs.read import is_synthetic, model_runs
 from dpdt.study import Study, format_epsilon
 
-__all__ = ["MAIN_LABELS", "Contents", "arms_table", "heat_map_name", "render", "render_published", "subgroup_table"]
+__all__ = ["Contents", "arms_table", "heat_map_name", "render", "render_published", "subgroup_table"]
 
 EQUAL: Final = 0.01  # AUC; what a published table, which has no study file, counts as the same
 

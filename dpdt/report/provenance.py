@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from dpdt.base.vocabulary import SPLITS, format_bound
+from dpdt.base.vocabulary import MAIN_LABELS, SPLITS, format_bound
 from dpdt.cohort.summary import count
 from dpdt.errors import DpdtError
 from dpdt.evaluation.audit.membership import membership_text
@@ -15,11 +15,9 @@ from dpdt.shards.manifest import read_manifest
 from dpdt.shards.reader import used_images
 from dpdt.study import Study
 
-__all__ = ["MAIN_LABELS", "audits", "cohort", "other_releases", "paragraphs", "privacy_table", "provenance", "versions"]
+__all__ = ["audits", "cohort", "other_releases", "paragraphs", "privacy_table", "provenance", "versions"]
 
 HASH_DIGITS: Final = 12
-MAIN_LABELS: Final = 8
-"""So many labels, the first of the study, have heat maps of their own; a table has them all."""
 BOUNDS: Final = ("epsilon", "delta")
 
 

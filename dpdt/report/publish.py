@@ -6,12 +6,13 @@ from pathlib import Path
 import pandas as pd
 
 from dpdt.base.files import atomic_path, write_text
+from dpdt.base.vocabulary import MAIN_LABELS
 from dpdt.evaluation.metrics import ALL, AVERAGE
 from dpdt.report import figures, tables
 from dpdt.report import section_tables as sections
 from dpdt.report.format import Table, latex
 from dpdt.report.grid import Grid
-from dpdt.report.page import MAIN_LABELS, Contents, arms_table, heat_map_name, subgroup_table
+from dpdt.report.page import Contents, arms_table, heat_map_name, subgroup_table
 from dpdt.report.tables import SCOPES
 
 __all__ = ["draw", "latex_tables", "publish"]

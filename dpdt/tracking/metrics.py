@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import pandas as pd
 
 from dpdt.base.files import read_json
-from dpdt.base.vocabulary import healthy_label
+from dpdt.base.vocabulary import MAIN_LABELS, healthy_label
 from dpdt.evaluation.metrics import ALL, AVERAGE, CROSSINGS, MAIN_RATES, PAPER, labels_of, macro_aucs
 from dpdt.runs.read import Run
 from dpdt.study import is_before
@@ -18,7 +18,6 @@ from dpdt.study import is_before
 __all__ = ["MAX_METRIC_KEYS", "STEP_METRICS", "Point", "final_values", "macro_labels", "milliseconds", "step_values"]
 
 MAX_METRIC_KEYS: Final = 150  # more columns make the compare page unusable
-MAIN_LABELS: Final = 5  # of each domain before all other metrics
 MAX_POINTS: Final = 1000  # of one chart
 STEP_METRICS: Final = ("epsilon", "loss", "step_s")
 FAIRNESS: Final = ("auc_gap", "underdiagnosis_gap")

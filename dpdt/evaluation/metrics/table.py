@@ -1,5 +1,6 @@
 """All metrics of one model on one test domain, with bootstrap intervals; what cannot be computed says why."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dpdt.base.vocabulary import healthy_label
+from dpdt.base.vocabulary import MAIN_LABELS, healthy_label
 from dpdt.evaluation.metrics.bootstrap import Draws, extreme_interval, percentile_interval
 from dpdt.evaluation.metrics.estimate import (
     Estimate,
@@ -40,6 +41,7 @@ from dpdt.evaluation.metrics.names import (
 __all__ = ["DRAW_KEYS", "DomainMetrics", "as_table", "measure_domain"]
 
 Key = tuple[str, str, str, str]  # label, subgroup, metric, protocol
+NOT_MAIN: Final = f"no interval: not of the first {MAIN_LABELS} labels"
 DRAW_KEYS: Final = ("test_domain", "label", "subgroup", "metric", "protocol")
 
 
@@ -77,12 +79,13 @@ def measure_domain(
         Rows with COLUMNS. An undefined metric has NaN, its reason and n; one of fewer than FEWEST_PATIENTS has a value,
         but no interval and no draws, and a reason. An average is the mean of the labels that are defined and have
         enough patients; its reason names the others, and a draw counts only where all of the averaged labels are
-        defined. Metrics at a threshold come once a protocol. Fairness rows have the attribute, such as `sex`, as their
-        subgroup.
+        defined. Labels after the first MAIN_LABELS have no interval of Brier and calibration, nor in crossings that are
+        only measured: these cost most. Metrics at a threshold come once a protocol. Fairness rows have the attribute,
+        such as `sex`, as their subgroup.
     """
     groups, labels = groups or papers_groups(frame), tuple(thresholds)
     masks, compared = groups.masks, groups.compared
-    estimates = _label_estimates(frame, masks, thresholds, weights, minimum)
+    estimates = _label_estimates(frame, groups, thresholds, weights, minimum)
     names = [(metric, "") for metric in THRESHOLD_FREE]
     names += [(metric, protocol) for protocol in (STRICT, PAPER) for metric in AT_THRESHOLD]
     for subgroup in masks:
@@ -113,7 +116,8 @@ def measure_domain(
 
 
 def _has_draws(estimate: Estimate) -> bool:
-    return len(estimate.draws) > 0 and not np.isnan(estimate.value) and not estimate.few
+    drawn = len(estimate.draws) > 0 and not np.isnan(estimate.draws).all()
+    return drawn and not np.isnan(estimate.value) and not estimate.few
 
 
 def _compared(key: Key, of_group: bool) -> bool:
@@ -144,13 +148,13 @@ class _Part(NamedTuple):
 
 def _label_estimates(
     frame: pd.DataFrame,
-    masks: Mapping[str, NDArray[np.bool_]],
+    groups: Groups,
     thresholds: Mapping[str, Threshold],
     weights: Draws,
     minimum: int,
 ) -> dict[Key, Estimate]:
     """All metrics of every label and subgroup, fairness aside."""
-    healthy = healthy_label(thresholds)
+    healthy, main = healthy_label(thresholds), [*thresholds][:MAIN_LABELS]
     patients = np.unique(frame["patient_key"].to_numpy(), return_inverse=True)[1]
     parts = []
     for label in thresholds:
@@ -158,7 +162,7 @@ def _label_estimates(
         score = frame[f"score_{label}"].to_numpy()
         known = ~np.isnan(target)
         pair = (thresholds[label], _paper_threshold(target[known], score[known], minimum))
-        for subgroup, mask in masks.items():
+        for subgroup, mask in groups.masks.items():
             rows = np.flatnonzero(mask & known)
             ranking = Ranking(
                 target[rows],
@@ -171,9 +175,13 @@ def _label_estimates(
             of_rows = count_patients(target[rows], patients[rows])
             parts.append(_Part(label, subgroup, target[rows], of_rows, ranking, pair))
     every_image = np.ones((len(frame), 1))
-    drawn = over_blocks([part.ranking for part in parts], weights)
+    chosen = [part for part in parts if part.label in main or part.subgroup in groups.compared]
+    drawn = over_blocks([p.ranking if p.label in main else p.ranking.without_errors() for p in chosen], weights)
+    of_part = {(part.label, part.subgroup): draws for part, draws in zip(chosen, drawn, strict=True)}
     estimates: dict[Key, Estimate] = {}
-    for part, draws in zip(parts, drawn, strict=True):
+    not_drawn = np.full(weights.shape[1], np.nan)
+    for part in parts:
+        draws = defaultdict(lambda: not_drawn, of_part.get((part.label, part.subgroup), {}))
         estimates |= _estimates_of(part, part.ranking.measure(every_image), draws, minimum, part.label == healthy)
     return estimates
 
@@ -197,6 +205,7 @@ def _estimates_of(
     estimates: dict[Key, Estimate] = {}
 
     def put(metric: str, protocol: str, name: str, why_not: str, note: str = "", *, flip: bool = False) -> None:
+        note = note if name in draws else "; ".join(filter(None, (note, NOT_MAIN)))
         value, of_draws = float(values[name][0]), draws[name]
         if flip:
             value, of_draws = 1 - value, 1 - of_draws
