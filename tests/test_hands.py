@@ -10,6 +10,7 @@ import pytest
 
 from dpdt import api
 from dpdt.base.files import read_json
+from dpdt.errors import CohortError
 from dpdt.report.write import write_report
 from dpdt.study import Study, load_study
 
@@ -151,3 +152,24 @@ def test_another_study_starts_from_these_weights_by_name(
         assert found["new_head"] is said
         err = capsys.readouterr().err
         assert ("has no last layer for fracture, cyst: a new one is trained" in err) is said
+
+
+def test_a_group_that_comes_later_wants_the_list_read_again_and_nothing_else(
+    hands: Study, metrics: pd.DataFrame
+) -> None:
+    weights = hands.paths.run(hands.run_id(hands.cells()[0])).weights
+    before, shards = weights.stat().st_mtime_ns, hands.paths.shards("hands").manifest.read_bytes()
+    text = STUDY.replace('{ ward = "Station" }', '{ ward = "Station", grade = "Kellgren" }')
+    file = hands.file.with_name("later.toml")
+    file.write_text(text + 'grade = { column = "grade", cuts = [0, 2, 5] }\n')
+    study = load_study(file)
+    with pytest.raises(CohortError, match=r"built without the column grade, .* Remove the file to rebuild it"):
+        api.Cohort(study, "hands")
+    study.paths.cohort_record("hands").unlink()
+    found = api.evaluate(api.train(study, "hands"))
+    assert weights.stat().st_mtime_ns == before
+    assert study.paths.shards("hands").manifest.read_bytes() == shards
+    auc = found[(found["metric"] == "auc") & (found["label"] == "fracture")].set_index("subgroup")["n"]
+    assert auc["grade_0_2"] + auc["grade_2_5"] == auc["all"]
+    same = metrics[metrics["subgroup"] == "ward_a"]["value"].to_numpy()
+    assert np.allclose(found[found["subgroup"] == "ward_a"]["value"].to_numpy(), same, equal_nan=True)

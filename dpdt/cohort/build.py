@@ -12,7 +12,7 @@ Rules, each counted in `cohort/<domain>.json` and `cohort/summary.csv`:
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -112,6 +112,7 @@ def build_cohort(study: Study, domain: str) -> CohortSummary:
     except CohortError as err:
         raise CohortError(f"domain {domain}: {err}") from err
     frame, gone, notes = _resolve(raw.frame, study.study.labels, study.domains[domain].contradictions)
+    raw = replace(raw, frame=frame.iloc[:0].copy())  # many labels of a large list need not be there twice
     exclusions = pd.concat([raw.exclusions, gone])
     check_rows(frame, domain)
     frame, respelled = one_spelling(frame)
@@ -158,7 +159,7 @@ def _resolve(
         reasons = reasons.mask(wrong, "healthy with a finding (policy exclude)")
     gone = frame[reasons != ""]
     exclusions = gone[["image_id", "view"]].assign(reason=reasons[reasons != ""])
-    return frame[reasons == ""], exclusions, {CONTRADICTIONS[contradictions]: int(wrong.sum())}
+    return frame if gone.empty else frame[reasons == ""], exclusions, {CONTRADICTIONS[contradictions]: int(wrong.sum())}
 
 
 def _two_sexes(table: pd.DataFrame) -> int:
