@@ -187,10 +187,12 @@ def _map(contents: Contents, epsilon: float, label: str) -> dict[str, str] | Non
 
 
 def _label_names(labels: Sequence[str], auc: pd.DataFrame) -> str:
-    """Labels in words; of the one average of a table, those that it is over."""
+    """Labels in words, or their number where they are many; of the one average of a table, those that it is over."""
     if tuple(labels) == (AVERAGE,):
         rows = auc[(auc["label"] == AVERAGE) & (auc["subgroup"] == ALL) & auc["auc"].notna()]
         labels = common_labels(rows["labels"])
+    if len(labels) > MAIN_LABELS:
+        return f"{len(labels)} labels"
     return ", ".join(label.replace("_", " ") for label in labels)
 
 
