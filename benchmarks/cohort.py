@@ -22,11 +22,15 @@ import numpy as np
 import pandas as pd
 
 from dpdt.base.console import show_table
+from dpdt.base.vocabulary import as_name
 from dpdt.cohort.build import build_cohort
-from dpdt.cohort.hospitals.uncertain_labels import COLUMNS as LABELLER_COLUMNS
 from dpdt.study import load_study
+from dpdt.study.findings import CHEXPERT_FINDINGS, findings_of
 
 ROWS: Final = 592_000
+PADCHEST_FINDINGS: Final = tuple(
+    name for name in findings_of("padchest") if name not in ("exclude", "suboptimal study")
+)[:174]
 GZIP: Final[dict[str, Any]] = {"method": "gzip", "compresslevel": 1}
 
 OWN: Final = """
@@ -83,7 +87,7 @@ def mimic(root: Path, random: np.random.Generator) -> None:
     views = random.choice(["PA", "AP", "LATERAL", ""], ROWS, p=[0.3, 0.4, 0.26, 0.04])
     split = np.where(subjects % 50 == 0, "test", np.where(subjects % 50 == 1, "validate", "train"))
     every = np.arange(count)
-    labels = {name: random.choice(["1.0", "0.0", "-1.0", ""], count) for name in LABELLER_COLUMNS}
+    labels = {name: random.choice(["1.0", "0.0", "-1.0", ""], count) for name in CHEXPERT_FINDINGS}
     people = np.unique(subjects)
     tables = {
         "mimic-cxr-2.0.0-metadata": {**keys, "ViewPosition": views, "StudyDate": "21500101"},
@@ -109,10 +113,30 @@ def own(root: Path, random: np.random.Generator) -> None:
     pd.DataFrame(table).to_csv(root / "list.csv", index=False)
 
 
+def padchest(root: Path, random: np.random.Generator) -> None:
+    """One CSV with every finding of the tree."""
+    names = np.array(PADCHEST_FINDINGS)
+    chosen = random.integers(0, len(names), (ROWS, 4))
+    sizes = random.integers(1, 5, ROWS)
+    table = {
+        "ImageID": [f"{row}.png" for row in range(ROWS)],
+        "ImageDir": np.arange(ROWS) // 10_000,
+        "StudyDate_DICOM": "20200131",
+        "StudyID": np.arange(ROWS),
+        "PatientID": random.integers(0, ROWS // 4, ROWS),
+        "PatientBirth": random.integers(1930, 2000, ROWS),
+        "PatientSex_DICOM": random.choice(["M", "F"], ROWS),
+        "Projection": random.choice(["PA", "AP"], ROWS),
+        "Labels": [str(names[row[:size]].tolist()) for row, size in zip(chosen.tolist(), sizes, strict=True)],
+    }
+    pd.DataFrame(table).to_csv(root / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv", index=False)
+
+
 CASES: Final[dict[str, Callable[[Path, np.random.Generator], None]]] = {
     "chestxray14": chestxray14,
     "mimic": mimic,
     "own": own,
+    "padchest": padchest,
 }
 
 
@@ -144,7 +168,9 @@ PLACES: Final = (lists_alone, images_in_place, images_elsewhere)
 def measure(folder: Path, domain: str) -> dict[str, Any]:
     """Build one cohort in this process."""
     file = folder / "study.toml"
-    file.write_text(OWN if domain == "own" else f'[domains.{domain}]\nroot = "."\nmissing_images = "later"\n')
+    labels = {"padchest": f"[study]\nlabels = {json.dumps([as_name(name) for name in PADCHEST_FINDINGS])}\n"}
+    text = f'[domains.{domain}]\nroot = "."\nmissing_images = "later"\n'
+    file.write_text(OWN if domain == "own" else labels.get(domain, "") + text)
     start = time.perf_counter()
     summary = build_cohort(load_study(file), domain)
     elapsed = 1000 * (time.perf_counter() - start)
@@ -162,12 +188,16 @@ def main() -> None:
     """Make the tables, read each in a fresh process, print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--measure", nargs=2, metavar=("FOLDER", "DOMAIN"), help="build one cohort, print its figures")
-    chosen = parser.parse_args().measure
+    parser.add_argument("--only", choices=list(CASES), help="this table alone")
+    arguments = parser.parse_args()
+    chosen = arguments.measure
     if chosen:
         print(json.dumps(measure(Path(chosen[0]), chosen[1])))
         return
     figures = []
     for domain, make in CASES.items():
+        if arguments.only not in (None, domain):
+            continue
         with tempfile.TemporaryDirectory() as folder:
             make(Path(folder), np.random.default_rng(0))
             for place in PLACES:

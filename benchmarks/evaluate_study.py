@@ -23,12 +23,13 @@ import pandas as pd
 
 from dpdt.base.console import show_table
 from dpdt.base.files import make_folder, write_json
-from dpdt.base.vocabulary import LABELS, age_group
+from dpdt.base.vocabulary import LABELS, age_group, as_name
 from dpdt.cohort.table import COLUMNS
 from dpdt.evaluation import evaluate
 from dpdt.evaluation.predict import PREDICTION_COLUMNS, Predict
 from dpdt.report.write import write_report
 from dpdt.study import Study, load_study
+from dpdt.study.findings import findings_of
 
 PAPER = {"vindr": 3_000, "chestxray14": 25_596, "chexpert": 29_320, "uka": 39_824, "padchest": 22_045}
 ALL = {"vindr": 18_000, "chestxray14": 112_120, "chexpert": 157_676, "uka": 193_361, "padchest": 110_525}
@@ -37,15 +38,16 @@ PREVALENCE = dict(zip(LABELS, (0.04, 0.18, 0.02, 0.13, 0.39), strict=True))
 RESULT = Path("build/bench/evaluate_study.json")
 
 
-def make_study(folder: Path, images: dict[str, int]) -> Study:
+def make_study(folder: Path, images: dict[str, int], labels: Sequence[str] = LABELS) -> Study:
     """A study whose trainings are finished, as far as an evaluation looks at them."""
     shutil.rmtree(folder, ignore_errors=True)
     make_folder(folder)
     domains = "".join(f'[domains.{name}]\nroot = "raw"\n' for name in images)
-    (folder / "study.toml").write_text(f"{domains}[privacy]\ntarget_epsilons = [inf, 8.0, 1.0]\n")
+    head = f"[study]\nlabels = {json.dumps(list(labels))}\n"
+    (folder / "study.toml").write_text(f"{head}{domains}[privacy]\ntarget_epsilons = [inf, 8.0, 1.0]\n")
     study = load_study(folder / "study.toml")
     for domain, count in images.items():
-        frame = cohort(domain, count)
+        frame = cohort(domain, count, labels)
         make_folder(study.paths.cohort_table(domain).parent)
         frame.to_parquet(study.paths.cohort_table(domain), index=False)
         study.paths.cohort_exclusions(domain).write_text("reason\n")
@@ -62,7 +64,7 @@ def make_study(folder: Path, images: dict[str, int]) -> Study:
     return study
 
 
-def cohort(domain: str, tested: int) -> pd.DataFrame:
+def cohort(domain: str, tested: int, labels: Sequence[str]) -> pd.DataFrame:
     """Test images, three a patient on average, and some of val."""
     rng = np.random.default_rng(0)
     count = tested + VAL_IMAGES
@@ -80,13 +82,15 @@ def cohort(domain: str, tested: int) -> pd.DataFrame:
             "split": ["test"] * tested + ["val"] * VAL_IMAGES,
         }
     )
-    for label, prevalence in PREVALENCE.items():
-        frame[label] = pd.array(rng.random(count) < prevalence, dtype="Int8")
-    return frame[list(COLUMNS)]
+    for label in labels:
+        frame[label] = pd.array(rng.random(count) < PREVALENCE.get(label, 0.05), dtype="Int8")
+    return frame[[*COLUMNS, *labels]]
 
 
 @contextmanager
-def invented(study: Study, paths: Any, splits: Sequence[tuple[str, str]]) -> Iterator[Predict]:
+def invented(
+    study: Study, paths: Any, splits: Sequence[tuple[str, str]], *, weights: Path | None = None
+) -> Iterator[Predict]:
     """In the place of the network: scores in single precision that know a little about the label."""
     rng = np.random.default_rng(list(paths.run_id.encode()))
 
@@ -97,7 +101,7 @@ def invented(study: Study, paths: Any, splits: Sequence[tuple[str, str]]) -> Ite
         images["patient_key"] = frame["patient_id"].to_numpy()
         images["age_group"] = [age_group(age) for age in frame["age_years"]]
         parts = []
-        for label in LABELS:
+        for label in study.study.labels:
             target = frame[label].reset_index(drop=True)
             logit = rng.normal(size=len(frame)) + target.to_numpy(dtype=float)
             parts.append(images.assign(label=label, target=target, score=(1 / (1 + np.exp(-logit))).astype("f4")))
@@ -130,12 +134,15 @@ def main() -> None:
     """Run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", choices=["all", "paper"], default="all")
+    parser.add_argument("--labels", type=int, default=len(LABELS), help="so many of VinDr's findings, if not five")
     parser.add_argument("--models", type=int, default=15, help="only so many, for a short look")
     arguments = parser.parse_args()
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = "1"
     images = ALL if arguments.images == "all" else PAPER
-    study = make_study(RESULT.parent / "evaluate-study", images)
+    others = tuple(as_name(finding) for finding in findings_of("vindr"))[: arguments.labels]
+    labels = LABELS if arguments.labels == len(LABELS) else others
+    study = make_study(RESULT.parent / "evaluate-study", images, labels)
     runs = [study.run_id(cell) for cell in study.cells()][: arguments.models]
     context = multiprocessing.get_context("spawn")
     started = time.perf_counter()
@@ -145,7 +152,7 @@ def main() -> None:
     with context.Pool(1) as pool:
         report_gib = pool.apply(report_peak, [str(study.file)])
     reported = time.perf_counter() - started - evaluated
-    case = f"{len(runs)} models x 5 domains, {sum(images.values()):,} test images"
+    case = f"{len(runs)} models x 5 domains, {sum(images.values()):,} test images, {len(labels)} labels"
     rows = [
         {
             "case": case,

@@ -1,4 +1,4 @@
-"""Differentially private domain transfer for chest radiographs.
+"""Differentially private domain transfer for radiographs.
 
 What the command line does, from Python: `load_study`, `Cohort`, `Shards` (a `torch.utils.data.Dataset`), `train`,
 `evaluate` and `results`. They are imported when they are first used, so that `import dpdt` stays light.

@@ -74,8 +74,8 @@ class Cohort:
 class Shards(Dataset[tuple[Tensor, Tensor]]):
     """Images and labels of one split of one domain, for a `torch.utils.data.DataLoader`.
 
-    An item is (float32 in 0..1 of shape (1, size, size), float32 of shape (5,): 1, 0, NaN where unknown). Shards that
-    are not there yet are made.
+    An item is (float32 in 0..1 of shape (1, size, size), float32 of shape (labels,): 1, 0, NaN where unknown). Shards
+    that are not there yet are made.
 
     Args:
         study: The study.
@@ -97,7 +97,7 @@ class Shards(Dataset[tuple[Tensor, Tensor]]):
 
     @property
     def labels(self) -> "NDArray[np.float32]":
-        """float32, (n, 5): 1, 0, NaN where unknown."""
+        """float32, (n, labels): 1, 0, NaN where unknown."""
         return self._data.labels
 
     @property
@@ -156,9 +156,10 @@ class Trained:
         return found
 
     def model(self) -> nn.Module:
-        """The network with these weights, on the CPU, ready to predict: logits in the order of `dpdt`'s labels."""
-        model = build_model(self.study.model, folder=self.study.file.parent)
-        load_weights(model, self.weights)
+        """The network with these weights, on the CPU, ready to predict: logits in the order of the study's labels."""
+        labels = self.study.study.labels
+        model = build_model(self.study.model, folder=self.study.file.parent, num_outputs=len(labels))
+        load_weights(model, self.weights, labels=labels)
         return model.eval()
 
 

@@ -118,7 +118,7 @@ def write_domain(study: Study, domain: str, *, patients: int) -> None:
     frame.loc[0, "pneumonia"] = pd.NA
     table = study.paths.cohort_table(domain)
     make_folder(table.parent)
-    frame[list(COLUMNS)].to_parquet(table, index=False)
+    frame[[*COLUMNS, *LABELS]].to_parquet(table, index=False)
     split = hashlib.sha256(domain.encode()).hexdigest()
     record = {"fingerprint": study.cohort_fingerprint(domain), "split_sha256": split, "synthetic": True}
     study.paths.cohort_exclusions(domain).write_text("reason\n")

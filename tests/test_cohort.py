@@ -55,7 +55,7 @@ def master_list(folder: Path, rows: list[dict[str, object]]) -> Path:
 def test_cohort_table_has_the_agreed_columns_sorted_by_image(study: Study, domain: str) -> None:
     summary = build_cohort(study, domain)
     table = read_cohort(study, domain)
-    assert tuple(table.columns) == COLUMNS
+    assert tuple(table.columns) == (*COLUMNS, *LABELS)
     assert list(table["image_id"]) == sorted(table["image_id"])
     assert isinstance(table.index, pd.RangeIndex)
     assert set(table["split"]) <= set(SPLITS)

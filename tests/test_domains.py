@@ -11,12 +11,13 @@ import pytest
 from dpdt.base.vocabulary import LABELS, age_group
 from dpdt.cohort.hospitals import read_domain, reader
 from dpdt.cohort.hospitals.padchest import parse_labels
-from dpdt.cohort.hospitals.raw_cohort import RAW_COLUMNS, RawCohort, age_from_text
+from dpdt.cohort.hospitals.raw_cohort import RAW_COLUMNS, RawCohort, Wanted, age_from_text
 from dpdt.cohort.hospitals.raw_files import read_csv
 from dpdt.cohort.synthetic import hospital_pictures, make_hospitals
 from dpdt.cohort.synthetic.layouts import LAYOUTS
 from dpdt.errors import CohortError, StudyError
 from dpdt.study.domain_settings import DomainSettings
+from dpdt.study.findings import define
 
 PATIENTS = 24
 
@@ -61,7 +62,7 @@ def test_labels_read_back_are_the_labels_drawn(kind: str, hospitals: dict[str, P
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_columns_are_the_agreed_ones_and_ids_are_text(kind: str, hospitals: dict[str, Path]) -> None:
     frame = read(kind, hospitals[kind]).frame
-    assert tuple(frame.columns) == RAW_COLUMNS
+    assert tuple(frame.columns) == (*RAW_COLUMNS, *LABELS)
     assert all(frame[label].dtype == "Int8" for label in LABELS)
     assert all(isinstance(value, str) for name in ("image_id", "patient_id", "study_id") for value in frame[name])
     assert all((hospitals[kind] / path).is_file() for path in frame["path"])
@@ -778,3 +779,92 @@ def test_uka_without_split_view_and_study_column_still_reads(tmp_path: Path) -> 
     row = read("uka", uka_folder(tmp_path)).frame.iloc[0]
     assert (row["path"], row["view"], row["study_id"], row["age_years"]) == ("images/1.png", "frontal", "1", 70)
     assert pd.isna(row["split"])
+
+
+# ---- labels and columns that a study asks for ----
+
+
+def wanted(kind: str, *labels: str, columns: dict[str, str] | None = None, **given: list[str]) -> Wanted:
+    return Wanted({label: define(label, kind, given=given.get(label, ())) for label in labels}, columns or {})
+
+
+def read_wanted(kind: str, root: Path, of: Wanted, **settings: object) -> RawCohort:
+    chosen = DomainSettings.model_validate({"root": root, "missing_images": "later", **settings})
+    return read_domain(kind, root, chosen, of)
+
+
+@pytest.mark.parametrize(
+    ("grades", "cut", "label"),
+    [
+        ({"pleural_effusion_left": 2}, ">= 2", 1),
+        ({"pleural_effusion_left": 2}, ">= 3", 0),
+        ({"pleural_effusion_left": 1}, ">= 2", 0),
+        ({"pleural_effusion_right": 5}, ">= 2", 0),  # questionable is no grade above the others
+        ({"pleural_effusion_right": "", "pleural_effusion_left": 1}, ">= 2", None),
+        ({"pleural_effusion_right": "", "pleural_effusion_left": 4}, ">= 2", 1),
+        ({"congestion": 2}, "congestion >= 2", 1),
+        ({}, "congestion >= 2", None),  # the list has no such column
+    ],
+)
+def test_uka_cuts_of_grades(grades: dict[str, object], cut: str, label: int | None, tmp_path: Path) -> None:
+    of = wanted("uka", "pleural_effusion", "cardiomegaly", pleural_effusion=[cut])
+    row = read_wanted("uka", uka_folder(tmp_path, **grades), of).frame.iloc[0]
+    assert (None if pd.isna(row["pleural_effusion"]) else row["pleural_effusion"]) == label
+    assert row["cardiomegaly"] == 0
+
+
+def test_chexpert_of_several_findings_is_positive_else_uncertain_else_negative(
+    hospitals: dict[str, Path], tmp_path: Path
+) -> None:
+    table = next(hospitals["chexpert"].rglob("train.csv"))
+    rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+    rows = rows[rows["Frontal/Lateral"] == "Frontal"].iloc[:4]
+    rows = rows.assign(Edema=["1", "-1", "0", ""], Consolidation=["-1", "0", "-1", "0"], Pneumonia="")
+    rows.to_csv(tmp_path / "train.csv", index=False)
+    of = wanted("chexpert", "opacity", "pneumonia", opacity=["Edema", "Consolidation"])
+    for policy, labels in (("unknown", [1, None, None, 0]), ("positive", [1, 1, 1, 0]), ("negative", [1, 0, 0, 0])):
+        raw = read_wanted("chexpert", tmp_path, of, uncertain=policy)
+        found = [None if pd.isna(value) else int(value) for value in raw.frame["opacity"]]
+        assert found == labels, policy
+        assert raw.counts[f"uncertain opacity read as {policy}"] == 2
+
+
+def test_vindr_reader_who_saw_one_of_the_findings_saw_the_label(vindr: Path) -> None:
+    path = vindr / "annotations" / "image_labels_train.csv"
+    image = pd.read_csv(path)["image_id"][0]
+    blank = ["0"] * (len(pd.read_csv(path)) - 3)
+    edit(path, lambda t: t.assign(**{"Edema": ["1", "0", "0", *blank], "Lung cyst": ["0", "1", "0", *blank]}))
+    of = wanted("vindr", "either", "edema", "other_diseases", either=["Edema", "lung_cyst"])
+    row = read_wanted("vindr", vindr, of).frame.set_index("image_id").loc[image]
+    assert (row["either"], row["edema"]) == (1, 0)  # two of three readers, one of three
+    with pytest.raises(StudyError, match=r"columns: VinDr's lists have a row a reader, and no column"):
+        read_wanted("vindr", vindr, of, columns={"ward": "x"})
+
+
+def test_a_label_that_a_list_has_not_is_unknown_and_counted(tmp_path: Path) -> None:
+    root = padchest_folder(tmp_path, ["['hiatal hernia']", "['goiter', 'normal']"])
+    raw = read_wanted("padchest", root, wanted("padchest", "mediastinal_enlargement", "lung_cyst"))
+    assert list(raw.frame["mediastinal_enlargement"]) == [1, 1]  # both are below it in the tree
+    assert raw.frame["lung_cyst"].isna().all()
+    assert raw.counts["lung_cyst unknown in every image"] == 2
+
+
+def test_columns_for_groups_are_those_of_the_lists(mimic: Path, tmp_path: Path) -> None:
+    of = wanted("padchest", "goiter", columns={"manufacturer": "Manufacturer_DICOM"})
+    (tmp_path / "p").mkdir()
+    root = padchest_folder(tmp_path / "p", ["['goiter']"] * 2, Manufacturer_DICOM=["Philips", " Imaging Dynamics "])
+    assert list(read_wanted("padchest", root, of).frame["manufacturer"]) == ["Philips", "Imaging Dynamics"]
+    (tmp_path / "q").mkdir()
+    assert set(read_wanted("padchest", padchest_folder(tmp_path / "q", ["['goiter']"]), of).frame["manufacturer"]) == {
+        ""
+    }
+    with pytest.raises(CohortError, match=r"no column 'Manufacturer_DICOM' \(columns\.manufacturer\)"):
+        read_wanted("padchest", tmp_path / "q", of, columns={"manufacturer": "Manufacturer_DICOM"})
+    of = wanted("mimic", "edema", columns={"race": "race"})
+    assert set(read_wanted("mimic", mimic, of).frame["race"]) == {""}  # without MIMIC-IV's admissions
+    subjects = sorted(set(pd.read_csv(mimic / "mimic-cxr-2.0.0-metadata.csv.gz", dtype=str)["subject_id"]))
+    stays = [(subjects[0], "WHITE"), (subjects[0], "ASIAN"), (subjects[0], "ASIAN"), (subjects[0], ""), ("1", "OTHER")]
+    pd.DataFrame(stays, columns=["subject_id", "race"]).to_csv(mimic / "admissions.csv.gz", index=False)
+    frame = read_wanted("mimic", mimic, of).frame
+    assert set(frame.loc[frame["patient_id"] == subjects[0], "race"]) == {"ASIAN"}
+    assert set(frame.loc[frame["patient_id"] != subjects[0], "race"]) == {""}

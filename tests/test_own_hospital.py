@@ -317,7 +317,6 @@ def test_an_official_split_that_parts_two_spellings_is_an_error(tmp_path: Path) 
             r"own\.sublabels: only for kind pad",
         ),
         ('kind = "table"', 'kind = "table"\nreaders = "any"', r"own\.readers: only for kind vindr, this domain is of"),
-        ('kind = "table"', 'kind = "table"\nsublabels = { lung = ["x"] }', r"sublabels\.lung: no such label\. Valid"),
     ],
 )
 def test_a_mistake_in_the_study_file_gets_one_clear_line(old: str, new: str, message: str, tmp_path: Path) -> None:

@@ -17,14 +17,14 @@ import pandas as pd
 import pytest
 
 import dpdt
-from dpdt.base.vocabulary import LABELS
+from dpdt.base.vocabulary import LABELS, as_name
 from dpdt.cohort.build import build_cohort
 from dpdt.cohort.hospitals import read_domain
-from dpdt.cohort.hospitals.padchest import SUBLABELS
-from dpdt.cohort.hospitals.raw_cohort import RawCohort
+from dpdt.cohort.hospitals.raw_cohort import RawCohort, Wanted
 from dpdt.cohort.table import read_cohort, read_record
 from dpdt.study import load_study
 from dpdt.study.domain_settings import DomainSettings
+from dpdt.study.findings import define, findings_of
 
 WHEEL = os.environ.get("DPDT_XRV_WHEEL", "")
 REAL_DATA = os.environ.get("DPDT_REAL_DATA", "")
@@ -256,4 +256,86 @@ def test_the_sublabels_in_the_docs_are_the_defaults() -> None:
     blocks = re.findall(r"^```toml\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     domains = [tomllib.loads(block)["domains"] for block in blocks]
     documented = next(domain["padchest"]["sublabels"] for domain in domains if "padchest" in domain)
-    assert {label: frozenset(names) for label, names in documented.items()} == SUBLABELS
+    assert {label: set(names) for label, names in documented.items()} == {
+        label: {finding.name for finding in define(label, "padchest")} for label in LABELS
+    }
+
+
+# ---- every finding of each table, as a label of its name; counts from papers, or by other means from the files ----
+
+
+def every_finding(kind: str, root: Path, **settings: object) -> pd.DataFrame:
+    labels = {as_name(finding): define(as_name(finding), kind) for finding in findings_of(kind)}
+    chosen = DomainSettings.model_validate({"root": root, "missing_images": "later", **settings})
+    return read_domain(kind, root, chosen, Wanted(labels, {})).frame
+
+
+@needs_data
+def test_chestxray14_images_of_each_finding() -> None:
+    # of the 112,120 images of the NIH Clinical Center's release, as cited ever since
+    wanted = {
+        **{"infiltration": 19_894, "effusion": 13_317, "atelectasis": 11_559, "nodule": 6_331, "mass": 5_782},
+        **{"pneumothorax": 5_302, "consolidation": 4_667, "pleural_thickening": 3_385, "cardiomegaly": 2_776},
+        **{"emphysema": 2_516, "edema": 2_303, "fibrosis": 1_686, "pneumonia": 1_431, "hernia": 227},
+        "no_finding": 60_361,
+    }
+    files = {"table": "metadata/Data_Entry_2017_v2020.csv.gz"}
+    frame = every_finding("chestxray14", Path(REAL_DATA), files=files, split="patients")
+    assert {label: int((frame[label] == 1).sum()) for label in wanted} == wanted
+
+
+@needs_wheel
+def test_chexpert_studies_of_each_finding_are_those_of_the_papers_table_1(tables: Path) -> None:
+    # Irvin et al., AAAI 2019, table 1: positive and uncertain studies of 187,641; 16 of them have no frontal image.
+    wanted = {
+        "no_finding": (16_627, 0),
+        "enlarged_cardiomediastinum": (9_020, 10_148),
+        "cardiomegaly": (23_002, 6_597),
+        "lung_lesion": (6_856, 1_071),
+        "lung_opacity": (92_669, 4_341),
+        "edema": (48_905, 11_571),
+        "consolidation": (12_730, 23_976),
+        "pneumonia": (4_576, 15_658),
+        "atelectasis": (29_333, 29_377),
+        "pneumothorax": (17_313, 2_663),
+        "pleural_effusion": (75_696, 9_419),
+        "pleural_other": (2_441, 1_771),
+        "fracture": (7_270, 484),
+        "support_devices": (105_831, 898),
+    }
+    frame = every_finding("chexpert", tables, files={"table": "chexpert_train.csv.gz"}, uncertain="unknown")
+    for label, of_paper in wanted.items():
+        found = [frame["study_id"][mask].nunique() for mask in ((frame[label] == 1).fillna(False), frame[label].isna())]
+        for here, there in zip(found, of_paper, strict=True):
+            assert 0 <= there - here <= 16, (label, found, of_paper)
+
+
+@needs_wheel
+def test_padchest_images_of_findings_with_those_below_them(tables: Path) -> None:
+    below = {  # by hand from Bustos et al. 2020
+        "fracture": "fracture|clavicle fracture|humeral fracture|vertebral fracture|rib fracture|callus rib fracture",
+        "pneumothorax": "pneumothorax|hydropneumothorax",
+        "consolidation": "consolidation|air bronchogram",
+        "hilar_enlargement": "hilar enlargement|adenopathy|vascular hilar enlargement|pulmonary artery enlargement",
+        "nsg_tube": "NSG tube",
+        "kyphosis": "kyphosis",
+    }
+    frame = every_finding("padchest", tables)
+    raw = pd.read_csv(tables / PADCHEST, usecols=["ImageID", "Labels"], dtype=str, na_filter=False)
+    raw = raw[raw["ImageID"].isin(frame["image_id"])]
+    for label, names in below.items():
+        cells = raw["Labels"].str.contains(rf"'\s*(?:{names})\s*'", regex=True)
+        assert int((frame[label] == 1).sum()) == int(cells.sum()), label
+
+
+@needs_wheel
+def test_vindr_images_of_each_class_of_the_competition(tables: Path) -> None:
+    frame = every_finding("vindr", tables, files={"train_labels": "vinbigdata-train.csv.gz"})
+    raw = pd.read_csv(tables / "vinbigdata-train.csv.gz")
+    readers = raw.drop_duplicates(["image_id", "rad_id", "class_name"]).groupby(["class_name", "image_id"]).size()
+    for name in raw["class_name"].unique():  # three readers an image: two agree
+        assert int((frame[as_name(name)] == 1).sum()) == int((readers[name] >= 2).sum()), name
+    unknown = {label for label in frame.columns[8:] if frame[label].isna().all()}
+    assert unknown == {as_name(name) for name in findings_of("vindr")} - {
+        as_name(n) for n in raw["class_name"].unique()
+    }

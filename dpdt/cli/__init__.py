@@ -9,6 +9,7 @@ with `@app.command(epilog="Example: …")` in the module of its group; a new mod
 # isort: off
 from dpdt.cli.app import app, main
 from dpdt.cli import study_file as study_file
+from dpdt.cli import domains as domains
 from dpdt.cli import plan as plan
 from dpdt.cli import stages as stages
 from dpdt.cli import jobs as jobs

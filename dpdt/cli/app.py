@@ -37,7 +37,7 @@ app = App(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Differentially private domain transfer for chest radiographs.\n\n"
+    help="Differentially private domain transfer for radiographs.\n\n"
     "From raw radiographs to the comparison of DP and non-DP models: cohort, shards, pretrain, train, evaluate, "
     "report, sync. `dpdt submit` sends all of them; every stage skips what is done.",
     epilog="Example: dpdt demo   (six synthetic hospitals, the whole way, on this machine)",

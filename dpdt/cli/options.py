@@ -21,6 +21,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no summari
 
 SECTIONS: Final = {
     "study_file": "The study",
+    "domains": "The study",
     "plan": "The study",
     "stages": "Its stages, one by one",
     "jobs": "All stages as jobs",

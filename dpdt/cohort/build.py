@@ -11,8 +11,8 @@ Rules, each counted in `cohort/<domain>.json` and `cohort/summary.csv`:
 """
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,14 +20,14 @@ import pandas as pd
 
 from dpdt.base.console import warn
 from dpdt.base.files import atomic_path, exclusive_lock, read_json, sha256_file, write_json
-from dpdt.base.vocabulary import LABELS
+from dpdt.base.vocabulary import healthy_label
 from dpdt.cohort.checks import check_rows, check_shared_patients, check_training, warnings_of
 from dpdt.cohort.hospitals import read_domain
 from dpdt.cohort.hospitals.known_files import content_sha256, version
-from dpdt.cohort.hospitals.raw_cohort import MISSING_IMAGES, RawCohort
+from dpdt.cohort.hospitals.raw_cohort import MISSING_IMAGES, RawCohort, Wanted
 from dpdt.cohort.splits import check_patients, fill_split, one_spelling, patient_fraction
 from dpdt.cohort.summary import SUMMARY_COLUMNS, count, show
-from dpdt.cohort.table import COLUMNS, SYNTHETIC_MARKER, changed_inputs, cohort_done, read_record
+from dpdt.cohort.table import SYNTHETIC_MARKER, changed_inputs, cohort_columns, cohort_done, read_record
 from dpdt.errors import CohortError, PrivacyError, StudyError
 from dpdt.study import Study
 
@@ -40,7 +40,8 @@ CONTRADICTIONS: Final = {
     "exclude": "healthy with a finding, left out",
     "keep": "healthy with a finding, kept",
 }
-FINDINGS: Final = tuple(label for label in LABELS if label != "healthy")
+NO_DISEASE: Final = ("support_devices",)
+"""What a healthy radiograph may show: CheXpert's labeller leaves it out of No Finding (Irvin et al., AAAI 2019)."""
 
 
 @dataclass(frozen=True)
@@ -104,21 +105,23 @@ def build_cohort(study: Study, domain: str) -> CohortSummary:
         return _summary(read_record(study, domain), built=False)
     root = study.root(domain)
     try:
-        raw = read_domain(study.kind(domain), root, study.domains[domain])
+        wanted = Wanted(study.definitions(domain), study.group_columns(domain))
+        raw = read_domain(study.kind(domain), root, study.domains[domain], wanted)
     except StudyError as err:
         raise StudyError(f"domains.{domain}.{err}") from err
     except CohortError as err:
         raise CohortError(f"domain {domain}: {err}") from err
-    frame, gone, notes = _resolve(raw.frame, study.domains[domain].contradictions)
+    frame, gone, notes = _resolve(raw.frame, study.study.labels, study.domains[domain].contradictions)
+    raw = replace(raw, frame=frame.iloc[:0].copy())  # many labels of a large list need not be there twice
     exclusions = pd.concat([raw.exclusions, gone])
     check_rows(frame, domain)
     frame, respelled = one_spelling(frame)
     frame, how = fill_split(frame, study, domain)
     check_patients(frame, domain)
     check_training(frame, exclusions, domain)
-    table = _written_columns(frame, domain)
+    table = _written_columns(frame, study, domain)
     notes |= {"spellings of a patient's id made one": respelled, "patients with two sexes": _two_sexes(table)}
-    rows = count(table, exclusions, {**raw.counts, **notes})
+    rows = count(table, exclusions, {**raw.counts, **notes}, labels=study.study.labels)
     record = _record(study, domain, table, raw, rows, how)
     paths.cohort_record(domain).unlink(missing_ok=True)  # after a kill, an old record must not vouch for a new table
     with atomic_path(paths.cohort_table(domain)) as temporary:
@@ -133,23 +136,30 @@ def build_cohort(study: Study, domain: str) -> CohortSummary:
     return _summary(record, built=True)
 
 
-def _resolve(frame: pd.DataFrame, contradictions: str) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
+def _resolve(
+    frame: pd.DataFrame, labels: Sequence[str], contradictions: str
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
     """Settle images that are healthy and have a finding, and leave out those without any known label.
 
     Returns:
         What stays, what goes (columns image_id, view, reason), and the number of contradictions under its rule.
     """
-    wrong = (frame["healthy"] == 1).fillna(False) & (frame[list(FINDINGS)] == 1).fillna(False).any(axis=1)
-    if contradictions in ("finding", "unknown"):
-        value = 0 if contradictions == "finding" else pd.NA
-        frame = frame.assign(healthy=frame["healthy"].mask(wrong, value))
+    healthy = healthy_label(labels)
+    values = frame[list(labels)].to_numpy(dtype="int8", na_value=-1)
+    wrong = pd.Series(False, index=frame.index)
+    if healthy is not None:
+        findings = [at for at, label in enumerate(labels) if label not in (healthy, *NO_DISEASE)]
+        wrong |= (values[:, labels.index(healthy)] == 1) & (values[:, findings] == 1).any(axis=1)
+        if contradictions in ("finding", "unknown"):
+            value = 0 if contradictions == "finding" else pd.NA
+            frame = frame.assign(**{healthy: frame[healthy].mask(wrong, value)})
     reasons = pd.Series("", index=frame.index, dtype="str")
-    reasons = reasons.mask(frame[list(LABELS)].isna().all(axis=1), "no known label")
+    reasons = reasons.mask((values == -1).all(axis=1), "no known label")
     if contradictions == "exclude":
         reasons = reasons.mask(wrong, "healthy with a finding (policy exclude)")
     gone = frame[reasons != ""]
     exclusions = gone[["image_id", "view"]].assign(reason=reasons[reasons != ""])
-    return frame[reasons == ""], exclusions, {CONTRADICTIONS[contradictions]: int(wrong.sum())}
+    return frame if gone.empty else frame[reasons == ""], exclusions, {CONTRADICTIONS[contradictions]: int(wrong.sum())}
 
 
 def _two_sexes(table: pd.DataFrame) -> int:
@@ -158,11 +168,12 @@ def _two_sexes(table: pd.DataFrame) -> int:
     return int(known["patient_id"].duplicated().sum())
 
 
-def _written_columns(frame: pd.DataFrame, domain: str) -> pd.DataFrame:
+def _written_columns(frame: pd.DataFrame, study: Study, domain: str) -> pd.DataFrame:
     """The frame as it is written."""
-    table = frame.assign(domain=domain).sort_values("image_id", kind="stable", ignore_index=True)[list(COLUMNS)]
-    types: dict[str, Any] = {name: "str" for name in COLUMNS if name not in (*LABELS, "age_years")}
-    return table.astype({**types, "age_years": "float64", **dict.fromkeys(LABELS, "Int8")})
+    columns, labels = cohort_columns(study, domain), study.study.labels
+    table = frame.assign(domain=domain).sort_values("image_id", kind="stable", ignore_index=True)[list(columns)]
+    types: dict[str, Any] = {name: "str" for name in columns if name not in (*labels, "age_years")}
+    return table.astype({**types, "age_years": "float64", **dict.fromkeys(labels, "Int8")})
 
 
 def _record(
@@ -183,6 +194,7 @@ def _record(
         "settings": settings.model_dump(mode="json", exclude={"root"}),
         "policies": {**views, **raw.policies, "contradictions": settings.contradictions, **how},
         "seed": study.study.seed,
+        **({"columns": columns} if (columns := study.group_columns(domain)) else {}),
         "synthetic": synthetic,
         "inputs": inputs,
         "warnings": [

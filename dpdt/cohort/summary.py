@@ -1,6 +1,6 @@
 """Counts of a cohort: the rows of `cohort/summary.csv`, and the printed table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -14,13 +14,16 @@ __all__ = ["SUMMARY_COLUMNS", "count", "show"]
 SUMMARY_COLUMNS: Final = ("domain", "split", "what", "value", "images", "patients")
 
 
-def count(table: pd.DataFrame, exclusions: pd.DataFrame, notes: Mapping[str, int]) -> list[dict[str, Any]]:
+def count(
+    table: pd.DataFrame, exclusions: pd.DataFrame, notes: Mapping[str, int], *, labels: Sequence[str] = LABELS
+) -> list[dict[str, Any]]:
     """Count a cohort.
 
     Args:
         table: The cohort table.
         exclusions: Columns `image_id`, `view`, `reason`.
         notes: Other things worth telling; zeros are left out.
+        labels: Columns of the table that are labels.
 
     Returns:
         Dicts with SUMMARY_COLUMNS: rows read, views read, rows excluded by reason, notes, then by split the totals,
@@ -34,7 +37,9 @@ def count(table: pd.DataFrame, exclusions: pd.DataFrame, notes: Mapping[str, int
 
     def row(split: str, what: str, value: str, mask: Any) -> dict[str, Any]:
         chosen = np.asarray(mask, dtype=bool)
-        cells = (domain, split, what, value, int(chosen.sum()), len(np.unique(patients[chosen])))
+        there = np.zeros(len(patients), dtype=bool)
+        there[patients[chosen]] = True
+        cells = (domain, split, what, value, int(chosen.sum()), int(there.sum()))
         return dict(zip(SUMMARY_COLUMNS, cells, strict=True))
 
     rows = [number("rows read", "", len(table) + len(exclusions))]
@@ -48,16 +53,17 @@ def count(table: pd.DataFrame, exclusions: pd.DataFrame, notes: Mapping[str, int
         "sex": table["sex"],
         "age": table["age_years"].map(age_group),
     }
+    of_labels = {label: table[label].to_numpy(dtype="int8", na_value=-1) for label in labels}
     for split in SPLITS:
         part = (table["split"] == split).to_numpy()
         rows.append(row(split, "total", "", part))
         for what, column in columns.items():
             values = SEXES if what == "sex" else sorted(column[part].unique())
             rows += [row(split, what, value, part & (column == value)) for value in values]
-        for label in LABELS:
-            rows.append(row(split, label, "positive", part & (table[label] == 1).fillna(False)))
-            if table[label][part].isna().any():
-                rows.append(row(split, label, "unknown", part & table[label].isna()))
+        for label, known in of_labels.items():
+            rows.append(row(split, label, "positive", part & (known == 1)))
+            if (unknown := part & (known == -1)).any():
+                rows.append(row(split, label, "unknown", unknown))
     return rows
 
 

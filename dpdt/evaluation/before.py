@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dpdt.base.files import file_state, read_json, sha256_file
-from dpdt.base.vocabulary import LABELS
 from dpdt.runs.ancestors import ancestry, sha256_once
-from dpdt.runs.config import freeze_config, frozen_settings
+from dpdt.runs.config import freeze_config, frozen_settings, recorded_labels
 from dpdt.runs.read import is_synthetic
 from dpdt.runs.state import write_state
 from dpdt.study import BEFORE, Study
@@ -53,6 +52,7 @@ def begin_given(study: Study, paths: RunPaths, weights: Path) -> str:
             "seed": 0,
             "target_epsilon": 0.0,
             "settings": frozen_settings(study, kind="pretrain"),
+            **recorded_labels(study),
             "data": {},
             "num_steps": 0,
             "initial_weights": source,
@@ -79,8 +79,10 @@ def _why_not(study: Study, weights: Path) -> str:
     from dpdt.training.networks.build import build_model
     from dpdt.training.networks.weights import load_weights
 
-    if not load_weights(build_model(study.model, folder=study.file.parent), weights, new_head=True):
-        return f"{weights.name} has no head for the labels {', '.join(LABELS)}"
+    labels = study.study.labels
+    model = build_model(study.model, folder=study.file.parent, num_outputs=len(labels))
+    if not load_weights(model, weights, new_head=True, labels=labels):
+        return f"{weights.name} has no head for the labels {', '.join(labels)}"
     for run in ancestry(weights, runs=study.paths.runs).runs:
         if run.domain in study.train_domains:
             return f"{weights.name} was trained on {run.domain} itself (run {run.paths.run_id})"

@@ -13,7 +13,6 @@ import pandas as pd
 
 from dpdt.base.files import read_json, sha256_file
 from dpdt.base.parquet import Stamp, read_stamp, write_stamped
-from dpdt.base.vocabulary import LABELS
 from dpdt.cohort.data_hashes import data_key, recorded_hashes
 from dpdt.cohort.table import labels_sha256, read_cohort, read_record
 from dpdt.errors import CohortError, DpdtError, StudyError
@@ -112,7 +111,9 @@ def evaluate_run(study: Study, run_id: str) -> EvaluateSummary:
         name: _data_stamp(study, name, like=_stamp_there(paths.predictions(name))) | made_by
         for name in study.test_domains
     }
-    read = {name: read_predictions(paths.predictions(name), stamps[name]) for name in study.test_domains}
+    read = {
+        name: read_predictions(paths.predictions(name), stamps[name], study.study.labels) for name in study.test_domains
+    }
     frames = {name: frame for name, frame in read.items() if frame is not None}
     todo = [name for name in study.test_domains if name not in frames]
     val: list[tuple[str, str]] = []
@@ -158,7 +159,7 @@ def _check_data(study: Study, paths: RunPaths, domain: str) -> None:
     cohort = read_cohort(study, domain)
     plain = {"split_sha256": read_record(study, domain)["split_sha256"]}
     if any(name.startswith("labels_") for name in trained):
-        plain["labels_sha256"] = labels_sha256(cohort, "train")
+        plain["labels_sha256"] = labels_sha256(cohort, "train", study.study.labels)
     today = recorded_hashes(study, plain, frozen=trained)
     changed = {name.split("_")[0] for name, value in today.items() if trained.get(name) != value}
     if "split" in changed:
@@ -243,10 +244,10 @@ def _thresholds(study: Study, domain: str | None, predictions: pd.DataFrame | No
     """Youden's threshold by label, from the train domain's validation patients; none where there are none."""
     if predictions is None:
         why_not = "weights from a file have no val" if domain is None else f"val of {domain}: no image"
-        return dict.fromkeys(LABELS, Threshold(math.nan, why_not, 0, 0))
+        return dict.fromkeys(study.study.labels, Threshold(math.nan, why_not, 0, 0))
     frame = wide(predictions)
     thresholds = {}
-    for label in LABELS:
+    for label in study.study.labels:
         target = frame[f"target_{label}"].to_numpy()
         known = ~np.isnan(target)
         target, score = target[known], frame[f"score_{label}"].to_numpy()[known]
@@ -288,6 +289,10 @@ def _domain_metrics(
     weights = metrics.patient_draws(
         frame[unit].to_numpy(), draws=settings.bootstrap_draws, seed=study.study.seed, domain=domain
     )
+    groups = None
+    if settings.groups:
+        cohort = read_cohort(study, domain).set_index("image_id")
+        groups = metrics.own_groups(settings.groups, cohort.loc[frame["image_id"]])
     return metrics.measure_domain(
         frame,
         test_domain=domain,
@@ -295,6 +300,7 @@ def _domain_metrics(
         weights=weights,
         minimum=settings.min_subgroup_size,
         confidence=settings.confidence,
+        groups=groups,
     )
 
 

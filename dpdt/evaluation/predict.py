@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dpdt.base.console import progress
 from dpdt.base.files import fingerprint
 from dpdt.base.parquet import Stamp, read_stamp
-from dpdt.base.vocabulary import LABELS, age_group
+from dpdt.base.vocabulary import age_group
 from dpdt.errors import ShardError
 from dpdt.study import Study
 from dpdt.study.paths import RunPaths
@@ -59,7 +59,7 @@ def predictor(
 
         def predict(domain: str, split: str) -> pd.DataFrame:
             part = data[domain, split]
-            scores = np.empty((len(part), len(LABELS)), dtype=np.float32)
+            scores = np.empty((len(part), len(study.study.labels)), dtype=np.float32)
             for first in range(0, len(scores), size):
                 positions = np.arange(first, min(first + size, len(scores)))
                 scores[positions] = score(part.images(positions))
@@ -91,8 +91,9 @@ def _scorer(study: Study, weights: Path) -> Callable[[NDArray[np.uint8]], NDArra
     if study.train.num_threads:
         torch.set_num_threads(study.train.num_threads)
     device = choose_device(study.train.device)
-    model = build_model(study.model, folder=study.file.parent)
-    load_weights(model, weights)
+    labels = study.study.labels
+    model = build_model(study.model, folder=study.file.parent, num_outputs=len(labels))
+    load_weights(model, weights, labels=labels)
     model.eval().to(device)
 
     @torch.inference_mode()
@@ -119,30 +120,34 @@ def _long(study: Study, domain: str, data: "DomainData", scores: NDArray[np.floa
         }
     )
     parts = []
-    for number, label in enumerate(LABELS):
+    for number, label in enumerate(study.study.labels):
         target = pd.array(data.labels[:, number], dtype="Float32").astype("Int8")
         parts.append(images.assign(label=label, target=target, score=scores[:, number]))
     return pd.concat(parts, ignore_index=True)[list(PREDICTION_COLUMNS)]
 
 
 def wide(predictions: pd.DataFrame) -> pd.DataFrame:
-    """One row an image with `target_<label>` (NaN = unknown) and `score_<label>`, as the metrics want it."""
-    by_label = {label: part.set_index("image_id") for label, part in predictions.groupby("label", sort=False)}
-    images = by_label[LABELS[0]][["patient_key", "sex", "age_group"]]
+    """One row an image with `target_<label>` (NaN = unknown) and `score_<label>`, as the metrics want it.
+
+    The labels are those of the predictions, in their order.
+    """
+    by_label = {str(label): part.set_index("image_id") for label, part in predictions.groupby("label", sort=False)}
+    images = next(iter(by_label.values()))[["patient_key", "sex", "age_group"]]
     columns = {}
-    for label in LABELS:
-        columns[f"target_{label}"] = by_label[label]["target"].astype("Float64").astype("float64")
-        columns[f"score_{label}"] = by_label[label]["score"]
+    for label, part in by_label.items():
+        columns[f"target_{label}"] = part["target"].astype("Float64").astype("float64")
+        columns[f"score_{label}"] = part["score"]
     return images.assign(**columns).reset_index()
 
 
-def read_predictions(path: Path, stamp: Stamp) -> pd.DataFrame | None:
-    """Predictions with exactly this stamp; None if they are missing, others, or damaged."""
+def read_predictions(path: Path, stamp: Stamp, labels: Sequence[str]) -> pd.DataFrame | None:
+    """Predictions with exactly this stamp and these labels; None if they are missing, others, or damaged."""
     try:
         if read_stamp(path) != stamp:
             return None
         frame = pd.read_parquet(path)
     except (OSError, ValueError):
         return None
-    whole = tuple(frame.columns) == PREDICTION_COLUMNS and len(frame) % len(LABELS) == 0
+    whole = tuple(frame.columns) == PREDICTION_COLUMNS and tuple(frame["label"].unique()) == tuple(labels)
+    whole = whole and len(frame) % len(labels) == 0
     return frame if whole else None

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dpdt.base.vocabulary import LABELS
 from dpdt.evaluation.metrics import (
     ALL,
     AVERAGE,
@@ -161,14 +160,15 @@ def _by_image(study: Study, frame: pd.DataFrame) -> _Scores:
 
 def _compare(study: Study, first: _Scores, second: _Scores) -> Iterator[dict[str, Any]]:
     """Two models on one test domain: every label, then the average."""
-    names = ["patient_key", *(f"target_{label}" for label in LABELS)]
+    names = ["patient_key", *(f"target_{label}" for label in study.study.labels)]
     if not first.frame[names].equals(second.frame[names]):  # one of them was evaluated on other images or labels
         shared = first.frame.index.intersection(second.frame.index, sort=False)
         of_first, of_second = first.frame.loc[shared], second.frame.loc[shared]
         first, second = _by_image(study, of_first), _by_image(study, of_second.assign(**of_first[names]))
     compared: list[_Compared] = []
     patients = np.unique(first.frame["patient_key"].to_numpy(), return_inverse=True)[1]
-    for label in LABELS:
+    labels = study.study.labels
+    for label in labels:
         target = first.frame[f"target_{label}"].to_numpy(dtype=np.float64)
         known = ~np.isnan(target)
         reason = undefined_reason(target[known], minimum=study.evaluate.min_subgroup_size)
@@ -188,7 +188,7 @@ def _compare(study: Study, first: _Scores, second: _Scores) -> Iterator[dict[str
         yield row
     if compared:
         enough = [one for one in compared if not one.few] or compared
-        note = "" if len(enough) == len(LABELS) else f"over {len(enough)} of {len(LABELS)} labels"
+        note = "" if len(enough) == len(labels) else f"over {len(enough)} of {len(labels)} labels"
         row = {"label": AVERAGE, **_tested(enough, study)}
         yield row | {"reason": "; ".join(filter(None, (note, row["reason"])))}
 

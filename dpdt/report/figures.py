@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,6 +44,7 @@ ARM_COLOURS: Final = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#5
 ARM_MARKERS: Final = ("s", "^", "v", "P", "X", "d")
 NO_DP_COLOUR: Final = "#222222"
 BEFORE_COLOUR: Final = "#8c8c8c"
+AGES: Final = re.compile(r"age_(\d+)_(\d+)")
 
 
 def auc_scale(auc: pd.DataFrame) -> tuple[float, float]:
@@ -184,15 +186,17 @@ def spent_figure(table: pd.DataFrame) -> Drawing:
         return _export(figure)
 
 
-def subgroup_figure(table: pd.DataFrame, *, scope: str, names: Mapping[float, str]) -> Drawing:
+def subgroup_figure(
+    table: pd.DataFrame, *, scope: str, names: Mapping[float, str], groups: Sequence[str] = SUBGROUPS
+) -> Drawing:
     """Mean macro AUC by subgroup with its interval, one marker an epsilon."""
     from matplotlib import rc_context
 
-    groups: Sequence[str] = (ALL, *SUBGROUPS)
+    rows_of, groups = max(len(groups), len(SUBGROUPS)), (ALL, *groups)
     chosen = table[table["scope"] == scope]
     epsilons = sorted(chosen["target_epsilon"].unique(), reverse=True)
     with rc_context(FONT):
-        figure, axes = _figure(4.7, 3.3)
+        figure, axes = _figure(4.7, 3.3 * (rows_of + 1) / (len(SUBGROUPS) + 1))
         finite = 0
         for number, epsilon in enumerate(epsilons):
             rows = chosen[chosen["target_epsilon"] == epsilon].set_index("subgroup").reindex(list(groups))
@@ -211,7 +215,8 @@ def subgroup_figure(table: pd.DataFrame, *, scope: str, names: Mapping[float, st
         axes.set_xlabel(f"{scope} macro AUC")
         axes.grid(axis="x", color="#dddddd", linewidth=0.6)
         axes.axhline(0.5, color="#bbbbbb", linewidth=0.8)
-        axes.axhline(2.5, color="#bbbbbb", linewidth=0.8)
+        if groups[1:] == SUBGROUPS:
+            axes.axhline(2.5, color="#bbbbbb", linewidth=0.8)
         axes.tick_params(axis="y", length=0)
         axes.set_axisbelow(True)
         figure.legend(loc="outside upper left", frameon=False, ncols=3)
@@ -247,12 +252,11 @@ def sizes_figure(sizes: pd.DataFrame) -> Drawing:
 def group_name(group: str) -> str:
     """A subgroup in words.
 
-    >>> group_name("age_40_70"), group_name("female"), group_name("all")
-    ('40 to < 70 years', 'female', 'all patients')
+    >>> group_name("age_40_70"), group_name("female"), group_name("all"), group_name("ward_icu")
+    ('40 to < 70 years', 'female', 'all patients', 'ward icu')
     """
     if group == ALL:
         return "all patients"
-    if group.startswith("age_"):
-        low, high = group.removeprefix("age_").split("_")
-        return f"{low} to < {high} years"
-    return group
+    if age := AGES.fullmatch(group):
+        return f"{age[1]} to < {age[2]} years"
+    return group.replace("_", " ")

@@ -1,5 +1,6 @@
 """A report from tables of published numbers, without a study: `dpdt report --from-csv FILE`."""
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Final
 
 import pandas as pd
 
-from dpdt.base.vocabulary import LABELS
+from dpdt.base.vocabulary import LABELS, SUBGROUPS, check_name
 from dpdt.errors import StudyError
 from dpdt.evaluation.metrics import ALL, AVERAGE, joined_labels
 from dpdt.report import figures, tables
@@ -24,6 +25,7 @@ CELL: Final = ["label", "subgroup", "train_domain", "test_domain"]
 SIZES: Final = ["test_domain", "positive_label", "subgroup", "images"]
 SPENT: Final = ["domain", "epsilon", "auc"]
 ARMS: Final = ("epsilon_band", "target_epsilon")
+MISSPELT: Final = 0.85  # pneumonja and pneumonia are 0.89 alike, pneumothorax and pneumonia 0.67
 
 
 def write_published(files: Sequence[Path], folder: Path) -> Path:
@@ -159,8 +161,16 @@ def read_auc_table(frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, Grid]:
         tuple(sorted(names, reverse=True)),
         names,
         why_no_before="" if 0 in names else "the table has no rows of epsilon 0, the model before all trainings",
+        labels=_in_order(table["label"], LABELS, {AVERAGE}),
+        groups=_in_order(table["subgroup"], SUBGROUPS, {ALL}) or SUBGROUPS,
     )
     return _with_averages(table), grid
+
+
+def _in_order(column: "pd.Series[str]", known: Sequence[str], other: set[str]) -> tuple[str, ...]:
+    """The names of a column: those that are known in their order, then the others in the table's."""
+    found = [str(name) for name in dict.fromkeys(column) if name not in other]
+    return (*(name for name in known if name in found), *(name for name in found if name not in known))
 
 
 def _one_before(table: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -189,11 +199,14 @@ def _check_cells(frame: pd.DataFrame, name: str, arm: str) -> None:
         if blank.any():
             row = int(blank.to_numpy().argmax()) + 1
             raise StudyError(f"--from-csv {name}: row {row}: {column} is empty. Fill it in, or leave the row out.")
-    strange = sorted(set(frame["label"]) - {*LABELS, AVERAGE})
-    if strange:
-        raise StudyError(
-            f"--from-csv {name}: label: expected {', '.join(LABELS)} or {AVERAGE}, got {strange[0]!r}. Correct it."
-        )
+    for label in frame["label"].unique():
+        try:
+            check_name(str(label), reserved=())
+        except ValueError as err:
+            raise StudyError(f"--from-csv {name}: label: {err}. Correct it, or write {AVERAGE} for a mean.") from err
+        meant = difflib.get_close_matches(str(label), (*LABELS, AVERAGE), n=1, cutoff=MISSPELT)
+        if meant and label != meant[0]:
+            raise StudyError(f"--from-csv {name}: label: {label!r} is nearly {meant[0]!r}. Correct it, or rename it.")
 
 
 def _upper_end(text: str, name: str) -> float:

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import pandas as pd
 
-from dpdt.base.vocabulary import LABELS, SUBGROUPS
 from dpdt.evaluation.metrics import ALL, AVERAGE
 from dpdt.report.grid import Grid
 from dpdt.report.intervals import UNKNOWN, DrawKey, Draws, Interval
@@ -129,8 +128,8 @@ def worse_than_before(grid: Grid, auc: pd.DataFrame, draws: Draws | None = None)
         WORSE_COLUMNS, the largest loss of each arm first; intervals are of each row by itself.
     """
     table = grid.spread(auc)
-    labels = table["label"].isin(LABELS) & (table["subgroup"] == ALL)
-    groups = (table["label"] == AVERAGE) & table["subgroup"].isin((ALL, *SUBGROUPS))
+    labels = (table["label"] != AVERAGE) & (table["subgroup"] == ALL)
+    groups = (table["label"] == AVERAGE) & table["subgroup"].isin((ALL, *grid.groups))
     table = table[labels | groups].dropna(subset="auc")
     cell = ["train_domain", "test_domain", "label", "subgroup"]
     start = table[table["target_epsilon"] == 0].set_index(cell)["auc"].rename("auc_before")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from dpdt.base.vocabulary import LABELS, SUBGROUPS
 from dpdt.runs.read import read_run
 from dpdt.study import BEFORE, Study, arm_name, is_before
 
@@ -21,6 +22,8 @@ class Grid:
     epsilons: tuple[float, ...]  # no DP (inf) first, then falling; 0 (before all trainings) where it was tested
     names: Mapping[float, str] = field(default_factory=dict)  # of arms with a band of epsilons
     why_no_before: str = ""  # where the epsilons are without 0
+    labels: tuple[str, ...] = field(default=LABELS, compare=False)  # the main ones first
+    groups: tuple[str, ...] = field(default=SUBGROUPS, compare=False)  # whose macro AUCs are shown
 
     @classmethod
     def of(cls, study: Study) -> "Grid":
@@ -32,7 +35,7 @@ class Grid:
             tested = run is not None and run.paths.metrics.exists()
             why_not = "" if tested else (run.why_not_tested if run else "") or not_yet
         epsilons = (*sorted(study.privacy.trained_epsilons, reverse=True), *([] if why_not else [0.0]))
-        return cls(study.train_domains, study.test_domains, epsilons, why_no_before=why_not)
+        return cls(study.train_domains, study.test_domains, epsilons, why_no_before=why_not, labels=study.study.labels)
 
     @property
     def private(self) -> tuple[float, ...]:

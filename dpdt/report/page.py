@@ -10,7 +10,7 @@ from typing import Any, Final
 import pandas as pd
 
 from dpdt.base.machine import __version__
-from dpdt.base.vocabulary import LABELS, SUBGROUPS
+from dpdt.base.vocabulary import MAIN_LABELS
 from dpdt.evaluation.metrics import ALL, AVERAGE, FEWEST_PATIENTS, common_labels
 from dpdt.report import figures, provenance, tables
 from dpdt.report import section_tables as sections
@@ -134,7 +134,7 @@ def _shared(contents: Contents, margin: float) -> dict[str, Any]:
     """What a study and a published table have in common."""
     grid = contents.grid
     worse, by_chance = sections.worse_rows(contents.worse, grid, contents.draws)
-    labels = [label for label in LABELS if any(heat_map_name(e, label) in contents.figures for e in grid.epsilons)]
+    labels = [label for label in grid.labels if any(heat_map_name(e, label) in contents.figures for e in grid.epsilons)]
     return {
         "train_domains": grid.train_domains,
         "test_domains": grid.test_domains,
@@ -150,12 +150,14 @@ def _shared(contents: Contents, margin: float) -> dict[str, Any]:
         "worse_by_chance": by_chance,
         "transfer": {grid.name(e): sections.transfer_rows(contents.transfer, e) for e in grid.private},
         "average_maps": [_map(contents, epsilon, AVERAGE) for epsilon in grid.epsilons],
+        "label_table": sections.label_table(contents.auc, grid) if len(grid.labels) > MAIN_LABELS else Table([], []),
+        "main_labels": MAIN_LABELS,
         "label_maps": {label: [_map(contents, epsilon, label) for epsilon in grid.epsilons] for label in labels},
         "curve": _image(contents, "auc_over_epsilon", "Macro AUC over target epsilon, on- and off-domain."),
         "spent": _image(contents, "auc_over_spent_epsilon", "On-domain AUC over the epsilon spent, one line a domain."),
         "sizes": _image(contents, "subgroup_sizes", "Part of each domain's test images in each subgroup."),
         "subgroup_images": [
-            _image(contents, f"subgroups_{scope}", f"Mean {scope} macro AUC by sex and age group and target epsilon.")
+            _image(contents, f"subgroups_{scope}", f"Mean {scope} macro AUC by group and target epsilon.")
             for scope in SCOPES
         ],
         "subgroups": {scope: subgroup_table(contents.subgroups, scope, grid) for scope in SCOPES},
@@ -189,10 +191,12 @@ def _map(contents: Contents, epsilon: float, label: str) -> dict[str, str] | Non
 
 
 def _label_names(labels: Sequence[str], auc: pd.DataFrame) -> str:
-    """Labels in words; of the one average of a table, those that it is over."""
+    """Labels in words, or their number where they are many; of the one average of a table, those that it is over."""
     if tuple(labels) == (AVERAGE,):
         rows = auc[(auc["label"] == AVERAGE) & (auc["subgroup"] == ALL) & auc["auc"].notna()]
         labels = common_labels(rows["labels"])
+    if len(labels) > MAIN_LABELS:
+        return f"{len(labels)} labels"
     return ", ".join(label.replace("_", " ") for label in labels)
 
 
@@ -211,7 +215,7 @@ def subgroup_table(subgroups: pd.DataFrame, scope: str, grid: Grid) -> Table:
         for row in subgroups[subgroups["scope"] == scope].to_dict("records")
     }
     rows = []
-    for group in (ALL, *SUBGROUPS):
+    for group in (ALL, *grid.groups):
         row = [figures.group_name(group)]
         for epsilon in grid.epsilons:
             value, change = cells[group, epsilon]
@@ -224,7 +228,10 @@ def _undefined(by_run: pd.DataFrame) -> Table:
     """Cells without a number or an interval, once a test domain, label and subgroup, with the reason."""
     without = by_run["auc"].isna() | (by_run["ci_low"].isna() & (by_run["reason"] != ""))
     cells = by_run[without & (by_run["label"] != AVERAGE)]
-    unique = cells.drop_duplicates(["test_domain", "label", "subgroup"])
+    unknown = by_run[(by_run["subgroup"] == ALL) & (by_run["n"] == 0)]  # of all patients: said once, not a group
+    key = ["test_domain", "label"]
+    nowhere = pd.MultiIndex.from_frame(cells[key]).isin(pd.MultiIndex.from_frame(unknown[key]))
+    unique = cells[~nowhere | (cells["subgroup"] == ALL)].drop_duplicates([*key, "subgroup"])
     rows = [
         [str(row.test_domain), str(row.label).replace("_", " "), figures.group_name(str(row.subgroup)), str(row.reason)]
         for row in unique.itertuples()

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from dpdt.base.vocabulary import LABELS, SPLITS, format_bound
+from dpdt.base.vocabulary import MAIN_LABELS, SPLITS, format_bound
 from dpdt.cohort.summary import count
 from dpdt.errors import DpdtError
 from dpdt.evaluation.audit.membership import membership_text
@@ -35,7 +35,7 @@ def cohort(study: Study) -> dict[str, Table] | None:
         used = _used(study, domain)
         rejected = {} if used is None else read_manifest(study.paths.shards(domain).manifest)["rejected_reasons"]
         if used is not None:
-            counts.update(_counts_of(used))
+            counts.update(_counts_of(used, study.study.labels))
 
         def images(what: str, value: str, split: str, counts: Mapping[Any, Any] = counts) -> str:
             return thousands(str(counts.get((what, value, split), ("", ""))[0]))
@@ -51,13 +51,23 @@ def cohort(study: Study) -> dict[str, Table] | None:
         left_out += [[domain, thousands(str(row.images)), str(row.value)] for row in excluded.itertuples()]
         left_out += [[domain, thousands(str(n)), f"rejected: {why}"] for why, n in rejected.items()]
         positives += [
-            [domain, split, *(images(label, "positive", split) for label in LABELS)] for split in ("train", "test")
+            [domain, split, *(images(label, "positive", split) for label in study.study.labels)]
+            for split in ("train", "test")
         ]
     return {
         "flow": Table(["domain", "rows read", "excluded", "rejected", "used", *SPLITS], flow),
         "excluded": Table(["domain", "images", "reason"], left_out),
-        "positives": Table(["domain", "split", *(label.replace("_", " ") for label in LABELS)], positives),
+        "positives": _positives(study.study.labels, positives),
     }
+
+
+def _positives(labels: Sequence[str], rows: list[list[str]]) -> Table:
+    """Positive images by domain and split; of many labels each is a row, so that the table fits the page."""
+    names = [label.replace("_", " ") for label in labels]
+    if len(labels) <= MAIN_LABELS:
+        return Table(["domain", "split", *names], rows)
+    columns = [f"{domain}, {split}" for domain, split, *_ in rows]
+    return Table(["label", *columns], [[name, *(row[2 + at] for row in rows)] for at, name in enumerate(names)])
 
 
 def _used(study: Study, domain: str) -> pd.DataFrame | None:
@@ -69,9 +79,9 @@ def _used(study: Study, domain: str) -> pd.DataFrame | None:
     return used if used is not None and len(used) else None
 
 
-def _counts_of(used: pd.DataFrame) -> dict[tuple[str, str, str], tuple[int, int]]:
+def _counts_of(used: pd.DataFrame, labels: Sequence[str]) -> dict[tuple[str, str, str], tuple[int, int]]:
     """As the cohort's summary counts its images: images and patients by what, value and split."""
-    rows = count(used, pd.DataFrame({"image_id": [], "view": [], "reason": []}, dtype=str), {})
+    rows = count(used, pd.DataFrame({"image_id": [], "view": [], "reason": []}, dtype=str), {}, labels=labels)
     return {(row["what"], row["value"], row["split"]): (row["images"], row["patients"]) for row in rows if row["split"]}
 
 

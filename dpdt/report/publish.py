@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from dpdt.base.files import atomic_path, write_text
-from dpdt.base.vocabulary import LABELS
+from dpdt.base.vocabulary import MAIN_LABELS
 from dpdt.evaluation.metrics import ALL, AVERAGE
 from dpdt.report import figures, tables
 from dpdt.report import section_tables as sections
@@ -24,7 +24,7 @@ def draw(grid: Grid, auc: pd.DataFrame, curve: pd.DataFrame, subgroups: pd.DataF
         return {}
     scale = figures.auc_scale(auc[auc["subgroup"] == ALL])  # small subgroups would stretch it
     names = {epsilon: grid.name(epsilon) for epsilon in grid.epsilons}
-    labels = [label for label in (AVERAGE, *LABELS) if label in set(auc["label"])]
+    labels = [label for label in (AVERAGE, *grid.labels[:MAIN_LABELS]) if label in set(auc["label"])]
     drawn = {}
     for epsilon in grid.epsilons:
         for label in labels:
@@ -35,7 +35,9 @@ def draw(grid: Grid, auc: pd.DataFrame, curve: pd.DataFrame, subgroups: pd.DataF
     drawn["auc_over_epsilon"] = figures.epsilon_figure(curve, names=names)
     for scope in SCOPES:
         if (subgroups.loc[subgroups["scope"] == scope, "pairs"] > 0).any():
-            drawn[f"subgroups_{scope}"] = figures.subgroup_figure(subgroups, scope=scope, names=names)
+            drawn[f"subgroups_{scope}"] = figures.subgroup_figure(
+                subgroups, scope=scope, names=names, groups=grid.groups
+            )
     return drawn
 
 

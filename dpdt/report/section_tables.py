@@ -6,7 +6,7 @@ from typing import Final
 
 import pandas as pd
 
-from dpdt.base.vocabulary import SUBGROUPS
+from dpdt.base.vocabulary import healthy_label
 from dpdt.evaluation.metrics import (
     ALL,
     AT_THRESHOLD,
@@ -30,6 +30,7 @@ __all__ = [
     "comparison_table",
     "fairness_rows",
     "gain_rows",
+    "label_table",
     "rates_table",
     "small_groups",
     "transfer_rows",
@@ -46,7 +47,7 @@ MEASURES: Final = {
     "opportunity_difference": "equal opportunity difference",
     "underdiagnosis_gap": "underdiagnosis gap",
 }
-ATTRIBUTE_NAMES: Final = {"sex": "sex", "age_group": "age"}
+ATTRIBUTE_NAMES: Final = {"age_group": "age"}  # others are read as they are
 # In the table of rates: the AUC has tables of its own. Names that are not here are read as they are.
 RATES: Final = (*AT_THRESHOLD, *(metric for metric in THRESHOLD_FREE if metric != "auc"))
 RATE_NAMES: Final = {"positive_rate": "called positive", "f1": "F1", "brier": "Brier"}
@@ -150,6 +151,21 @@ def worse_rows(worse: pd.DataFrame, grid: Grid, draws: Draws) -> tuple[Table, in
     return Table(columns, rows), len(worse) - len(surely)
 
 
+def label_table(auc: pd.DataFrame, grid: Grid) -> Table:
+    """Mean AUC of each label by scope and arm, over the pairs in which it is defined; the study's order."""
+    chosen = grid.spread(auc[auc["subgroup"] == ALL])
+    own = chosen["train_domain"] == chosen["test_domain"]
+    means = {
+        scope: chosen[of].groupby(["label", "target_epsilon"])["auc"].mean().to_dict()
+        for scope, of in zip(SCOPES, (own, ~own), strict=True)
+    }
+    rows = [
+        [label.replace("_", " "), *(plain(means[s].get((label, e), math.nan)) for s in SCOPES for e in grid.epsilons)]
+        for label in grid.labels
+    ]
+    return Table(["label", *(f"{scope}, {grid.name(e)}" for scope in SCOPES for e in grid.epsilons)], rows)
+
+
 def rates_table(metrics: pd.DataFrame, grid: Grid) -> Table:
     """Means over models and labels of the metrics at a threshold, by scope and protocol."""
     rows: list[list[str]] = []
@@ -183,8 +199,9 @@ def fairness_rows(fairness: pd.DataFrame, draws: Draws, grid: Grid, scope: str) 
     fairness = grid.spread(fairness)
     own = (fairness["train_domain"] == fairness["test_domain"]) == (scope == "on-domain")
     for measure in FAIRNESS:
-        label = "healthy" if measure == "underdiagnosis_gap" else AVERAGE
-        for attribute, name in ATTRIBUTE_NAMES.items():
+        label = healthy_label(grid.labels) if measure == "underdiagnosis_gap" else AVERAGE
+        for attribute in fairness["attribute"].unique():
+            name = ATTRIBUTE_NAMES.get(attribute, attribute.replace("_", " "))
             of_measure = fairness[own & (fairness["measure"] == measure) & (fairness["attribute"] == attribute)]
             of_measure = of_measure[of_measure["label"] == label].dropna(subset="value")
             by_arm = {
@@ -225,7 +242,7 @@ def underdiagnosis_table(metrics: pd.DataFrame, grid: Grid) -> Table:
     if len(metrics):
         chosen = grid.spread(metrics[(metrics["metric"] == UNDERDIAGNOSIS) & (metrics["protocol"] == STRICT)])
         own = chosen["train_domain"] == chosen["test_domain"]
-        for group in (ALL, *SUBGROUPS):
+        for group in (ALL, *grid.groups):
             row = [group_name(group)]
             for of_scope in (own, ~own):
                 for epsilon in grid.epsilons:

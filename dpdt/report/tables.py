@@ -1,14 +1,15 @@
 """The numbers of the report, as tables: everything that a figure or a sentence shows is computed here."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import pandas as pd
 
-from dpdt.base.vocabulary import LABELS, SUBGROUPS
+from dpdt.base.vocabulary import SUBGROUPS
 from dpdt.evaluation.evaluate import evaluation_done
-from dpdt.evaluation.metrics import ALL, AVERAGE, common_labels, labels_of_averages
+from dpdt.evaluation.metrics import ALL, AVERAGE, CROSSINGS, common_labels, labels_of_averages
 from dpdt.report.grid import Grid
 from dpdt.report.intervals import UNKNOWN, DrawKey, Draws, Interval
 from dpdt.runs.read import model_runs
@@ -24,6 +25,7 @@ __all__ = [
     "domain_pairs",
     "epsilon_curve",
     "evaluated_before",
+    "groups_of",
     "macro_matrix",
     "mean_over_seeds",
     "missing_runs",
@@ -64,7 +66,7 @@ def auc_by_run(study: Study) -> pd.DataFrame:
         metrics = run.metrics() if run else None
         if run is None or metrics is None:
             continue
-        table = metrics[(metrics["metric"] == "auc") & metrics["subgroup"].isin((ALL, *SUBGROUPS))]
+        table = metrics[(metrics["metric"] == "auc") & ~metrics["subgroup"].isin(_quiet(study))]
         table = table.assign(labels=labels_of_averages(table)).rename(columns={"value": "auc"})
         tables.append(
             table.assign(
@@ -80,11 +82,21 @@ def auc_by_run(study: Study) -> pd.DataFrame:
     return _sorted(study, pd.concat(tables, ignore_index=True))
 
 
+def _quiet(study: Study) -> Sequence[str]:
+    """Groups that are measured and not shown."""
+    return () if study.evaluate.groups else tuple(CROSSINGS)
+
+
+def groups_of(by_run: pd.DataFrame) -> tuple[str, ...]:
+    """The groups of a table of AUCs, in its order, all patients aside."""
+    return tuple(str(group) for group in by_run["subgroup"].unique() if group != ALL) or SUBGROUPS
+
+
 def _sorted(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     """Rows in reading order: epsilon, label, subgroup, then the study file's domains."""
     order = {
-        "label": (AVERAGE, *LABELS),
-        "subgroup": (ALL, *SUBGROUPS),
+        "label": (AVERAGE, *study.study.labels),
+        "subgroup": (ALL, *groups_of(table)),
         "train_domain": (BEFORE, *study.domains),
         "test_domain": tuple(study.domains),
     }
@@ -262,7 +274,7 @@ def subgroup_table(grid: Grid, auc: pd.DataFrame, draws: Draws | None = None) ->
             "difference_high": arm.difference_interval.high,
             "pairs": arm.pairs,
         }
-        for subgroup in (ALL, *SUBGROUPS)
+        for subgroup in (ALL, *grid.groups)
         for arm in arms(grid, auc, subgroup=subgroup, draws=draws)
     ]
     return pd.DataFrame(rows)

@@ -5,6 +5,7 @@ of published AUCs makes the same page, as far as its numbers go.
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -35,8 +36,8 @@ def write_report(study: Study) -> Path:
     Raises:
         DpdtError: A file of the study is damaged.
     """
-    grid, draws = Grid.of(study), Draws.of(study)
-    by_run = tables.auc_by_run(study)
+    by_run, draws = tables.auc_by_run(study), Draws.of(study)
+    grid = replace(Grid.of(study), groups=tables.groups_of(by_run))
     auc = tables.mean_over_seeds(study, by_run)
     curve, subgroups = tables.epsilon_curve(grid, auc, draws), tables.subgroup_table(grid, auc, draws)
     metrics = compare.metrics_table(study)

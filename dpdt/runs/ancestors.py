@@ -41,8 +41,8 @@ class Ancestor:
         """Whether it learned from these very data, whatever their domain is called.
 
         Args:
-            hashes: Plain ones by name: ``split_sha256`` and ``labels_sha256``. Both must be its own: in two hospitals
-                that number their images from 0 the first may be equal by chance.
+            hashes: Plain ones by name: ``split_sha256`` and, where both have the same labels, ``labels_sha256``. All
+                must be its own: in two hospitals that number their images from 0 the first may be equal by chance.
 
         Returns:
             False also where it is not known: configs have hashes under the key of their own study, which may be gone.

@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 
 from dpdt.base.files import make_folder, read_json, write_json
 from dpdt.base.machine import code_commit, image_digest
+from dpdt.base.vocabulary import LABELS
 from dpdt.errors import DpdtError
 from dpdt.study import Study
 from dpdt.study.paths import RunPaths
@@ -17,6 +18,7 @@ from dpdt.study.source import flat
 __all__ = [
     "freeze_config",
     "frozen_settings",
+    "recorded_labels",
 ]
 
 # Recorded in the config beside the settings, but a run may be resumed with other values: they change no result.
@@ -28,6 +30,11 @@ def frozen_settings(study: Study, *, kind: str) -> dict[str, Any]:
     """The study file's sections that decide the result of a run, as the config records them."""
     sections = ("shards", "model", "pretrain") if kind == "pretrain" else ("shards", "model", "train", "privacy")
     return {"seed": study.study.seed, **{name: getattr(study, name).recorded() for name in sections}}
+
+
+def recorded_labels(study: Study) -> dict[str, Any]:
+    """What a run's config says of its outputs: nothing of the paper's five labels, as ever."""
+    return {} if study.study.labels == LABELS else {"labels": list(study.study.labels)}
 
 
 def freeze_config(paths: RunPaths, config: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dpdt.base.files import sha256_file
-from dpdt.base.vocabulary import LABELS
 from dpdt.cohort.table import labels_sha256, read_cohort, read_record
 from dpdt.errors import ShardError
 from dpdt.shards.reader import Shards
@@ -25,7 +24,7 @@ class DomainData:
         domain: Its name.
         split: ``train``, ``val`` or ``test``.
         size: Height and width of the images in pixels.
-        labels: float32, (n, 5) in the order of ``LABELS``: 1, 0, NaN where unknown.
+        labels: float32, (n, labels) in the order of the study's: 1, 0, NaN where unknown.
         units: int64, (n,): privacy unit of each image, numbered from 0 without gaps.
         frame: Rows of the cohort table, aligned with the images. Has patient ids: not for logs.
         split_sha256: Which patients are in which split.
@@ -116,11 +115,11 @@ def load_split(study: Study, domain: str, split: str) -> DomainData:
         domain=domain,
         split=split,
         size=shards.size,
-        labels=frame[list(LABELS)].to_numpy(dtype=np.float32, na_value=np.nan),
+        labels=frame[list(study.study.labels)].to_numpy(dtype=np.float32, na_value=np.nan),
         units=_units(frame, unit=study.privacy.unit),
         frame=frame,
         split_sha256=str(read_record(study, domain)["split_sha256"]),
-        labels_sha256=labels_sha256(cohort, split),
+        labels_sha256=labels_sha256(cohort, split, study.study.labels),
         manifest_sha256=sha256_file(paths.manifest),
         synthetic=bool(shards.manifest["synthetic"]),
         _shards=shards,

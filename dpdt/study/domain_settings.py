@@ -1,11 +1,12 @@
 """`[domains.<name>]` of the study file: where an institution's raw data lies, and the policies that read it."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from dpdt.base.vocabulary import LABELS
+from dpdt.base.vocabulary import LABELS, check_name
 from dpdt.study.domain_kinds import DomainKind
 from dpdt.study.section import About, Folder, Number, RelativePath, Section
 
@@ -28,7 +29,9 @@ class TableLabel(Section):
     """`[domains.<name>.table.labels] cardiomegaly = { … }`: a separate column, or words in the findings column."""
 
     column: str | None = Field(default=None, min_length=1, description="Column that holds this label.")
-    positive: Texts = Field(default=("1",), min_length=1, description="Cells of that column that mean 1.")
+    positive: Texts = Field(
+        default=("1",), min_length=1, description='Cells of that column that mean 1; `[">= 3"]` cuts grades.'
+    )
     negative: Texts = Field(default=("0",), description="Cells that mean 0.")
     unknown: Texts = Field(default=("",), description="Cells that say nothing (masked in loss and metrics).")
     findings: Texts = Field(default=(), description="Names in the findings column that mean 1; compared whole.")
@@ -41,12 +44,24 @@ class TableLabel(Section):
         if self.findings and any(getattr(self, name) != type(self).model_fields[name].default for name in cells):
             raise ValueError("positive, negative and unknown belong to column = …, not to findings = […]")
         _only_once({"positive": self.positive, "negative": self.negative, "unknown": self.unknown})
+        if any(cell.lstrip().startswith(">=") for cell in self.positive) and (self.cut is None or not self.negative):
+            raise ValueError(f'a cut of grades is positive = [">= 3"] alone, got {list(self.positive)}')
         return self
+
+    @property
+    def cut(self) -> float | None:
+        """Of the grades in the column: what is at or above it is positive, other numbers are negative."""
+        found = re.fullmatch(r"\s*>=\s*(\d+(?:\.\d+)?)\s*", self.positive[0]) if len(self.positive) == 1 else None
+        return None if found is None else float(found[1])
 
 
 class TableLabels(Section):
     """`[domains.<name>.table.labels]`: a label that is left out is unknown in every image."""
 
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, TableLabel] = Field(init=False)
+
+    # The paper's five have a place each, so that a study with them keeps its fingerprints.
     cardiomegaly: TableLabel | None = None
     pleural_effusion: TableLabel | None = None
     pneumonia: TableLabel | None = None
@@ -56,14 +71,8 @@ class TableLabels(Section):
     @property
     def given(self) -> dict[str, TableLabel]:
         """The labels that the table has."""
-        labels = {name: getattr(self, name) for name in LABELS}
+        labels = {**{name: getattr(self, name) for name in LABELS}, **(self.__pydantic_extra__ or {})}
         return {name: label for name, label in labels.items() if label is not None}
-
-    @model_validator(mode="after")
-    def _any(self) -> Self:
-        if not self.given:
-            raise ValueError(f"name at least one of {', '.join(LABELS)}")
-        return self
 
 
 class TableViews(Section):
@@ -222,9 +231,10 @@ class DomainSettings(Section):
     )
     sublabels: Annotated[
         dict[str, Texts],
-        About("Count other findings of PadChest as one of the five.", example='{ pneumonia = ["pneumonia"] }'),
+        About("Count other findings of PadChest as one of your labels.", example='{ pneumonia = ["pneumonia"] }'),
     ] = Field(
-        default_factory=dict, description="PadChest only: which of its labels make one of ours; see docs/cohorts.md."
+        default_factory=dict,
+        description="PadChest only: which of its labels make one of the study's, each named; see docs/labels.md.",
     )
     unknown_views: Annotated[Literal["exclude", "include"], About("Keep images without a recorded view.")] = Field(
         default="exclude", description="Images without a recorded view."
@@ -259,6 +269,13 @@ class DomainSettings(Section):
         default="majority",
         description="VinDr only: which of a training image's readers must see a finding: more than half, any, or all.",
     )
+    columns: Annotated[
+        dict[str, str],
+        About("Compare groups by something else that the list has.", example='{ ward = "Station" }', decides="other"),
+    ] = Field(
+        default_factory=dict,
+        description="Other columns of the list, by the name that a group of `[evaluate.groups]` asks for them.",
+    )
     val_fraction: Annotated[
         Number, About("0: train on every patient that is not tested.", unit="part of the train patients")
     ] = Field(default=0.1, ge=0.0, lt=1.0, description="Part of the training patients for `val`.")
@@ -269,10 +286,13 @@ class DomainSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _labels_exist(self) -> Self:
+    def _named(self) -> Self:
         for label, names in self.sublabels.items():
-            if label not in LABELS:
-                raise ValueError(f"sublabels.{label}: no such label. Valid labels: {', '.join(LABELS)}")
             if not names:
                 raise ValueError(f"sublabels.{label}: name at least one of PadChest's labels")
+        for name in self.columns:
+            try:
+                check_name(name)
+            except ValueError as err:
+                raise ValueError(f"columns: {err}") from err
         return self

@@ -8,7 +8,6 @@ from typing import Any, Final, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from dpdt.base.vocabulary import LABELS
 from dpdt.study.source import Source
 
 __all__ = ["did_you_mean", "explain"]
@@ -95,13 +94,13 @@ def _is_number(text: str) -> bool:
 
 def _message(first: dict[str, Any], key: str, valid: Sequence[str]) -> str:
     if first["type"] == "extra_forbidden":
-        hint = did_you_mean(key.rsplit(".", 1)[-1], valid, diagnoses=set(valid) <= set(LABELS))
+        hint = did_you_mean(key.rsplit(".", 1)[-1], valid, diagnoses=False)
         return f"{key}: unknown key.{hint} Valid keys: {', '.join(valid)}."
     if first["type"] == "missing":
         return f"{key}: missing. Add it to the study file."
     if first["type"] == "value_error":  # one of the settings' own, in words already
         text = str(first["ctx"]["error"]).rstrip(".")
-        inner = re.match(r"(\w+): ", text)
+        inner = re.match(r"(\w+)(?:\.\w+)*: ", text)
         joint = "." if inner and inner[1] in valid else ": "
         return f"{key}{joint}{text}." if key else f"{text}."
     expected = EXPECTED.get(first["type"])

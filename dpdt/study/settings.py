@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from dpdt.base.vocabulary import LABELS
+from dpdt.base.vocabulary import LABELS, check_labels, check_name
 from dpdt.study.arms import is_before
 from dpdt.study.clipping_engines import CLIPPING_ENGINES, ClippingName
 from dpdt.study.section import About, Folder, Integer, Number, NumberOrInfinity, Section, Truth
@@ -16,6 +16,8 @@ __all__ = [
     "AuditSettings",
     "ClusterSettings",
     "EvaluateSettings",
+    "GroupSettings",
+    "LabelSettings",
     "ModelSettings",
     "PretrainSettings",
     "PrivacySettings",
@@ -26,6 +28,9 @@ __all__ = [
 ]
 
 DEFAULT_IMAGES_AT_ONCE: Final = 32
+Findings = Annotated[
+    tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value), Field(min_length=1)
+]
 # The smallest pictures that the deepest layer sees more than one pixel of.
 BF16_MIN_SIZE: Final = 32
 
@@ -46,9 +51,37 @@ class StudySettings(Section):
     seed: Annotated[Integer, About("Draw other splits and another non-DP arm. DP noise never comes from it.")] = Field(
         default=0, ge=0, description="For splits, the public pretraining and the non-DP arm."
     )
+    labels: Annotated[
+        tuple[str, ...],
+        About("Train on other findings; see docs/labels.md.", example='["pneumothorax", "fracture"]'),
+    ] = Field(
+        default=LABELS,
+        min_length=1,
+        description="What is trained and tested, the main ones first: an output of the network each.",
+    )
     private_files: Annotated[
         Truth, About("false: leave the permissions to your umask, for a folder that a group shares.")
     ] = Field(default=True, description="Create files 0600 and folders 0700.")
+
+    @model_validator(mode="after")
+    def _labels_named(self) -> Self:
+        try:
+            check_labels(self.labels)
+        except ValueError as err:
+            raise ValueError(f"labels: {err}") from err
+        return self
+
+
+class LabelSettings(Section):
+    """`[labels.<name>]`: the findings that make a label, by domain: `chexpert = ["Pleural Effusion"]`."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Findings] = Field(init=False)
+
+    @property
+    def given(self) -> dict[str, tuple[str, ...]]:
+        """Findings by domain."""
+        return dict(self.__pydantic_extra__ or {})
 
 
 class ShardSettings(Section):
@@ -168,12 +201,14 @@ class TrainSettings(Section):
         default=0.0, ge=0, description="Of NAdam, of both arms."
     )
     class_weights: Annotated[
-        Literal["none", "public", "private"] | tuple[Number, ...], About("Rare labels are never predicted.")
+        Literal["none", "public", "private"] | tuple[Number, ...] | dict[str, Number],
+        About("Rare labels are never predicted."),
     ] = Field(
         default="none",
-        description="Weight of positives in the loss: none, from the public domain, five given numbers, or private: "
-        "counted with noise that privacy.class_weights_share of epsilon pays for. Exact counts of private labels are "
-        "not offered in a DP arm: they would be released outside of epsilon.",
+        description="Weight of positives in the loss: none, from the public domain, given by label "
+        "(`{ pneumonia = 12.0 }`, others 1; of the paper's five labels also five numbers), or private: counted with "
+        "noise that privacy.class_weights_share of epsilon pays for. Exact counts of private labels are not offered in "
+        "a DP arm: they would be released outside of epsilon.",
     )
     checkpoint_every_steps: Annotated[
         Integer, About("More often where jobs are preempted without notice.", unit="steps", decides="speed")
@@ -207,14 +242,15 @@ class TrainSettings(Section):
 
     @model_validator(mode="after")
     def _weights_per_label(self) -> Self:
-        if isinstance(self.class_weights, tuple):
-            if len(self.class_weights) != len(LABELS):
-                raise ValueError(
-                    f"class_weights: expected {len(LABELS)} numbers ({', '.join(LABELS)}), "
-                    f"got {len(self.class_weights)}"
-                )
-            if not all(math.isfinite(w) and w > 0 for w in self.class_weights):
-                raise ValueError(f"class_weights: expected positive finite numbers, got {list(self.class_weights)}")
+        if isinstance(self.class_weights, tuple) and len(self.class_weights) != len(LABELS):
+            raise ValueError(
+                f"class_weights: expected {len(LABELS)} numbers ({', '.join(LABELS)}), got {len(self.class_weights)}"
+            )
+        if not isinstance(self.class_weights, str):
+            given = self.class_weights
+            weights = list(given.values()) if isinstance(given, dict) else list(given)
+            if not all(math.isfinite(w) and w > 0 for w in weights):
+                raise ValueError(f"class_weights: expected positive finite numbers, got {weights}")
         return self
 
 
@@ -300,6 +336,39 @@ class PrivacySettings(Section):
         return self
 
 
+def _group(value: Any) -> Any:
+    """A column's name, or the groups of a crossing, as the table that it is short for."""
+    if isinstance(value, str):
+        return {"column": value}
+    return {"crossing": value} if isinstance(value, list | tuple) else value
+
+
+class GroupSettings(Section):
+    """`[evaluate.groups] ward = { … }`: a column cut into parts, or a crossing of other groups."""
+
+    column: str | None = Field(default=None, min_length=1, description="Of the cohort.")
+    cuts: tuple[Number, ...] = Field(default=(), description="Edges of half-open parts, of a column of numbers.")
+    parts: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="Parts by name, with their cells.")
+    crossing: tuple[str, ...] = Field(default=(), description="Groups whose parts are crossed.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.column is None) == (not self.crossing):
+            raise ValueError('give a column, "ward", or groups to cross, ["sex", "age"]')
+        if bool(self.cuts) + bool(self.parts) + bool(self.crossing) > 1:
+            raise ValueError("give cuts, parts, or groups to cross, one of them")
+        if self.cuts and (len(self.cuts) < 2 or list(self.cuts) != sorted(set(self.cuts))):
+            raise ValueError(
+                f"cuts: expected at least two edges that rise, such as [0, 40, 70, 100], got {[*self.cuts]}"
+            )
+        for name in self.parts:
+            check_name(name)
+        return self
+
+
+Group = Annotated[GroupSettings, BeforeValidator(_group)]
+
+
 class EvaluateSettings(Section):
     """`[evaluate]`: which models are tested where, and how surely."""
 
@@ -318,9 +387,36 @@ class EvaluateSettings(Section):
     min_subgroup_size: Annotated[Integer, About("Larger, where small groups could point at people.", unit="images")] = (
         Field(default=10, ge=1, description="Cells with fewer images are left empty.")
     )
+    groups: Annotated[
+        dict[str, Group],
+        About(
+            "Compare other groups than by sex and age, or cut ages otherwise.",
+            example='{ sex = "sex", age = { column = "age_years", cuts = [0, 18, 65, 100] }, both = ["sex", "age"] }',
+            later=True,
+        ),
+    ] = Field(
+        default_factory=dict,
+        description="Groups of patients, each a column of the cohort or a crossing; default: sex, and age from 0, 40 "
+        "and 70 years. See docs/evaluation.md.",
+    )
     equivalence_margin: Annotated[Number, About("How much AUC may be lost unnoticed.", unit="AUC", decides="other")] = (
         Field(default=0.01, gt=0, lt=1, description="A difference in AUC within ± this counts as equivalent (TOST).")
     )
+
+    @model_validator(mode="after")
+    def _groups_named(self) -> Self:
+        for name, group in self.groups.items():
+            try:
+                check_name(name, reserved=("all", "average", "unknown"))
+            except ValueError as err:
+                raise ValueError(f"groups: {err}") from err
+            for other in group.crossing:
+                if other not in self.groups or self.groups[other].crossing:
+                    known = ", ".join(one for one, settings in self.groups.items() if not settings.crossing) or "none"
+                    raise ValueError(f"groups.{name}: {other!r} is no group with a column. Groups with one: {known}")
+            if group.crossing and len(set(group.crossing)) < max(2, len(group.crossing)):
+                raise ValueError(f"groups.{name}: expected at least two groups, each once, got {list(group.crossing)}")
+        return self
 
 
 class AuditSettings(Section):

@@ -8,17 +8,19 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from dpdt.base.files import fingerprint
+from dpdt.base.vocabulary import LABELS, healthy_label
 from dpdt.errors import StudyError
 from dpdt.study.arms import BEFORE, Cell, format_epsilon, is_before
 from dpdt.study.clipping_engines import CLIPPING_ENGINES
 from dpdt.study.domain_kinds import DOMAIN_KINDS
 from dpdt.study.domain_settings import DomainSettings
-from dpdt.study.explain import explain
+from dpdt.study.explain import did_you_mean, explain
+from dpdt.study.findings import Definition, Finding, define, suggestions
 from dpdt.study.paths import StudyPaths
 from dpdt.study.section import Section
 from dpdt.study.settings import (
@@ -26,6 +28,7 @@ from dpdt.study.settings import (
     AuditSettings,
     ClusterSettings,
     EvaluateSettings,
+    LabelSettings,
     ModelSettings,
     PretrainSettings,
     PrivacySettings,
@@ -36,7 +39,10 @@ from dpdt.study.settings import (
 )
 from dpdt.study.source import Source, read_source
 
-__all__ = ["Study", "check_study", "load_study"]
+__all__ = ["COHORT_COLUMNS", "Study", "check_study", "load_study"]
+
+COHORT_COLUMNS: Final = ("sex", "age_years", "view")
+"""Columns that every cohort has and that groups may be made of."""
 
 
 class Study(Section):
@@ -44,6 +50,7 @@ class Study(Section):
 
     study: StudySettings = StudySettings()
     domains: dict[str, DomainSettings] = Field(default_factory=dict)
+    labels: dict[str, LabelSettings] = Field(default_factory=dict)
     shards: ShardSettings = ShardSettings()
     model: ModelSettings = ModelSettings()
     pretrain: PretrainSettings = PretrainSettings()
@@ -87,6 +94,75 @@ class Study(Section):
             )
         if len(self.public_domains) > 1:
             raise ValueError(f"domains: only one may have role public, got {', '.join(self.public_domains)}")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_of_domains(self) -> Self:
+        """Every label is somebody's, and every domain has one."""
+        for label, settings in self.labels.items():
+            self._check_label(f"labels.{label}", label)
+            for domain in settings.given:
+                if domain not in self.domains:
+                    raise ValueError(f"labels.{label}.{domain}: no such domain. Domains: {', '.join(self.domains)}")
+                if self.kind(domain) == "table":
+                    raise ValueError(
+                        f"labels.{label}.{domain}: a list of one's own; describe it in domains.{domain}.table.labels"
+                    )
+        for domain, of_domain in self.domains.items():
+            for label in of_domain.sublabels:
+                self._check_label(f"domains.{domain}.sublabels.{label}", label)
+            for label in of_domain.table.labels.given if of_domain.table else ():
+                self._check_label(f"domains.{domain}.table.labels.{label}", label)
+        if isinstance(self.train.class_weights, dict):
+            for label in self.train.class_weights:
+                self._check_label(f"train.class_weights.{label}", label)
+        elif isinstance(self.train.class_weights, tuple) and self.study.labels != LABELS:
+            raise ValueError(
+                "train.class_weights: numbers in a row belong to the paper's five labels; give them by name, "
+                f"{{ {self.study.labels[0]} = 2.0, … }}"
+            )
+        known = {domain: self.known_labels(domain) for domain in self.domains}
+        # A study of the paper's labels may have lists with some of them: the others are unknown everywhere.
+        for label in self.study.labels if self.domains and self.study.labels != LABELS else ():
+            if not any(label in labels for labels in known.values()):
+                hint = suggestions(label, map(self.kind, self.domains))
+                raise ValueError(
+                    f"study.labels: no domain has {label!r}.{hint} Define it: [labels.{label}] with the findings of a "
+                    "domain, or, for a list of your own, in its table.labels. `dpdt domains` lists the findings"
+                )
+        lost = next((domain for domain in self.used_domains if not known[domain]), None)
+        if lost:
+            raise ValueError(
+                f"domains.{lost}: has none of the study's labels ({', '.join(self.study.labels)}). Define one there, "
+                "or leave the domain out"
+            )
+        return self
+
+    def _check_label(self, key: str, label: str) -> None:
+        """Refuse what names no label of the study."""
+        labels = self.study.labels
+        if label not in labels:
+            hint = did_you_mean(label, labels, diagnoses=True)
+            raise ValueError(f"{key}: unknown key.{hint} Valid keys: {', '.join(labels)}")
+
+    @model_validator(mode="after")
+    def _columns_of_groups(self) -> Self:
+        """A column that a group asks for is some domain's."""
+        for name, group in self.evaluate.groups.items():
+            column = group.column
+            if column is None or column in COHORT_COLUMNS or not self.domains:
+                continue
+            known = sorted({one for domain in self.domains for one in self._columns(domain)})
+            if column not in known:
+                raise ValueError(
+                    f"evaluate.groups.{name}: no domain has the column {column!r}. Every cohort has "
+                    f"{', '.join(COHORT_COLUMNS)}; these domains have {', '.join(known) or 'no other'}. Name one of a "
+                    f'list: [domains.<name>] columns = {{ {column} = "its name there" }}'
+                )
+        for domain, settings in self.domains.items():
+            twice = next((name for name in settings.columns if name in self.study.labels), None)
+            if twice:
+                raise ValueError(f"domains.{domain}.columns: {twice!r} is a label. Choose another name")
         return self
 
     @model_validator(mode="after")
@@ -149,6 +225,40 @@ class Study(Section):
         """Which data a domain reads, by any name of it."""
         return self.kind(domain), self.root(domain), self.domains[domain].table
 
+    def definitions(self, domain: str) -> dict[str, Definition]:
+        """What makes each label in a domain; () where it is unknown there. A list of one's own has its table for that.
+
+        Raises:
+            ValueError: The study file names a finding that the layout has not.
+        """
+        kind, settings = self.kind(domain), self.domains[domain]
+        found: dict[str, Definition] = {}
+        for label in self.study.labels:
+            given = self.labels[label].given.get(domain, ()) if label in self.labels else ()
+            try:
+                found[label] = define(label, kind, given=given, exact=settings.sublabels.get(label, ()))
+            except ValueError as err:
+                raise ValueError(f"labels.{label}.{domain}: {err}") from err
+        if settings.table is not None:
+            found |= {label: (Finding(label),) for label in settings.table.labels.given}
+            healthy = healthy_label(self.study.labels)
+            if healthy and settings.table.no_findings == "healthy":
+                found[healthy] = (Finding(healthy),)
+        return found
+
+    def known_labels(self, domain: str) -> tuple[str, ...]:
+        """The study's labels that a domain has."""
+        return tuple(label for label, definition in self.definitions(domain).items() if definition)
+
+    def _columns(self, domain: str) -> dict[str, str]:
+        """Columns besides every cohort's that a domain may have: the name -> that of its list."""
+        return {**DOMAIN_KINDS[self.kind(domain)].columns, **self.domains[domain].columns}
+
+    def group_columns(self, domain: str) -> dict[str, str]:
+        """Columns that groups ask for and that not every cohort has: the name -> that of the domain's list."""
+        asked = {group.column for group in self.evaluate.groups.values()}
+        return {name: column for name, column in self._columns(domain).items() if name in asked}
+
     def role(self, domain: str) -> str:
         """`study` or `public`."""
         settings = self.domains[domain]
@@ -187,7 +297,14 @@ class Study(Section):
     def cohort_fingerprint(self, domain: str) -> str:
         """Hash of everything in the study file that decides who is in a domain's cohort."""
         settings = self.domains[domain].deciding()
-        return fingerprint({"kind": self.kind(domain), "settings": settings, "seed": self.study.seed})
+        own = self.study.labels != LABELS or any(domain in label.given for label in self.labels.values())
+        labels = {"labels": list(self.definitions(domain).items())} if own else {}
+        return fingerprint({"kind": self.kind(domain), "settings": settings, "seed": self.study.seed, **labels})
+
+    @property
+    def _other_labels(self) -> dict[str, Any]:
+        """The labels where they are not the paper's five: studies with those keep their runs' names."""
+        return {} if self.study.labels == LABELS else {"labels": self.study.labels}
 
     def shards_fingerprint(self, domain: str) -> str:
         """Hash of everything in the study file that decides the bytes of a domain's shards."""
@@ -224,7 +341,12 @@ class Study(Section):
         if self.why_no_before:
             return None
         digest = fingerprint(
-            {"shards": self.shards.deciding(), "model": self.model.deciding(), "seed": self.study.seed}
+            {
+                "shards": self.shards.deciding(),
+                "model": self.model.deciding(),
+                "seed": self.study.seed,
+                **self._other_labels,
+            }
         )
         return self.pretrain_run_id or f"{BEFORE}-{digest[:8]}"
 

@@ -10,8 +10,8 @@ from typing import Any, Final, NamedTuple
 import pandas as pd
 
 from dpdt.base.files import read_json
-from dpdt.base.vocabulary import LABELS, SUBGROUPS
-from dpdt.evaluation.metrics import ALL, ATTRIBUTES, AVERAGE, MAIN_RATES, PAPER, macro_aucs
+from dpdt.base.vocabulary import MAIN_LABELS, healthy_label
+from dpdt.evaluation.metrics import ALL, AVERAGE, CROSSINGS, MAIN_RATES, PAPER, labels_of, macro_aucs
 from dpdt.runs.read import Run
 from dpdt.study import is_before
 
@@ -148,17 +148,24 @@ def _named_values(run: Run, table: pd.DataFrame) -> Iterator[tuple[str, float, s
         off_domain = column.replace("auc", "auc_off_domain", 1)
         for name in (*((column,) if before else ()), *((off_domain,) if others else ())):
             yield name, mean, "no other domain has a defined AUC" if column == "auc" else NO_COMMON
+    labels = labels_of(table)
     for domain in domains:
-        for label in (AVERAGE, *LABELS):
+        for label in (AVERAGE, *labels[:MAIN_LABELS]):
             yield f"auc/{domain}/{label}", *value(domain, label)
+    of_auc = wanted[(wanted["metric"] == "auc") & (wanted["label"] == AVERAGE)]["subgroup"].unique()
     for domain in domains:
-        for subgroup in SUBGROUPS:
+        for subgroup in (group for group in of_auc if group != ALL and group not in CROSSINGS):
             yield f"auc/{domain}/{AVERAGE}/{subgroup}", *value(domain, AVERAGE, subgroup)
-    for metric in FAIRNESS:
+    attributes = wanted[wanted["metric"] == "auc_gap"]["subgroup"].unique()
+    healthy = healthy_label(labels)
+    for metric in FAIRNESS if healthy else FAIRNESS[:1]:
         for domain in domains:
-            for attribute in ATTRIBUTES:
-                label = "healthy" if metric == "underdiagnosis_gap" else AVERAGE
+            for attribute in attributes:
+                label = healthy if metric == "underdiagnosis_gap" and healthy else AVERAGE
                 yield f"{metric}/{domain}/{attribute}", *value(domain, label, attribute, metric)
     for metric in MAIN_RATES:
         for domain in domains:
             yield f"threshold/{metric}/{domain}", *value(domain, AVERAGE, metric=metric)
+    for domain in domains:
+        for label in labels[MAIN_LABELS:]:
+            yield f"auc/{domain}/{label}", *value(domain, label)

@@ -147,6 +147,7 @@ def _params(run: Run) -> dict[str, str]:
         "target_epsilon": format_epsilon(run.target_epsilon),
         "train_domain": run.domain,
         "training.images": data.get("images"),
+        "training.labels": ", ".join(config.get("labels", ())) or None,
         "training.noise_multiplier": config.get("noise_multiplier"),
         "training.num_steps": config.get("num_steps"),
         "training.privacy_unit": run.unit if run.private else "none",

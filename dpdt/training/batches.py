@@ -7,25 +7,23 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpdt.base.vocabulary import LABELS
-
 __all__ = ["image_losses", "physical_batches"]
 
 
 def image_losses(logits: Tensor, labels: Tensor, *, class_weights: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy of each image: the mean over the five labels, unknown ones adding zero.
+    """Binary cross-entropy of each image: the mean over the labels, unknown ones adding zero.
 
     Args:
-        logits: Shape (n, 5).
-        labels: 1, 0, NaN where unknown; shape (n, 5).
-        class_weights: Weight of the positives of each label, shape (5,).
+        logits: Shape (n, labels).
+        labels: 1, 0, NaN where unknown; shape (n, labels).
+        class_weights: Weight of the positives of each label, shape (labels,).
 
     Returns:
         Shape (n,).
     """
     known = ~labels.isnan()
     losses = F.binary_cross_entropy_with_logits(logits, labels.nan_to_num(), pos_weight=class_weights, reduction="none")
-    return (losses * known).sum(1) / len(LABELS)
+    return (losses * known).sum(1) / logits.shape[1]
 
 
 def physical_batches(rows: NDArray[np.int64], units: NDArray[np.int64], *, size: int) -> list[NDArray[np.int64]]:

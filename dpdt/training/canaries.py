@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dpdt.base.files import make_folder, read_json, write_json
-from dpdt.base.vocabulary import LABELS
 from dpdt.errors import PrivacyError
 from dpdt.privacy.clipping.gradient_sum import Loss
 from dpdt.privacy.keystream import KeyStream
@@ -106,7 +105,7 @@ class CanaryData(DomainData):
 def with_canaries(data: DomainData, included: NDArray[np.bool_], *, images_each: int = 1) -> CanaryData:
     """Add canaries to a train split; each is a separate unit, of so many images without known labels."""
     fields = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
-    unknown = np.full((len(included) * images_each, len(LABELS)), np.nan, dtype=np.float32)
+    unknown = np.full((len(included) * images_each, data.labels.shape[1]), np.nan, dtype=np.float32)
     fields["labels"] = np.concatenate((data.labels, unknown))
     numbers = np.repeat(np.arange(len(included)), images_each)
     fields["units"] = np.concatenate((data.units, data.num_units + numbers))

@@ -33,6 +33,7 @@ from dpdt.runs.state import write_state
 from dpdt.shards.dataset import DomainData
 from dpdt.study.paths import RunPaths
 from dpdt.training.batches import image_losses, physical_batches
+from dpdt.training.networks.weights import named
 from dpdt.training.plan import TrainingPlan
 from dpdt.training.ranks import ALONE, Ranks
 from dpdt.training.read_ahead import ReadAhead
@@ -289,6 +290,6 @@ class TrainingLoop:
             return
         weights = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
         content = io.BytesIO()  # torch's own writing ends in a RuntimeError when the disk is full
-        torch.save(weights, content)
+        torch.save(named(weights, self.plan.labels), content)
         with atomic_path(self.plan.paths.weights) as temporary:
             temporary.write_bytes(content.getbuffer())

@@ -5,6 +5,7 @@ from typing import Final
 
 import torch
 
+from dpdt.base.vocabulary import LABELS
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.study.paths import RunPaths
 
@@ -38,6 +39,7 @@ class TrainingPlan:
         reserve_steps: Steps of a block.
         checkpoint_every_steps: At most so many steps between checkpoints.
         device: Where the model is.
+        labels: Of the network's outputs.
     """
 
     paths: RunPaths
@@ -59,6 +61,7 @@ class TrainingPlan:
     reserve_steps: int
     checkpoint_every_steps: int
     device: torch.device
+    labels: tuple[str, ...] = LABELS
 
     @property
     def checkpoint_steps(self) -> int:

@@ -16,7 +16,7 @@ from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.rounding import allowance_of, images_at_once, needs_one_size
 from dpdt.privacy.sampling import num_steps_for, sample_rate_for
 from dpdt.privacy.statement import StatedRun, privacy_statement, statement_without_privacy
-from dpdt.runs.config import freeze_config, frozen_settings
+from dpdt.runs.config import freeze_config, frozen_settings, recorded_labels
 from dpdt.shards.dataset import DomainData
 from dpdt.training.canaries import CanaryData
 from dpdt.training.device import device_name, instruction_set
@@ -150,6 +150,7 @@ def _what_is_trained(run: TrainingRun, data: DomainData, frozen: dict[str, Any])
         "seed": run.seed,
         "target_epsilon": run.target_epsilon,
         "settings": frozen_settings(run.study, kind=run.kind),
+        **recorded_labels(run.study),
         "data": {
             **recorded_hashes(run.study, hashes, frozen=frozen["data"] if frozen else None),
             "units": data.num_units,
@@ -274,4 +275,5 @@ def _plan(run: TrainingRun, schedule: _Schedule, *, device: torch.device, physic
         reserve_steps=study.privacy.reserve_steps,
         checkpoint_every_steps=study.train.checkpoint_every_steps,
         device=device,
+        labels=study.study.labels,
     )

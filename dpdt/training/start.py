@@ -1,6 +1,7 @@
 """What a training starts from: the network's first weights, and the weights of the labels in its loss."""
 
 import hashlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from dpdt.base.files import read_json, sha256_file
+from dpdt.base.vocabulary import LABELS
 from dpdt.errors import DpdtError, PrivacyError
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.label_counts import class_weights_of, noisy_counts
@@ -45,15 +47,24 @@ def initial_model(run: TrainingRun, data: DomainData) -> tuple[nn.Module, dict[s
     with torch.random.fork_rng(devices=[]):
         seed = f"{study.study.seed}/{run.kind}/{run.domain}/{run.seed}"
         torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
-        model = build_model(study.model, folder=study.file.parent)
+        model = build_model(study.model, folder=study.file.parent, num_outputs=len(study.study.labels))
     source, path = _initial_weights(run)
     if path is None:
         return model, {"initial_weights": {"source": source, "sha256": None, "new_head": True}}
     made_by = ancestry(path, runs=study.paths.runs)
     _refuse_own_patients(run, data, path, made_by)
-    head = load_weights(model, path, new_head=True)
+    head = load_weights(model, path, new_head=True, labels=study.study.labels)
+    if not head:
+        _say_new_head(run, path)
     initial = {"source": source, "sha256": sha256_file(path), "new_head": not head}
     return model, {"initial_weights": initial, "ancestry": made_by.as_dict()}
+
+
+def _say_new_head(run: TrainingRun, path: Path) -> None:
+    """Once, before the first step."""
+    if not run.paths.config.exists():
+        labels = ", ".join(run.study.study.labels)
+        print(f"{run.run_id}: {path.name} has no last layer for {labels}: a new one is trained.", file=sys.stderr)
 
 
 def _initial_weights(run: TrainingRun) -> tuple[str, Path | None]:
@@ -76,8 +87,10 @@ def _refuse_own_patients(run: TrainingRun, data: DomainData, path: Path, made_by
     """A training on the same patients, however far back: what it spent, or that it had no bound, would be missing."""
     if run.target_epsilon is None:
         return
-    hashes = {"split_sha256": data.split_sha256, "labels_sha256": data.labels_sha256}
+    split, labels = {"split_sha256": data.split_sha256}, run.study.study.labels
     for number, other in enumerate(made_by.runs):
+        same = tuple(other.config.get("labels", LABELS)) == labels  # of other labels the hash is another, of course
+        hashes = split | ({"labels_sha256": data.labels_sha256} if same else {})
         if other.domain == run.domain or other.saw(hashes):
             was = (
                 "was trained"
@@ -116,11 +129,14 @@ def choose_class_weights(run: TrainingRun, data: DomainData, mechanism: Mechanis
         stream = KeyStream.from_seed("counts", run.run_id) if run.seeded else KeyStream.fresh()
         noisy = noisy_counts(data.labels, data.units, noise_multiplier=mechanism.counts_noise, noise=stream)
         return class_weights_of(noisy)
+    if isinstance(choice, dict):
+        return [float(choice.get(label, 1.0)) for label in study.study.labels]
     if choice != "public":
         return [float(weight) for weight in choice]
     check_class_weights(study)
     config = read_json(study.paths.run(str(study.pretrain_run_id)).config)
-    return [float(weight) for weight in config["public_class_weights"]]
+    weights = dict(zip(config.get("labels", LABELS), config["public_class_weights"], strict=True))
+    return [float(weights[label]) for label in study.study.labels]
 
 
 def count_class_weights(data: DomainData) -> list[float]:

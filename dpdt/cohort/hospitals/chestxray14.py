@@ -13,10 +13,12 @@ from dpdt.cohort.hospitals.raw_cohort import (
     FileNames,
     Filter,
     RawCohort,
+    Wanted,
     age_from_text,
     is_among,
+    named_labels,
     sex_word,
-    to_label,
+    with_columns,
 )
 from dpdt.cohort.hospitals.raw_files import RawFiles
 from dpdt.errors import CohortError
@@ -39,13 +41,6 @@ COLUMNS: Final = {
     "sex": ("Patient Gender", "Patient Sex"),
     "view": ("View Position",),
 }
-FINDINGS: Final = {
-    "cardiomegaly": "Cardiomegaly",
-    "pleural_effusion": "Effusion",
-    "pneumonia": "Pneumonia",
-    "atelectasis": "Atelectasis",
-    "healthy": "No Finding",
-}
 ID_DIGITS: Final = 8
 """Patients are numbers in the table and eight digits in file names; the latter is used."""
 
@@ -53,14 +48,14 @@ SAMPLE_FRACTION: Final = 0.5
 """A table with at most this part of the listed images is taken for a sample of the data set."""
 
 
-def read(root: Path, settings: DomainSettings) -> RawCohort:
+def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
     """Read the table and the two lists; rows in neither list are excluded. Without an official split no list is read.
 
     Raises:
         CohortError: A file or column is missing, an image is in both lists, or a listed one is not in the table.
     """
     files = RawFiles(root, FILES, settings)
-    table = files.table("table", COLUMNS)
+    table = files.table("table", COLUMNS, wanted.names)
     rows, lost = Filter(table.assign(split=None)), 0
     if settings.split == "official":
         train, test = _lists(files)
@@ -82,10 +77,10 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
             "split": kept["split"].astype("str"),
         }
     )
-    findings = kept["findings"].str.split("|")
-    for label, name in FINDINGS.items():
-        frame[label] = to_label(findings.map(lambda names, name=name: name in names).astype(bool))
+    named = {cell: frozenset(cell.split("|")) for cell in kept["findings"].unique()}
+    frame = frame.join(named_labels(kept["findings"], named, wanted.labels))
     counts = {"listed images that a table of a sample does not have": lost}
+    frame = with_columns(frame, kept, files.path("table"), settings, wanted)
     return RawCohort(frame, rows.exclusions, files.read, counts, {"findings": "names compared whole"})
 
 

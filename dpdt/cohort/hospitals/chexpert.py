@@ -9,11 +9,18 @@ from typing import Final
 
 import pandas as pd
 
-from dpdt.base.vocabulary import LABELS
-from dpdt.cohort.hospitals.raw_cohort import FRONTAL, FileNames, Filter, RawCohort, age_from_text, sex_word
+from dpdt.cohort.hospitals.raw_cohort import (
+    FRONTAL,
+    FileNames,
+    Filter,
+    RawCohort,
+    Wanted,
+    age_from_text,
+    sex_word,
+    with_columns,
+)
 from dpdt.cohort.hospitals.raw_files import RawFiles
-from dpdt.cohort.hospitals.uncertain_labels import COLUMNS as LABELLER_COLUMNS
-from dpdt.cohort.hospitals.uncertain_labels import apply_policy, policies
+from dpdt.cohort.hospitals.uncertain_labels import apply_policy, columns_for, policies
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
 
@@ -32,21 +39,21 @@ COLUMNS: Final = {
     "age": ("Age",),
     "side": ("Frontal/Lateral",),
     "projection": ("AP/PA",),
-    **{name: (name,) for name in LABELLER_COLUMNS},
 }
 
 MIN_AGE_YEARS: Final = 18.0
 """The collection is of adults: its three ages of 0 are missing ones."""
 
 
-def read(root: Path, settings: DomainSettings) -> RawCohort:
+def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
     """Read `train.csv`; `root` is the release's folder or the one that holds it.
 
     Raises:
         CohortError: A file or column is missing, or a path is not `…/train/patientX/studyY/file.jpg`.
     """
     files = RawFiles(root, FILES, settings)
-    table = files.table("table", COLUMNS)
+    findings = {name: (name,) for name in columns_for(wanted)}
+    table = files.table("table", {**COLUMNS, **findings}, wanted.names)
     parts = table["path"].str.extract(r"^(?:.*/)?(train/(patient\w+)/(study\w+)/([^/]+))$")
     if parts[0].isna().any():
         row = int(parts.index[parts[0].isna()][0])
@@ -64,7 +71,7 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
     unknown = ~rows.kept["view"].isin(["PA", "AP", FRONTAL])
     if settings.unknown_views == "exclude":
         rows.drop(unknown, "view unknown")
-    counts = apply_policy(rows, settings)
+    counts = apply_policy(rows, settings, wanted)
     kept = rows.kept
     frame = pd.DataFrame(
         {
@@ -76,9 +83,10 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
             "sex": sex_word(kept["sex"], column=f"{files.path('table')}: Sex"),
             "age_years": age_from_text(kept["age"], at_least=MIN_AGE_YEARS, column=f"{files.path('table')}: Age"),
             "split": pd.Series(None, index=kept.index, dtype="str"),
-            **{label: kept[label] for label in LABELS},
+            **{label: kept[label] for label in wanted.labels if label in kept},
         }
     )
+    frame = with_columns(frame, kept, files.path("table"), settings, wanted)
     return RawCohort(frame, rows.exclusions, files.read, counts, policies(settings), listed=table["path"])
 
 

@@ -3,25 +3,26 @@
 Source: Johnson et al., PhysioNet 2.0.0/2.1.0. 377,110 images of 227,835 studies; 8 studies have no label row.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import pandas as pd
 
-from dpdt.base.vocabulary import LABELS
 from dpdt.cohort.hospitals.raw_cohort import (
     MAX_AGE_YEARS,
     FileNames,
     Filter,
     RawCohort,
+    Wanted,
     check_understood,
     is_among,
     possible_age,
     sex_word,
+    with_columns,
 )
 from dpdt.cohort.hospitals.raw_files import RawFiles
-from dpdt.cohort.hospitals.uncertain_labels import COLUMNS as LABELLER_COLUMNS
-from dpdt.cohort.hospitals.uncertain_labels import apply_policy, policies
+from dpdt.cohort.hospitals.uncertain_labels import apply_policy, columns_for, policies
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
 
@@ -32,6 +33,7 @@ FILES: Final[FileNames] = {
     "split": ("mimic-cxr-2.0.0-split.csv.gz",),
     "labels": ("mimic-cxr-2.0.0-chexpert.csv.gz",),
     "patients": ("patients.csv.gz", "hosp/patients.csv.gz"),
+    "admissions": ("admissions.csv.gz", "hosp/admissions.csv.gz"),
     "images": ("files",),
 }
 LISTS: Final = ("metadata", "split", "labels")
@@ -44,7 +46,7 @@ TOP_CODED_AGE: Final = 91.0
 """MIMIC-IV gives every patient above 89 this age; it says "old" and cannot be counted on from."""
 
 
-def read(root: Path, settings: DomainSettings) -> RawCohort:
+def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
     """Read and join the tables; every join must match.
 
     Raises:
@@ -54,7 +56,7 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
     table = files.table(
         "metadata",
         {"image_id": ("dicom_id",), **KEYS, "view": ("ViewPosition",)},
-        {"study_date": ("StudyDate",)},
+        {"study_date": ("StudyDate",), **wanted.names},
     )
     table = table.assign(split=_splits(files, table["image_id"]))
     rows = Filter(table)
@@ -63,8 +65,8 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
         rows.drop(unknown, "view unknown")
     for view in sorted(set(rows.kept["view"]) - {"PA", "AP", ""}):
         rows.drop(rows.kept["view"] == view, f"view {view}")
-    _join_labels(files, rows, table["study_id"])
-    counts = apply_policy(rows, settings)
+    _join_labels(files, rows, table["study_id"], columns_for(wanted))
+    counts = apply_policy(rows, settings, wanted)
     kept = rows.kept
     subject = kept["subject_id"]
     folder = files.names("images")[0]
@@ -80,9 +82,11 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
             "sex": sex,
             "age_years": age,
             "split": kept["split"],
-            **{label: kept[label] for label in LABELS},
+            **{label: kept[label] for label in wanted.labels if label in kept},
         }
     )
+    kept = kept.assign(**_of_admissions(files, subject, {k: v for k, v in wanted.names.items() if k not in kept}))
+    frame = with_columns(frame, kept, files.path("metadata"), settings, wanted)
     return RawCohort(frame, rows.exclusions, files.read, {**counts, **people}, policies(settings))
 
 
@@ -117,9 +121,9 @@ def _splits(files: RawFiles, image_ids: "pd.Series[str]") -> "pd.Series[str]":
     return image_ids.map(split.set_index("image_id")["split"]).map(SPLITS)
 
 
-def _join_labels(files: RawFiles, rows: Filter, studies: "pd.Series[str]") -> None:
+def _join_labels(files: RawFiles, rows: Filter, studies: "pd.Series[str]", columns: Sequence[str]) -> None:
     """Give each image its study's labels."""
-    labels = files.table("labels", {**KEYS, **{name: (name,) for name in LABELLER_COLUMNS}})
+    labels = files.table("labels", {**KEYS, **{name: (name,) for name in columns}})
     path, metadata = files.path("labels"), files.path("metadata")
     _unique(labels["study_id"], path, "study_id")
     _matching(labels["study_id"], studies, path, metadata, "study_ids")
@@ -132,7 +136,22 @@ def _join_labels(files: RawFiles, rows: Filter, studies: "pd.Series[str]") -> No
     if not belongs.all():
         first = rows.kept["study_id"][~belongs].iloc[0]
         raise CohortError(f"{path}: {int((~belongs).sum())} images have another subject_id, first study_id {first}.")
-    rows.kept = rows.kept.assign(**{name: rows.kept["study_id"].map(by_study[name]) for name in LABELLER_COLUMNS})
+    rows.kept = rows.kept.assign(**{name: rows.kept["study_id"].map(by_study[name]) for name in columns})
+
+
+def _of_admissions(
+    files: RawFiles, subjects: "pd.Series[str]", columns: Mapping[str, tuple[str, ...]]
+) -> "dict[str, pd.Series[str]]":
+    """Columns of MIMIC-IV's admissions table, where there is one: of a subject's cells the most frequent, no blank."""
+    if not columns or files.optional("admissions") is None:
+        return {}
+    table = files.table("admissions", {"subject_id": ("subject_id",)}, columns)
+    found = {}
+    for name in columns:
+        if name in table:
+            cells = table[table[name] != ""].groupby("subject_id")[name]
+            found[name] = subjects.map(cells.agg(lambda of: str(of.value_counts(sort=False).idxmax()))).fillna("")
+    return found
 
 
 def _people(files: RawFiles, kept: pd.DataFrame) -> "tuple[pd.Series[str], pd.Series[float], dict[str, int]]":

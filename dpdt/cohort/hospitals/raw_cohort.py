@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ import pandas as pd
 from dpdt.base.vocabulary import LABELS
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
+from dpdt.study.findings import Definition, define
 
 __all__ = [
     "ELSEWHERE",
@@ -23,17 +24,21 @@ __all__ = [
     "Filter",
     "RawCohort",
     "Reader",
+    "Wanted",
     "age_from_text",
     "check_understood",
     "is_among",
+    "named_labels",
     "possible_age",
     "sex_word",
     "to_label",
+    "with_columns",
 ]
 
 FileNames = Mapping[str, tuple[str, ...]]
 
-RAW_COLUMNS: Final = ("image_id", "path", "patient_id", "study_id", "view", "sex", "age_years", "split", *LABELS)
+RAW_COLUMNS: Final = ("image_id", "path", "patient_id", "study_id", "view", "sex", "age_years", "split")
+"""Those of every cohort, before its labels and the columns that groups ask for."""
 MISSING_IMAGES: Final = "images not found"
 ELSEWHERE: Final = "images found by name in another folder"
 """The names of two counts."""
@@ -58,14 +63,37 @@ YEARS_PER_UNIT: Final = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25
 SEX_WORDS: Final = {"f": "female", "female": "female", "w": "female", "m": "male", "male": "male"}
 
 
+class Wanted(NamedTuple):
+    """What a study wants of a list besides images, patients and splits.
+
+    Attributes:
+        labels: Each label's findings, () where the list has none of it: unknown in every image.
+        columns: Columns for groups: the name -> that of the list; their cells stay text.
+    """
+
+    labels: Mapping[str, Definition]
+    columns: Mapping[str, str]
+
+    @classmethod
+    def papers(cls, kind: str, settings: DomainSettings) -> "Wanted":
+        """The paper's five labels."""
+        return cls({label: define(label, kind, exact=settings.sublabels.get(label, ())) for label in LABELS}, {})
+
+    @property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """The columns as `RawFiles.table` reads them."""
+        return {f"column {name}": (column,) for name, column in self.columns.items()}
+
+
 @dataclass(frozen=True)
 class RawCohort:
     """What a reader returns.
 
     Attributes:
-        frame: One row a usable image, columns RAW_COLUMNS; `path` is where it is as published, relative to the root;
-            `split` is the official one (train, val, test) or missing where none exists; labels are nullable Int8. The
-            index is the row's number in the main table, from 0.
+        frame: One row a usable image, columns RAW_COLUMNS, then the wanted labels (nullable Int8) and columns; `path`
+            is where it is as published, relative to the root; `split` is the official one (train, val, test) or missing
+            where none exists. A label that is not there is unknown in every image. The index is the row's number in the
+            main table, from 0.
         exclusions: Columns `image_id`, `view`, `reason`: every row that is not in `frame`.
         files: Every metadata file that was read, by its logical name.
         counts: Things worth telling, by name, e.g. how many uncertain labels were read as what.
@@ -96,7 +124,7 @@ class Reader(Protocol):
     FILES: FileNames
     LISTS: tuple[str, ...]
 
-    def read(self, root: Path, settings: DomainSettings) -> RawCohort:
+    def read(self, root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
         """Read the raw metadata below `root`."""
 
 
@@ -120,6 +148,21 @@ class Filter:
         if not self._excluded:
             return pd.DataFrame({"image_id": [], "view": [], "reason": []}, dtype=str)
         return pd.concat(self._excluded).sort_index()
+
+
+def with_columns(
+    frame: pd.DataFrame, kept: pd.DataFrame, path: Path, settings: DomainSettings, wanted: Wanted
+) -> pd.DataFrame:
+    """The frame with the columns that groups ask for; one that this copy of the list has not is blank.
+
+    Raises:
+        CohortError: The study file itself names the column.
+    """
+    for name, column in wanted.columns.items():
+        if f"column {name}" not in kept and name in settings.columns:
+            raise CohortError(f"{path}: no column {column!r} (columns.{name}). Correct its name in the study file.")
+        frame = frame.assign(**{name: kept.get(f"column {name}", "")})
+    return frame
 
 
 def sex_word(values: "pd.Series[str]", *, column: str = "") -> "pd.Series[str]":
@@ -189,6 +232,29 @@ def is_among(values: "pd.Series[str]", names: Iterable[str]) -> "pd.Series[bool]
     """Whether each value is one of many names; on text several times as fast as pandas' `isin`."""
     known = frozenset(names)
     return pd.Series([value in known for value in values], index=values.index, dtype=bool)
+
+
+def named_labels(
+    cells: "pd.Series[str]", names: Mapping[str, frozenset[str]], labels: Mapping[str, Definition]
+) -> pd.DataFrame:
+    """Labels of cells that name several findings; those without a definition are left out.
+
+    Args:
+        cells: Of each image.
+        names: The findings that each distinct cell names.
+        labels: The wanted ones.
+    """
+    place = {name: at for at, name in enumerate(dict.fromkeys(one.name for of in labels.values() for one in of))}
+    codes, distinct = pd.factorize(cells)
+    found: np.ndarray[tuple[int, int], np.dtype[np.bool_]] = np.zeros((len(distinct), len(place)), dtype=bool)
+    for row, cell in enumerate(distinct):
+        found[row, [place[name] for name in names[cell] if name in place]] = True
+    columns = {
+        label: to_label(np.asarray(found[:, [place[one.name] for one in definition]].any(axis=1))[codes])
+        for label, definition in labels.items()
+        if definition
+    }
+    return pd.DataFrame(columns).set_axis(cells.index)
 
 
 def to_label(values: "pd.Series[bool] | np.ndarray[tuple[int], np.dtype[np.bool_]]") -> "pd.Series[int]":

@@ -12,20 +12,22 @@ from typing import Any, Final
 
 import pandas as pd
 
-from dpdt.base.vocabulary import LABELS
+from dpdt.base.vocabulary import healthy_label
 from dpdt.cohort.hospitals.raw_cohort import (
     FRONTAL,
     FileNames,
     Filter,
     RawCohort,
+    Wanted,
     age_from_text,
     check_understood,
     possible_age,
     to_label,
+    with_columns,
 )
 from dpdt.cohort.hospitals.raw_files import RawFiles, csv_header, read_csv
 from dpdt.errors import CohortError, StudyError
-from dpdt.study.domain_settings import DomainSettings, TableSettings
+from dpdt.study.domain_settings import DomainSettings, TableLabel, TableSettings
 
 __all__ = ["FILES", "LISTS", "list_of", "read"]
 
@@ -51,7 +53,7 @@ DAYS_PER_YEAR: Final = 365.25
 SHOWN_CELLS: Final = 3
 
 
-def read(root: Path, settings: DomainSettings) -> RawCohort:
+def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
     """Read the list.
 
     Raises:
@@ -67,7 +69,7 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
     if table is None:
         raise StudyError("table: missing. Describe the list in [domains.<name>.table].")
     path = list_of(root, table)
-    cells = _cells(path, table)
+    cells = _cells(path, table, wanted)
     for column in ("image", "patient", "image_id"):
         if column in cells and (cells[column] == "").any():
             row = _row(cells[column] == "")
@@ -93,19 +95,21 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
             "sex": _words(kept, table, path, "sex", table.sexes.model_dump()) if table.sex else "unknown",
             "age_years": age,
             "split": _split(kept, table, path),
-            **_labels(kept, table, path),
+            **_labels(kept, table, path, wanted),
         }
     )
-    counts |= {f"{label} unknown in every image": len(frame) for label in LABELS if frame[label].isna().all()}
+    frame = with_columns(frame, kept, path, settings, wanted)
+    counts |= {f"{label} unknown in every image": len(frame) for label in wanted.labels if frame[label].isna().all()}
     rules = {"labels": table.labels.model_dump()}
     return RawCohort(frame, rows.exclusions, {"table": path}, counts, rules, listed=paths)
 
 
-def _cells(path: Path, table: TableSettings) -> pd.DataFrame:
+def _cells(path: Path, table: TableSettings, also: Wanted) -> pd.DataFrame:
     """The wanted columns as trimmed text: named by their key, labels' own columns as `label:<label>`."""
     wanted = {key: name for key in COLUMN_KEYS if (name := getattr(table, key)) is not None}
     labels = {label: settings.column for label, settings in table.labels.given.items()}
     wanted |= {f"label:{label}": column for label, column in labels.items() if column is not None}
+    wanted |= {f"column {name}": column for name, column in also.columns.items()}
     parquet = path.suffix == ".parquet"
     separator = table.separator or ("\t" if ".tsv" in path.suffixes else ",")
     header = _parquet_header(path) if parquet else csv_header(path, separator=separator, encoding=table.encoding)
@@ -265,19 +269,29 @@ def _dates(cells: "pd.Series[str]", table: TableSettings, path: Path, key: str) 
     return dates
 
 
-def _labels(kept: pd.DataFrame, table: TableSettings, path: Path) -> "dict[str, pd.Series[int]]":
+def _labels(kept: pd.DataFrame, table: TableSettings, path: Path, wanted: Wanted) -> "dict[str, pd.Series[int]]":
     """One column a label, or whole names in the findings column; a label that is not described is unknown."""
-    labels = {label: pd.Series(pd.NA, index=kept.index, dtype="Int8") for label in LABELS}
+    labels = {label: pd.Series(pd.NA, index=kept.index, dtype="Int8") for label in wanted.labels}
     for label, settings in table.labels.given.items():
         if settings.column is not None:
             meanings = {name: getattr(settings, name) for name in ("positive", "negative", "unknown")}
             where = f"positive, negative or unknown of table.labels.{label}"
-            words = _translate(kept[f"label:{label}"], path, settings.column, meanings, where=where)
+            cells = _graded(kept[f"label:{label}"], settings)
+            words = _translate(cells, path, settings.column, meanings, where=where)
             labels[label] = words.map({"positive": 1, "negative": 0}).astype("Int8")
-    return {**labels, **_found(kept, table, path)}
+    return {**labels, **_found(kept, table, path, healthy_label(wanted.labels))}
 
 
-def _found(kept: pd.DataFrame, table: TableSettings, path: Path) -> "dict[str, pd.Series[int]]":
+def _graded(cells: "pd.Series[str]", settings: TableLabel) -> "pd.Series[str]":
+    """Where `positive` is a cut of grades, `>= 3`, numbers as that text or as a negative cell; others as they are."""
+    if settings.cut is None:
+        return cells
+    numbers = pd.to_numeric(cells.str.replace(",", "."), errors="coerce")
+    high = numbers >= settings.cut
+    return cells.mask(numbers.notna() & ~high, settings.negative[0]).mask(high, settings.positive[0])
+
+
+def _found(kept: pd.DataFrame, table: TableSettings, path: Path, healthy: str | None) -> "dict[str, pd.Series[int]]":
     """The labels that are named in the findings column."""
     if table.findings is None:
         return {}
@@ -294,9 +308,8 @@ def _found(kept: pd.DataFrame, table: TableSettings, path: Path) -> "dict[str, p
         labels[label] = to_label(kept["findings"].map(cells).astype(bool))
         if table.no_findings == "unknown":
             labels[label] = labels[label].mask(empty)
-    if table.no_findings == "healthy":
-        healthy = labels.get("healthy", to_label(empty))
-        labels["healthy"] = healthy.mask(empty, 1)
+    if table.no_findings == "healthy" and healthy is not None:
+        labels[healthy] = labels.get(healthy, to_label(empty)).mask(empty, 1)
     return labels
 
 

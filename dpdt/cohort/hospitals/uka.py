@@ -7,12 +7,13 @@ uses (`UKA_master_list.csv`); another hospital's list in this form is read as we
   `<images>/<image_id>.<suffix>`;
 - `subject_id` (or `patient_id`); `study_id` if there is one; `split` (train, valid or val, test) if there is one;
 - `patient_sex` (F, M), `age` in years or `birth_date` and `examination_date`; `view` (PA or AP) if it is recorded;
-- grades: `cardiomegaly`, `congestion` (may be missing), and `…_right` and `…_left` of `pleural_effusion`,
-  `pneumonic_infiltrates`, `atelectasis`.
+- grades: `cardiomegaly`, `congestion` (may be missing), and `…_right` and `…_left` of
+  `pleural_effusion`, `pneumonic_infiltrates`, `atelectasis`.
 
 Grades are 0 or 1 (none), 2 (+), 3 (++), 4 (+++) and 5 (questionable). A finding is positive if it is graded 3 or 4 on
-either side. An image is healthy if all its grades are none. A blank grade says nothing: where the other side does not
-already make the finding positive, the label is unknown.
+either side, or from another grade on where a label's definition says so; questionable never is. An image is healthy if
+all its grades are none. A blank grade says nothing: where the other side does not already make the finding positive,
+the label is unknown.
 """
 
 from pathlib import Path
@@ -25,37 +26,38 @@ from dpdt.cohort.hospitals.raw_cohort import (
     FileNames,
     Filter,
     RawCohort,
+    Wanted,
     age_from_text,
     check_understood,
     possible_age,
     sex_word,
+    with_columns,
 )
 from dpdt.cohort.hospitals.raw_files import RawFiles
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
+from dpdt.study.findings import NO_FINDING, UKA_GRADES, Definition
 
-__all__ = ["FILES", "GRADES", "LISTS", "read"]
+__all__ = ["FILES", "LISTS", "read"]
 
 FILES: Final[FileNames] = {"table": ("UKA_master_list.csv",), "images": ("images", ".")}
 LISTS: Final = ("table",)
-GRADES: Final = {
-    "cardiomegaly": ("cardiomegaly",),
-    "pleural_effusion": ("pleural_effusion_right", "pleural_effusion_left"),
-    "pneumonia": ("pneumonic_infiltrates_right", "pneumonic_infiltrates_left"),
-    "atelectasis": ("atelectasis_right", "atelectasis_left"),
-}
-"""The graded columns of each label."""
-
 OTHER_GRADES: Final = ("congestion",)
 NONE: Final = (0, 1)
-POSITIVE: Final = (3, 4)
+POSITIVE_FROM: Final = 3
+QUESTIONABLE: Final = 5
 ALL_GRADES: Final = (0, 1, 2, 3, 4, 5)
 SPLITS: Final = {"train": "train", "valid": "val", "val": "val", "test": "test", "": None}
 COLUMNS: Final = {
     "image_id": ("image_id",),
     "patient_id": ("subject_id", "patient_id"),
     "sex": ("patient_sex", "sex"),
-    **{column: (column,) for columns in GRADES.values() for column in columns},
+    **{
+        column: (column,)
+        for finding, columns in UKA_GRADES.items()
+        if finding not in OTHER_GRADES
+        for column in columns
+    },
 }
 OPTIONAL: Final = {
     "path": ("path",),
@@ -71,14 +73,14 @@ OPTIONAL: Final = {
 DAYS_PER_YEAR: Final = 365.25
 
 
-def read(root: Path, settings: DomainSettings) -> RawCohort:
+def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
     """Read the master list.
 
     Raises:
         CohortError: The file or a column is missing, or a grade or split is not understood.
     """
     files = RawFiles(root, FILES, settings)
-    table = files.table("table", COLUMNS, OPTIONAL)
+    table = files.table("table", COLUMNS, {**OPTIONAL, **wanted.names})
     where = files.path("table")
     view = table["view"].str.upper() if "view" in table else pd.Series(FRONTAL, index=table.index)
     table = table.assign(view=view.replace("", "unknown"))
@@ -99,16 +101,20 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
             "split": _split(kept, where),
         }
     )
-    graded = [column for columns in GRADES.values() for column in columns]
-    graded += [column for column in OTHER_GRADES if column in kept]
+    graded = [column for columns in UKA_GRADES.values() for column in columns if column in kept]
     grades = pd.DataFrame({column: _grade(kept[column], column, where) for column in graded})
-    for label, columns in GRADES.items():
-        frame[label] = _any_side(grades[list(columns)])
-    none = grades.isin(NONE)
-    frame["healthy"] = (
-        none.all(axis=1).astype("Int8").mask((none | grades.isna()).all(axis=1) & grades.isna().any(axis=1))
-    )
+    for label, definition in wanted.labels.items():
+        if definition:
+            frame[label] = _positive(grades, definition)
     rules = {"grades": "3 or 4 on either side is positive"}
+    own = {
+        label: f"{one.name} >= {one.at_least}"
+        for label, definition in wanted.labels.items()
+        for one in definition
+        if one.at_least is not None
+    }
+    frame = with_columns(frame, kept, where, settings, wanted)
+    rules |= {"cuts": "; ".join(f"{label}: {cut}" for label, cut in own.items())} if own else {}
     return RawCohort(frame, rows.exclusions, files.read, policies=rules, listed=paths)
 
 
@@ -123,10 +129,24 @@ def _grade(values: "pd.Series[str]", column: str, path: Path) -> "pd.Series[int]
     return numbers.astype("Int8")
 
 
-def _any_side(grades: pd.DataFrame) -> "pd.Series[int]":
-    """1 if a side is graded 3 or 4; else unknown if a side is blank; else 0."""
-    positive = grades.isin(POSITIVE).any(axis=1)
-    return positive.astype("Int8").mask(~positive & grades.isna().any(axis=1))
+def _positive(grades: pd.DataFrame, definition: Definition) -> "pd.Series[int]":
+    """1 if a side of a finding is graded from its cut on; else unknown if a side is blank; else 0."""
+    positive = pd.Series(False, index=grades.index)
+    blank = positive.copy()
+    for finding in definition:
+        if finding.name == NO_FINDING:
+            none, unknown = grades.isin(NONE), grades.isna()
+            positive |= none.all(axis=1)
+            blank |= (none | unknown).all(axis=1) & unknown.any(axis=1)
+            continue
+        columns = [column for column in UKA_GRADES[finding.name] if column in grades]
+        if not columns:
+            blank |= True
+            continue
+        from_, sides = finding.at_least or POSITIVE_FROM, grades[columns]
+        positive |= ((sides >= from_) & (sides < QUESTIONABLE)).fillna(False).any(axis=1)
+        blank |= sides.isna().any(axis=1)
+    return positive.astype("Int8").mask(~positive & blank)
 
 
 def _split(kept: pd.DataFrame, path: Path) -> "pd.Series[str]":

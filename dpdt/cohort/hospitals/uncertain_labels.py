@@ -1,28 +1,17 @@
 """The labeller columns of CheXpert and MIMIC-CXR-JPG: 1, 0, -1 (uncertain) or blank, under a named policy."""
 
-from collections.abc import Mapping
 from typing import Final
 
 import pandas as pd
 
-from dpdt.cohort.hospitals.raw_cohort import Filter, to_label
+from dpdt.cohort.hospitals.raw_cohort import Filter, Wanted, to_label
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
 
-__all__ = ["COLUMNS", "apply_policy", "policies"]
+__all__ = ["apply_policy", "columns_for", "policies"]
 
-LABEL_COLUMNS: Final[Mapping[str, str]] = {
-    "cardiomegaly": "Cardiomegaly",
-    "pleural_effusion": "Pleural Effusion",
-    "pneumonia": "Pneumonia",
-    "atelectasis": "Atelectasis",
-    "healthy": "No Finding",
-}
 PAPER_FILTER: Final = ("Cardiomegaly", "Lung Opacity", "Lung Lesion", "Pneumonia", "Edema")
 """A row with -1 in one of these is left out by the paper's group (157,676 of CheXpert's 191,027 frontal rows stay)."""
-
-COLUMNS: Final = tuple(dict.fromkeys((*LABEL_COLUMNS.values(), *PAPER_FILTER)))
-"""Columns of the published table that are needed."""
 
 MEANING: Final = {"1": 1.0, "0": 0.0, "-1": -1.0}
 
@@ -32,15 +21,22 @@ def policies(settings: DomainSettings) -> dict[str, str]:
     return {"uncertain": settings.uncertain, "blank": "negative"}
 
 
-def apply_policy(rows: Filter, settings: DomainSettings) -> dict[str, int]:
+def columns_for(wanted: Wanted) -> tuple[str, ...]:
+    """Columns of the published table that are needed."""
+    names = (finding.name for definition in wanted.labels.values() for finding in definition)
+    return tuple(dict.fromkeys((*names, *PAPER_FILTER)))
+
+
+def apply_policy(rows: Filter, settings: DomainSettings, wanted: Wanted) -> dict[str, int]:
     """Turn the published columns of `rows.kept` into labels; blank is always negative.
 
     `paper` drops every row with -1 in a column of PAPER_FILTER and reads the remaining -1 as negative; `unknown` masks
     -1 (missing label), `positive` and `negative` read it as 1 and 0.
 
     Args:
-        rows: The table with COLUMNS as text; gets the label columns, and loses rows under `paper`.
+        rows: The table with `columns_for` as text; gets the label columns, and loses rows under `paper`.
         settings: The domain's settings.
+        wanted: The labels. One of several findings is positive where one of them is, else unknown where one of them is.
 
     Returns:
         How many -1 and blanks of each label were read as what.
@@ -48,15 +44,19 @@ def apply_policy(rows: Filter, settings: DomainSettings) -> dict[str, int]:
     Raises:
         CohortError: A value other than 1, 0, -1 and blank.
     """
-    numbers = pd.DataFrame({name: _label_values(rows.kept[name], name) for name in COLUMNS})
+    numbers = pd.DataFrame({name: _label_values(rows.kept[name], name) for name in columns_for(wanted)})
     if settings.uncertain == "paper":
         uncertain = (numbers[list(PAPER_FILTER)] == -1).any(axis=1)
         rows.drop(uncertain, "uncertain label (policy paper)")
         numbers = numbers[~uncertain]
     counts: dict[str, int] = {}
     labels = {}
-    for label, name in LABEL_COLUMNS.items():
-        positive, uncertain = numbers[name] == 1, numbers[name] == -1
+    for label, definition in wanted.labels.items():
+        if not definition:
+            continue
+        found = numbers[[finding.name for finding in definition]]
+        positive = (found == 1).any(axis=1)
+        uncertain = (found == -1).any(axis=1) & ~positive
         if settings.uncertain == "positive":
             positive = positive | uncertain
         values = to_label(positive)
@@ -65,7 +65,7 @@ def apply_policy(rows: Filter, settings: DomainSettings) -> dict[str, int]:
         labels[label] = values
         meaning = "negative" if settings.uncertain == "paper" else settings.uncertain
         counts[f"uncertain {label} read as {meaning}"] = int(uncertain.sum())
-        counts[f"blank {label} read as negative"] = int(numbers[name].isna().sum())
+        counts[f"blank {label} read as negative"] = int(found.isna().all(axis=1).sum())
     rows.kept = rows.kept.assign(**labels)
     return counts
 

@@ -12,11 +12,10 @@ from typing import Any, Final
 import pandas as pd
 
 from dpdt.base.console import progress
-from dpdt.base.vocabulary import LABELS
 from dpdt.cohort.hospitals.file_search import in_threads
-from dpdt.cohort.hospitals.raw_cohort import FileNames, RawCohort, age_from_text, sex_word, to_label
+from dpdt.cohort.hospitals.raw_cohort import FileNames, RawCohort, Wanted, age_from_text, sex_word, to_label
 from dpdt.cohort.hospitals.raw_files import RawFiles
-from dpdt.errors import CohortError
+from dpdt.errors import CohortError, StudyError
 from dpdt.study.domain_settings import DomainSettings
 
 __all__ = ["FILES", "LISTS", "read"]
@@ -28,13 +27,15 @@ FILES: Final[FileNames] = {
     "test_images": ("test",),
 }
 LISTS: Final = ("train_labels",)
-FINDINGS: Final = {
-    "cardiomegaly": "Cardiomegaly",
-    "pleural_effusion": "Pleural effusion",
-    "pneumonia": "Pneumonia",
-    "atelectasis": "Atelectasis",
-    "healthy": "No finding",
-}
+OTHER_NAMES: Final = {"Other diseases": ("Other diseases", "Other disease")}
+"""The published tables of train and test differ in it."""
+
+KAGGLE_FINDINGS: Final = (
+    *("Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Consolidation", "ILD", "Infiltration"),
+    *("Lung Opacity", "Nodule/Mass", "Other lesion", "Pleural effusion", "Pleural thickening", "Pneumothorax"),
+    *("Pulmonary fibrosis", "No finding"),
+)
+"""The classes of the competition; the others are unknown in its table."""
 READERS: Final = 3
 MIN_AGE_YEARS: Final = 18.0
 """The collection is of adults: smaller ages in its headers are placeholders."""
@@ -42,19 +43,22 @@ MIN_AGE_YEARS: Final = 18.0
 SEX_TAG, AGE_TAG = 0x00100040, 0x00101010
 
 
-def read(root: Path, settings: DomainSettings) -> RawCohort:
+def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
     """Read the label tables and the DICOM headers.
 
     Raises:
         CohortError: A file or column is missing, or an image is labelled in train and in test.
+        StudyError: The study file names other columns: there are none.
     """
+    if settings.columns:
+        raise StudyError("columns: VinDr's lists have a row a reader, and no column that is of an image.")
     files = RawFiles(root, FILES, settings)
     kaggle = "class_name" in files.header("train_labels")
     tested = not kaggle or files.optional("test_labels") is not None
-    train = _kaggle(files, settings) if kaggle else _votes(files, "train_labels", settings)
+    train = _kaggle(files, settings, wanted) if kaggle else _votes(files, "train_labels", settings, wanted)
     parts = [train.assign(split="train" if tested else pd.Series(None, index=train.index, dtype="str"))]
     if tested:
-        parts.append(_votes(files, "test_labels", settings).assign(split="test"))
+        parts.append(_votes(files, "test_labels", settings, wanted).assign(split="test"))
     labels = pd.concat(parts, ignore_index=True)
     folders = {split: f"{files.names(f'{split}_images')[0]}/" for split in ("train", "test")}
     frame = pd.DataFrame(
@@ -67,13 +71,18 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
             "sex": "unknown",
             "age_years": float("nan"),
             "split": labels["split"].astype("str"),
-            **{label: labels[label] for label in LABELS},
+            **{label: labels[label] for label in wanted.labels if label in labels},
+            **dict.fromkeys(wanted.columns, ""),  # of readers' votes, not of images
         }
     )
     exclusions = pd.DataFrame({"image_id": [], "view": [], "reason": []}, dtype="str")
     counts = {
         "training images not read by three readers": int((train["readers"] != READERS).sum()),
-        "pneumonia unknown, not a class of the Kaggle table": len(train) if kaggle else 0,
+        **{
+            f"{label} unknown, not a class of the Kaggle table": len(train)
+            for label, definition in wanted.labels.items()
+            if kaggle and definition and not {finding.name for finding in definition} & {*KAGGLE_FINDINGS}
+        },
     }
     read = {"kaggle_table" if kaggle and name == "train_labels" else name: path for name, path in files.read.items()}
     rules = {"readers": f"{settings.readers} of the readers in train, consensus in test"}
@@ -85,38 +94,44 @@ def _agreed(votes: Any, readers: Any, settings: DomainSettings) -> Any:
     return {"majority": 2 * votes > readers, "any": votes > 0, "all": votes == readers}[settings.readers]
 
 
-def _votes(files: RawFiles, name: str, settings: DomainSettings) -> pd.DataFrame:
+def _votes(files: RawFiles, name: str, settings: DomainSettings, wanted: Wanted) -> pd.DataFrame:
     """Labels by the votes of an image's readers; the test table has one row an image, their consensus."""
-    columns = {"image_id": ("image_id",), **{label: (finding,) for label, finding in FINDINGS.items()}}
+    findings = dict.fromkeys(finding.name for definition in wanted.labels.values() for finding in definition)
+    columns = {"image_id": ("image_id",), **{finding: OTHER_NAMES.get(finding, (finding,)) for finding in findings}}
     table = files.table(name, columns, {"reader": ("rad_id", "rad_ID")})
     twice = table.duplicated(["image_id", *(["reader"] if "reader" in table else [])])
     if twice.any():
         image = table["image_id"][twice].iloc[0]
         raise CohortError(f"{files.path(name)}: {int(twice.sum())} rows repeat an image and reader, first {image!r}.")
-    votes = table[["image_id"]].copy()
-    for label in LABELS:
-        values = pd.to_numeric(table[label], errors="coerce")
+    said = {}
+    for finding in findings:
+        values = pd.to_numeric(table[finding], errors="coerce")
         if not values.isin([0, 1]).all():
             row = int(values.index[~values.isin([0, 1])][0])
-            found = table[label][row]
-            raise CohortError(f"{files.path(name)}: row {row + 1}: {FINDINGS[label]}: expected 0 or 1, got {found!r}.")
-        votes[label] = values.astype("int64")
+            found = table[finding][row]
+            raise CohortError(f"{files.path(name)}: row {row + 1}: {finding}: expected 0 or 1, got {found!r}.")
+        said[finding] = values.astype("int64")
+    of_labels = {label: [said[one.name] for one in found] for label, found in wanted.labels.items() if found}
+    votes = table[["image_id"]].assign(**{label: pd.concat(v, axis=1).max(axis=1) for label, v in of_labels.items()})
     by_image = votes.groupby("image_id", sort=False)
     found, readers = by_image.sum(), by_image.size()
-    labels = pd.DataFrame({label: to_label(_agreed(found[label], readers, settings)) for label in LABELS})
+    labels = pd.DataFrame({label: to_label(_agreed(found[label], readers, settings)) for label in of_labels})
     return labels.assign(readers=readers).reset_index()
 
 
-def _kaggle(files: RawFiles, settings: DomainSettings) -> pd.DataFrame:
-    """Labels of the competition's table, where a reader has a row a box; pneumonia is not among its classes."""
+def _kaggle(files: RawFiles, settings: DomainSettings, wanted: Wanted) -> pd.DataFrame:
+    """Labels of the competition's table, where a reader has a row a box, as far as they are among its classes."""
     columns = {name: (name,) for name in ("image_id", "rad_id", "class_name")}
     table = files.table("train_labels", columns).drop_duplicates()
     readers = table.groupby("image_id", sort=False)["rad_id"].nunique()
     labels = pd.DataFrame(index=readers.index)
-    for label, finding in FINDINGS.items():
-        votes = table[table["class_name"] == finding].groupby("image_id")["rad_id"].nunique()
-        labels[label] = to_label(_agreed(votes.reindex(readers.index, fill_value=0), readers, settings))
-    labels["pneumonia"] = pd.Series(pd.NA, index=labels.index, dtype="Int8")
+    for label, definition in wanted.labels.items():
+        names = {finding.name for finding in definition}
+        if not names:
+            continue
+        votes = table[table["class_name"].isin(names)].groupby("image_id")["rad_id"].nunique()
+        agreed = to_label(_agreed(votes.reindex(readers.index, fill_value=0), readers, settings))
+        labels[label] = agreed if names <= {*KAGGLE_FINDINGS} else agreed.mask(agreed == 0)
     return labels.assign(readers=readers).reset_index()
 
 

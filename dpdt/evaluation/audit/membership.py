@@ -16,7 +16,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from dpdt.base.vocabulary import LABELS
 from dpdt.errors import ShardError
 from dpdt.evaluation.metrics import FEWEST_PATIENTS, auc_covariance
 from dpdt.evaluation.predict import predictor, wide
@@ -64,8 +63,9 @@ def patient_losses(predictions: pd.DataFrame) -> NDArray[np.float64]:
         Shape (patients,); patients without a known label are left out.
     """
     images = wide(predictions)
-    target = images[[f"target_{label}" for label in LABELS]].to_numpy(dtype=np.float64)
-    score = images[[f"score_{label}" for label in LABELS]].to_numpy(dtype=np.float64)
+    labels = list(predictions["label"].unique())
+    target = images[[f"target_{label}" for label in labels]].to_numpy(dtype=np.float64)
+    score = images[[f"score_{label}" for label in labels]].to_numpy(dtype=np.float64)
     likelihood = np.where(target == 1, score, 1 - score)
     losses = pd.DataFrame(np.where(np.isnan(target), np.nan, -np.log(np.maximum(likelihood, SMALLEST))))
     found: NDArray[np.float64] = losses.mean(axis=1).groupby(images["patient_key"]).mean().dropna().to_numpy()

@@ -1,15 +1,16 @@
 """Metrics, their intervals and tests; what cannot be computed says why. Definitions: docs/evaluation.md.
 
 `bootstrap` resamples patients, `kernel` measures all draws from one sort, `table` has every metric of a model on a
-domain, `estimate` one number of it; `common` says over which labels a mean is; `delong` and `significance` compare
-models, `fairness` compares groups.
+domain, `estimate` one number of it; `groups` says who is in which part; `common` says over which labels a mean is;
+`delong` and `significance` compare models, `fairness` compares groups.
 """
 
 from dpdt.evaluation.metrics.bootstrap import extreme_interval, patient_draws, percentile_interval
-from dpdt.evaluation.metrics.common import common_labels, joined_labels, labels_of_averages, macro_aucs
+from dpdt.evaluation.metrics.common import common_labels, joined_labels, labels_of, labels_of_averages, macro_aucs
 from dpdt.evaluation.metrics.delong import auc_covariance, auc_influence
 from dpdt.evaluation.metrics.estimate import count_patients, few_reason, undefined_reason, youden_threshold
 from dpdt.evaluation.metrics.fairness import SMALL_GROUP
+from dpdt.evaluation.metrics.groups import Groups, own_groups, papers_groups
 from dpdt.evaluation.metrics.kernel import Ranking, over_blocks
 from dpdt.evaluation.metrics.names import (
     ALL,
@@ -20,7 +21,6 @@ from dpdt.evaluation.metrics.names import (
     CROSSINGS,
     FAIRNESS,
     FEWEST_PATIENTS,
-    GROUPS,
     MAIN_RATES,
     METRICS,
     PAPER,
@@ -42,7 +42,6 @@ __all__ = [
     "DRAW_KEYS",
     "FAIRNESS",
     "FEWEST_PATIENTS",
-    "GROUPS",
     "MAIN_RATES",
     "METRICS",
     "PAPER",
@@ -51,6 +50,7 @@ __all__ = [
     "THRESHOLD_FREE",
     "UNDERDIAGNOSIS",
     "DomainMetrics",
+    "Groups",
     "Ranking",
     "Threshold",
     "as_table",
@@ -62,11 +62,14 @@ __all__ = [
     "few_reason",
     "holm",
     "joined_labels",
+    "labels_of",
     "labels_of_averages",
     "macro_aucs",
     "measure_domain",
     "normal_p",
     "over_blocks",
+    "own_groups",
+    "papers_groups",
     "patient_draws",
     "percentile_interval",
     "permutation_test",

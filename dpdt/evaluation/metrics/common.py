@@ -11,7 +11,7 @@ import pandas as pd
 from dpdt.base.vocabulary import LABELS
 from dpdt.evaluation.metrics.names import ALL, AVERAGE
 
-__all__ = ["common_labels", "joined_labels", "labels_of_averages", "macro_aucs"]
+__all__ = ["common_labels", "joined_labels", "labels_of", "labels_of_averages", "macro_aucs"]
 
 
 def labels_of_averages(table: pd.DataFrame) -> pd.Series:
@@ -24,31 +24,36 @@ def labels_of_averages(table: pd.DataFrame) -> pd.Series:
     if "labels" in table:
         return table["labels"]
     cell = ["test_domain", "subgroup", "metric", "protocol"]
-    defined = table[table["label"].isin(LABELS) & table["value"].notna()]
+    defined = table[(table["label"] != AVERAGE) & table["value"].notna()]
     names = defined.groupby(cell, sort=False)["label"].agg(joined_labels)
     found = table[cell].merge(names.rename("labels").reset_index(), how="left", on=cell)["labels"].fillna("")
     return found.set_axis(table.index).where(table["label"] == AVERAGE, "")
 
 
 def joined_labels(labels: Iterable[str]) -> str:
-    """Labels in the vocabulary's order, separated by commas.
+    """Labels separated by commas, each once: the paper's in its order, then others in theirs.
 
-    >>> joined_labels(["healthy", "cardiomegaly", "healthy"])
-    'cardiomegaly,healthy'
+    >>> joined_labels(["healthy", "cardiomegaly", "healthy", "edema"])
+    'cardiomegaly,healthy,edema'
     """
-    known = set(labels)
-    return ",".join(label for label in LABELS if label in known)
+    rank = {label: number for number, label in enumerate(LABELS)}
+    return ",".join(sorted(dict.fromkeys(labels), key=lambda label: rank.get(label, len(rank))))
 
 
 def common_labels(averages: Iterable[str]) -> tuple[str, ...]:
-    """The labels that all of them are over, in the vocabulary's order; none where one is unknown.
+    """The labels that all of them are over, in the order of the first; none where one is unknown.
 
     >>> common_labels(["cardiomegaly,pneumonia,healthy", "cardiomegaly,healthy"])
     ('cardiomegaly', 'healthy')
     """
-    sets = [set(text.split(",")) for text in averages]
-    shared = set.intersection(*sets) if sets else set()
-    return tuple(label for label in LABELS if label in shared)
+    texts = [text.split(",") for text in averages]
+    shared = set.intersection(*map(set, texts)) if texts else set()
+    return tuple(label for label in texts[0] if label in shared - {""}) if texts else ()
+
+
+def labels_of(table: pd.DataFrame) -> tuple[str, ...]:
+    """The labels of a table of metrics, in its order: that of the study."""
+    return tuple(str(label) for label in table["label"].unique() if label != AVERAGE)
 
 
 def macro_aucs(table: pd.DataFrame) -> pd.DataFrame:

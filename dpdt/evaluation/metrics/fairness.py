@@ -1,18 +1,18 @@
-"""How unequal a model is among the groups of one attribute (sex, age); definitions in docs/evaluation.md.
+"""How unequal a model is among the groups of one attribute (sex, age, …); definitions in docs/evaluation.md.
 
 Every measure is a largest minus a smallest value over groups, so 0 is equality. A largest minus a smallest value is
 never negative and therefore, with small groups, too large on average: the interval (`extreme_interval`) and the groups'
 n belong to it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
-from dpdt.base.vocabulary import LABELS
+from dpdt.base.vocabulary import healthy_label
 from dpdt.evaluation.metrics.estimate import Estimate, left_out, undefined_estimate, well_founded
-from dpdt.evaluation.metrics.names import ATTRIBUTES, AVERAGE, FAIRNESS, STRICT, UNDERDIAGNOSIS
+from dpdt.evaluation.metrics.names import AVERAGE, FAIRNESS, STRICT, UNDERDIAGNOSIS
 
 __all__ = ["SMALL_GROUP", "fairness_estimates"]
 
@@ -29,24 +29,31 @@ COMPARED: Final = {
 }
 
 
-def fairness_estimates(estimates: Mapping[Key, Estimate]) -> dict[Key, Estimate]:
-    """Fairness measures of every label and the average, for sex and age group.
+def fairness_estimates(
+    estimates: Mapping[Key, Estimate], *, labels: Sequence[str], attributes: Mapping[str, tuple[str, ...]]
+) -> dict[Key, Estimate]:
+    """Fairness measures of every label and the average, for each attribute.
 
     Args:
         estimates: By label, subgroup, metric and protocol.
+        labels: The study's.
+        attributes: Each with its groups.
 
     Returns:
         The measures by the same key, with the attribute in the place of the subgroup. Groups without a number are left
-        out and named; with fewer than two groups there is no measure. `underdiagnosis_gap` is of the label healthy.
+        out and named; with fewer than two groups there is no measure. `underdiagnosis_gap` is of the healthy label.
     """
     found: dict[Key, Estimate] = {}
-    for attribute, groups in ATTRIBUTES.items():
-        for measure in FAIRNESS:
+    healthy = healthy_label(labels)
+    for attribute, groups in attributes.items():
+        for measure in FAIRNESS if groups else ():
             metric, protocol = COMPARED[measure]
-            labels = ("healthy",) if metric == UNDERDIAGNOSIS else (*LABELS, AVERAGE)
-            for label in labels:
+            of_measure = (*labels, AVERAGE)
+            if metric == UNDERDIAGNOSIS:
+                of_measure = () if healthy is None else (healthy,)
+            for label in of_measure:
                 of_groups = {
-                    group: _mean_of_shared(estimates, group, groups, metric, protocol)
+                    group: _mean_of_shared(estimates, group, groups, metric, protocol, labels)
                     if label == AVERAGE
                     else estimates[label, group, metric, protocol]
                     for group in groups
@@ -56,11 +63,16 @@ def fairness_estimates(estimates: Mapping[Key, Estimate]) -> dict[Key, Estimate]
 
 
 def _mean_of_shared(
-    estimates: Mapping[Key, Estimate], group: str, groups: tuple[str, ...], metric: str, protocol: str
+    estimates: Mapping[Key, Estimate],
+    group: str,
+    groups: tuple[str, ...],
+    metric: str,
+    protocol: str,
+    labels: Sequence[str],
 ) -> Estimate:
     """A group's mean over the labels that every group with any number has, so that groups differ in nothing else."""
     of_groups = {
-        one: well_founded({label: estimates[label, one, metric, protocol] for label in LABELS}) for one in groups
+        one: well_founded({label: estimates[label, one, metric, protocol] for label in labels}) for one in groups
     }
     usable = [set(labels) for labels in of_groups.values() if labels]
     shared = set.intersection(*usable) if usable else set()

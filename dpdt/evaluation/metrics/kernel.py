@@ -5,6 +5,7 @@ sums each draw's weights over the pieces; what is left of every metric are sums 
 of draws that stay in the processor's cache. Counts are whole numbers, so single precision is exact below 2**24.
 """
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -74,6 +75,13 @@ class Ranking:
         width = len(wide) if rows is None else rows
         self.exact = csr_array((value[order], column.astype(np.int32), pointers), shape=(height, width))
         self.single = self.exact.astype(np.float32)
+
+    def without_errors(self) -> "Ranking":
+        """The same without Brier and calibration, at a third of the work; this one stays as it is."""
+        plain = copy.copy(self)
+        plain.errors = False
+        plain.exact, plain.single = self.exact[: self.first_error], self.single[: self.first_error]
+        return plain
 
     def measure(self, weights: NDArray[Any]) -> dict[str, Floats]:
         """Every metric for one block of weights.

@@ -2,7 +2,7 @@
 
 from typing import Final, NamedTuple
 
-from dpdt.base.vocabulary import AGE_GROUPS, SUBGROUPS
+from dpdt.base.vocabulary import AGE_GROUPS
 
 __all__ = [
     "ALL",
@@ -13,7 +13,6 @@ __all__ = [
     "CROSSINGS",
     "FAIRNESS",
     "FEWEST_PATIENTS",
-    "GROUPS",
     "MAIN_RATES",
     "METRICS",
     "PAPER",
@@ -32,7 +31,7 @@ THRESHOLD_FREE: Final = ("auc", "average_precision", "brier", "calibration_error
 MAIN_RATES: Final = ("accuracy", "sensitivity", "specificity")  # MLflow shows these too
 AT_THRESHOLD: Final = (*MAIN_RATES, "f1", "positive_rate")
 METRICS: Final = (*THRESHOLD_FREE, *AT_THRESHOLD)
-UNDERDIAGNOSIS: Final = "underdiagnosis_rate"  # of the label healthy alone
+UNDERDIAGNOSIS: Final = "underdiagnosis_rate"  # of the label that says that nothing was found
 FAIRNESS: Final = ("auc_gap", "worst_auc", "parity_difference", "opportunity_difference", "underdiagnosis_gap")
 
 # Patients of each class that an interval or a test rests on. With 5, a 95 % interval of an AUC holds the true one 73 to
@@ -50,7 +49,6 @@ RESTS_ON: Final = {  # which class's patients a metric is a mean over
 
 ATTRIBUTES: Final = {"sex": ("female", "male"), "age_group": tuple(AGE_GROUPS)}
 CROSSINGS: Final = {f"{sex}_{age}": (sex, age) for sex in ATTRIBUTES["sex"] for age in AGE_GROUPS}
-GROUPS: Final = (ALL, *SUBGROUPS, *CROSSINGS)
 
 COLUMNS: Final = (
     "test_domain",

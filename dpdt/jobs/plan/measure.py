@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dpdt.base.files import fingerprint, read_json, write_json
+from dpdt.base.vocabulary import LABELS
 from dpdt.errors import DpdtError
 from dpdt.study import Study
 from dpdt.study.frozen import freeze_study, thaw_study
@@ -88,6 +89,7 @@ def _settings(study: Study) -> str:
         train.num_threads,
     ]
     values += [train.precision] if train.precision != "float32" else []
+    values += [len(study.study.labels)] if study.study.labels != LABELS else []
     return fingerprint([study.model.deciding(), *values])
 
 
@@ -116,7 +118,8 @@ def _measure_arm(study: Study, arm: str) -> Speed:
     device = choose_device(study.train.device)
     set_threads(study.train.num_threads)
     keep_memory(device)
-    model = build_model(study.model, folder=study.file.parent).to(device)
+    labels = len(study.study.labels)
+    model = build_model(study.model, folder=study.file.parent, num_outputs=labels).to(device)
     images = torch.rand(study.train.images_at_once, 1, study.shards.size, study.shards.size, device=device)
     add, end = _evaluation(model) if arm == "evaluate" else _training(study, model, private=arm == "private")
     add(images)  # the first batch loads libraries
@@ -136,7 +139,6 @@ def _training(study: Study, model: Any, *, private: bool) -> tuple[Callable[[Any
     """One physical batch, and the end of a logical one."""
     import torch
 
-    from dpdt.base.vocabulary import LABELS
     from dpdt.privacy.clipping.engines import CLIPPING, GradientSum
     from dpdt.privacy.keystream import KeyStream
     from dpdt.training.batches import image_losses
@@ -157,7 +159,7 @@ def _training(study: Study, model: Any, *, private: bool) -> tuple[Callable[[Any
     optimizer = torch.optim.NAdam(model.parameters(), lr=1e-6)
 
     def add(images: Any) -> None:
-        gradients.add(images, torch.zeros(len(images), len(LABELS), device=images.device))
+        gradients.add(images, torch.zeros(len(images), len(study.study.labels), device=images.device))
 
     def end() -> None:
         gradients.release(expected_batch_size=study.train.expected_batch_size)

@@ -18,9 +18,11 @@ def check_class_weights(study: Study) -> None:
         StudyError: There is none that is pretrained on.
     """
     if study.train.class_weights == "public" and study.pretrain_run_id is None:
+        labels = study.study.labels
+        numbers = "the five numbers" if labels == LABELS else "numbers by label"
         raise StudyError(
             f"{study.file}: train.class_weights = 'public' needs a public domain that is pretrained on. "
-            f"Write the five numbers instead ({', '.join(LABELS)}), or 'none'."
+            f"Write {numbers} instead ({', '.join(labels)}), or 'none'."
         )
 
 
@@ -40,19 +42,20 @@ def check_model(study: Study) -> None:
     from dpdt.training.networks.build import build_model
     from dpdt.training.networks.weights import load_weights
 
+    labels = study.study.labels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = build_model(study.model, folder=study.file.parent)
+        model = build_model(study.model, folder=study.file.parent, num_outputs=len(labels))
     if study.model.init_weights is not None:
-        load_weights(model, study.file.parent / study.model.init_weights, new_head=True)
+        load_weights(model, study.file.parent / study.model.init_weights, new_head=True, labels=labels)
     if not own or not any(cell.private for cell in study.cells()):
         return
     found = unfit_parts(model, size=study.shards.size, clipping=study.privacy.clipping)
     if not found:
         with torch.no_grad():
             outputs = model.eval()(torch.zeros(1, 1, study.shards.size, study.shards.size)).shape[1]
-        if outputs != len(LABELS):
-            found = [f"forward gives {outputs} outputs; expected num_outputs = {len(LABELS)}, one a label"]
+        if outputs != len(labels):
+            found = [f"forward gives {outputs} outputs; expected num_outputs = {len(labels)}, one a label"]
     if found:
         more = f"\n  … and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         lines = "".join(f"\n  {line}" for line in found[:SHOWN])

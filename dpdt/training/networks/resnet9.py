@@ -90,7 +90,7 @@ class ResNet9(nn.Module):
             x: float32 in 0..1, shape (n, 1, size, size).
 
         Returns:
-            float32, shape (n, outputs), in the order of ``LABELS``.
+            float32, shape (n, outputs), in the order of the study's labels.
         """
         if self.in_channels != 1:
             x = x.expand(-1, self.in_channels, -1, -1)

@@ -1,21 +1,37 @@
-"""Weights from a file, into a network."""
+"""Weights from a file, into a network; the outputs of its last layer by the names of their labels.
 
+A training on other labels than the paper's five writes their names beside the weights, so that a copy of the file has
+them. A file without names has the paper's five where it has five outputs: dpdt wrote no other then.
+"""
+
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from dpdt.base.vocabulary import LABELS
 from dpdt.errors import StudyError
 from dpdt.training.networks.resnet9 import ResNet9
 
-__all__ = ["load_weights"]
+__all__ = ["load_weights", "named"]
 
 WRAPPER_PREFIXES: Final = ("_module.", "module.", "_orig_mod.")
+NAMES: Final = "dpdt.labels"
+"""Beside the parameters: the labels' names, as the bytes of JSON."""
 WRAPPED_STATE_KEYS: Final = ("state_dict", "model_state_dict", "model")
 
 
-def load_weights(model: nn.Module, path: Path, *, new_head: bool = False) -> bool:
+def named(state: dict[str, Tensor], labels: Sequence[str]) -> dict[str, Tensor]:
+    """A state dict with the names of its outputs, if they are not the paper's five."""
+    if tuple(labels) == LABELS:
+        return state
+    return {**state, NAMES: torch.tensor(list(json.dumps(list(labels)).encode()), dtype=torch.uint8)}
+
+
+def load_weights(model: nn.Module, path: Path, *, new_head: bool = False, labels: Sequence[str] | None = None) -> bool:
     """Load a state dict: one that dpdt wrote, or published weights under torchvision's names.
 
     Prefixes of wrappers (Opacus, DataParallel, torch.compile) are removed; a first convolution for three channels is
@@ -25,12 +41,14 @@ def load_weights(model: nn.Module, path: Path, *, new_head: bool = False) -> boo
         model: A network of this module; changed in place.
         path: File of ``torch.save``; read with ``weights_only=True``.
         new_head: Whether a last layer for other outputs is left out, so that the model's own stays as it is.
+        labels: Of the model's outputs: the file's are taken by name, in whatever order it has them, if it has them all.
+            None: by position.
 
     Returns:
         Whether the last layer came from the file.
 
     Raises:
-        StudyError: The file is missing or no state dict, or its names or shapes are not the model's.
+        StudyError: The file is missing or no state dict, or its names, shapes or labels are not the model's.
     """
     try:
         state = _plain_state(torch.load(path, map_location="cpu", weights_only=True))
@@ -46,15 +64,41 @@ def load_weights(model: nn.Module, path: Path, *, new_head: bool = False) -> boo
         ) from err
     own = model.state_dict()
     stem, head = _ends(model)
+    theirs = _labels_of(state, head)
+    outputs = _outputs(theirs, labels)
     first = state.get(stem)
     if first is not None and first.ndim == 4 and (first.shape[1], own[stem].shape[1]) == (3, 1):
         state[stem] = first.sum(1, keepdim=True)
-    has_head = all(name in state and state[name].shape == own[name].shape for name in head)
+    if outputs:
+        state = {name: value[outputs] if name in head else value for name, value in state.items()}
+    fits = all(name in state and state[name].shape == own[name].shape for name in head)
+    has_head = fits and outputs is not None
+    if fits and not has_head and not new_head:
+        raise StudyError(
+            f"{path}: its last layer is for {', '.join(theirs or ('labels that it does not name',))}; expected "
+            f"{', '.join(labels or ())}. Take weights of these labels."
+        )
     if not has_head and new_head:
         state = {**state, **{name: own[name] for name in head}}
     _check_names_and_shapes(path, model, state, head)
     model.load_state_dict(state, strict=True)
     return has_head
+
+
+def _labels_of(state: dict[str, Tensor], head: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The labels of a file's outputs, whose names are taken out of it; None where nobody knows."""
+    if NAMES in state:
+        return tuple(json.loads(bytes(state.pop(NAMES).tolist())))
+    return LABELS if any(len(state[name]) == len(LABELS) for name in head if name in state) else None
+
+
+def _outputs(theirs: tuple[str, ...] | None, labels: Sequence[str] | None) -> list[int] | None:
+    """Which of a file's outputs are the model's, in its order; [] for all as they are, None where they are others."""
+    if labels is None or theirs == tuple(labels):
+        return []
+    if theirs is None or not {*labels} <= {*theirs}:
+        return None
+    return [theirs.index(label) for label in labels]
 
 
 def _ends(model: nn.Module) -> tuple[str, tuple[str, ...]]:
@@ -88,7 +132,7 @@ def _check_names_and_shapes(path: Path, model: nn.Module, state: dict[str, Tenso
         raise StudyError(f"{path}: {kind} parameter {name!r}. Expected {names}.")
     for name, value in own.items():
         if state[name].shape != value.shape:
-            hint = "its labels are not dpdt's five" if name in head else "check model.width and in_channels"
+            hint = "its labels are not the study's" if name in head else "check model.width and in_channels"
             raise StudyError(
                 f"{path}: {name} has shape {tuple(state[name].shape)}, the model's is {tuple(value.shape)}; {hint}."
             )
