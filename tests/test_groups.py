@@ -116,6 +116,24 @@ def test_ids_are_no_groups(tmp_path: Path) -> None:
         own_groups(groups, many)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["ER+", "er+ ", "ER-"],
+            r"the cell 'ER-' of 'ward' has the name of 'ER\+'\. Name the parts: ward = \{ column =",
+        ),
+        (["A", "内科"], r"the cell '内科' of 'ward' has no letter from a to z\. Name the parts"),
+    ],
+)
+def test_words_that_a_name_cannot_tell_apart_are_not_put_together(
+    words: list[str], message: str, tmp_path: Path
+) -> None:
+    groups = study(tmp_path, 'ward = "ward"\n').evaluate.groups
+    with pytest.raises(StudyError, match=message):
+        own_groups(groups, pd.DataFrame({"ward": words}))
+
+
 def test_two_parts_of_one_name_are_refused(tmp_path: Path, cohort: pd.DataFrame) -> None:
     groups = study(
         tmp_path, 'a = { column = "ward", parts = { b_c = ["x"] } }\na_b = { column = "ward", parts = { c = ["x"] } }\n'

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dpdt.base.files import make_folder, write_json
-from dpdt.base.vocabulary import LABELS, check_labels, healthy_label
+from dpdt.base.vocabulary import LABELS, as_name, check_labels, healthy_label
 from dpdt.cli import main
 from dpdt.cohort.build import build_cohort
 from dpdt.cohort.table import labels_sha256, read_cohort, read_record
@@ -54,6 +54,7 @@ def study_file(tmp_path: Path) -> MakeFile:
         (["average"], r"'average' is a word of dpdt's own tables"),
         (["all"], r"'all' is a word of dpdt's own tables"),
         (["sex"], r"'sex' is a word of dpdt's own tables"),
+        (["none"], r"'none' is a word of dpdt's own tables"),
         (["healthy", "no_finding"], r"healthy and no_finding mean the same"),
         ([], r"study\.labels: expected at least one value"),
     ],
@@ -153,6 +154,8 @@ def test_each_published_layout_has_its_findings() -> None:
     # Bustos 2020: 174 findings and 19 diagnoses, with normal, exclude and suboptimal study among them.
     sizes = {"chestxray14": 15, "chexpert": 14, "mimic": 14, "vindr": 28, "padchest": 193, "table": 0}
     assert {kind: len(findings_of(kind)) for kind in sizes} == sizes
+    for kind in sizes:
+        assert len({as_name(finding) for finding in findings_of(kind)}) == sizes[kind]  # each its own label
     for kind in DEFINITIONS["pleural_effusion"]:
         assert {*DEFINITIONS["pleural_effusion"][kind]} <= {*findings_of(kind)}
 

@@ -37,6 +37,7 @@ RESERVED: Final = (
     *("average", "all", "total", "note", "excluded", "label", "labels", "target", "score"),
     *("image_id", "path", "domain", "patient_id", "patient_key", "study_id"),
     *("view", "sex", "age", "age_years", "age_group", "split"),
+    *("nan", "null", "none", "na"),  # which tables read back as nothing
 )
 """Columns and words of dpdt's own tables, which no label or column of a study may be called."""
 

@@ -160,7 +160,8 @@ class Study(Section):
                     f'list: [domains.<name>] columns = {{ {column} = "its name there" }}'
                 )
         for domain, settings in self.domains.items():
-            twice = next((name for name in settings.columns if name in self.study.labels), None)
+            asked = {**settings.columns, **self.group_columns(domain)}
+            twice = next((name for name in asked if name in self.study.labels), None)
             if twice:
                 raise ValueError(f"domains.{domain}.columns: {twice!r} is a label. Choose another name")
         return self

@@ -20,6 +20,7 @@ from dpdt.study.settings import GroupSettings
 __all__ = ["Groups", "own_groups", "papers_groups"]
 
 Mask = NDArray[np.bool_]
+UNKNOWN: Final = ("", "unknown", "nan")
 MOST_PARTS: Final = 30
 """Of a column: more are most often ids or dates."""
 
@@ -91,6 +92,19 @@ def own_groups(settings: Mapping[str, GroupSettings], cohort: pd.DataFrame) -> G
     return Groups({name: tuple(parts[name]) for name in settings}, masks)
 
 
+def _check_words(name: str, group: GroupSettings, named: Mapping[str, str], prefix: str) -> None:
+    """Each word needs a name of its own: `ER+` and `ER-` are no one part."""
+    first: dict[str, str] = {}
+    for word, part in named.items():
+        other = first.setdefault(part, word)
+        if part == prefix or other.casefold() != word.casefold():
+            why = "has no letter from a to z" if part == prefix else f"has the name of {other!r}"
+            raise StudyError(
+                f"evaluate.groups.{name}: the cell {word!r} of {group.column!r} {why}. Name the parts: "
+                f'{name} = {{ column = "{group.column}", parts = {{ a = ["{word}"], … }} }}.'
+            )
+
+
 def _cut(name: str, group: GroupSettings, cells: "pd.Series[str]") -> dict[str, Mask]:
     """The parts of one column."""
     if group.cuts:
@@ -108,7 +122,8 @@ def _cut(name: str, group: GroupSettings, cells: "pd.Series[str]") -> dict[str, 
             for part, listed in group.parts.items()
         }
     prefix = "" if group.column == "sex" else f"{name}_"
-    named = {word: f"{prefix}{as_name(word)}" for word in words.unique() if as_name(word) not in ("", "unknown", "nan")}
+    named = {word: f"{prefix}{as_name(word)}" for word in words.unique() if word.casefold() not in UNKNOWN}
+    _check_words(name, group, named, prefix)
     if len(set(named.values())) > MOST_PARTS:
         raise StudyError(
             f"evaluate.groups.{name}: the column {group.column!r} has {len(named)} different cells, expected at most "
