@@ -322,7 +322,7 @@ def test_patient_in_two_official_splits_is_named_as_a_hash_only(tmp_path: Path) 
 def test_repeated_image_is_named_by_its_rows(tmp_path: Path) -> None:
     rows = [{"subject_id": n} for n in range(20)] + [{"subject_id": 3, "image_id": "3"}]
     study = write_study(tmp_path, {"uka": master_list(tmp_path / "raw", rows)})
-    with pytest.raises(CohortError, match="1 rows repeat an image_id, first rows 4 and 21 of the raw table"):
+    with pytest.raises(CohortError, match="1 rows repeat an image_id, first rows 5 and 22 of the raw table"):
         build_cohort(study, "uka")
 
 

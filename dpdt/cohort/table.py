@@ -11,6 +11,7 @@ from dpdt.base.vocabulary import LABELS
 from dpdt.cohort.hospitals.raw_cohort import RAW_COLUMNS
 from dpdt.errors import CohortError
 from dpdt.study import Study
+from dpdt.study.domain_settings import DomainSettings
 
 __all__ = [
     "COLUMNS",
@@ -49,11 +50,19 @@ def changed_inputs(study: Study, domain: str) -> list[Path]:
     root, settings = study.root(domain), study.domains[domain]
     found = []
     for entry in read_record(study, domain).get("inputs", ()):
-        given = settings.table.file if settings.table else settings.files.get(entry["name"])
+        given = _given(settings, entry["name"])
         path = root / (given if given and given.is_absolute() else entry["file"])
         if path.is_file() and sha256_file(path) != entry["sha256"]:
             found.append(path)
     return found
+
+
+def _given(settings: DomainSettings, name: str) -> Path | None:
+    """The path that the study file gives a list."""
+    table = settings.table
+    if table is None:
+        return settings.files.get(name)
+    return table.labels_from.file if name == "labels" and table.labels_from else table.file
 
 
 def read_cohort(study: Study, domain: str) -> pd.DataFrame:

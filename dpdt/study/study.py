@@ -141,7 +141,9 @@ class Study(Section):
         """A domain's root, and every folder and file outside of it that the study file names for it."""
         root, settings = self.root(domain), self.domains[domain]
         named = [*settings.image_folders, *settings.files.values()]
-        named += [] if settings.table is None else [settings.table.file, settings.table.images]
+        if settings.table is not None:
+            named += [settings.table.file, settings.table.images]
+            named += [] if settings.table.labels_from is None else [settings.table.labels_from.file]
         paths = (Path(os.path.normpath(root / path)) for path in named)
         return (root, *dict.fromkeys(path for path in paths if not path.is_relative_to(root)))
 

@@ -65,7 +65,7 @@ class RawCohort:
     Attributes:
         frame: One row a usable image, columns RAW_COLUMNS; `path` is where it is as published, relative to the root;
             `split` is the official one (train, val, test) or missing where none exists; labels are nullable Int8. The
-            index is the row's number in the main table, from 0.
+            index is the row's number in the main table, from 0, which is the header's.
         exclusions: Columns `image_id`, `view`, `reason`: every row that is not in `frame`.
         files: Every metadata file that was read, by its logical name.
         counts: Things worth telling, by name, e.g. how many uncertain labels were read as what.

@@ -1,14 +1,14 @@
-"""A hospital's own list: a CSV or Parquet, one row an image; the study file explains its columns and values.
+"""A hospital's own list: the study file explains its columns and values.
 
 `[domains.<name>.table]` (TableSettings) says which column holds what and what its cells mean; docs/own-hospital.md has
-a worked example. Cells are compared trimmed and without case. A cell that the study file does not explain is an error
-that names the row, the cell and the key to add it to: nothing is guessed.
+a worked example. Cells are compared trimmed and without case. Cells that the study file does not explain are errors
+that name the row, the cell and the key to add it to, all at once: nothing is guessed.
 """
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pandas as pd
 
@@ -19,11 +19,14 @@ from dpdt.cohort.hospitals.raw_cohort import (
     Filter,
     RawCohort,
     age_from_text,
-    check_understood,
-    possible_age,
     to_label,
 )
-from dpdt.cohort.hospitals.raw_files import RawFiles, csv_header, read_csv
+from dpdt.cohort.hospitals.raw_files import RawFiles
+from dpdt.cohort.hospitals.table_dates import age_by_dates
+from dpdt.cohort.hospitals.table_labels_from import KEY, join_labels, spelled
+from dpdt.cohort.hospitals.table_problems import Problems
+from dpdt.cohort.hospitals.table_rows import COPIES, combined, one_row_each, without_copies
+from dpdt.cohort.lists.rows import LIST_SUFFIXES, WHOLE_ROW, ListFile
 from dpdt.errors import CohortError, StudyError
 from dpdt.study.domain_settings import DomainSettings, TableSettings
 
@@ -33,8 +36,7 @@ FILES: Final[FileNames] = {}
 """Nothing is published: the names are in `[domains.<name>.table]`."""
 
 LISTS: Final = ()
-LIST_SUFFIXES: Final = {".csv", ".tsv", ".parquet"}
-COLUMN_KEYS: Final = (
+IMAGE_KEYS: Final = (
     "image",
     "patient",
     "image_id",
@@ -45,10 +47,8 @@ COLUMN_KEYS: Final = (
     "birth_date",
     "study_date",
     "split",
-    "findings",
 )
-DAYS_PER_YEAR: Final = 365.25
-SHOWN_CELLS: Final = 3
+NEEDED: Final = ("image", "patient", "image_id")
 
 
 def read(root: Path, settings: DomainSettings) -> RawCohort:
@@ -56,7 +56,8 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
 
     Raises:
         StudyError: `files` is given; names belong to the table's own keys.
-        CohortError: The file or a column is missing, or a cell is empty or not explained.
+        CohortError: The file or a column is missing, cells are empty or not explained, or an image has several rows
+            and there is no rule for them.
     """
     if settings.files:
         raise StudyError(
@@ -66,23 +67,32 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
     table = settings.table
     if table is None:
         raise StudyError("table: missing. Describe the list in [domains.<name>.table].")
-    path = list_of(root, table)
-    cells = _cells(path, table)
-    for column in ("image", "patient", "image_id"):
-        if column in cells and (cells[column] == "").any():
-            row = _row(cells[column] == "")
-            raise CohortError(f"{path}: row {row}: column {getattr(table, column)!r} ({column}) is empty.")
-    image = cells["image"] + table.suffix
-    paths = (table.images / "x").as_posix().removesuffix("x") + image
-    cells = cells.assign(image_id=cells.get("image_id", image))
-    cells["view"] = _views(cells, table)
-    rows = Filter(cells)
-    for view in sorted(set(cells["view"]) - {"PA", "AP", FRONTAL, "unknown"}):
-        rows.drop(rows.kept["view"] == view, f"view {view}")
-    if settings.unknown_views == "exclude":
-        rows.drop(rows.kept["view"] == "unknown", "view unknown")
-    kept = rows.kept
-    age, counts = _age(kept, table, path)
+    source, other = _list(root, table), _second_list(root, table)
+    rows = _cells(source, {**_wanted(table, IMAGE_KEYS), **({} if other else _label_columns(table))}, table)
+    problems = Problems(source.path)
+    for column in NEEDED:
+        if column in rows:
+            problems.empty(rows[column], getattr(table, column), column)
+    problems.stop()
+    rows["image"] += table.suffix
+    rows["image_id"] = rows.get("image_id", rows["image"])
+    whole = len(rows)
+    rows = without_copies(rows, "image_id", source)
+    counts = {COPIES: whole - len(rows)}
+    images = one_row_each(rows, "image_id", table, source)
+    counts["further rows of an image, read by the rule of `rows`"] = len(rows) - len(images)
+    left = _of_the_view(images.assign(view=_views(images, table)), settings)
+    kept = left.kept
+    if other is None:
+        own = rows if len(rows) == len(images) else rows[rows["image_id"].isin(kept["image_id"])]
+        labels = _labels(own.loc[kept.index] if len(rows) == len(images) else own, "image_id", table, problems)
+        labels = {label: _of(column, kept["image_id"], kept.index) for label, column in labels.items()}
+    else:
+        labels, found = _labels_of_second(other, images, kept, table)
+        counts |= found
+    age, found = _age(kept, table, source.path, problems)
+    counts |= found
+    paths = (table.images / "x").as_posix().removesuffix("x") + images["image"]
     frame = pd.DataFrame(
         {
             "image_id": kept["image_id"],
@@ -90,51 +100,102 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
             "patient_id": kept["patient"],
             "study_id": kept["study"].where(kept["study"] != "", kept["image_id"]) if table.study else kept["image_id"],
             "view": kept["view"],
-            "sex": _words(kept, table, path, "sex", table.sexes.model_dump()) if table.sex else "unknown",
+            "sex": _words(kept, table, problems, "sex", table.sexes.model_dump()) if table.sex else "unknown",
             "age_years": age,
-            "split": _split(kept, table, path),
-            **_labels(kept, table, path),
+            "split": _split(kept, table, problems),
+            **labels,
         }
     )
+    problems.stop()
     counts |= {f"{label} unknown in every image": len(frame) for label in LABELS if frame[label].isna().all()}
-    rules = {"labels": table.labels.model_dump()}
-    return RawCohort(frame, rows.exclusions, {"table": path}, counts, rules, listed=paths)
+    files = {"table": source.path, **({"labels": other.path} if other else {})}
+    return RawCohort(frame, left.exclusions, files, counts, _rules(table), listed=paths)
 
 
-def _cells(path: Path, table: TableSettings) -> pd.DataFrame:
-    """The wanted columns as trimmed text: named by their key, labels' own columns as `label:<label>`."""
-    wanted = {key: name for key in COLUMN_KEYS if (name := getattr(table, key)) is not None}
-    labels = {label: settings.column for label, settings in table.labels.given.items()}
-    wanted |= {f"label:{label}": column for label, column in labels.items() if column is not None}
-    parquet = path.suffix == ".parquet"
-    separator = table.separator or ("\t" if ".tsv" in path.suffixes else ",")
-    header = _parquet_header(path) if parquet else csv_header(path, separator=separator, encoding=table.encoding)
+def _rules(table: TableSettings) -> dict[str, object]:
+    """How the labels were read, for the record."""
+    rules: dict[str, object] = {"labels": table.labels.model_dump()}
+    if table.rows is not None:
+        voters = "readers" if table.reader else "rows"
+        rules["rows"] = {"majority": f"majority of an image's {voters}"}.get(
+            table.rows, f"{table.rows} of an image's {voters}"
+        )
+    return rules
+
+
+def _of(column: "pd.Series[int]", keys: "pd.Series[str]", index: "pd.Index[int]") -> "pd.Series[int]":
+    """A label by its key, put beside each image."""
+    if len(column) == len(keys) and bool((column.index.to_numpy() == keys.to_numpy()).all()):
+        return column.set_axis(index)
+    return column.reindex(pd.Index(keys)).set_axis(index)
+
+
+def _wanted(table: TableSettings, keys: tuple[str, ...]) -> dict[str, str]:
+    """Key -> name of its column."""
+    return {key: name for key in keys if (name := getattr(table, key)) is not None}
+
+
+def _label_columns(table: TableSettings) -> dict[str, str]:
+    """What labels are read from; a label's own column is `label:<label>`."""
+    own = {f"label:{label}": each.column for label, each in table.labels.given.items() if each.column is not None}
+    return {**_wanted(table, ("findings", "reader")), **own}
+
+
+def _cells(source: ListFile, wanted: Mapping[str, str], table: TableSettings) -> pd.DataFrame:
+    """The wanted columns as trimmed text, named by their key."""
+    header = source.header(wanted.values())
     for key, name in wanted.items():
         if name not in header:
             raise CohortError(
-                f"{path}: no column {name!r} ({key.replace(':', ' ')}); found {', '.join(map(repr, header))}. "
-                + _column_hint(name, header, separator)
+                f"{source.path}: no column {name!r} ({key.replace(':', ' ')}); found {', '.join(map(repr, header))}. "
+                + _column_hint(name, header, source)
             )
-    columns = sorted(set(wanted.values()))
-    if parquet:
-        found = _as_text(pd.read_parquet(path, columns=columns))
-    else:
-        found = read_csv(path, columns=columns, separator=separator, encoding=table.encoding)
+    found = source.read(sorted(set(wanted.values())))
     if found.empty:
-        raise CohortError(f"{path}: a header and no rows. Expected one row per image; export the list again.")
-    return pd.DataFrame({key: found[name].str.strip() for key, name in wanted.items()})
+        raise CohortError(f"{source.path}: a header and no rows. Expected one row per image; export the list again.")
+    cells = {key: found[name].str.strip() for key, name in wanted.items()}
+    return pd.DataFrame(cells | ({WHOLE_ROW: found[WHOLE_ROW]} if WHOLE_ROW in found else {}))
 
 
 def list_of(root: Path, table: TableSettings) -> Path:
     """The list's file.
 
     Raises:
-        CohortError: It is not there, or no file.
+        CohortError: It is not there, or no file; neither may a second list for the labels be missing.
     """
-    path = root / table.file
-    if not path.is_file():
-        raise CohortError(_no_list(path))
-    return path
+    for file in (table.file, *(() if table.labels_from is None else (table.labels_from.file,))):
+        if not (root / file).is_file():
+            raise CohortError(_no_list(root / file))
+    return root / table.file
+
+
+def _list(root: Path, table: TableSettings) -> ListFile:
+    return ListFile(list_of(root, table), table.separator, table.encoding, table.sheet)
+
+
+def _second_list(root: Path, table: TableSettings) -> ListFile | None:
+    """The list that has the labels, where they are not in the first one."""
+    other = table.labels_from
+    return None if other is None else ListFile(root / other.file, other.separator, other.encoding, other.sheet)
+
+
+def _labels_of_second(
+    other: ListFile, images: pd.DataFrame, kept: pd.DataFrame, table: TableSettings
+) -> "tuple[dict[str, pd.Series[int]], dict[str, int]]":
+    """Labels of the kept images by a second list, joined as `labels_from` says."""
+    join = table.labels_from
+    assert join is not None
+    problems = Problems(other.path)
+    rows = _cells(other, {KEY: join.column, **_label_columns(table)}, table)
+    problems.empty(rows[KEY], join.column, f"labels_from, by {join.by}")
+    problems.stop()
+    whole = len(rows)
+    rows = without_copies(rows.assign(**{KEY: spelled(rows[KEY], join.by)}), KEY, other)
+    one_row_each(rows, KEY, table, other)
+    labels = _labels(rows, KEY, table, problems)
+    problems.stop()
+    found, counts = join_labels(labels, images, kept, table, other.path)
+    return found, {f"{COPIES} (of the labels' list)": whole - len(rows), **counts}
 
 
 def _no_list(path: Path) -> str:
@@ -146,21 +207,17 @@ def _no_list(path: Path) -> str:
     return f"{path}: no such file. Correct `root`, or `file` in the domain's table.{found}"
 
 
-def _column_hint(name: str, header: tuple[str, ...], separator: str) -> str:
+def _column_hint(name: str, header: tuple[str, ...], source: ListFile) -> str:
     """What to do about a column that is not there."""
-    if header[0].startswith("sep="):
-        return "The list begins with a line `sep=…` that only spreadsheet programs know: remove it."
-    if header[0].startswith("ï»¿"):  # the mark at the beginning of UTF-8, read as Latin-1
-        return "The list is UTF-8: leave `encoding` out of the domain's table."
     if len(header) == 1:
         other = max(",;\t|", key=header[0].count)
-        if other != separator and other in header[0]:
+        if other != (source.separator or ",") and other in header[0]:
             return f"The separator seems to be {other!r}: set separator = {json.dumps(other)} in the domain's table."
         return "Is `separator` right?"
     same = [column for column in header if _plain(column) == _plain(name)]
     if same:
         return f"Names are compared exactly: write {same[0]!r} in the study file, with its blanks and capitals."
-    return "Names are compared exactly; correct the study file."
+    return "Names are compared exactly, and one row must have all of them; correct the study file."
 
 
 def _plain(name: str) -> str:
@@ -168,56 +225,12 @@ def _plain(name: str) -> str:
     return "".join(name.replace("\ufeff", "").split()).casefold()
 
 
-def _parquet_header(path: Path) -> tuple[str, ...]:
-    import pyarrow.parquet
-
-    try:
-        return tuple(pyarrow.parquet.read_schema(path).names)
-    except (OSError, ValueError) as err:  # pyarrow's errors are ValueErrors
-        raise CohortError(f"{path}: cannot be read as Parquet ({err}).") from err
-
-
-def _as_text(frame: pd.DataFrame) -> pd.DataFrame:
-    """Parquet's typed columns as a CSV would have them: 1 for 1.0 and True, 2020-01-31 for a date, blank for null."""
-
-    def text(column: "pd.Series[Any]") -> "pd.Series[str]":
-        kind = column.dtype
-        whole = pd.api.types.is_float_dtype(kind) and bool((column.dropna() % 1 == 0).all())
-        if whole or pd.api.types.is_bool_dtype(kind):
-            column = column.astype("Int64")
-        return column.astype("str").where(column.notna(), "").astype("str")
-
-    return pd.DataFrame({name: text(frame[name]) for name in frame.columns}).reset_index(drop=True)
-
-
-def _row(mask: "pd.Series[bool]") -> int:
-    """Number of the first row (from 1, without the header) in which `mask` is true."""
-    return int(mask.index[mask][0]) + 1
-
-
 def _words(
-    kept: pd.DataFrame, table: TableSettings, path: Path, key: str, meanings: Mapping[str, tuple[str, ...]]
+    kept: pd.DataFrame, table: TableSettings, problems: Problems, key: str, meanings: Mapping[str, tuple[str, ...]]
 ) -> "pd.Series[str]":
     """Cells of a column in the words of dpdt; every cell must be explained."""
-    name = getattr(table, key)
-    return _translate(kept[key], path, name, meanings, where=f"table.{key}{'e' * (key == 'sex')}s")
-
-
-def _translate(
-    cells: "pd.Series[str]", path: Path, column: str, meanings: Mapping[str, tuple[str, ...]], *, where: str
-) -> "pd.Series[str]":
-    by_cell = {cell.strip().casefold(): word for word, listed in meanings.items() for cell in listed}
-    words = {cell: by_cell.get(cell.casefold()) for cell in cells.unique()}
-    strange = [cell for cell, word in words.items() if word is None]
-    if strange:
-        bad = cells.isin(strange)
-        shown = ", ".join(repr(cell) for cell in strange[:SHOWN_CELLS]) + (", …" if len(strange) > SHOWN_CELLS else "")
-        explained = "; ".join(f"{word} = {json.dumps(listed, ensure_ascii=False)}" for word, listed in meanings.items())
-        raise CohortError(
-            f"{path}: column {column!r}: {int(bad.sum())} cells are not explained: {shown} (first in row {_row(bad)}). "
-            f"Known: {explained}. Add them to {where} of the domain in the study file."
-        )
-    return cells.map(words).astype("str")
+    where = f"table.{key}{'e' * (key == 'sex')}s"
+    return problems.translated(kept[key], getattr(table, key), meanings, where=where)
 
 
 def _views(cells: pd.DataFrame, table: TableSettings) -> "pd.Series[str]":
@@ -229,52 +242,53 @@ def _views(cells: pd.DataFrame, table: TableSettings) -> "pd.Series[str]":
     return cells["view"].map(words).astype("str")
 
 
-def _split(kept: pd.DataFrame, table: TableSettings, path: Path) -> "pd.Series[str]":
+def _of_the_view(images: pd.DataFrame, settings: DomainSettings) -> Filter:
+    """The frontal images; the others are excluded, each view with its name."""
+    rows = Filter(images)
+    for view in sorted(set(images["view"]) - {"PA", "AP", FRONTAL, "unknown"}):
+        rows.drop(rows.kept["view"] == view, f"view {view}")
+    if settings.unknown_views == "exclude":
+        rows.drop(rows.kept["view"] == "unknown", "view unknown")
+    return rows
+
+
+def _split(kept: pd.DataFrame, table: TableSettings, problems: Problems) -> "pd.Series[str]":
     """The hospital's own split, missing where the cell is blank."""
     if table.split is None:
         return pd.Series(None, index=kept.index, dtype="str")
-    words = _words(kept, table, path, "split", {**table.splits.model_dump(), "none": ("",)})
+    words = _words(kept, table, problems, "split", {**table.splits.model_dump(), "none": ("",)})
     return words.where(words != "none", None).astype("str")
 
 
-def _age(kept: pd.DataFrame, table: TableSettings, path: Path) -> "tuple[pd.Series[float], dict[str, int]]":
+def _age(
+    kept: pd.DataFrame, table: TableSettings, path: Path, problems: Problems
+) -> "tuple[pd.Series[float], dict[str, int]]":
     """Age in years, from the age column or from two dates; what cannot be an age is unknown and counted."""
-    if table.age is not None:
-        age = age_from_text(kept["age"], column=f"{path}: column {table.age!r}")
-        return age, {"age not understood or impossible, unknown": int((age.isna() & (kept["age"] != "")).sum())}
-    if table.birth_date is None:
-        return pd.Series(float("nan"), index=kept.index), {}
-    birth, examined = (_dates(kept[key], table, path, key) for key in ("birth_date", "study_date"))
-    years = (examined - birth).dt.days / DAYS_PER_YEAR
-    age = possible_age(years)
-    dates = f"{path}: years from {table.birth_date!r} to {table.study_date!r}"
-    check_understood(years.map("{:.1f}".format), age.notna(), dates, "an age from 0 to 100")
-    return age, {"age by dates impossible, unknown": int((age.isna() & years.notna()).sum())}
+    unknown = pd.Series(float("nan"), index=kept.index)
+    try:
+        if table.age is not None:
+            age = age_from_text(kept["age"], column=f"{path}: column {table.age!r}")
+            return age, {"age not understood or impossible, unknown": int((age.isna() & (kept["age"] != "")).sum())}
+        return (unknown, {}) if table.birth_date is None else age_by_dates(kept, table, path, problems)
+    except CohortError as err:
+        problems.add(str(err))
+        return unknown, {}
 
 
-def _dates(cells: "pd.Series[str]", table: TableSettings, path: Path, key: str) -> "pd.Series[pd.Timestamp]":
-    """Dates; blank is missing, anything else that is no date is an error (the cell itself is not shown)."""
-    dates = pd.to_datetime(cells.where(cells != ""), errors="coerce", format=table.date_format or "ISO8601")
-    bad = dates.isna() & (cells != "")
-    if bad.any():
-        expected = repr(table.date_format) if table.date_format else "ISO 8601, e.g. 2020-01-31"
-        raise CohortError(
-            f"{path}: column {getattr(table, key)!r}: {int(bad.sum())} cells are no date of the form {expected} (first "
-            f'in row {_row(bad)}). Set date_format in the study file, e.g. date_format = "%d.%m.%Y".'
-        )
-    return dates
+def _labels(cells: pd.DataFrame, key: str, table: TableSettings, problems: Problems) -> "dict[str, pd.Series[int]]":
+    """One column a label, or whole names in the findings column; a label that is not described is unknown.
 
-
-def _labels(kept: pd.DataFrame, table: TableSettings, path: Path) -> "dict[str, pd.Series[int]]":
-    """One column a label, or whole names in the findings column; a label that is not described is unknown."""
-    labels = {label: pd.Series(pd.NA, index=kept.index, dtype="Int8") for label in LABELS}
+    Returns:
+        Label -> its values by `key`, of which several rows are made one as `rows` says.
+    """
+    labels = {label: pd.Series(pd.NA, index=cells.index, dtype="Int8") for label in LABELS}
     for label, settings in table.labels.given.items():
         if settings.column is not None:
-            meanings = {name: getattr(settings, name) for name in ("positive", "negative", "unknown")}
-            where = f"positive, negative or unknown of table.labels.{label}"
-            words = _translate(kept[f"label:{label}"], path, settings.column, meanings, where=where)
+            where = f"positive, negative or unknown of table.labels.{label}, or to table.words"
+            words = problems.translated(cells[f"label:{label}"], settings.column, table.words.of(settings), where=where)
             labels[label] = words.map({"positive": 1, "negative": 0}).astype("Int8")
-    return {**labels, **_found(kept, table, path)}
+    labels |= _found(cells, table, problems.path)
+    return dict(combined(labels, cells[key], table.rows, cells.get("reader")))
 
 
 def _found(kept: pd.DataFrame, table: TableSettings, path: Path) -> "dict[str, pd.Series[int]]":

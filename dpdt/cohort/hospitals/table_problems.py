@@ -1,0 +1,77 @@
+"""Everything that is wrong with a list's cells, told at once: nobody mends a list one cell a run."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from dpdt.errors import CohortError
+
+__all__ = ["Problems"]
+
+SHOWN_CELLS: Final = 12
+
+
+class Problems:
+    """What is wrong with a list.
+
+    Attributes:
+        path: The list.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._found: list[str] = []
+
+    def add(self, text: str) -> None:
+        """Remember a problem; the text begins with the list's path."""
+        self._found.append(text)
+
+    def stop(self) -> None:
+        """Raise what was found, if anything.
+
+        Raises:
+            CohortError: All problems, a line each.
+        """
+        if self._found:
+            raise CohortError("\n".join(dict.fromkeys(self._found)))
+
+    def empty(self, cells: "pd.Series[str]", column: str, key: str) -> None:
+        """A cell that every row must have is blank."""
+        blank = cells == ""
+        if blank.any():
+            more = f", and {int(blank.sum()) - 1} more rows" if blank.sum() > 1 else ""
+            self.add(f"{self.path}: row {_row(blank)}: column {column!r} ({key}) is empty{more}.")
+
+    def translated(
+        self, cells: "pd.Series[str]", column: str, meanings: Mapping[str, tuple[str, ...]], *, where: str
+    ) -> "pd.Series[str]":
+        """Cells in the words of dpdt; those that are not explained are a problem.
+
+        Args:
+            cells: Trimmed.
+            column: Its name.
+            meanings: Word -> the cells that mean it; compared without case.
+            where: The key of the study file that explains cells.
+        """
+        by_cell = {cell.strip().casefold(): word for word, listed in meanings.items() for cell in listed}
+        words = {cell: by_cell.get(cell.casefold()) for cell in cells.unique()}
+        strange = [cell for cell, word in words.items() if word is None]
+        if strange:
+            bad = cells[cells.isin(strange)]
+            first = bad.drop_duplicates()
+            shown = ", ".join(f"{first[row]!r} (row {row + 1})" for row in first.index[:SHOWN_CELLS])
+            more = f" and {len(strange) - SHOWN_CELLS} others" if len(strange) > SHOWN_CELLS else ""
+            known = "; ".join(f"{word} = {json.dumps(listed, ensure_ascii=False)}" for word, listed in meanings.items())
+            self.add(
+                f"{self.path}: column {column!r}: {len(bad)} cells are not explained: {shown}{more}. "
+                f"Known: {known}. Add them to {where} of the domain in the study file."
+            )
+        return cells.map(words).astype("str")
+
+
+def _row(mask: "pd.Series[bool]") -> int:
+    """Number of the first row in which `mask` is true, as a spreadsheet counts: the header is row 1."""
+    return int(mask.index[mask][0]) + 1
