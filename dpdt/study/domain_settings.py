@@ -9,7 +9,16 @@ from dpdt.base.vocabulary import LABELS
 from dpdt.study.domain_kinds import DomainKind
 from dpdt.study.section import About, Folder, Number, RelativePath, Section
 
-__all__ = ["DomainSettings", "LabelsFrom", "TableLabel", "TableLabels", "TableSettings"]
+__all__ = [
+    "DomainSettings",
+    "LabelsFrom",
+    "TableLabel",
+    "TableLabels",
+    "TableSettings",
+    "TableSexes",
+    "TableSplits",
+    "TableViews",
+]
 
 Texts = tuple[str, ...]
 

@@ -34,7 +34,7 @@ from dpdt.study.settings import (
     TrackingSettings,
     TrainSettings,
 )
-from dpdt.study.source import Source, read_source
+from dpdt.study.source import Source, open_guesses, read_source
 
 __all__ = ["Study", "check_study", "load_study"]
 
@@ -299,6 +299,12 @@ def check_study(source: Source) -> Study:
     sections = [name for name in Study.model_fields if name != "file"]
     if "file" in source.values:
         raise StudyError(f"{source.where('file')}: file: unknown key. Valid keys: {', '.join(sections)}.")
+    if guesses := open_guesses(source.text):
+        listed = "; ".join(f"line {number}: {what}" for number, what in guesses.items())
+        raise StudyError(
+            f"{source.file}: {len(guesses)} lines of `dpdt init --list` are still to confirm: {listed}. Remove the "
+            "first # of each line that is right, and delete each that is wrong."
+        )
     try:
         study = Study.model_validate({**source.values, "file": source.file.resolve()})
     except ValidationError as err:

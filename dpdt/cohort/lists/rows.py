@@ -24,7 +24,7 @@ from dpdt.base.console import progress
 from dpdt.cohort.lists.cells import json_rows, parquet_header, parquet_table, sheet_rows
 from dpdt.errors import CohortError
 
-__all__ = ["LIST_SUFFIXES", "WHOLE_ROW", "ListFile"]
+__all__ = ["HEADER_ROWS", "LIST_SUFFIXES", "MARKS", "WHOLE_ROW", "WORKBOOKS", "ListFile"]
 
 LIST_SUFFIXES: Final = frozenset({".csv", ".tsv", ".txt", ".xlsx", ".xlsm", ".parquet", ".json", ".jsonl"})
 WORKBOOKS: Final = (".xlsx", ".xlsm")
@@ -64,7 +64,8 @@ class ListFile:
     sheet: str | None = None
 
     @property
-    def _kind(self) -> str:
+    def kind(self) -> str:
+        """Its suffix, without `.gz`."""
         return Path(self.path.name.removesuffix(".gz")).suffix.lower()
 
     def header(self, wanted: Collection[str] = ()) -> tuple[str, ...]:
@@ -73,9 +74,9 @@ class ListFile:
         Raises:
             CohortError: The file is empty or cannot be read.
         """
-        if self._kind == ".parquet":
+        if self.kind == ".parquet":
             return parquet_header(self.path)
-        with self._rows() as rows:
+        with self.rows() as rows:
             return tuple(self._to_header(rows, wanted)[1])
 
     def read(self, columns: Sequence[str]) -> pd.DataFrame:
@@ -84,9 +85,9 @@ class ListFile:
         Raises:
             CohortError: It cannot be read, a wanted column is there twice, or a row has not a cell a column.
         """
-        if self._kind == ".parquet":
+        if self.kind == ".parquet":
             return parquet_table(self.path, list(columns))
-        with self._rows() as rows:
+        with self.rows() as rows:
             number, header = self._to_header(rows, columns)
             for name in columns:
                 if header.count(name) != 1:
@@ -110,7 +111,7 @@ class ListFile:
     def _columns(
         self, rows: Iterator[list[str]], number: int, header: list[str], columns: Sequence[str]
     ) -> pd.DataFrame:
-        width, csv_like = len(header), self._kind not in (*WORKBOOKS, *JSON)
+        width, csv_like = len(header), self.kind not in (*WORKBOOKS, *JSON)
         pick = operator.itemgetter(*(header.index(name) for name in columns), 0)  # a tuple, however few they are
         parts: list[pd.DataFrame] = []
         cells: list[tuple[str, ...]] = []
@@ -169,14 +170,14 @@ class ListFile:
         return first
 
     @contextmanager
-    def _rows(self) -> Iterator[Iterator[list[str]]]:
+    def rows(self) -> Iterator[Iterator[list[str]]]:
         """All rows, the header too; what cannot be read is explained."""
         try:
-            if self._kind in WORKBOOKS:
+            if self.kind in WORKBOOKS:
                 yield sheet_rows(self.path, self.sheet)
                 return
-            with self._text() as text:
-                yield json_rows(self.path, text) if self._kind in JSON else self._csv(text)
+            with self.text() as text:
+                yield json_rows(self.path, text) if self.kind in JSON else self._csv(text)
         except (csv.Error, UnicodeError, LookupError, OSError, EOFError) as err:
             raise CohortError(_not_csv(self.path, err, self.encoding)) from err
 
@@ -186,7 +187,7 @@ class ListFile:
         first = next(lines, "")
         said = first.strip().strip('"')
         is_mark = said[:4].casefold() == "sep=" and len(said) <= 5
-        separator = self.separator or (said[4:] if is_mark else "") or ("\t" if self._kind == ".tsv" else ",")
+        separator = self.separator or (said[4:] if is_mark else "") or ("\t" if self.kind == ".tsv" else ",")
         reader = csv.reader(lines if is_mark else itertools.chain([first], lines), delimiter=separator, strict=True)
         done = 0
         try:
@@ -209,7 +210,8 @@ class ListFile:
             yield line
 
     @contextmanager
-    def _text(self) -> Iterator[io.TextIOWrapper]:
+    def text(self) -> Iterator[io.TextIOWrapper]:
+        """A CSV's text; a byte order mark says its encoding."""
         size = math.ceil(self.path.stat().st_size / MEGABYTE)
         with self.path.open("rb") as raw, progress(f"reading {self.path.name}", size, unit="MB") as advance:
             plain: BinaryIO = gzip.GzipFile(fileobj=raw) if self.path.suffix == ".gz" else raw  # type: ignore[assignment]
