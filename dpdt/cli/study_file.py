@@ -1,6 +1,7 @@
 """The study file itself: `init`, `show`, `schema`."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from dpdt.cli.arguments import AsJson, StudyFile
 from dpdt.cli.options import overrides
 from dpdt.errors import StudyError
 
-__all__ = ["init", "schema", "show"]
+__all__ = ["init", "list_images", "schema", "show"]
 
 
 @app.command(
@@ -68,6 +69,38 @@ def init(
         print(f"{file} written, with {guesses} lines to confirm. Next: confirm them, then `dpdt cohort {file}`.")
     else:
         print(f"{file} written. Next: look through it, then `dpdt show {file}` and `dpdt plan {file}`.")
+
+
+@app.command("list", epilog="Example: dpdt list /data/dicom --output list.csv")
+def list_images(
+    folder: Annotated[Path, typer.Argument(help="The folder of the images.")],
+    output: Annotated[Path, typer.Option(help="The list (CSV), for you alone: it has ids of patients.")],
+    pattern: Annotated[
+        str | None,
+        typer.Option(help="Not from headers but from paths: a regular expression whose named groups are the columns."),
+    ] = None,
+    processes: Annotated[int | None, typer.Option(help="Default: one a core.", min=1)] = None,
+) -> None:
+    """Make a list of images from their DICOM headers.
+
+    Patient, study, date, sex, age, view, maker; no pixel is read.
+    """
+    from dpdt.base.console import show_table, warn
+    from dpdt.cohort.lists.from_files import list_files
+
+    counts = list_files(folder, output, pattern=pattern, processes=processes)
+    rows: list[tuple[str, str, int]] = [("files listed", "", counts.listed)]
+    for name, cells in counts.cells.items():
+        if name != "patient" and pattern is None:
+            rows += [(name, cell or "not said", images) for cell, images in cells.most_common(6)]
+    rows += [("passed over", "no DICOM" if pattern is None else "no image, or another name", counts.passed_over)]
+    rows += [("passed over", "no picture", counts.no_picture), ("unreadable", "", len(counts.unreadable))]
+    show_table(f"List {output}", ("what", "value", "files"), [row for row in rows if row[2]])
+    if counts.unreadable:
+        warn(f"{len(counts.unreadable)} files could not be read; {output}.unreadable.csv names them.")
+    if nobody := counts.cells.get("patient", Counter())[""]:
+        warn(f"{nobody} files have no patient id. Without one an image cannot take part: correct the list.")
+    print(f"{output} written. Next: dpdt init STUDY --list {output} --images {folder}")
 
 
 @app.command(epilog="Example: dpdt show study.toml --set train.num_epochs=5")

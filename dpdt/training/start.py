@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dpdt.base.files import read_json, sha256_file
+from dpdt.cohort.table import read_record
 from dpdt.errors import DpdtError, PrivacyError
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.label_counts import class_weights_of, noisy_counts
@@ -76,9 +77,10 @@ def _refuse_own_patients(run: TrainingRun, data: DomainData, path: Path, made_by
     """A training on the same patients, however far back: what it spent, or that it had no bound, would be missing."""
     if run.target_epsilon is None:
         return
-    hashes = {"split_sha256": data.split_sha256, "labels_sha256": data.labels_sha256}
+    seen = [{"split_sha256": data.split_sha256, "labels_sha256": data.labels_sha256}]
+    seen += [{name: each[name] for name in seen[0]} for each in read_record(run.study, run.domain).get("former", ())]
     for number, other in enumerate(made_by.runs):
-        if other.domain == run.domain or other.saw(hashes):
+        if other.domain == run.domain or any(map(other.saw, seen)):
             was = (
                 "was trained"
                 if number == 0
