@@ -633,6 +633,13 @@ def test_mimic_validate_is_val_and_paths_follow_subject_and_study(mimic: Path) -
     assert frame["path"].iloc[0] == f"files/p{subject[:2]}/p{subject}/s{study}/{frame['image_id'].iloc[0]}.jpg"
 
 
+def test_mimic_2_1_brings_one_more_table_which_changes_nothing(mimic: Path) -> None:
+    """Version 2.1.0 added radiologists' labels of the test set; the other files kept their names."""
+    before = read("mimic", mimic).frame
+    (mimic / "mimic-cxr-2.1.0-test-set-labeled.csv").write_text("study_id,Atelectasis\n50000001,1.0\n")
+    pd.testing.assert_frame_equal(read("mimic", mimic).frame, before)
+
+
 def test_mimic_unknown_views_only_by_option(mimic: Path) -> None:
     path = mimic / "mimic-cxr-2.0.0-metadata.csv.gz"
     edit(path, lambda t: t.assign(ViewPosition=["", *["PA"] * (len(t) - 1)]))
