@@ -3,11 +3,14 @@
 import datetime
 import json
 import re
+import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
+from xml.etree.ElementTree import ParseError
 
 import pandas as pd
 
@@ -77,23 +80,25 @@ def sheet_rows(path: Path, sheet: str | None) -> Iterator[list[str]]:
         sheet: Its name; None: the only one that is visible and has cells.
 
     Raises:
-        CohortError: No such sheet, several to choose from, or formulas without results.
+        CohortError: It is damaged, has no such sheet or several to choose from, or formulas without results.
     """
     import openpyxl
-    from openpyxl.utils.exceptions import InvalidFileException
 
+    workbook = None
     try:
-        workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, OSError) as err:
-        raise CohortError(f"{path}: cannot be read as a workbook ({err}). Save it as .xlsx again, or as CSV.") from err
-    try:
+        with warnings.catch_warnings():  # about styles and rules for input, of which nothing is read
+            warnings.simplefilter("ignore")
+            workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
         chosen = _sheet(workbook, path, sheet)
         _check_formulas(path, chosen)
         chosen.reset_dimensions()  # a workbook's own word for its size may be wrong
         for row in chosen.iter_rows():
             yield [_sheet_cell(cell) for cell in row]
+    except (zipfile.BadZipFile, zlib.error, ParseError, KeyError, ValueError, TypeError, OSError) as err:
+        raise CohortError(f"{path}: cannot be read as a workbook ({err}). Save it as .xlsx again, or as CSV.") from err
     finally:
-        workbook.close()
+        if workbook is not None:
+            workbook.close()
 
 
 def _sheet(workbook: Any, path: Path, name: str | None) -> Any:

@@ -67,7 +67,7 @@ def mapping_text(file: Path, images: Path | None, *, domain: str = "own") -> str
         'kind = "table"',
         f"root = {_toml(root)}",
         "",
-        HEAD.format(file=file.name, rows=len(frame), columns=len(header)),
+        HEAD.format(file=_toml(file.name), rows=len(frame), columns=len(header)),
         f"[domains.{domain}.table]",
         f"file = {_toml(file.resolve().relative_to(root))}",
         *(_open(name, value, why) for name, guesses in opened.items() for value, why in guesses),
@@ -95,7 +95,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
     text = str(value)
-    return json.dumps(text, ensure_ascii=not text.isprintable())
+    return json.dumps(text, ensure_ascii=not text.isprintable()).replace("\x7f", r"\u007f").replace("#?", r"#\u003f")
 
 
 def _listed(cells: Iterable[str]) -> str:
