@@ -148,13 +148,17 @@ def _by_name(lost: Collection[str], listed: Iterable[str], files: Mapping[str, l
 
 def _flat(path: str) -> list[str]:
     """Names that a path's file may have in one flat folder: `patient1_study1_view1` for `patient1/study1/view1`."""
-    parts = parts_of(path)
-    return ["_".join(parts[start:]) for start in range(len(parts) - 1)]
+    folders, _, name = path.replace("\\", "/").rpartition("/")
+    stem, found = stem_of(name), []
+    while folders:
+        found.append(f"{folders}/{stem}".replace("/", "_"))
+        folders = folders.partition("/")[2]
+    return found
 
 
 def _by_flat_name(lost: Collection[str], listed: Iterable[str], files: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """The candidates of lost paths whose folders are a part of the file's name; a name of two paths is none's."""
-    if not lost:
+    if not lost or not files:
         return {}
     owners = Counter(
         name for path in dict.fromkeys((*lost, *listed)) for name in (stem_of(path), *_flat(path)) if name in files
