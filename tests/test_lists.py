@@ -200,6 +200,13 @@ def test_an_id_of_more_than_15_digits_is_refused_because_the_workbook_has_rounde
         build_cohort(study_of(tmp_path, "list.xlsx"), "own")
 
 
+def test_ids_that_a_spreadsheet_took_for_days_are_refused(tmp_path: Path) -> None:
+    ids = [datetime.datetime(2020, 2, 1), "01-02", *range(1, 19)]  # 1-2 typed into a cell is the first of February
+    write_book(tmp_path / "list.xlsx", {"list": [list(rows_of()), *rows_of(patient=ids).values.tolist()]})
+    with pytest.raises(CohortError, match=r"row 2: column 'patient' \(patient\) has a day, as a spreadsheet makes of"):
+        build_cohort(study_of(tmp_path, "list.xlsx"), "own")
+
+
 def test_an_id_that_lost_its_zeros_in_a_workbook_is_the_same_patient_as_with_them(tmp_path: Path) -> None:
     ids = [7, "007", " 007", "7.0", "00\u200b7", *range(11, 26)]
     write_book(tmp_path / "list.xlsx", {"list": [list(rows_of()), *rows_of(patient=ids).values.tolist()]})

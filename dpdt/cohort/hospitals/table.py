@@ -26,7 +26,7 @@ from dpdt.cohort.hospitals.table_dates import age_by_dates
 from dpdt.cohort.hospitals.table_labels_from import KEY, join_labels, spelled
 from dpdt.cohort.hospitals.table_problems import Problems
 from dpdt.cohort.hospitals.table_rows import COPIES, combined, one_row_each, without_copies
-from dpdt.cohort.lists.rows import LIST_SUFFIXES, WHOLE_ROW, ListFile
+from dpdt.cohort.lists.rows import LIST_SUFFIXES, WHOLE_ROW, WORKBOOKS, ListFile
 from dpdt.errors import CohortError, StudyError
 from dpdt.study.domain_settings import DomainSettings, TableSettings
 
@@ -73,6 +73,8 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
     for column in NEEDED:
         if column in rows:
             problems.empty(rows[column], getattr(table, column), column)
+    if source.kind in WORKBOOKS:
+        problems.dates_for_ids(rows["patient"], table.patient)
     problems.stop()
     rows["image"] += table.suffix
     rows["image_id"] = rows.get("image_id", rows["image"])

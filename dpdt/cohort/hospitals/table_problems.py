@@ -12,6 +12,9 @@ from dpdt.errors import CohortError
 __all__ = ["Problems"]
 
 SHOWN_CELLS: Final = 12
+DAY: Final = r"\d{4}-\d{2}-\d{2}( .*)?"
+LONGEST: Final = 40
+"""A longer cell is hardly a word: free text may say who somebody is."""
 
 
 class Problems:
@@ -45,6 +48,15 @@ class Problems:
             more = f", and {int(blank.sum()) - 1} more rows" if blank.sum() > 1 else ""
             self.add(f"{self.path}: row {_row(blank)}: column {column!r} ({key}) is empty{more}.")
 
+    def dates_for_ids(self, cells: "pd.Series[str]", column: str) -> None:
+        """A workbook that took ids for days: 1-2 and 01-02 have become one patient."""
+        days = cells.str.fullmatch(DAY)
+        if days.any():
+            self.add(
+                f"{self.path}: row {_row(days)}: column {column!r} (patient) has a day, as a spreadsheet makes of ids like "
+                f"1-2 ({int(days.sum())} such rows): several patients may have become one. Export the ids as text."
+            )
+
     def translated(
         self, cells: "pd.Series[str]", column: str, meanings: Mapping[str, tuple[str, ...]], *, where: str
     ) -> "pd.Series[str]":
@@ -62,7 +74,7 @@ class Problems:
         if strange:
             bad = cells[cells.isin(strange)]
             first = bad.drop_duplicates()
-            shown = ", ".join(f"{first[row]!r} (row {row + 1})" for row in first.index[:SHOWN_CELLS])
+            shown = ", ".join(f"{_shown(first[row])} (row {row + 1})" for row in first.index[:SHOWN_CELLS])
             more = f" and {len(strange) - SHOWN_CELLS} others" if len(strange) > SHOWN_CELLS else ""
             known = "; ".join(f"{word} = {json.dumps(listed, ensure_ascii=False)}" for word, listed in meanings.items())
             self.add(
@@ -70,6 +82,10 @@ class Problems:
                 f"Known: {known}. Add them to {where} of the domain in the study file."
             )
         return cells.map(words).astype("str")
+
+
+def _shown(cell: str) -> str:
+    return repr(cell if len(cell) <= LONGEST else f"{cell[:LONGEST]}…")
 
 
 def _row(mask: "pd.Series[bool]") -> int:

@@ -95,8 +95,8 @@ def list_files(folder: Path, output: Path, *, pattern: str | None = None, proces
     """
     if not folder.is_dir():
         raise CohortError(f"{folder}: no such folder. Expected the folder of the images.")
-    paths = sorted(_files(folder))
     counts = FileCounts()
+    paths = sorted(_files(folder, counts.unreadable))
     if pattern is None:
         columns, read = COLUMNS, partial(_header, folder)
     else:
@@ -154,9 +154,13 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return named
 
 
-def _files(folder: Path) -> Iterator[str]:
+def _files(folder: Path, unreadable: list[tuple[str, str]]) -> Iterator[str]:
     """Every file below a folder, relative to it; links to folders are not followed."""
-    for parent, folders, files in os.walk(folder):
+
+    def closed(err: OSError) -> None:
+        unreadable.append((os.path.relpath(err.filename or folder, folder), err.strerror or "unreadable"))
+
+    for parent, folders, files in os.walk(folder, onerror=closed):
         folders[:] = [name for name in folders if not name.startswith(".")]
         below = os.path.relpath(parent, folder)
         yield from (name if below == "." else f"{below}/{name}" for name in files if not name.startswith("."))
