@@ -53,8 +53,8 @@ class Problems:
         days = cells.str.fullmatch(DAY)
         if days.any():
             self.add(
-                f"{self.path}: row {_row(days)}: column {column!r} (patient) has a day, as a spreadsheet makes of ids like "
-                f"1-2 ({int(days.sum())} such rows): several patients may have become one. Export the ids as text."
+                f"{self.path}: row {_row(days)}: column {column!r} (patient) has a day, as a spreadsheet makes of ids "
+                f"like 1-2 ({int(days.sum())} such rows): several patients may have become one. Export the ids as text."
             )
 
     def translated(
