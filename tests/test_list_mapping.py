@@ -151,9 +151,9 @@ def test_findings_in_one_column_are_found_with_their_separator(tmp_path: Path) -
 
 
 def test_a_cell_that_no_word_explains_is_asked_for(tmp_path: Path) -> None:
-    rows = pd.DataFrame({"image": [f"{n}.png" for n in range(9)], "patient": range(9), "sex": ["F", "M", "?x"] * 3})
+    rows = pd.DataFrame({"image": [f"{n}.png" for n in range(9)], "patient": range(9), "sex": ["F", "M", "zz"] * 3})
     text = mapping_text(write(tmp_path / "list.csv", rows.assign(pneumonia=["yes", "no", "jein"] * 3)), None)
-    assert '# Not understood, write each into one of female, male, unknown: "?x"  #?' in text
+    assert '# Not understood, write each into one of female, male, unknown: "zz"  #?' in text
     assert '# Not understood, write each into yes, no or unknown: "jein"  #?' in text
     assert "Not understood, write each into yes, no or unknown" in open_guesses(text).values().__str__()
 

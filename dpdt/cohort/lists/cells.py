@@ -158,6 +158,8 @@ def json_rows(path: Path, text: Iterator[str]) -> Iterator[list[str]]:
             continue
         try:
             record = json.loads(line)
+            if not isinstance(record, dict):
+                raise TypeError(f"found a {type(record).__name__}")
             if not header:
                 header = list(record)
                 yield header

@@ -43,7 +43,7 @@ ELEMENTS: Final = {
 }
 """Column -> the elements that it is read from, the first that says something."""
 COLUMNS: Final = ("path", *ELEMENTS)
-OTHERS: Final = ("Rows", "PatientBirthDate", "ViewCodeSequence", "SpecificCharacterSet")
+OTHERS: Final = ("SOPClassUID", "Rows", "PatientBirthDate", "ViewCodeSequence", "SpecificCharacterSet")
 
 PREAMBLE: Final = 128
 DICOM_SUFFIXES: Final = frozenset({"dcm", "dicom", "dic"})
@@ -55,6 +55,8 @@ FORMULA: Final = ("=", "+", "-", "@")
 DAYS_PER_YEAR: Final = 365.25
 CHUNK: Final = 64
 NO_PICTURE: Final = "no picture"
+DIRECTORY: Final = "1.2.840.10008.1.3.10"
+"""SOP class of a DICOMDIR."""
 
 Row = dict[str, str]
 Read = tuple[str, Row | None, str]
@@ -198,10 +200,18 @@ def _header(folder: Path, path: str) -> Read:
                 tags: list[Any] = [*(name for names in ELEMENTS.values() for name in names), *OTHERS]
                 dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=tags, force=bare)
                 if "Rows" not in dataset:
-                    return path, None, NO_PICTURE if "SOPInstanceUID" in dataset or not bare else ""
+                    return path, None, _without_picture(dataset, bare=bare)
                 return path, {"path": path, **_row(dataset)}, ""
     except (InvalidDicomError, OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, LookupError) as err:
         return path, None, f"{type(err).__name__}: {err}".replace(str(folder), "")[:200]
+
+
+def _without_picture(dataset: Any, *, bare: bool) -> str:
+    """Why a file has no picture's size: it is a report or a directory, it is cut off, or it is no DICOM at all."""
+    kind = dataset.get("SOPClassUID", None) or getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID", None)
+    if "SOPClassUID" in dataset or str(kind) == DIRECTORY:
+        return NO_PICTURE
+    return "" if bare else "its header ends before the picture's size"
 
 
 def _row(dataset: Any) -> Row:

@@ -113,7 +113,7 @@ def _fits(key: str, cells: "pd.Series[str]") -> str:
         return f"{_sure(share)}: its name, and {share:.0%} of its cells are ages" if share > 0.5 else ""
     if key in ("birth_date", "study_date"):
         share = float(written.str.contains(NUMBERED).mean())
-        return f"{_sure(share)}: its name, and {share:.0%} of its cells have digits" if share > 0.5 else ""
+        return f"{_sure(share)}: its name, and {share:.0%} of its cells have digits" if share > 0.1 else ""
     if key in ("sex", "view", "split"):
         table = f"{key}{'es' if key == 'sex' else 's'}"
         words, strange = known_words(table, written.unique())

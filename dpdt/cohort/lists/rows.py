@@ -44,6 +44,9 @@ MARKS: Final = {
 }
 """Byte order marks. The third is the beginning of the second."""
 
+NO_TEXT: Final = (b"PK\3\4", b"\xd0\xcf\x11\xe0")
+"""How a .zip, so a workbook too, and the workbooks of old programs begin."""
+
 Advance = Callable[[int], None]
 
 
@@ -172,14 +175,11 @@ class ListFile:
     @contextmanager
     def rows(self) -> Iterator[Iterator[list[str]]]:
         """All rows, the header too; what cannot be read is explained."""
-        try:
-            if self.kind in WORKBOOKS:
-                yield sheet_rows(self.path, self.sheet)
-                return
-            with self.text() as text:
-                yield json_rows(self.path, text) if self.kind in JSON else self._csv(text)
-        except (csv.Error, UnicodeError, LookupError, OSError, EOFError) as err:
-            raise CohortError(_not_csv(self.path, err, self.encoding)) from err
+        if self.kind in WORKBOOKS:
+            yield sheet_rows(self.path, self.sheet)
+            return
+        with self.text() as text:
+            yield json_rows(self.path, text) if self.kind in JSON else self._csv(text)
 
     def _csv(self, text: io.TextIOWrapper) -> Iterator[list[str]]:
         """The rows of a CSV; a line `sep=;` before them, which spreadsheets do not show, is not counted."""
@@ -211,14 +211,22 @@ class ListFile:
 
     @contextmanager
     def text(self) -> Iterator[io.TextIOWrapper]:
-        """A CSV's text; a byte order mark says its encoding."""
+        """A CSV's text; a byte order mark says its encoding, and what is no text is explained."""
+        try:
+            with self._opened() as text:
+                yield text
+        except (csv.Error, UnicodeError, LookupError, OSError, EOFError) as err:
+            raise CohortError(_not_csv(self.path, err, self.encoding)) from err
+
+    @contextmanager
+    def _opened(self) -> Iterator[io.TextIOWrapper]:
         size = math.ceil(self.path.stat().st_size / MEGABYTE)
         with self.path.open("rb") as raw, progress(f"reading {self.path.name}", size, unit="MB") as advance:
             plain: BinaryIO = gzip.GzipFile(fileobj=raw) if self.path.suffix == ".gz" else raw  # type: ignore[assignment]
             buffered = io.BufferedReader(_Counted(plain, raw, advance), MEGABYTE)
             start = buffered.peek(4)[:4]
-            if not start:
-                raise EOFError("empty")
+            if not start or start.startswith(NO_TEXT):
+                raise EOFError("no text")
             known = next((name for mark, name in MARKS.items() if start.startswith(mark)), self.encoding)
             with io.TextIOWrapper(buffered, encoding=known, newline="") as text:
                 yield text
@@ -252,7 +260,7 @@ def _not_csv(path: Path, err: Exception, encoding: str) -> str:
         return f"{path}: cannot be read ({unreadable.strerror}). Correct its permissions."
     if not start:
         return f"{path}: empty (0 bytes). Expected a header and one row per image; export the list again."
-    if start == b"\xd0\xcf\x11\xe0":
+    if start == NO_TEXT[1]:
         return f"{path}: a workbook of an old spreadsheet program. Save it as .xlsx, or as CSV (UTF-8)."
     if start.startswith(b"PK"):
         return f"{path}: a workbook or another archive, which its name does not say. Name it .xlsx, or save it as CSV."
