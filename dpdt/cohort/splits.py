@@ -24,6 +24,8 @@ def normalise_patient_id(patient_id: str) -> str:
     >>> normalise_patient_id(" P 0012 ") == normalise_patient_id("p0012"), normalise_patient_id("007.0")
     (True, '7')
     """
+    if patient_id.isascii() and patient_id.isalnum():  # nearly all of them, and nothing else is to be done
+        return patient_id.casefold().lstrip("0")
     text = "".join(unicodedata.normalize("NFKC", patient_id).split()).casefold()
     if not text.isascii() or not text.isprintable():
         text = "".join(each for each in text if unicodedata.category(each) not in UNSEEN)

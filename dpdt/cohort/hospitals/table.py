@@ -241,7 +241,7 @@ def _views(cells: pd.DataFrame, table: TableSettings) -> "pd.Series[str]":
         return pd.Series(FRONTAL, index=cells.index, dtype="str")
     by_cell = {cell.strip().casefold(): word for word, listed in table.views.model_dump().items() for cell in listed}
     words = {cell: by_cell.get(cell.casefold(), cell or "unknown") for cell in cells["view"].unique()}
-    return cells["view"].map(words).astype("str")
+    return mapped(cells["view"], words).astype("str")
 
 
 def _of_the_view(images: pd.DataFrame, settings: DomainSettings) -> Filter:
@@ -300,14 +300,14 @@ def _found(kept: pd.DataFrame, table: TableSettings, path: Path) -> "dict[str, p
     split = {cell: cell.casefold().split(table.findings_separator.casefold()) for cell in kept["findings"].unique()}
     names = {cell: frozenset(part.strip() for part in parts) - {""} for cell, parts in split.items()}
     _check_findings(table, path, names)
-    empty = kept["findings"].map({cell: not found for cell, found in names.items()}).astype(bool)
+    empty = mapped(kept["findings"], {cell: not found for cell, found in names.items()}).astype(bool)
     labels = {}
     for label, settings in table.labels.given.items():
         if not settings.findings:
             continue
         wanted = {name.strip().casefold() for name in settings.findings}
         cells = {cell: not wanted.isdisjoint(found) for cell, found in names.items()}
-        labels[label] = to_label(kept["findings"].map(cells).astype(bool))
+        labels[label] = to_label(mapped(kept["findings"], cells).astype(bool))
         if table.no_findings == "unknown":
             labels[label] = labels[label].mask(empty)
     if table.no_findings == "healthy":

@@ -6,7 +6,7 @@ from typing import Final
 
 import pandas as pd
 
-from dpdt.cohort.hospitals.raw_cohort import check_understood, possible_age
+from dpdt.cohort.hospitals.raw_cohort import check_understood, mapped, possible_age
 from dpdt.cohort.hospitals.table_problems import Problems
 from dpdt.cohort.lists.cells import shape_of
 from dpdt.study.domain_settings import TableSettings
@@ -58,7 +58,7 @@ def dates_of(cells: "pd.Series[str]", table: TableSettings, key: str, problems: 
     elif table.date_format is not None:
         given = pd.to_datetime(distinct.where(written), errors="coerce", format=table.date_format)
         days = given.fillna(days) if given.dt.tz is None else given.dt.tz_localize(None).fillna(days)
-    found = cells.map(dict(zip(distinct, days, strict=True)))
+    found = mapped(cells, dict(zip(distinct, days, strict=True)))
     bad = found.isna() & cells.isin(distinct[written & days.isna()])
     if bad.any():
         _tell(cells[bad], table, key, problems)

@@ -81,7 +81,7 @@ class Problems:
                 f"{self.path}: column {column!r}: {len(bad)} cells are not explained: {shown}{more}. "
                 f"Known: {known}. Add them to {where} of the domain in the study file."
             )
-        return cells.map(words).astype("str")
+        return mapped(cells, words).astype("str")
 
 
 def _shown(cell: str) -> str:

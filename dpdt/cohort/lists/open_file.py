@@ -63,7 +63,7 @@ def guess_separator(source: ListFile) -> list[Guess]:
     widths: dict[str, int] = {}
     with source.text() as text:
         lines = list(itertools.islice(text, SAMPLE_ROWS))
-    if lines and lines[0].strip().strip('"').casefold().startswith("sep="):
+    if lines and lines[0].strip('"').casefold().startswith("sep="):
         return []
     for separator in SEPARATORS:
         try:

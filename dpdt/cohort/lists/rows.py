@@ -47,8 +47,6 @@ MARKS: Final = {
 NO_TEXT: Final = (b"PK\3\4", b"\xd0\xcf\x11\xe0")
 """How a .zip, so a workbook too, and the workbooks of old programs begin."""
 
-Advance = Callable[[int], None]
-
 
 @dataclass(frozen=True)
 class ListFile:
@@ -144,12 +142,12 @@ class ListFile:
         return pd.concat(parts)
 
     def _fitting(self, row: list[str], width: int, number: int, csv_like: bool) -> list[str]:
-        """A row with a cell a column: blank cells at its end are read past, and a sheet's rows end with the last cell.
+        """A row with a cell a column: blank cells at its end are read past; some programs end rows with a separator.
 
-        Some programs end every row with a separator.
+        In a workbook, where a row ends with its last cell, no cell can stand below the wrong name.
         """
-        if len(row) < width and not csv_like:
-            return row + [""] * (width - len(row))
+        if not csv_like:
+            return [*row, *[""] * (width - len(row))][:width]
         if len(row) < width or any(map(str.strip, row[width:])):
             raise CohortError(
                 f"{self.path}: row {number + 1}: {len(row)} cells, expected {width} as in the header. Is the file cut "
@@ -185,7 +183,7 @@ class ListFile:
         """The rows of a CSV; a line `sep=;` before them, which spreadsheets do not show, is not counted."""
         lines = self._without_nul(text)
         first = next(lines, "")
-        said = first.strip().strip('"')
+        said = first.rstrip("\r\n").strip('"')
         is_mark = said[:4].casefold() == "sep=" and len(said) <= 5
         separator = self.separator or (said[4:] if is_mark else "") or ("\t" if self.kind == ".tsv" else ",")
         reader = csv.reader(lines if is_mark else itertools.chain([first], lines), delimiter=separator, strict=True)
