@@ -19,6 +19,7 @@ from dpdt.cohort.hospitals.raw_cohort import (
     Filter,
     RawCohort,
     age_from_text,
+    mapped,
     to_label,
 )
 from dpdt.cohort.hospitals.raw_files import RawFiles

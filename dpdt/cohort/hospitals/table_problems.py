@@ -7,6 +7,7 @@ from typing import Final
 
 import pandas as pd
 
+from dpdt.cohort.hospitals.raw_cohort import mapped
 from dpdt.errors import CohortError
 
 __all__ = ["Problems"]
