@@ -135,6 +135,15 @@ def test_a_day_and_month_that_may_be_either_are_asked_for_and_not_chosen(tmp_pat
     assert '#date_format = "%d/%m/%Y"  #? likely' in mapping_text(tmp_path / "list.csv", None)
 
 
+def test_dates_of_two_forms_are_asked_for_by_their_forms_alone(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"image": [f"{n}.png" for n in range(8)], "patient": range(8), "pneumonia": 1})
+    rows = rows.assign(born=["31.01.1950", "1950-13"] * 4, taken="2020-01-31")
+    text = mapping_text(write(tmp_path / "list.csv", rows), None)
+    assert '#date_format = "…"  #? no known form fits every date' in text
+    assert '"9999-99"' in text
+    assert "1950" not in text
+
+
 def test_several_rows_an_image_ask_for_the_rule(tmp_path: Path) -> None:
     rows = pd.DataFrame({"patientId": [f"{n // 2:08x}-aaaa" for n in range(8)], "x": range(8), "pneumonia": 1})
     folder = images(tmp_path, [f"png/{n:08x}-aaaa.dcm" for n in range(4)])

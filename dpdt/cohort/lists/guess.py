@@ -160,7 +160,7 @@ def findings_of(cells: "pd.Series[str]") -> tuple[str, dict[str, list[str]]]:
 
 
 def date_formats(cells: "pd.Series[str]") -> list[str]:
-    """The formats under which every cell with a digit is a day: [""] for ISO 8601, several where it is not certain."""
+    """The formats under which every cell with a digit is a day: [""] for ISO 8601, several or none if uncertain."""
     dates = pd.Series(cells.unique(), dtype="str")
     dates = dates[dates.str.contains(NUMBERED) & ~dates.isin(no_dates(cells))]
     if dates.empty or dates.str.fullmatch(ISO_DAY).all():
@@ -168,7 +168,7 @@ def date_formats(cells: "pd.Series[str]") -> list[str]:
     if dates.str.fullmatch(EXCEL_DAY).all():
         return ["excel"]
     formats = [form for form in DATE_FORMATS if pd.to_datetime(dates, format=form, errors="coerce").notna().all()]
-    return formats or ["%d.%m.%Y"]
+    return formats
 
 
 def no_dates(cells: "pd.Series[str]") -> list[str]:

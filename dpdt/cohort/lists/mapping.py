@@ -161,7 +161,10 @@ def _dates(frame: pd.DataFrame, found: Mapping[str, Column]) -> Iterator[str]:
         return
     cells = pd.concat(columns)
     formats = date_formats(cells)
-    if len(formats) > 1:
+    if not formats:
+        forms = _listed(cells.map(shape_of).value_counts().index[:4])
+        yield _open("date_format", "…", f"no known form fits every date; cells are of the forms {forms}")
+    elif len(formats) > 1:
         for form in formats:
             yield _open("date_format", form, "every date fits this and another one: keep the line that is right")
     elif formats[0]:
@@ -230,4 +233,8 @@ def _labels(
         elif label in findings:
             yield _open(label, f"{{ findings = {_toml(findings[label])} }}", "likely: names in the findings column")
     if not columns and not findings:
-        yield _open(LABELS[0], '{ column = "…" }', f"none found: name at least one of {', '.join(LABELS)}")
+        yield _open(
+            LABELS[0],
+            '{ column = "…" }',
+            f"none found: name at least one of {', '.join(LABELS)}, or the list that has them: labels_from",
+        )
