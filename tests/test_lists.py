@@ -450,7 +450,7 @@ def test_images_without_a_row_of_labels_are_told_and_left_out(tmp_path: Path) ->
 
 def test_a_second_list_that_joins_nothing_or_one_row_to_several_images_is_an_error(tmp_path: Path) -> None:
     strangers = pd.DataFrame({"key": ["a", "b"], "heart": ["1", "0"]})
-    with pytest.raises(CohortError, match=r"column 'key': none of 2 keys is one of the 20 in column 'patient'"):
+    with pytest.raises(CohortError, match=r"column 'key': none of 2 keys is one of the 20 of the list's patient"):
         build_cohort(joined(tmp_path, "patient", strangers), "own")
     alike = rows_of(image=[f"{n // 2}/view.png" for n in range(20)], study="s").drop_duplicates("image")
     named = pd.DataFrame({"key": ["view"], "heart": ["1"]})

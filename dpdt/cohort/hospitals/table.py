@@ -5,7 +5,6 @@ a worked example. Cells are compared trimmed and without case. Cells that the st
 that name the row, the cell and the key to add it to, all at once: nothing is guessed.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -25,11 +24,11 @@ from dpdt.cohort.hospitals.raw_cohort import (
 from dpdt.cohort.hospitals.raw_files import RawFiles
 from dpdt.cohort.hospitals.table_dates import age_by_dates
 from dpdt.cohort.hospitals.table_labels_from import KEY, join_labels, spelled
-from dpdt.cohort.hospitals.table_problems import Problems
+from dpdt.cohort.hospitals.table_problems import Problems, column_hint
 from dpdt.cohort.hospitals.table_rows import COPIES, combined, one_row_each, without_copies
 from dpdt.cohort.lists.rows import LIST_SUFFIXES, WHOLE_ROW, WORKBOOKS, ListFile
 from dpdt.errors import CohortError, StudyError
-from dpdt.study.domain_settings import DomainSettings, TableSettings
+from dpdt.study.domain_settings import DomainSettings, LabelsFrom, TableSettings
 
 __all__ = ["FILES", "LISTS", "list_of", "read"]
 
@@ -68,30 +67,20 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
     table = settings.table
     if table is None:
         raise StudyError("table: missing. Describe the list in [domains.<name>.table].")
-    source, other = _list(root, table), _second_list(root, table)
-    rows = _cells(source, {**_wanted(table, IMAGE_KEYS), **({} if other else _label_columns(table))}, table)
+    source = _list(root, table)
     problems = Problems(source.path)
-    for column in NEEDED:
-        if column in rows:
-            problems.empty(rows[column], getattr(table, column), column)
-    if source.kind in WORKBOOKS:
-        problems.dates_for_ids(rows["patient"], table.patient)
-    problems.stop()
-    rows["image"] += table.suffix
-    rows["image_id"] = rows.get("image_id", rows["image"])
-    whole = len(rows)
-    rows = without_copies(rows, "image_id", source)
-    counts = {COPIES: whole - len(rows)}
+    rows, copies = _rows(source, table, problems)
     images = one_row_each(rows, "image_id", table, source)
-    counts["further rows of an image, read by the rule of `rows`"] = len(rows) - len(images)
+    counts = {COPIES: copies, "further rows of an image, read by the rule of `rows`": len(rows) - len(images)}
     left = _of_the_view(images.assign(view=_views(images, table)), settings)
     kept = left.kept
-    if other is None:
-        own = rows if len(rows) == len(images) else rows[rows["image_id"].isin(kept["image_id"])]
-        labels = _labels(own.loc[kept.index] if len(rows) == len(images) else own, "image_id", table, problems)
-        labels = {label: _of(column, kept["image_id"], kept.index) for label, column in labels.items()}
+    files, join = {"table": source.path}, table.labels_from
+    if join is None:
+        labels = _own_labels(rows, kept, table, problems)
     else:
-        labels, found = _labels_of_second(other, images, kept, table)
+        files["labels"] = root / join.file
+        other = ListFile(files["labels"], join.separator, join.encoding, join.sheet)
+        labels, found = _labels_of_second(other, join, images, kept, table, problems)
         counts |= found
     age, found = _age(kept, table, source.path, problems)
     counts |= found
@@ -111,8 +100,37 @@ def read(root: Path, settings: DomainSettings) -> RawCohort:
     )
     problems.stop()
     counts |= {f"{label} unknown in every image": len(frame) for label in LABELS if frame[label].isna().all()}
-    files = {"table": source.path, **({"labels": other.path} if other else {})}
     return RawCohort(frame, left.exclusions, files, counts, _rules(table), listed=paths)
+
+
+def _rows(source: ListFile, table: TableSettings, problems: Problems) -> tuple[pd.DataFrame, int]:
+    """The list's rows without exact copies, each with its image and patient; and how many copies there were.
+
+    Raises:
+        CohortError: A column is missing, an image or patient is blank, or a workbook took ids for days.
+    """
+    labels = {} if table.labels_from is not None else _label_columns(table)
+    rows = _cells(source, {**_wanted(table, IMAGE_KEYS), **labels}, table)
+    for column in NEEDED:
+        if column in rows:
+            problems.empty(rows[column], getattr(table, column), column)
+    if source.kind in WORKBOOKS:
+        problems.dates_for_ids(rows["patient"], table.patient)
+    problems.stop()
+    rows["image"] += table.suffix
+    rows["image_id"] = rows.get("image_id", rows["image"])
+    once = without_copies(rows, "image_id", source)
+    return once, len(rows) - len(once)
+
+
+def _own_labels(
+    rows: pd.DataFrame, kept: pd.DataFrame, table: TableSettings, problems: Problems
+) -> "dict[str, pd.Series[int]]":
+    """Labels of the kept images by their own rows."""
+    alone = not rows["image_id"].duplicated().any()
+    own = rows.loc[kept.index] if alone else rows[rows["image_id"].isin(kept["image_id"])]
+    labels = _labels(own, "image_id", table, problems)
+    return {label: _of(column, kept["image_id"], kept.index) for label, column in labels.items()}
 
 
 def _rules(table: TableSettings) -> dict[str, object]:
@@ -151,7 +169,7 @@ def _cells(source: ListFile, wanted: Mapping[str, str], table: TableSettings) ->
         if name not in header:
             raise CohortError(
                 f"{source.path}: no column {name!r} ({key.replace(':', ' ')}); found {', '.join(map(repr, header))}. "
-                + _column_hint(name, header, source)
+                + column_hint(name, header, source.separator)
             )
     found = source.read(sorted(set(wanted.values())))
     if found.empty:
@@ -176,28 +194,24 @@ def _list(root: Path, table: TableSettings) -> ListFile:
     return ListFile(list_of(root, table), table.separator, table.encoding, table.sheet)
 
 
-def _second_list(root: Path, table: TableSettings) -> ListFile | None:
-    """The list that has the labels, where they are not in the first one."""
-    other = table.labels_from
-    return None if other is None else ListFile(root / other.file, other.separator, other.encoding, other.sheet)
-
-
 def _labels_of_second(
-    other: ListFile, images: pd.DataFrame, kept: pd.DataFrame, table: TableSettings
+    other: ListFile,
+    join: LabelsFrom,
+    images: pd.DataFrame,
+    kept: pd.DataFrame,
+    table: TableSettings,
+    problems: Problems,
 ) -> "tuple[dict[str, pd.Series[int]], dict[str, int]]":
     """Labels of the kept images by a second list, joined as `labels_from` says."""
-    join = table.labels_from
-    assert join is not None
-    problems = Problems(other.path)
+    here = Problems(other.path)
     rows = _cells(other, {KEY: join.column, **_label_columns(table)}, table)
-    problems.empty(rows[KEY], join.column, f"labels_from, by {join.by}")
-    problems.stop()
+    here.empty(rows[KEY], join.column, f"labels_from, by {join.by}")
     whole = len(rows)
     rows = without_copies(rows.assign(**{KEY: spelled(rows[KEY], join.by)}), KEY, other)
     one_row_each(rows, KEY, table, other)
-    labels = _labels(rows, KEY, table, problems)
-    problems.stop()
-    found, counts = join_labels(labels, images, kept, table, other.path)
+    labels = _labels(rows, KEY, table, here)
+    problems.add(*here.found)
+    found, counts = join_labels(labels, images, kept, join, other.path)
     return found, {f"{COPIES} (of the labels' list)": whole - len(rows), **counts}
 
 
@@ -208,24 +222,6 @@ def _no_list(path: Path) -> str:
     lists = [one.name for one in sorted(path.parent.glob("*")) if LIST_SUFFIXES & {*one.suffixes}][:5]
     found = f" Its folder has: {', '.join(lists)}." if lists else ""
     return f"{path}: no such file. Correct `root`, or `file` in the domain's table.{found}"
-
-
-def _column_hint(name: str, header: tuple[str, ...], source: ListFile) -> str:
-    """What to do about a column that is not there."""
-    if len(header) == 1:
-        other = max(",;\t|", key=header[0].count)
-        if other != (source.separator or ",") and other in header[0]:
-            return f"The separator seems to be {other!r}: set separator = {json.dumps(other)} in the domain's table."
-        return "Is `separator` right?"
-    same = [column for column in header if _plain(column) == _plain(name)]
-    if same:
-        return f"Names are compared exactly: write {same[0]!r} in the study file, with its blanks and capitals."
-    return "Names are compared exactly, and one row must have all of them; correct the study file."
-
-
-def _plain(name: str) -> str:
-    """A column's name without what is easily overlooked: blanks, capitals, a byte order mark."""
-    return "".join(name.replace("\ufeff", "").split()).casefold()
 
 
 def _words(

@@ -9,7 +9,7 @@ import pandas as pd
 from dpdt.cohort.hospitals.file_search import parts_of
 from dpdt.cohort.splits import normalise_patient_id
 from dpdt.errors import CohortError
-from dpdt.study.domain_settings import TableSettings
+from dpdt.study.domain_settings import LabelsFrom
 
 __all__ = ["KEY", "join_labels", "spelled"]
 
@@ -24,7 +24,7 @@ def spelled(cells: "pd.Series[str]", by: str) -> "pd.Series[str]":
 
 
 def join_labels(
-    labels: "Mapping[str, pd.Series[int]]", images: pd.DataFrame, kept: pd.DataFrame, table: TableSettings, path: Path
+    labels: "Mapping[str, pd.Series[int]]", images: pd.DataFrame, kept: pd.DataFrame, join: LabelsFrom, path: Path
 ) -> "tuple[dict[str, pd.Series[int]], dict[str, int]]":
     """Each kept image's labels, and what joined nothing.
 
@@ -32,14 +32,12 @@ def join_labels(
         labels: Label -> values by key.
         images: All images of the first list.
         kept: Those that the labels are for.
-        table: Has `labels_from`.
+        join: How the two lists are joined.
         path: The second list.
 
     Raises:
         CohortError: Nothing joins, or a key that should be one image's is that of several.
     """
-    join = table.labels_from
-    assert join is not None
     keys = next(iter(labels.values())).index
     mine = spelled(images[join.by], join.by)
     if join.by == "image":
@@ -54,8 +52,8 @@ def join_labels(
     joined = mine.isin(keys)
     if not joined.any():
         raise CohortError(
-            f"{path}: column {join.column!r}: none of {len(keys)} keys is one of the {mine.nunique()} in column "
-            f"{getattr(table, join.by) or table.image!r} of the list ({join.by}). Is it the right column?"
+            f"{path}: column {join.column!r}: none of {len(keys)} keys is one of the {mine.nunique()} of the list's "
+            f"{join.by}. Is it the right column?"
         )
     of_kept = mine[kept.index]
     counts = {

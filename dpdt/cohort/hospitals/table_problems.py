@@ -10,7 +10,7 @@ import pandas as pd
 from dpdt.cohort.hospitals.raw_cohort import mapped
 from dpdt.errors import CohortError
 
-__all__ = ["Problems"]
+__all__ = ["Problems", "column_hint"]
 
 SHOWN_CELLS: Final = 12
 DAY: Final = r"\d{4}-\d{2}-\d{2}( .*)?"
@@ -23,15 +23,16 @@ class Problems:
 
     Attributes:
         path: The list.
+        found: So far; each begins with the path of its list.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._found: list[str] = []
+        self.found: list[str] = []
 
-    def add(self, text: str) -> None:
-        """Remember a problem; the text begins with the list's path."""
-        self._found.append(text)
+    def add(self, *problems: str) -> None:
+        """Remember problems."""
+        self.found += problems
 
     def stop(self) -> None:
         """Raise what was found, if anything.
@@ -39,8 +40,8 @@ class Problems:
         Raises:
             CohortError: All problems, a line each.
         """
-        if self._found:
-            raise CohortError("\n".join(dict.fromkeys(self._found)))
+        if self.found:
+            raise CohortError("\n".join(dict.fromkeys(self.found)))
 
     def empty(self, cells: "pd.Series[str]", column: str, key: str) -> None:
         """A cell that every row must have is blank."""
@@ -83,6 +84,24 @@ class Problems:
                 f"Known: {known}. Add them to {where} of the domain in the study file."
             )
         return mapped(cells, words).astype("str")
+
+
+def column_hint(name: str, header: tuple[str, ...], separator: str | None) -> str:
+    """What to do about a column that is not there."""
+    if len(header) == 1:
+        other = max(",;\t|", key=header[0].count)
+        if other != (separator or ",") and other in header[0]:
+            return f"The separator seems to be {other!r}: set separator = {json.dumps(other)} in the domain's table."
+        return "Is `separator` right?"
+    same = [column for column in header if _plain(column) == _plain(name)]
+    if same:
+        return f"Names are compared exactly: write {same[0]!r} in the study file, with its blanks and capitals."
+    return "Names are compared exactly, and one row must have all of them; correct the study file."
+
+
+def _plain(name: str) -> str:
+    """A column's name without what is easily overlooked: blanks, capitals, a byte order mark."""
+    return "".join(name.replace("\ufeff", "").split()).casefold()
 
 
 def _shown(cell: str) -> str:
