@@ -1,5 +1,8 @@
 """The cohort stage on made-up tables of 592,000 rows: time and memory. `python benchmarks/cohort.py` runs it.
 
+Also a spreadsheet's export of as many rows (cp1252, `;`, decimal commas), a workbook of 50,000, and `dpdt list` on
+10,000 small DICOM files.
+
 Each table is read from its lists alone, with its images (empty files) where they should be, and with all of them in
 another folder. Prints a table and writes build/bench/cohort.json. Each reading has a process of its own, so that the
 peak of memory is its own, too. Nothing here describes a person: ids, labels and ages are drawn.
@@ -24,6 +27,7 @@ import pandas as pd
 from dpdt.base.console import show_table
 from dpdt.base.vocabulary import as_name
 from dpdt.cohort.build import build_cohort
+from dpdt.cohort.lists.from_files import list_files
 from dpdt.study import load_study
 from dpdt.study.findings import CHEXPERT_FINDINGS, findings_of
 
@@ -52,6 +56,29 @@ no_findings = "negative"
 cardiomegaly = { findings = ["heart"] }
 healthy = { findings = ["normal"] }
 """
+
+SPREADSHEET: Final = """
+[domains.{name}]
+kind = "table"
+root = "."
+missing_images = "later"
+[domains.{name}.table]
+file = "{file}"
+{how}
+image = "Bild"
+patient = "Patient"
+sex = "Geschlecht"
+age = "Alter"
+words = {{ yes = ["ja"], no = ["nein"] }}
+[domains.{name}.table.sexes]
+female = ["weiblich"]
+male = ["männlich"]
+[domains.{name}.table.labels]
+cardiomegaly = {{ column = "Herzvergrößerung" }}
+pleural_effusion = {{ column = "Erguss" }}
+"""
+BOOK_ROWS: Final = 50_000
+FILES: Final = 10_000
 
 
 def chestxray14(root: Path, random: np.random.Generator) -> None:
@@ -132,11 +159,42 @@ def padchest(root: Path, random: np.random.Generator) -> None:
     pd.DataFrame(table).to_csv(root / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv", index=False)
 
 
+def german(random: np.random.Generator, rows: int) -> pd.DataFrame:
+    """What a German spreadsheet holds."""
+    return pd.DataFrame(
+        {
+            "Bild": [f"bilder\\{row // 10_000}\\röntgen_{row}.png" for row in range(rows)],
+            "Patient": random.integers(0, rows // 4, rows),
+            "Geschlecht": random.choice(["weiblich", "männlich"], rows),
+            "Alter": random.integers(200, 900, rows) / 10,
+            "Herzvergrößerung": random.choice(["ja", "nein", ""], rows),
+            "Erguss": random.choice(["ja", "nein"], rows),
+        }
+    )
+
+
+def spreadsheet(root: Path, random: np.random.Generator) -> None:
+    """A spreadsheet's export."""
+    german(random, ROWS).to_csv(root / "liste.csv", index=False, sep=";", decimal=",", encoding="cp1252")
+
+
+def workbook(root: Path, random: np.random.Generator) -> None:
+    """The spreadsheet itself, as far as one is used by hand."""
+    german(random, BOOK_ROWS).to_excel(root / "liste.xlsx", index=False)
+
+
 CASES: Final[dict[str, Callable[[Path, np.random.Generator], None]]] = {
     "chestxray14": chestxray14,
     "mimic": mimic,
     "own": own,
     "padchest": padchest,
+    "spreadsheet": spreadsheet,
+    "workbook": workbook,
+}
+STUDIES: Final = {
+    "own": OWN,
+    "spreadsheet": SPREADSHEET.format(name="spreadsheet", file="liste.csv", how='separator = ";"\nencoding = "cp1252"'),
+    "workbook": SPREADSHEET.format(name="workbook", file="liste.xlsx", how=""),
 }
 
 
@@ -170,18 +228,42 @@ def measure(folder: Path, domain: str) -> dict[str, Any]:
     file = folder / "study.toml"
     labels = {"padchest": f"[study]\nlabels = {json.dumps([as_name(name) for name in PADCHEST_FINDINGS])}\n"}
     text = f'[domains.{domain}]\nroot = "."\nmissing_images = "later"\n'
-    file.write_text(OWN if domain == "own" else labels.get(domain, "") + text)
+    file.write_text(STUDIES.get(domain, labels.get(domain, "") + text))
     start = time.perf_counter()
     summary = build_cohort(load_study(file), domain)
     elapsed = 1000 * (time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
-        "case": f"{domain}, {ROWS} rows",
+        "case": f"{domain}, {BOOK_ROWS if domain == 'workbook' else ROWS} rows",
         "method": "dpdt cohort",
         "ms": round(elapsed),
         "peak_bytes": peak,
         "images": summary.images,
     }
+
+
+def headers(folder: Path) -> dict[str, Any]:
+    """Read the headers of as many small DICOM files in folders of 100."""
+    import pydicom
+
+    image = pydicom.Dataset()
+    image.file_meta = pydicom.dataset.FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    image.Rows = image.Columns = 256
+    image.PatientID, image.StudyDate, image.PatientSex, image.ViewPosition = "1", "20200131", "F", "PA"
+    image.PixelData = bytes(2 * 256 * 256)
+    image["PixelData"].VR = "OW"
+    for number in range(FILES):
+        path = folder / f"{number // 100}" / f"IM{number}"
+        path.parent.mkdir(exist_ok=True)
+        image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = f"1.2.3.{number}"
+        pydicom.dcmwrite(path, image, enforce_file_format=True)
+    start = time.perf_counter()
+    counts = list_files(folder, folder / "list.csv")
+    elapsed = 1000 * (time.perf_counter() - start)
+    case = {"case": f"DICOM headers, {FILES} files", "method": "dpdt list", "ms": round(elapsed)}
+    return {**case, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "images": counts.listed}
 
 
 def main() -> None:
@@ -200,12 +282,14 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             make(Path(folder), np.random.default_rng(0))
-            for place in PLACES:
+            for place in PLACES if domain not in ("spreadsheet", "workbook") else PLACES[:1]:
                 place(Path(folder), domain)
                 shutil.rmtree(Path(folder) / "cohort", ignore_errors=True)
                 command = [sys.executable, __file__, "--measure", folder, domain]
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                 figures.append({**json.loads(done.stdout.splitlines()[-1]), "method": place.__name__.replace("_", " ")})
+    with tempfile.TemporaryDirectory() as folder:
+        figures.append(headers(Path(folder)))
     rows = [[f["case"], f["method"], f["ms"] / 1000, f["peak_bytes"] // 2**20, f["images"]] for f in figures]
     show_table("Cohort stage", ("case", "images", "seconds", "peak MiB", "in the cohort"), rows)
     output = Path("build/bench/cohort.json")

@@ -55,9 +55,9 @@ def study_page() -> str:
     keys, docs = all_keys(), section_docs()
     parts = [
         HEAD.format(title="The study file"),
-        "One TOML file. Every key has a default. `dpdt init` writes a file with all of them, `dpdt show` prints "
-        "what is in force. Editors complete and check it with [the JSON schema](study.schema.json), if its first "
-        "line is `#:schema ./study.schema.json`; `dpdt schema --output study.schema.json` writes that file.\n",
+        "One TOML file. Every key has a default. `dpdt init` writes a file with those that people change, `dpdt show` "
+        "prints what is in force. Editors complete and check it with [the JSON schema](study.schema.json), if its "
+        "first line is `#:schema ./study.schema.json`; `dpdt schema --output study.schema.json` writes that file.\n",
     ]
     for section, about in docs.items():
         title = section.replace("*", "NAME")

@@ -11,8 +11,7 @@ import pytest
 
 from dpdt.base.files import make_folder, read_json, sha256_file, write_json
 from dpdt.base.vocabulary import LABELS
-from dpdt.cohort.table import COLUMNS
-from dpdt.shards.reader import cohort_sha256
+from dpdt.cohort.table import COLUMNS, images_sha256
 from dpdt.study import Study, load_study
 from dpdt.study.paths import RunPaths
 from dpdt.training.stop import StopFlag
@@ -148,7 +147,7 @@ def write_shards(study: Study, domain: str, frame: pd.DataFrame, labels: np.ndar
         "format": 1,
         "domain": domain,
         "fingerprint": study.shards_fingerprint(domain),
-        "cohort_sha256": cohort_sha256(frame),
+        "cohort_sha256": images_sha256(frame),
         "codecs": {},
         "settings": {"size": SIZE},
         "images": len(index),

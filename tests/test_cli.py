@@ -12,7 +12,9 @@ import pytest
 from dpdt import errors
 from dpdt.cli import app, main
 
-COMMANDS = sorted(str(command.callback.__name__) for command in app.registered_commands if command.callback)
+COMMANDS = sorted(
+    command.name or str(command.callback.__name__) for command in app.registered_commands if command.callback
+)
 
 
 def run(*arguments: str) -> int:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpdt.base.files import write_json
 from dpdt.base.vocabulary import LABELS, SPLITS
 from dpdt.cohort.build import CohortSummary, build_cohort, patient_fraction
 from dpdt.cohort.synthetic import HOSPITALS, make_hospitals
@@ -180,13 +181,16 @@ def test_a_rebuild_killed_after_the_table_is_not_vouched_for_by_the_former_recor
     assert not cohort_done(study, "uka")
 
 
-def test_other_settings_are_an_error_and_nothing_is_overwritten(tmp_path: Path, hospitals: dict[str, Path]) -> None:
+def test_other_settings_are_an_error_where_something_depends_on_the_cohort(
+    tmp_path: Path, hospitals: dict[str, Path]
+) -> None:
     study = write_study(tmp_path, hospitals)
     build_cohort(study, "uka")
+    write_json(study.paths.run("uka-1").config, {"domain": "uka"})
     before = study.paths.cohort_table("uka").read_bytes()
     changed = write_study(tmp_path, hospitals, "val_fraction = 0.3")
     for call in (build_cohort, read_cohort, read_record, cohort_done):
-        with pytest.raises(CohortError, match=r"uka.json: this cohort was built with other settings.*Remove the file"):
+        with pytest.raises(CohortError, match=r"uka.json: this cohort was built with other settings.*uka-1.*--rebuild"):
             call(changed, "uka")
     assert study.paths.cohort_table("uka").read_bytes() == before
 
@@ -322,7 +326,7 @@ def test_patient_in_two_official_splits_is_named_as_a_hash_only(tmp_path: Path) 
 def test_repeated_image_is_named_by_its_rows(tmp_path: Path) -> None:
     rows = [{"subject_id": n} for n in range(20)] + [{"subject_id": 3, "image_id": "3"}]
     study = write_study(tmp_path, {"uka": master_list(tmp_path / "raw", rows)})
-    with pytest.raises(CohortError, match="1 rows repeat an image_id, first rows 4 and 21 of the raw table"):
+    with pytest.raises(CohortError, match="1 rows repeat an image_id, first rows 5 and 22 of the raw table"):
         build_cohort(study, "uka")
 
 

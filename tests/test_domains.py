@@ -12,7 +12,7 @@ from dpdt.base.vocabulary import LABELS, age_group
 from dpdt.cohort.hospitals import read_domain, reader
 from dpdt.cohort.hospitals.padchest import parse_labels
 from dpdt.cohort.hospitals.raw_cohort import RAW_COLUMNS, RawCohort, Wanted, age_from_text
-from dpdt.cohort.hospitals.raw_files import read_csv
+from dpdt.cohort.lists.rows import ListFile
 from dpdt.cohort.synthetic import hospital_pictures, make_hospitals
 from dpdt.cohort.synthetic.layouts import LAYOUTS
 from dpdt.errors import CohortError, StudyError
@@ -128,15 +128,16 @@ def test_a_large_table_shows_how_far_it_is(suffix: str, tmp_path: Path, monkeypa
     @contextmanager
     def progress(what: str, total: int, *, unit: str) -> Iterator[Callable[..., None]]:
         assert (what, unit) == (f"reading list.{suffix}", "MB")
-        yield lambda count, note: seen.append(count)
+        yield seen.append
         assert sum(seen) == total
 
-    monkeypatch.setattr("dpdt.cohort.hospitals.raw_files.progress", progress)
+    monkeypatch.setattr("dpdt.cohort.lists.rows.progress", progress)
     path = tmp_path / f"list.{suffix}"
     noise = np.random.default_rng(0).integers(0, 2**62, (160_000, 2)).astype(str)
     pd.DataFrame(noise, columns=["a", "b"]).to_csv(path, index=False)
-    assert len(read_csv(path, columns=["a"])) == 160_000
-    assert len(seen) == 4  # 50,000 rows at a time
+    assert len(ListFile(path).read(["a"])) == 160_000
+    assert seen == [1] * len(seen)  # a step a megabyte of the file
+    assert len(seen) > 2
 
 
 @pytest.mark.parametrize("kind", ["vindr", "chestxray14", "uka", "mimic"])
@@ -223,7 +224,7 @@ def test_chestxray14_impossible_age_is_unknown(nih: Path) -> None:
     assert read("chestxray14", nih).frame["age_years"].isna().sum() == 1
     edit(table, lambda t: t.assign(**{"Patient Age": "414"}))
     with pytest.raises(
-        CohortError, match=r"v2020.csv: age: none of \d+ cells is understood, the first is '414' .row 1"
+        CohortError, match=r"v2020.csv: age: none of \d+ cells is understood, the first is '414' .row 2"
     ):
         read("chestxray14", nih)
 
@@ -244,7 +245,7 @@ def test_sexes_of_which_none_is_understood_are_an_error_and_a_few_are_not(nih: P
     assert set(read("chestxray14", nih).frame["sex"]) == {"unknown"}
     edit(table, lambda t: t.assign(**{column: "2"}))
     with pytest.raises(
-        CohortError, match=r"sex: none of \d+ cells is understood, the first is '2' .row 1.. Expected F, f"
+        CohortError, match=r"sex: none of \d+ cells is understood, the first is '2' .row 2.. Expected F, f"
     ):
         read("chestxray14", nih)
 
@@ -326,7 +327,7 @@ def test_uncertain_labels_and_dropped_rows_are_counted(tmp_path: Path) -> None:
 
 def test_strange_label_value_is_named_with_its_row(tmp_path: Path) -> None:
     root = chexpert_folder(tmp_path, [("1.0", "", ""), ("2", "", "")])
-    with pytest.raises(CohortError, match=r"'Cardiomegaly': expected 1, 0, -1 or blank, got '2' .row 2; 1 such rows"):
+    with pytest.raises(CohortError, match=r"'Cardiomegaly': expected 1, 0, -1 or blank, got '2' .row 3; 1 such rows"):
         read("chexpert", root)
 
 
@@ -356,7 +357,7 @@ def test_chexpert_full_and_small_release_give_the_same_ids(tmp_path: Path) -> No
 def test_chexpert_path_that_is_none_is_an_error(tmp_path: Path) -> None:
     root = chexpert_folder(tmp_path)
     edit(root / "CheXpert-v1.0-small" / "train.csv", lambda t: t.assign(Path="scan.jpg"))
-    with pytest.raises(CohortError, match=r"row 1: Path is not `…/train/patientX/studyY/file.jpg`"):
+    with pytest.raises(CohortError, match=r"row 2: Path is not `…/train/patientX/studyY/file.jpg`"):
         read("chexpert", root)
 
 
@@ -501,7 +502,7 @@ def test_padchest_images_may_lie_in_numbered_folders_or_flat(tmp_path: Path) -> 
 
 
 def test_padchest_labels_that_are_no_list_are_named_with_their_row(tmp_path: Path) -> None:
-    with pytest.raises(CohortError, match="row 2: Labels: expected a list of texts, got 'normal'"):
+    with pytest.raises(CohortError, match="row 3: Labels: expected a list of texts, got 'normal'"):
         read("padchest", padchest_folder(tmp_path, ["['normal']", "normal"]))
 
 
@@ -585,7 +586,7 @@ def test_vindr_unreadable_or_missing_file_leaves_sex_and_age_unknown(vindr: Path
 
 def test_vindr_label_other_than_0_and_1_is_named(vindr: Path) -> None:
     edit(vindr / "annotations" / "image_labels_test.csv", lambda t: t.assign(Cardiomegaly="yes"))
-    with pytest.raises(CohortError, match=r"image_labels_test.csv: row 1: Cardiomegaly: expected 0 or 1, got 'yes'"):
+    with pytest.raises(CohortError, match=r"image_labels_test.csv: row 2: Cardiomegaly: expected 0 or 1, got 'yes'"):
         read("vindr", vindr)
 
 
@@ -631,6 +632,13 @@ def test_mimic_validate_is_val_and_paths_follow_subject_and_study(mimic: Path) -
     assert set(frame["split"]) == {"train", "val", "test"}
     subject, study = frame["patient_id"].iloc[0], frame["study_id"].iloc[0]
     assert frame["path"].iloc[0] == f"files/p{subject[:2]}/p{subject}/s{study}/{frame['image_id'].iloc[0]}.jpg"
+
+
+def test_mimic_2_1_brings_one_more_table_which_changes_nothing(mimic: Path) -> None:
+    """Version 2.1.0 added radiologists' labels of the test set; the other files kept their names."""
+    before = read("mimic", mimic).frame
+    (mimic / "mimic-cxr-2.1.0-test-set-labeled.csv").write_text("study_id,Atelectasis\n50000001,1.0\n")
+    pd.testing.assert_frame_equal(read("mimic", mimic).frame, before)
 
 
 def test_mimic_unknown_views_only_by_option(mimic: Path) -> None:
@@ -767,7 +775,7 @@ def test_uka_grade_3_or_4_on_either_side_is_positive(
 
 
 def test_uka_strange_grade_and_strange_split_are_named(tmp_path: Path) -> None:
-    with pytest.raises(CohortError, match="row 1: cardiomegaly: expected a grade from 0 to 5 or blank, got '7'"):
+    with pytest.raises(CohortError, match="row 2: cardiomegaly: expected a grade from 0 to 5 or blank, got '7'"):
         read("uka", uka_folder(tmp_path, cardiomegaly=7))
     with pytest.raises(CohortError, match="split: expected train, valid or test, got 'holdout'"):
         read("uka", uka_folder(tmp_path, split="holdout"))

@@ -158,10 +158,23 @@ def found(root: Path, **settings: object) -> list[str]:
         ("1.2.840.113.5", "1.2.840.113.5.dcm"),
         ("röntgen_1.jpg", "a/röntgen_1.JPG"),
         ("PNG/train/p1/s1/view1.jpg", "train/p1/s1/view1.png"),
+        ("PNG/train/p1/s1/view1.jpg", "flat/p1_s1_view1.png"),
+        ("train/p1/s1/view1.jpg", "train_p1_s1_view1.png"),
+        ("röntgen_1.jpg", "ro\u0308ntgen_1.png"),  # as macOS writes it
     ],
 )
 def test_a_listed_name_and_its_file(listed: str, file: str, tmp_path: Path) -> None:
     assert found(own(tmp_path, [listed], [file, "1.json", "1.txt", ".hidden/1.png", "other/2.png"])) == [file]
+
+
+def test_a_flat_name_that_two_images_may_have_is_given_to_none(tmp_path: Path) -> None:
+    """`a_b_c` may be `a/b_c` or `a_b/c`, and a name that is in the list belongs to that row."""
+    listed = ["p1/s1/v.png", "p2/s1/v.png", "a/b_c.png", "a_b/c.png", "x/y.png", "z/x_y.png"]
+    root = own(tmp_path, listed, ["p1_s1_v.jpg", "s1_v.jpg", "a_b_c.jpg", "x_y.jpg"])
+    places = dict(zip(listed, found(root), strict=True))
+    assert places["p1/s1/v.png"] == "p1_s1_v.jpg"
+    assert places["z/x_y.png"] == "x_y.jpg"
+    assert all(places[name] == name for name in ("p2/s1/v.png", "a/b_c.png", "a_b/c.png", "x/y.png"))
 
 
 def test_of_two_candidates_none_is_taken_until_a_folder_is_named(tmp_path: Path) -> None:

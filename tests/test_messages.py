@@ -145,17 +145,17 @@ CASES: dict[str, tuple[tuple[str, str], list[str]]] = {
     "a column in other letters": (('patient = "patient"', 'patient = "Patient "'), ["cohort", "study.toml"]),
     "semicolons": (("", ""), ["cohort", "study.toml"]),
     "tabs": (("", ""), ["cohort", "study.toml"]),
-    "UTF-16": (("", ""), ["cohort", "study.toml"]),
     "Latin-1": (("", ""), ["cohort", "study.toml"]),
     "UTF-16 without its mark": (
         ("[domains.own.table]", '[domains.own.table]\nencoding = "utf-16"'),
         ["cohort", "study.toml"],
     ),
-    "UTF-8 called Latin-1": (
-        ("[domains.own.table]", '[domains.own.table]\nencoding = "latin-1"'),
+    "UTF-16 called UTF-8": (("", ""), ["cohort", "study.toml"]),
+    "a quotation mark left open": (("", ""), ["cohort", "study.toml"]),
+    "guesses that nobody confirmed": (
+        ('image = "image"', '#image = "image"  #? sure: its name\n#age = "age"  #? likely: its name'),
         ["cohort", "study.toml"],
     ),
-    "a line for spreadsheets": (("", ""), ["cohort", "study.toml"]),
     "an encoding that is none": (
         ("[domains.own.table]", '[domains.own.table]\nencoding = "utf9"'),
         ["cohort", "study.toml"],
@@ -244,11 +244,10 @@ def cells(old: str, new: str) -> Callable[[bytes], bytes]:
 LISTS: dict[str, Callable[[bytes], bytes]] = {
     "semicolons": cells(",", ";"),
     "tabs": cells(",", "\t"),
-    "UTF-16": lambda data: data.decode().encode("utf-16"),
     "Latin-1": lambda data: data.decode().replace("p7,", "Bär,").encode("latin-1"),
     "UTF-16 without its mark": lambda data: data.decode().encode("utf-16-le"),
-    "UTF-8 called Latin-1": lambda data: b"\xef\xbb\xbf" + data,
-    "a line for spreadsheets": lambda data: b"sep=,\n" + data,
+    "UTF-16 called UTF-8": lambda data: data.decode().encode("utf-16-le"),
+    "a quotation mark left open": lambda data: data.replace(b"p7,", b'"p7,'),
     "an empty list file": lambda data: b"",
     "a header alone": lambda data: data[: data.index(b"\n") + 1],
     "a workbook": lambda data: b"PK\x03\x04\x14\x00\xff\xfe",

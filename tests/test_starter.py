@@ -1,4 +1,4 @@
-"""`dpdt init`: every key, the code's own defaults, and files that load as they are."""
+"""`dpdt init`: the keys that people change, the code's own defaults, and files that load as they are."""
 
 import math
 import re
@@ -11,9 +11,9 @@ from dpdt.errors import StudyError
 from dpdt.study import Study, load_study
 from dpdt.study.keys import REQUIRED, all_keys, section_docs
 from dpdt.study.source import PRESETS, flat
-from dpdt.study.starter import STARTERS, starter_text
+from dpdt.study.starter import SHOWN, STARTERS, starter_text
 
-EXAMPLE = "  # an example; not set by default"
+EXAMPLE = "; an example"
 
 
 def written(folder: Path, text: str) -> Study:
@@ -33,36 +33,37 @@ def test_every_key_has_a_description_a_reason_and_an_example_where_it_has_no_def
 
 
 @pytest.mark.parametrize("preset", STARTERS)
-def test_each_preset_loads_and_has_every_key(preset: str, tmp_path: Path) -> None:
+def test_each_preset_loads_and_is_short_enough_to_be_read(preset: str, tmp_path: Path) -> None:
     text = starter_text(preset)
     study = written(tmp_path, text)
     assert tuple(study.domains) == STARTERS[preset].domains
-    wanted = {key.name for key in all_keys()}
-    if preset != "own-hospital":
-        wanted = {name for name in wanted if ".table." not in name}
-        assert "domains.*.table.file" not in _keys_in(text)
-    assert wanted <= _keys_in(text)
+    assert text.count("\n") < 100
+    assert max(map(len, text.splitlines())) < 130
+    assert ("domains.*.table.file" in _keys_in(text)) == (preset == "own-hospital")
+    shown = {key for key in _keys_in(text) if not key.startswith("domains.*.table.labels.")}
+    assert {name for name in SHOWN if ".table." not in name} <= shown
+    assert {name for name in shown if name in {key.name for key in all_keys()}} | _sections(text) == shown
 
 
 @pytest.mark.parametrize("preset", STARTERS)
 def test_what_a_commented_line_shows_is_what_holds(preset: str, tmp_path: Path) -> None:
     text = starter_text(preset)
     before = written(tmp_path, text)
-    shown = re.sub(rf"^#(\w+ = .*(?<!{EXAMPLE[-20:]}))$", r"\1", text, flags=re.MULTILINE)
-    assert shown.count("\n#") < text.count("\n#") - 50
+    shown = re.sub(rf"^#(\w+ = .*(?<!{EXAMPLE}))$", r"\1", text, flags=re.MULTILINE)
+    assert shown.count("\n#") < text.count("\n#") - 10
     assert written(tmp_path, shown) == before
 
 
 def test_every_example_is_a_value_that_is_understood(tmp_path: Path) -> None:
     beside = re.compile(
-        "belong|not both|findings|PadChest|padchest|only one may have|needs|no label|its domains: own|only for your own"
+        "belong|not both|findings|PadChest|padchest|only one may have|needs|no label|its domains: own|only for"
     )
-    lines = starter_text("own-hospital").splitlines()
-    for number, line in enumerate(lines):
-        if line.endswith(EXAMPLE):
+    written(tmp_path, starter_text("own-hospital"))
+    for key in all_keys():
+        if key.help.example:
             message = ""
             try:
-                written(tmp_path, "\n".join([*lines[:number], line[1:], *lines[number + 1 :]]))
+                load_study(tmp_path, overrides=[f"{key.name.replace('*', 'own')}={key.help.example}"])
             except StudyError as err:
                 message = str(err)
             # a value that is right in itself may need another key beside it
@@ -71,9 +72,9 @@ def test_every_example_is_a_value_that_is_understood(tmp_path: Path) -> None:
 
 def test_set_values_name_the_codes_default() -> None:
     text = starter_text("quick")
-    assert "\nsize = 64  # default: 512\n" in text
-    assert "\n#size = 512  # of the preset; default: 512\n" in starter_text("paper")
-    assert "\n#delta = 6e-06  # of the preset; default: 1e-05\n" in starter_text("paper")
+    assert "\nsize = 64  # Height and width in pixels; default: 512\n" in text
+    assert "\n#size = 512  # Height and width in pixels; of the preset, default: 512\n" in starter_text("paper")
+    assert re.search(r"\n#delta = 6e-06  # .*; of the preset, default: 1e-05\n", starter_text("paper"))
 
 
 def test_init_writes_the_named_domains_and_overwrites_nothing(
@@ -115,6 +116,11 @@ def test_papers_preset_is_what_init_paper_starts_from(tmp_path: Path) -> None:
 
 def test_every_section_has_a_line_about_it() -> None:
     assert all(section_docs().values())
+
+
+def _sections(text: str) -> set[str]:
+    """The tables of a starter."""
+    return {re.sub(r"^domains\.\w+", "domains.*", table) for table in re.findall(r"^\[([\w.]+)\]", text, re.MULTILINE)}
 
 
 def _keys_in(text: str) -> set[str]:

@@ -722,6 +722,25 @@ def test_weights_of_the_same_split_under_another_domain_s_name_are_refused(
     assert train(again, DP).status == "finished"
 
 
+def test_weights_that_learned_from_a_former_cohort_under_another_name_are_refused(
+    study: Study, make_study: MakeStudy, tmp_path: Path
+) -> None:
+    """A cohort that was built anew has other hashes, and its patients are the same people."""
+    train(study, PLAIN)
+    there = tmp_path / "elsewhere"
+    shutil.copytree(study.folder, there / "out")
+    run = there / "out" / "runs" / study.run_id(PLAIN)
+    (run / "config.json").write_text(json.dumps({**read_json(run / "config.json"), "domain": "lung_clinic"}))
+    shutil.rmtree(study.paths.runs)
+    data = load_split(study, "uka", "train")
+    former = {"name": "uka.old-1", "split_sha256": data.split_sha256, "labels_sha256": data.labels_sha256}
+    record = read_json(study.paths.cohort_record("uka"))
+    study.paths.cohort_record("uka").write_text(json.dumps({**record, "split_sha256": "0" * 64, "former": [former]}))
+    again = begin_with(make_study, run / "checkpoints" / "final.pt")
+    with pytest.raises(PrivacyError, match="was trained on uka itself under the name lung_clinic"):
+        train(again, DP)
+
+
 def test_a_run_with_weights_of_a_file_that_was_begun_before_goes_on(make_study: MakeStudy, tmp_path: Path) -> None:
     study = begin_with(make_study, tmp_path / "w.pt")
     torch.save(build_model(study.model).state_dict(), tmp_path / "w.pt")

@@ -33,9 +33,20 @@ def _run_stage(
 
 
 @app.command(epilog="Example: dpdt cohort study.toml --domain vindr")
-def cohort(study: StudyFile, domain: Domain = None) -> None:
-    """Read the raw lists: who is in the study, labels, splits."""
-    _run_stage(study, "cohort", domain)
+def cohort(
+    study: StudyFile,
+    domain: Domain = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Build anew what shards or runs depend on; the former one is kept.")
+    ] = False,
+) -> None:
+    """Read the raw lists: who is in the study, labels, splits.
+
+    What was built with other settings or from a list that was changed is built anew where nothing depends on it.
+    """
+    from dpdt.jobs.stages import run_stage
+
+    run_stage(read_study(study), "cohort", domains=domain, rebuild=rebuild)
 
 
 @app.command(epilog="Example: dpdt shards study.toml --domain vindr --task-index 0 --num-tasks 4")

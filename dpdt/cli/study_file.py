@@ -1,6 +1,7 @@
 """The study file itself: `init`, `show`, `schema`."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -11,30 +12,48 @@ from dpdt.cli.arguments import AsJson, StudyFile
 from dpdt.cli.options import overrides
 from dpdt.errors import StudyError
 
-__all__ = ["init", "schema", "show"]
+__all__ = ["init", "list_images", "schema", "show"]
 
 
-@app.command(epilog="Example: dpdt init my-study --preset quick --root chestxray14=/data/ChestX-ray14")
+@app.command(
+    epilog="Example: dpdt init my-study --list list.csv --images png   or: --root chestxray14=/data/ChestX-ray14"
+)
 def init(
     folder: Annotated[Path, typer.Argument(help="Where study.toml goes; created.")] = Path("."),
-    preset: Annotated[str, typer.Option(help="The situation: paper, quick, own-hospital or slurm.")] = "quick",
+    preset: Annotated[
+        str | None,
+        typer.Option(help="paper, quick, own-hospital or slurm; default: quick, with --list own-hospital."),
+    ] = None,
     root: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=FOLDER", help="A domain and its raw data; may be repeated. Default: the preset's."),
     ] = None,
+    list_file: Annotated[
+        Path | None,
+        typer.Option("--list", help="A list of your own (CSV, Excel, Parquet): what is in it is guessed, to confirm."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="With --list: the folder of its images.")] = None,
 ) -> None:
     """Write a commented study.toml to begin with.
 
-    It has every key, its unit, its default and why one would change it.
+    It has the keys that people change. With --list it describes your list: each guess is a line to confirm.
     """
     from dpdt.base.console import warn
     from dpdt.base.files import make_folder, write_text
     from dpdt.study.domain_kinds import DOMAIN_KINDS
     from dpdt.study.explain import did_you_mean
+    from dpdt.study.source import open_guesses
     from dpdt.study.starter import starter_text
 
     roots = _roots(root)
-    text = starter_text(preset, roots)
+    if images is not None and list_file is None:
+        raise typer.BadParameter("--images goes with --list: dpdt init my-study --list list.csv --images png")
+    own = ""
+    if list_file is not None:
+        from dpdt.cohort.lists.mapping import mapping_text
+
+        own = mapping_text(list_file, images)
+    text = starter_text(preset or ("own-hospital" if own else "quick"), roots, own)
     file = folder / "study.toml"
     if file.exists():
         raise StudyError(
@@ -45,7 +64,43 @@ def init(
     for name in roots.keys() - DOMAIN_KINDS.keys():
         if hint := did_you_mean(name, DOMAIN_KINDS, diagnoses=False):
             warn(f"--root {name}: no published data set has this name, so it is read as a list of your own.{hint}")
-    print(f"{file} written. Next: look through it, then `dpdt show {file}` and `dpdt plan {file}`.")
+    if own:
+        guesses = len(open_guesses(text))
+        print(f"{file} written, with {guesses} lines to confirm. Next: confirm them, then `dpdt cohort {file}`.")
+    else:
+        print(f"{file} written. Next: look through it, then `dpdt show {file}` and `dpdt plan {file}`.")
+
+
+@app.command("list", epilog="Example: dpdt list /data/dicom --output list.csv")
+def list_images(
+    folder: Annotated[Path, typer.Argument(help="The folder of the images.")],
+    output: Annotated[Path, typer.Option(help="The list (CSV), for you alone: it has ids of patients.")],
+    pattern: Annotated[
+        str | None,
+        typer.Option(help="Not from headers but from paths: a regular expression whose named groups are the columns."),
+    ] = None,
+    processes: Annotated[int | None, typer.Option(help="Default: one a core.", min=1)] = None,
+) -> None:
+    """Make a list of images from their DICOM headers.
+
+    Patient, study, date, sex, age, view, maker; no pixel is read.
+    """
+    from dpdt.base.console import show_table, warn
+    from dpdt.cohort.lists.from_files import list_files
+
+    counts = list_files(folder, output, pattern=pattern, processes=processes)
+    rows: list[tuple[str, str, int]] = [("files listed", "", counts.listed)]
+    for name, cells in counts.cells.items():
+        if name != "patient" and pattern is None:
+            rows += [(name, cell or "not said", images) for cell, images in cells.most_common(6)]
+    rows += [("passed over", "no DICOM" if pattern is None else "no image, or another name", counts.passed_over)]
+    rows += [("passed over", "no picture", counts.no_picture), ("unreadable", "", len(counts.unreadable))]
+    show_table(f"List {output}", ("what", "value", "files"), [row for row in rows if row[2]])
+    if counts.unreadable:
+        warn(f"{len(counts.unreadable)} files could not be read; {output}.unreadable.csv names them.")
+    if nobody := counts.cells.get("patient", Counter())[""]:
+        warn(f"{nobody} files have no patient id. Without one an image cannot take part: correct the list.")
+    print(f"{output} written. Next: dpdt init STUDY --list {output} --images {folder}")
 
 
 @app.command(epilog="Example: dpdt show study.toml --set train.num_epochs=5")

@@ -22,12 +22,22 @@ from dpdt.base.console import warn
 from dpdt.base.files import atomic_path, exclusive_lock, read_json, sha256_file, write_json
 from dpdt.base.vocabulary import healthy_label
 from dpdt.cohort.checks import check_rows, check_shared_patients, check_training, warnings_of
+from dpdt.cohort.former import Dependents, dependents, moved_patients, set_aside
 from dpdt.cohort.hospitals import read_domain
 from dpdt.cohort.hospitals.known_files import content_sha256, version
 from dpdt.cohort.hospitals.raw_cohort import MISSING_IMAGES, RawCohort, Wanted
 from dpdt.cohort.splits import check_patients, fill_split, one_spelling, patient_fraction
 from dpdt.cohort.summary import SUMMARY_COLUMNS, count, show
-from dpdt.cohort.table import SYNTHETIC_MARKER, changed_inputs, cohort_columns, cohort_done, read_record
+from dpdt.cohort.table import (
+    COLUMNS,
+    SYNTHETIC_MARKER,
+    cohort_columns,
+    images_sha256,
+    labels_sha256,
+    lost_columns,
+    read_record,
+    why_outdated,
+)
 from dpdt.errors import CohortError, PrivacyError, StudyError
 from dpdt.study import Study
 
@@ -75,12 +85,16 @@ class CohortSummary:
         return f"cohort {self.domain}: {self.images} images of {self.patients} patients ({splits}){made}"
 
 
-def build_cohort(study: Study, domain: str) -> CohortSummary:
+def build_cohort(study: Study, domain: str, *, rebuild: bool = False) -> CohortSummary:
     """Read a domain's raw metadata, split it, check it and write it; quick where that is done.
+
+    A cohort that was built with other settings, or from a list that was changed since, is built anew where nothing
+    depends on it.
 
     Args:
         study: The study.
         domain: One of its domains.
+        rebuild: Build it anew also where shards or runs depend on it; the former one is kept as `<domain>.old-1`.
 
     Returns:
         The counts; they are also printed as a table when the cohort is built.
@@ -88,21 +102,23 @@ def build_cohort(study: Study, domain: str) -> CohortSummary:
     Raises:
         StudyError: The domain, or a name in its `files`, is unknown.
         CohortError: The raw metadata is not as published, a patient is in two splits, a patient's id is a
-            placeholder, an image_id occurs twice, or the cohort was built with other settings or from other lists.
+            placeholder, an image_id occurs twice, or the cohort was built with other settings or from other lists,
+            and shards or runs depend on it.
         PrivacyError: Another domain, of the other role, has the same patients.
     """
     if domain not in study.domains:
         raise StudyError(f"no [domains.{domain}] in {study.file}. Known: {', '.join(study.domains) or 'none'}.")
     paths = study.paths
-    if cohort_done(study, domain):
-        changed = changed_inputs(study, domain)
-        if changed:
-            raise CohortError(
-                f"{changed[0]}: changed since the cohort of {domain} was built from it. Restore it, or remove "
-                f"{paths.cohort_record(domain)} to rebuild the cohort; runs that were trained on other labels or "
-                "patients than it then has are refused, and training them again spends privacy again."
-            )
+    outdated = why_outdated(study, domain)
+    if outdated == "" and not rebuild and not lost_columns(study, domain):
         return _summary(read_record(study, domain), built=False)
+    made = dependents(study, domain)
+    if outdated and made and not rebuild:
+        raise CohortError(
+            f"{outdated}, and it is used ({made}). Restore what was changed, or build it anew and keep the "
+            f"former one beside it: `dpdt cohort {study.file} --domain {domain} --rebuild`. Runs that were trained on "
+            "other labels or patients than it then has are refused, and training them again spends privacy again."
+        )
     root = study.root(domain)
     try:
         wanted = Wanted(study.definitions(domain), study.group_columns(domain))
@@ -123,6 +139,7 @@ def build_cohort(study: Study, domain: str) -> CohortSummary:
     notes |= {"spellings of a patient's id made one": respelled, "patients with two sexes": _two_sexes(table)}
     rows = count(table, exclusions, {**raw.counts, **notes}, labels=study.study.labels)
     record = _record(study, domain, table, raw, rows, how)
+    told = [] if outdated is None else _keep_former(study, domain, record, table, made)
     paths.cohort_record(domain).unlink(missing_ok=True)  # after a kill, an old record must not vouch for a new table
     with atomic_path(paths.cohort_table(domain)) as temporary:
         table.to_parquet(temporary, index=False)
@@ -131,9 +148,34 @@ def build_cohort(study: Study, domain: str) -> CohortSummary:
     write_json(paths.cohort_record(domain), record)
     shared = _publish(study, domain)
     show(record)
-    for text in [*record["warnings"], *shared]:
+    for text in [*record["warnings"], *shared, *told]:
         warn(text)
     return _summary(record, built=True)
+
+
+def _keep_former(study: Study, domain: str, record: dict[str, Any], table: pd.DataFrame, made: Dependents) -> list[str]:
+    """Set a cohort aside on which something depends, note its hashes in the new record, and say what depends on it."""
+    paths = study.paths
+    before, old = pd.read_parquet(paths.cohort_table(domain)), read_json(paths.cohort_record(domain))
+    if former := old.get("former", []):
+        record["former"] = former
+    shared = [name for name in before if name in table]
+    if not made or (len(shared) == before.shape[1] and before.equals(table[shared])):
+        return []
+    labels = [name for name in before if name not in COLUMNS and name not in old.get("columns", {})]
+    name = set_aside(study, domain)
+    hashes = {"split_sha256": old["split_sha256"], "labels_sha256": labels_sha256(before, "train", labels)}
+    record["former"] = [*former, {"name": name, **hashes}]
+    told = [f"{domain}: built anew; the former cohort is {paths.cohort_table(domain).with_name(name)}.* ({made})."]
+    for what, patients in moved_patients(before, table).items():
+        if patients:
+            told.append(f"{domain}: {patients} patients {what}.")
+    if made.trained:
+        told.append(
+            f"{domain}: {', '.join(made.trained)} learned from the former cohort. `dpdt evaluate` refuses those whose "
+            "patients or labels are others now; to train one again, move its folder away (it spends privacy again)."
+        )
+    return told
 
 
 def _resolve(
@@ -202,6 +244,7 @@ def _record(
             *raw.warnings,
             *warnings_of(study, domain, table, missing=missing),
         ],
+        "images_sha256": images_sha256(table),
         "split_sha256": hashlib.sha256("".join(keys).encode()).hexdigest(),
         "counts": [{name: row[name] for name in SUMMARY_COLUMNS} for row in rows],
     }

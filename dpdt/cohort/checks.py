@@ -47,7 +47,7 @@ def check_rows(frame: pd.DataFrame, domain: str) -> None:
     """Check every row of a cohort.
 
     Args:
-        frame: Columns RAW_COLUMNS; the index is the row's number in the raw table, from 0.
+        frame: Columns RAW_COLUMNS; the index is the row's number in the raw table less 1.
         domain: Its name, for messages.
 
     Raises:

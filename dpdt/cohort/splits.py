@@ -3,6 +3,7 @@
 import hashlib
 import re
 import unicodedata
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -12,14 +13,22 @@ from dpdt.study import Study
 
 __all__ = ["check_patients", "fill_split", "normalise_patient_id", "one_spelling", "patient_fraction"]
 
+UNSEEN: Final = ("Cc", "Cf")
+
 
 def normalise_patient_id(patient_id: str) -> str:
     """One spelling of a patient id: without blanks, case, leading zeros and the `.0` that spreadsheets add to numbers.
 
+    Characters that nobody sees, such as a blank of no width, are left out, too.
+
     >>> normalise_patient_id(" P 0012 ") == normalise_patient_id("p0012"), normalise_patient_id("007.0")
     (True, '7')
     """
+    if patient_id.isascii() and patient_id.isalnum():  # nearly all of them, and nothing else is to be done
+        return patient_id.casefold().lstrip("0")
     text = "".join(unicodedata.normalize("NFKC", patient_id).split()).casefold()
+    if not text.isascii() or not text.isprintable():
+        text = "".join(each for each in text if unicodedata.category(each) not in UNSEEN)
     return re.sub(r"^(\d+)\.0+$", r"\1", text).lstrip("0")
 
 

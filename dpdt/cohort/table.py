@@ -9,9 +9,11 @@ import pandas as pd
 
 from dpdt.base.files import read_json, sha256_file
 from dpdt.base.vocabulary import LABELS
+from dpdt.cohort.former import dependents
 from dpdt.cohort.hospitals.raw_cohort import RAW_COLUMNS
 from dpdt.errors import CohortError
 from dpdt.study import Study
+from dpdt.study.domain_settings import DomainSettings
 
 __all__ = [
     "COLUMNS",
@@ -19,9 +21,12 @@ __all__ = [
     "changed_inputs",
     "cohort_columns",
     "cohort_done",
+    "images_sha256",
     "labels_sha256",
+    "lost_columns",
     "read_cohort",
     "read_record",
+    "why_outdated",
 ]
 
 COLUMNS: Final = ("image_id", "path", "domain", *RAW_COLUMNS[2:])
@@ -39,37 +44,67 @@ def cohort_done(study: Study, domain: str) -> bool:
     """Whether the domain's cohort is complete.
 
     Raises:
-        CohortError: It was built with other settings.
+        CohortError: It was built with other settings, and shards or runs depend on it.
     """
-    path = study.paths.cohort_record(domain)
-    if not path.is_file():
+    if not _is_whole(study, domain):
         return False
-    record = read_json(path)
-    if record.get("fingerprint") != study.cohort_fingerprint(domain):
-        raise CohortError(
-            f"{path}: this cohort was built with other settings of [domains.{domain}] or another seed. "
-            "Remove the file to rebuild it; shards and runs made from it stay as they are."
-        )
-    wanted, there = study.group_columns(domain), record.get("columns", {})
-    lost = [name for name, column in wanted.items() if there.get(name) != column]
-    if lost:
-        raise CohortError(
-            f"{path}: this cohort was built without the column {lost[0]}, which a group of [evaluate.groups] asks for. "
-            "Remove the file to rebuild it: shards and runs made from it stay as they are."
-        )
-    return study.paths.cohort_table(domain).is_file() and study.paths.cohort_exclusions(domain).is_file()
+    if _other_settings(study, domain):
+        if made := dependents(study, domain):
+            raise CohortError(
+                f"{_other_settings(study, domain)}, and it is used ({made}). Undo the change, or build it anew and "
+                f"keep the former one beside it: `dpdt cohort {study.file} --domain {domain} --rebuild`."
+            )
+        return False
+    return not lost_columns(study, domain)
+
+
+def lost_columns(study: Study, domain: str) -> list[str]:
+    """Columns that groups of the study ask for and a built cohort is without; nobody is in or out of it by them."""
+    there = read_json(study.paths.cohort_record(domain)).get("columns", {})
+    return [name for name, column in study.group_columns(domain).items() if there.get(name) != column]
+
+
+def _is_whole(study: Study, domain: str) -> bool:
+    paths = study.paths
+    files = paths.cohort_record(domain), paths.cohort_table(domain), paths.cohort_exclusions(domain)
+    return all(file.is_file() for file in files)
+
+
+def _other_settings(study: Study, domain: str) -> str:
+    path = study.paths.cohort_record(domain)
+    if read_json(path).get("fingerprint") == study.cohort_fingerprint(domain):
+        return ""
+    return f"{path}: this cohort was built with other settings of [domains.{domain}] or another seed"
+
+
+def why_outdated(study: Study, domain: str) -> str | None:
+    """Why a cohort must be built anew: "" where it need not, None where there is none."""
+    if not _is_whole(study, domain):
+        return None
+    if other := _other_settings(study, domain):
+        return other
+    changed = changed_inputs(study, domain)
+    return f"{changed[0]}: changed since the cohort of {domain} was built from it" if changed else ""
 
 
 def changed_inputs(study: Study, domain: str) -> list[Path]:
     """Raw tables that are not what a built cohort was read from; those that are not there any more are left out."""
     root, settings = study.root(domain), study.domains[domain]
     found = []
-    for entry in read_record(study, domain).get("inputs", ()):
-        given = settings.table.file if settings.table else settings.files.get(entry["name"])
+    for entry in read_json(study.paths.cohort_record(domain)).get("inputs", ()):
+        given = _given(settings, entry["name"])
         path = root / (given if given and given.is_absolute() else entry["file"])
         if path.is_file() and sha256_file(path) != entry["sha256"]:
             found.append(path)
     return found
+
+
+def _given(settings: DomainSettings, name: str) -> Path | None:
+    """The path that the study file gives a list."""
+    table = settings.table
+    if table is None:
+        return settings.files.get(name)
+    return table.labels_from.file if name == "labels" and table.labels_from else table.file
 
 
 def read_cohort(study: Study, domain: str) -> pd.DataFrame:
@@ -91,6 +126,14 @@ def read_record(study: Study, domain: str) -> dict[str, Any]:
     _require(study, domain)
     record: dict[str, Any] = read_json(study.paths.cohort_record(domain))
     return record
+
+
+def images_sha256(cohort: pd.DataFrame) -> str:
+    """Hash of which images a cohort has, where, and in which order."""
+    digest = hashlib.sha256()
+    for image_id, path in zip(cohort["image_id"], cohort["path"], strict=True):
+        digest.update(f"{image_id}\0{path}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def labels_sha256(cohort: pd.DataFrame, split: str, labels: Sequence[str] = LABELS) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from dpdt.base.console import warn
+from dpdt.cohort.former import dependents
 from dpdt.cohort.table import changed_inputs, cohort_done, read_record
 from dpdt.errors import CohortError
 from dpdt.jobs.plan.sizes import domain_size
@@ -44,5 +45,6 @@ def _listed_units(study: Study, domain: str) -> int | None:
 def warn_of_changed_lists(study: Study) -> None:
     """A cohort is not rebuilt when a hospital's list was corrected, so warn that it was."""
     for domain in study.domains:
-        for path in changed_inputs(study, domain) if cohort_done(study, domain) else ():
+        used = cohort_done(study, domain) and dependents(study, domain)  # else the stage builds it anew
+        for path in changed_inputs(study, domain) if used else ():
             warn(f"{path}: changed since the cohort of {domain} was built from it; `dpdt cohort` tells what to do.")

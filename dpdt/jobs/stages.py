@@ -103,6 +103,7 @@ def run_stage(
     seeds: Sequence[int] | None = None,
     task_index: int = 0,
     num_tasks: int = 1,
+    rebuild: bool = False,
 ) -> None:
     """Run a stage's tasks in this process, one after another, and print a summary of each.
 
@@ -114,6 +115,7 @@ def run_stage(
         seeds: Only these trainings.
         task_index: With `shards`: which part of the work, from 0.
         num_tasks: With `shards`: into how many parts it is cut.
+        rebuild: With `cohort`: build it anew also where shards or runs depend on it.
 
     Raises:
         StudyError: A domain, epsilon or seed is not in the study, or there is nothing to do.
@@ -125,7 +127,7 @@ def run_stage(
             part = replace(task, part=task_index, num_parts=num_tasks)
             claim = _claim(study, task) if num_tasks == 1 else nullcontext()
             with claim, _options(study, part) as options:
-                say(_stage(task).run(study, task.key, **options))
+                say(_stage(task).run(study, task.key, **options, **({"rebuild": True} if rebuild else {})))
 
 
 @contextmanager

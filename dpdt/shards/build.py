@@ -84,6 +84,7 @@ def build_shards(study: Study, domain: str, *, task_index: int = 0, num_tasks: i
         raise ShardError(f"task_index: expected a number in [0, {num_tasks}), got {task_index}")
     job = ShardJob(study, domain)
     built = 0
+    job.set_former_aside()
     if job.paths.manifest.exists():
         job.check_manifest()
     else:

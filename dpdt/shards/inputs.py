@@ -1,5 +1,6 @@
 """What a domain's shards are made from, and which of them are made."""
 
+import itertools
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,11 +10,12 @@ from typing import Any
 
 import pandas as pd
 
+from dpdt.base.console import note
+from dpdt.base.files import exclusive_lock
 from dpdt.base.parquet import Stamp, read_stamp
-from dpdt.cohort.table import read_cohort
+from dpdt.cohort.table import images_sha256, read_cohort, read_record
 from dpdt.errors import ShardError
 from dpdt.shards.manifest import read_manifest
-from dpdt.shards.reader import cohort_sha256
 from dpdt.study import Study
 from dpdt.study.paths import ShardPaths
 
@@ -42,7 +44,7 @@ class ShardJob:
         """What the bytes depend on; kept with each part and in the manifest."""
         return {
             "fingerprint": self.study.shards_fingerprint(self.domain),
-            "cohort_sha256": cohort_sha256(self.cohort),
+            "cohort_sha256": images_sha256(self.cohort),
         }
 
     @property
@@ -67,6 +69,22 @@ class ShardJob:
             raise ShardError(f"domains.{self.domain}.root: no folder {root}. Correct the path in {self.study.file}.")
         if len(self.cohort) == 0:
             raise ShardError(f"{self.study.paths.cohort_table(self.domain)}: no image in the cohort.")
+
+    def set_former_aside(self) -> None:
+        """Rename shards of a cohort that was built anew to `<domain>.old-1`; the bytes of the same images stay."""
+        if "former" not in read_record(self.study, self.domain):
+            return
+        folder = self.paths.folder
+        with exclusive_lock(folder.with_name(f".{self.domain}.old.lock")):  # of several tasks, the first
+            parts = sorted(self.paths.part(0).parent.glob("*.parquet"))
+            found = read_manifest(self.paths.manifest) if self.paths.manifest.exists() else None
+            found = part_record(parts[0]) if found is None and parts else found
+            if found is None or all(found.get(key) == value for key, value in self.origin.items()):
+                return
+            names = (folder.with_name(f"{self.domain}.old-{number}") for number in itertools.count(1))
+            kept = next(name for name in names if not name.exists())
+            folder.rename(kept)
+            note(f"shards {self.domain}: the cohort was built anew; the former shards are in {kept}.")
 
     def check_manifest(self) -> None:
         """Check that complete shards are those of the study, and tidy up after a task that died while tidying up."""

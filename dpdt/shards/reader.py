@@ -14,6 +14,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from dpdt import _core
+from dpdt.base.files import read_json
 from dpdt.cohort.table import read_cohort
 from dpdt.errors import ShardError
 from dpdt.shards.manifest import read_manifest
@@ -23,7 +24,6 @@ from dpdt.study.paths import ShardPaths
 __all__ = [
     "INDEX_COLUMNS",
     "Shards",
-    "cohort_sha256",
     "num_shards",
     "open_shard",
     "shard_header",
@@ -48,9 +48,16 @@ def num_shards(study: Study, domain: str) -> int:
 
 
 def shards_done(study: Study, domain: str) -> bool:
-    """Whether the domain's shards are complete and made with the study's settings."""
-    manifest = study.paths.shards(domain).manifest
-    return manifest.exists() and read_manifest(manifest).get("fingerprint") == study.shards_fingerprint(domain)
+    """Whether the domain's shards are complete and made with the study's settings, of the cohort that there is."""
+    path, record = study.paths.shards(domain).manifest, study.paths.cohort_record(domain)
+    if not path.exists():
+        return False
+    manifest = read_manifest(path)
+    images = read_json(record).get("images_sha256") if record.exists() else None  # gone, or of an earlier version
+    return manifest.get("fingerprint") == study.shards_fingerprint(domain) and images in (
+        None,
+        manifest.get("cohort_sha256"),
+    )
 
 
 def used_images(study: Study, domain: str) -> pd.DataFrame | None:
@@ -66,14 +73,6 @@ def used_images(study: Study, domain: str) -> pd.DataFrame | None:
     index = pd.read_parquet(study.paths.shards(domain).index, columns=["image_id"])
     used: pd.DataFrame = cohort[cohort["image_id"].isin(index["image_id"])]
     return used
-
-
-def cohort_sha256(cohort: pd.DataFrame) -> str:
-    """Hash of which images a cohort has, where, and in which order."""
-    digest = hashlib.sha256()
-    for image_id, path in zip(cohort["image_id"], cohort["path"], strict=True):
-        digest.update(f"{image_id}\0{path}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
 
 
 def shard_header(rows: int, size: int) -> bytes:

@@ -9,10 +9,10 @@ import pandas as pd
 
 from dpdt.base.console import progress
 from dpdt.base.files import sha256_file
-from dpdt.cohort.table import read_cohort
+from dpdt.cohort.table import images_sha256, read_cohort
 from dpdt.errors import DpdtError, ShardError
 from dpdt.shards.manifest import read_manifest
-from dpdt.shards.reader import Shards, cohort_sha256, open_shard
+from dpdt.shards.reader import Shards, open_shard
 from dpdt.study import Study
 from dpdt.study.paths import ShardPaths
 
@@ -54,7 +54,7 @@ def _check_origin(study: Study, domain: str, manifest: dict[str, Any]) -> list[s
         problems.append(f"{file}: made with other settings than the study now has")
     if manifest["domain"] != domain:
         problems.append(f"{file}: shards of {manifest['domain']}, expected {domain}")
-    if manifest["cohort_sha256"] != cohort_sha256(read_cohort(study, domain)):
+    if manifest["cohort_sha256"] != images_sha256(read_cohort(study, domain)):
         problems.append(f"{file}: made from another cohort than {study.paths.cohort_table(domain)}")
     return problems
 

@@ -10,7 +10,16 @@ from dpdt.base.vocabulary import LABELS, check_name
 from dpdt.study.domain_kinds import DomainKind
 from dpdt.study.section import About, Folder, Number, RelativePath, Section
 
-__all__ = ["DomainSettings", "TableLabel", "TableLabels", "TableSettings"]
+__all__ = [
+    "DomainSettings",
+    "LabelsFrom",
+    "TableLabel",
+    "TableLabels",
+    "TableSettings",
+    "TableSexes",
+    "TableSplits",
+    "TableViews",
+]
 
 Texts = tuple[str, ...]
 
@@ -100,11 +109,41 @@ class TableSplits(Section):
     test: Texts = ("test",)
 
 
+class TableWords(Section):
+    """`[domains.<name>.table.words]`: cells that mean the same in the columns of all labels."""
+
+    yes: Texts = Field(default=(), description="Cells that mean 1, besides each label's `positive`.")
+    no: Texts = Field(default=(), description="Cells that mean 0, besides `negative`.")
+    unknown: Texts = Field(default=(), description="Cells that say nothing, besides `unknown`.")
+
+    def of(self, label: TableLabel) -> dict[str, Texts]:
+        """What the cells of a label's column mean."""
+        return {
+            "positive": (*label.positive, *self.yes),
+            "negative": (*label.negative, *self.no),
+            "unknown": (*label.unknown, *self.unknown),
+        }
+
+
+class LabelsFrom(Section):
+    """`[domains.<name>.table] labels_from = { … }`: a second list, which has the labels."""
+
+    file: RelativePath = Field(description="The list, relative to root.")
+    by: Literal["image", "image_id", "study", "patient"] = Field(description="Which key of this table joins the two.")
+    column: str = Field(min_length=1, description="The column of the second list with that key's cells.")
+    separator: str | None = Field(default=None, min_length=1, max_length=1, description="Of a CSV.")
+    encoding: str = Field(default="utf-8", description="Of a CSV.")
+    sheet: str | None = Field(default=None, min_length=1, description="Of a workbook.")
+
+
 class TableSettings(Section):
-    """`[domains.<name>.table]`: a hospital's own list, a CSV or Parquet file, one row an image."""
+    """`[domains.<name>.table]`: a hospital's own list, described by its columns and their words."""
 
     file: Annotated[RelativePath, About("Name your list.", example='"list.csv"')] = Field(
-        description="The list, relative to root: .csv, .csv.gz, .tsv or .parquet."
+        description="The list, relative to root: .csv, .csv.gz, .tsv, .xlsx, .parquet or .json (one object a line)."
+    )
+    sheet: Annotated[str | None, About("The workbook has several sheets.", example='"Sheet1"', later=True)] = Field(
+        default=None, min_length=1, description="Of a workbook; default: the only visible one."
     )
     images: Annotated[RelativePath, About("The images lie in a folder below root.")] = Field(
         default=Path("."), description="Folder of the images, relative to root."
@@ -113,10 +152,28 @@ class TableSettings(Section):
         default="", description="Appended to the cells of the image column, e.g. `.png`."
     )
     separator: Annotated[str | None, About("The list is separated by something else.", example='";"')] = Field(
-        default=None, min_length=1, max_length=1, description="Of a CSV; default: a comma."
+        default=None,
+        min_length=1,
+        max_length=1,
+        description="Of a CSV; default: its line `sep=`, else a comma.",
     )
     encoding: Annotated[str, About("Umlauts come out wrong, as from an old spreadsheet.")] = Field(
-        default="utf-8", description="Of a CSV, e.g. `latin-1`."
+        default="utf-8", description="Of a CSV, e.g. `cp1252`; a byte order mark wins over it."
+    )
+    rows: Annotated[
+        Literal["any", "majority", "all"] | None,
+        About("An image has several rows: boxes, readers, findings.", example='"any"', later=True),
+    ] = Field(
+        default=None,
+        description="Which of an image's rows must say yes for a label: one, more than half of those that say "
+        "something, or all; without it several rows an image are an error.",
+    )
+    reader: Annotated[str | None, About("A reader has several rows for one image.", example='"rad_id"', later=True)] = (
+        Field(
+            default=None,
+            min_length=1,
+            description="Column, with rows: who read it. A reader has one vote: yes if any of its rows says so.",
+        )
     )
     image: Annotated[str, About("Name the column.", example='"Filename"')] = Field(
         min_length=1, description="Column: the image's path below the images folder."
@@ -147,7 +204,14 @@ class TableSettings(Section):
     )
     date_format: Annotated[
         str | None, About("Dates are written in another way, as for Python's strptime.", example='"%d.%m.%Y"')
-    ] = Field(default=None, min_length=1, description="E.g. `%d.%m.%Y`; default: ISO 8601.")
+    ] = Field(
+        default=None,
+        min_length=1,
+        description="E.g. `%d.%m.%Y`, or `excel` for a spreadsheet's number of days; default: ISO 8601.",
+    )
+    no_date: Annotated[
+        Texts, About("A word stands where there is no date.", example='["unknown", "00.00.0000"]', later=True)
+    ] = Field(default=(), description="Cells of the date columns that are no date, besides blank ones.")
     split: Annotated[str | None, About("The hospital has its own split.", example='"Set"')] = Field(
         default=None, min_length=1, description="Column; without it patients are split by hash."
     )
@@ -171,6 +235,17 @@ class TableSettings(Section):
     splits: Annotated[
         TableSplits, About("Say what your split cells mean.", example='{ train = ["training"], test = ["holdout"] }')
     ] = Field(default=TableSplits(), description="What the cells of the split column mean.")
+    words: Annotated[
+        TableWords, About("The labels' cells are words.", example='{ yes = ["ja"], no = ["nein"] }', later=True)
+    ] = Field(default=TableWords(), description="What the cells mean in the columns of all labels.")
+    labels_from: Annotated[
+        LabelsFrom | None,
+        About(
+            "The labels are in a list of their own.",
+            example='{ file = "labels.csv", by = "study", column = "Accession" }',
+            later=True,
+        ),
+    ] = Field(default=None, description="A second list, which has the labels.")
     labels: Annotated[
         TableLabels, About("Name the labels that you have.", example='{ cardiomegaly = { column = "Heart" } }')
     ] = Field(description="Each label's column with its cells, or its names in the findings column.")
@@ -182,6 +257,16 @@ class TableSettings(Section):
                 _only_once(getattr(self, name).model_dump())
             except ValueError as err:
                 raise ValueError(f"{name}: {err}") from err
+        for label, settings in self.labels.given.items():
+            if settings.column is not None:
+                try:
+                    _only_once(self.words.of(settings))
+                except ValueError as err:
+                    raise ValueError(f"labels.{label}, with words: {err}") from err
+        if self.reader is not None and self.rows is None:
+            raise ValueError('reader belongs to rows: add rows = "majority", "any" or "all"')
+        if self.labels_from is not None and self.labels_from.by == "study" and self.study is None:
+            raise ValueError('labels_from: by = "study" needs study = "the column of the examination"')
         if self.age is not None and self.birth_date is not None:
             raise ValueError("give age, or birth_date and study_date, not both")
         if self.age is None and (self.birth_date is None) != (self.study_date is None):

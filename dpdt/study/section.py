@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict
 from pydantic.fields import FieldInfo
@@ -69,9 +69,9 @@ class Section(BaseModel):
     @classmethod
     def deciding_of(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
         """What decides the result, of values as `recorded` gives them, maybe long ago."""
-        speed, defaults = _keys(cls, "speed"), _later_defaults(cls)
+        speed, defaults, tables = _keys(cls, "speed"), _later_defaults(cls), _tables(cls)
         return {
-            key: value
+            key: tables[key].deciding_of(value) if key in tables and isinstance(value, dict) else value
             for key, value in recorded.items()
             if key not in speed and not (key in defaults and fingerprint(value) == defaults[key])
         }
@@ -85,12 +85,24 @@ def _keys(section: type[Section], decides: str) -> set[str]:
 
 
 @functools.cache
+def _tables(section: type[Section]) -> dict[str, type[Section]]:
+    """Keys that are tables themselves, whose keys may have come later, too."""
+    found = {}
+    for key, field in section.model_fields.items():
+        kinds = (field.annotation, *get_args(field.annotation))
+        inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
+        if inner is not None and get_origin(field.annotation) is not dict:
+            found[key] = inner
+    return found
+
+
+@functools.cache
 def _later_defaults(section: type[Section]) -> dict[str, str]:
     """Keys that came later, with the fingerprints of their defaults."""
     later = {key: field for key, field in section.model_fields.items() if (item := about(field)) and item.later}
+    defaults = {key: field.get_default(call_default_factory=True, validated_data={}) for key, field in later.items()}
     return {
-        key: fingerprint(field.get_default(call_default_factory=True, validated_data={}))
-        for key, field in later.items()
+        key: fingerprint(value.recorded() if isinstance(value, Section) else value) for key, value in defaults.items()
     }
 
 

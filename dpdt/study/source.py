@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from dpdt.errors import StudyError
 
-__all__ = ["PRESETS", "Source", "flat", "merge", "read_source"]
+__all__ = ["PRESETS", "Source", "flat", "merge", "open_guesses", "read_source"]
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
     "paper": {
@@ -137,6 +137,22 @@ def read_source(file: str | Path, *, overrides: Sequence[str] = ()) -> Source:
     if known:
         values = merge(PRESETS[known], values)
     return Source(path, values, text, frozenset(flat(over)), known)
+
+
+def open_guesses(text: str) -> dict[int, str]:
+    r"""Lines of `dpdt init --list` that nobody has confirmed yet: number -> the key, or what is asked.
+
+    Such a line is a comment with `#?` in it.
+
+    >>> open_guesses('[a]\n#b = 1  #? likely\nc = 2  #? sure\n')
+    {2: 'b'}
+    """
+    found = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.lstrip().startswith("#") and re.search(r"(?<=.)#\?", line):
+            key = re.match(r"\s*#\s*([\w-]+) = ", line)
+            found[number] = key[1] if key else line.lstrip("# ").partition("#?")[0].strip()
+    return found
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

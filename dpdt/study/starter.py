@@ -1,6 +1,5 @@
-"""`dpdt init`: a study file for a situation, with every key, its unit, its default and why one would change it."""
+"""`dpdt init`: a study file for a situation, with the keys that people change; the reference has all of them."""
 
-import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,7 +10,7 @@ from dpdt.study.domain_kinds import DOMAIN_KINDS
 from dpdt.study.keys import REQUIRED, Key, all_keys, section_docs, toml
 from dpdt.study.source import PRESETS, flat
 
-__all__ = ["STARTERS", "Starter", "starter_text"]
+__all__ = ["SHOWN", "STARTERS", "Starter", "starter_text"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,19 @@ class Starter:
     domains: tuple[str, ...]
     values: Mapping[str, Any] = field(default_factory=dict)
 
+
+SHOWN: Final = (
+    *("study.name", "study.folder", "study.seed", "domains.*.root", "domains.*.kind"),
+    *("domains.*.image_folders", "domains.*.missing_images", "domains.*.unknown_views", "domains.*.test_fraction"),
+    *("domains.*.table.file", "domains.*.table.images", "domains.*.table.image", "domains.*.table.patient"),
+    *("domains.*.table.view", "domains.*.table.sex", "domains.*.table.age", "domains.*.table.separator"),
+    *("shards.size", "shards.equalise", "model.width", "model.init_weights"),
+    *("train.num_epochs", "train.expected_batch_size", "train.learning_rate", "train.seeds"),
+    *("privacy.target_epsilons", "privacy.delta", "privacy.unit", "privacy.max_grad_norm"),
+    *("evaluate.bootstrap_draws", "tracking.uri", "cluster.profile", "cluster.partition", "cluster.gpus_per_task"),
+    *("cluster.cpus_per_task", "cluster.mem_gb", "cluster.timeout_min"),
+)
+"""Keys that a new study file has besides those that it sets: what people change. The reference has every key."""
 
 ALL: Final = tuple(kind for kind in DOMAIN_KINDS if kind != "table")
 STARTERS: Final = {
@@ -62,29 +74,34 @@ STARTERS: Final = {
 }
 """What `dpdt init --preset` offers."""
 
+LONG: Final = 60
 TABLE_VALUES: Final = {"file": "list.csv", "image": "image", "patient": "patient"}
 HEAD: Final = """\
 # A study of dpdt {version}: {what}.
-#
-# Every key is here. `#size = 512` (no blank after the #) shows what holds as long as the line stays as it is: the
-# default, or the preset's value. Remove the # to change it. What has no # is set.
+# The keys that people change; the reference in the documentation has all {count}. A line `#size = 512` (no blank after
+# the #) shows what holds as long as it stays so; remove the # to change it.
 #
 #     dpdt show study.toml    what is in force, and where it comes from
 #     dpdt plan study.toml    what it will do and cost, before anything is queued
 #     dpdt submit study.toml  all stages; --cluster slurm sends them to a cluster
 """
+LABELS: Final = """\
+# Label = the column that holds it, or the names that it has in the findings column.
+cardiomegaly = { column = "cardiomegaly" }
+healthy = { column = "healthy", positive = ["1"], negative = ["0"], unknown = [""] }"""
 
 
-def starter_text(preset: str, roots: Mapping[str, str] | None = None) -> str:
+def starter_text(preset: str, roots: Mapping[str, str] | None = None, own: str = "") -> str:
     """A study file.
 
     Args:
         preset: One of STARTERS.
         roots: Domains to have instead of the preset's, with their folders; a name that is no published institution's
             gets a table to fill in.
+        own: The tables of a domain with a list of its own, instead of the preset's domains.
 
     Returns:
-        TOML that loads as it is.
+        TOML; it loads as it is, unless `own` has lines to confirm.
 
     Raises:
         StudyError: The preset is unknown.
@@ -92,21 +109,16 @@ def starter_text(preset: str, roots: Mapping[str, str] | None = None) -> str:
     if preset not in STARTERS:
         raise StudyError(f"--preset {preset}: unknown. Expected one of: {', '.join(STARTERS)}.")
     chosen = STARTERS[preset]
-    domains = dict(roots) if roots else {name: DOMAIN_KINDS[_kind(name)].root for name in chosen.domains}
-    keys, docs = all_keys(), section_docs()
-    parts = [HEAD.format(version=__version__, what=chosen.what)]
-    for section in [name for name in docs if "*" not in name]:
-        parts.append(
-            "\n".join(
-                [
-                    f"# ---- {docs[section][0].upper()}{docs[section][1:]}",
-                    f"[{section}]",
-                    *_lines(keys, section, chosen),
-                ]
-            )
-        )
+    names = () if own and not roots else chosen.domains
+    domains = dict(roots) if roots else {name: DOMAIN_KINDS[_kind(name)].root for name in names}
+    keys = all_keys()
+    parts = [HEAD.format(version=__version__, what=chosen.what, count=len(keys))]
+    for section in [name for name in section_docs() if "*" not in name]:
+        lines = list(_lines(keys, section, chosen))
+        if lines:
+            parts.append("\n".join([f"[{section}]", *lines]))
         if section == "study":
-            parts += _domains(domains, keys, docs, chosen)
+            parts += [*_domains(domains, keys, chosen), *([own] if own else [])]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
@@ -114,53 +126,42 @@ def _kind(domain: str) -> str:
     return domain if domain in DOMAIN_KINDS else "table"
 
 
-def _domains(domains: Mapping[str, str], keys: list[Key], docs: Mapping[str, str], chosen: Starter) -> Iterator[str]:
-    """The tables of the domains: the first of a kind with all keys, the others with their folder."""
+def _domains(domains: Mapping[str, str], keys: list[Key], chosen: Starter) -> Iterator[str]:
+    """The tables of the domains: the first with its keys, the others with their folder."""
     explained = False
     for number, (name, root) in enumerate(domains.items()):
         kind = _kind(name)
         given = {"root": root, **({"kind": "table"} if kind == "table" else {})}
-        head = ["# ---- One table an institution: its raw data, and the policies that read it."] if number == 0 else []
-        layout = f"# {DOMAIN_KINDS[kind].content}"
+        lines = [f"{key} = {toml(value)}" for key, value in given.items()]
         if number == 0:
             lines = list(_lines(keys, "domains.*", chosen, given))
-        else:
-            lines = [f"{key} = {toml(value)}" for key, value in given.items()]
-        yield "\n".join([*head, f"[domains.{name}]", layout, *lines])
+        yield "\n".join([f"[domains.{name}]", f"# {DOMAIN_KINDS[kind].content}", *lines])
         if kind == "table":
-            table = f"[domains.{name}.table]"
             values = [f"{key} = {toml(value)}" for key, value in TABLE_VALUES.items()]
             lines = values if explained else list(_lines(keys, "domains.*.table", chosen, TABLE_VALUES))
             explained = True
-            labels = [
-                f"[domains.{name}.table.labels]",
-                "# Label = the column that holds it, or the names that it has in the findings column.",
-                'cardiomegaly = { column = "cardiomegaly" }',
-                'healthy = { column = "healthy", positive = ["1"], negative = ["0"], unknown = [""] }',
-            ]
-            yield "\n".join([table, *lines])
-            yield "\n".join(labels)
+            yield "\n".join([f"[domains.{name}.table]", *lines])
+            yield f"[domains.{name}.table.labels]\n{LABELS}"
 
 
 def _lines(keys: list[Key], section: str, chosen: Starter, given: Mapping[str, Any] | None = None) -> Iterator[str]:
-    """The lines of one table."""
+    """The lines of one table, a key each."""
     paper = flat(PRESETS[chosen.values["study.preset"]]) if "study.preset" in chosen.values else {}
     values = {**{f"{section}.{key}": value for key, value in (given or {}).items()}, **chosen.values}
     for key in keys:
-        if key.section != section or key.name == "domains.*.table.labels":
+        if key.section != section or (key.name not in SHOWN and key.name not in values):
             continue
-        unit = f" Unit: {key.help.unit}." if key.help.unit else ""
-        comment = f"{key.description}{unit} Why change it: {key.help.why}"
-        yield from textwrap.wrap(comment, 118, initial_indent="# ", subsequent_indent="# ")
+        said = key.description.split(". ")[0].rstrip(".")
+        said = said if len(said) <= LONG else said.split("; ")[0].split(": ")[0]
+        about = f"{said}; {_default(key)}" if key.name in values and key.default is not REQUIRED else said
         if key.name in values:
-            default = "required" if key.default is REQUIRED else _default(key)
-            yield f"{key.short} = {toml(values[key.name])}  # {default}"
+            yield f"{key.short} = {toml(values[key.name])}  # {about}"
         elif key.name in paper:
-            yield f"#{key.short} = {toml(paper[key.name])}  # of the preset; {_default(key)}"
+            yield f"#{key.short} = {toml(paper[key.name])}  # {said}; of the preset, {_default(key)}"
         elif key.default is None:
-            yield f"#{key.short} = {key.help.example}  # an example; not set by default"
+            yield f"#{key.short} = {key.help.example}  # {said}; an example"
         else:
-            yield f"#{key.short} = {toml(key.default)}"
+            yield f"#{key.short} = {toml(key.default)}  # {said}"
 
 
 def _default(key: Key) -> str:

@@ -37,7 +37,7 @@ from dpdt.study.settings import (
     TrackingSettings,
     TrainSettings,
 )
-from dpdt.study.source import Source, read_source
+from dpdt.study.source import Source, open_guesses, read_source
 
 __all__ = ["COHORT_COLUMNS", "Study", "check_study", "load_study"]
 
@@ -218,7 +218,9 @@ class Study(Section):
         """A domain's root, and every folder and file outside of it that the study file names for it."""
         root, settings = self.root(domain), self.domains[domain]
         named = [*settings.image_folders, *settings.files.values()]
-        named += [] if settings.table is None else [settings.table.file, settings.table.images]
+        if settings.table is not None:
+            named += [settings.table.file, settings.table.images]
+            named += [] if settings.table.labels_from is None else [settings.table.labels_from.file]
         paths = (Path(os.path.normpath(root / path)) for path in named)
         return (root, *dict.fromkeys(path for path in paths if not path.is_relative_to(root)))
 
@@ -420,6 +422,12 @@ def check_study(source: Source) -> Study:
     sections = [name for name in Study.model_fields if name != "file"]
     if "file" in source.values:
         raise StudyError(f"{source.where('file')}: file: unknown key. Valid keys: {', '.join(sections)}.")
+    if guesses := open_guesses(source.text):
+        listed = "; ".join(f"line {number}: {what}" for number, what in guesses.items())
+        raise StudyError(
+            f"{source.file}: {len(guesses)} lines of `dpdt init --list` are still to confirm: {listed}. Remove the "
+            "first # of each line that is right, and delete each that is wrong."
+        )
     try:
         study = Study.model_validate({**source.values, "file": source.file.resolve()})
     except ValidationError as err:

@@ -11,6 +11,7 @@ from torch import nn
 
 from dpdt.base.files import read_json, sha256_file
 from dpdt.base.vocabulary import LABELS
+from dpdt.cohort.table import read_record
 from dpdt.errors import DpdtError, PrivacyError
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.label_counts import class_weights_of, noisy_counts
@@ -87,11 +88,13 @@ def _refuse_own_patients(run: TrainingRun, data: DomainData, path: Path, made_by
     """A training on the same patients, however far back: what it spent, or that it had no bound, would be missing."""
     if run.target_epsilon is None:
         return
-    split, labels = {"split_sha256": data.split_sha256}, run.study.study.labels
+    labels = run.study.study.labels
+    former = read_record(run.study, run.domain).get("former", ())
+    seen = [{"split_sha256": data.split_sha256, "labels_sha256": data.labels_sha256}, *former]
     for number, other in enumerate(made_by.runs):
         same = tuple(other.config.get("labels", LABELS)) == labels  # of other labels the hash is another, of course
-        hashes = split | ({"labels_sha256": data.labels_sha256} if same else {})
-        if other.domain == run.domain or other.saw(hashes):
+        names = ("split_sha256", "labels_sha256") if same else ("split_sha256",)
+        if other.domain == run.domain or any(other.saw({name: each[name] for name in names}) for each in seen):
             was = (
                 "was trained"
                 if number == 0

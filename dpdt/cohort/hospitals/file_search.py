@@ -4,6 +4,7 @@ Both ask a disk or a server hundreds of thousands of times, on several threads.
 """
 
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -95,6 +96,7 @@ def split_suffix(name: str) -> tuple[str, str]:
     >>> split_suffix("00000001_000.png"), split_suffix("1.2.840.113.5")
     (('00000001_000', 'png'), ('1.2.840.113.5', ''))
     """
+    name = name if name.isascii() else unicodedata.normalize("NFC", name)  # macOS writes ö as o and two dots
     stem, _, suffix = name.rpartition(".")
     if stem and suffix and (suffix in SUFFIXES or _may_be_a_suffix(suffix)):
         return stem, suffix
@@ -107,7 +109,7 @@ def _may_be_a_suffix(text: str) -> bool:
 
 def parts_of(path: str) -> Parts:
     """Folders and stem of a path, with either kind of slash."""
-    *folders, name = path.replace("\\", "/").split("/")
+    *folders, name = (path if path.isascii() else unicodedata.normalize("NFC", path)).replace("\\", "/").split("/")
     return (*folders, split_suffix(name)[0])
 
 

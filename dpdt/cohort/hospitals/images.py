@@ -3,7 +3,8 @@
 People have resized copies with another suffix, all in one folder, or in folders of their own. A listed image that is
 not in its place is looked for by its stem, the file's name without its suffix. Where several listed images share a
 stem, as CheXpert's `view1_frontal` do, the end of the path decides: as many folders as tell the listed paths apart. An
-image for which two files are left is an error; no file is given to an image whose path it does not end as.
+image for which two files are left is an error; no file is given to an image whose path it does not end as. In one flat
+folder the path's own folders may be a part of the name, joined by `_`.
 """
 
 import functools
@@ -78,8 +79,11 @@ def _find(
     if lost:
         where = " or ".join(str(root / folder) for folder in folders)
         note(f"{len(lost)} of {len(wanted)} images are not where the list says: looking for their names below {where}.")
-        stems = functools.cache(lambda: {stem_of(path) for path in lost})
-        files |= _one_each(root, _by_name(lost, listed, files_by_stem(root, folders, stems)))
+        stems = functools.cache(lambda: {stem for path in lost for stem in (stem_of(path), *_flat(path))})
+        named = files_by_stem(root, folders, stems)
+        found = _by_name(lost, listed, named)
+        flat = _by_flat_name([path for path in lost if path not in found], listed, named)
+        files |= _one_each(root, found | flat)
     return files, {path for path in lost if path not in files}
 
 
@@ -140,6 +144,27 @@ def _by_name(lost: Collection[str], listed: Iterable[str], files: Mapping[str, l
             if own and path in searched:
                 found[path] = own if len(own) == 1 else _nearest(path, own)
     return found
+
+
+def _flat(path: str) -> list[str]:
+    """Names that a path's file may have in one flat folder: `patient1_study1_view1` for `patient1/study1/view1`."""
+    folders, _, name = path.replace("\\", "/").rpartition("/")
+    stem, found = stem_of(name), []
+    while folders:
+        found.append(f"{folders}/{stem}".replace("/", "_"))
+        folders = folders.partition("/")[2]
+    return found
+
+
+def _by_flat_name(lost: Collection[str], listed: Iterable[str], files: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """The candidates of lost paths whose folders are a part of the file's name; a name of two paths is none's."""
+    if not lost or not files:
+        return {}
+    owners = Counter(
+        name for path in dict.fromkeys((*lost, *listed)) for name in (stem_of(path), *_flat(path)) if name in files
+    )
+    found = {path: [file for name in _flat(path) if owners[name] == 1 for file in files.get(name, ())] for path in lost}
+    return {path: own for path, own in found.items() if own}
 
 
 def _own_files(paths: Iterable[str], files: Iterable[str]) -> dict[str, list[str]]:

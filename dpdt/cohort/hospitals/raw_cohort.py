@@ -28,6 +28,7 @@ __all__ = [
     "age_from_text",
     "check_understood",
     "is_among",
+    "mapped",
     "named_labels",
     "possible_age",
     "sex_word",
@@ -93,7 +94,7 @@ class RawCohort:
         frame: One row a usable image, columns RAW_COLUMNS, then the wanted labels (nullable Int8) and columns; `path`
             is where it is as published, relative to the root; `split` is the official one (train, val, test) or missing
             where none exists. A label that is not there is unknown in every image. The index is the row's number in the
-            main table, from 0.
+            main table, from 0, which is the header's.
         exclusions: Columns `image_id`, `view`, `reason`: every row that is not in `frame`.
         files: Every metadata file that was read, by its logical name.
         counts: Things worth telling, by name, e.g. how many uncertain labels were read as what.
@@ -199,7 +200,7 @@ def age_from_text(values: "pd.Series[str]", *, at_least: float = 0.0, column: st
     units = parts[1].fillna("").str.upper().map({"": 1.0, **YEARS_PER_UNIT})
     numbers = pd.to_numeric(parts[0].str.replace(",", ".")).astype("float64")
     ages = possible_age(numbers * units.astype("float64"), at_least=at_least)
-    found = values.map(dict(zip(cells, ages, strict=True))).astype("float64")
+    found = mapped(values, dict(zip(cells, ages, strict=True))).astype("float64")
     if column:
         check_understood(values, found.notna(), column, "years from 0 to 100, such as 58, 058Y or 90+")
     return found
@@ -226,6 +227,13 @@ def check_understood(cells: "pd.Series[str]", known: "pd.Series[bool]", column: 
             f"{column}: none of {len(written)} cells is understood, the first is {cell!r} (row {row}). "
             f"Expected {expected}."
         )
+
+
+def mapped(cells: "pd.Series[str]", meanings: Mapping[str, Any]) -> "pd.Series[Any]":
+    """What each cell means; as `cells.map`, and much faster where a column of text has few different cells."""
+    codes, distinct = pd.factorize(cells, use_na_sentinel=False)
+    found = pd.Series([meanings.get(cell) for cell in distinct])
+    return found.take(codes).set_axis(cells.index)
 
 
 def is_among(values: "pd.Series[str]", names: Iterable[str]) -> "pd.Series[bool]":

@@ -1,14 +1,13 @@
-"""A hospital's own list: a CSV or Parquet, one row an image; the study file explains its columns and values.
+"""A hospital's own list: the study file explains its columns and values.
 
 `[domains.<name>.table]` (TableSettings) says which column holds what and what its cells mean; docs/own-hospital.md has
-a worked example. Cells are compared trimmed and without case. A cell that the study file does not explain is an error
-that names the row, the cell and the key to add it to: nothing is guessed.
+a worked example. Cells are compared trimmed and without case. Cells that the study file does not explain are errors
+that name the row, the cell and the key to add it to, all at once: nothing is guessed.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pandas as pd
 
@@ -20,14 +19,18 @@ from dpdt.cohort.hospitals.raw_cohort import (
     RawCohort,
     Wanted,
     age_from_text,
-    check_understood,
-    possible_age,
+    mapped,
     to_label,
     with_columns,
 )
-from dpdt.cohort.hospitals.raw_files import RawFiles, csv_header, read_csv
+from dpdt.cohort.hospitals.raw_files import RawFiles
+from dpdt.cohort.hospitals.table_dates import age_by_dates
+from dpdt.cohort.hospitals.table_labels_from import KEY, join_labels, spelled
+from dpdt.cohort.hospitals.table_problems import Problems, column_hint
+from dpdt.cohort.hospitals.table_rows import COPIES, combined, one_row_each, without_copies
+from dpdt.cohort.lists.rows import LIST_SUFFIXES, WHOLE_ROW, WORKBOOKS, ListFile
 from dpdt.errors import CohortError, StudyError
-from dpdt.study.domain_settings import DomainSettings, TableLabel, TableSettings
+from dpdt.study.domain_settings import DomainSettings, LabelsFrom, TableLabel, TableSettings
 
 __all__ = ["FILES", "LISTS", "list_of", "read"]
 
@@ -35,8 +38,7 @@ FILES: Final[FileNames] = {}
 """Nothing is published: the names are in `[domains.<name>.table]`."""
 
 LISTS: Final = ()
-LIST_SUFFIXES: Final = {".csv", ".tsv", ".parquet"}
-COLUMN_KEYS: Final = (
+IMAGE_KEYS: Final = (
     "image",
     "patient",
     "image_id",
@@ -47,10 +49,8 @@ COLUMN_KEYS: Final = (
     "birth_date",
     "study_date",
     "split",
-    "findings",
 )
-DAYS_PER_YEAR: Final = 365.25
-SHOWN_CELLS: Final = 3
+NEEDED: Final = ("image", "patient", "image_id")
 
 
 def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
@@ -58,7 +58,8 @@ def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
 
     Raises:
         StudyError: `files` is given; names belong to the table's own keys.
-        CohortError: The file or a column is missing, or a cell is empty or not explained.
+        CohortError: The file or a column is missing, cells are empty or not explained, or an image has several rows
+            and there is no rule for them.
     """
     if settings.files:
         raise StudyError(
@@ -68,23 +69,24 @@ def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
     table = settings.table
     if table is None:
         raise StudyError("table: missing. Describe the list in [domains.<name>.table].")
-    path = list_of(root, table)
-    cells = _cells(path, table, wanted)
-    for column in ("image", "patient", "image_id"):
-        if column in cells and (cells[column] == "").any():
-            row = _row(cells[column] == "")
-            raise CohortError(f"{path}: row {row}: column {getattr(table, column)!r} ({column}) is empty.")
-    image = cells["image"] + table.suffix
-    paths = (table.images / "x").as_posix().removesuffix("x") + image
-    cells = cells.assign(image_id=cells.get("image_id", image))
-    cells["view"] = _views(cells, table)
-    rows = Filter(cells)
-    for view in sorted(set(cells["view"]) - {"PA", "AP", FRONTAL, "unknown"}):
-        rows.drop(rows.kept["view"] == view, f"view {view}")
-    if settings.unknown_views == "exclude":
-        rows.drop(rows.kept["view"] == "unknown", "view unknown")
-    kept = rows.kept
-    age, counts = _age(kept, table, path)
+    source = _list(root, table)
+    problems = Problems(source.path)
+    rows, copies = _rows(source, table, wanted, problems)
+    images = one_row_each(rows, "image_id", table, source)
+    counts = {COPIES: copies, "further rows of an image, read by the rule of `rows`": len(rows) - len(images)}
+    left = _of_the_view(images.assign(view=_views(images, table)), settings)
+    kept = left.kept
+    files, join = {"table": source.path}, table.labels_from
+    if join is None:
+        labels = _own_labels(rows, kept, table, wanted, problems)
+    else:
+        files["labels"] = root / join.file
+        other = ListFile(files["labels"], join.separator, join.encoding, join.sheet)
+        labels, found = _labels_of_second(other, join, images, kept, table, wanted, problems)
+        counts |= found
+    age, found = _age(kept, table, source.path, problems)
+    counts |= found
+    paths = (table.images / "x").as_posix().removesuffix("x") + images["image"]
     frame = pd.DataFrame(
         {
             "image_id": kept["image_id"],
@@ -92,53 +94,132 @@ def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
             "patient_id": kept["patient"],
             "study_id": kept["study"].where(kept["study"] != "", kept["image_id"]) if table.study else kept["image_id"],
             "view": kept["view"],
-            "sex": _words(kept, table, path, "sex", table.sexes.model_dump()) if table.sex else "unknown",
+            "sex": _words(kept, table, problems, "sex", table.sexes.model_dump()) if table.sex else "unknown",
             "age_years": age,
-            "split": _split(kept, table, path),
-            **_labels(kept, table, path, wanted),
+            "split": _split(kept, table, problems),
+            **labels,
         }
     )
-    frame = with_columns(frame, kept, path, settings, wanted)
+    problems.stop()
+    frame = with_columns(frame, kept, source.path, settings, wanted)
     counts |= {f"{label} unknown in every image": len(frame) for label in wanted.labels if frame[label].isna().all()}
-    rules = {"labels": table.labels.model_dump()}
-    return RawCohort(frame, rows.exclusions, {"table": path}, counts, rules, listed=paths)
+    return RawCohort(frame, left.exclusions, files, counts, _rules(table), listed=paths)
 
 
-def _cells(path: Path, table: TableSettings, also: Wanted) -> pd.DataFrame:
-    """The wanted columns as trimmed text: named by their key, labels' own columns as `label:<label>`."""
-    wanted = {key: name for key in COLUMN_KEYS if (name := getattr(table, key)) is not None}
-    labels = {label: settings.column for label, settings in table.labels.given.items()}
-    wanted |= {f"label:{label}": column for label, column in labels.items() if column is not None}
-    wanted |= {f"column {name}": column for name, column in also.columns.items()}
-    parquet = path.suffix == ".parquet"
-    separator = table.separator or ("\t" if ".tsv" in path.suffixes else ",")
-    header = _parquet_header(path) if parquet else csv_header(path, separator=separator, encoding=table.encoding)
+def _rows(
+    source: ListFile, table: TableSettings, wanted: Wanted, problems: Problems
+) -> tuple[pd.DataFrame, int]:
+    """The list's rows without exact copies, each with its image and patient; and how many copies there were.
+
+    Raises:
+        CohortError: A column is missing, an image or patient is blank, or a workbook took ids for days.
+    """
+    labels = {} if table.labels_from is not None else _label_columns(table)
+    columns = {f"column {name}": column for name, column in wanted.columns.items()}
+    rows = _cells(source, {**_given(table, IMAGE_KEYS), **columns, **labels}, table)
+    for column in NEEDED:
+        if column in rows:
+            problems.empty(rows[column], getattr(table, column), column)
+    if source.kind in WORKBOOKS:
+        problems.dates_for_ids(rows["patient"], table.patient)
+    problems.stop()
+    rows["image"] += table.suffix
+    rows["image_id"] = rows.get("image_id", rows["image"])
+    once = without_copies(rows, "image_id", source)
+    return once, len(rows) - len(once)
+
+
+def _own_labels(
+    rows: pd.DataFrame, kept: pd.DataFrame, table: TableSettings, wanted: Wanted, problems: Problems
+) -> "dict[str, pd.Series[int]]":
+    """Labels of the kept images by their own rows."""
+    alone = not rows["image_id"].duplicated().any()
+    own = rows.loc[kept.index] if alone else rows[rows["image_id"].isin(kept["image_id"])]
+    labels = _labels(own, "image_id", table, wanted, problems)
+    return {label: _of(column, kept["image_id"], kept.index) for label, column in labels.items()}
+
+
+def _rules(table: TableSettings) -> dict[str, object]:
+    """How the labels were read, for the record."""
+    rules: dict[str, object] = {"labels": table.labels.model_dump()}
+    if table.rows is not None:
+        voters = "readers" if table.reader else "rows"
+        rules["rows"] = {"majority": f"majority of an image's {voters}"}.get(
+            table.rows, f"{table.rows} of an image's {voters}"
+        )
+    return rules
+
+
+def _of(column: "pd.Series[int]", keys: "pd.Series[str]", index: "pd.Index[int]") -> "pd.Series[int]":
+    """A label by its key, put beside each image."""
+    if len(column) == len(keys) and bool((column.index.to_numpy() == keys.to_numpy()).all()):
+        return column.set_axis(index)
+    return column.reindex(pd.Index(keys)).set_axis(index)
+
+
+def _given(table: TableSettings, keys: tuple[str, ...]) -> dict[str, str]:
+    """Key -> name of its column."""
+    return {key: name for key in keys if (name := getattr(table, key)) is not None}
+
+
+def _label_columns(table: TableSettings) -> dict[str, str]:
+    """What labels are read from; a label's own column is `label:<label>`."""
+    own = {f"label:{label}": each.column for label, each in table.labels.given.items() if each.column is not None}
+    return {**_given(table, ("findings", "reader")), **own}
+
+
+def _cells(source: ListFile, wanted: Mapping[str, str], table: TableSettings) -> pd.DataFrame:
+    """The wanted columns as trimmed text, named by their key."""
+    header = source.header(wanted.values())
     for key, name in wanted.items():
         if name not in header:
             raise CohortError(
-                f"{path}: no column {name!r} ({key.replace(':', ' ')}); found {', '.join(map(repr, header))}. "
-                + _column_hint(name, header, separator)
+                f"{source.path}: no column {name!r} ({key.replace(':', ' ')}); found {', '.join(map(repr, header))}. "
+                + column_hint(name, header, source.separator)
             )
-    columns = sorted(set(wanted.values()))
-    if parquet:
-        found = _as_text(pd.read_parquet(path, columns=columns))
-    else:
-        found = read_csv(path, columns=columns, separator=separator, encoding=table.encoding)
+    found = source.read(sorted(set(wanted.values())))
     if found.empty:
-        raise CohortError(f"{path}: a header and no rows. Expected one row per image; export the list again.")
-    return pd.DataFrame({key: found[name].str.strip() for key, name in wanted.items()})
+        raise CohortError(f"{source.path}: a header and no rows. Expected one row per image; export the list again.")
+    cells = {key: found[name].str.strip() for key, name in wanted.items()}
+    return pd.DataFrame(cells | ({WHOLE_ROW: found[WHOLE_ROW]} if WHOLE_ROW in found else {}))
 
 
 def list_of(root: Path, table: TableSettings) -> Path:
     """The list's file.
 
     Raises:
-        CohortError: It is not there, or no file.
+        CohortError: It is not there, or no file; neither may a second list for the labels be missing.
     """
-    path = root / table.file
-    if not path.is_file():
-        raise CohortError(_no_list(path))
-    return path
+    for file in (table.file, *(() if table.labels_from is None else (table.labels_from.file,))):
+        if not (root / file).is_file():
+            raise CohortError(_no_list(root / file))
+    return root / table.file
+
+
+def _list(root: Path, table: TableSettings) -> ListFile:
+    return ListFile(list_of(root, table), table.separator, table.encoding, table.sheet)
+
+
+def _labels_of_second(
+    other: ListFile,
+    join: LabelsFrom,
+    images: pd.DataFrame,
+    kept: pd.DataFrame,
+    table: TableSettings,
+    wanted: Wanted,
+    problems: Problems,
+) -> "tuple[dict[str, pd.Series[int]], dict[str, int]]":
+    """Labels of the kept images by a second list, joined as `labels_from` says."""
+    here = Problems(other.path)
+    rows = _cells(other, {KEY: join.column, **_label_columns(table)}, table)
+    here.empty(rows[KEY], join.column, f"labels_from, by {join.by}")
+    whole = len(rows)
+    rows = without_copies(rows.assign(**{KEY: spelled(rows[KEY], join.by)}), KEY, other)
+    one_row_each(rows, KEY, table, other)
+    labels = _labels(rows, KEY, table, wanted, here)
+    problems.add(*here.found)
+    found, counts = join_labels(labels, images, kept, join, other.path)
+    return found, {f"{COPIES} (of the labels' list)": whole - len(rows), **counts}
 
 
 def _no_list(path: Path) -> str:
@@ -150,78 +231,12 @@ def _no_list(path: Path) -> str:
     return f"{path}: no such file. Correct `root`, or `file` in the domain's table.{found}"
 
 
-def _column_hint(name: str, header: tuple[str, ...], separator: str) -> str:
-    """What to do about a column that is not there."""
-    if header[0].startswith("sep="):
-        return "The list begins with a line `sep=…` that only spreadsheet programs know: remove it."
-    if header[0].startswith("ï»¿"):  # the mark at the beginning of UTF-8, read as Latin-1
-        return "The list is UTF-8: leave `encoding` out of the domain's table."
-    if len(header) == 1:
-        other = max(",;\t|", key=header[0].count)
-        if other != separator and other in header[0]:
-            return f"The separator seems to be {other!r}: set separator = {json.dumps(other)} in the domain's table."
-        return "Is `separator` right?"
-    same = [column for column in header if _plain(column) == _plain(name)]
-    if same:
-        return f"Names are compared exactly: write {same[0]!r} in the study file, with its blanks and capitals."
-    return "Names are compared exactly; correct the study file."
-
-
-def _plain(name: str) -> str:
-    """A column's name without what is easily overlooked: blanks, capitals, a byte order mark."""
-    return "".join(name.replace("\ufeff", "").split()).casefold()
-
-
-def _parquet_header(path: Path) -> tuple[str, ...]:
-    import pyarrow.parquet
-
-    try:
-        return tuple(pyarrow.parquet.read_schema(path).names)
-    except (OSError, ValueError) as err:  # pyarrow's errors are ValueErrors
-        raise CohortError(f"{path}: cannot be read as Parquet ({err}).") from err
-
-
-def _as_text(frame: pd.DataFrame) -> pd.DataFrame:
-    """Parquet's typed columns as a CSV would have them: 1 for 1.0 and True, 2020-01-31 for a date, blank for null."""
-
-    def text(column: "pd.Series[Any]") -> "pd.Series[str]":
-        kind = column.dtype
-        whole = pd.api.types.is_float_dtype(kind) and bool((column.dropna() % 1 == 0).all())
-        if whole or pd.api.types.is_bool_dtype(kind):
-            column = column.astype("Int64")
-        return column.astype("str").where(column.notna(), "").astype("str")
-
-    return pd.DataFrame({name: text(frame[name]) for name in frame.columns}).reset_index(drop=True)
-
-
-def _row(mask: "pd.Series[bool]") -> int:
-    """Number of the first row (from 1, without the header) in which `mask` is true."""
-    return int(mask.index[mask][0]) + 1
-
-
 def _words(
-    kept: pd.DataFrame, table: TableSettings, path: Path, key: str, meanings: Mapping[str, tuple[str, ...]]
+    kept: pd.DataFrame, table: TableSettings, problems: Problems, key: str, meanings: Mapping[str, tuple[str, ...]]
 ) -> "pd.Series[str]":
     """Cells of a column in the words of dpdt; every cell must be explained."""
-    name = getattr(table, key)
-    return _translate(kept[key], path, name, meanings, where=f"table.{key}{'e' * (key == 'sex')}s")
-
-
-def _translate(
-    cells: "pd.Series[str]", path: Path, column: str, meanings: Mapping[str, tuple[str, ...]], *, where: str
-) -> "pd.Series[str]":
-    by_cell = {cell.strip().casefold(): word for word, listed in meanings.items() for cell in listed}
-    words = {cell: by_cell.get(cell.casefold()) for cell in cells.unique()}
-    strange = [cell for cell, word in words.items() if word is None]
-    if strange:
-        bad = cells.isin(strange)
-        shown = ", ".join(repr(cell) for cell in strange[:SHOWN_CELLS]) + (", …" if len(strange) > SHOWN_CELLS else "")
-        explained = "; ".join(f"{word} = {json.dumps(listed, ensure_ascii=False)}" for word, listed in meanings.items())
-        raise CohortError(
-            f"{path}: column {column!r}: {int(bad.sum())} cells are not explained: {shown} (first in row {_row(bad)}). "
-            f"Known: {explained}. Add them to {where} of the domain in the study file."
-        )
-    return cells.map(words).astype("str")
+    where = f"table.{key}{'e' * (key == 'sex')}s"
+    return problems.translated(kept[key], getattr(table, key), meanings, where=where)
 
 
 def _views(cells: pd.DataFrame, table: TableSettings) -> "pd.Series[str]":
@@ -230,56 +245,59 @@ def _views(cells: pd.DataFrame, table: TableSettings) -> "pd.Series[str]":
         return pd.Series(FRONTAL, index=cells.index, dtype="str")
     by_cell = {cell.strip().casefold(): word for word, listed in table.views.model_dump().items() for cell in listed}
     words = {cell: by_cell.get(cell.casefold(), cell or "unknown") for cell in cells["view"].unique()}
-    return cells["view"].map(words).astype("str")
+    return mapped(cells["view"], words).astype("str")
 
 
-def _split(kept: pd.DataFrame, table: TableSettings, path: Path) -> "pd.Series[str]":
+def _of_the_view(images: pd.DataFrame, settings: DomainSettings) -> Filter:
+    """The frontal images; the others are excluded, each view with its name."""
+    rows = Filter(images)
+    for view in sorted(set(images["view"]) - {"PA", "AP", FRONTAL, "unknown"}):
+        rows.drop(rows.kept["view"] == view, f"view {view}")
+    if settings.unknown_views == "exclude":
+        rows.drop(rows.kept["view"] == "unknown", "view unknown")
+    return rows
+
+
+def _split(kept: pd.DataFrame, table: TableSettings, problems: Problems) -> "pd.Series[str]":
     """The hospital's own split, missing where the cell is blank."""
     if table.split is None:
         return pd.Series(None, index=kept.index, dtype="str")
-    words = _words(kept, table, path, "split", {**table.splits.model_dump(), "none": ("",)})
+    words = _words(kept, table, problems, "split", {**table.splits.model_dump(), "none": ("",)})
     return words.where(words != "none", None).astype("str")
 
 
-def _age(kept: pd.DataFrame, table: TableSettings, path: Path) -> "tuple[pd.Series[float], dict[str, int]]":
+def _age(
+    kept: pd.DataFrame, table: TableSettings, path: Path, problems: Problems
+) -> "tuple[pd.Series[float], dict[str, int]]":
     """Age in years, from the age column or from two dates; what cannot be an age is unknown and counted."""
-    if table.age is not None:
-        age = age_from_text(kept["age"], column=f"{path}: column {table.age!r}")
-        return age, {"age not understood or impossible, unknown": int((age.isna() & (kept["age"] != "")).sum())}
-    if table.birth_date is None:
-        return pd.Series(float("nan"), index=kept.index), {}
-    birth, examined = (_dates(kept[key], table, path, key) for key in ("birth_date", "study_date"))
-    years = (examined - birth).dt.days / DAYS_PER_YEAR
-    age = possible_age(years)
-    dates = f"{path}: years from {table.birth_date!r} to {table.study_date!r}"
-    check_understood(years.map("{:.1f}".format), age.notna(), dates, "an age from 0 to 100")
-    return age, {"age by dates impossible, unknown": int((age.isna() & years.notna()).sum())}
+    unknown = pd.Series(float("nan"), index=kept.index)
+    try:
+        if table.age is not None:
+            age = age_from_text(kept["age"], column=f"{path}: column {table.age!r}")
+            return age, {"age not understood or impossible, unknown": int((age.isna() & (kept["age"] != "")).sum())}
+        return (unknown, {}) if table.birth_date is None else age_by_dates(kept, table, path, problems)
+    except CohortError as err:
+        problems.add(str(err))
+        return unknown, {}
 
 
-def _dates(cells: "pd.Series[str]", table: TableSettings, path: Path, key: str) -> "pd.Series[pd.Timestamp]":
-    """Dates; blank is missing, anything else that is no date is an error (the cell itself is not shown)."""
-    dates = pd.to_datetime(cells.where(cells != ""), errors="coerce", format=table.date_format or "ISO8601")
-    bad = dates.isna() & (cells != "")
-    if bad.any():
-        expected = repr(table.date_format) if table.date_format else "ISO 8601, e.g. 2020-01-31"
-        raise CohortError(
-            f"{path}: column {getattr(table, key)!r}: {int(bad.sum())} cells are no date of the form {expected} (first "
-            f'in row {_row(bad)}). Set date_format in the study file, e.g. date_format = "%d.%m.%Y".'
-        )
-    return dates
+def _labels(
+    cells: pd.DataFrame, key: str, table: TableSettings, wanted: Wanted, problems: Problems
+) -> "dict[str, pd.Series[int]]":
+    """One column a label, or whole names in the findings column; a label that is not described is unknown.
 
-
-def _labels(kept: pd.DataFrame, table: TableSettings, path: Path, wanted: Wanted) -> "dict[str, pd.Series[int]]":
-    """One column a label, or whole names in the findings column; a label that is not described is unknown."""
-    labels = {label: pd.Series(pd.NA, index=kept.index, dtype="Int8") for label in wanted.labels}
+    Returns:
+        Label -> its values by `key`, of which several rows are made one as `rows` says.
+    """
+    labels = {label: pd.Series(pd.NA, index=cells.index, dtype="Int8") for label in wanted.labels}
     for label, settings in table.labels.given.items():
         if settings.column is not None:
-            meanings = {name: getattr(settings, name) for name in ("positive", "negative", "unknown")}
-            where = f"positive, negative or unknown of table.labels.{label}"
-            cells = _graded(kept[f"label:{label}"], settings)
-            words = _translate(cells, path, settings.column, meanings, where=where)
+            where = f"positive, negative or unknown of table.labels.{label}, or to table.words"
+            own = _graded(cells[f"label:{label}"], settings)
+            words = problems.translated(own, settings.column, table.words.of(settings), where=where)
             labels[label] = words.map({"positive": 1, "negative": 0}).astype("Int8")
-    return {**labels, **_found(kept, table, path, healthy_label(wanted.labels))}
+    labels |= _found(cells, table, problems.path, healthy_label(wanted.labels))
+    return dict(combined(labels, cells[key], table.rows, cells.get("reader")))
 
 
 def _graded(cells: "pd.Series[str]", settings: TableLabel) -> "pd.Series[str]":
@@ -298,14 +316,14 @@ def _found(kept: pd.DataFrame, table: TableSettings, path: Path, healthy: str | 
     split = {cell: cell.casefold().split(table.findings_separator.casefold()) for cell in kept["findings"].unique()}
     names = {cell: frozenset(part.strip() for part in parts) - {""} for cell, parts in split.items()}
     _check_findings(table, path, names)
-    empty = kept["findings"].map({cell: not found for cell, found in names.items()}).astype(bool)
+    empty = mapped(kept["findings"], {cell: not found for cell, found in names.items()}).astype(bool)
     labels = {}
     for label, settings in table.labels.given.items():
         if not settings.findings:
             continue
         wanted = {name.strip().casefold() for name in settings.findings}
         cells = {cell: not wanted.isdisjoint(found) for cell, found in names.items()}
-        labels[label] = to_label(kept["findings"].map(cells).astype(bool))
+        labels[label] = to_label(mapped(kept["findings"], cells).astype(bool))
         if table.no_findings == "unknown":
             labels[label] = labels[label].mask(empty)
     if table.no_findings == "healthy" and healthy is not None:

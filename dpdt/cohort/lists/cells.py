@@ -1,0 +1,202 @@
+"""Cells that a workbook, Parquet or JSON file keeps as numbers, dates and truth values, as the text that a CSV has."""
+
+import datetime
+import json
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+from xml.etree.ElementTree import ParseError
+
+import pandas as pd
+
+from dpdt.errors import CohortError
+
+__all__ = ["cell_text", "json_rows", "parquet_header", "parquet_table", "shape_of", "sheet_rows"]
+
+EXACT: Final = 1e15
+"""Spreadsheets keep 15 digits: a longer number has lost its last ones, and two patients may have become one."""
+LEADING_ZEROS: Final = re.compile(r"0{2,}")
+NOT_CALCULATED: Final = re.compile(
+    rb'<c\b(?![^>]*\bt="str")[^>]*>\s*<f\b(?:[^>]*/>|[^>]*>[^<]*</f>)\s*(?:<v\s*/>|<v></v>)?\s*</c>'
+)
+"""A formula without a result, as programs write it; an empty text is one (`t="str"`)."""
+XML_BYTES: Final = 1 << 20
+LONGEST_CELL: Final = 1 << 16
+
+
+def cell_text(value: Any) -> str:
+    """A typed cell as text: 1 for 1.0 and True, 40.5, 2020-01-31 for a day, "" for nothing.
+
+    A whole number of more than 15 digits that is kept as a float is written as spreadsheets show it (1.2E+18), which is
+    refused as the id of a patient.
+
+    >>> [cell_text(value) for value in (1.0, True, 40.5, None, 12345678901234567.0, datetime.datetime(2020, 1, 31))]
+    ['1', '1', '40.5', '', '1.23456789012346E+16', '2020-01-31']
+    """
+    if isinstance(value, str):
+        return value
+    if value is None or value is pd.NaT or value is pd.NA or value != value:
+        return ""
+    if isinstance(value, bool | int):
+        return str(int(value))
+    if isinstance(value, datetime.datetime):
+        return str(value.date() if value.time() == datetime.time() else value)
+    if isinstance(value, Decimal):
+        return f"{value.normalize():f}"
+    if isinstance(value, datetime.date | datetime.time | datetime.timedelta):
+        return str(value)
+    if isinstance(value, dict | list | tuple):
+        raise TypeError("a cell holds a list or a table, expected text or a number")
+    if hasattr(value, "item") and not isinstance(value, float):  # numpy's, shortest in their own precision
+        return cell_text(value.item()) if value.dtype.kind in "biu" else _float_text(str(value), float(value))
+    return _float_text(repr(float(value)), float(value))
+
+
+def _float_text(text: str, number: float) -> str:
+    if not number.is_integer():
+        return text
+    return str(int(number)) if abs(number) < EXACT else f"{number:.14E}"
+
+
+def shape_of(cell: str) -> str:
+    """A cell without what it says: letters become a, digits 9.
+
+    >>> shape_of("31.01.1950"), shape_of("Bild_7.png")
+    ('99.99.9999', 'aaaa_9.aaa')
+    """
+    return re.sub(r"\d", "9", re.sub(r"[^\W\d_]", "a", cell))
+
+
+def sheet_rows(path: Path, sheet: str | None) -> Iterator[list[str]]:
+    """The rows of a workbook's sheet, as Excel counts them.
+
+    Args:
+        path: .xlsx or .xlsm.
+        sheet: Its name; None: the only one that is visible and has cells.
+
+    Raises:
+        CohortError: It is damaged, has no such sheet or several to choose from, or formulas without results.
+    """
+    import openpyxl
+
+    workbook = None
+    try:
+        with warnings.catch_warnings():  # about styles and rules for input, of which nothing is read
+            warnings.simplefilter("ignore")
+            workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        chosen = _sheet(workbook, path, sheet)
+        _check_formulas(path, chosen)
+        chosen.reset_dimensions()  # a workbook's own word for its size may be wrong
+        for row in chosen.iter_rows():
+            yield [_sheet_cell(cell) for cell in row]
+    except (zipfile.BadZipFile, zlib.error, ParseError, KeyError, ValueError, TypeError, OSError) as err:
+        raise CohortError(f"{path}: cannot be read as a workbook ({err}). Save it as .xlsx again, or as CSV.") from err
+    finally:
+        if workbook is not None:
+            workbook.close()
+
+
+def _sheet(workbook: Any, path: Path, name: str | None) -> Any:
+    sheets = {each.title: each for each in workbook.worksheets}
+    if name is not None:
+        if name not in sheets:
+            raise CohortError(f"{path}: no sheet {name!r}; found {', '.join(map(repr, sheets))}. Correct `sheet`.")
+        return sheets[name]
+    shown = [each for each in sheets.values() if each.sheet_state == "visible" and _has_cells(each)]
+    if len(shown) == 1:
+        return shown[0]
+    hidden = [title for title, each in sheets.items() if each.sheet_state != "visible"]
+    told = f" Hidden, and never taken unless named: {', '.join(map(repr, hidden))}." if hidden else ""
+    if not shown:
+        raise CohortError(f"{path}: no visible sheet has a cell.{told} Expected a header and one row per image.")
+    names = ", ".join(repr(each.title) for each in shown)
+    raise CohortError(
+        f"{path}: {len(shown)} sheets have cells: {names}. Say which is the list: sheet = "
+        f"{json.dumps(shown[0].title, ensure_ascii=False)} in the domain's table.{told}"
+    )
+
+
+def _has_cells(sheet: Any) -> bool:
+    return any(value is not None for row in sheet.iter_rows(values_only=True) for value in row)
+
+
+def _sheet_cell(cell: Any) -> str:
+    value = cell.value
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    text = cell_text(value)
+    if isinstance(value, float) and text.isdecimal() and LEADING_ZEROS.fullmatch(cell.number_format):
+        return text.zfill(len(cell.number_format))
+    return text
+
+
+def _check_formulas(path: Path, sheet: Any) -> None:
+    """A formula that was never calculated reads as an empty cell: a label, and nobody would see that it is lost."""
+    with zipfile.ZipFile(path) as archive, archive.open(sheet._worksheet_path) as stream:
+        kept = b""
+        while block := stream.read(XML_BYTES):
+            if NOT_CALCULATED.search(kept + block):
+                raise CohortError(
+                    f"{path}: sheet {sheet.title!r} has formulas without results: a program wrote it, and no "
+                    "spreadsheet has calculated it. Open it there, save it, and run this again."
+                )
+            kept = (kept + block)[-LONGEST_CELL:]
+
+
+def json_rows(path: Path, text: Iterator[str]) -> Iterator[list[str]]:
+    """The records of a file with one JSON object a line, below a header of the first one's keys."""
+    header: list[str] = []
+    for number, line in enumerate(text, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise TypeError(f"found a {type(record).__name__}")
+            if not header:
+                header = list(record)
+                yield header
+            yield [cell_text(record.get(name)) for name in header]
+        except (ValueError, AttributeError, TypeError) as err:
+            raise CohortError(f"{path}: line {number}: not a JSON object with one value a key ({err}).") from err
+
+
+def parquet_header(path: Path) -> tuple[str, ...]:
+    """The columns of a Parquet file.
+
+    Raises:
+        CohortError: It is none.
+    """
+    import pyarrow.parquet
+
+    try:
+        return tuple(pyarrow.parquet.read_schema(path).names)
+    except (OSError, ValueError) as err:  # pyarrow's errors are ValueErrors
+        raise CohortError(f"{path}: cannot be read as Parquet ({err}).") from err
+
+
+def parquet_table(path: Path, columns: list[str]) -> pd.DataFrame:
+    """Columns of a Parquet file as text; the index counts rows from 0.
+
+    Raises:
+        CohortError: A column holds lists.
+    """
+    frame = pd.read_parquet(path, columns=columns).reset_index(drop=True)
+
+    def text(name: str) -> "pd.Series[str]":
+        column = frame[name]
+        try:
+            if pd.api.types.is_string_dtype(column.dtype):
+                return column.map(cell_text, na_action=None).astype("str")
+            return column.map({value: cell_text(value) for value in column.unique()}).fillna("").astype("str")
+        except (TypeError, ValueError) as err:
+            raise CohortError(f"{path}: column {name!r} holds lists or tables, expected text or numbers.") from err
+
+    return pd.DataFrame({name: text(name) for name in columns})

@@ -1,0 +1,205 @@
+"""`dpdt init --list`: guesses about a list, each a line to confirm; then the study loads and its cohort is right."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dpdt.cli import main
+from dpdt.cohort.build import build_cohort
+from dpdt.cohort.lists.mapping import mapping_text
+from dpdt.cohort.table import read_cohort
+from dpdt.errors import CohortError, StudyError
+from dpdt.study import Study, load_study
+from dpdt.study.source import open_guesses
+
+
+def images(folder: Path, names: list[str]) -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return folder
+
+
+def write(path: Path, rows: pd.DataFrame, *, sep: str = ",", encoding: str = "utf-8") -> Path:
+    path.write_bytes(rows.to_csv(index=False, sep=sep).encode(encoding))
+    return path
+
+
+def confirmed(text: str, *, without: tuple[str, ...] = ()) -> str:
+    """What a person does who finds every guess right: the first # of each line to confirm is removed."""
+    lines = text.split("\n")
+    for number in open_guesses(text):
+        line = lines[number - 1]
+        lines[number - 1] = "" if any(part in line for part in without) else line.removeprefix("#")
+    return "\n".join(lines)
+
+
+def study_of(folder: Path, text: str) -> Study:
+    (folder / "study.toml").write_text(text, encoding="utf-8")
+    return load_study(folder)
+
+
+N = 20
+LISTS = {
+    "German": (
+        {
+            "Bilddatei": [f"bilder\\röntgen_{n:03d}.png" for n in range(N)],
+            "Pat.-ID": [700_000 + n // 2 for n in range(N)],
+            "Geschlecht": ["männlich", "weiblich"] * 10,
+            "Alter": [f"{40 + n},5" for n in range(N)],
+            "Aufnahme": ["p.a.", "a.p.", "seitlich", "p.a."] * 5,
+            "Herzvergrößerung": ["ja", "nein", "fraglich", "nein"] * 5,
+            "Erguss": ["nein", "ja"] * 10,
+        },
+        ";",
+        "cp1252",
+        {"sex": ["male", "female"], "age_years": [40.5, 41.5], "view": ["PA", "AP"], "cardiomegaly": [1, 0]},
+    ),
+    "French": (
+        {
+            "Nom du fichier": [f"bilder/röntgen_{n:03d}.png" for n in range(N)],
+            "ID Patient": [f"F{n // 2}" for n in range(N)],
+            "Sexe": ["H", "F"] * 10,
+            "Date de naissance": ["31/01/1950"] * N,
+            "Date de l'examen": ["31/01/2020", "inconnu"] * 10,
+            "Cardiomégalie": ["oui", "non"] * 10,
+        },
+        "\t",
+        "utf-16-le",
+        {"sex": ["male", "female"], "age_years": [70.0, np.nan], "view": ["frontal"] * 2, "cardiomegaly": [1, 0]},
+    ),
+    "Spanish": (
+        {
+            "Archivo": [f"röntgen_{n:03d}" for n in range(N)],
+            "Paciente": [f"E{n // 2}" for n in range(N)],
+            "Sexo": ["H", "M"] * 10,
+            "Edad": ["40", "41"] * 10,
+            "Cardiomegalia": ["sí", "no"] * 10,
+        },
+        ",",
+        "utf-8",
+        {"sex": ["male", "female"], "age_years": [40, 41], "view": ["frontal"] * 2, "cardiomegaly": [1, 0]},
+    ),
+}
+
+
+@pytest.mark.parametrize("language", LISTS)
+def test_a_list_in_any_of_the_languages_is_described_and_reads_right_once_confirmed(
+    language: str, tmp_path: Path
+) -> None:
+    columns, sep, encoding, wanted = LISTS[language]
+    folder = images(tmp_path / "klinik", [f"bilder/röntgen_{n:03d}.png" for n in range(N)])
+    write(folder / "liste.csv", pd.DataFrame(columns), sep=sep, encoding=encoding)
+    text = mapping_text(folder / "liste.csv", folder / "bilder")
+    with pytest.raises(StudyError, match=r"\d+ lines of `dpdt init --list` are still to confirm: line \d+: "):
+        study_of(tmp_path, text)
+    study = study_of(tmp_path, confirmed(text))
+    build_cohort(study, "own")
+    table = read_cohort(study, "own")
+    first = table[table["image_id"].str.contains("_000|_001")]
+    for name, values in wanted.items():
+        if name == "age_years":
+            np.testing.assert_allclose(first[name].to_numpy(), values, atol=0.01)
+        else:
+            assert first[name].tolist() == values, name
+    assert first["path"].tolist() == ["bilder/röntgen_000.png", "bilder/röntgen_001.png"]
+
+
+def test_no_cell_of_a_patient_a_date_or_an_image_is_in_the_study_file(tmp_path: Path) -> None:
+    columns, sep, encoding, _ = LISTS["French"]
+    folder = images(tmp_path, [f"bilder/röntgen_{n:03d}.png" for n in range(N)])
+    rows = pd.DataFrame(columns).assign(Nom=[f"Dupont{n}" for n in range(N)], Remarque="tel. 0123")
+    write(folder / "liste.csv", rows, sep=sep, encoding=encoding)
+    text = mapping_text(folder / "liste.csv", folder / "bilder")
+    for cell in ("F0", "F9", "1950", "2020", "röntgen_000", "Dupont", "0123"):
+        assert cell not in text, cell
+    assert '"99/99/9999"' in text
+    assert '# Not used: "Nom", "Remarque".' in text
+
+
+def test_a_day_and_month_that_may_be_either_are_asked_for_and_not_chosen(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"image": [f"{n}.png" for n in range(9)], "patient": range(9), "birth date": "01/02/1950"})
+    write(tmp_path / "list.csv", rows.assign(**{"study date": "03/04/2020", "pneumonia": 1}))
+    text = mapping_text(tmp_path / "list.csv", None)
+    asked = re.findall(r'^#date_format = (".*?") .*keep the line', text, flags=re.MULTILINE)
+    assert asked == ['"%d/%m/%Y"', '"%m/%d/%Y"']
+    with pytest.raises(StudyError, match=r"the key date_format|a second time"):
+        study_of(tmp_path, confirmed(text))
+    both = confirmed(text, without=("%m/%d",))
+    assert study_of(tmp_path, both).domains["own"].table.date_format == "%d/%m/%Y"  # type: ignore[union-attr]
+    write(tmp_path / "list.csv", rows.assign(**{"study date": "13/04/2020", "pneumonia": 1}))
+    assert '#date_format = "%d/%m/%Y"  #? likely' in mapping_text(tmp_path / "list.csv", None)
+
+
+def test_dates_of_two_forms_are_asked_for_by_their_forms_alone(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"image": [f"{n}.png" for n in range(8)], "patient": range(8), "pneumonia": 1})
+    rows = rows.assign(born=["31.01.1950", "1950-13"] * 4, taken="2020-01-31")
+    text = mapping_text(write(tmp_path / "list.csv", rows), None)
+    assert '#date_format = "…"  #? no known form fits every date' in text
+    assert '"9999-99"' in text
+    assert "1950" not in text
+
+
+def test_several_rows_an_image_ask_for_the_rule(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"patientId": [f"{n // 2:08x}-aaaa" for n in range(8)], "x": range(8), "pneumonia": 1})
+    folder = images(tmp_path, [f"png/{n:08x}-aaaa.dcm" for n in range(4)])
+    text = mapping_text(write(folder / "list.csv", rows), folder / "png")
+    assert text.count("#rows = ") == 3
+    assert '#patient = "patientId"  #? perhaps: its name, but it is the image\'s column' in text
+
+
+def test_findings_in_one_column_are_found_with_their_separator(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"Image Index": [f"{n}.png" for n in range(9)], "Patient ID": range(9)})
+    rows["Finding Labels"] = ["Cardiomegaly|Effusion", "No Finding", ""] * 3
+    text = mapping_text(write(tmp_path / "list.csv", rows), None)
+    assert '#findings_separator = "|"' in text
+    assert '#healthy = { findings = ["No Finding"] }' in text
+    assert '#pleural_effusion = { findings = ["Effusion"] }' in text
+    assert text.count("#no_findings = ") == 3
+
+
+def test_a_cell_that_no_word_explains_is_asked_for(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"image": [f"{n}.png" for n in range(9)], "patient": range(9), "sex": ["F", "M", "zz"] * 3})
+    text = mapping_text(write(tmp_path / "list.csv", rows.assign(pneumonia=["yes", "no", "jein"] * 3)), None)
+    assert '# Not understood, write each into one of female, male, unknown: "zz"  #?' in text
+    assert '# Not understood, write each into yes, no or unknown: "jein"  #?' in text
+    assert "Not understood, write each into yes, no or unknown" in open_guesses(text).values().__str__()
+
+
+@pytest.mark.parametrize("header", ['a"]\n[study]\nseed = 7', "a\u2028b", "x\x7f", "'", "#?"])
+def test_a_hostile_header_stays_inside_of_its_string(header: str, tmp_path: Path) -> None:
+    rows = pd.DataFrame({"image": [f"{n}.png" for n in range(9)], "patient": range(9), header: 1, "pneumonia": 1})
+    text = mapping_text(write(tmp_path / "list.csv", rows), None)
+    study = study_of(tmp_path, confirmed(text))
+    assert study.study.seed == 0
+
+
+def test_the_command_writes_a_file_with_what_is_open_and_cohort_says_it_all_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns, sep, encoding, _ = LISTS["German"]
+    folder = images(tmp_path / "klinik", [f"bilder/röntgen_{n:03d}.png" for n in range(N)])
+    write(folder / "liste.csv", pd.DataFrame(columns), sep=sep, encoding=encoding)
+    with pytest.raises(SystemExit) as end:
+        main(["init", str(tmp_path / "s"), "--list", str(folder / "liste.csv"), "--images", str(folder / "bilder")])
+    assert end.value.code == 0
+    assert "lines to confirm" in capsys.readouterr().out
+    text = (tmp_path / "s" / "study.toml").read_text(encoding="utf-8")
+    assert text.count("\n") < 100
+    with pytest.raises(SystemExit) as end:
+        main(["cohort", str(tmp_path / "s")])
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    for key in ("encoding", "separator", "image", "patient", "sex", "age", "view", "cardiomegaly", "female", "yes"):
+        assert f": {key}" in told
+
+
+@pytest.mark.parametrize(("list_file", "message"), [("none.csv", "no such file"), ("empty.csv", r"empty \(0 bytes\)")])
+def test_a_list_that_cannot_be_looked_at_is_named(list_file: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "empty.csv").write_bytes(b"")
+    with pytest.raises(CohortError, match=message):
+        mapping_text(tmp_path / list_file, None)
