@@ -154,7 +154,8 @@ def _keep_former(study: Study, domain: str, record: dict[str, Any], table: pd.Da
     before, old = pd.read_parquet(paths.cohort_table(domain)), read_json(paths.cohort_record(domain))
     if former := old.get("former", []):
         record["former"] = former
-    if not made or before.equals(table):
+    same = set(before) <= set(table) and before.equals(table[list(before)])  # further columns teach no model
+    if not made or same:
         return []
     name = set_aside(study, domain)
     hashes = {"split_sha256": old["split_sha256"], "labels_sha256": labels_sha256(before, "train")}
