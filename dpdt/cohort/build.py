@@ -159,8 +159,8 @@ def _keep_former(study: Study, domain: str, record: dict[str, Any], table: pd.Da
     before, old = pd.read_parquet(paths.cohort_table(domain)), read_json(paths.cohort_record(domain))
     if former := old.get("former", []):
         record["former"] = former
-    shared = [name for name in before if name in table]
-    if not made or (len(shared) == before.shape[1] and before.equals(table[shared])):
+    same = set(before) <= set(table) and before.equals(table[list(before)])  # further columns teach no model
+    if not made or same:
         return []
     labels = [name for name in before if name not in COLUMNS and name not in old.get("columns", {})]
     name = set_aside(study, domain)

@@ -106,9 +106,7 @@ def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
     return RawCohort(frame, left.exclusions, files, counts, _rules(table), listed=paths)
 
 
-def _rows(
-    source: ListFile, table: TableSettings, wanted: Wanted, problems: Problems
-) -> tuple[pd.DataFrame, int]:
+def _rows(source: ListFile, table: TableSettings, wanted: Wanted, problems: Problems) -> tuple[pd.DataFrame, int]:
     """The list's rows without exact copies, each with its image and patient; and how many copies there were.
 
     Raises:

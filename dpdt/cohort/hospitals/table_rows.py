@@ -15,8 +15,8 @@ from dpdt.study.domain_settings import TableSettings
 __all__ = ["COPIES", "combined", "one_row_each", "without_copies"]
 
 COPIES: Final = "exact copies of a row, dropped"
-NEVER_SHOWN: Final = ("patient", "birth_date")
-"""Columns that say who somebody is: a message is copied into mails and tickets."""
+NEVER_SHOWN: Final = ("patient", "study", "birth_date")
+"""Columns by which somebody is found: a message is copied into mails and tickets."""
 
 SHOWN_COLUMNS: Final = 6
 
