@@ -162,7 +162,7 @@ def _keep_former(study: Study, domain: str, record: dict[str, Any], table: pd.Da
     same = set(before) <= set(table) and before.equals(table[list(before)])  # further columns teach no model
     if not made or same:
         return []
-    labels = [name for name in before if name not in COLUMNS and name not in old.get("columns", {})]
+    labels = [str(name) for name in before if name not in COLUMNS and name not in old.get("columns", {})]
     name = set_aside(study, domain)
     hashes = {"split_sha256": old["split_sha256"], "labels_sha256": labels_sha256(before, "train", labels)}
     record["former"] = [*former, {"name": name, **hashes}]
