@@ -14,7 +14,7 @@ from dpdt.base.vocabulary import LABELS, as_name, check_labels, healthy_label
 from dpdt.cli import main
 from dpdt.cohort.build import build_cohort
 from dpdt.cohort.table import labels_sha256, read_cohort, read_record
-from dpdt.errors import StudyError
+from dpdt.errors import CohortError, StudyError
 from dpdt.report.from_csv import read_auc_table
 from dpdt.study import Cell, Study, load_study
 from dpdt.study.findings import DEFINITIONS, Finding, define, findings_of, padchest_tree
@@ -356,10 +356,13 @@ def test_a_group_that_asks_for_a_column_later_asks_for_the_cohort_anew(own: Call
     study = own()
     build_cohort(study, "own")
     assert "ward" not in read_cohort(study, "own")
+    study = own('[evaluate.groups]\nstation = "ward"\n')
     with pytest.raises(
-        Exception, match=r"built without the column ward, which a group of \[evaluate\.groups\] asks for"
+        CohortError, match=r"built without the column ward, which a group of \[evaluate\.groups\] asks for"
     ):
-        build_cohort(own('[evaluate.groups]\nstation = "ward"\n'), "own")
+        read_cohort(study, "own")
+    build_cohort(study, "own")
+    assert "ward" in read_cohort(study, "own")
 
 
 def test_a_columns_name_that_the_list_has_not_is_an_error(own: Callable[[str], Study], tmp_path: Path) -> None:

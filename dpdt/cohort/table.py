@@ -154,4 +154,7 @@ def labels_sha256(cohort: pd.DataFrame, split: str, labels: Sequence[str] = LABE
 
 def _require(study: Study, domain: str) -> None:
     if not cohort_done(study, domain):
-        raise CohortError(f"{study.paths.cohort_table(domain)}: no cohort yet. Run `dpdt cohort {study.file}`.")
+        lost = lost_columns(study, domain) if study.paths.cohort_record(domain).is_file() else []
+        why = f"built without the column {lost[0]}, which a group of [evaluate.groups] asks for" if lost else ""
+        table = study.paths.cohort_table(domain)
+        raise CohortError(f"{table}: {why or 'no cohort yet'}. Run `dpdt cohort {study.file}`.")
