@@ -21,6 +21,7 @@ ROOMS = (
     "runs",
     "privacy",
     "training",
+    "bundle",
     "evaluation",
     "report",
     "tracking",

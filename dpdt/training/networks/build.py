@@ -18,19 +18,20 @@ __all__ = [
 ]
 
 
-def build_model(settings: ModelSettings, *, folder: Path = Path()) -> nn.Module:
+def build_model(settings: ModelSettings, *, folder: Path = Path(), num_outputs: int = len(LABELS)) -> nn.Module:
     """The study's network with random weights (of torch's global generator).
 
     Args:
         settings: The study file's ``[model]``.
         folder: Of the study file: a custom network may lie there.
+        num_outputs: Logits an image, one a label.
 
     Raises:
         StudyError: A custom network cannot be imported or built.
     """
     if settings.name != "resnet9":
-        return custom_model(settings, folder, num_outputs=len(LABELS))
-    return ResNet9(width=settings.width, in_channels=settings.in_channels)
+        return custom_model(settings, folder, num_outputs=num_outputs)
+    return ResNet9(width=settings.width, in_channels=settings.in_channels, num_outputs=num_outputs)
 
 
 def as_input(pixels: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
