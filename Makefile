@@ -138,6 +138,11 @@ fuzz: install
 fuzz-bundle: install
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz_bundle
 
+# Five hospitals that do not pool: five folders that the others cannot read; only bundles and results are carried. Minutes.
+.PHONY: demo-apart
+demo-apart: install
+	@$(BIN)/python -m tests.rehearsal build/demo-apart
+
 # The container image with podman or docker, and the checks of it; docs/containers.md.
 image:
 	@docker/build.sh cpu

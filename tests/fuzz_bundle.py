@@ -47,7 +47,7 @@ def seed_bundle() -> bytes:
         "target_epsilon": 1.0,
         "seed": 0,
         "synthetic": True,
-        "statement": {"mechanism": "DP-SGD", "paragraph": "none", "epsilon": 1.0},
+        "statement": {"mechanism": "DP-SGD", "unit": "patient", "paragraph": "none", "epsilon": 1.0, "delta": 1e-5},
         "licence": "none",
         "intended_use": "none",
         "provenance": {"run_id": "none", "versions": {}, "codecs": {}, "hashes": {}},

@@ -18,7 +18,20 @@ from numpy.typing import NDArray
 from dpdt.base.files import atomic_path
 from dpdt.errors import BundleError
 
-__all__ = ["FORMAT", "MOST_BYTES", "MOST_HEADER", "pack", "read_bytes", "unpack", "write_bytes"]
+__all__ = [
+    "BLANK",
+    "CHECKSUM",
+    "FORMAT",
+    "MOST_BYTES",
+    "MOST_HEADER",
+    "check_seal",
+    "pack",
+    "read_bytes",
+    "seal",
+    "strict_json",
+    "unpack",
+    "write_bytes",
+]
 
 FORMAT: Final = 1
 KEY: Final = "dpdt"  # of the metadata
@@ -42,7 +55,34 @@ def pack(manifest: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> by
     content = {"format": FORMAT, CHECKSUM: BLANK, **manifest}
     text = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     blank = bytes(save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}, {KEY: text}))
+    return seal(blank)
+
+
+def seal(blank: bytes) -> bytes:
+    """Put the SHA-256 of all bytes in the place of the 64 zeros among them."""
     return blank.replace(BLANK.encode(), hashlib.sha256(blank).hexdigest().encode(), 1)
+
+
+def check_seal(data: bytes, claimed: Any, name: str) -> None:
+    """Check the checksum of bytes that `seal` wrote.
+
+    Args:
+        data: All of them.
+        claimed: What they say their checksum is.
+        name: For messages.
+
+    Raises:
+        BundleError: There is none, or it is not theirs.
+    """
+    digits = claimed.encode("ascii", "replace") if isinstance(claimed, str) and len(claimed) == len(BLANK) else b""
+    place = data.find(digits)
+    if not digits or place < 0 or data.find(digits, place + 1) >= 0:
+        raise BundleError(f"{name}: it has no checksum. Ask for the file again.")
+    digest = hashlib.sha256(data[:place])
+    digest.update(BLANK.encode())
+    digest.update(memoryview(data)[place + len(digits) :])
+    if digest.hexdigest() != claimed:
+        raise BundleError(f"{name}: damaged or changed: its checksum is not that of its bytes. Ask for the file again.")
 
 
 def unpack(data: bytes, name: str) -> tuple[dict[str, Any], Tensors]:
@@ -60,16 +100,7 @@ def unpack(data: bytes, name: str) -> tuple[dict[str, Any], Tensors]:
     """
     header = _header(data, name)
     manifest = _manifest(header, name)
-    claimed = manifest.pop(CHECKSUM, None)
-    digits = claimed.encode("ascii", "replace") if isinstance(claimed, str) and len(claimed) == len(BLANK) else b""
-    if not digits or header.count(digits) != 1:
-        raise BundleError(f"{name}: it has no checksum. Ask for the file again.")
-    place = data.index(digits, LENGTH.size)
-    digest = hashlib.sha256(data[:place])
-    digest.update(BLANK.encode())
-    digest.update(memoryview(data)[place + len(digits) :])
-    if digest.hexdigest() != claimed:
-        raise BundleError(f"{name}: damaged or changed: its checksum is not that of its bytes. Ask for the file again.")
+    check_seal(data, manifest.pop(CHECKSUM, None), name)
     found = manifest.pop("format", None)
     if type(found) is int and found > FORMAT:
         raise BundleError(
@@ -123,8 +154,8 @@ def _header(data: bytes, name: str) -> bytes:
 def _manifest(header: bytes, name: str) -> dict[str, Any]:
     """The JSON text in the metadata."""
     try:
-        text = _json(header.decode("utf-8"))["__metadata__"][KEY]
-        manifest = _json(text)
+        text = strict_json(header.decode("utf-8"))["__metadata__"][KEY]
+        manifest = strict_json(text)
     except (ValueError, TypeError, KeyError, RecursionError) as err:
         raise BundleError(
             f"{name}: not a model bundle, or damaged (no {KEY} in its header). Ask for the file again."
@@ -132,7 +163,7 @@ def _manifest(header: bytes, name: str) -> dict[str, Any]:
     return manifest
 
 
-def _json(text: Any) -> dict[str, Any]:
+def strict_json(text: Any) -> dict[str, Any]:
     """Strict JSON: an object, no name twice, no NaN. Another reader could take what is ambiguous for something else."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -54,6 +54,20 @@ class Provenance(_Part):
     hashes: dict[Short, Annotated[str, Field(pattern="^[0-9a-f]{16,64}$")]]
 
 
+class _Statement(BaseModel):
+    """What pages and tables take from a statement; there is more in it."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    mechanism: Text
+    unit: Literal["patient", "image"]
+    paragraph: Text
+    epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    delta: Probability | None
+    selection: dict[str, Any] | None = None
+    other_releases: list[dict[Short, Text]] = []
+
+
 class Manifest(_Part):
     """All of a bundle but its tensors."""
 
@@ -89,10 +103,8 @@ class Manifest(_Part):
             raise ValueError("thresholds and scores are not those of the labels")
         if recorded_input(self.shards) != self.input:
             raise ValueError("input: not every setting that decides pixels is there")
-        if (self.statement.get("mechanism") == "none") != (self.target_epsilon is None):
+        if (_Statement.model_validate(self.statement).mechanism == "none") != (self.target_epsilon is None):
             raise ValueError("statement: it is not that of the target epsilon")
-        if type(self.statement.get("paragraph")) is not str:
-            raise ValueError("statement: no paragraph")
         return self
 
 

@@ -1,17 +1,17 @@
-"""Between hospitals: `export`, `card` and `apply`."""
+"""Between hospitals: `export`, `card`, `apply`, `results` and `combine`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dpdt.cli.app import FAILED, app
-from dpdt.cli.arguments import study_of_run
+from dpdt.cli.arguments import StudyFile, read_study, study_of_run
 
 if TYPE_CHECKING:
     from dpdt.bundle.model import Bundle, Score
 
-__all__ = ["apply", "card", "export"]
+__all__ = ["apply", "card", "combine", "export", "results"]
 
 BundleFile = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A model bundle: a file of `dpdt export`.")]
 Signers = Annotated[
@@ -103,6 +103,64 @@ def apply(
     print(summary)
     if not summary.scored:
         raise typer.Exit(FAILED)
+
+
+@app.command(epilog="Example: dpdt results export study.toml --output st-mary.json --show")
+def results(
+    what: Annotated[str, typer.Argument(metavar="export", help="What to do; export is all there is.")],
+    study: StudyFile,
+    output: Annotated[Path | None, typer.Option(help="Default: SITE-results.json, in the working folder.")] = None,
+    site: Annotated[str | None, typer.Option(help="Your hospital's name for others; default: the domain's.")] = None,
+    minimum: Annotated[int, typer.Option(help="Patients of each class that must stand behind a number.")] = 10,
+    show: Annotated[bool, typer.Option("--show", help="Print every number of the file.")] = False,
+    sign: Annotated[Path | None, typer.Option(metavar="KEY", help="SSH key; writes the signature beside it.")] = None,
+) -> None:
+    """Write a hospital's results: aggregates alone, for a report of several hospitals.
+
+    No patient, no image, no path; small cells are left out.
+    """
+    from dpdt.bundle.container import write_bytes
+    from dpdt.bundle.signature import sign as sign_file
+    from dpdt.report.apart.results import as_bytes, export_results
+
+    if what != "export":
+        raise typer.BadParameter(f"expected export, got {what!r}")
+    found = export_results(read_study(study), site=site, minimum=minimum)
+    file = output or Path(f"{found['site']}-results.json")
+    data = as_bytes(found)
+    write_bytes(file, data)
+    if show:
+        _show(found)
+    print(f"{file}: {len(data):,} bytes; {len(found['auc'])} AUCs of {len(found['models'])} models. {found['noise']}")
+    if sign is not None:
+        print(f"Signature: {sign_file(file, sign)}")
+
+
+@app.command(epilog="Example: dpdt combine st-mary-results.json charite-results.json --output together")
+def combine(
+    files: Annotated[list[Path], typer.Argument(metavar="RESULTS…", help="Files of `dpdt results export`.")],
+    output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("dpdt-combined"),
+    signers: Signers = None,
+) -> None:
+    """Put the results of several hospitals together: every model at every hospital, as one report.
+
+    Missing cells and what was not done alike are named.
+    """
+    from dpdt.report.apart.combine import combine as combine_results
+
+    print(f"Report: {combine_results(files, output, signers=signers)}")
+
+
+def _show(found: dict[str, Any]) -> None:
+    """Every value of the file, tables as tables."""
+    from dpdt.base.console import show_table
+
+    for name, value in found.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            columns = list(value[0])
+            show_table(name, columns, [["–" if row[c] is None else repr(row[c]) for c in columns] for row in value])
+        else:
+            print(f"{name}: {value}")
 
 
 def _open(file: Path, signers: Path | None) -> "tuple[Bundle, Score]":

@@ -92,7 +92,7 @@ def payload(run: Run) -> Payload:
         f"dpdt.labels.{domain}": text for domain, text in (macro_labels(table) if table is not None else {}).items()
     }
     tags = {**_tags(run, statement), "dpdt.hours": f"{_hours(steps):.3g}", **labels, **reasons}
-    texts = {"model/README.md": model_card(run, statement, final)} if statement else {}
+    texts = {"model/README.md": model_card(run, statement, final)} if statement and run.kind != "bundle" else {}
     if run.paths.metrics.exists():
         texts["metrics.csv"] = _metrics_csv(run)
     return Payload(
