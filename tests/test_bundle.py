@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import stat
 import struct
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors
 import safetensors.numpy
@@ -25,6 +27,7 @@ from dpdt.bundle.card import html_card, markdown_card
 from dpdt.bundle.container import BLANK, MOST_HEADER, pack, unpack
 from dpdt.bundle.export import export_run
 from dpdt.bundle.model import Bundle, checked_scorer, open_bundle, parse_bundle
+from dpdt.bundle.signature import sign
 from dpdt.cli import app
 from dpdt.errors import BundleError
 from dpdt.evaluation.evaluate import evaluate_run
@@ -157,8 +160,6 @@ def test_an_unfinished_run_and_ones_own_network_are_refused(study: Study, runs: 
 def test_a_threshold_is_rounded_and_stays_at_home_where_few_patients_stand_behind_it(
     study: Study, runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pandas as pd
-
     rows = [("cardiomegaly", 0.123456789, 40, 20), ("pneumonia", 0.3, 40, 9), ("healthy", 0.4, 40, 31)]
     table = pd.DataFrame(rows, columns=["label", "value", "n", "n_positive"]).assign(metric="threshold")
     monkeypatch.setattr(Run, "metrics", lambda _: table)
@@ -374,6 +375,7 @@ def test_the_card_says_what_counts_and_escapes_what_was_sent(bundle: bytes) -> N
         assert opened.sha256 in text
 
 
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs OpenSSH")
 def test_signatures_count_only_from_trusted_keys_and_over_these_bytes(bundle: bytes, tmp_path: Path) -> None:
     file, signers = tmp_path / "model.dpdt", tmp_path / "signers"
     file.write_bytes(bundle)
@@ -384,8 +386,6 @@ def test_signatures_count_only_from_trusted_keys_and_over_these_bytes(bundle: by
     signers.write_text(f"st_mary {keys['theirs']}")
     with pytest.raises(BundleError, match="cannot be read"):
         open_bundle(file, signers=signers)
-    from dpdt.bundle.signature import sign
-
     sign(file, tmp_path / "theirs")
     assert open_bundle(file, signers=signers).signer == "st_mary"
     signers.write_text(f"us {keys['ours']}")

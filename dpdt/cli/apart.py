@@ -115,9 +115,9 @@ def results(
     show: Annotated[bool, typer.Option("--show", help="Print every number of the file.")] = False,
     sign: Annotated[Path | None, typer.Option(metavar="KEY", help="SSH key; writes the signature beside it.")] = None,
 ) -> None:
-    """Write a hospital's results: aggregates alone, for a report of several hospitals.
+    """Write a hospital's results: aggregates alone.
 
-    No patient, no image, no path; small cells are left out.
+    For a report of several hospitals. No patient, no image, no path; small cells are left out.
     """
     from dpdt.bundle.container import write_bytes
     from dpdt.bundle.signature import sign as sign_file
@@ -142,9 +142,9 @@ def combine(
     output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("dpdt-combined"),
     signers: Signers = None,
 ) -> None:
-    """Put the results of several hospitals together: every model at every hospital, as one report.
+    """Make one report of several hospitals' results.
 
-    Missing cells and what was not done alike are named.
+    Every model at every hospital. Missing cells and what was not done alike are named.
     """
     from dpdt.report.apart.combine import combine as combine_results
 

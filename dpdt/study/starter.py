@@ -66,8 +66,9 @@ TABLE_VALUES: Final = {"file": "list.csv", "image": "image", "patient": "patient
 HEAD: Final = """\
 # A study of dpdt {version}: {what}.
 #
-# Every key is here. `#size = 512` (no blank after the #) shows what holds as long as the line stays as it is: the
-# default, or the preset's value. Remove the # to change it. What has no # is set.
+# Every key is here, but for [models.<name>], other hospitals' models (docs/apart.md). `#size = 512` (no blank after the
+# #) shows what holds as long as the line stays as it is: the default, or the preset's value. Remove the # to change it.
+# What has no # is set.
 #
 #     dpdt show study.toml    what is in force, and where it comes from
 #     dpdt plan study.toml    what it will do and cost, before anything is queued
