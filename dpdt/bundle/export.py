@@ -57,6 +57,7 @@ def export_run(
     """
     statement = _statement(run, without_privacy=without_privacy)
     network, shards = _settings(run)
+    labels = list(LABELS)
     files = made_up_files(shards.size)
     pixels = pixels_of(list(files.values()), shards)
     tensors: dict[str, NDArray[Any]] = {f"{WEIGHTS}{name}": value for name, value in run_weights(study, run).items()}
@@ -65,10 +66,10 @@ def export_run(
         tensors[f"test.{number}.pixels"] = pixels[number]
     manifest = {
         "site": site or run.domain,
-        "labels": list(LABELS),
+        "labels": labels,
         "network": network,
         "input": recorded_input(shards),
-        "thresholds": _thresholds(run) if with_thresholds else dict.fromkeys(LABELS),
+        "thresholds": _thresholds(run, labels) if with_thresholds else dict.fromkeys(labels),
         "target_epsilon": run.target_epsilon if run.private else None,
         "seed": run.seed,
         "synthetic": bool(run.config.get("synthetic")),
@@ -78,10 +79,10 @@ def export_run(
         "provenance": _provenance(study, run),
     }
     # its scores are computed by the code that will compare them, then written into it
-    tests = [{"what": what, "scores": dict.fromkeys(LABELS, 0.0)} for what in files]
+    tests = [{"what": what, "scores": dict.fromkeys(labels, 0.0)} for what in files]
     draft = parse_bundle(pack({**manifest, "self_test": tests}, tensors), run.run_id)
     for test, scores in zip(tests, scorer(draft, device="cpu")(draft.pixels), strict=True):
-        test["scores"] = {label: round(float(score), 6) for label, score in zip(LABELS, scores, strict=True)}
+        test["scores"] = {label: round(float(score), 6) for label, score in zip(labels, scores, strict=True)}
     data = pack({**manifest, "self_test": tests}, tensors)
     checked_scorer(parse_bundle(data, run.run_id), run.run_id, device="cpu")
     return data
@@ -132,9 +133,9 @@ def _settings(run: Run) -> tuple[dict[str, Any], ShardSettings]:
     return network, ShardSettings.model_validate(ShardSettings.deciding_of(settings["shards"]))
 
 
-def _thresholds(run: Run) -> dict[str, float | None]:
+def _thresholds(run: Run, labels: list[str]) -> dict[str, float | None]:
     """Youden's thresholds of val, rounded; None where the run was not evaluated, or a class has few images there."""
-    found: dict[str, float | None] = dict.fromkeys(LABELS)
+    found: dict[str, float | None] = dict.fromkeys(labels)
     table = run.metrics()
     if table is None:
         return found

@@ -35,11 +35,13 @@ class CarriedModel:
     Attributes:
         bundle: The bundle.
         study: This study with the model's preprocessing.
+        wanted: The study's labels.
         score: Pixels to probabilities in the order of the study's labels; NaN for those that the model does not have.
     """
 
     bundle: Bundle
     study: Study
+    wanted: tuple[str, ...]
     score: Score
 
     @property
@@ -50,7 +52,7 @@ class CarriedModel:
     @property
     def labels(self) -> tuple[str, ...]:
         """The study's labels that the model has."""
-        return tuple(label for label in LABELS if label in self.bundle.manifest.labels)
+        return tuple(label for label in self.wanted if label in self.bundle.manifest.labels)
 
     @property
     def weights_sha256(self) -> str:
@@ -60,7 +62,7 @@ class CarriedModel:
     def thresholds(self) -> dict[str, Threshold]:
         """By label, from the bundle; they were chosen at the hospital that trained it."""
         given, found = self.bundle.manifest.thresholds, {}
-        for label in LABELS:
+        for label in self.wanted:
             value = given.get(label)
             source = f"bundle of {self.site}" + (": none" if value is None else "")
             found[label] = Threshold(math.nan if value is None else value, source, 0, 0)
@@ -80,10 +82,11 @@ def begin_carried(study: Study, paths: RunPaths) -> CarriedModel:
     signers = None if settings.signers is None else study.file.parent / settings.signers
     bundle = open_bundle(file, signers=signers)
     manifest = bundle.manifest
-    if not set(manifest.labels) & set(LABELS):
+    wanted = LABELS
+    if not set(manifest.labels) & set(wanted):
         raise BundleError(f"{file}: none of its labels ({', '.join(manifest.labels)}) is one of the study's.")
     _check_name(study, paths, bundle)
-    score = _by_label(bundle, checked_scorer(bundle, str(file), device=study.train.device))
+    score = _by_label(bundle, wanted, checked_scorer(bundle, str(file), device=study.train.device))
     if not paths.config.exists() or read_json(paths.config)["bundle"]["sha256"] != bundle.sha256:
         make_folder(paths.folder)
         for old in (paths.metrics, paths.draws):
@@ -94,7 +97,7 @@ def begin_carried(study: Study, paths: RunPaths) -> CarriedModel:
         write_state(
             paths, status="finished", step=0, num_steps=0, epsilon=epsilon, target_epsilon=manifest.target_epsilon
         )
-    found = CarriedModel(bundle, study.with_input(manifest.shards), score)
+    found = CarriedModel(bundle, study.with_input(manifest.shards), wanted, score)
     for domain in study.test_domains:
         if found.study.test_alone and not shards_done(found.study, domain):
             build_shards(found.study, domain)
@@ -156,13 +159,13 @@ def _config(paths: RunPaths, bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _by_label(bundle: Bundle, score: Score) -> Score:
+def _by_label(bundle: Bundle, wanted: tuple[str, ...], score: Score) -> Score:
     """The same scores in the order of the study's labels: models and studies are joined by the labels' names."""
     columns = {label: number for number, label in enumerate(bundle.manifest.labels)}
 
     def joined(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         found = score(images)
         missing = np.full(len(found), np.nan, dtype=np.float32)
-        return np.stack([found[:, columns[name]] if name in columns else missing for name in LABELS], axis=1)
+        return np.stack([found[:, columns[name]] if name in columns else missing for name in wanted], axis=1)
 
     return joined

@@ -148,6 +148,7 @@ def export_results(study: Study, *, site: str | None = None, minimum: int = MINI
         raise StudyError(f"{study.file}: no model is tested with the study as it is. Run `dpdt evaluate {study.file}`.")
     numbers = {run.run_id: number for number, run in enumerate(runs)}
     table = auc_by_run(study)
+    labels = LABELS
     rows: list[dict[str, Any]] = []
     bins: list[dict[str, Any]] = []
     for run in runs:
@@ -155,10 +156,10 @@ def export_results(study: Study, *, site: str | None = None, minimum: int = MINI
             frame = wide(pd.read_parquet(run.paths.predictions(domain)))
             own = table[(table["run_id"] == run.run_id) & (table["test_domain"] == domain)]
             head = {"model": numbers[run.run_id], "test_domain": rename.get(domain, domain)}
-            groups = {label: shown_groups(frame, label, minimum) for label in LABELS}
+            groups = {label: shown_groups(frame, label, minimum) for label in labels}
             rows += [{**head, **row} for row in _auc_rows(frame, own, groups, study.evaluate.bootstrap_unit)]
             bins += [
-                {**head, "label": label, **one} for label in LABELS for one in _bins(frame, label, groups, minimum)
+                {**head, "label": label, **one} for label in labels for one in _bins(frame, label, groups, minimum)
             ]
     return {
         "format": FORMAT,
@@ -166,7 +167,7 @@ def export_results(study: Study, *, site: str | None = None, minimum: int = MINI
         "synthetic": is_synthetic(study),
         "minimum": minimum,
         "noise": NO_NOISE,
-        "labels": list(LABELS),
+        "labels": list(labels),
         "policies": {rename.get(name, name): _policies(study, name) for name in study.test_domains},
         "input": recorded_input(study.shards),
         "versions": _versions(study),
