@@ -134,6 +134,16 @@ fuzz: install
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt atheris
 	$(BIN)/python tests/csrc/fuzz.py --seconds $(FUZZ_SECONDS)
 
+# 100,000 damaged model bundles in one process: each is refused in one line, or whole. Minutes.
+.PHONY: fuzz-bundle
+fuzz-bundle: install
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz_bundle
+
+# Five hospitals that do not pool: five folders that the others cannot read; only bundles and results are carried. Minutes.
+.PHONY: demo-apart
+demo-apart: install
+	@$(BIN)/python -m tests.rehearsal build/demo-apart
+
 # The container image with podman or docker, and the checks of it; docs/containers.md.
 image:
 	@docker/build.sh cpu

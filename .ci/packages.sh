@@ -24,6 +24,7 @@ if [ "${1:-}" = tests ]; then
     missing=""
     need postgresql sh -c 'ls /usr/lib/postgresql/*/bin/initdb'
     need chromium sh -c 'command -v chromium || command -v chromium-browser'
+    need openssh-client sh -c 'command -v ssh-keygen'
     need nginx-light sh -c 'PATH=$PATH:/usr/sbin command -v nginx'
 fi
 [ -z "$missing" ] && exit 0

@@ -6,6 +6,7 @@ DpdtError
 ├── DecodeError     one image: missing, truncated, unsupported
 ├── ShardError      shards: a checksum, a short file, too many rejects
 ├── PrivacyError    anything that would make an epsilon wrong
+├── BundleError     a file from another hospital: a model bundle, its signature, or results
 ├── ClusterError    Slurm or a task of it
 │   └── LostProcessError  one of the processes of a training is gone; begun again, the training goes on
 └── TrackingError   MLflow
@@ -17,6 +18,7 @@ A message says which input, what was found, what was expected and what to do.
 """
 
 __all__ = [
+    "BundleError",
     "ClusterError",
     "CohortError",
     "DecodeError",
@@ -51,6 +53,10 @@ class ShardError(DpdtError):
 
 class PrivacyError(DpdtError):
     """Going on would make the reported epsilon wrong."""
+
+
+class BundleError(DpdtError):
+    """A file from another hospital is not what it must be, or a model cannot be made into one."""
 
 
 class ClusterError(DpdtError):

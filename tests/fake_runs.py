@@ -117,7 +117,7 @@ class FakeRuns:
 
     def all(self, **options: Any) -> "FakeRuns":
         """Every model of the study, trained and evaluated; with a public domain the one before them, too."""
-        for cell in self.study.models():
+        for cell in self.study.tested_models():
             self.train(cell)
             self.evaluate(cell, **options)
         return self

@@ -66,7 +66,7 @@ def test_it_is_the_pretraining_tested_once_for_all_domains_and_seeds(tmp_path: P
     study = load(tmp_path, "[train]\nseeds = [0, 1]\n" + DOMAINS + PUBLIC)
     assert study.before_run_id == study.pretrain_run_id
     assert len(study.cells()) == 2 * 3 * 2
-    assert study.models() == (*study.cells(), Cell(BEFORE, 0.0, 0))
+    assert study.tested_models() == (*study.cells(), Cell(BEFORE, 0.0, 0))
     evaluated = tasks(study, "evaluate")
     assert len(evaluated) == 13
     assert (evaluated[-1].key, evaluated[-1].label) == (study.pretrain_run_id, "evaluate before")
@@ -79,9 +79,11 @@ def test_it_is_the_pretraining_tested_once_for_all_domains_and_seeds(tmp_path: P
 def test_naming_0_changes_nothing_where_there_is_such_a_model(tmp_path: Path) -> None:
     named = load(tmp_path, "[privacy]\ntarget_epsilons = [0, 1, inf]\n" + DOMAINS + PUBLIC)
     tacit = load(tmp_path, "[privacy]\ntarget_epsilons = [1, inf]\n" + DOMAINS + PUBLIC)
-    assert named.models() == tacit.models()
-    assert [named.run_id(cell) for cell in named.models()] == [tacit.run_id(cell) for cell in tacit.models()]
-    assert from_frozen(json.loads(json.dumps(as_frozen(named)))).models() == named.models()
+    assert named.tested_models() == tacit.tested_models()
+    assert [named.run_id(cell) for cell in named.tested_models()] == [
+        tacit.run_id(cell) for cell in tacit.tested_models()
+    ]
+    assert from_frozen(json.loads(json.dumps(as_frozen(named)))).tested_models() == named.tested_models()
 
 
 def test_given_weights_have_a_run_of_their_own_that_follows_what_decides_them(tmp_path: Path) -> None:
@@ -96,7 +98,7 @@ def test_given_weights_have_a_run_of_their_own_that_follows_what_decides_them(tm
 def test_random_weights_are_no_model_and_it_is_told(tmp_path: Path) -> None:
     study = load(tmp_path, DOMAINS)
     assert study.before_run_id is None
-    assert study.models() == study.cells()
+    assert study.tested_models() == study.cells()
     assert study.why_no_before == "trainings start from random weights"
     with pytest.raises(
         StudyError,
@@ -235,7 +237,7 @@ def test_weights_that_saw_the_patients_are_no_model_from_before(given: Study) ->
 def test_a_study_that_was_evaluated_without_it_is_reported_as_before_and_says_how_to_get_it(fake_runs: Make) -> None:
     """The former version left no test of the pretraining: everything else stays, and one evaluation is missing."""
     runs = fake_runs(TWO, "[1.0, inf]", public=True)
-    for cell in runs.study.models():
+    for cell in runs.study.tested_models():
         runs.train(cell)
     for cell in runs.study.cells():
         runs.evaluate(cell)

@@ -14,6 +14,7 @@ from dpdt.cli import plan as plan
 from dpdt.cli import stages as stages
 from dpdt.cli import jobs as jobs
 from dpdt.cli import tracking as tracking
+from dpdt.cli import apart as apart
 from dpdt.cli import verify as verify
 from dpdt.cli import privacy as privacy
 from dpdt.cli import audit as audit

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dpdt.cli.app import FAILED, app
-from dpdt.cli.arguments import AsJson, read_study
-from dpdt.errors import DpdtError, StudyError
+from dpdt.cli.arguments import AsJson, read_study, study_of_run
+from dpdt.errors import DpdtError
 
 if TYPE_CHECKING:
     from dpdt.study import Cell, Study
@@ -56,17 +56,5 @@ def _find(target: Path) -> "tuple[Study, list[Cell]]":
         if not cells:
             raise DpdtError(f"{target}: no run is finished yet. Run `dpdt train {target}` first.")
         return study, cells
-    folder = target.resolve()
-    for parent in folder.parents:
-        if (parent / "study.toml").exists():
-            study = read_study(str(parent))
-            if study.paths.runs != folder.parent:
-                continue
-            cells = [cell for cell in study.cells() if study.run_id(cell) == folder.name]
-            if not cells:
-                raise StudyError(
-                    f"{target}: no training of {study.file} as it is now: its settings changed, or the run is a "
-                    f"pretraining or an audit's twin. Its trainings: {', '.join(map(study.run_id, study.cells()))}."
-                )
-            return study, cells
-    raise StudyError(f"{target}: no study.toml above it has its outputs there. Give the study: dpdt audit STUDY.")
+    study, cell = study_of_run(target)
+    return study, [cell]

@@ -30,6 +30,7 @@ SECTIONS: Final = {
     "privacy": "Privacy",
     "audit": "Privacy",
     "machine": "Checks",
+    "apart": "Between hospitals",
     "demo": "To begin with",
 }
 """Modules of this package, and the heading of their commands in `dpdt --help`."""

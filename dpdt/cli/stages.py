@@ -83,7 +83,7 @@ def train(study: StudyFile, domain: Domain = None, target_epsilon: TargetEpsilon
 def evaluate(study: StudyFile, domain: Domain = None, target_epsilon: TargetEpsilon = None, seed: Seed = None) -> None:
     """Test every model on every domain.
 
-    Writes predictions, AUC and subgroup metrics. --domain is the train domain.
+    Writes predictions, AUC and subgroup metrics. --domain is the train domain, or the name of another hospital's model.
     """
     _run_stage(study, "evaluate", domain, target_epsilon, seed)
 

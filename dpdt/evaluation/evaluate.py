@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from dpdt.cohort.table import labels_sha256, read_cohort, read_record
 from dpdt.errors import CohortError, DpdtError, StudyError
 from dpdt.evaluation import metrics
 from dpdt.evaluation.before import begin_given, begun_given, given_weights
+from dpdt.evaluation.carried import begin_carried, begun_input
 from dpdt.evaluation.metrics import DomainMetrics, Threshold
 from dpdt.evaluation.predict import predictor, read_predictions, wide
 from dpdt.runs.state import read_state
@@ -66,10 +68,13 @@ def evaluation_done(study: Study, run_id: str) -> bool:
         begun = begun_given(paths, given)
         if begun is None or begun["why_not"]:
             return begun is not None
+    seen = begun_input(study, run_id) if run_id in study.carried else study
+    if seen is None:
+        return False
     try:
         found = read_stamp(paths.metrics)
         stamps = {domain: read_stamp(paths.predictions(domain)) for domain in study.test_domains}
-        wanted = {domain: _data_stamp(study, domain, like=stamps[domain]) for domain in study.test_domains}
+        wanted = {domain: _data_stamp(seen, domain, like=stamps[domain]) for domain in study.test_domains}
     except (DpdtError, OSError, ValueError):
         return False
     if not paths.draws.exists():
@@ -83,7 +88,7 @@ def evaluate_run(study: Study, run_id: str) -> EvaluateSummary:
 
     Args:
         study: The study.
-        run_id: A finished training, or the model before all of them.
+        run_id: A finished training, the model before all of them, or another hospital's.
 
     Returns:
         A summary; `skipped` if everything was there. A model before all trainings that is none (weights without a head
@@ -93,22 +98,26 @@ def evaluate_run(study: Study, run_id: str) -> EvaluateSummary:
         DpdtError: The run is unknown or its training has not finished.
         CohortError: The run was trained on another split than today's, or a patient is in two splits.
         ShardError: A test domain's shards are missing or damaged.
+        BundleError: Another hospital's bundle cannot be used here.
     """
     started = time.monotonic()
     paths = study.paths.run(run_id)
     given = given_weights(study, run_id)
-    domain: str | None = None  # weights from a file: none of the study's domains is their own
-    if given is None:
+    domain: str | None = None  # weights from a file or a bundle: none of the study's domains is their own
+    carried = begin_carried(study, paths) if run_id in study.carried else None
+    seen = carried.study if carried else study
+    if carried is None and given is None:
         domain = _trained_domain(study, paths)
         _check_data(study, paths, domain)
-    elif why_not := begin_given(study, paths, given):
+    elif given is not None and (why_not := begin_given(study, paths, given)):
         return EvaluateSummary(run_id, 0, 0, math.nan, math.nan, 0.0, why_not=why_not)
     if evaluation_done(study, run_id):
         return _summary(study, paths, domain, seconds=0.0, skipped=True)
     weights = given or paths.weights
-    made_by = {"weights": sha256_file(weights)}
+    made_by = {"weights": carried.weights_sha256 if carried else sha256_file(weights)}
+    of_bundle: dict[str, Any] = {"score": carried.score, "labels": carried.labels} if carried else {}
     stamps = {
-        name: _data_stamp(study, name, like=_stamp_there(paths.predictions(name))) | made_by
+        name: _data_stamp(seen, name, like=_stamp_there(paths.predictions(name))) | made_by
         for name in study.test_domains
     }
     read = {
@@ -120,12 +129,13 @@ def evaluate_run(study: Study, run_id: str) -> EvaluateSummary:
     if domain is not None:
         _warn_of_other_codecs(study.paths, domain, todo)
         val = [(domain, "val")] if (read_cohort(study, domain)["split"] == "val").any() else []
-    with predictor(study, paths, [*((name, "test") for name in todo), *val], weights=weights) as predict:
+    with predictor(seen, paths, [*((name, "test") for name in todo), *val], weights=weights, **of_bundle) as predict:
         for name in todo:
             frames[name] = predict(name, "test")
             write_stamped(paths.predictions(name), frames[name], stamps[name])
-        thresholds = _thresholds(study, domain, predict(*val[0]) if val else None)
-    tables = [_threshold_rows(domain or BEFORE, thresholds)]
+        chosen = predict(*val[0]) if val else None
+    thresholds = carried.thresholds() if carried else _thresholds(study, domain, chosen)
+    tables = [_threshold_rows(carried.site if carried else domain or BEFORE, thresholds)]
     measured = [_domain_metrics(study, name, frames[name], thresholds) for name in study.test_domains]
     tables += [of_domain.table for of_domain in measured]
     stamp = {"evaluate": _settings_stamp(study), "predictions": stamps}

@@ -4,7 +4,7 @@ A file says in its metadata (the stamp) which weights, pixels and split it was m
 where all of them are the same.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,6 +17,7 @@ from dpdt.base.console import progress
 from dpdt.base.files import fingerprint
 from dpdt.base.parquet import Stamp, read_stamp
 from dpdt.base.vocabulary import age_group
+from dpdt.bundle.model import Score
 from dpdt.errors import ShardError
 from dpdt.study import Study
 from dpdt.study.paths import RunPaths
@@ -33,7 +34,13 @@ Predict = Callable[[str, str], pd.DataFrame]
 
 @contextmanager
 def predictor(
-    study: Study, paths: RunPaths, splits: Sequence[tuple[str, str]], *, weights: Path | None = None
+    study: Study,
+    paths: RunPaths,
+    splits: Sequence[tuple[str, str]],
+    *,
+    weights: Path | None = None,
+    score: Score | None = None,
+    labels: Collection[str] | None = None,
 ) -> Iterator[Predict]:
     """Load a model and the data that it shall be tested on; show one progress bar for all of it.
 
@@ -42,6 +49,8 @@ def predictor(
         paths: A finished run.
         splits: (domain, split) pairs that will be asked for.
         weights: The model's; default: the run's own.
+        score: Instead of weights: another hospital's model.
+        labels: Those that the model has, default: the study's; of the others no target counts.
 
     Yields:
         A function from domain and split to predictions with PREDICTION_COLUMNS, one row an image and label.
@@ -52,7 +61,8 @@ def predictor(
     from dpdt.shards.dataset import load_split
 
     data = {(domain, split): load_split(study, domain, split) for domain, split in splits}
-    score = _scorer(study, weights or paths.weights)
+    score = score or _scorer(study, weights or paths.weights)
+    has = np.isin(study.study.labels, list(labels or study.study.labels))
     size = study.train.images_at_once
     total = sum(len(part) for part in data.values())
     with progress(f"evaluate {paths.run_id}", total, unit="images") as advance:
@@ -64,8 +74,8 @@ def predictor(
                 positions = np.arange(first, min(first + size, len(scores)))
                 scores[positions] = score(part.images(positions))
                 advance(len(positions), domain)
-            _check_finite(scores, paths.run_id, domain)
-            return _long(study, domain, part, scores)
+            _check_finite(scores[:, has], paths.run_id, domain)
+            return _long(study, domain, part, scores, has)
 
         yield predict
 
@@ -80,8 +90,8 @@ def _check_finite(scores: NDArray[np.float32], run_id: str, domain: str) -> None
         )
 
 
-def _scorer(study: Study, weights: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """A function from pixels (k, size, size) to probabilities (k, labels)."""
+def _scorer(study: Study, weights: Path) -> Score:
+    """The study's network with these weights: a function from pixels (k, size, size) to probabilities (k, labels)."""
     import torch
 
     from dpdt.training.device import choose_device
@@ -104,7 +114,9 @@ def _scorer(study: Study, weights: Path) -> Callable[[NDArray[np.uint8]], NDArra
     return score
 
 
-def _long(study: Study, domain: str, data: "DomainData", scores: NDArray[np.float32]) -> pd.DataFrame:
+def _long(
+    study: Study, domain: str, data: "DomainData", scores: NDArray[np.float32], has: NDArray[np.bool_]
+) -> pd.DataFrame:
     """Predictions as they are stored: one row an image and label."""
     frame = data.frame
     # Not the patient's id: predictions are what people copy elsewhere to compute their own statistics. The key is the
@@ -121,7 +133,8 @@ def _long(study: Study, domain: str, data: "DomainData", scores: NDArray[np.floa
     )
     parts = []
     for number, label in enumerate(study.study.labels):
-        target = pd.array(data.labels[:, number], dtype="Float32").astype("Int8")
+        known = data.labels[:, number] if has[number] else np.full(len(images), np.nan, dtype=np.float32)
+        target = pd.array(known, dtype="Float32").astype("Int8")
         parts.append(images.assign(label=label, target=target, score=scores[:, number]))
     return pd.concat(parts, ignore_index=True)[list(PREDICTION_COLUMNS)]
 

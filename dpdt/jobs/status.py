@@ -101,7 +101,7 @@ class _Look:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.paths = study.paths
-        self.before = study.before_run_id
+        self.of_no_domain = {study.before_run_id, *study.carried}
         self.aucs: dict[str, float | None] = {}
         self.jobs = latest_jobs(study)
         self.known = {name: self._ask(name) for name in {job.cluster for _, job in self.jobs.values()}}
@@ -178,7 +178,7 @@ class _Look:
         if task.stage not in ("train", "evaluate"):
             return None
         if task.key not in self.aucs:
-            self.aucs[task.key] = last_auc(self.paths.run(task.key), everywhere=task.key == self.before)
+            self.aucs[task.key] = last_auc(self.paths.run(task.key), everywhere=task.key in self.of_no_domain)
         return self.aucs[task.key]
 
 

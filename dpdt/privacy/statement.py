@@ -14,6 +14,7 @@ __all__ = [
     "brought_up_to_date",
     "group_privacy",
     "privacy_statement",
+    "released",
     "selection_cost",
     "statement_without_privacy",
 ]
@@ -231,6 +232,22 @@ def brought_up_to_date(
     }
     now["paragraph"] = _paragraph(now)
     return statement if now == statement else now
+
+
+def released(statement: dict[str, Any]) -> dict[str, Any]:
+    """The statement as it leaves the hospital with the weights: without the exact number of one patient's images.
+
+    That number was counted in private data. Its bound is given for the next power of two, which is a bound as well.
+    """
+    bound = statement.get("patient_bound")
+    if bound is None:
+        return statement
+    images = 1 << (int(bound["images_of_the_patient_with_most"]) - 1).bit_length()
+    spent = math.inf if statement["epsilon"] is None else statement["epsilon"]
+    rounded = _patient_bound(spent, statement["delta"], images)
+    rounded |= {"images_of_the_patient_with_most": f"at most {images}", "note": "The number was rounded up."}
+    found = {**statement, "patient_bound": rounded}
+    return {**found, "paragraph": _paragraph(found)}
 
 
 def _neighbours(unit: str) -> dict[str, str]:

@@ -82,7 +82,8 @@ def _refresh(of_study: StudyPaths, budgets: Mapping[str, Budget]) -> None:
 
 
 def _today(statement: dict[str, Any], paths: RunPaths, budgets: Mapping[str, Budget]) -> dict[str, Any]:
-    if not statement.get("selection") or not statement.keys() >= COUNTED_BY:
+    counted_here = statement.get("selection") and statement.keys() >= COUNTED_BY
+    if not counted_here or _read(paths.config).get("kind") == "bundle":  # another hospital's, as it came
         return statement
     own = Budget(statement["domain"], statement["unit"], statement["target_epsilon"], statement["delta"])
     counted = {paths.run_id: own, **budgets}

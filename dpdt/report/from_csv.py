@@ -14,12 +14,12 @@ from dpdt.evaluation.metrics import ALL, AVERAGE, joined_labels
 from dpdt.report import figures, tables
 from dpdt.report.gain import gain_table, gains, worse_than_before
 from dpdt.report.grid import Grid
-from dpdt.report.page import EQUAL, Contents, render_published
+from dpdt.report.page import EQUAL, Contents, Source, render_published
 from dpdt.report.publish import draw, latex_tables, publish
 from dpdt.report.transfer import transfer_table
 from dpdt.study import BEFORE, arm_name
 
-__all__ = ["read_auc_table", "write_published"]
+__all__ = ["read_auc_table", "write_auc_report", "write_published"]
 
 CELL: Final = ["label", "subgroup", "train_domain", "test_domain"]
 SIZES: Final = ["test_domain", "positive_label", "subgroup", "images"]
@@ -52,12 +52,37 @@ def write_published(files: Sequence[Path], folder: Path) -> Path:
         raise StudyError(f"--from-csv: expected one table of AUCs, got {len(named)} of {len(read)} files.")
     ((file, frame),) = named.items()
     auc, grid = read_auc_table(frame, str(file))
-    curve, subgroups = tables.epsilon_curve(grid, auc), tables.subgroup_table(grid, auc)
-    drawn = draw(grid, auc, curve, subgroups)
+    more = {}
     if sized is not None:
-        drawn["subgroup_sizes"] = figures.sizes_figure(sized[sized["positive_label"] == "any"])
+        more["subgroup_sizes"] = figures.sizes_figure(sized[sized["positive_label"] == "any"])
     if spent is not None:
-        drawn["auc_over_spent_epsilon"] = figures.spent_figure(_checked_spent(spent))
+        more["auc_over_spent_epsilon"] = figures.spent_figure(_checked_spent(spent))
+    return write_auc_report(auc, grid, folder, name=f"Published AUCs: {file.name}", source=Source(file.name), more=more)
+
+
+def write_auc_report(
+    auc: pd.DataFrame,
+    grid: Grid,
+    folder: Path,
+    *,
+    name: str,
+    source: Source,
+    more: Mapping[str, figures.Drawing] | None = None,
+) -> Path:
+    """Write the report of a table of AUCs, without a study.
+
+    Args:
+        auc: From `read_auc_table`.
+        grid: Likewise.
+        folder: Where the report goes.
+        name: Its title.
+        source: Where the numbers come from, and what else the page says of that.
+        more: Figures of other tables.
+
+    Returns:
+        The page.
+    """
+    curve, subgroups = tables.epsilon_curve(grid, auc), tables.subgroup_table(grid, auc)
     contents = Contents(
         grid=grid,
         auc=auc,
@@ -66,7 +91,7 @@ def write_published(files: Sequence[Path], folder: Path) -> Path:
         transfer=transfer_table(auc, grid),
         gains=gains(grid, auc),
         worse=worse_than_before(grid, auc),
-        figures=drawn,
+        figures={**draw(grid, auc, curve, subgroups), **(more or {})},
         comparisons=pd.DataFrame(columns=["label"]),
     )
     csv = {
@@ -76,9 +101,17 @@ def write_published(files: Sequence[Path], folder: Path) -> Path:
         "transfer": contents.transfer,
         "gain": gain_table(contents.gains),
         "worse_than_before": contents.worse,
+        **source.csv,
     }
-    page = render_published(contents, name=f"Published AUCs: {file.name}", source=file.name)
-    return publish(folder, page=page, answer=contents.answer(EQUAL), csv=csv, tex=latex_tables(contents), drawn=drawn)
+    page = render_published(contents, name=name, source=source)
+    return publish(
+        folder,
+        page=page,
+        answer=contents.answer(EQUAL),
+        csv=csv,
+        tex=latex_tables(contents),
+        drawn=contents.figures,
+    )
 
 
 def _of_kind(read: Mapping[Path, pd.DataFrame], columns: Sequence[str], what: str) -> pd.DataFrame | None:
@@ -145,7 +178,7 @@ def read_auc_table(frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, Grid]:
     bad = frame["auc"].notna() & (values.isna() | (values < 0) | (values > 1))
     if bad.any():
         raise StudyError(f"--from-csv {name}: auc: expected numbers in [0, 1], got {str(frame['auc'][bad].iloc[0])!r}.")
-    kept = [*CELL, *(["labels"] if "labels" in frame else [])]
+    kept = [*CELL, *(column for column in ("ci_low", "ci_high", "n", "labels") if column in frame)]
     table = _one_before(frame[kept].assign(target_epsilon=epsilon, auc=values), name)
     twice = table.duplicated(["target_epsilon", *CELL])
     if twice.any():

@@ -34,8 +34,11 @@ class Grid:
             not_yet = "the model before all trainings was not tested yet (dpdt evaluate)"
             tested = run is not None and run.paths.metrics.exists()
             why_not = "" if tested else (run.why_not_tested if run else "") or not_yet
-        epsilons = (*sorted(study.privacy.trained_epsilons, reverse=True), *([] if why_not else [0.0]))
-        return cls(study.train_domains, study.test_domains, epsilons, why_no_before=why_not, labels=study.study.labels)
+        carried = [run for run in (read_run(study, run_id) for run_id in study.carried) if run is not None]
+        trained = {*study.privacy.trained_epsilons, *(run.target_epsilon for run in carried)}
+        epsilons = (*sorted(trained, reverse=True), *([] if why_not else [0.0]))
+        trainers = tuple(dict.fromkeys([*study.train_domains, *(run.domain for run in carried)]))
+        return cls(trainers, study.test_domains, epsilons, why_no_before=why_not, labels=study.study.labels)
 
     @property
     def private(self) -> tuple[float, ...]:

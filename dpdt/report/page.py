@@ -23,7 +23,7 @@ from dpdt.report.tables import SCOPES, Arm
 from dpdt.runs.read import is_synthetic, model_runs
 from dpdt.study import Study, format_epsilon
 
-__all__ = ["Contents", "arms_table", "heat_map_name", "render", "render_published", "subgroup_table"]
+__all__ = ["Contents", "Source", "arms_table", "heat_map_name", "render", "render_published", "subgroup_table"]
 
 EQUAL: Final = 0.01  # AUC; what a published table, which has no study file, counts as the same
 
@@ -51,6 +51,27 @@ class Contents:
         return answer(self.arms, self.gains, self.grid, margin, drawn=bool(self.draws))
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where the numbers of a page without a study come from.
+
+    Attributes:
+        name: Of the table.
+        intervals: Whether it has intervals.
+        missing: Models that are not in it, and why.
+        disagreements: What is not the same in its parts.
+        tables: Further tables of the page by their titles.
+        csv: The same as files.
+    """
+
+    name: str
+    intervals: bool = False
+    missing: Sequence[tuple[str, str]] = ()
+    disagreements: Sequence[str] = ()
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    csv: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+
 def render(study: Study, contents: Contents, *, missing: Sequence[tuple[str, str]], stale: Sequence[str]) -> str:
     """A study's page as HTML, with its images inside."""
     runs = [run for run in model_runs(study).values() if run]
@@ -58,6 +79,9 @@ def render(study: Study, contents: Contents, *, missing: Sequence[tuple[str, str
     return _template(
         **_shared(contents, margin),
         published=None,
+        intervals=True,
+        disagreements=[],
+        further={},
         name=study.name,
         synthetic=is_synthetic(study),
         unit=study.privacy.unit,
@@ -87,12 +111,15 @@ def render(study: Study, contents: Contents, *, missing: Sequence[tuple[str, str
     )
 
 
-def render_published(contents: Contents, *, name: str, source: str) -> str:
+def render_published(contents: Contents, *, name: str, source: Source) -> str:
     """The page of a table of published AUCs: what such a table can show."""
     empty = Table([], [])
     return _template(
         **_shared(contents, EQUAL),
-        published=source,
+        published=source.name,
+        intervals=source.intervals,
+        disagreements=source.disagreements,
+        further=source.tables,
         name=name,
         synthetic=False,
         unit="unit",
@@ -109,7 +136,7 @@ def render_published(contents: Contents, *, name: str, source: str) -> str:
         underdiagnosis=empty,
         small_groups=[],
         undefined=empty,
-        missing=[],
+        missing=source.missing,
         stale=[],
         earlier=[],
         cohort=None,

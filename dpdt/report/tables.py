@@ -97,7 +97,7 @@ def _sorted(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     order = {
         "label": (AVERAGE, *study.study.labels),
         "subgroup": (ALL, *groups_of(table)),
-        "train_domain": (BEFORE, *study.domains),
+        "train_domain": tuple(dict.fromkeys([BEFORE, *study.domains, *table["train_domain"]])),
         "test_domain": tuple(study.domains),
     }
     rank = {column: {name: number for number, name in enumerate(names)} for column, names in order.items()}
@@ -165,7 +165,8 @@ def missing_runs(study: Study) -> list[tuple[str, str]]:
         elif run.metrics() is None and not run.why_not_tested:
             state = "trained, not evaluated yet" if run.status == "finished" else f"training {run.status}"
             missing.append((run.run_id, state))
-    return missing
+    begun = {run.run_id for run in model_runs(study).values() if run}
+    return missing + [(run_id, "not tested yet") for run_id in study.carried if run_id not in begun]
 
 
 def stale_runs(study: Study) -> list[str]:

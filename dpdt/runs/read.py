@@ -30,7 +30,7 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """`train`, `pretrain`, `before` (weights that were given) or `audit` (an audit's twin)."""
+        """`train`, `pretrain`, `before` (given weights), `audit` (a twin) or `bundle` (another hospital's)."""
         return str(self.config.get("kind", "train"))
 
     @property
@@ -50,6 +50,11 @@ class Run:
             return 0.0
         value = self.config.get("target_epsilon")
         return math.inf if value is None else float(value)
+
+    @property
+    def cell(self) -> Cell:
+        """Which model it is."""
+        return Cell(self.domain, self.target_epsilon, self.seed)
 
     @property
     def private(self) -> bool:
@@ -129,8 +134,13 @@ def run_in(paths: RunPaths) -> Run | None:
 
 
 def model_runs(study: Study) -> dict[Cell, Run | None]:
-    """The run of every model that the study file asks for, the one before last; None where it has not begun."""
-    return {cell: read_run(study, study.run_id(cell)) for cell in study.models()}
+    """The run of every model that the study file asks for; None where it has not begun.
+
+    Other hospitals' models come last, each under the hospital that trained it, once their test has begun.
+    """
+    found = {cell: read_run(study, study.run_id(cell)) for cell in study.tested_models()}
+    carried = filter(None, (read_run(study, run_id) for run_id in study.carried))
+    return found | {run.cell: run for run in carried}
 
 
 def all_runs(study: Study) -> list[Run]:

@@ -37,7 +37,8 @@ class ShardJob:
     @cached_property
     def cohort(self) -> pd.DataFrame:
         """The domain's cohort table."""
-        return read_cohort(self.study, self.domain)
+        cohort = read_cohort(self.study, self.domain)
+        return cohort[cohort["split"] == "test"] if self.study.test_alone else cohort
 
     @cached_property
     def origin(self) -> dict[str, str]:

@@ -78,7 +78,9 @@ def _form(first: dict[str, Any], key: str, *, on_command_line: bool) -> str:
             return f" Write {key.rpartition('.')[2]} = {listed}."
         return f" Write --set {key}={listed}." if '"' not in listed else f" Write --set '{key}={listed}'."
     if first["type"] in ("dict_type", "model_type") and not on_command_line:
-        name = {"DomainSettings": "root", "TableLabel": "column"}.get(first.get("ctx", {}).get("class_name", ""))
+        name = {"DomainSettings": "root", "TableLabel": "column", "CarriedModelSettings": "bundle"}.get(
+            first.get("ctx", {}).get("class_name", "")
+        )
         inside = f"{name} = {json.dumps(value, ensure_ascii=False)}" if name and isinstance(value, str) else "its keys"
         return f" Write [{key}] and, in the lines below it, {inside}."
     return ""

@@ -136,9 +136,9 @@ def _values(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
         value = getattr(model, name)
         if isinstance(value, BaseModel):
             yield from _values(value, f"{prefix}{name}.")
-        elif name == "domains" and not prefix:
-            for domain, settings in value.items():
-                yield from _values(settings, f"domains.{domain}.")
+        elif name in ("domains", "models") and not prefix:
+            for own, settings in value.items():
+                yield from _values(settings, f"{name}.{own}.")
         else:
             yield f"{prefix}{name}", value
 

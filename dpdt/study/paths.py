@@ -169,6 +169,7 @@ class StudyPaths:
     """Everything below a study's folder."""
 
     folder: Path
+    shards_name: str = "shards"  # another for models that want other preprocessing
 
     def cohort_table(self, domain: str) -> Path:
         """One row an image."""
@@ -199,7 +200,7 @@ class StudyPaths:
 
     def shards(self, domain: str) -> ShardPaths:
         """One domain's shards."""
-        return ShardPaths(self.folder / "shards" / domain)
+        return ShardPaths(self.folder / self.shards_name / domain)
 
     @property
     def runs(self) -> Path:

@@ -14,6 +14,7 @@ from dpdt.study.section import About, Folder, Integer, Number, NumberOrInfinity,
 
 __all__ = [
     "AuditSettings",
+    "CarriedModelSettings",
     "ClusterSettings",
     "EvaluateSettings",
     "GroupSettings",
@@ -153,6 +154,19 @@ class ModelSettings(Section):
         if self.options and not own:
             raise ValueError("options: only for your own network, name = 'package.module:function'")
         return self
+
+
+class CarriedModelSettings(Section):
+    """`[models.<name>]`: another hospital's model, to be tested on this study's test patients."""
+
+    bundle: Annotated[
+        Folder,
+        About("Test another hospital's model beside your own.", example='"from-st-mary.dpdt"', decides="other"),
+    ] = Field(description="Its model bundle, relative to the study file: what `dpdt export` wrote there.")
+    signers: Annotated[
+        Folder | None,
+        About("Use no bundle that somebody else may have made.", example='"trusted_keys"', decides="other"),
+    ] = Field(default=None, description="Trusted keys (ssh-keygen's allowed_signers); one of them must have signed it.")
 
 
 class PretrainSettings(Section):

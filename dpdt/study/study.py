@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from dpdt.base.files import fingerprint
 from dpdt.base.vocabulary import LABELS, healthy_label
@@ -26,6 +26,7 @@ from dpdt.study.section import Section
 from dpdt.study.settings import (
     BF16_MIN_SIZE,
     AuditSettings,
+    CarriedModelSettings,
     ClusterSettings,
     EvaluateSettings,
     LabelSettings,
@@ -60,8 +61,10 @@ class Study(Section):
     audit: AuditSettings = AuditSettings()
     tracking: TrackingSettings = TrackingSettings()
     cluster: ClusterSettings = ClusterSettings()
+    models: dict[str, CarriedModelSettings] = Field(default_factory=dict)
 
     file: Path = Field(exclude=True, description="The study file itself (absolute).")
+    _shards_name: str = PrivateAttr(default="shards")
 
     @model_validator(mode="after")
     def _names(self) -> Self:
@@ -84,6 +87,9 @@ class Study(Section):
                 if name not in self.domains:
                     known = ", ".join(self.domains) or "none"
                     raise ValueError(f"{key}: the study has no [domains.{name}]; its domains: {known}")
+        for name in self.models:
+            if not name.replace("_", "").isalnum():
+                raise ValueError(f"models.{name}: use letters, digits and _ only, the name becomes a file name")
         clipping = self.privacy.clipping
         if self.train.precision == "bf16" and not CLIPPING_ENGINES[clipping].bfloat16:
             raise ValueError(f"train.precision: bf16 breaks {clipping} clipping's bound; use clipping = 'bookkeeping'")
@@ -199,7 +205,7 @@ class Study(Section):
     @property
     def paths(self) -> StudyPaths:
         """Names of all files of the study."""
-        return StudyPaths(self.folder)
+        return StudyPaths(self.folder, self._shards_name)
 
     @property
     def name(self) -> str:
@@ -313,6 +319,34 @@ class Study(Section):
         """Hash of everything in the study file that decides the bytes of a domain's shards."""
         return fingerprint({"cohort": self.cohort_fingerprint(domain), "shards": self.shards.deciding()})
 
+    def with_input(self, shards: ShardSettings) -> Self:
+        """This study with a carried model's preprocessing: its test images then have shards of their own.
+
+        Args:
+            shards: What decides the pixels; how fast, and how large a file is, stays the study's.
+
+        Returns:
+            The study itself where its shards will do. All models with the same preprocessing share theirs.
+        """
+        own = shards.model_copy(
+            update={name: getattr(self.shards, name) for name in ("shard_bytes", "num_threads", "max_reject_fraction")}
+        )
+        if own.deciding() == self.shards.deciding():
+            return self
+        view = self.model_copy(update={"shards": own})
+        view._shards_name = f"shards-{fingerprint(own.deciding())[:8]}"
+        return view
+
+    @property
+    def test_alone(self) -> bool:
+        """Whether its shards are for carried models, which see test patients alone."""
+        return self._shards_name != "shards"
+
+    @property
+    def carried(self) -> dict[str, str]:
+        """Other hospitals' models: the run folder of each, and its name in the study file."""
+        return {f"bundle-{name}": name for name in self.models}
+
     @property
     def pretrain_run_id(self) -> str | None:
         """Run folder of the public pretraining; None where there is none."""
@@ -353,8 +387,8 @@ class Study(Section):
         )
         return self.pretrain_run_id or f"{BEFORE}-{digest[:8]}"
 
-    def models(self) -> tuple[Cell, ...]:
-        """Every model that is tested: the trainings, and last the one before them, where there is one."""
+    def tested_models(self) -> tuple[Cell, ...]:
+        """The study's own models: the trainings, and last the one before them, where there is one."""
         before = () if self.before_run_id is None else (Cell(BEFORE, 0.0, 0),)
         return (*self.cells(), *before)
 

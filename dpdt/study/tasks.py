@@ -89,7 +89,9 @@ def tasks(study: Study, stage: str) -> list[Task]:
         run_id = study.pretrain_run_id
         return [Task(stage, run_id, f"{stage} {study.public_domain}")] if run_id else []
     if stage in ("train", "evaluate"):
-        return [Task(stage, study.run_id(cell), f"{stage} {_cell_label(cell)}") for cell in _cells(study, stage)]
+        own = [Task(stage, study.run_id(cell), f"{stage} {_cell_label(cell)}") for cell in _cells(study, stage)]
+        carried = study.carried if stage == "evaluate" else {}
+        return own + [Task(stage, run_id, f"{stage} model {name}") for run_id, name in carried.items()]
     return [Task(stage, "", stage)]
 
 
@@ -109,7 +111,8 @@ def needs(study: Study) -> dict[Task, tuple[Task, ...]]:
     # what the models are tested on, and their start: the pretraining's threshold comes from its own domain's val
     found.update((task, (start, *tested)) for task, start in zip(evaluate, train, strict=False))
     start = shards_of.get(study.public_domain or "", ())
-    found.update((task, (*pretrain, *start, *tested)) for task in evaluate[len(train) :])
+    for task in evaluate[len(train) :]:
+        found[task] = tested if task.key in study.carried else (*pretrain, *start, *tested)
     found.update((task, tuple(evaluate)) for task in report)
     found.update((task, tuple(report)) for task in track)
     return found
@@ -124,7 +127,7 @@ def _parts(domain: str, number: int) -> list[Task]:
 
 def _cells(study: Study, stage: str) -> tuple[Cell, ...]:
     """What is trained, or what is tested: that is the model before, too."""
-    return study.models() if stage == "evaluate" else study.cells()
+    return study.tested_models() if stage == "evaluate" else study.cells()
 
 
 def _cell_label(cell: Cell) -> str:
@@ -148,8 +151,9 @@ def choose(
         known = study.used_domains
         rows: list[tuple[object, object, object]] = [(task.key, None, None) for task in found]
     elif stage in ("train", "evaluate"):
-        known = study.train_domains
+        known = (*study.train_domains, *(study.models if stage == "evaluate" else ()))
         rows = [(cell.domain, cell.target_epsilon, cell.seed) for cell in _cells(study, stage)]
+        rows += [(name, None, None) for name in known[len(study.train_domains) :]]  # the rest is in their bundles
     else:
         known = study.public_domains
         rows = [(study.public_domain, None, None) for _ in found]

@@ -93,7 +93,7 @@ def payload(run: Run) -> Payload:
     }
     auc = next((f"{point.value:.3f}" for point in final if point.key == "auc"), "")
     tags = {**_tags(run, statement), "dpdt.auc": auc, "dpdt.hours": f"{_hours(steps):.3g}", **labels, **reasons}
-    texts = {"model/README.md": model_card(run, statement, final)} if statement else {}
+    texts = {"model/README.md": model_card(run, statement, final)} if statement and run.kind != "bundle" else {}
     if run.paths.metrics.exists():
         texts["metrics.csv"] = _metrics_csv(run)
     return Payload(

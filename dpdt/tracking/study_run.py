@@ -113,12 +113,14 @@ def parent_state(study: Study, known: Mapping[str, str]) -> str:
 
 
 def _trainings(study: Study) -> dict[str, Run | None]:
-    return {study.run_id(cell): run for cell, run in model_runs(study).items() if not is_before(cell.target_epsilon)}
+    runs = model_runs(study).items()
+    return {run.run_id if run else study.run_id(c): run for c, run in runs if not is_before(c.target_epsilon)}
 
 
 def compared_runs(study: Study, known: Mapping[str, str]) -> list[str]:
     """MLflow's ids of the study's models, the one before all trainings first: a long list is cut at its end."""
-    names = [study.run_id(cell) for cell in sorted(study.models(), key=lambda cell: cell.target_epsilon > 0)]
+    names = [study.run_id(cell) for cell in sorted(study.tested_models(), key=lambda cell: cell.target_epsilon > 0)]
+    names += study.carried
     return [known[name] for name in names if name in known]
 
 

@@ -159,7 +159,7 @@ def _send_run(
         if file.exists():
             client.log_artifact(run_id, str(file))
     last = {SENT_TAG: state}
-    if news.status == "FINISHED" and run.kind != BEFORE:  # given weights are nobody's training
+    if news.status == "FINISHED" and run.kind not in (BEFORE, "bundle"):  # given weights are nobody's training
         last = {"dpdt.model": register_model(client, study, run, run_id, news), **last}
     _set_status(client, run_id, news)
     log(client, run_id, tags=last)

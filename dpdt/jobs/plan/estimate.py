@@ -145,7 +145,7 @@ def _evaluate_hours(study: Study, sizes: Mapping[str, DomainSize | None], speeds
     if speed is None or None in tested:
         return None
     images = sum(size.test_images for size in tested if size is not None)
-    return images * len(study.models()) * speed.image_ms / 3.6e6
+    return images * len(study.tested_models()) * speed.image_ms / 3.6e6
 
 
 def _disk_gb(study: Study, domains: tuple[DomainOutlook, ...], parameters: int) -> float | None:

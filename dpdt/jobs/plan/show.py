@@ -61,7 +61,7 @@ def _formatted(value: float | None, form: str) -> str:
 
 
 def _totals(study: Study, outlook: Outlook) -> list[str]:
-    models = len(study.models())
+    models = len(study.tested_models())
     left = sum(not cell.done for cell in outlook.cells)
     lines = [
         f"{len(outlook.domains)} domains, {len(outlook.cells)} trainings ({left} to do), "

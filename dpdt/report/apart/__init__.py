@@ -1,0 +1,1 @@
+"""Results that leave a hospital (`results`), which cells may (`suppression`), all of them together (`combine`)."""

@@ -1,0 +1,168 @@
+"""Several hospitals' results as one report: hospitals × hospitals, what is missing, and what was not done alike."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from dpdt.errors import BundleError
+from dpdt.evaluation.metrics import ALL, AVERAGE
+from dpdt.report.apart.results import Results, read_results
+from dpdt.report.format import Table
+from dpdt.report.from_csv import read_auc_table, write_auc_report
+from dpdt.report.page import Source
+from dpdt.study import arm_name
+
+__all__ = ["combine", "combined_auc", "disagreements"]
+
+CELL: Final = ["target_epsilon", "label", "subgroup", "train_domain", "test_domain"]
+
+
+def combine(files: Sequence[Path], folder: Path, *, signers: Path | None = None) -> Path:
+    """Write the report of several hospitals' results.
+
+    Args:
+        files: Results files, of one hospital each.
+        folder: Where the report goes.
+        signers: Trusted keys; then each file must be signed by one of them.
+
+    Returns:
+        The page.
+
+    Raises:
+        BundleError: A file cannot be used, or two are of the same test domain.
+    """
+    results = [read_results(file, signers=signers) for file in files]
+    frame = combined_auc(results)
+    if frame.empty:
+        raise BundleError("no AUC in these results: every cell was too small to leave its hospital.")
+    auc, grid = read_auc_table(frame, "results")
+    models = _models(results)
+    further = {"The models and their guarantees": Table(list(models.columns), models.astype(str).to_numpy().tolist())}
+    source = Source(
+        name=", ".join(result.site for result in results),
+        intervals=True,
+        missing=_missing(frame),
+        disagreements=disagreements(results),
+        tables=further,
+        csv={"models": models, "pairs": pd.DataFrame([pair.model_dump() for r in results for pair in r.pairs])},
+    )
+    return write_auc_report(auc, grid, folder, name=f"{len(results)} hospitals apart", source=source)
+
+
+def combined_auc(results: Sequence[Results]) -> pd.DataFrame:
+    """All AUCs as `dpdt report --from-csv` reads them; of several seeds the means.
+
+    Models before all trainings are left out where they are not the same everywhere.
+
+    Raises:
+        BundleError: Two files have the same test domain.
+    """
+    domains = [domain for result in results for domain in sorted({row.test_domain for row in result.auc})]
+    twice = next((domain for domain in domains if domains.count(domain) > 1), None)
+    if twice:
+        raise BundleError(
+            f"two results are of the test domain {twice}. Give one, or have one made with another --site."
+        )
+    rows = [
+        {**row.model_dump(), "train_domain": model.train_domain, "target_epsilon": _epsilon(model.target_epsilon)}
+        for result in results
+        for model in result.models
+        for row in result.auc
+        if row.model == model.model and (model.target_epsilon != 0 or _one_before(results))
+    ]
+    if not rows:
+        return pd.DataFrame(columns=[*CELL, "auc"])
+    table = pd.DataFrame(rows).astype(dict.fromkeys(("auc", "ci_low", "ci_high", "n"), "float64"))
+    means = {"auc": "mean", "ci_low": "mean", "ci_high": "mean", "n": "max", "labels": "first"}
+    found: pd.DataFrame = table.groupby(CELL, sort=False, as_index=False).agg(means)
+    return found
+
+
+def disagreements(results: Sequence[Results]) -> list[str]:
+    """What was not the same at the hospitals, in words."""
+    return list(_differences(results))
+
+
+def _differences(results: Sequence[Results]) -> Iterator[str]:
+    told: list[tuple[str, dict[str, Any]]] = [
+        ("labels", {r.site: ", ".join(r.labels) for r in results}),
+        ("smallest number of patients behind a cell", {r.site: r.minimum for r in results}),
+        ("made-up data", {r.site: r.synthetic for r in results}),
+    ]
+    sections = {
+        "labels' policy": {domain: policy for r in results for domain, policy in r.policies.items()},
+        "preprocessing": {r.site: r.input for r in results},
+        "version": {r.site: dict(r.versions) for r in results},
+        "evaluation": {r.site: r.evaluation for r in results},
+    }
+    for what, of_sites in sections.items():
+        for key in sorted({key for values in of_sites.values() for key in values}):
+            told += [(f"{what}, {key}", {site: values.get(key) for site, values in of_sites.items()})]
+    for what, values in told:
+        if len({str(value) for value in values.values()}) > 1:
+            yield f"{what}: {', '.join(f'{value} at {site}' for site, value in values.items())}"
+    yield from _of_models(results)
+
+
+def _of_models(results: Sequence[Results]) -> Iterator[str]:
+    """Models of one name that are not the same model, or whose statements differ."""
+    seen: dict[Any, dict[str, Any]] = {}
+    units = {model.unit for r in results for model in r.models if model.epsilon is not None}
+    if len(units) > 1:
+        yield f"privacy unit of the models: {', '.join(sorted(units))}"
+    for result in results:
+        for model in result.models:
+            name = f"{model.train_domain}, {arm_name(_epsilon(model.target_epsilon))}, seed {model.seed}"
+            for what in ("weights_sha256", "epsilon", "delta"):
+                seen.setdefault((name, what), {})[result.site] = getattr(model, what)
+    for (name, what), of_sites in seen.items():
+        if len(set(of_sites.values())) > 1:
+            shown = {site: str(value)[:12] for site, value in of_sites.items()}
+            yield f"model {name}: {what} is {', '.join(f'{value} at {site}' for site, value in shown.items())}"
+    if not _one_before(results):
+        yield "the models before all trainings are not the same, so none is shown"
+
+
+def _one_before(results: Sequence[Results]) -> bool:
+    """Whether all hospitals mean the same model by `before`."""
+    found = {model.weights_sha256 for r in results for model in r.models if model.target_epsilon == 0}
+    return len(found) < 2
+
+
+def _missing(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """Pairs of a model and a test domain without a macro AUC."""
+    there = frame[(frame["label"] == AVERAGE) & (frame["subgroup"] == ALL)]
+    known = set(zip(there["target_epsilon"], there["train_domain"], there["test_domain"], strict=True))
+    trained = list(dict.fromkeys(zip(frame["target_epsilon"], frame["train_domain"], strict=True)))
+    tested = list(dict.fromkeys(frame["test_domain"]))
+    return [
+        (f"{domain}, {arm_name(epsilon)}", f"no number on {test}")
+        for epsilon, domain in trained
+        for test in tested
+        if (epsilon, domain, test) not in known
+    ]
+
+
+def _models(results: Sequence[Results]) -> pd.DataFrame:
+    """Every model once, with its guarantee."""
+    rows = [
+        {
+            "trained on": model.train_domain,
+            "model": arm_name(_epsilon(model.target_epsilon)),
+            "seed": model.seed,
+            "epsilon": "none" if model.epsilon is None else f"{model.epsilon:.4g}",
+            "delta": "none" if model.delta is None else f"{model.delta:g}",
+            "unit": model.unit,
+            "weights": model.weights_sha256[:12],
+        }
+        for result in results
+        for model in result.models
+    ]
+    return pd.DataFrame(rows).drop_duplicates(ignore_index=True)
+
+
+def _epsilon(value: float | None) -> float:
+    return math.inf if value is None else value

@@ -1,0 +1,290 @@
+"""Results that leave a hospital, and several of them together: the numbers, what is left out, and what is told."""
+
+import json
+import math
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+from typer.testing import CliRunner
+
+from dpdt.base.files import write_text
+from dpdt.base.vocabulary import LABELS
+from dpdt.cli import app
+from dpdt.errors import BundleError, StudyError
+from dpdt.report.apart import results as results_module
+from dpdt.report.apart.combine import combine, combined_auc, disagreements
+from dpdt.report.apart.results import Results, as_bytes, export_results, read_results
+from dpdt.report.apart.suppression import score_bins, shown_groups
+from dpdt.report.tables import auc_by_run
+from dpdt.study import load_study
+from tests.fake_runs import FakeRuns
+
+TWO = ("vindr", "uka")
+
+
+@pytest.fixture
+def exported(fake_runs: Callable[..., FakeRuns], monkeypatch: pytest.MonkeyPatch) -> tuple[FakeRuns, dict[str, Any]]:
+    """Two hospitals' made-up results; the fake runs have no weights and no stamps."""
+    made = fake_runs(TWO, "[8.0, inf]").all(change=probabilities)
+    stubs(monkeypatch)
+    return made, export_results(made.study)
+
+
+def as_text(results: dict[str, Any]) -> str:
+    return as_bytes(results).decode()
+
+
+def stubs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results_module, "evaluation_done", lambda *_: True)
+    monkeypatch.setattr(results_module, "run_weights", lambda _, run: {run.run_id: np.zeros(1, np.float32)})
+
+
+def probabilities(frame: pd.DataFrame) -> pd.DataFrame:
+    scores = {f"score_{label}": 1 / (1 + np.exp(-frame[f"score_{label}"])) for label in LABELS}
+    return frame.assign(**scores)
+
+
+def read(tmp_path: Path, found: dict[str, Any], name: str = "r.json") -> Results:
+    (tmp_path / name).write_text(as_text(found))
+    return read_results(tmp_path / name)
+
+
+def test_the_aucs_are_those_of_the_study_and_their_errors_those_of_hanley_and_mcneil_about(
+    exported: tuple[FakeRuns, dict[str, Any]],
+) -> None:
+    made, found = exported
+    models = {m["model"]: (m["train_domain"], m["target_epsilon"] or math.inf) for m in found["models"]}
+    there = auc_by_run(made.study).set_index(["train_domain", "target_epsilon", "test_domain", "label", "subgroup"])
+    assert len(found["auc"]) > 100
+    for row in found["auc"]:
+        of_study = there.loc[(*models[row["model"]], row["test_domain"], row["label"], row["subgroup"])]
+        assert row["auc"] == of_study["auc"]
+        assert (row["ci_low"], row["ci_high"]) == (of_study["ci_low"], of_study["ci_high"])
+        if row["label"] != "average":
+            a, m, n = row["auc"], row["n_positive"], row["n"] - row["n_positive"]
+            q1, q2 = a / (2 - a), 2 * a * a / (1 + a)  # Hanley & McNeil, Radiology 143 (1982)
+            hanley = math.sqrt((a * (1 - a) + (m - 1) * (q1 - a * a) + (n - 1) * (q2 - a * a)) / (m * n))
+            assert 0.6 < row["standard_error"] / hanley < 1.5
+
+
+def test_no_patient_no_image_and_no_path_is_in_it(exported: tuple[FakeRuns, dict[str, Any]]) -> None:
+    made, found = exported
+    text = as_text(found)
+    assert "SECRET" not in text
+    assert str(made.study.folder) not in text
+    assert "raw/" not in text
+    assert "seed" not in json.dumps(found["evaluation"])  # it decides the split
+
+
+def test_every_number_of_the_file_can_be_read_before_it_leaves(
+    exported: tuple[FakeRuns, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, found = exported
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["results", "export", str(made.study.file), "--show", "--output", "out.json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "out.json").read_text()) | {"sha256": ""} == found | {"sha256": ""}
+    assert stat.S_IMODE((tmp_path / "out.json").stat().st_mode) == 0o600
+    numbers = re.findall(r"-?\d+\.\d+(?:e-?\d+)?", (tmp_path / "out.json").read_text())
+    assert len(numbers) > 500
+    assert [number for number in numbers if number not in done.output] == []
+    assert "No noise was added" in done.output
+
+
+def frame_of(rows: list[tuple[str, str, int, str]]) -> pd.DataFrame:
+    """Images as (patient, sex, target, age group)."""
+    return pd.DataFrame(rows, columns=["patient_key", "sex", "target_x", "age_group"])
+
+
+def test_a_group_of_few_patients_is_left_out_however_many_images_they_have() -> None:
+    rows = [(f"p{n}", "male", n % 2, "age_40_70") for n in range(60)]
+    rows += [(f"q{n % 12}", "female", n % 2, "age_0_40") for n in range(120)]  # 6 patients of each class
+    rows += [(f"r{n}", "male", n % 2, "age_70_100") for n in range(60)]
+    assert shown_groups(frame_of(rows), "x", 10) == {"all", "age_40_70"}
+
+
+def test_what_is_left_out_cannot_be_computed_from_the_rest() -> None:
+    """Whole less shown is never a few patients: here 4 women of each class would be 48 less 44 men."""
+    rows = [(f"p{n}", "male", n % 2, "age_40_70") for n in range(88)]
+    rows += [(f"q{n}", "female", n % 2, "age_40_70") for n in range(8)]
+    assert shown_groups(frame_of(rows), "x", 10) == {"all", "age_40_70"}
+    rows = [(f"p{n}", "male", n % 2, "age_0_40") for n in range(80)]
+    rows += [(f"q{n}", "female", n % 2, "age_40_70") for n in range(80)]
+    rows += [(f"r{n}", "unknown", n % 2, "unknown") for n in range(6)]  # 3 of each class in no group
+    shown = shown_groups(frame_of(rows), "x", 10)
+    assert len(shown & {"male", "female"}) == 1
+    assert len(shown & {"age_0_40", "age_40_70"}) == 1
+
+
+def test_a_label_with_few_positive_patients_leaves_with_no_number_at_all() -> None:
+    rows = [(f"p{n}", "male", int(n < 9), "age_0_40") for n in range(100)]
+    assert shown_groups(frame_of(rows), "x", 10) == set()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_over_random_hospitals_the_rest_is_never_small(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(30, 300))
+    frame = pd.DataFrame(
+        {
+            "patient_key": rng.integers(0, n, n).astype(str),
+            "sex": rng.choice(["male", "female", "unknown"], n, p=rng.dirichlet([1, 1, 0.2])),
+            "age_group": rng.choice(
+                ["age_0_40", "age_40_70", "age_70_100", "unknown"], n, p=rng.dirichlet([1, 1, 1, 0.2])
+            ),
+            "target_x": rng.choice([0, 1, np.nan], n, p=rng.dirichlet([1, 1, 0.3])),
+        }
+    )
+    shown = shown_groups(frame, "x", 10)
+    for attribute, names in (("sex", ("female", "male")), ("age_group", ("age_0_40", "age_40_70", "age_70_100"))):
+        out = shown & set(names)
+        for part in [
+            *(frame[frame[attribute] == name] for name in out),
+            frame[~frame[attribute].isin(out)] if out else frame[:0],
+        ]:
+            for value in (0, 1):
+                count = part.loc[part["target_x"] == value, "patient_key"].nunique()
+                assert count == 0 or count >= 10 or not out
+
+
+def test_bins_have_enough_patients_and_give_the_curve_back() -> None:
+    rng = np.random.default_rng(0)
+    target = rng.integers(0, 2, 4000)
+    score = 1 / (1 + np.exp(-(rng.normal(size=4000) + target)))
+    bins = score_bins(target, score, np.arange(4000).astype(str), 10)
+    assert bins[0]["low"] == 0
+    assert bins[-1]["high"] == 1
+    assert sum(b["n"] for b in bins) == 4000
+    assert min(min(b["n_positive"], b["n"] - b["n_positive"]) for b in bins) >= 10
+    middle = np.concatenate([np.full(b["n"], b["mean_score"]) for b in bins])
+    sides = np.concatenate([np.r_[np.ones(b["n_positive"]), np.zeros(b["n"] - b["n_positive"])] for b in bins])
+    assert abs(roc_auc_score(sides, middle) - roc_auc_score(target, score)) < 0.005
+    assert score_bins(target[:9], score[:9], np.arange(9).astype(str), 10) == []
+
+
+def test_no_number_of_a_small_label_leaves_and_no_average_over_it(
+    fake_runs: Callable[..., FakeRuns], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def few(frame: pd.DataFrame) -> pd.DataFrame:
+        frame = probabilities(frame)
+        target = np.zeros(len(frame))
+        target[:24] = 1  # twelve patients of two images
+        return frame.assign(target_pneumonia=target)
+
+    made = fake_runs(("uka",), "[8.0, inf]").all(change=few)
+    stubs(monkeypatch)
+    found = export_results(made.study, minimum=13)
+    assert "pneumonia" not in {row["label"] for row in (*found["auc"], *found["bins"])}
+    # with 12 positive patients the label is in the study's own macro AUC, which would give it away
+    assert not [row for row in found["auc"] if "pneumonia" in row["labels"]]
+    assert not [row for row in found["auc"] if row["label"] == "average" and row["subgroup"] == "all"]
+    assert found["pairs"] == []
+    assert "pneumonia" in {row["label"] for row in export_results(made.study, minimum=12)["auc"]}
+    with pytest.raises(StudyError, match="--minimum: expected at least 10 patients of each class, got 3"):
+        export_results(made.study, minimum=3)
+
+
+def test_a_site_renames_its_one_domain(fake_runs: Callable[..., FakeRuns], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = fake_runs(("uka",), "[inf]").all(change=probabilities)
+    stubs(monkeypatch)
+    found = export_results(made.study, site="st_mary")
+    assert "uka" not in as_text({**found, "policies": {}})
+    made = fake_runs(TWO, "[inf]")
+    with pytest.raises(StudyError, match=r"--site x: the study has several domains \(uka, vindr\)"):
+        export_results(made.study, site="x")
+
+
+def apart(fake_runs: Callable[..., FakeRuns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The two hospitals' files, as if each had tested all models on its own patients."""
+    made = fake_runs(TWO, "[8.0, inf]").all(change=probabilities)
+    stubs(monkeypatch)
+    whole = export_results(made.study)
+    keys = ("auc", "bins", "pairs")
+    return [
+        {**whole, "site": name, "policies": {name: whole["policies"][name]}}
+        | {key: [row for row in whole[key] if row["test_domain"] == name] for key in keys}
+        for name in TWO
+    ]
+
+
+def test_together_they_are_the_pooled_study(
+    fake_runs: Callable[..., FakeRuns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [read(tmp_path, part, f"{part['site']}.json") for part in apart(fake_runs, tmp_path, monkeypatch)]
+    frame = combined_auc(parts).set_index(["target_epsilon", "train_domain", "test_domain", "label", "subgroup"])
+    pooled = auc_by_run(load_study(tmp_path)).set_index(frame.index.names)
+    assert len(frame) > 100
+    for key, row in frame.iterrows():
+        there = pooled.loc[key]
+        assert abs(row["auc"] - there["auc"]) < 1e-12
+        assert (row["ci_low"], row["ci_high"]) == (there["ci_low"], there["ci_high"])
+    assert disagreements(parts) == []
+
+
+def test_the_report_names_what_is_missing_and_what_was_not_done_alike(
+    fake_runs: Callable[..., FakeRuns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = apart(fake_runs, tmp_path, monkeypatch)
+    number = next(m["model"] for m in two["models"] if m["train_domain"] == "vindr" and m["target_epsilon"] is None)
+    two["auc"] = [row for row in two["auc"] if row["model"] != number]
+    two["policies"] = {"uka": {**two["policies"]["uka"], "uncertain": "positive"}}
+    two["input"] = {**two["input"], "recipe": "paper"}
+    two["versions"] = {**two["versions"], "dpdt": "9.9"}
+    two["models"] = [{**m, "weights_sha256": "f" * 64} if m["model"] == 0 else m for m in two["models"]]
+    files = [tmp_path / "one.json", tmp_path / "two.json"]
+    for file, part in zip(files, (one, two), strict=True):
+        file.write_text(as_text(part))
+    page = combine(files, tmp_path / "together").read_text(encoding="utf-8")
+    for sentence in (
+        "<code>vindr, no DP</code>: no number on uka",
+        "labels&#39; policy, uncertain: paper at vindr, positive at uka",
+        "preprocessing, recipe: area at vindr, paper at uka",
+        "version, dpdt: 0.1.0 at vindr, 9.9 at uka",
+        "weights_sha256 is",
+    ):
+        assert sentence in page
+    auc = pd.read_csv(tmp_path / "together" / "auc.csv")
+    assert {"ci_low", "ci_high"} <= set(auc.columns)
+    assert (tmp_path / "together" / "figures" / "auc_eps8_average.png").exists()
+    assert (tmp_path / "together" / "models.csv").exists()
+
+
+def test_two_results_of_one_domain_are_refused(exported: tuple[FakeRuns, dict[str, Any]], tmp_path: Path) -> None:
+    one = read(tmp_path, exported[1])
+    with pytest.raises(BundleError, match="two results are of the test domain"):
+        combined_auc([one, one])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d | {"format": 2}, "results of format 2; this dpdt reads up to 1"),
+        (lambda d: d | {"patients": [1]}, "patients: Extra inputs are not permitted"),
+        (lambda d: d | {"auc": [{**d["auc"][0], "auc": 1.5}]}, r"auc.0.auc: Input should be less than or equal to 1"),
+        (lambda d: d | {"auc": [{**d["auc"][0], "model": 99}]}, "numbers of a model that it does not name"),
+        (lambda d: d | {"site": "../x"}, "site"),
+    ],
+)
+def test_a_bad_results_file_is_one_clear_line(
+    exported: tuple[FakeRuns, dict[str, Any]], tmp_path: Path, change: Any, message: str
+) -> None:
+    with pytest.raises(BundleError, match=message) as found:
+        read(tmp_path, change(exported[1]))
+    assert "\n" not in str(found.value)
+
+
+def test_cut_and_strange_texts_are_no_results(exported: tuple[FakeRuns, dict[str, Any]], tmp_path: Path) -> None:
+    text = as_text(exported[1])
+    for number, bad in enumerate(
+        (text[:-9], "", "[]", "[" * 10**5, text.replace(": 0.", ": 1.", 1), "\x00", text + " ")
+    ):
+        write_text(tmp_path / f"{number}.json", bad)
+        with pytest.raises(BundleError, match=r"not a results file|damaged or changed|no checksum"):
+            read_results(tmp_path / f"{number}.json")
