@@ -136,7 +136,7 @@ def parse_labels(text: str) -> frozenset[str]:
 def _cached_labels(cells: "pd.Series[str]", path: Path) -> dict[str, frozenset[str]]:
     """Parsed labels of each distinct cell."""
     parsed = {}
-    for text in cells.unique():
+    for text in cells.unique().tolist():
         try:
             parsed[text] = parse_labels(text)
         except (ValueError, SyntaxError) as err:
