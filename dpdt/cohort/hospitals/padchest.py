@@ -8,9 +8,11 @@ rows). Labels are a Python list as text with stray spaces; they are parsed, trim
 import ast
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pandas as pd
 
 from dpdt.cohort.hospitals.raw_cohort import (
@@ -72,12 +74,17 @@ def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
         rows.drop(rows.kept["view"] == view, f"view {view}")
     cells = rows.kept["labels"]
     parsed = _cached_labels(cells, files.path("table"))
-    labels = cells.map(parsed)
-    rows.drop(labels.map(len) == 0, "no labels")
+    codes = pd.Series(pd.factorize(cells)[0], index=cells.index)  # parsed has the cells in this order
+
+    def rows_with(rule: Callable[[frozenset[str]], bool]) -> "pd.Series[bool]":
+        of_cell = np.fromiter(map(rule, parsed.values()), dtype=bool, count=len(parsed))
+        return pd.Series(of_cell[codes[rows.kept.index]], index=rows.kept.index)
+
+    rows.drop(rows_with(lambda names: not names), "no labels")
     if files.optional("bad_files") is not None:
         rows.drop(is_among(rows.kept["image_id"], files.lines("bad_files")), "in the list of bad files")
     for word in ("exclude", "suboptimal study"):
-        rows.drop(labels[rows.kept.index].map(lambda names, word=word: word in names).astype(bool), f"label {word}")
+        rows.drop(rows_with(lambda names, word=word: word in names), f"label {word}")  # type: ignore[misc]
     kept = rows.kept
     frame = pd.DataFrame(
         {
@@ -92,7 +99,9 @@ def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
         }
     )
     sublabels = {label: sorted(one.name for one in found) for label, found in wanted.labels.items() if found}
-    _check_sublabels(settings, frozenset().union(*labels[kept.index].unique()), files.path("table"))
+    if settings.sublabels:
+        known = frozenset().union(*(parsed[cell] for cell in kept["labels"].unique()))
+        _check_sublabels(settings, known, files.path("table"))
     frame = frame.join(named_labels(kept["labels"], parsed, wanted.labels))
     sexes = table["sex"].where(table["sex"] != "nan").groupby(table["patient_id"]).nunique()
     counts = {"patients with two sexes in the table": int((sexes > 1).sum())}
@@ -127,7 +136,7 @@ def parse_labels(text: str) -> frozenset[str]:
 def _cached_labels(cells: "pd.Series[str]", path: Path) -> dict[str, frozenset[str]]:
     """Parsed labels of each distinct cell."""
     parsed = {}
-    for text in cells.unique():
+    for text in cells.unique().tolist():
         try:
             parsed[text] = parse_labels(text)
         except (ValueError, SyntaxError) as err:

@@ -255,8 +255,10 @@ def named_labels(
     place = {name: at for at, name in enumerate(dict.fromkeys(one.name for of in labels.values() for one in of))}
     codes, distinct = pd.factorize(cells)
     found: np.ndarray[tuple[int, int], np.dtype[np.bool_]] = np.zeros((len(distinct), len(place)), dtype=bool)
-    for row, cell in enumerate(distinct):
-        found[row, [place[name] for name in names[cell] if name in place]] = True
+    each = [names[cell] for cell in distinct.tolist()]
+    row = np.repeat(np.arange(len(each)), np.fromiter(map(len, each), dtype=np.intp, count=len(each)))
+    column = np.array([place.get(name, -1) for of_cell in each for name in of_cell], dtype=np.intp)
+    found[row[column >= 0], column[column >= 0]] = True
     columns = {
         label: to_label(np.asarray(found[:, [place[one.name] for one in definition]].any(axis=1))[codes])
         for label, definition in labels.items()
