@@ -38,7 +38,9 @@ def combine(files: Sequence[Path], folder: Path, *, signers: Path | None = None)
     frame = combined_auc(results)
     if frame.empty:
         raise BundleError("no AUC in these results: every cell was too small to leave its hospital.")
-    auc, grid = read_auc_table(frame, "results")
+    places = {name: number for number, name in enumerate(dict.fromkeys(frame["test_domain"]))}
+    ordered = frame.sort_values("train_domain", key=lambda c: c.map(places).fillna(len(places)), kind="stable")
+    auc, grid = read_auc_table(ordered, "results")
     models = _models(results)
     further = {"The models and their guarantees": Table(list(models.columns), models.astype(str).to_numpy().tolist())}
     source = Source(
