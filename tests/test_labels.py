@@ -197,7 +197,7 @@ def test_naming_the_papers_labels_is_naming_none(study_file: MakeFile) -> None:
     domains = '[domains.chexpert]\nroot = "x"\n[domains.mimic]\nroot = "y"\n'
     plain = load_study(study_file(domains))
     named_ = load_study(study_file(f"[study]\nlabels = {json.dumps(LABELS)}\n{domains}"))
-    assert [named_.run_id(cell) for cell in named_.models()] == [plain.run_id(cell) for cell in plain.models()]
+    assert [named_.run_id(cell) for cell in named_.tested_models()] == [plain.run_id(cell) for cell in plain.tested_models()]
 
 
 def test_labels_their_order_and_their_definition_here_make_another_run(study_file: MakeFile) -> None:
