@@ -197,7 +197,7 @@ def test_naming_the_papers_labels_is_naming_none(study_file: MakeFile) -> None:
     domains = '[domains.chexpert]\nroot = "x"\n[domains.mimic]\nroot = "y"\n'
     plain = load_study(study_file(domains))
     named_ = load_study(study_file(f"[study]\nlabels = {json.dumps(LABELS)}\n{domains}"))
-    assert [named_.run_id(cell) for cell in named_.models()] == [plain.run_id(cell) for cell in plain.models()]
+    assert [*map(named_.run_id, named_.tested_models())] == [*map(plain.run_id, plain.tested_models())]
 
 
 def test_labels_their_order_and_their_definition_here_make_another_run(study_file: MakeFile) -> None:
@@ -350,6 +350,31 @@ def test_a_list_of_ones_own_has_the_studys_labels_cuts_and_columns(own: Callable
     assert notes["fracture unknown in every image"] == 40
     # a healthy hand with osteoarthritis is none: images 4 of every ten have grade 3 and ok
     assert notes["healthy with a finding, set to 0"] == 4
+
+
+def test_a_number_that_stands_for_no_grade_is_on_no_side_of_the_cut(own: Callable[[str], Study]) -> None:
+    study = own()
+    text = study.file.read_text()
+    study.file.write_text(text.replace('["", "nb"]', '["", "nb", "4"]'))  # as a list writes 9 where nobody looked
+    build_cohort(load_study(study.file), "own")
+    table = read_cohort(load_study(study.file), "own").set_index("image_id")
+    assert table.loc[["3.png", "5.png", "9.png"], "osteoarthritis"].tolist() == [1, pd.NA, pd.NA]
+    for word, cell in (("yes", "1"), ("no", "9")):
+        study.file.write_text(
+            text.replace('patient = "patient"', f'patient = "patient"\nwords = {{ {word} = ["{cell}"] }}')
+        )
+        with pytest.raises(
+            StudyError, match=rf"osteoarthritis, with words: '{cell}' is listed as .*>= 3, says otherwi"
+        ):
+            load_study(study.file)
+
+
+def test_an_image_is_not_healthy_by_a_column_and_by_an_empty_cell(own: Callable[[str], Study]) -> None:
+    study = own()
+    text = study.file.read_text().replace('patient = "patient"', 'patient = "patient"\nno_findings = "healthy"')
+    study.file.write_text(text)
+    with pytest.raises(StudyError, match=r"and so does the column of labels\.healthy: leave one of them"):
+        load_study(study.file)
 
 
 def test_a_group_that_asks_for_a_column_later_asks_for_the_cohort_anew(own: Callable[[str], Study]) -> None:

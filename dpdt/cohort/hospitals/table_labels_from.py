@@ -67,11 +67,15 @@ def join_labels(
 
 
 def _by_stem(mine: "pd.Series[str]", keys: "pd.Index[str]") -> "pd.Series[str]":
-    """Where no whole path is the same, the file's name alone joins, if it is that of one image and of one key."""
+    """Where no whole path is the same, the file's name alone joins, if it is that of one image and of one key.
+
+    Of all images and keys, also those whose paths are the same: `b/view` is not joined to `c/view` because `a/view` is
+    in both lists.
+    """
     lost = ~mine.isin(keys)
     stems = pd.Series(keys, dtype="str").map(lambda key: key.rpartition("/")[2])
-    left = pd.Series(keys, index=pd.Index(stems))[~keys.isin(mine)]
+    left = pd.Series(keys, index=pd.Index(stems))
     left = left[~left.index.duplicated(keep=False)]
-    names = mine[lost].map(lambda path: path.rpartition("/")[2])
-    names = names[~names.duplicated(keep=False)]
+    names = mine.map(lambda path: path.rpartition("/")[2])
+    names = names[lost & ~names.duplicated(keep=False)]
     return mine.mask(lost, names.map(left)).fillna(mine).astype("str")
