@@ -15,6 +15,7 @@ from dpdt.cli import main
 from dpdt.cohort.build import build_cohort
 from dpdt.cohort.table import labels_sha256, read_cohort, read_record
 from dpdt.errors import CohortError, StudyError
+from dpdt.jobs.checks import check_groups
 from dpdt.report.from_csv import read_auc_table
 from dpdt.study import Cell, Study, load_study
 from dpdt.study.findings import DEFINITIONS, Finding, define, findings_of, padchest_tree
@@ -388,6 +389,14 @@ def test_a_group_that_asks_for_a_column_later_asks_for_the_cohort_anew(own: Call
         read_cohort(study, "own")
     build_cohort(study, "own")
     assert "ward" in read_cohort(study, "own")
+
+
+def test_groups_that_cannot_be_are_refused_as_soon_as_there_is_a_cohort(own: Callable[[str], Study]) -> None:
+    study = own('[evaluate]\ndomains = ["own"]\n[evaluate.groups]\nstation = { column = "ward", cuts = [0, 1] }\n')
+    check_groups(study, ["own"])  # no cohort yet
+    build_cohort(study, "own")
+    with pytest.raises(StudyError, match=r"groups\.station: cuts are for numbers, and none of the \d+ cells of 'ward'"):
+        check_groups(study, study.domains)
 
 
 def test_a_columns_name_that_the_list_has_not_is_an_error(own: Callable[[str], Study], tmp_path: Path) -> None:

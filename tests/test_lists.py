@@ -491,6 +491,16 @@ def test_several_rows_of_labels_a_key_need_the_rule_too(tmp_path: Path) -> None:
     assert built(joined(tmp_path, "patient", labels, 'rows = "any"')).loc["0.png", "cardiomegaly"] == 1
 
 
+@pytest.mark.parametrize("where", ["list.csv", "labels.csv"])
+def test_examinations_that_differ_in_zeros_alone_are_not_given_each_other_s_labels(where: str, tmp_path: Path) -> None:
+    studies = ["7", "07", *(f"s{n}" for n in range(18))]
+    alone = ["7", "x", *studies[2:]]
+    rows = rows_of(study=studies if where == "list.csv" else alone)
+    labels = pd.DataFrame({"key": studies if where == "labels.csv" else alone, "heart": ["1", "0"] * 10})
+    with pytest.raises(CohortError, match=rf"{where}: the keys \(study\) of rows 2 and 3 differ in blanks, capitals"):
+        build_cohort(joined(tmp_path, "study", labels, 'rows = "any"', rows=rows), "own")
+
+
 def test_a_changed_list_of_labels_is_noticed(tmp_path: Path) -> None:
     labels = pd.DataFrame({"key": PATIENTS, "heart": ["1", "0"] * 10})
     study = joined(tmp_path, "patient", labels)

@@ -212,11 +212,11 @@ def _labels_of_second(
     rows = _cells(other, {KEY: join.column, **_label_columns(table)}, table)
     here.empty(rows[KEY], join.column, f"labels_from, by {join.by}")
     whole = len(rows)
-    rows = without_copies(rows.assign(**{KEY: spelled(rows[KEY], join.by)}), KEY, other)
+    rows = without_copies(rows.assign(**{KEY: spelled(rows[KEY], join.by, other.path)}), KEY, other)
     one_row_each(rows, KEY, table, other)
     labels = _labels(rows, KEY, table, wanted, here)
     problems.add(*here.found)
-    found, counts = join_labels(labels, images, kept, join, other.path)
+    found, counts = join_labels(labels, images, kept, join, other.path, problems.path)
     return found, {f"{COPIES} (of the labels' list)": whole - len(rows), **counts}
 
 
