@@ -175,12 +175,15 @@ def test_labels_that_are_not_the_papers_are_found_by_their_words_and_grades(tmp_
     rows["Knöchel-Fraktur"] = ["ja", "nein", "fraglich", "nein"] * 5
     rows["Arthrose (Grad)"] = ["0", "2,5", "3", "4", "n.b."] * 4
     rows["Station"] = ["Notaufnahme", "Rheuma"] * 10
+    rows["Kennung"], rows["Jahrgang"] = ["70001", "70002", "70003", "70004"] * 5, ["1950", "1951"] * 10
+    rows["Notiz"] = ["ja", "Frau Huber", "Herr Öz", "Tochter"] * 5
     text = mapping_text(write(tmp_path / "list.csv", rows), None)
     assert '[study], too: labels = ["knochel_fraktur", "arthrose_grad"]' in text
     assert '#knochel_fraktur = { column = "Knöchel-Fraktur" }  #? perhaps: its cells are yes and no' in text
     assert '#arthrose_grad = { column = "Arthrose (Grad)", positive = [">= …"] }  #? perhaps: its cells are gra' in text
     assert '# In none of these, so left out: "dp". That is every image' in text
-    assert '# Not used: "Station".' in text
+    assert '# Not used: "Station", "Kennung", "Jahrgang", "Notiz".' in text
+    assert not any(cell in text for cell in ("7000", "195", "Huber"))
     text = confirmed(text, without=("That is every", "#view", "write each")).replace(">= …", ">= 3")
     text = text.replace('">= 3"]', '">= 3"], unknown = ["n.b."]')
     with pytest.raises(StudyError, match=r"knochel_fraktur: unknown key\. .* Others are named in \[study\] labels"):

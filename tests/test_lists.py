@@ -416,6 +416,19 @@ def test_a_file_whose_name_is_in_both_lists_with_a_folder_gets_no_other_folder_s
     assert "p2/view.png" not in table.index  # p3's label is another image's
 
 
+def test_the_majority_loses_no_vote_that_is_written_like_another(tmp_path: Path) -> None:
+    # three readers without names, two of whom say yes: without the second yes it would be a tie
+    lines = [f"{n}.png,p{n},{heart}" for n in range(20) for heart in (1, 1, 0)]
+    (tmp_path / "list.csv").write_text("image,patient,heart\n" + "\n".join(lines))
+    with pytest.raises(CohortError, match=r"20 rows are the same in every cell .*first: rows 2 and 3\), and the maj"):
+        build_cohort(study_of(tmp_path, more='rows = "majority"'), "own")
+    (tmp_path / "list.csv").write_text(
+        "image,patient,heart,by\n" + "\n".join(f"{line},{n % 3}" for n, line in enumerate(lines))
+    )
+    for more in ("", '\nreader = "by"'):
+        assert built(study_of(tmp_path, more=f'rows = "majority"{more}'))["cardiomegaly"].tolist() == [1] * 20
+
+
 @pytest.mark.parametrize("column", ["patient", "sex", "image"])
 def test_rows_of_an_image_that_say_different_things_of_a_person_are_an_error_under_any_rule(
     column: str, tmp_path: Path

@@ -123,7 +123,7 @@ def _rows(source: ListFile, table: TableSettings, wanted: Wanted, problems: Prob
     problems.stop()
     rows["image"] += table.suffix
     rows["image_id"] = rows.get("image_id", rows["image"])
-    once = without_copies(rows, "image_id", source)
+    once = without_copies(rows, "image_id", table, source)
     return once, len(rows) - len(once)
 
 
@@ -212,7 +212,7 @@ def _labels_of_second(
     rows = _cells(other, {KEY: join.column, **_label_columns(table)}, table)
     here.empty(rows[KEY], join.column, f"labels_from, by {join.by}")
     whole = len(rows)
-    rows = without_copies(rows.assign(**{KEY: spelled(rows[KEY], join.by, other.path)}), KEY, other)
+    rows = without_copies(rows.assign(**{KEY: spelled(rows[KEY], join.by, other.path)}), KEY, table, other)
     one_row_each(rows, KEY, table, other)
     labels = _labels(rows, KEY, table, wanted, here)
     problems.add(*here.found)

@@ -23,18 +23,32 @@ SHOWN_COLUMNS: Final = 6
 Labels = Mapping[str, "pd.Series[int]"]
 
 
-def without_copies(cells: pd.DataFrame, key: str, source: ListFile) -> pd.DataFrame:
+def without_copies(cells: pd.DataFrame, key: str, table: TableSettings, source: ListFile) -> pd.DataFrame:
     """Drop rows that are the same in every cell of the list as an earlier one.
 
     Args:
         cells: What `ListFile.read` gave, columns renamed.
         key: The column that tells what a row is about.
+        table: Says by which rule several rows are read.
         source: The list.
+
+    Raises:
+        CohortError: The majority of rows decides, and nothing tells a copy from a second reader's equal vote.
     """
     if not cells[key].duplicated().any():
         return cells
     whole = source.whole_rows(cells)
-    return cells[~pd.DataFrame({"key": cells[key], "whole": whole}).duplicated()]
+    rows = pd.DataFrame({"key": cells[key], "whole": whole})
+    copies = rows.duplicated()
+    if table.rows == "majority" and table.reader is None and copies.any():
+        second = rows[copies].iloc[0]
+        first, other = rows.index[(rows == second).all(axis=1)][:2]
+        raise CohortError(
+            f"{source.path}: {int(copies.sum())} rows are the same in every cell as another one (first: rows "
+            f"{int(first) + 1} and {int(other) + 1}), and the majority counts rows: is it a copy, or a second reader's "
+            'vote? Name the column that tells readers apart, reader = "…", or take copies out of the list.'
+        )
+    return cells[~copies]
 
 
 def one_row_each(cells: pd.DataFrame, key: str, table: TableSettings, source: ListFile) -> pd.DataFrame:

@@ -32,6 +32,8 @@ __all__ = [
 SAMPLE: Final = 2000
 FEW_WORDS: Final = 20
 """A column of words has at most so many different cells."""
+HIGHEST_GRADE: Final = 20
+"""Larger numbers are ids, ages or years, which a study file does not show."""
 NUMBERED: Final = re.compile(r"\d")
 EXCEL_DAY: Final = re.compile(r"\d{5}(\.\d+)?")
 ISO_DAY: Final = re.compile(r"(\d{4}-\d{2}-\d{2}|\d{8})([T ].*)?")
@@ -156,7 +158,8 @@ def other_labels(frame: pd.DataFrame, taken: Iterable[str]) -> dict[str, Column]
         cells = set(_written(frame[name]))
         if name in used or not 2 <= len(cells) <= FEW_WORDS:
             continue
-        if is_graded(cells) or {"yes", "no"} & set(known_words("words", cells)[0]):
+        words, strange = known_words("words", cells)
+        if is_graded(cells) or ({"yes", "no"} & set(words) and 2 * len(strange) <= len(cells)):
             label = as_name(str(name))
             try:
                 check_labels([*found, label])
@@ -170,7 +173,7 @@ def is_graded(cells: Iterable[str]) -> bool:
     """Whether a column's different cells are mostly numbers that are more than yes, no and uncertain."""
     listed = list(cells)
     grades = {grade for cell in listed if (grade := grade_of(cell)) is not None}
-    return len(grades) > max(2, len(listed) // 2) and max(grades) > 1
+    return len(grades) > max(2, len(listed) // 2) and 1 < max(grades) <= HIGHEST_GRADE
 
 
 def findings_of(cells: "pd.Series[str]") -> tuple[str, dict[str, list[str]]]:
