@@ -61,6 +61,15 @@ def test_numbers_as_text_are_cut_too_and_what_is_none_is_in_no_part(tmp_path: Pa
     assert rows == {"all": [0, 1, 2, 3, 4, 5], "bmi_0_25": [0], "bmi_25_30_5": [4, 5], "bmi_30_5_80": [1]}
 
 
+def test_cuts_of_a_column_without_a_number_are_refused(tmp_path: Path, cohort: pd.DataFrame) -> None:
+    groups = study(tmp_path, 'beds = { column = "ward", cuts = [0, 25, 60] }\n').evaluate.groups
+    words = cohort.assign(ward=cohort["ward"].replace("A 1", "A"))
+    with pytest.raises(StudyError, match=r"beds: cuts are for numbers, and none of the 4 cells of 'ward' is one"):
+        own_groups(groups, words)
+    blank = own_groups(groups, cohort.assign(ward=""))  # a domain without the column
+    assert not blank.masks["beds_0_25"].any()
+
+
 def test_a_crossing_has_each_pair_of_parts(tmp_path: Path, cohort: pd.DataFrame) -> None:
     text = 'age = { column = "age_years", cuts = [0, 65, 100] }\nsex = "sex"\nsex_by_age = ["sex", "age"]\n'
     found = own_groups(study(tmp_path, text).evaluate.groups, cohort)

@@ -15,6 +15,7 @@ from dpdt.cli import main
 from dpdt.cohort.build import build_cohort
 from dpdt.cohort.table import labels_sha256, read_cohort, read_record
 from dpdt.errors import CohortError, StudyError
+from dpdt.jobs.checks import check_groups
 from dpdt.report.from_csv import read_auc_table
 from dpdt.study import Cell, Study, load_study
 from dpdt.study.findings import DEFINITIONS, Finding, define, findings_of, padchest_tree
@@ -197,7 +198,7 @@ def test_naming_the_papers_labels_is_naming_none(study_file: MakeFile) -> None:
     domains = '[domains.chexpert]\nroot = "x"\n[domains.mimic]\nroot = "y"\n'
     plain = load_study(study_file(domains))
     named_ = load_study(study_file(f"[study]\nlabels = {json.dumps(LABELS)}\n{domains}"))
-    assert [named_.run_id(cell) for cell in named_.tested_models()] == [plain.run_id(cell) for cell in plain.tested_models()]
+    assert [*map(named_.run_id, named_.tested_models())] == [*map(plain.run_id, plain.tested_models())]
 
 
 def test_labels_their_order_and_their_definition_here_make_another_run(study_file: MakeFile) -> None:
@@ -352,6 +353,31 @@ def test_a_list_of_ones_own_has_the_studys_labels_cuts_and_columns(own: Callable
     assert notes["healthy with a finding, set to 0"] == 4
 
 
+def test_a_number_that_stands_for_no_grade_is_on_no_side_of_the_cut(own: Callable[[str], Study]) -> None:
+    study = own()
+    text = study.file.read_text()
+    study.file.write_text(text.replace('["", "nb"]', '["", "nb", "4"]'))  # as a list writes 9 where nobody looked
+    build_cohort(load_study(study.file), "own")
+    table = read_cohort(load_study(study.file), "own").set_index("image_id")
+    assert table.loc[["3.png", "5.png", "9.png"], "osteoarthritis"].tolist() == [1, pd.NA, pd.NA]
+    for word, cell in (("yes", "1"), ("no", "9")):
+        study.file.write_text(
+            text.replace('patient = "patient"', f'patient = "patient"\nwords = {{ {word} = ["{cell}"] }}')
+        )
+        with pytest.raises(
+            StudyError, match=rf"osteoarthritis, with words: '{cell}' is listed as .*>= 3, says otherwi"
+        ):
+            load_study(study.file)
+
+
+def test_an_image_is_not_healthy_by_a_column_and_by_an_empty_cell(own: Callable[[str], Study]) -> None:
+    study = own()
+    text = study.file.read_text().replace('patient = "patient"', 'patient = "patient"\nno_findings = "healthy"')
+    study.file.write_text(text)
+    with pytest.raises(StudyError, match=r"and so does the column of labels\.healthy: leave one of them"):
+        load_study(study.file)
+
+
 def test_a_group_that_asks_for_a_column_later_asks_for_the_cohort_anew(own: Callable[[str], Study]) -> None:
     study = own()
     build_cohort(study, "own")
@@ -363,6 +389,14 @@ def test_a_group_that_asks_for_a_column_later_asks_for_the_cohort_anew(own: Call
         read_cohort(study, "own")
     build_cohort(study, "own")
     assert "ward" in read_cohort(study, "own")
+
+
+def test_groups_that_cannot_be_are_refused_as_soon_as_there_is_a_cohort(own: Callable[[str], Study]) -> None:
+    study = own('[evaluate]\ndomains = ["own"]\n[evaluate.groups]\nstation = { column = "ward", cuts = [0, 1] }\n')
+    check_groups(study, ["own"])  # no cohort yet
+    build_cohort(study, "own")
+    with pytest.raises(StudyError, match=r"groups\.station: cuts are for numbers, and none of the \d+ cells of 'ward'"):
+        check_groups(study, study.domains)
 
 
 def test_a_columns_name_that_the_list_has_not_is_an_error(own: Callable[[str], Study], tmp_path: Path) -> None:

@@ -170,6 +170,32 @@ def test_a_cell_that_no_word_explains_is_asked_for(tmp_path: Path) -> None:
     assert "Not understood, write each into yes, no or unknown" in open_guesses(text).values().__str__()
 
 
+def test_labels_that_are_not_the_papers_are_found_by_their_words_and_grades(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"Bild": [f"{n}.png" for n in range(20)], "Patient": range(700, 720), "Aufnahme": "dp"})
+    rows["Knöchel-Fraktur"] = ["ja", "nein", "fraglich", "nein"] * 5
+    rows["Arthrose (Grad)"] = ["0", "2,5", "3", "4", "n.b."] * 4
+    rows["Station"] = ["Notaufnahme", "Rheuma"] * 10
+    rows["Kennung"], rows["Jahrgang"] = ["70001", "70002", "70003", "70004"] * 5, ["1950", "1951"] * 10
+    rows["Notiz"] = ["ja", "Frau Huber", "Herr Öz", "Tochter"] * 5
+    text = mapping_text(write(tmp_path / "list.csv", rows), None)
+    assert '[study], too: labels = ["knochel_fraktur", "arthrose_grad"]' in text
+    assert '#knochel_fraktur = { column = "Knöchel-Fraktur" }  #? perhaps: its cells are yes and no' in text
+    assert '#arthrose_grad = { column = "Arthrose (Grad)", positive = [">= …"] }  #? perhaps: its cells are gra' in text
+    assert '# In none of these, so left out: "dp". That is every image' in text
+    assert '# Not used: "Station", "Kennung", "Jahrgang", "Notiz".' in text
+    assert not any(cell in text for cell in ("7000", "195", "Huber"))
+    text = confirmed(text, without=("That is every", "#view", "write each")).replace(">= …", ">= 3")
+    text = text.replace('">= 3"]', '">= 3"], unknown = ["n.b."]')
+    with pytest.raises(StudyError, match=r"knochel_fraktur: unknown key\. .* Others are named in \[study\] labels"):
+        study_of(tmp_path, text)
+    text = text.replace('kind = "table"', 'kind = "table"\nmissing_images = "later"')
+    study = study_of(tmp_path, '[study]\nlabels = ["knochel_fraktur", "arthrose_grad"]\n' + text)
+    build_cohort(study, "own")
+    table = read_cohort(study, "own").set_index("image_id")
+    assert table.loc["2.png", "knochel_fraktur"] is pd.NA
+    assert table.loc[[f"{n}.png" for n in range(4)], "arthrose_grad"].tolist() == [0, 0, 1, 1]
+
+
 @pytest.mark.parametrize("header", ['a"]\n[study]\nseed = 7', "a\u2028b", "x\x7f", "'", "#?"])
 def test_a_hostile_header_stays_inside_of_its_string(header: str, tmp_path: Path) -> None:
     rows = pd.DataFrame({"image": [f"{n}.png" for n in range(9)], "patient": range(9), header: 1, "pneumonia": 1})

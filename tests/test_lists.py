@@ -311,6 +311,15 @@ def test_a_number_of_days_is_recognised_in_the_message(tmp_path: Path) -> None:
         build_cohort(study_of(tmp_path, more='birth_date = "born"\nstudy_date = "taken"'), "own")
 
 
+def test_a_date_of_birth_taken_for_an_age_or_an_id_for_a_sex_is_in_no_message(tmp_path: Path) -> None:
+    rows_of(born="12.03.1951", id=[f"70{n:03}" for n in range(20)]).to_csv(tmp_path / "list.csv", index=False)
+    with pytest.raises(CohortError, match=r"the first is of the form '99\.99\.9999' \(row 2\)") as caught:
+        build_cohort(study_of(tmp_path, more='age = "born"\nsex = "id"'), "own")
+    assert "of the form '99999' (row 2)" in str(caught.value)
+    assert "1951" not in str(caught.value)
+    assert "70000" not in str(caught.value)
+
+
 def test_a_formula_of_an_attacker_stays_a_text(tmp_path: Path) -> None:
     rows_of(heart=['=HYPERLINK("http://x")', *["1"] * 19]).to_csv(tmp_path / "list.csv", index=False)
     with pytest.raises(CohortError, match=r"not explained: '=HYPERLINK"):
@@ -390,15 +399,45 @@ def test_exact_copies_of_rows_are_dropped_and_told_and_contradictions_are_named(
         build_cohort(study, "own")
 
 
-@pytest.mark.parametrize("column", ["patient", "sex"])
+def test_a_reader_has_one_vote_however_the_name_is_written_and_nobody_s_vote_is_refused(tmp_path: Path) -> None:
+    head, more = "image,patient,reader,x,heart\n", 'rows = "majority"\nreader = "reader"'
+    rows = [("Dr A", 1), ("dr a", 1), ("DR A", 1), ("B", 0), ("C", 0)]  # one reader of three says yes
+    text = "".join(f"a.png,1,{reader},{x},{heart}\n" for x, (reader, heart) in enumerate(rows))
+    assert built(boxes(tmp_path, more, head + text)).loc["a.png", "cardiomegaly"] == 0
+    with pytest.raises(CohortError, match=r"row 3: column 'reader' \(reader: whose vote is it\?\) is empty"):
+        build_cohort(boxes(tmp_path, more, head + text.replace("dr a", "")), "own")
+
+
+def test_a_file_whose_name_is_in_both_lists_with_a_folder_gets_no_other_folder_s_label(tmp_path: Path) -> None:
+    rows = rows_of(image=["p1/view.png", "p2/view.png", *(f"{n}.png" for n in range(18))], study="s")
+    labels = pd.DataFrame({"key": ["p1/view", "p3/view", *map(str, range(18))], "heart": ["0", "1"] * 10})
+    table = built(joined(tmp_path, "image", labels, rows=rows))
+    assert table.loc["p1/view.png", "cardiomegaly"] == 0
+    assert "p2/view.png" not in table.index  # p3's label is another image's
+
+
+def test_the_majority_loses_no_vote_that_is_written_like_another(tmp_path: Path) -> None:
+    # three readers without names, two of whom say yes: without the second yes it would be a tie
+    lines = [f"{n}.png,p{n},{heart}" for n in range(20) for heart in (1, 1, 0)]
+    (tmp_path / "list.csv").write_text("image,patient,heart\n" + "\n".join(lines))
+    with pytest.raises(CohortError, match=r"20 rows are the same in every cell .*first: rows 2 and 3\), and the maj"):
+        build_cohort(study_of(tmp_path, more='rows = "majority"'), "own")
+    (tmp_path / "list.csv").write_text(
+        "image,patient,heart,by\n" + "\n".join(f"{line},{n % 3}" for n, line in enumerate(lines))
+    )
+    for more in ("", '\nreader = "by"'):
+        assert built(study_of(tmp_path, more=f'rows = "majority"{more}'))["cardiomegaly"].tolist() == [1] * 20
+
+
+@pytest.mark.parametrize("column", ["patient", "sex", "image"])
 def test_rows_of_an_image_that_say_different_things_of_a_person_are_an_error_under_any_rule(
     column: str, tmp_path: Path
 ) -> None:
     rows = rows_of(sex="F")
-    again = rows.iloc[:1].assign(**{column: "zz9" if column == "patient" else "M"})
-    pd.concat([rows, again]).to_csv(tmp_path / "list.csv", index=False)
+    again = rows.iloc[:1].assign(**{column: "M" if column == "sex" else "zz9"})
+    pd.concat([rows.assign(sop=range(20)), again.assign(sop=0)]).to_csv(tmp_path / "list.csv", index=False)
     with pytest.raises(CohortError, match=rf"column '{column}' .*first are rows 2 and 22") as caught:
-        build_cohort(study_of(tmp_path, more='sex = "sex"\nrows = "any"'), "own")
+        build_cohort(study_of(tmp_path, more='sex = "sex"\nimage_id = "sop"\nrows = "any"'), "own")
     assert "zz9" not in str(caught.value)
 
 
@@ -463,6 +502,16 @@ def test_several_rows_of_labels_a_key_need_the_rule_too(tmp_path: Path) -> None:
     with pytest.raises(CohortError, match=r"labels\.csv: 1 rows repeat a key"):
         build_cohort(joined(tmp_path, "patient", labels), "own")
     assert built(joined(tmp_path, "patient", labels, 'rows = "any"')).loc["0.png", "cardiomegaly"] == 1
+
+
+@pytest.mark.parametrize("where", ["list.csv", "labels.csv"])
+def test_examinations_that_differ_in_zeros_alone_are_not_given_each_other_s_labels(where: str, tmp_path: Path) -> None:
+    studies = ["7", "07", *(f"s{n}" for n in range(18))]
+    alone = ["7", "x", *studies[2:]]
+    rows = rows_of(study=studies if where == "list.csv" else alone)
+    labels = pd.DataFrame({"key": studies if where == "labels.csv" else alone, "heart": ["1", "0"] * 10})
+    with pytest.raises(CohortError, match=rf"{where}: the keys \(study\) of rows 2 and 3 differ in blanks, capitals"):
+        build_cohort(joined(tmp_path, "study", labels, 'rows = "any"', rows=rows), "own")
 
 
 def test_a_changed_list_of_labels_is_noticed(tmp_path: Path) -> None:

@@ -152,6 +152,28 @@ def test_shards_of_other_images_are_kept_beside_those_of_the_cohort_that_was_bui
     assert (study.paths.shards("own").folder.with_name("own.old-1") / "manifest.json").is_file()
 
 
+@pytest.mark.parametrize("change", ["a label", "a policy"])
+def test_a_change_that_leaves_every_row_as_it_was_lets_the_shards_be_made_anew(change: str, tmp_path: Path) -> None:
+    pytest.importorskip("dpdt._core")
+    labels = '[study]\nlabels = ["cardiomegaly"{}]\n'
+    file = study_of(tmp_path).file
+    text = file.read_text()
+    file.write_text(labels.format("") + text)
+    study = load_study(file)
+    build_cohort(study, "own")
+    build_shards(study, "own")
+    if change == "a label":
+        file.write_text(labels.format(', "edema"') + text.replace("[shards]", 'edema = { column = "heart" }\n[shards]'))
+    else:
+        file.write_text(labels.format("") + text.replace('root = "."', 'root = "."\ncontradictions = "keep"'))
+    study = load_study(file)
+    with pytest.raises(CohortError, match=r"it is used \(its shards\)"):
+        build_cohort(study, "own")
+    build_cohort(study, "own", rebuild=True)
+    assert build_shards(study, "own").images == 12
+    assert shards_done(study, "own")
+
+
 def test_the_command_rebuilds_on_request_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = study_of(tmp_path)
     build_cohort(study, "own")

@@ -3,6 +3,7 @@
 import decimal
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -43,12 +44,13 @@ RESERVED: Final = (
 
 
 def as_name(text: str) -> str:
-    """Text as the name of a label or group.
+    """Text as the name of a label or group, accents left out.
 
-    >>> as_name("Nodule/Mass"), as_name("Pleural Effusion"), as_name("COPD signs")
-    ('nodule_mass', 'pleural_effusion', 'copd_signs')
+    >>> as_name("Nodule/Mass"), as_name("Pleural Effusion"), as_name("Männliche Brüche")
+    ('nodule_mass', 'pleural_effusion', 'mannliche_bruche')
     """
-    return re.sub(r"[^a-z0-9]+", "_", text.casefold()).strip("_")
+    letters = unicodedata.normalize("NFKD", text.casefold())
+    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"[\u0300-\u036f]", "", letters)).strip("_")
 
 
 def check_labels(labels: Sequence[str]) -> None:

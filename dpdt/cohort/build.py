@@ -160,6 +160,7 @@ def _keep_former(study: Study, domain: str, record: dict[str, Any], table: pd.Da
     if former := old.get("former", []):
         record["former"] = former
     same = set(before) <= set(table) and before.equals(table[list(before)])  # further columns teach no model
+    same = same and old.get("fingerprint") == record["fingerprint"]  # with another one shards have to be made anew
     if not made or same:
         return []
     labels = [str(name) for name in before if name not in COLUMNS and name not in old.get("columns", {})]

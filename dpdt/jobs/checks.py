@@ -5,13 +5,13 @@ from contextlib import suppress
 
 from dpdt.base.console import warn
 from dpdt.cohort.former import dependents
-from dpdt.cohort.table import changed_inputs, cohort_done, read_record
+from dpdt.cohort.table import changed_inputs, cohort_done, read_cohort, read_record
 from dpdt.errors import CohortError
 from dpdt.jobs.plan.sizes import domain_size
 from dpdt.privacy.accounting import check_delta, delta_protects
 from dpdt.study import Study
 
-__all__ = ["check_deltas", "warn_of_changed_lists"]
+__all__ = ["check_deltas", "check_groups", "warn_of_changed_lists"]
 
 
 def check_deltas(study: Study, domains: Iterable[str]) -> None:
@@ -40,6 +40,23 @@ def _listed_units(study: Study, domain: str) -> int | None:
     count = "patients" if study.privacy.unit == "patient" else "images"
     rows = read_record(study, domain).get("counts", ())
     return next((row[count] for row in rows if (row["what"], row["split"]) == ("total", "train")), None)
+
+
+def check_groups(study: Study, domains: Iterable[str]) -> None:
+    """Refuse groups that a domain's test patients cannot be cut into, which evaluations would find after the trainings.
+
+    Raises:
+        StudyError: A column has too many words for parts, two of one name, or no number for its cuts.
+    """
+    if not study.evaluate.groups:
+        return
+    from dpdt.evaluation.metrics import own_groups
+
+    for domain in set(study.test_domains).intersection(domains):
+        with suppress(CohortError):  # for the cohort and shards to tell
+            if cohort_done(study, domain):
+                cohort = read_cohort(study, domain)
+                own_groups(study.evaluate.groups, cohort[cohort["split"] == "test"])
 
 
 def warn_of_changed_lists(study: Study) -> None:

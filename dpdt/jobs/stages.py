@@ -84,9 +84,10 @@ def run_task(study_file: str, task: Task, *, num_threads: int = 0) -> None:
             say(f"{task.label}: already done")
             return
         if task.stage == "shards":  # its cohort is there now, and hours of work are not
-            from dpdt.jobs.checks import check_deltas
+            from dpdt.jobs.checks import check_deltas, check_groups
 
             check_deltas(study, [task.key])
+            check_groups(study, [task.key])
         with _options(study, task) as options:
             say(_stage(task).run(study, task.key, **options))
         # the last one of several parts to end completes the domain

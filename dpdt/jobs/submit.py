@@ -87,13 +87,15 @@ def submit(
         PrivacyError: Delta is too large for the patients of a cohort that is there.
         ClusterError: Slurm refused a job, or a task failed: with the task, its last traceback line and its log.
     """
-    from dpdt.jobs.checks import check_deltas, warn_of_changed_lists  # here: tables of patients are slow to load
+    # here: tables of patients are slow to load
+    from dpdt.jobs.checks import check_deltas, check_groups, warn_of_changed_lists
 
     scheduler = make_scheduler(cluster, study)
     waits = _waits(cluster, wait)
     check_class_weights(study)
     check_model(study)
     check_deltas(study, study.domains)
+    check_groups(study, study.domains)
     warn_of_changed_lists(study)
     if stages is None or not READ_RAW_DATA.isdisjoint(stages):
         _check_raw_data(study, refuse=SCHEDULERS[cluster].waits and not dry_run)

@@ -2,11 +2,11 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from dpdt.base.vocabulary import LABELS, check_name
+from dpdt.base.vocabulary import LABELS, check_name, healthy_label
 from dpdt.study.domain_kinds import DomainKind
 from dpdt.study.section import About, Folder, Number, RelativePath, Section
 
@@ -19,9 +19,11 @@ __all__ = [
     "TableSexes",
     "TableSplits",
     "TableViews",
+    "grade_of",
 ]
 
 Texts = tuple[str, ...]
+GRADE: Final = re.compile(r"[+-]?\d+(?:[.,]\d+)?")
 
 
 def _only_once(words: dict[str, Texts]) -> None:
@@ -32,6 +34,29 @@ def _only_once(words: dict[str, Texts]) -> None:
             known = meanings.setdefault(value.strip().casefold(), word)
             if known != word:
                 raise ValueError(f"{value!r} is listed as {known} and as {word}")
+
+
+def _beside_the_cut(cut: float | None, words: dict[str, Texts]) -> None:
+    """A number may not mean yes or no where the cut of the grades says otherwise."""
+    if cut is None:
+        return
+    for word in ("positive", "negative"):
+        for cell in words[word]:
+            grade = grade_of(cell)
+            if grade is not None and (grade >= cut) != (word == "positive"):
+                raise ValueError(
+                    f"{cell!r} is listed as {word}, and the cut of the grades, >= {cut:g}, says otherwise. "
+                    "A number that is no grade belongs to unknown"
+                )
+
+
+def grade_of(cell: str) -> float | None:
+    """The number in a cell, with a point or a comma; None where it is no plain number.
+
+    >>> grade_of("3"), grade_of("2,5"), grade_of("n.b."), grade_of("inf")
+    (3.0, 2.5, None, None)
+    """
+    return float(cell.strip().replace(",", ".")) if GRADE.fullmatch(cell.strip()) else None
 
 
 class TableLabel(Section):
@@ -59,7 +84,10 @@ class TableLabel(Section):
 
     @property
     def cut(self) -> float | None:
-        """Of the grades in the column: what is at or above it is positive, other numbers are negative."""
+        """Of the grades in the column: what is at or above it is positive, other numbers are negative.
+
+        Numbers that are listed as unknown are no grades.
+        """
         found = re.fullmatch(r"\s*>=\s*(\d+(?:\.\d+)?)\s*", self.positive[0]) if len(self.positive) == 1 else None
         return None if found is None else float(found[1])
 
@@ -261,8 +289,15 @@ class TableSettings(Section):
             if settings.column is not None:
                 try:
                     _only_once(self.words.of(settings))
+                    _beside_the_cut(settings.cut, self.words.of(settings))
                 except ValueError as err:
                     raise ValueError(f"labels.{label}, with words: {err}") from err
+        healthy = healthy_label(self.labels.given)
+        if self.no_findings == "healthy" and healthy and self.labels.given[healthy].column is not None:
+            raise ValueError(
+                f'no_findings = "healthy" says which images are {healthy}, and so does the column of labels.{healthy}: '
+                'leave one of them, or write no_findings = "negative"'
+            )
         if self.reader is not None and self.rows is None:
             raise ValueError('reader belongs to rows: add rows = "majority", "any" or "all"')
         if self.labels_from is not None and self.labels_from.by == "study" and self.study is None:

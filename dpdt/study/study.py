@@ -149,7 +149,10 @@ class Study(Section):
         labels = self.study.labels
         if label not in labels:
             hint = did_you_mean(label, labels, diagnoses=True)
-            raise ValueError(f"{key}: unknown key.{hint} Valid keys: {', '.join(labels)}")
+            raise ValueError(
+                f"{key}: unknown key.{hint} Valid keys: {', '.join(labels)}, the study's labels. Others are named in "
+                "[study] labels"
+            )
 
     @model_validator(mode="after")
     def _columns_of_groups(self) -> Self:

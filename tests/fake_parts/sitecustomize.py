@@ -87,7 +87,11 @@ FAKES = {
         "done": lambda study, domain: cohort_file(study, domain).exists(),
     },
     "cohort.table": {"cohort_done": lambda study, domain: False, "changed_inputs": lambda study, domain: []},
-    "jobs.checks": {"check_deltas": lambda study, domains: None, "warn_of_changed_lists": lambda study: None},
+    "jobs.checks": {
+        "check_deltas": lambda study, domains: None,
+        "check_groups": lambda study, domains: None,
+        "warn_of_changed_lists": lambda study: None,
+    },
     "shards.stage": {
         "run": lambda study, domain, **_: work(study, f"shards-{domain}", shards_file(study, domain)),
         "done": lambda study, domain: shards_file(study, domain).exists(),

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dpdt.base.vocabulary import LABELS
+from dpdt.cohort.lists.cells import shown
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
 from dpdt.study.findings import Definition, define
@@ -224,7 +225,7 @@ def check_understood(cells: "pd.Series[str]", known: "pd.Series[bool]", column: 
     if len(written) >= LOST_FROM:
         row, cell = int(written.index[0]) + 1, written.iloc[0]
         raise CohortError(
-            f"{column}: none of {len(written)} cells is understood, the first is {cell!r} (row {row}). "
+            f"{column}: none of {len(written)} cells is understood, the first is {shown(cell)} (row {row}). "
             f"Expected {expected}."
         )
 

@@ -30,7 +30,7 @@ from dpdt.cohort.hospitals.table_problems import Problems, column_hint
 from dpdt.cohort.hospitals.table_rows import COPIES, combined, one_row_each, without_copies
 from dpdt.cohort.lists.rows import LIST_SUFFIXES, WHOLE_ROW, WORKBOOKS, ListFile
 from dpdt.errors import CohortError, StudyError
-from dpdt.study.domain_settings import DomainSettings, LabelsFrom, TableLabel, TableSettings
+from dpdt.study.domain_settings import DomainSettings, LabelsFrom, TableLabel, TableSettings, grade_of
 
 __all__ = ["FILES", "LISTS", "list_of", "read"]
 
@@ -123,7 +123,7 @@ def _rows(source: ListFile, table: TableSettings, wanted: Wanted, problems: Prob
     problems.stop()
     rows["image"] += table.suffix
     rows["image_id"] = rows.get("image_id", rows["image"])
-    once = without_copies(rows, "image_id", source)
+    once = without_copies(rows, "image_id", table, source)
     return once, len(rows) - len(once)
 
 
@@ -212,11 +212,11 @@ def _labels_of_second(
     rows = _cells(other, {KEY: join.column, **_label_columns(table)}, table)
     here.empty(rows[KEY], join.column, f"labels_from, by {join.by}")
     whole = len(rows)
-    rows = without_copies(rows.assign(**{KEY: spelled(rows[KEY], join.by)}), KEY, other)
+    rows = without_copies(rows.assign(**{KEY: spelled(rows[KEY], join.by, other.path)}), KEY, table, other)
     one_row_each(rows, KEY, table, other)
     labels = _labels(rows, KEY, table, wanted, here)
     problems.add(*here.found)
-    found, counts = join_labels(labels, images, kept, join, other.path)
+    found, counts = join_labels(labels, images, kept, join, other.path, problems.path)
     return found, {f"{COPIES} (of the labels' list)": whole - len(rows), **counts}
 
 
@@ -288,23 +288,34 @@ def _labels(
         Label -> its values by `key`, of which several rows are made one as `rows` says.
     """
     labels = {label: pd.Series(pd.NA, index=cells.index, dtype="Int8") for label in wanted.labels}
+    if table.reader is not None:
+        problems.empty(cells["reader"], table.reader, "reader: whose vote is it?")
     for label, settings in table.labels.given.items():
         if settings.column is not None:
             where = f"positive, negative or unknown of table.labels.{label}, or to table.words"
-            own = _graded(cells[f"label:{label}"], settings)
-            words = problems.translated(own, settings.column, table.words.of(settings), where=where)
+            meanings = table.words.of(settings)
+            own = _graded(cells[f"label:{label}"], settings, meanings["unknown"])
+            words = problems.translated(own, settings.column, meanings, where=where)
             labels[label] = words.map({"positive": 1, "negative": 0}).astype("Int8")
     labels |= _found(cells, table, problems.path, healthy_label(wanted.labels))
     return dict(combined(labels, cells[key], table.rows, cells.get("reader")))
 
 
-def _graded(cells: "pd.Series[str]", settings: TableLabel) -> "pd.Series[str]":
-    """Where `positive` is a cut of grades, `>= 3`, numbers as that text or as a negative cell; others as they are."""
+def _graded(cells: "pd.Series[str]", settings: TableLabel, unknown: tuple[str, ...]) -> "pd.Series[str]":
+    """Where `positive` is a cut of grades, `>= 3`, numbers as that text or as a negative cell; others as they are.
+
+    So are the numbers that stand for no grade, such as a 9 that is listed as unknown.
+    """
     if settings.cut is None:
         return cells
-    numbers = pd.to_numeric(cells.str.replace(",", "."), errors="coerce")
-    high = numbers >= settings.cut
-    return cells.mask(numbers.notna() & ~high, settings.negative[0]).mask(high, settings.positive[0])
+    no_grade = {cell.strip().casefold() for cell in unknown}
+    grades = {cell: grade_of(cell) for cell in cells.unique() if cell.casefold() not in no_grade}
+    sides = {
+        cell: settings.positive[0] if grade >= settings.cut else settings.negative[0]
+        for cell, grade in grades.items()
+        if grade is not None
+    }
+    return mapped(cells, {cell: sides.get(cell, cell) for cell in cells.unique()}).astype("str")
 
 
 def _found(kept: pd.DataFrame, table: TableSettings, path: Path, healthy: str | None) -> "dict[str, pd.Series[int]]":

@@ -17,14 +17,33 @@ KEY: Final = "key"
 """The column that joins the second list."""
 
 
-def spelled(cells: "pd.Series[str]", by: str) -> "pd.Series[str]":
-    """Keys as they are compared: ids in one spelling, images by their path without the suffix."""
+def spelled(cells: "pd.Series[str]", by: str, path: Path) -> "pd.Series[str]":
+    """Keys as they are compared: ids in one spelling, images by their path without the suffix.
+
+    Raises:
+        CohortError: Two examinations or images of one list differ in their spelling alone: 7 and 07 may be two.
+    """
     spell = (lambda cell: "/".join(parts_of(cell))) if by == "image" else normalise_patient_id
-    return cells.map({cell: spell(cell) for cell in cells.unique()}).astype("str")
+    distinct = cells.drop_duplicates()
+    alike = distinct.map({cell: spell(cell) for cell in distinct})
+    twice = alike.duplicated(keep=False) & (alike != "")
+    if by in ("study", "image_id") and twice.any():
+        first, second = alike.index[alike == alike[twice].iloc[0]][:2]
+        raise CohortError(
+            f"{path}: the keys ({by}) of rows {int(first) + 1} and {int(second) + 1} differ in blanks, capitals or "
+            "leading zeros alone, so it is not certain which labels are whose. Write each in one way, or join by "
+            "another key."
+        )
+    return cells.map(dict(zip(distinct, alike, strict=True))).astype("str")
 
 
 def join_labels(
-    labels: "Mapping[str, pd.Series[int]]", images: pd.DataFrame, kept: pd.DataFrame, join: LabelsFrom, path: Path
+    labels: "Mapping[str, pd.Series[int]]",
+    images: pd.DataFrame,
+    kept: pd.DataFrame,
+    join: LabelsFrom,
+    path: Path,
+    listed: Path,
 ) -> "tuple[dict[str, pd.Series[int]], dict[str, int]]":
     """Each kept image's labels, and what joined nothing.
 
@@ -34,12 +53,13 @@ def join_labels(
         kept: Those that the labels are for.
         join: How the two lists are joined.
         path: The second list.
+        listed: The first one.
 
     Raises:
         CohortError: Nothing joins, or a key that should be one image's is that of several.
     """
     keys = next(iter(labels.values())).index
-    mine = spelled(images[join.by], join.by)
+    mine = spelled(images[join.by], join.by, listed)
     if join.by == "image":
         mine = _by_stem(mine, keys)
     if join.by in ("image", "image_id"):
@@ -67,11 +87,15 @@ def join_labels(
 
 
 def _by_stem(mine: "pd.Series[str]", keys: "pd.Index[str]") -> "pd.Series[str]":
-    """Where no whole path is the same, the file's name alone joins, if it is that of one image and of one key."""
+    """Where no whole path is the same, the file's name alone joins, if it is that of one image and of one key.
+
+    Of all images and keys, also those whose paths are the same: `b/view` is not joined to `c/view` because `a/view` is
+    in both lists.
+    """
     lost = ~mine.isin(keys)
     stems = pd.Series(keys, dtype="str").map(lambda key: key.rpartition("/")[2])
-    left = pd.Series(keys, index=pd.Index(stems))[~keys.isin(mine)]
+    left = pd.Series(keys, index=pd.Index(stems))
     left = left[~left.index.duplicated(keep=False)]
-    names = mine[lost].map(lambda path: path.rpartition("/")[2])
-    names = names[~names.duplicated(keep=False)]
+    names = mine.map(lambda path: path.rpartition("/")[2])
+    names = names[lost & ~names.duplicated(keep=False)]
     return mine.mask(lost, names.map(left)).fillna(mine).astype("str")

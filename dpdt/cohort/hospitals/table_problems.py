@@ -8,14 +8,13 @@ from typing import Final
 import pandas as pd
 
 from dpdt.cohort.hospitals.raw_cohort import mapped
+from dpdt.cohort.lists.cells import shown
 from dpdt.errors import CohortError
 
 __all__ = ["Problems", "column_hint"]
 
 SHOWN_CELLS: Final = 12
 DAY: Final = r"\d{4}-\d{2}-\d{2}( .*)?"
-LONGEST: Final = 40
-"""A longer cell is hardly a word: free text may say who somebody is."""
 
 
 class Problems:
@@ -76,11 +75,11 @@ class Problems:
         if strange:
             bad = cells[cells.isin(strange)]
             first = bad.drop_duplicates()
-            shown = ", ".join(f"{_shown(first[row])} (row {row + 1})" for row in first.index[:SHOWN_CELLS])
+            told = ", ".join(f"{shown(first[row])} (row {row + 1})" for row in first.index[:SHOWN_CELLS])
             more = f" and {len(strange) - SHOWN_CELLS} others" if len(strange) > SHOWN_CELLS else ""
             known = "; ".join(f"{word} = {json.dumps(listed, ensure_ascii=False)}" for word, listed in meanings.items())
             self.add(
-                f"{self.path}: column {column!r}: {len(bad)} cells are not explained: {shown}{more}. "
+                f"{self.path}: column {column!r}: {len(bad)} cells are not explained: {told}{more}. "
                 f"Known: {known}. Add them to {where} of the domain in the study file."
             )
         return mapped(cells, words).astype("str")
@@ -102,10 +101,6 @@ def column_hint(name: str, header: tuple[str, ...], separator: str | None) -> st
 def _plain(name: str) -> str:
     """A column's name without what is easily overlooked: blanks, capitals, a byte order mark."""
     return "".join(name.replace("\ufeff", "").split()).casefold()
-
-
-def _shown(cell: str) -> str:
-    return repr(cell if len(cell) <= LONGEST else f"{cell[:LONGEST]}…")
 
 
 def _row(mask: "pd.Series[bool]") -> int:

@@ -15,7 +15,7 @@ from dpdt.study.domain_settings import TableSettings
 __all__ = ["COPIES", "combined", "one_row_each", "without_copies"]
 
 COPIES: Final = "exact copies of a row, dropped"
-NEVER_SHOWN: Final = ("patient", "study", "birth_date")
+NEVER_SHOWN: Final = ("patient", "study", "birth_date", "image", "image_id")
 """Columns by which somebody is found: a message is copied into mails and tickets."""
 
 SHOWN_COLUMNS: Final = 6
@@ -23,18 +23,32 @@ SHOWN_COLUMNS: Final = 6
 Labels = Mapping[str, "pd.Series[int]"]
 
 
-def without_copies(cells: pd.DataFrame, key: str, source: ListFile) -> pd.DataFrame:
+def without_copies(cells: pd.DataFrame, key: str, table: TableSettings, source: ListFile) -> pd.DataFrame:
     """Drop rows that are the same in every cell of the list as an earlier one.
 
     Args:
         cells: What `ListFile.read` gave, columns renamed.
         key: The column that tells what a row is about.
+        table: Says by which rule several rows are read.
         source: The list.
+
+    Raises:
+        CohortError: The majority of rows decides, and nothing tells a copy from a second reader's equal vote.
     """
     if not cells[key].duplicated().any():
         return cells
     whole = source.whole_rows(cells)
-    return cells[~pd.DataFrame({"key": cells[key], "whole": whole}).duplicated()]
+    rows = pd.DataFrame({"key": cells[key], "whole": whole})
+    copies = rows.duplicated()
+    if table.rows == "majority" and table.reader is None and copies.any():
+        second = rows[copies].iloc[0]
+        first, other = rows.index[(rows == second).all(axis=1)][:2]
+        raise CohortError(
+            f"{source.path}: {int(copies.sum())} rows are the same in every cell as another one (first: rows "
+            f"{int(first) + 1} and {int(other) + 1}), and the majority counts rows: is it a copy, or a second reader's "
+            'vote? Name the column that tells readers apart, reader = "…", or take copies out of the list.'
+        )
+    return cells[~copies]
 
 
 def one_row_each(cells: pd.DataFrame, key: str, table: TableSettings, source: ListFile) -> pd.DataFrame:
@@ -76,7 +90,12 @@ def _alike(name: str, cell: str) -> str:
 
 
 def _column(name: str, table: TableSettings) -> str:
-    return str(getattr(table, name, None) or name)
+    return str(getattr(table, name, None) or name.removeprefix("column "))
+
+
+def _said(name: str) -> str:
+    """What a column is, in a message: of a label, or of the study file's `columns`."""
+    return name.replace(":", " ").replace("column ", "columns.")
 
 
 def _no_rule(cells: pd.DataFrame, key: str, table: TableSettings, source: ListFile, repeated: int) -> str:
@@ -85,10 +104,12 @@ def _no_rule(cells: pd.DataFrame, key: str, table: TableSettings, source: ListFi
     one, other = (cells[cells[key] == value].iloc[at] for at in (0, 1))
     names = [str(name) for name in cells if name not in (key, "image", WHOLE_ROW)]
     differ = [name for name in names if one[name] != other[name]]
-    what = ", ".join(name.replace(":", " ") for name in differ) or "columns that the study file does not name"
+    what = ", ".join(map(_said, differ)) or "columns that the study file does not name"
     shown = [name for name in differ or names if name not in NEVER_SHOWN][:SHOWN_COLUMNS]
     rows = "; ".join(
-        f"row {int(str(row.name)) + 1}: " + ", ".join(f"{name.replace(':', ' ')} {row[name]!r}" for name in shown)
+        f"row {int(str(row.name)) + 1}"
+        + ": " * bool(shown)
+        + ", ".join(f"{_said(name)} {row[name]!r}" for name in shown)
         for row in (one, other)
     )
     return (
@@ -104,8 +125,8 @@ def _contradiction(bad: pd.DataFrame, name: str, key: str, table: TableSettings,
     shown = "" if name in NEVER_SHOWN else f" ({' and '.join(map(repr, pair['raw']))})"
     what = "images" if key == "image_id" else "keys"
     return (
-        f"{source.path}: column {_column(name, table)!r} ({name}): the rows of {bad['key'].nunique()} {what} say "
-        f"different things, the first are rows {rows}{shown}. `rows` is for labels alone: correct the list."
+        f"{source.path}: column {_column(name, table)!r} ({_said(name)}): the rows of {bad['key'].nunique()} {what} "
+        f"say different things, the first are rows {rows}{shown}. `rows` is for labels alone: correct the list."
     )
 
 
@@ -127,7 +148,7 @@ def combined(labels: Labels, keys: "pd.Series[str]", rule: str | None, readers: 
     codes, values = pd.factorize(keys)
     steps: list[tuple[NDArray[np.intp], int, str]] = [(codes, len(values), rule)]
     if readers is not None:
-        votes, _ = pd.factorize(pd.Series(codes, index=keys.index).astype("str") + "\t" + readers)
+        votes, _ = pd.factorize(pd.Series(codes, index=keys.index).astype("str") + "\t" + readers.str.casefold())
         of_vote = np.zeros(votes.max(initial=-1) + 1, dtype=np.intp)
         of_vote[votes] = codes
         steps = [(votes, len(of_vote), "any"), (of_vote, len(values), rule)]

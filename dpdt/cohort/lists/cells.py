@@ -16,7 +16,7 @@ import pandas as pd
 
 from dpdt.errors import CohortError
 
-__all__ = ["cell_text", "json_rows", "parquet_header", "parquet_table", "shape_of", "sheet_rows"]
+__all__ = ["cell_text", "json_rows", "parquet_header", "parquet_table", "shape_of", "sheet_rows", "shown"]
 
 EXACT: Final = 1e15
 """Spreadsheets keep 15 digits: a longer number has lost its last ones, and two patients may have become one."""
@@ -25,6 +25,10 @@ NOT_CALCULATED: Final = re.compile(
     rb'<c\b(?![^>]*\bt="str")[^>]*>\s*<f\b(?:[^>]*/>|[^>]*>[^<]*</f>)\s*(?:<v\s*/>|<v></v>)?\s*</c>'
 )
 """A formula without a result, as programs write it; an empty text is one (`t="str"`)."""
+MOST_DIGITS: Final = 4
+"""Of a word, a grade or an age; ids and dates have more."""
+LONGEST_SHOWN: Final = 40
+"""A longer cell is hardly a word: free text may say who somebody is."""
 XML_BYTES: Final = 1 << 20
 LONGEST_CELL: Final = 1 << 16
 
@@ -70,6 +74,17 @@ def shape_of(cell: str) -> str:
     ('99.99.9999', 'aaaa_9.aaa')
     """
     return re.sub(r"\d", "9", re.sub(r"[^\W\d_]", "a", cell))
+
+
+def shown(cell: str) -> str:
+    """A cell as a message has it, which is copied into mails: of ids, dates and long texts the form or beginning alone.
+
+    >>> shown("n.b."), shown("12.03.1951"), shown("MUELLER, 70012")
+    ("'n.b.'", "of the form '99.99.9999'", "of the form 'aaaaaaa, 99999'")
+    """
+    if sum(map(str.isdigit, cell)) > MOST_DIGITS:
+        return f"of the form {shape_of(cell[:LONGEST_SHOWN])!r}"
+    return repr(cell if len(cell) <= LONGEST_SHOWN else f"{cell[:LONGEST_SHOWN]}…")
 
 
 def sheet_rows(path: Path, sheet: str | None) -> Iterator[list[str]]:

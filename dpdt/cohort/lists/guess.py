@@ -10,9 +10,11 @@ from typing import Final
 
 import pandas as pd
 
+from dpdt.base.vocabulary import as_name, check_labels
 from dpdt.cohort.hospitals.file_search import files_by_stem, stem_of
 from dpdt.cohort.hospitals.raw_cohort import age_from_text
 from dpdt.cohort.lists.words import HEADERS, LABEL_WORDS, known_words, plain
+from dpdt.study.domain_settings import grade_of
 
 __all__ = [
     "FEW_WORDS",
@@ -21,13 +23,17 @@ __all__ = [
     "find_columns",
     "findings_of",
     "image_base",
+    "is_graded",
     "label_columns",
     "no_dates",
+    "other_labels",
 ]
 
 SAMPLE: Final = 2000
 FEW_WORDS: Final = 20
 """A column of words has at most so many different cells."""
+HIGHEST_GRADE: Final = 20
+"""Larger numbers are ids, ages or years, which a study file does not show."""
 NUMBERED: Final = re.compile(r"\d")
 EXCEL_DAY: Final = re.compile(r"\d{5}(\.\d+)?")
 ISO_DAY: Final = re.compile(r"(\d{4}-\d{2}-\d{2}|\d{8})([T ].*)?")
@@ -138,6 +144,36 @@ def label_columns(frame: pd.DataFrame, taken: Iterable[str]) -> dict[str, Column
             if plain(str(name)) in words and name not in used and frame[name].nunique() <= FEW_WORDS:
                 found.setdefault(label, Column(str(name), "likely: its name"))
     return found
+
+
+def other_labels(frame: pd.DataFrame, taken: Iterable[str]) -> dict[str, Column]:
+    """Columns that may be labels of other names than the paper's: of words for yes and no, or of grades.
+
+    Returns:
+        A name for the label -> the column.
+    """
+    used = set(taken)
+    found: dict[str, Column] = {}
+    for name in frame:
+        cells = set(_written(frame[name]))
+        if name in used or not 2 <= len(cells) <= FEW_WORDS:
+            continue
+        words, strange = known_words("words", cells)
+        if is_graded(cells) or ({"yes", "no"} & set(words) and 2 * len(strange) <= len(cells)):
+            label = as_name(str(name))
+            try:
+                check_labels([*found, label])
+            except ValueError:
+                label = f"label_{len(found) + 1}"
+            found[label] = Column(str(name), f"perhaps: its cells are {'grades' if is_graded(cells) else 'yes and no'}")
+    return found
+
+
+def is_graded(cells: Iterable[str]) -> bool:
+    """Whether a column's different cells are mostly numbers that are more than yes, no and uncertain."""
+    listed = list(cells)
+    grades = {grade for cell in listed if (grade := grade_of(cell)) is not None}
+    return len(grades) > max(2, len(listed) // 2) and 1 < max(grades) <= HIGHEST_GRADE
 
 
 def findings_of(cells: "pd.Series[str]") -> tuple[str, dict[str, list[str]]]:

@@ -22,14 +22,16 @@ from dpdt.cohort.lists.guess import (
     find_columns,
     findings_of,
     image_base,
+    is_graded,
     label_columns,
     no_dates,
+    other_labels,
 )
 from dpdt.cohort.lists.open_file import guess_encoding, guess_header, guess_separator, guess_sheet
 from dpdt.cohort.lists.rows import ListFile
 from dpdt.cohort.lists.words import known_words
 from dpdt.errors import CohortError
-from dpdt.study.domain_settings import TableSexes, TableSplits, TableViews
+from dpdt.study.domain_settings import TableSexes, TableSplits, TableViews, grade_of
 
 __all__ = ["mapping_text"]
 
@@ -86,9 +88,9 @@ def _opened(file: Path) -> dict[str, list[tuple[str, str]]]:
     return {"encoding": encodings, "separator": guess_separator(source), "sheet": guess_sheet(source)}
 
 
-def _open(key: str, value: Any, why: str) -> str:
-    """A line to confirm."""
-    return f"#{key} = {value if key in LABELS else _toml(value)}  #? {why}"
+def _open(key: str, value: Any, why: str, *, plain: bool = False) -> str:
+    """A line to confirm; `plain`: the value is TOML already."""
+    return f"#{key} = {value if plain else _toml(value)}  #? {why}"
 
 
 def _toml(value: Any) -> str:
@@ -113,6 +115,7 @@ def _columns(frame: pd.DataFrame, images: Path | None, root: Path, table: str) -
     if not findings[1] or found["findings"].name in {column.name for column in labels.values()}:
         found.pop("findings", None)
         findings = (";", {})
+    others = {} if labels or findings[1] else other_labels(frame, (column.name for column in found.values()))
     if images and "image" in found:
         yield f"images = {_toml(image_base(frame[found['image'].name], images, root).relative_to(root))}"
     for key in ("image", "patient"):
@@ -130,11 +133,11 @@ def _columns(frame: pd.DataFrame, images: Path | None, root: Path, table: str) -
     for key, (name, section) in TABLES.items():
         if key in found:
             yield from _words(frame[found[key].name], f"{table}.{name}", section().model_dump())
-    used = {column.name for column in (*found.values(), *labels.values())}
-    yield from _labels(frame, labels, findings[1], table)
+    used = {column.name for column in (*found.values(), *labels.values(), *others.values())}
+    yield from _labels(frame, labels or others, findings[1], table)
     rest = [name for name in map(str, frame) if name not in used]
     if rest:
-        yield f"# Not used: {_listed(rest)}."
+        yield f"# Not used: {_listed(rest)}. [study] labels names labels of your own; columns, what groups ask for."
 
 
 def _cells(key: str, cells: "pd.Series[str]") -> str:
@@ -204,7 +207,8 @@ def _words(cells: "pd.Series[str]", table: str, defaults: Mapping[str, tuple[str
     if len(strange) > FEW_WORDS:
         yield f"# {len(strange)} other cells. Is this the right column?  #?"
     elif strange and table.endswith("views"):
-        yield f"# In none of these, so left out: {_listed(strange)}"
+        all_gone = "" if words else ". That is every image: write the frontal ones here, or delete `view`.  #?"
+        yield f"# In none of these, so left out: {_listed(strange)}{all_gone}"
     elif strange:
         yield f"# Not understood, write each into one of {', '.join(defaults)}: {_listed(strange)}  #?"
 
@@ -213,8 +217,14 @@ def _labels(
     frame: pd.DataFrame, columns: Mapping[str, Column], findings: Mapping[str, list[str]], table: str
 ) -> Iterator[str]:
     """The labels: a column each, or names in the findings column, and what the columns' cells mean."""
-    cells = pd.concat([frame[column.name] for column in columns.values()]) if columns else pd.Series(dtype="str")
-    words, strange = known_words("words", [cell for cell in cells.unique() if cell])
+    graded = {column.name for column in columns.values() if is_graded(set(frame[column.name]))}
+    cells = {
+        cell: None
+        for column in columns.values()
+        for cell in frame[column.name].unique()
+        if cell and not (column.name in graded and grade_of(cell) is not None)
+    }
+    words, strange = known_words("words", cells)
     default = {"yes": "1", "no": "0"}
     more = {word: [cell for cell in listed if cell != default.get(word)] for word, listed in words.items()}
     if any(more.values()) or strange:
@@ -225,16 +235,21 @@ def _labels(
         if strange:
             yield f"# Not understood, write each into yes, no or unknown: {_listed(strange)}  #?"
     yield f"\n[{table}.labels]"
-    for label in LABELS:
+    own = [label for label in columns if label not in LABELS]
+    if own:
+        yield f"# None of the paper's five. Labels of your own are named in [study], too: labels = [{_listed(own)}]"
+    for label in (*LABELS, *own):
         if label in columns:
             column = columns[label]
-            value = f"{{ column = {_toml(column.name)} }}"
-            yield _open(label, value, f"{column.why}{_counts(frame[column.name])}")
+            cut = ', positive = [">= …"]' if column.name in graded else ""
+            value = f"{{ column = {_toml(column.name)}{cut} }}"
+            yield _open(label, value, f"{column.why}{_counts(frame[column.name])}", plain=True)
         elif label in findings:
-            yield _open(label, f"{{ findings = {_toml(findings[label])} }}", "likely: names in the findings column")
+            value = f"{{ findings = {_toml(findings[label])} }}"
+            yield _open(label, value, "likely: names in the findings column", plain=True)
     if not columns and not findings:
-        yield _open(
-            LABELS[0],
-            '{ column = "…" }',
-            f"none found: name at least one of {', '.join(LABELS)}, or the list that has them: labels_from",
+        hint = (
+            f"none found: name at least one of {', '.join(LABELS)}, or of your own in [study] labels, or the list that "
+            "has them: labels_from"
         )
+        yield _open(LABELS[0], '{ column = "…" }', hint, plain=True)

@@ -65,7 +65,8 @@ def own_groups(settings: Mapping[str, GroupSettings], cohort: pd.DataFrame) -> G
         cohort: One row an image, in the order of the scores. A column that it has not is unknown in every image.
 
     Raises:
-        StudyError: A column has more than MOST_PARTS different cells, or two groups have a part of one name.
+        StudyError: A column has more than MOST_PARTS different cells, or none that its cuts could be for, or two groups
+            have a part of one name.
     """
     parts: dict[str, dict[str, Mask]] = {}
     for name, group in settings.items():
@@ -109,6 +110,12 @@ def _cut(name: str, group: GroupSettings, cells: "pd.Series[str]") -> dict[str, 
     """The parts of one column."""
     if group.cuts:
         numbers = pd.to_numeric(cells.astype("str").str.replace(",", "."), errors="coerce").to_numpy(dtype=np.float64)
+        written = ~cells.astype("str").str.strip().str.casefold().isin(UNKNOWN)
+        if written.any() and np.isnan(numbers).all():
+            raise StudyError(
+                f"evaluate.groups.{name}: cuts are for numbers, and none of the {int(written.sum())} cells of "
+                f"{group.column!r} is one. Name its parts, or correct the column."
+            )
         edges = zip(group.cuts[:-1], group.cuts[1:], strict=True)
         return {
             f"{name}_{as_name(f'{low:g}')}_{as_name(f'{high:g}')}": (low <= numbers) & (numbers < high)
