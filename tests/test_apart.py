@@ -1,5 +1,6 @@
 """Results that leave a hospital, and several of them together: the numbers, what is left out, and what is told."""
 
+import itertools
 import json
 import math
 import re
@@ -18,12 +19,14 @@ from dpdt.base.files import write_text
 from dpdt.base.vocabulary import LABELS
 from dpdt.cli import app
 from dpdt.errors import BundleError, StudyError
+from dpdt.evaluation.metrics import own_groups, papers_groups
 from dpdt.report.apart import results as results_module
 from dpdt.report.apart.combine import combine, combined_auc, disagreements
 from dpdt.report.apart.results import Results, as_bytes, export_results, read_results
 from dpdt.report.apart.suppression import score_bins, shown_groups
 from dpdt.report.tables import auc_by_run
 from dpdt.study import load_study
+from dpdt.study.settings import GroupSettings
 from tests.fake_runs import FakeRuns
 
 TWO = ("vindr", "uka")
@@ -103,29 +106,34 @@ def frame_of(rows: list[tuple[str, str, int, str]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["patient_key", "sex", "target_x", "age_group"])
 
 
+def shown_of(rows: list[tuple[str, str, int, str]]) -> set[str]:
+    frame = frame_of(rows)
+    return shown_groups(frame, "x", papers_groups(frame), 10)
+
+
 def test_a_group_of_few_patients_is_left_out_however_many_images_they_have() -> None:
     rows = [(f"p{n}", "male", n % 2, "age_40_70") for n in range(60)]
     rows += [(f"q{n % 12}", "female", n % 2, "age_0_40") for n in range(120)]  # 6 patients of each class
     rows += [(f"r{n}", "male", n % 2, "age_70_100") for n in range(60)]
-    assert shown_groups(frame_of(rows), "x", 10) == {"all", "age_40_70"}
+    assert shown_of(rows) == {"all", "age_40_70"}
 
 
 def test_what_is_left_out_cannot_be_computed_from_the_rest() -> None:
     """Whole less shown is never a few patients: here 4 women of each class would be 48 less 44 men."""
     rows = [(f"p{n}", "male", n % 2, "age_40_70") for n in range(88)]
     rows += [(f"q{n}", "female", n % 2, "age_40_70") for n in range(8)]
-    assert shown_groups(frame_of(rows), "x", 10) == {"all", "age_40_70"}
+    assert shown_of(rows) == {"all", "age_40_70"}
     rows = [(f"p{n}", "male", n % 2, "age_0_40") for n in range(80)]
     rows += [(f"q{n}", "female", n % 2, "age_40_70") for n in range(80)]
     rows += [(f"r{n}", "unknown", n % 2, "unknown") for n in range(6)]  # 3 of each class in no group
-    shown = shown_groups(frame_of(rows), "x", 10)
+    shown = shown_of(rows)
     assert len(shown & {"male", "female"}) == 1
     assert len(shown & {"age_0_40", "age_40_70"}) == 1
 
 
 def test_a_label_with_few_positive_patients_leaves_with_no_number_at_all() -> None:
     rows = [(f"p{n}", "male", int(n < 9), "age_0_40") for n in range(100)]
-    assert shown_groups(frame_of(rows), "x", 10) == set()
+    assert shown_of(rows) == set()
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -142,7 +150,7 @@ def test_over_random_hospitals_the_rest_is_never_small(seed: int) -> None:
             "target_x": rng.choice([0, 1, np.nan], n, p=rng.dirichlet([1, 1, 0.3])),
         }
     )
-    shown = shown_groups(frame, "x", 10)
+    shown = shown_groups(frame, "x", papers_groups(frame), 10)
     for attribute, names in (("sex", ("female", "male")), ("age_group", ("age_0_40", "age_40_70", "age_70_100"))):
         out = shown & set(names)
         for part in [
@@ -152,6 +160,73 @@ def test_over_random_hospitals_the_rest_is_never_small(seed: int) -> None:
             for value in (0, 1):
                 count = part.loc[part["target_x"] == value, "patient_key"].nunique()
                 assert count == 0 or count >= 10 or not out
+
+
+def small_sets(shown: dict[str, Any], target: Any, minimum: int) -> list[tuple[int, ...]]:
+    """All sets of images that sums and differences of shown counts give and that have few positives or negatives.
+
+    By trying every union of atoms: another way than the code under test. Each image is of one patient here.
+    """
+    table = np.stack(list(shown.values())).astype(float)
+    atoms, of_image = np.unique(table, axis=1, return_inverse=True)
+    counts = [np.bincount(of_image.ravel(), weights=target == value, minlength=atoms.shape[1]) for value in (0, 1)]
+    found = []
+    for union in itertools.product((0, 1), repeat=atoms.shape[1]):
+        of_union = [float(count @ union) for count in counts]
+        if not any(0 < count < minimum for count in of_union):
+            continue
+        coefficients = np.linalg.lstsq(atoms.T, np.array(union, dtype=float), rcond=None)[0]
+        if np.allclose(atoms.T @ coefficients, union, atol=1e-7):
+            found.append(union)
+    return found
+
+
+def test_two_cuts_of_one_column_cannot_be_taken_from_each_other() -> None:
+    """Fewer than 20 years less fewer than 18 years: 6 patients, of which nobody named a group."""
+    ages = np.array([*range(0, 18)] * 8 + [18, 19] * 3 + [*range(20, 80)] * 4)
+    frame = pd.DataFrame({"patient_key": np.arange(len(ages)).astype(str), "target_x": np.arange(len(ages)) // 18 % 2})
+    cuts = {"child": (0.0, 18.0, 80.0), "minor": (0.0, 20.0, 80.0)}
+    settings = {name: GroupSettings(column="age_years", cuts=edges) for name, edges in cuts.items()}
+    groups = own_groups(settings, pd.DataFrame({"age_years": ages}))
+    assert shown_groups(frame, "x", groups, 10) == {"all", "child_0_18", "child_18_80"}
+
+
+def test_a_crossing_is_not_the_rest_of_its_group() -> None:
+    """Ward a has 40 men and 8 women: the women are ward a less its men, so the men of ward a do not leave."""
+    rows = [("a", "male")] * 40 + [("a", "female")] * 8 + [("b", "male")] * 40 + [("b", "female")] * 40
+    cohort = pd.DataFrame(rows, columns=["ward", "sex"])
+    frame = pd.DataFrame({"patient_key": np.arange(len(rows)).astype(str), "target_x": np.arange(len(rows)) % 2})
+    settings = {"sex": GroupSettings(column="sex"), "ward": GroupSettings(column="ward")}
+    settings["both"] = GroupSettings(crossing=("sex", "ward"))
+    shown = shown_groups(frame, "x", own_groups(settings, cohort), 10)
+    # both wards and sexes are large; of the crossings none may leave: each gives the other three by subtraction
+    assert shown == {"all", "female", "male", "ward_a", "ward_b"}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_over_random_groups_nothing_small_can_be_computed_from_what_is_shown(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(40, 250))
+    cohort = pd.DataFrame(
+        {
+            "sex": rng.choice(["male", "female", ""], n, p=[0.5, 0.45, 0.05]),
+            "ward": rng.choice(["a", "b", "c", ""], n, p=rng.dirichlet([2, 1, 1, 0.3])),
+            "age_years": rng.integers(0, 60, n),
+        }
+    )
+    cohort["house"] = np.where(cohort["ward"].isin(["a", "b"]), "north", "south")
+    cuts = {"age": (0.0, 30.0, 60.0), "other": (0.0, float(rng.integers(28, 33)), 60.0)}
+    settings = {name: GroupSettings(column="age_years", cuts=edges) for name, edges in cuts.items()}
+    settings |= {name: GroupSettings(column=name) for name in ("sex", "ward", "house")}
+    settings |= {"both": GroupSettings(crossing=("sex", "ward"))}
+    frame = pd.DataFrame({"patient_key": np.arange(n).astype(str), "target_x": rng.integers(0, 2, n)})
+    groups = own_groups(settings, cohort)
+    shown = shown_groups(frame, "x", groups, 10)
+    used = {name: groups.masks[name] for name in shown}
+    while len(np.unique(np.stack(list(used.values())), axis=1).T) > 14:  # 2^14 unions are tried
+        used.popitem()
+    assert small_sets(used, frame["target_x"].to_numpy(), 10) == []
+    assert len(shown) > 3 or n < 150
 
 
 def test_bins_have_enough_patients_and_give_the_curve_back() -> None:

@@ -21,8 +21,8 @@ from dpdt.bundle.manifest import Name, Short, recorded_input
 from dpdt.bundle.model import weights_sha256
 from dpdt.bundle.signature import signed_by
 from dpdt.errors import BundleError, StudyError
-from dpdt.evaluation.evaluate import evaluation_done
-from dpdt.evaluation.metrics import ALL, AVERAGE, auc_influence
+from dpdt.evaluation.evaluate import evaluation_done, study_groups
+from dpdt.evaluation.metrics import ALL, AVERAGE, Groups, auc_influence
 from dpdt.evaluation.predict import wide
 from dpdt.report.apart.suppression import score_bins, shown_groups
 from dpdt.report.compare import compare_models
@@ -155,11 +155,10 @@ def export_results(study: Study, *, site: str | None = None, minimum: int = MINI
             frame = wide(pd.read_parquet(run.paths.predictions(domain)))
             own = table[(table["run_id"] == run.run_id) & (table["test_domain"] == domain)]
             head = {"model": numbers[run.run_id], "test_domain": rename.get(domain, domain)}
-            groups = {label: shown_groups(frame, label, minimum) for label in labels}
-            rows += [{**head, **row} for row in _auc_rows(frame, own, groups, study.evaluate.bootstrap_unit)]
-            bins += [
-                {**head, "label": label, **one} for label in labels for one in _bins(frame, label, groups, minimum)
-            ]
+            groups = study_groups(study, domain, frame)
+            shown = {label: shown_groups(frame, label, groups, minimum) for label in labels}
+            rows += [{**head, **row} for row in _auc_rows(frame, own, groups, shown, study.evaluate.bootstrap_unit)]
+            bins += [{**head, "label": label, **one} for label in labels for one in _bins(frame, label, shown, minimum)]
     return {
         "format": FORMAT,
         "site": site or next(iter(study.test_domains)),
@@ -235,28 +234,27 @@ def _model(study: Study, run: Run, number: int, rename: Mapping[str, str]) -> di
 
 
 def _auc_rows(
-    frame: pd.DataFrame, own: pd.DataFrame, groups: Mapping[str, set[str]], unit: str
+    frame: pd.DataFrame, own: pd.DataFrame, groups: Groups, shown: Mapping[str, set[str]], unit: str
 ) -> list[dict[str, Any]]:
     """The AUCs of one model on one test domain that may leave."""
     rows = []
     for row in own.to_dict("records"):
         label, subgroup, names = row["label"], row["subgroup"], str(row["labels"])
         over = names.split(",") if label == AVERAGE else [label]
-        if math.isnan(row["auc"]) or not all(subgroup in groups.get(name, ()) for name in over):
+        if math.isnan(row["auc"]) or not all(subgroup in shown.get(name, ()) for name in over):
             continue
         counts = dict.fromkeys(("n", "n_positive"))
         if label != AVERAGE:
             counts = {"n": int(row["n"]), "n_positive": int(row["n_positive"])}
         bounds = {name: _finite(row[name]) for name in ("ci_low", "ci_high")}
-        error = _finite(_standard_error(frame, over, subgroup, unit))
+        error = _finite(_standard_error(frame[groups.masks[subgroup]], over, unit))
         head = {"label": label, "subgroup": subgroup, "auc": float(row["auc"])}
         rows.append({**head, **bounds, "standard_error": error, **counts, "labels": names if label == AVERAGE else ""})
     return rows
 
 
-def _standard_error(frame: pd.DataFrame, labels: list[str], subgroup: str, unit: str) -> float:
-    """DeLong's, summed by patient, of the mean AUC of some labels in a subgroup."""
-    part = frame if subgroup == ALL else frame[(frame["sex"] == subgroup) | (frame["age_group"] == subgroup)]
+def _standard_error(part: pd.DataFrame, labels: list[str], unit: str) -> float:
+    """DeLong's, summed by patient, of the mean AUC of some labels."""
     key = part["patient_key" if unit == "patient" else "image_id"].to_numpy()
     units = np.unique(key, return_inverse=True)[1]
     count = int(units.max()) + 1 if len(units) else 0
@@ -271,8 +269,8 @@ def _standard_error(frame: pd.DataFrame, labels: list[str], subgroup: str, unit:
     return float(np.sqrt(count / (count - 1) * (mean**2).sum())) if count > 1 else math.nan
 
 
-def _bins(frame: pd.DataFrame, label: str, groups: Mapping[str, set[str]], minimum: int) -> list[dict[str, Any]]:
-    if ALL not in groups[label]:
+def _bins(frame: pd.DataFrame, label: str, shown: Mapping[str, set[str]], minimum: int) -> list[dict[str, Any]]:
+    if ALL not in shown[label]:
         return []
     target = frame[f"target_{label}"].to_numpy(dtype=np.float64)
     known = ~np.isnan(target)
