@@ -271,6 +271,9 @@ def test_a_site_renames_its_one_domain(fake_runs: Callable[..., FakeRuns], monke
     stubs(monkeypatch)
     found = export_results(made.study, site="st_mary")
     assert "uka" not in as_text({**found, "policies": {}})
+    for bad in ("Charité", "../x", "=1+1", "St. Mary", "all", "before"):
+        with pytest.raises(StudyError, match="--site: expected a letter"):
+            export_results(made.study, site=bad)
     made = fake_runs(TWO, "[inf]")
     with pytest.raises(StudyError, match=r"--site x: the study has several domains \(uka, vindr\)"):
         export_results(made.study, site="x")
@@ -283,7 +286,7 @@ def apart(fake_runs: Callable[..., FakeRuns], tmp_path: Path, monkeypatch: pytes
     whole = export_results(made.study)
     keys = ("auc", "bins", "pairs")
     return [
-        {**whole, "site": name, "policies": {name: whole["policies"][name]}}
+        {**whole, "site": name, **{key: {name: whole[key][name]} for key in ("policies", "definitions")}}
         | {key: [row for row in whole[key] if row["test_domain"] == name] for key in keys}
         for name in TWO
     ]
@@ -331,6 +334,54 @@ def test_the_report_names_what_is_missing_and_what_was_not_done_alike(
     assert (tmp_path / "together" / "models.csv").exists()
 
 
+def many(site: str, *, seed: int) -> dict[str, Any]:
+    """A made-up hospital's results: 28 labels and the groups of a study of its own, of four models."""
+    rng = np.random.default_rng(seed)
+    labels = [*LABELS, "unhealthy", *(f"finding_{number:02d}" for number in range(22))]
+    groups = ["all", *(f"ward_{ward}" for ward in ("icu", "general", "emergency")), *(f"maker_{k}" for k in range(8))]
+    cells = [(domain, epsilon) for domain in ("north", "south") for epsilon in (8.0, None)]
+    models = [
+        {"model": k, "train_domain": domain, "target_epsilon": epsilon, "seed": 0, "unit": "patient"}
+        | {"epsilon": epsilon, "delta": epsilon and 1e-5, "weights_sha256": f"{k}" * 64, "carried": domain != site}
+        for k, (domain, epsilon) in enumerate(cells)
+    ]
+    auc = []
+    for model, label, group in itertools.product(range(4), [*labels, "average"], groups):
+        value = float(rng.uniform(0.6, 0.9))
+        head = {"model": model, "test_domain": site, "label": label, "subgroup": group, "auc": value}
+        counts = {"n": None, "n_positive": None} if label == "average" else {"n": 200, "n_positive": 50}
+        over = ",".join(labels) if label == "average" else ""
+        auc.append(
+            {**head, "ci_low": value - 0.05, "ci_high": value + 0.05, "standard_error": 0.02, **counts, "labels": over}
+        )
+    empty: dict[str, Any] = {"format": 1, "bins": [], "pairs": [], "input": {}, "versions": {}, "evaluation": {}}
+    own = {"policies": {site: {}}, "definitions": {site: dict.fromkeys(labels, f"own list, {site}")}}
+    named = {"site": site, "synthetic": True, "minimum": 10, "noise": "none", "labels": labels}
+    return {**empty, **named, **own, "models": models, "auc": auc}
+
+
+def test_nothing_of_many_labels_and_other_groups_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpdt.report.figures.DPI", 40)
+    files = [tmp_path / f"{site}.json" for site in ("north", "south")]
+    sent = [many(file.stem, seed=number) for number, file in enumerate(files)]
+    for file, results in zip(files, sent, strict=True):
+        file.write_text(as_text(results))
+    page = combine(files, tmp_path / "together").read_text(encoding="utf-8")
+    assert "SYNTHETIC DATA" in page
+    auc = pd.read_csv(tmp_path / "together" / "auc.csv")
+    keys = ["train_domain", "target_epsilon", "test_domain", "label", "subgroup"]
+    there = auc.set_index(keys)["auc"].to_dict()
+    assert len(auc) == len(there) == 2 * 4 * 29 * 12
+    for row in (row for results in sent for row in results["auc"]):
+        model = sent[0]["models"][row["model"]]
+        key = (model["train_domain"], model["target_epsilon"] or math.inf, *(row[name] for name in keys[2:]))
+        assert there[key] == pytest.approx(row["auc"], abs=1e-12)
+    text = re.sub(r"data:image/png;base64,[^\"]+", "", page)
+    for name in ("ward emergency", "maker 7"):
+        assert name in text
+    assert "definition of 28 labels" in text
+
+
 def test_two_results_of_one_domain_are_refused(exported: tuple[FakeRuns, dict[str, Any]], tmp_path: Path) -> None:
     one = read(tmp_path, exported[1])
     with pytest.raises(BundleError, match="two results are of the test domain"):
@@ -345,6 +396,19 @@ def test_two_results_of_one_domain_are_refused(exported: tuple[FakeRuns, dict[st
         (lambda d: d | {"auc": [{**d["auc"][0], "auc": 1.5}]}, r"auc.0.auc: Input should be less than or equal to 1"),
         (lambda d: d | {"auc": [{**d["auc"][0], "model": 99}]}, "numbers of a model that it does not name"),
         (lambda d: d | {"site": "../x"}, "site"),
+        (lambda d: d | {"auc": [{**d["auc"][0], "auc": 2.0}]}, "less than or equal to 1"),
+        (lambda d: d | {"auc": [{**d["auc"][0], "n": -1}]}, "auc.0.n: Input should be greater than or equal to 0"),
+        (lambda d: d | {"auc": [{**d["auc"][0], "n": 10**30}]}, "auc.0.n: Input should be less than or equal to"),
+        (lambda d: d | {"auc": [d["auc"][0]] * 2}, "two AUCs of one cell"),
+        (lambda d: d | {"models": [d["models"][0], {**d["models"][0], "model": 1}, *d["models"][2:]]}, "of one name"),
+        (lambda d: d | {"auc": [{**d["auc"][0], "test_domain": "charite"}]}, "a number of charite, average"),
+        (lambda d: d | {"auc": [{**d["auc"][9], "label": "edema"}]}, "edema, which it does not describe"),
+        (lambda d: d | {"auc": [{**d["auc"][0], "labels": "edema"}]}, "an average over labels that it does not"),
+        (lambda d: d | {"auc": [{**d["auc"][0], "labels": "<script>"}]}, "auc.0.labels"),
+        (lambda d: d | {"bins": [{**d["bins"][0], "n_positive": 10**6}]}, "more positive images than images"),
+        (lambda d: d | {"models": [{**d["models"][0], "unit": "=cmd|'/c calc'!A1"}]}, "models.0.unit"),
+        (lambda d: d | {"models": [{**d["models"][0], "weights_sha256": "=1+1"}]}, "models.0.weights_sha256"),
+        (lambda d: d | {"models": [{**d["models"][0], "train_domain": "<script>"}]}, "models.0.train_domain"),
     ],
 )
 def test_a_bad_results_file_is_one_clear_line(
@@ -353,6 +417,70 @@ def test_a_bad_results_file_is_one_clear_line(
     with pytest.raises(BundleError, match=message) as found:
         read(tmp_path, change(exported[1]))
     assert "\n" not in str(found.value)
+
+
+def test_results_of_one_hospitals_name_are_not_taken_for_one(
+    fake_runs: Callable[..., FakeRuns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = apart(fake_runs, tmp_path, monkeypatch)
+    parts = [read(tmp_path, one), read(tmp_path, {**two, "site": one["site"]})]
+    with pytest.raises(BundleError, match=r"two results are of vindr\. Give one"):
+        combined_auc(parts)
+
+
+def test_a_mean_over_other_seeds_and_a_signature_of_another_hospital_are_told(
+    fake_runs: Callable[..., FakeRuns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = apart(fake_runs, tmp_path, monkeypatch)
+    two["models"] = [{**m, "seed": 7} if m["model"] == 0 else m for m in two["models"]]
+    parts = [read(tmp_path, one), read(tmp_path, two).model_copy(update={"signer": "vindr"})]
+    told = disagreements(parts)
+    assert "seeds of the model vindr, ε = 8, whose mean is shown: 0 at vindr; 7 at uka" in told
+    assert "signature: the results of uka are signed by vindr" in told
+    assert "signer" not in parts[1].model_dump()
+
+
+def test_what_makes_a_label_leaves_but_no_column_and_no_word_of_ones_own_list(
+    fake_runs: Callable[..., FakeRuns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = """
+[domains.own]
+kind = "table"
+root = "raw/own"
+columns = { ward = "SECRETSTATION" }
+[domains.own.table]
+file = "SECRETLIST.csv"
+image = "SECRETFILE"
+patient = "SECRETPID"
+no_findings = "healthy"
+[domains.own.table.labels]
+pneumonia = { column = "SECRETCOLUMN", positive = ["SECRETWORD"] }
+atelectasis = { column = "SECRETGRADE", positive = [">= 2"] }
+[evaluate.groups]
+ward = { column = "ward", parts = { icu = ["SECRETCELL"] } }
+sex = "sex"
+"""
+    made = fake_runs(("vindr", "chexpert"), "[inf]", more=table)
+    found = {name: results_module._definitions(made.study, name) for name in made.study.test_domains}
+    assert found["vindr"]["pneumonia"] == "Pneumonia"
+    assert re.fullmatch(r"own list, [0-9a-f]{12}", found["own"]["pneumonia"])
+    assert re.fullmatch(r"own list, [0-9a-f]{12}, >= 2", found["own"]["atelectasis"])
+    assert found["own"]["cardiomegaly"] == "unknown in every image"
+    evaluation = results_module._evaluation(made.study)
+    assert set(evaluation["groups"]) == {"ward", "sex"}
+    assert "SECRET" not in json.dumps([found, evaluation])
+    other = fake_runs(("vindr", "chexpert"), "[inf]", more=table.replace("SECRETWORD", "SECRETYES"))
+    again = results_module._definitions(other.study, "own")
+    assert {label for label in LABELS if again[label] != found["own"][label]} == {"pneumonia"}
+
+
+def test_a_label_that_means_something_else_is_told(
+    fake_runs: Callable[..., FakeRuns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = apart(fake_runs, tmp_path, monkeypatch)
+    two["definitions"] = {"uka": {**two["definitions"]["uka"], "pneumonia": "Consolidation, Pneumonia"}}
+    told = disagreements([read(tmp_path, one), read(tmp_path, two)])
+    assert told == ["definition, pneumonia: Pneumonia at vindr; Consolidation, Pneumonia at uka"]
 
 
 def test_cut_and_strange_texts_are_no_results(exported: tuple[FakeRuns, dict[str, Any]], tmp_path: Path) -> None:

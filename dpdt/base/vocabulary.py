@@ -11,6 +11,7 @@ __all__ = [
     "HEALTHY",
     "LABELS",
     "MAIN_LABELS",
+    "RESERVED",
     "SEXES",
     "SPLITS",
     "SUBGROUPS",
