@@ -1,5 +1,6 @@
 """Results that leave a hospital, and several of them together: the numbers, what is left out, and what is told."""
 
+import itertools
 import json
 import math
 import re
@@ -18,12 +19,14 @@ from dpdt.base.files import write_text
 from dpdt.base.vocabulary import LABELS
 from dpdt.cli import app
 from dpdt.errors import BundleError, StudyError
+from dpdt.evaluation.metrics import own_groups, papers_groups
 from dpdt.report.apart import results as results_module
 from dpdt.report.apart.combine import combine, combined_auc, disagreements
 from dpdt.report.apart.results import Results, as_bytes, export_results, read_results
 from dpdt.report.apart.suppression import score_bins, shown_groups
 from dpdt.report.tables import auc_by_run
 from dpdt.study import load_study
+from dpdt.study.settings import GroupSettings
 from tests.fake_runs import FakeRuns
 
 TWO = ("vindr", "uka")
@@ -103,29 +106,34 @@ def frame_of(rows: list[tuple[str, str, int, str]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["patient_key", "sex", "target_x", "age_group"])
 
 
+def shown_of(rows: list[tuple[str, str, int, str]]) -> set[str]:
+    frame = frame_of(rows)
+    return shown_groups(frame, "x", papers_groups(frame), 10)
+
+
 def test_a_group_of_few_patients_is_left_out_however_many_images_they_have() -> None:
     rows = [(f"p{n}", "male", n % 2, "age_40_70") for n in range(60)]
     rows += [(f"q{n % 12}", "female", n % 2, "age_0_40") for n in range(120)]  # 6 patients of each class
     rows += [(f"r{n}", "male", n % 2, "age_70_100") for n in range(60)]
-    assert shown_groups(frame_of(rows), "x", 10) == {"all", "age_40_70"}
+    assert shown_of(rows) == {"all", "age_40_70"}
 
 
 def test_what_is_left_out_cannot_be_computed_from_the_rest() -> None:
     """Whole less shown is never a few patients: here 4 women of each class would be 48 less 44 men."""
     rows = [(f"p{n}", "male", n % 2, "age_40_70") for n in range(88)]
     rows += [(f"q{n}", "female", n % 2, "age_40_70") for n in range(8)]
-    assert shown_groups(frame_of(rows), "x", 10) == {"all", "age_40_70"}
+    assert shown_of(rows) == {"all", "age_40_70"}
     rows = [(f"p{n}", "male", n % 2, "age_0_40") for n in range(80)]
     rows += [(f"q{n}", "female", n % 2, "age_40_70") for n in range(80)]
     rows += [(f"r{n}", "unknown", n % 2, "unknown") for n in range(6)]  # 3 of each class in no group
-    shown = shown_groups(frame_of(rows), "x", 10)
+    shown = shown_of(rows)
     assert len(shown & {"male", "female"}) == 1
     assert len(shown & {"age_0_40", "age_40_70"}) == 1
 
 
 def test_a_label_with_few_positive_patients_leaves_with_no_number_at_all() -> None:
     rows = [(f"p{n}", "male", int(n < 9), "age_0_40") for n in range(100)]
-    assert shown_groups(frame_of(rows), "x", 10) == set()
+    assert shown_of(rows) == set()
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -142,7 +150,7 @@ def test_over_random_hospitals_the_rest_is_never_small(seed: int) -> None:
             "target_x": rng.choice([0, 1, np.nan], n, p=rng.dirichlet([1, 1, 0.3])),
         }
     )
-    shown = shown_groups(frame, "x", 10)
+    shown = shown_groups(frame, "x", papers_groups(frame), 10)
     for attribute, names in (("sex", ("female", "male")), ("age_group", ("age_0_40", "age_40_70", "age_70_100"))):
         out = shown & set(names)
         for part in [
@@ -152,6 +160,73 @@ def test_over_random_hospitals_the_rest_is_never_small(seed: int) -> None:
             for value in (0, 1):
                 count = part.loc[part["target_x"] == value, "patient_key"].nunique()
                 assert count == 0 or count >= 10 or not out
+
+
+def small_sets(shown: dict[str, Any], target: Any, minimum: int) -> list[tuple[int, ...]]:
+    """All sets of images that sums and differences of shown counts give and that have few positives or negatives.
+
+    By trying every union of atoms: another way than the code under test. Each image is of one patient here.
+    """
+    table = np.stack(list(shown.values())).astype(float)
+    atoms, of_image = np.unique(table, axis=1, return_inverse=True)
+    counts = [np.bincount(of_image.ravel(), weights=target == value, minlength=atoms.shape[1]) for value in (0, 1)]
+    found = []
+    for union in itertools.product((0, 1), repeat=atoms.shape[1]):
+        of_union = [float(count @ union) for count in counts]
+        if not any(0 < count < minimum for count in of_union):
+            continue
+        coefficients = np.linalg.lstsq(atoms.T, np.array(union, dtype=float), rcond=None)[0]
+        if np.allclose(atoms.T @ coefficients, union, atol=1e-7):
+            found.append(union)
+    return found
+
+
+def test_two_cuts_of_one_column_cannot_be_taken_from_each_other() -> None:
+    """Fewer than 20 years less fewer than 18 years: 6 patients, of which nobody named a group."""
+    ages = np.array([*range(0, 18)] * 8 + [18, 19] * 3 + [*range(20, 80)] * 4)
+    frame = pd.DataFrame({"patient_key": np.arange(len(ages)).astype(str), "target_x": np.arange(len(ages)) // 18 % 2})
+    cuts = {"child": (0.0, 18.0, 80.0), "minor": (0.0, 20.0, 80.0)}
+    settings = {name: GroupSettings(column="age_years", cuts=edges) for name, edges in cuts.items()}
+    groups = own_groups(settings, pd.DataFrame({"age_years": ages}))
+    assert shown_groups(frame, "x", groups, 10) == {"all", "child_0_18", "child_18_80"}
+
+
+def test_a_crossing_is_not_the_rest_of_its_group() -> None:
+    """Ward a has 40 men and 8 women: the women are ward a less its men, so the men of ward a do not leave."""
+    rows = [("a", "male")] * 40 + [("a", "female")] * 8 + [("b", "male")] * 40 + [("b", "female")] * 40
+    cohort = pd.DataFrame(rows, columns=["ward", "sex"])
+    frame = pd.DataFrame({"patient_key": np.arange(len(rows)).astype(str), "target_x": np.arange(len(rows)) % 2})
+    settings = {"sex": GroupSettings(column="sex"), "ward": GroupSettings(column="ward")}
+    settings["both"] = GroupSettings(crossing=("sex", "ward"))
+    shown = shown_groups(frame, "x", own_groups(settings, cohort), 10)
+    # both wards and sexes are large; of the crossings none may leave: each gives the other three by subtraction
+    assert shown == {"all", "female", "male", "ward_a", "ward_b"}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_over_random_groups_nothing_small_can_be_computed_from_what_is_shown(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(40, 250))
+    cohort = pd.DataFrame(
+        {
+            "sex": rng.choice(["male", "female", ""], n, p=[0.5, 0.45, 0.05]),
+            "ward": rng.choice(["a", "b", "c", ""], n, p=rng.dirichlet([2, 1, 1, 0.3])),
+            "age_years": rng.integers(0, 60, n),
+        }
+    )
+    cohort["house"] = np.where(cohort["ward"].isin(["a", "b"]), "north", "south")
+    cuts = {"age": (0.0, 30.0, 60.0), "other": (0.0, float(rng.integers(28, 33)), 60.0)}
+    settings = {name: GroupSettings(column="age_years", cuts=edges) for name, edges in cuts.items()}
+    settings |= {name: GroupSettings(column=name) for name in ("sex", "ward", "house")}
+    settings |= {"both": GroupSettings(crossing=("sex", "ward"))}
+    frame = pd.DataFrame({"patient_key": np.arange(n).astype(str), "target_x": rng.integers(0, 2, n)})
+    groups = own_groups(settings, cohort)
+    shown = shown_groups(frame, "x", groups, 10)
+    used = {name: groups.masks[name] for name in shown}
+    while len(np.unique(np.stack(list(used.values())), axis=1).T) > 14:  # 2^14 unions are tried
+        used.popitem()
+    assert small_sets(used, frame["target_x"].to_numpy(), 10) == []
+    assert len(shown) > 3 or n < 150
 
 
 def test_bins_have_enough_patients_and_give_the_curve_back() -> None:
@@ -196,6 +271,9 @@ def test_a_site_renames_its_one_domain(fake_runs: Callable[..., FakeRuns], monke
     stubs(monkeypatch)
     found = export_results(made.study, site="st_mary")
     assert "uka" not in as_text({**found, "policies": {}})
+    for bad in ("Charité", "../x", "=1+1", "St. Mary", "all", "before"):
+        with pytest.raises(StudyError, match="--site: expected a letter"):
+            export_results(made.study, site=bad)
     made = fake_runs(TWO, "[inf]")
     with pytest.raises(StudyError, match=r"--site x: the study has several domains \(uka, vindr\)"):
         export_results(made.study, site="x")
@@ -208,7 +286,7 @@ def apart(fake_runs: Callable[..., FakeRuns], tmp_path: Path, monkeypatch: pytes
     whole = export_results(made.study)
     keys = ("auc", "bins", "pairs")
     return [
-        {**whole, "site": name, "policies": {name: whole["policies"][name]}}
+        {**whole, "site": name, **{key: {name: whole[key][name]} for key in ("policies", "definitions")}}
         | {key: [row for row in whole[key] if row["test_domain"] == name] for key in keys}
         for name in TWO
     ]
@@ -256,6 +334,54 @@ def test_the_report_names_what_is_missing_and_what_was_not_done_alike(
     assert (tmp_path / "together" / "models.csv").exists()
 
 
+def many(site: str, *, seed: int) -> dict[str, Any]:
+    """A made-up hospital's results: 28 labels and the groups of a study of its own, of four models."""
+    rng = np.random.default_rng(seed)
+    labels = [*LABELS, "unhealthy", *(f"finding_{number:02d}" for number in range(22))]
+    groups = ["all", *(f"ward_{ward}" for ward in ("icu", "general", "emergency")), *(f"maker_{k}" for k in range(8))]
+    cells = [(domain, epsilon) for domain in ("north", "south") for epsilon in (8.0, None)]
+    models = [
+        {"model": k, "train_domain": domain, "target_epsilon": epsilon, "seed": 0, "unit": "patient"}
+        | {"epsilon": epsilon, "delta": epsilon and 1e-5, "weights_sha256": f"{k}" * 64, "carried": domain != site}
+        for k, (domain, epsilon) in enumerate(cells)
+    ]
+    auc = []
+    for model, label, group in itertools.product(range(4), [*labels, "average"], groups):
+        value = float(rng.uniform(0.6, 0.9))
+        head = {"model": model, "test_domain": site, "label": label, "subgroup": group, "auc": value}
+        counts = {"n": None, "n_positive": None} if label == "average" else {"n": 200, "n_positive": 50}
+        over = ",".join(labels) if label == "average" else ""
+        auc.append(
+            {**head, "ci_low": value - 0.05, "ci_high": value + 0.05, "standard_error": 0.02, **counts, "labels": over}
+        )
+    empty: dict[str, Any] = {"format": 1, "bins": [], "pairs": [], "input": {}, "versions": {}, "evaluation": {}}
+    own = {"policies": {site: {}}, "definitions": {site: dict.fromkeys(labels, f"own list, {site}")}}
+    named = {"site": site, "synthetic": True, "minimum": 10, "noise": "none", "labels": labels}
+    return {**empty, **named, **own, "models": models, "auc": auc}
+
+
+def test_nothing_of_many_labels_and_other_groups_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpdt.report.figures.DPI", 40)
+    files = [tmp_path / f"{site}.json" for site in ("north", "south")]
+    sent = [many(file.stem, seed=number) for number, file in enumerate(files)]
+    for file, results in zip(files, sent, strict=True):
+        file.write_text(as_text(results))
+    page = combine(files, tmp_path / "together").read_text(encoding="utf-8")
+    assert "SYNTHETIC DATA" in page
+    auc = pd.read_csv(tmp_path / "together" / "auc.csv")
+    keys = ["train_domain", "target_epsilon", "test_domain", "label", "subgroup"]
+    there = auc.set_index(keys)["auc"].to_dict()
+    assert len(auc) == len(there) == 2 * 4 * 29 * 12
+    for row in (row for results in sent for row in results["auc"]):
+        model = sent[0]["models"][row["model"]]
+        key = (model["train_domain"], model["target_epsilon"] or math.inf, *(row[name] for name in keys[2:]))
+        assert there[key] == pytest.approx(row["auc"], abs=1e-12)
+    text = re.sub(r"data:image/png;base64,[^\"]+", "", page)
+    for name in ("ward emergency", "maker 7"):
+        assert name in text
+    assert "definition of 28 labels" in text
+
+
 def test_two_results_of_one_domain_are_refused(exported: tuple[FakeRuns, dict[str, Any]], tmp_path: Path) -> None:
     one = read(tmp_path, exported[1])
     with pytest.raises(BundleError, match="two results are of the test domain"):
@@ -270,6 +396,19 @@ def test_two_results_of_one_domain_are_refused(exported: tuple[FakeRuns, dict[st
         (lambda d: d | {"auc": [{**d["auc"][0], "auc": 1.5}]}, r"auc.0.auc: Input should be less than or equal to 1"),
         (lambda d: d | {"auc": [{**d["auc"][0], "model": 99}]}, "numbers of a model that it does not name"),
         (lambda d: d | {"site": "../x"}, "site"),
+        (lambda d: d | {"auc": [{**d["auc"][0], "auc": 2.0}]}, "less than or equal to 1"),
+        (lambda d: d | {"auc": [{**d["auc"][0], "n": -1}]}, "auc.0.n: Input should be greater than or equal to 0"),
+        (lambda d: d | {"auc": [{**d["auc"][0], "n": 10**30}]}, "auc.0.n: Input should be less than or equal to"),
+        (lambda d: d | {"auc": [d["auc"][0]] * 2}, "two AUCs of one cell"),
+        (lambda d: d | {"models": [d["models"][0], {**d["models"][0], "model": 1}, *d["models"][2:]]}, "of one name"),
+        (lambda d: d | {"auc": [{**d["auc"][0], "test_domain": "charite"}]}, "a number of charite, average"),
+        (lambda d: d | {"auc": [{**d["auc"][9], "label": "edema"}]}, "edema, which it does not describe"),
+        (lambda d: d | {"auc": [{**d["auc"][0], "labels": "edema"}]}, "an average over labels that it does not"),
+        (lambda d: d | {"auc": [{**d["auc"][0], "labels": "<script>"}]}, "auc.0.labels"),
+        (lambda d: d | {"bins": [{**d["bins"][0], "n_positive": 10**6}]}, "more positive images than images"),
+        (lambda d: d | {"models": [{**d["models"][0], "unit": "=cmd|'/c calc'!A1"}]}, "models.0.unit"),
+        (lambda d: d | {"models": [{**d["models"][0], "weights_sha256": "=1+1"}]}, "models.0.weights_sha256"),
+        (lambda d: d | {"models": [{**d["models"][0], "train_domain": "<script>"}]}, "models.0.train_domain"),
     ],
 )
 def test_a_bad_results_file_is_one_clear_line(
@@ -278,6 +417,70 @@ def test_a_bad_results_file_is_one_clear_line(
     with pytest.raises(BundleError, match=message) as found:
         read(tmp_path, change(exported[1]))
     assert "\n" not in str(found.value)
+
+
+def test_results_of_one_hospitals_name_are_not_taken_for_one(
+    fake_runs: Callable[..., FakeRuns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = apart(fake_runs, tmp_path, monkeypatch)
+    parts = [read(tmp_path, one), read(tmp_path, {**two, "site": one["site"]})]
+    with pytest.raises(BundleError, match=r"two results are of vindr\. Give one"):
+        combined_auc(parts)
+
+
+def test_a_mean_over_other_seeds_and_a_signature_of_another_hospital_are_told(
+    fake_runs: Callable[..., FakeRuns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = apart(fake_runs, tmp_path, monkeypatch)
+    two["models"] = [{**m, "seed": 7} if m["model"] == 0 else m for m in two["models"]]
+    parts = [read(tmp_path, one), read(tmp_path, two).model_copy(update={"signer": "vindr"})]
+    told = disagreements(parts)
+    assert "seeds of the model vindr, ε = 8, whose mean is shown: 0 at vindr; 7 at uka" in told
+    assert "signature: the results of uka are signed by vindr" in told
+    assert "signer" not in parts[1].model_dump()
+
+
+def test_what_makes_a_label_leaves_but_no_column_and_no_word_of_ones_own_list(
+    fake_runs: Callable[..., FakeRuns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = """
+[domains.own]
+kind = "table"
+root = "raw/own"
+columns = { ward = "SECRETSTATION" }
+[domains.own.table]
+file = "SECRETLIST.csv"
+image = "SECRETFILE"
+patient = "SECRETPID"
+no_findings = "healthy"
+[domains.own.table.labels]
+pneumonia = { column = "SECRETCOLUMN", positive = ["SECRETWORD"] }
+atelectasis = { column = "SECRETGRADE", positive = [">= 2"] }
+[evaluate.groups]
+ward = { column = "ward", parts = { icu = ["SECRETCELL"] } }
+sex = "sex"
+"""
+    made = fake_runs(("vindr", "chexpert"), "[inf]", more=table)
+    found = {name: results_module._definitions(made.study, name) for name in made.study.test_domains}
+    assert found["vindr"]["pneumonia"] == "Pneumonia"
+    assert re.fullmatch(r"own list, [0-9a-f]{12}", found["own"]["pneumonia"])
+    assert re.fullmatch(r"own list, [0-9a-f]{12}, >= 2", found["own"]["atelectasis"])
+    assert found["own"]["cardiomegaly"] == "unknown in every image"
+    evaluation = results_module._evaluation(made.study)
+    assert set(evaluation["groups"]) == {"ward", "sex"}
+    assert "SECRET" not in json.dumps([found, evaluation])
+    other = fake_runs(("vindr", "chexpert"), "[inf]", more=table.replace("SECRETWORD", "SECRETYES"))
+    again = results_module._definitions(other.study, "own")
+    assert {label for label in LABELS if again[label] != found["own"][label]} == {"pneumonia"}
+
+
+def test_a_label_that_means_something_else_is_told(
+    fake_runs: Callable[..., FakeRuns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = apart(fake_runs, tmp_path, monkeypatch)
+    two["definitions"] = {"uka": {**two["definitions"]["uka"], "pneumonia": "Consolidation, Pneumonia"}}
+    told = disagreements([read(tmp_path, one), read(tmp_path, two)])
+    assert told == ["definition, pneumonia: Pneumonia at vindr; Consolidation, Pneumonia at uka"]
 
 
 def test_cut_and_strange_texts_are_no_results(exported: tuple[FakeRuns, dict[str, Any]], tmp_path: Path) -> None:

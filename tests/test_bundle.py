@@ -160,9 +160,14 @@ def test_an_unfinished_run_and_ones_own_network_are_refused(study: Study, runs: 
 def test_a_threshold_is_rounded_and_stays_at_home_where_few_patients_stand_behind_it(
     study: Study, runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [("cardiomegaly", 0.123456789, 40, 20), ("pneumonia", 0.3, 40, 9), ("healthy", 0.4, 40, 31)]
+    rows = [("cardiomegaly", 0.123456789, 80, 40), ("pneumonia", 0.3, 80, 18), ("healthy", 0.4, 80, 62)]
     table = pd.DataFrame(rows, columns=["label", "value", "n", "n_positive"]).assign(metric="threshold")
     monkeypatch.setattr(Run, "metrics", lambda _: table)
+    patients = np.arange(40).repeat(2)  # of two images each, so 9 patients are 18 images
+    val = pd.DataFrame({"patient_id": patients, "split": "val", "cardiomegaly": patients % 2})
+    val = val.assign(pneumonia=(patients < 9).astype(int), healthy=(patients >= 9).astype(int))
+    train = val.assign(split="train", patient_id=val["patient_id"] + 100)
+    monkeypatch.setattr("dpdt.bundle.export.used_images", lambda *_: pd.concat([val, train]))
     manifest, _ = unpack(export_run(study, runs["8"], **GIVEN), "b")
     assert manifest["thresholds"] == {**dict.fromkeys(LABELS), "cardiomegaly": 0.123}
     manifest, _ = unpack(export_run(study, runs["8"], **GIVEN, with_thresholds=False), "b")
@@ -268,6 +273,11 @@ def _no_self_test(_: dict[str, Any], tensors: dict[str, Any]) -> None:
         (_set("network.width", 10**9), "network.width: Input should be less than or equal to 1024"),
         (_set("network.width", 16), "is not one of a resnet9 of width 16"),
         (_set("input.size", 10**9), "size.*less than or equal to 4096"),
+        (_set("input.size", 4096), "which would fill the memory"),
+        (_set("seed", 10**30), "seed: Input should be less than or equal to"),
+        (_set("site", "before"), "a word of dpdt's own tables"),
+        (_set("provenance.versions", {"a b/../*": "1"}), "provenance.versions"),
+        (_set("statement.epsilon", None), "not that of the target epsilon"),
         (_set("input.recipe", "other"), "recipe"),
         (_set("input.new_setting", 1), "new_setting"),
         (_set("labels", ["a", "b"]), "not those of the labels"),
@@ -363,16 +373,44 @@ def test_another_torch_fails_the_self_test(bundle: bytes) -> None:
 
 def test_the_card_says_what_counts_and_escapes_what_was_sent(bundle: bytes) -> None:
     def attack(manifest: dict[str, Any], _: dict[str, Any]) -> None:
-        manifest["licence"] = "<script>alert(1)</script>\x1b[2J"
+        manifest["licence"] = "<script>alert(1)</script>\x1b[2J ![x](http://track.example/me.png)"
+        manifest["statement"]["accountant"] = "pld | <img src=x onerror=alert(1)> |"
 
     opened: Bundle = parse_bundle(changed(bundle, attack), "b")
     html, markdown = html_card(opened), markdown_card(opened)
-    assert "<script" not in html
+    assert "<script" not in html + markdown
+    assert "<img" not in html + markdown
+    assert "![x]" not in markdown  # a viewer of Markdown would fetch it
+    assert all(line.count("|") in (0, 3) for line in markdown.splitlines())
     assert "\x1b" not in html + markdown
     for text in (html, markdown):
         assert "Not a medical device" in text
         assert opened.manifest.statement["paragraph"][:60] in text
         assert opened.sha256 in text
+
+
+def test_what_a_bundle_says_cannot_speak_to_the_terminal(bundle: bytes, tmp_path: Path) -> None:
+    (tmp_path / "b.dpdt").write_bytes(changed(bundle, _set("\x1b[2J\nSigned by the ministry" + "x" * 10**5, 1)))
+    done = subprocess.run(
+        [sys.executable, "-m", "dpdt", "card", str(tmp_path / "b.dpdt")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "\x1b" not in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert len(done.stderr) < 1000
+
+
+STATEMENT = ("num_units", "sample_rate", "accounted_noise_multiplier", "noise_multiplier", "max_grad_norm", "num_steps")
+
+
+@pytest.mark.parametrize("key", [*STATEMENT, "epsilon", "delta", "accountant", "randomness", "paragraph", "complete"])
+@pytest.mark.parametrize("value", [[1], {"a": 1}, -1, True, 10**400, {"x": {"y": [[[]]]}}], ids=str)
+def test_a_statement_of_odd_values_is_refused_and_not_shown(bundle: bytes, key: str, value: Any) -> None:
+    if (key, value) == ("complete", True):
+        return
+    with pytest.raises(BundleError, match=r"b: bundle: |b: ") as found:
+        parse_bundle(changed(bundle, _set(f"statement.{key}", value)), "b")
+    assert "\n" not in str(found.value)
 
 
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs OpenSSH")

@@ -1,5 +1,7 @@
 """Another hospital's model in a study: tested on this hospital's patients as in a study that has both hospitals."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from dpdt.study.frozen import as_frozen, from_frozen
 from dpdt.study.settings import ModelSettings
 from dpdt.study.tasks import choose, needs, tasks
 from dpdt.tracking.payload import payload
+from dpdt.tracking.sync import sync
 from dpdt.training.networks.build import as_input, build_model
 from dpdt.training.stage import run as train_run
 from tests import small_images
@@ -195,6 +198,31 @@ def test_the_report_and_mlflow_show_it_beside_the_own_models(abroad: Study) -> N
     sent = payload(run)
     assert sent.tags["dpdt.kind"] == "bundle"
     assert "model/README.md" not in sent.texts
+
+
+def test_mlflow_gets_its_numbers_and_no_path_and_no_id(pooled: Study, abroad: Study, tmp_path: Path) -> None:
+    manifest, tensors = unpack((tmp_path / "8.dpdt").read_bytes(), "b")
+    manifest["statement"]["paragraph"] += " ![seen](http://track.example/x.png)"
+    (tmp_path / "8.dpdt").write_bytes(pack(manifest, tensors))
+    evaluate_run(abroad, "bundle-uka_8")
+    sync(abroad)
+    query = "select m.key, m.value from latest_metrics m join tags t using (run_uuid) where t.key = 'dpdt.run_id' "
+    with closing(sqlite3.connect(abroad.paths.mlflow_database)) as database:
+        sent = dict(database.execute(f"{query} and t.value = 'bundle-uka_8'").fetchall())
+        dump = "\n".join(database.iterdump())
+    table = pd.read_parquet(abroad.paths.run("bundle-uka_8").metrics)
+    macro = table.query("label == 'average' and metric == 'auc' and subgroup == 'all'").iloc[0]
+    assert macro["value"] in sent.values()
+    assert "uka · patient ε=8 · seed 0" in dump
+    files = [file for file in abroad.paths.mlflow_artifacts.rglob("*") if file.is_file()]
+    assert files
+    everything = dump.replace(str(abroad.paths.mlflow_artifacts), "") + "".join(map(str, map(Path.read_bytes, files)))
+    cohort = pd.read_parquet(abroad.paths.cohort_table("vindr"))
+    assert [name for name in cohort["image_id"] if name in everything] == []
+    for secret in (str(tmp_path), str(pooled.folder), "8.dpdt"):
+        assert secret not in everything
+    assert r"!\[seen]" in dump  # MLflow shows the description as Markdown, and would fetch the picture
+    assert "![seen]" not in dump
 
 
 def other_preprocessing() -> bytes:

@@ -2,15 +2,27 @@
 
 import json
 import re
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from dpdt import api
 from dpdt.base.files import read_json
+from dpdt.bundle.apply import apply_bundle
+from dpdt.bundle.card import markdown_card
+from dpdt.bundle.container import pack, unpack
+from dpdt.bundle.export import export_run
+from dpdt.bundle.model import checked_scorer, open_bundle, parse_bundle
+from dpdt.errors import BundleError
+from dpdt.evaluation.evaluate import evaluate_run
+from dpdt.report.apart.results import export_results
 from dpdt.report.write import write_report
+from dpdt.runs.read import read_run
+from dpdt.shards.build import build_shards
 from dpdt.study import Study, load_study
 
 pytest.importorskip("dpdt._core")
@@ -170,3 +182,78 @@ def test_a_group_that_comes_later_wants_the_list_read_again_and_nothing_else(
     assert auc["grade_0_2"] + auc["grade_2_5"] == auc["all"]
     same = metrics[metrics["subgroup"] == "ward_a"]["value"].to_numpy()
     assert np.allclose(found[found["subgroup"] == "ward_a"]["value"].to_numpy(), same, equal_nan=True)
+
+
+@pytest.fixture(scope="module")
+def bundle(hands: Study, metrics: pd.DataFrame) -> bytes:
+    run = read_run(hands, hands.run_id(hands.cells()[0]))
+    assert run
+    return export_run(hands, run, licence="MIT", intended_use="tests", site="elsewhere", without_privacy=True)
+
+
+def test_a_bundle_of_hands_says_what_its_scores_are(hands: Study, bundle: bytes, tmp_path: Path) -> None:
+    (tmp_path / "hands.dpdt").write_bytes(bundle)
+    opened = open_bundle(tmp_path / "hands.dpdt")
+    card = markdown_card(opened)
+    for label in ("fracture", "osteoarthritis", "normal"):
+        assert f"| {label} | " in card
+    for word in ("chest", "pneumonia", "cardiomegaly"):
+        assert word not in card.casefold(), word
+    files = [str(hands.root("hands") / f"{number}.png") for number in range(60)]
+    apply_bundle(opened, checked_scorer(opened, "b", device="cpu"), files, tmp_path / "scores.csv")
+    table = pd.read_csv(tmp_path / "scores.csv")
+    raw = pd.read_csv(hands.root("hands") / "list.csv")["Findings"].notna()[:60]
+    assert roc_auc_score(raw, table["fracture_score"]) > 0.9  # the gap is drawn
+    assert roc_auc_score(raw, table["normal_score"]) < 0.5
+    assert [name for name in table if name.endswith("_score")] == [
+        f"{label}_score" for label in ("fracture", "osteoarthritis", "normal")
+    ]
+
+
+def test_a_model_of_hands_is_tested_by_name_in_a_study_of_other_labels(
+    hands: Study, metrics: pd.DataFrame, bundle: bytes
+) -> None:
+    """Here normal comes first, there is no osteoarthritis, and a cast is a label that the model does not have."""
+    text = STUDY.replace(
+        'labels = ["fracture", "osteoarthritis", "normal"]', 'labels = ["normal", "plaster", "fracture"]'
+    )
+    text = text.replace(
+        'osteoarthritis = { column = "Kellgren", positive = [">= 2"] }', 'plaster = { findings = ["cast"] }'
+    )
+    text = text.replace("[study]", '[study]\nfolder = "abroad"') + '[models.other]\nbundle = "hands.dpdt"\n'
+    hands.file.with_name("hands.dpdt").write_bytes(bundle)
+    hands.file.with_name("abroad.toml").write_text(text)
+    study = load_study(hands.file.with_name("abroad.toml"))
+    api.Cohort(study, "hands")
+    build_shards(study, "hands")
+    evaluate_run(study, "bundle-other")
+    here, there = (
+        pd.read_parquet(one.paths.run(run_id).predictions("hands")).set_index(["image_id", "label"])["score"].unstack()
+        for one, run_id in ((study, "bundle-other"), (hands, hands.run_id(hands.cells()[0])))
+    )
+    assert len(here) > 20
+    assert set(here.index) == set(there.index)
+    for label in ("normal", "fracture"):
+        assert np.allclose(here[label], there.loc[here.index, label], atol=1e-6)
+    assert not np.allclose(here["normal"], here["fracture"], atol=0.1)  # else a permutation would not show
+    assert here["plaster"].isna().all()
+    table = pd.read_parquet(study.paths.run("bundle-other").metrics).query("metric == 'auc' and subgroup == 'all'")
+    values = table.set_index("label")["value"]
+    assert values["fracture"] > 0.9
+    assert np.isnan(values["plaster"])
+    assert table.set_index("label").loc["average", "labels"] == "normal,fracture"
+    found = export_results(study, site="abroad")
+    assert {row["label"] for row in found["auc"]} == {"normal", "fracture", "average"}
+    assert {"ward_a", "ward_b", "female"} & {row["subgroup"] for row in found["auc"]}
+    assert "Kellgren" not in json.dumps(found)
+    assert "Station" not in json.dumps(found)
+
+
+def test_outputs_in_another_order_than_the_labels_are_found_by_the_self_test(bundle: bytes) -> None:
+    manifest, tensors = unpack(bundle, "b")
+    order = [2, 1, 0]
+    for part in ("weight", "bias"):
+        tensors[f"weights.fc.{part}"] = tensors[f"weights.fc.{part}"][order]
+    wrong = parse_bundle(pack(manifest, tensors), "b")
+    with pytest.raises(BundleError, match="self-test: the network's scores of its made-up image"):
+        checked_scorer(wrong, "b", device="cpu")

@@ -15,6 +15,7 @@ __all__ = [
     "as_typed",
     "format_duration",
     "note",
+    "printable",
     "progress",
     "quiet",
     "say",
@@ -32,6 +33,11 @@ class Advance(Protocol):
 
     def __call__(self, count: int = 1, note: str = "") -> None:
         """Move the bar."""
+
+
+def printable(text: str) -> str:
+    """Text without control characters, which a file from elsewhere could speak to a terminal with; line ends stay."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
 
 
 def quiet() -> bool:

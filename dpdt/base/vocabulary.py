@@ -12,6 +12,7 @@ __all__ = [
     "HEALTHY",
     "LABELS",
     "MAIN_LABELS",
+    "RESERVED",
     "SEXES",
     "SPLITS",
     "SUBGROUPS",

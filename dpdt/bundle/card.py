@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any, Final, NamedTuple
 
+from dpdt.base.console import printable
 from dpdt.base.vocabulary import format_bound
 from dpdt.bundle.manifest import Manifest
 from dpdt.bundle.model import Bundle, weights_sha256
 
-__all__ = ["NOTICE", "html_card", "markdown_card"]
+__all__ = ["NOTICE", "html_card", "markdown_card", "plain_markdown"]
 
 NOTICE: Final = "Not a medical device. For research; no diagnosis may rest on it."
 GUARANTEE: Final = {
@@ -43,13 +44,13 @@ def markdown_card(bundle: Bundle) -> str:
     lines = [f"# {_title(bundle.manifest)}", "", f"**{NOTICE}**"]
     for part in _parts(bundle):
         lines += ["", f"## {part.title}"]
-        lines += [line for text in part.texts for line in ("", text)]
+        lines += [line for text in part.texts for line in ("", plain_markdown(text))]
         if part.rows:
             lines += [
                 "",
                 "| | |",
                 "|---|---|",
-                *(f"| {name} | {value.replace('|', ' ')} |" for name, value in part.rows),
+                *(f"| {plain_markdown(name)} | {plain_markdown(value)} |" for name, value in part.rows),
             ]
     return "\n".join(lines) + "\n"
 
@@ -73,9 +74,20 @@ def html_card(bundle: Bundle) -> str:
     )
 
 
+def plain_markdown(text: str) -> str:
+    r"""Words of another house in Markdown: no HTML, link, image or cell that a viewer would make of them.
+
+    >>> plain_markdown("<b> ![x](http://a) |")
+    '&lt;b> !\\[x](http://a) &#124;'
+    """
+    for mark, plain in (("&", "&amp;"), ("<", "&lt;"), ("[", r"\["), ("|", "&#124;")):
+        text = text.replace(mark, plain)
+    return text
+
+
 def _title(manifest: Manifest) -> str:
     arm = "without DP" if manifest.target_epsilon is None else f"DP, target epsilon {manifest.target_epsilon:g}"
-    return f"Chest radiograph model of {manifest.site} ({arm}, seed {manifest.seed})"
+    return f"Radiograph model of {manifest.site} ({arm}, seed {manifest.seed})"
 
 
 def _parts(bundle: Bundle) -> list[_Part]:
@@ -126,5 +138,4 @@ def _text(value: Any, *, up: bool = False) -> str:
         return "–"
     if isinstance(value, float):
         return format_bound(value, digits=4) if up else f"{value:.6g}"
-    text = " ".join(str(value).split())
-    return "".join(letter if letter.isprintable() else "�" for letter in text)
+    return printable(" ".join(str(value).split()))

@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 
 from dpdt.base.vocabulary import LABELS
 from dpdt.bundle.container import pack
-from dpdt.bundle.manifest import recorded_input
+from dpdt.bundle.manifest import check_site, recorded_input
 from dpdt.bundle.model import WEIGHTS, checked_scorer, parse_bundle, scorer
 from dpdt.bundle.self_test import made_up_files, pixels_of
 from dpdt.errors import BundleError
 from dpdt.privacy.statement import released
 from dpdt.runs.read import Run
 from dpdt.shards.manifest import read_manifest
+from dpdt.shards.reader import used_images
 from dpdt.study import Study
 from dpdt.study.settings import ModelSettings, ShardSettings
 
@@ -23,7 +24,7 @@ __all__ = ["export_run", "run_weights"]
 VERSIONS: Final = ("dpdt", "commit", "python", "torch", "numpy", "opacus", "dp-accounting")
 HASHES: Final = ("split_hmac", "labels_hmac", "manifest_hmac", "key_id")  # under the hospital's key; never plain ones
 MOST_FEW: Final = 10
-"""Val images of a class below which a threshold would say too much of single patients."""
+"""Val patients of a class below which a threshold would say too much of single patients."""
 THRESHOLD_DIGITS: Final = 3
 """A threshold is the score of one val patient: rounded, it is that of many."""
 
@@ -54,7 +55,9 @@ def export_run(
 
     Raises:
         BundleError: It is not a finished training, has no guarantee, or a network of one's own.
+        StudyError: The site is no name.
     """
+    check_site(site)
     statement = _statement(run, without_privacy=without_privacy)
     network, shards = _settings(run)
     labels = _labels(run)
@@ -69,7 +72,7 @@ def export_run(
         "labels": labels,
         "network": network,
         "input": recorded_input(shards),
-        "thresholds": _thresholds(run, labels) if with_thresholds else dict.fromkeys(labels),
+        "thresholds": _thresholds(study, run, labels) if with_thresholds else dict.fromkeys(labels),
         "target_epsilon": run.target_epsilon if run.private else None,
         "seed": run.seed,
         "synthetic": bool(run.config.get("synthetic")),
@@ -139,16 +142,19 @@ def _settings(run: Run) -> tuple[dict[str, Any], ShardSettings]:
     return network, ShardSettings.model_validate(ShardSettings.deciding_of(settings["shards"]))
 
 
-def _thresholds(run: Run, labels: list[str]) -> dict[str, float | None]:
-    """Youden's thresholds of val, rounded; None where the run was not evaluated, or a class has few images there."""
+def _thresholds(study: Study, run: Run, labels: list[str]) -> dict[str, float | None]:
+    """Youden's thresholds of val, rounded; None where the run was not evaluated, or a class has few patients there."""
     found: dict[str, float | None] = dict.fromkeys(labels)
-    table = run.metrics()
-    if table is None:
+    table, used = run.metrics(), used_images(study, run.domain)
+    if table is None or used is None:
         return found
+    val = used[used["split"] == "val"]
     for row in table[table["metric"] == "threshold"].to_dict("records"):
-        positive, value = row["n_positive"], float(row["value"])
-        enough = min(positive, row["n"] - positive) >= MOST_FEW
-        if row["label"] in found and enough and math.isfinite(value):
+        value = float(row["value"])
+        if row["label"] not in found or row["label"] not in val or not math.isfinite(value):
+            continue
+        patients = (val.loc[val[row["label"]] == of_class, "patient_id"].nunique() for of_class in (0, 1))
+        if min(patients) >= MOST_FEW:
             found[row["label"]] = round(min(max(value, 0.0), 1.0), THRESHOLD_DIGITS)
     return found
 

@@ -1,21 +1,31 @@
 """What a bundle says about its model: everything in it is checked before anything is done with it."""
 
 import math
+import re
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dpdt.errors import BundleError
+from dpdt.base.vocabulary import RESERVED
+from dpdt.errors import BundleError, StudyError
+from dpdt.study import BEFORE
 from dpdt.study.settings import ModelSettings, ShardSettings
 
-__all__ = ["Manifest", "Network", "SelfTest", "recorded_input", "validated"]
+__all__ = ["Manifest", "Network", "SelfTest", "check_site", "recorded_input", "validated"]
 
 MOST_WIDTH: Final = 1024
+MOST_DEPTH: Final = 20
+MOST_ACTIVATIONS: Final = 1 << 26
+"""Numbers in the first layer's output of one image: width 64 on 1,024 pixels. More could fill a machine's memory."""
 NOT_DECIDING_INPUT: Final = "shard_bytes"  # of a hospital's disk: it changes no pixel
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
+NAME: Final = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME)]
 Short = Annotated[str, Field(max_length=200)]
 Text = Annotated[str, Field(max_length=20_000)]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,64}$")]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -49,9 +59,9 @@ class Provenance(_Part):
     """Where the model comes from. Hashes are those under the hospital's own key: others could be guessed."""
 
     run_id: Short
-    versions: dict[Short, Short]
-    codecs: dict[Short, Short]
-    hashes: dict[Short, Annotated[str, Field(pattern="^[0-9a-f]{16,64}$")]]
+    versions: dict[Word, Short]
+    codecs: dict[Word, Short]
+    hashes: dict[Word, Annotated[str, Field(pattern="^[0-9a-f]{16,64}$")]]
 
 
 class _Statement(BaseModel):
@@ -62,8 +72,18 @@ class _Statement(BaseModel):
     mechanism: Text
     unit: Literal["patient", "image"]
     paragraph: Text
-    epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    epsilon: Positive | None
     delta: Probability | None
+    neighbouring_relation: Text | None = None
+    num_units: Count | None = None
+    num_steps: Count | None = None
+    sample_rate: Probability | None = None
+    noise_multiplier: Positive | None = None
+    accounted_noise_multiplier: Positive | None = None
+    max_grad_norm: Positive | None = None
+    accountant: Text | None = None
+    randomness: Text | None = None
+    complete: Literal[True] = True
     selection: dict[str, Any] | None = None
     other_releases: list[dict[Short, Text]] = []
 
@@ -77,7 +97,7 @@ class Manifest(_Part):
     input: dict[Short, Any]
     thresholds: dict[Name, Probability | None]
     target_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
-    seed: Annotated[int, Field(ge=0)]
+    seed: Count
     synthetic: bool
     statement: dict[Short, Any]
     licence: Text
@@ -103,9 +123,44 @@ class Manifest(_Part):
             raise ValueError("thresholds and scores are not those of the labels")
         if recorded_input(self.shards) != self.input:
             raise ValueError("input: not every setting that decides pixels is there")
-        if (_Statement.model_validate(self.statement).mechanism == "none") != (self.target_epsilon is None):
+        _check_tree(self.statement)
+        said, private = _Statement.model_validate(self.statement), self.target_epsilon is not None
+        if (
+            (said.mechanism != "none") != private
+            or (said.epsilon is None) == private
+            or (said.delta is None) == private
+        ):
             raise ValueError("statement: it is not that of the target epsilon")
+        if self.network.width * self.shards.size**2 > MOST_ACTIVATIONS:
+            raise ValueError(
+                f"network.width x input.size^2: more than {MOST_ACTIVATIONS:,}, which would fill the memory"
+            )
+        if self.site in (*RESERVED, BEFORE):
+            raise ValueError(f"site: {self.site} is a word of dpdt's own tables")
         return self
+
+
+def _check_tree(value: Any, depth: int = 0) -> None:
+    """What is written down as it came has no infinity, which JSON has not, and no depth that stops who walks it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("statement: a number is not finite")
+    if depth > MOST_DEPTH:
+        raise ValueError(f"statement: more than {MOST_DEPTH} lists and tables in each other")
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_tree(one, depth + 1)
+
+
+def check_site(site: str | None) -> None:
+    """Check the name that a hospital gives itself for others: tables and files have it.
+
+    Raises:
+        StudyError: It is no such name.
+    """
+    if site is not None and (not re.fullmatch(NAME, site) or site in (*RESERVED, BEFORE)):
+        raise StudyError(
+            f"--site: expected a letter, then letters (a to z), digits and _, and no word of dpdt's own tables; got "
+            f"{site!r}. Write, for example, st_mary."
+        )
 
 
 def recorded_input(shards: ShardSettings) -> dict[str, Any]:
@@ -127,7 +182,7 @@ def validated(manifest: dict[str, Any], name: str) -> Manifest:
         return Manifest.model_validate(manifest)
     except ValidationError as err:
         first = err.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where = ascii(".".join(map(str, first["loc"])))[1:-1][:80]
         found = repr(first["input"])[:60] if first["type"] != "missing" else "nothing"
         raise BundleError(
             f"{name}: {where or 'bundle'}: {first['msg']}, found {found}. This dpdt cannot use it: ask for it again, "

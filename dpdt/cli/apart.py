@@ -121,16 +121,19 @@ def results(
     """
     from dpdt.bundle.container import write_bytes
     from dpdt.bundle.signature import sign as sign_file
-    from dpdt.report.apart.results import as_bytes, export_results
+    from dpdt.report.apart.results import as_bytes, export_results, left_out
 
     if what != "export":
         raise typer.BadParameter(f"expected export, got {what!r}")
-    found = export_results(read_study(study), site=site, minimum=minimum)
+    opened = read_study(study)
+    found = export_results(opened, site=site, minimum=minimum)
     file = output or Path(f"{found['site']}-results.json")
     data = as_bytes(found)
     write_bytes(file, data)
     if show:
         _show(found)
+    for line in left_out(opened, found):
+        print(f"stays here: {line}")
     print(f"{file}: {len(data):,} bytes; {len(found['auc'])} AUCs of {len(found['models'])} models. {found['noise']}")
     if sign is not None:
         print(f"Signature: {sign_file(file, sign)}")

@@ -9,6 +9,7 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
+from dpdt.base.console import printable
 from dpdt.base.console import verbose as is_verbose
 from dpdt.cli.options import App, Grouped, Quiet, Verbose, restored_output, set_output
 from dpdt.errors import DpdtError, StudyError
@@ -91,4 +92,4 @@ def _say(error: str) -> None:
     """Print the error being handled as one line; with `--verbose`, its traceback before that."""
     if is_verbose():
         traceback.print_exc()
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(error)}", file=sys.stderr)

@@ -27,7 +27,7 @@ from dpdt.shards.manifest import codec_differences, read_manifest
 from dpdt.study import BEFORE, Study
 from dpdt.study.paths import RunPaths, StudyPaths
 
-__all__ = ["EvaluateSummary", "evaluate_run", "evaluation_done"]
+__all__ = ["EvaluateSummary", "evaluate_run", "evaluation_done", "study_groups"]
 
 
 @dataclass(frozen=True)
@@ -299,10 +299,6 @@ def _domain_metrics(
     weights = metrics.patient_draws(
         frame[unit].to_numpy(), draws=settings.bootstrap_draws, seed=study.study.seed, domain=domain
     )
-    groups = None
-    if settings.groups:
-        cohort = read_cohort(study, domain).set_index("image_id")
-        groups = metrics.own_groups(settings.groups, cohort.loc[frame["image_id"]])
     return metrics.measure_domain(
         frame,
         test_domain=domain,
@@ -310,8 +306,22 @@ def _domain_metrics(
         weights=weights,
         minimum=settings.min_subgroup_size,
         confidence=settings.confidence,
-        groups=groups,
+        groups=study_groups(study, domain, frame),
     )
+
+
+def study_groups(study: Study, domain: str, frame: pd.DataFrame) -> metrics.Groups:
+    """The groups of a test domain's images: the study's own, or the paper's.
+
+    Args:
+        study: The study.
+        domain: The test domain.
+        frame: One row an image: `image_id`, `sex`, `age_group`.
+    """
+    if not study.evaluate.groups:
+        return metrics.papers_groups(frame)
+    cohort = read_cohort(study, domain).set_index("image_id")
+    return metrics.own_groups(study.evaluate.groups, cohort.loc[frame["image_id"]])
 
 
 def _summary(study: Study, paths: RunPaths, domain: str | None, *, seconds: float, skipped: bool) -> EvaluateSummary:

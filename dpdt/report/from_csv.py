@@ -146,12 +146,13 @@ def _read(file: Path) -> pd.DataFrame:
         ) from err
 
 
-def read_auc_table(frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, Grid]:
+def read_auc_table(frame: pd.DataFrame, name: str, *, typed: bool = True) -> tuple[pd.DataFrame, Grid]:
     """Check a table of AUCs and find its domains and arms.
 
     Args:
         frame: As read.
         name: For messages.
+        typed: Whether people typed it, so that a label that is nearly one of the paper's is a slip.
 
     Returns:
         The table with `target_epsilon` (of a band its upper end), and its grid: domains in the table's order.
@@ -168,7 +169,7 @@ def read_auc_table(frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, Grid]:
             f"--from-csv {name}: no column {', '.join(missing)}; found {', '.join(map(str, frame.columns))}. Expected "
             f"a table such as report/auc.csv{', separated by commas' if len(frame.columns) == 1 else ''}."
         )
-    _check_cells(frame, name, arm)
+    _check_cells(frame, name, arm, typed=typed)
     units = set(frame["privacy_unit"]) if "privacy_unit" in frame else set()
     if len(units) > 1:
         raise StudyError(f"--from-csv {name}: several privacy units ({', '.join(sorted(units))}); keep one.")
@@ -223,7 +224,7 @@ def _one_before(table: pd.DataFrame, name: str) -> pd.DataFrame:
     return whole
 
 
-def _check_cells(frame: pd.DataFrame, name: str, arm: str) -> None:
+def _check_cells(frame: pd.DataFrame, name: str, arm: str, *, typed: bool) -> None:
     """There are rows, and each says of which cell it is."""
     if frame.empty:
         raise StudyError(f"--from-csv {name}: a header and no rows. Expected one row per AUC, as in report/auc.csv.")
@@ -238,7 +239,7 @@ def _check_cells(frame: pd.DataFrame, name: str, arm: str) -> None:
         except ValueError as err:
             raise StudyError(f"--from-csv {name}: label: {err}. Correct it, or write {AVERAGE} for a mean.") from err
         meant = difflib.get_close_matches(str(label), (*LABELS, AVERAGE), n=1, cutoff=MISSPELT)
-        if meant and label != meant[0]:
+        if typed and meant and label != meant[0]:
             raise StudyError(f"--from-csv {name}: label: {label!r} is nearly {meant[0]!r}. Correct it, or rename it.")
 
 

@@ -58,6 +58,7 @@ class Source:
     Attributes:
         name: Of the table.
         intervals: Whether it has intervals.
+        synthetic: Whether some of them are of made-up images.
         missing: Models that are not in it, and why.
         disagreements: What is not the same in its parts.
         tables: Further tables of the page by their titles.
@@ -66,6 +67,7 @@ class Source:
 
     name: str
     intervals: bool = False
+    synthetic: bool = False
     missing: Sequence[tuple[str, str]] = ()
     disagreements: Sequence[str] = ()
     tables: Mapping[str, Table] = field(default_factory=dict)
@@ -121,7 +123,7 @@ def render_published(contents: Contents, *, name: str, source: Source) -> str:
         disagreements=source.disagreements,
         further=source.tables,
         name=name,
-        synthetic=False,
+        synthetic=source.synthetic,
         unit="unit",
         seeds=1,
         draws=0,

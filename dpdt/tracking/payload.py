@@ -14,6 +14,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from dpdt.base.files import exclusive_lock, file_state, fingerprint
+from dpdt.bundle.card import plain_markdown
 from dpdt.runs.read import Run
 from dpdt.study import BEFORE, arm_name, format_epsilon, is_before
 from dpdt.tracking.metrics import Point, final_values, macro_labels, milliseconds, step_values
@@ -197,6 +198,7 @@ def _tags(run: Run, statement: Mapping[str, Any]) -> dict[str, str]:
 def _description(run: Run, statement: Mapping[str, Any]) -> str:
     """The run's description in MLflow (Markdown): the privacy statement in words."""
     words = str(statement.get("paragraph") or "There is no privacy statement yet.")
+    words = plain_markdown(words) if run.kind == "bundle" else words  # another house's
     if is_before(run.target_epsilon):
         given = f"Weights of {run.config['initial_weights']['source']}." if run.kind == BEFORE else words
         words = f"The model before all trainings: it has seen no private patient, so its epsilon is 0. {given}"

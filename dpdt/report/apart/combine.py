@@ -9,7 +9,7 @@ import pandas as pd
 
 from dpdt.errors import BundleError
 from dpdt.evaluation.metrics import ALL, AVERAGE
-from dpdt.report.apart.results import Results, read_results
+from dpdt.report.apart.results import OWN_LIST, Results, read_results
 from dpdt.report.format import Table
 from dpdt.report.from_csv import read_auc_table, write_auc_report
 from dpdt.report.page import Source
@@ -17,6 +17,8 @@ from dpdt.study import arm_name
 
 __all__ = ["combine", "combined_auc", "disagreements"]
 
+MOST_SHOWN: Final = 1000
+"""Characters of a value that differs: a page is for people."""
 CELL: Final = ["target_epsilon", "label", "subgroup", "train_domain", "test_domain"]
 
 
@@ -40,12 +42,13 @@ def combine(files: Sequence[Path], folder: Path, *, signers: Path | None = None)
         raise BundleError("no AUC in these results: every cell was too small to leave its hospital.")
     places = {name: number for number, name in enumerate(dict.fromkeys(frame["test_domain"]))}
     ordered = frame.sort_values("train_domain", key=lambda c: c.map(places).fillna(len(places)), kind="stable")
-    auc, grid = read_auc_table(ordered, "results")
+    auc, grid = read_auc_table(ordered, "results", typed=False)
     models = _models(results)
     further = {"The models and their guarantees": Table(list(models.columns), models.astype(str).to_numpy().tolist())}
     source = Source(
         name=", ".join(result.site for result in results),
         intervals=True,
+        synthetic=any(result.synthetic for result in results),
         missing=_missing(frame),
         disagreements=disagreements(results),
         tables=further,
@@ -60,7 +63,7 @@ def combined_auc(results: Sequence[Results]) -> pd.DataFrame:
     Models before all trainings are left out where they are not the same everywhere.
 
     Raises:
-        BundleError: Two files have the same test domain.
+        BundleError: Two files have the same test domain, or are of hospitals of the same name.
     """
     domains = [domain for result in results for domain in sorted({row.test_domain for row in result.auc})]
     twice = next((domain for domain in domains if domains.count(domain) > 1), None)
@@ -68,6 +71,10 @@ def combined_auc(results: Sequence[Results]) -> pd.DataFrame:
         raise BundleError(
             f"two results are of the test domain {twice}. Give one, or have one made with another --site."
         )
+    sites = [result.site for result in results]
+    same = next((site for site in sites if sites.count(site) > 1), None)
+    if same:
+        raise BundleError(f"two results are of {same}. Give one, or have one made with another --site.")
     rows = [
         {**row.model_dump(), "train_domain": model.train_domain, "target_epsilon": _epsilon(model.target_epsilon)}
         for result in results
@@ -105,25 +112,56 @@ def _differences(results: Sequence[Results]) -> Iterator[str]:
             told += [(f"{what}, {key}", {site: values.get(key) for site, values in of_sites.items()})]
     for what, values in told:
         if len({str(value) for value in values.values()}) > 1:
-            yield f"{what}: {', '.join(f'{value} at {site}' for site, value in values.items())}"
+            yield f"{what}: {', '.join(f'{str(value)[:MOST_SHOWN]} at {site}' for site, value in values.items())}"
+    yield from _of_labels(results)
+    for result in results:
+        if result.signer not in ("", result.site):
+            yield f"signature: the results of {result.site} are signed by {result.signer}"
     yield from _of_models(results)
+
+
+def _of_labels(results: Sequence[Results]) -> Iterator[str]:
+    """Labels that are not made of the same findings; those of lists that stay at home in one line."""
+    of_domains = {domain: texts for result in results for domain, texts in result.definitions.items()}
+    unseen: dict[str, None] = {}
+    for label in dict.fromkeys(label for texts in of_domains.values() for label in texts):
+        found = {domain: texts[label] for domain, texts in of_domains.items() if label in texts}
+        if len(set(found.values())) < 2:
+            continue
+        if any(text.startswith(OWN_LIST) for text in found.values()):
+            unseen[label] = None
+        else:
+            yield f"definition, {label}: {'; '.join(f'{text} at {domain}' for domain, text in found.items())}"
+    if unseen:
+        domains = [d for d, texts in of_domains.items() if any(text.startswith(OWN_LIST) for text in texts.values())]
+        yield (
+            f"definition of {len(unseen)} labels, from a list of one's own that stays at {', '.join(domains)}: ask "
+            f"what is meant by {', '.join(unseen)}"
+        )
 
 
 def _of_models(results: Sequence[Results]) -> Iterator[str]:
     """Models of one name that are not the same model, or whose statements differ."""
     seen: dict[Any, dict[str, Any]] = {}
+    seeds: dict[str, dict[str, list[int]]] = {}
     units = {model.unit for r in results for model in r.models if model.epsilon is not None}
     if len(units) > 1:
         yield f"privacy unit of the models: {', '.join(sorted(units))}"
     for result in results:
         for model in result.models:
-            name = f"{model.train_domain}, {arm_name(_epsilon(model.target_epsilon))}, seed {model.seed}"
+            arm = f"{model.train_domain}, {arm_name(_epsilon(model.target_epsilon))}"
+            seeds.setdefault(arm, {}).setdefault(result.site, []).append(model.seed)
+            name = f"{arm}, seed {model.seed}"
             for what in ("weights_sha256", "epsilon", "delta"):
                 seen.setdefault((name, what), {})[result.site] = getattr(model, what)
     for (name, what), of_sites in seen.items():
         if len(set(of_sites.values())) > 1:
             shown = {site: str(value)[:12] for site, value in of_sites.items()}
             yield f"model {name}: {what} is {', '.join(f'{value} at {site}' for site, value in shown.items())}"
+    for arm, tested in seeds.items():
+        if len({str(sorted(found)) for found in tested.values()}) > 1:
+            listed = "; ".join(f"{', '.join(map(str, sorted(found)))} at {site}" for site, found in tested.items())
+            yield f"seeds of the model {arm}, whose mean is shown: {listed}"
     if not _one_before(results):
         yield "the models before all trainings are not the same, so none is shown"
 

@@ -13,36 +13,40 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_jsonable_python
 
+from dpdt.base.files import fingerprint
 from dpdt.base.machine import __version__
 from dpdt.bundle.container import BLANK, CHECKSUM, check_seal, read_bytes, seal, strict_json
 from dpdt.bundle.export import run_weights
-from dpdt.bundle.manifest import Name, Short, recorded_input
+from dpdt.bundle.manifest import Name, Short, check_site, recorded_input
 from dpdt.bundle.model import weights_sha256
 from dpdt.bundle.signature import signed_by
 from dpdt.errors import BundleError, StudyError
-from dpdt.evaluation.evaluate import evaluation_done
-from dpdt.evaluation.metrics import ALL, AVERAGE, auc_influence
+from dpdt.evaluation.evaluate import evaluation_done, study_groups
+from dpdt.evaluation.metrics import ALL, AVERAGE, Groups, auc_influence
 from dpdt.evaluation.predict import wide
 from dpdt.report.apart.suppression import score_bins, shown_groups
 from dpdt.report.compare import compare_models
 from dpdt.report.intervals import Draws
-from dpdt.report.tables import auc_by_run
+from dpdt.report.tables import auc_by_run, missing_runs, stale_runs
 from dpdt.runs.read import Run, is_synthetic, model_runs
 from dpdt.shards.manifest import read_manifest
 from dpdt.study import BEFORE, Cell, Study, is_before
 
-__all__ = ["FORMAT", "MINIMUM", "Results", "as_bytes", "export_results", "read_results"]
+__all__ = ["FORMAT", "MINIMUM", "OWN_LIST", "Results", "as_bytes", "export_results", "left_out", "read_results"]
 
 FORMAT: Final = 1
 MINIMUM: Final = 10
 """Patients of each class behind every number: with fewer there is no interval either (docs/evaluation.md)."""
 MOST_BYTES: Final = 64 << 20
+OWN_LIST: Final = "own list"
 NO_NOISE: Final = "No noise was added: epsilon of the models' statements is for their train patients, not for these."
 POLICIES: Final = ("kind", "uncertain", "contradictions", "readers", "sublabels")
 
 Auc = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class _Part(BaseModel):
@@ -56,10 +60,10 @@ class Model(_Part):
     train_domain: Name
     target_epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
     seed: Count
-    unit: Short
+    unit: Literal["patient", "image", "unknown"]
     epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
     delta: Annotated[float, Field(ge=0, le=1)] | None
-    weights_sha256: Short
+    weights_sha256: Hash
     carried: bool
 
 
@@ -76,7 +80,7 @@ class AucRow(_Part):
     standard_error: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
     n: Count | None
     n_positive: Count | None
-    labels: Annotated[str, Field(max_length=20_000)]
+    labels: Annotated[str, Field(max_length=20_000, pattern="^[A-Za-z0-9_,]*$")]
 
 
 class Bin(_Part):
@@ -99,7 +103,7 @@ class Pair(_Part):
     target_epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
     seed: Count
     test_domain: Name
-    against: float | None
+    against: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
     difference: Annotated[float, Field(ge=-1, le=1)]
     standard_error: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
     p: Auc | None
@@ -115,6 +119,7 @@ class Results(_Part):
     noise: Short
     labels: list[Name]
     policies: dict[Name, dict[Short, Any]]
+    definitions: dict[Name, dict[Name, Annotated[str, Field(max_length=20_000)]]]
     input: dict[Short, Any]
     versions: dict[Short, Short]
     evaluation: dict[Short, Any]
@@ -122,6 +127,7 @@ class Results(_Part):
     auc: list[AucRow]
     bins: list[Bin]
     pairs: list[Pair]
+    signer: Short = Field(default="", exclude=True)  # not of the file: who signed it
 
 
 def export_results(study: Study, *, site: str | None = None, minimum: int = MINIMUM) -> dict[str, Any]:
@@ -136,7 +142,8 @@ def export_results(study: Study, *, site: str | None = None, minimum: int = MINI
         JSON-like, as `Results` has it.
 
     Raises:
-        StudyError: No model is tested, the minimum is too small, or a site is named for several domains.
+        StudyError: No model is tested, the minimum is too small, the site is no name or named for several domains,
+            or nobody could read the results.
     """
     if minimum < MINIMUM:
         raise StudyError(f"--minimum: expected at least {MINIMUM} patients of each class, got {minimum}.")
@@ -155,12 +162,11 @@ def export_results(study: Study, *, site: str | None = None, minimum: int = MINI
             frame = wide(pd.read_parquet(run.paths.predictions(domain)))
             own = table[(table["run_id"] == run.run_id) & (table["test_domain"] == domain)]
             head = {"model": numbers[run.run_id], "test_domain": rename.get(domain, domain)}
-            groups = {label: shown_groups(frame, label, minimum) for label in labels}
-            rows += [{**head, **row} for row in _auc_rows(frame, own, groups, study.evaluate.bootstrap_unit)]
-            bins += [
-                {**head, "label": label, **one} for label in labels for one in _bins(frame, label, groups, minimum)
-            ]
-    return {
+            groups = study_groups(study, domain, frame)
+            shown = {label: shown_groups(frame, label, groups, minimum) for label in labels}
+            rows += [{**head, **row} for row in _auc_rows(frame, own, groups, shown, study.evaluate.bootstrap_unit)]
+            bins += [{**head, "label": label, **one} for label in labels for one in _bins(frame, label, shown, minimum)]
+    found = {
         "format": FORMAT,
         "site": site or next(iter(study.test_domains)),
         "synthetic": is_synthetic(study),
@@ -168,14 +174,41 @@ def export_results(study: Study, *, site: str | None = None, minimum: int = MINI
         "noise": NO_NOISE,
         "labels": list(labels),
         "policies": {rename.get(name, name): _policies(study, name) for name in study.test_domains},
+        "definitions": {rename.get(name, name): _definitions(study, name) for name in study.test_domains},
         "input": recorded_input(study.shards),
         "versions": _versions(study),
-        "evaluation": study.evaluate.deciding(),
+        "evaluation": _evaluation(study),
         "models": [_model(study, run, numbers[run.run_id], rename) for run in runs],
         "auc": rows,
         "bins": bins,
         "pairs": _pairs(study, {run.cell: numbers[run.run_id] for run in runs}, rows, rename),
     }
+    try:
+        wrong = _wrong(Results.model_validate(found))
+    except ValidationError as err:
+        wrong = _first(err)
+    if wrong:
+        raise StudyError(f"{study.file}: no other hospital could read these results: {wrong}. Rename it in the study.")
+    return found
+
+
+def left_out(study: Study, found: Mapping[str, Any]) -> list[str]:
+    """What of the study's AUCs is not in its results, and why: for the hospital's own eyes, a line each.
+
+    Args:
+        study: The study.
+        found: From `export_results`.
+    """
+    table = auc_by_run(study)
+    there = table[table["auc"].notna() & ~table["run_id"].isin(stale_runs(study))]
+    sent = pd.DataFrame(found["auc"], columns=["label", "subgroup"]).value_counts()
+    lines = []
+    for label, part in there.groupby("label", sort=False):
+        few = [str(g) for g, n in part["subgroup"].value_counts(sort=False).items() if n > sent.get((label, g), 0)]
+        if few:
+            lines.append(f"{label}: {', '.join(few)} (few patients, or it would give away few)")
+    missing = [(run_id, "not tested with the study as it is") for run_id in stale_runs(study)] + missing_runs(study)
+    return lines + [f"{run_id}: {why}" for run_id, why in missing]
 
 
 def read_results(path: Path, *, signers: Path | None = None) -> Results:
@@ -185,8 +218,7 @@ def read_results(path: Path, *, signers: Path | None = None) -> Results:
         BundleError: It is no such file, damaged, of a newer format, or not signed by one of the trusted keys.
     """
     data = read_bytes(path, most=MOST_BYTES)
-    if signers is not None:
-        signed_by(data, path, signers)
+    signer = "" if signers is None else signed_by(data, path, signers)
     try:
         plain = strict_json(data.decode("utf-8"))
     except (ValueError, TypeError, RecursionError) as err:
@@ -196,18 +228,44 @@ def read_results(path: Path, *, signers: Path | None = None) -> Results:
     if type(found) is int and found > FORMAT:
         raise BundleError(f"{path}: results of format {found}; this dpdt reads up to {FORMAT}. Install a newer dpdt.")
     try:
-        results = Results.model_validate(plain)
+        results = Results.model_validate({**plain, "signer": signer})
     except ValidationError as err:
-        first = err.errors()[0]
-        raise BundleError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}. Ask for it again.") from err
-    known = {model.model for model in results.models}
-    named = {row.model for row in results.auc} | {row.model for row in results.bins}
-    if len(known) != len(results.models) or not named <= known:
-        raise BundleError(f"{path}: numbers of a model that it does not name. Ask for it again.")
+        raise BundleError(f"{path}: {_first(err)}. Ask for it again.") from err
+    wrong = _wrong(results)
+    if wrong:
+        raise BundleError(f"{path}: {wrong}. Ask for it again.")
     return results
 
 
+def _first(err: ValidationError) -> str:
+    """Where the first value is that cannot be, and why."""
+    first = err.errors()[0]
+    return f"{ascii('.'.join(map(str, first['loc'])))[1:-1][:80]}: {first['msg']}"
+
+
+def _wrong(results: Results) -> str:
+    """What no hospital's export can hold: numbers that would be put into a mean, or shown, without a word."""
+    models = {model.model for model in results.models}
+    cells = {(model.train_domain, model.target_epsilon, model.seed) for model in results.models}
+    rows: list[tuple[Any, ...]] = [(r.model, r.test_domain, r.label, r.subgroup) for r in results.auc]
+    numbers: list[AucRow | Bin] = [*results.auc, *results.bins]
+    names = {*results.labels, AVERAGE}
+    if len(models) != len(results.models) or not {one.model for one in numbers} <= models:
+        return "numbers of a model that it does not name"
+    if len(cells) != len(results.models) or len(set(rows)) != len(rows):
+        return "two models of one name, or two AUCs of one cell"
+    for row in numbers:
+        if row.test_domain not in results.policies or row.label not in names:
+            return f"a number of {row.test_domain}, {row.label}, which it does not describe"
+        if (row.n_positive or 0) > (row.n or 0):
+            return f"more positive images than images of {row.label}"
+    if any(not {*row.labels.split(",")} <= names for row in results.auc if row.label == AVERAGE):
+        return "an average over labels that it does not describe"
+    return ""
+
+
 def _rename(study: Study, site: str | None) -> dict[str, str]:
+    check_site(site)
     if site is None:
         return {}
     own = set(study.train_domains) | set(study.test_domains)
@@ -219,44 +277,48 @@ def _rename(study: Study, site: str | None) -> dict[str, str]:
 def _model(study: Study, run: Run, number: int, rename: Mapping[str, str]) -> dict[str, Any]:
     carried, statement = run.kind == "bundle", run.privacy() or {}
     before = is_before(run.target_epsilon)
-    known = carried or run.kind != BEFORE  # weights that were given as a file
-    weights = run.config["bundle"]["weights_sha256"] if carried else ""
+    guaranteed = run.private and statement.get("randomness") != "seeded"
+    if carried:
+        weights = run.config["bundle"]["weights_sha256"]
+    elif run.kind == BEFORE:
+        weights = run.config["initial_weights"]["sha256"]  # of the file that was given
+    else:
+        weights = weights_sha256(run_weights(study, run))
     return {
         "model": number,
         "train_domain": BEFORE if before else run.domain if carried else rename.get(run.domain, run.domain),
         "target_epsilon": _finite(run.target_epsilon),
         "seed": 0 if before else run.seed,
         "unit": run.unit,
-        "epsilon": _finite(statement.get("epsilon")) if run.private else None,
-        "delta": _finite(statement.get("delta")) if run.private else None,
-        "weights_sha256": weights or (weights_sha256(run_weights(study, run)) if known else ""),
+        "epsilon": _finite(statement.get("epsilon")) if guaranteed else None,
+        "delta": _finite(statement.get("delta")) if guaranteed else None,
+        "weights_sha256": weights,
         "carried": carried,
     }
 
 
 def _auc_rows(
-    frame: pd.DataFrame, own: pd.DataFrame, groups: Mapping[str, set[str]], unit: str
+    frame: pd.DataFrame, own: pd.DataFrame, groups: Groups, shown: Mapping[str, set[str]], unit: str
 ) -> list[dict[str, Any]]:
     """The AUCs of one model on one test domain that may leave."""
     rows = []
     for row in own.to_dict("records"):
         label, subgroup, names = row["label"], row["subgroup"], str(row["labels"])
         over = names.split(",") if label == AVERAGE else [label]
-        if math.isnan(row["auc"]) or not all(subgroup in groups.get(name, ()) for name in over):
+        if math.isnan(row["auc"]) or not all(subgroup in shown.get(name, ()) for name in over):
             continue
         counts = dict.fromkeys(("n", "n_positive"))
         if label != AVERAGE:
             counts = {"n": int(row["n"]), "n_positive": int(row["n_positive"])}
         bounds = {name: _finite(row[name]) for name in ("ci_low", "ci_high")}
-        error = _finite(_standard_error(frame, over, subgroup, unit))
+        error = _finite(_standard_error(frame[groups.masks[subgroup]], over, unit))
         head = {"label": label, "subgroup": subgroup, "auc": float(row["auc"])}
         rows.append({**head, **bounds, "standard_error": error, **counts, "labels": names if label == AVERAGE else ""})
     return rows
 
 
-def _standard_error(frame: pd.DataFrame, labels: list[str], subgroup: str, unit: str) -> float:
-    """DeLong's, summed by patient, of the mean AUC of some labels in a subgroup."""
-    part = frame if subgroup == ALL else frame[(frame["sex"] == subgroup) | (frame["age_group"] == subgroup)]
+def _standard_error(part: pd.DataFrame, labels: list[str], unit: str) -> float:
+    """DeLong's, summed by patient, of the mean AUC of some labels."""
     key = part["patient_key" if unit == "patient" else "image_id"].to_numpy()
     units = np.unique(key, return_inverse=True)[1]
     count = int(units.max()) + 1 if len(units) else 0
@@ -271,8 +333,8 @@ def _standard_error(frame: pd.DataFrame, labels: list[str], subgroup: str, unit:
     return float(np.sqrt(count / (count - 1) * (mean**2).sum())) if count > 1 else math.nan
 
 
-def _bins(frame: pd.DataFrame, label: str, groups: Mapping[str, set[str]], minimum: int) -> list[dict[str, Any]]:
-    if ALL not in groups[label]:
+def _bins(frame: pd.DataFrame, label: str, shown: Mapping[str, set[str]], minimum: int) -> list[dict[str, Any]]:
+    if ALL not in shown[label]:
         return []
     target = frame[f"target_{label}"].to_numpy(dtype=np.float64)
     known = ~np.isnan(target)
@@ -305,6 +367,36 @@ def _policies(study: Study, domain: str) -> dict[str, Any]:
     """What was made of the hospital's own labels, as far as it has no names of files or columns."""
     settings = study.domains[domain].model_dump(mode="json")
     return {str(name): settings[name] for name in POLICIES if name in settings} | {"kind": study.kind(domain)}
+
+
+def _definitions(study: Study, domain: str) -> dict[str, str]:
+    """What makes each label: a published list's findings; of a list of one's own a hash, and where grades are cut.
+
+    Columns and cells of one's own list stay: nobody needs them to see that two hospitals mean something else.
+    """
+    table = study.domains[domain].table
+    found = {}
+    for label, definition in study.definitions(domain).items():
+        own = table.labels.given.get(label) if table else None
+        names = [f"{one.name}{'' if one.at_least is None else f' >= {one.at_least}'}" for one in definition]
+        text = ", ".join(names) or "unknown in every image"
+        if table and definition:
+            text = f"{OWN_LIST}, {_hash([own, table.words, table.no_findings])}"
+            text += f", >= {own.cut:g}" if own and own.cut is not None else ""
+        found[label] = text
+    return found
+
+
+def _evaluation(study: Study) -> dict[str, Any]:
+    """How the numbers were computed; of the study's own groups hashes, because columns and cells stay."""
+    found = study.evaluate.deciding()
+    groups = {name: _hash(group) for name, group in study.evaluate.groups.items()}
+    return found | ({"groups": groups} if groups else {})
+
+
+def _hash(value: Any) -> str:
+    """By which it is seen that two hospitals' settings are the same."""
+    return fingerprint(to_jsonable_python(value))[:12]
 
 
 def _versions(study: Study) -> dict[str, str]:

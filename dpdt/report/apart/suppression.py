@@ -1,10 +1,12 @@
 """Which cells of a hospital's results may leave: none that few patients stand behind, and none that gives one away.
 
 A cell is small where fewer than a minimum of patients are positive, or fewer are negative. A small group is left out.
-So is the next smallest one, as long as what is left out, which everybody can compute as the whole less what is shown,
-is small itself (secondary suppression; Hundepool et al., Statistical Disclosure Control, 2012, ch. 4).
+So is every further group whose count, added to or taken from those that are shown, would give a small set of images
+(secondary suppression; Hundepool et al., Statistical Disclosure Control, 2012, ch. 4): the whole less the shown parts,
+two cuts of one column that nearly agree, a crossing that is the rest of its group.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Final
 
@@ -12,14 +14,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dpdt.evaluation.metrics import ALL, ATTRIBUTES
+from dpdt.evaluation.metrics import ALL, Groups
 
 __all__ = ["is_small", "score_bins", "shown_groups"]
 
 BINS: Final = 20
+MOST_TRIED: Final = 12
+"""Atoms whose 2^12 unions are tried; a group with which there would be more of them is left out."""
+
+Mask = NDArray[np.bool_]
 
 
-def is_small(target: NDArray[np.float64], patients: NDArray[Any], mask: NDArray[np.bool_], minimum: int) -> bool:
+def is_small(target: NDArray[np.float64], patients: NDArray[Any], mask: Mask, minimum: int) -> bool:
     """Whether fewer than `minimum` patients of either class have an image in the mask.
 
     Args:
@@ -31,33 +37,81 @@ def is_small(target: NDArray[np.float64], patients: NDArray[Any], mask: NDArray[
     return min(len(np.unique(patients[mask & (target == value)])) for value in (0, 1)) < minimum
 
 
-def shown_groups(frame: pd.DataFrame, label: str, minimum: int) -> set[str]:
-    """The groups (`all`, and those by sex and age) whose numbers of a label may leave; none where `all` is small.
+def shown_groups(frame: pd.DataFrame, label: str, groups: Groups, minimum: int) -> set[str]:
+    """The groups (`all`, and parts that models are compared on) whose numbers of a label may leave.
 
     Args:
-        frame: One row an image: `patient_key`, the attributes, `target_<label>`.
+        frame: One row an image: `patient_key`, `target_<label>`.
         label: Which label.
+        groups: Of the frame's images.
         minimum: Patients of each class.
+
+    Returns:
+        Names of `groups`; none where `all` is small.
     """
     target, patients = frame[f"target_{label}"].to_numpy(dtype=np.float64), frame["patient_key"].to_numpy()
     known = ~np.isnan(target)
-    if is_small(target, patients, known, minimum):
+    target, patients = target[known], np.unique(patients[known], return_inverse=True)[1]
+    masks = {name: mask[known] for name, mask in groups.masks.items() if name in groups.compared}
+    if is_small(target, patients, masks[ALL], minimum):
         return set()
-    shown = {ALL}
-    for attribute, names in ATTRIBUTES.items():
-        masks = {name: known & (frame[attribute] == name).to_numpy() for name in names}
-        large = [name for name in names if not is_small(target, patients, masks[name], minimum)]
-        large.sort(key=lambda name: int(masks[name].sum()), reverse=True)
-        while large and _gives_away(target, patients, known & ~np.any([masks[n] for n in large], axis=0), minimum):
-            large.pop()
-        shown |= set(large)
-    return shown
+    shown, atoms = [ALL], np.zeros(len(target), dtype=np.intp)
+    for parts in groups.attributes.values():
+        for name in sorted(parts, key=lambda part: int(masks[part].sum()), reverse=True):
+            if is_small(target, patients, masks[name], minimum):
+                continue
+            tried = np.unique(2 * atoms + masks[name], return_inverse=True)[1]
+            table = [masks[one] for one in (*shown, name)]
+            if not any(_gives_away(tried, table, patients, target == value, minimum) for value in (0, 1)):
+                shown.append(name)
+                atoms = tried
+    return set(shown)
 
 
-def _gives_away(target: NDArray[np.float64], patients: NDArray[Any], rest: NDArray[np.bool_], minimum: int) -> bool:
-    """Whether what is not shown has patients of a class, and fewer than the minimum."""
-    counts = (len(np.unique(patients[rest & (target == value)])) for value in (0, 1))
-    return any(0 < count < minimum for count in counts)
+def _gives_away(
+    atoms: NDArray[np.intp], shown: Sequence[Mask], patients: NDArray[np.intp], of_class: Mask, minimum: int
+) -> bool:
+    """Whether sums and differences of the shown counts give those of a set with few patients of a class, and some.
+
+    Such a set is a union of atoms (images that are in the same shown groups), and its atoms' 0 and 1 are a linear
+    combination of the groups'. In reduced row echelon form, its values at the pivots are the coefficients: so the
+    unions of pivots are tried. A pivot with many patients is in no small set, and the largest atoms become pivots.
+    """
+    first = np.unique(atoms, return_index=True)[1]
+    people = int(patients.max()) + 1
+    atom, patient = np.divmod(np.unique(atoms[of_class] * people + patients[of_class]), people)
+    counts = np.bincount(atom, minlength=len(first))
+    order = np.argsort(-counts, kind="stable")
+    reduced, pivots = _echelon(np.stack([mask[first[order]] for mask in shown]).astype(np.float64))
+    light = [row for row, pivot in enumerate(pivots) if counts[order[pivot]] < minimum]
+    if len(light) > MOST_TRIED:
+        return True
+    chosen = (np.arange(1 << len(light))[:, None] >> np.arange(len(light))) & 1
+    unions = chosen @ reduced[light]
+    for union in unions[(np.isclose(unions, 0) | np.isclose(unions, 1)).all(axis=1)]:
+        inside = np.zeros(len(first), dtype=bool)
+        inside[order] = union > 0.5
+        if 0 < len(np.unique(patient[inside[atom]])) < minimum:
+            return True
+    return False
+
+
+def _echelon(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[int]]:
+    """Reduced row echelon form, without its empty rows, and the columns of the pivots."""
+    rows, pivots = table.copy(), list[int]()
+    for column in range(rows.shape[1]):
+        done = len(pivots)
+        if done == len(rows):
+            break
+        best = done + int(np.abs(rows[done:, column]).argmax())
+        if abs(rows[best, column]) < 1e-9:
+            continue
+        rows[[done, best]] = rows[[best, done]]
+        rows[done] /= rows[done, column]
+        others = np.arange(len(rows)) != done
+        rows[others] -= np.outer(rows[others, column], rows[done])
+        pivots.append(column)
+    return rows[: len(pivots)], pivots
 
 
 def score_bins(target: NDArray[Any], score: NDArray[Any], patients: NDArray[Any], minimum: int) -> list[dict[str, Any]]:
