@@ -250,6 +250,6 @@ def _labels(
     if not columns and not findings:
         hint = (
             f"none found: name at least one of {', '.join(LABELS)}, or of your own in [study] labels, or the list that "
-            "has them: labels_from"
+            'has them: labels_from. Several names in one column: findings = "…", and here { findings = ["…"] }'
         )
         yield _open(LABELS[0], '{ column = "…" }', hint, plain=True)
