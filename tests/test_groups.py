@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 from dpdt.base.vocabulary import LABELS, SUBGROUPS
 from dpdt.errors import StudyError
 from dpdt.evaluation.metrics import Threshold, measure_domain, own_groups, papers_groups, patient_draws
 from dpdt.study import Study, load_study
+from dpdt.study.settings import GroupSettings
 
 WARDS = ["ICU", "A 1", "icu ", "", "unknown", "B"]
 
@@ -243,3 +245,8 @@ def test_a_domain_without_the_column_is_unknown_in_every_part(tmp_path: Path) ->
     groups = study(tmp_path, 'ward = { column = "ward", parts = { icu = ["icu"] } }\n').evaluate.groups
     found = own_groups(groups, pd.DataFrame({"sex": ["female"] * 3}))
     assert not found.masks["ward_icu"].any()
+
+
+def test_a_cell_in_two_parts_is_refused() -> None:
+    with pytest.raises(ValidationError, match="'er' is listed as emergency and as ward"):
+        GroupSettings(column="ward", parts={"emergency": ("ER",), "ward": ("A", "er")})

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from dpdt.base.vocabulary import LABELS, check_name, healthy_label
 from dpdt.study.domain_kinds import DomainKind
-from dpdt.study.section import About, Folder, Number, RelativePath, Section
+from dpdt.study.section import About, Folder, Number, RelativePath, Section, only_once
 
 __all__ = [
     "DomainSettings",
@@ -24,16 +24,6 @@ __all__ = [
 
 Texts = tuple[str, ...]
 GRADE: Final = re.compile(r"[+-]?\d+(?:[.,]\d+)?")
-
-
-def _only_once(words: dict[str, Texts]) -> None:
-    """No value may mean two things; values are compared trimmed and without case."""
-    meanings: dict[str, str] = {}
-    for word, values in words.items():
-        for value in values:
-            known = meanings.setdefault(value.strip().casefold(), word)
-            if known != word:
-                raise ValueError(f"{value!r} is listed as {known} and as {word}")
 
 
 def _beside_the_cut(cut: float | None, words: dict[str, Texts]) -> None:
@@ -77,7 +67,7 @@ class TableLabel(Section):
         cells = ("positive", "negative", "unknown")  # compared with the defaults: a frozen study names every value
         if self.findings and any(getattr(self, name) != type(self).model_fields[name].default for name in cells):
             raise ValueError("positive, negative and unknown belong to column = …, not to findings = […]")
-        _only_once({"positive": self.positive, "negative": self.negative, "unknown": self.unknown})
+        only_once({"positive": self.positive, "negative": self.negative, "unknown": self.unknown})
         if any(cell.lstrip().startswith(">=") for cell in self.positive) and (self.cut is None or not self.negative):
             raise ValueError(f'a cut of grades is positive = [">= 3"] alone, got {list(self.positive)}')
         return self
@@ -282,13 +272,13 @@ class TableSettings(Section):
     def _fits(self) -> Self:
         for name in ("views", "sexes", "splits"):
             try:
-                _only_once(getattr(self, name).model_dump())
+                only_once(getattr(self, name).model_dump())
             except ValueError as err:
                 raise ValueError(f"{name}: {err}") from err
         for label, settings in self.labels.given.items():
             if settings.column is not None:
                 try:
-                    _only_once(self.words.of(settings))
+                    only_once(self.words.of(settings))
                     _beside_the_cut(settings.cut, self.words.of(settings))
                 except ValueError as err:
                     raise ValueError(f"labels.{label}, with words: {err}") from err

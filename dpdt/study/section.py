@@ -23,6 +23,7 @@ __all__ = [
     "Section",
     "Truth",
     "about",
+    "only_once",
 ]
 
 
@@ -154,3 +155,13 @@ Integer = Annotated[int, BeforeValidator(_not_quoted)]
 Truth = Annotated[bool, BeforeValidator(_truth)]
 Folder = Annotated[Path, BeforeValidator(_expand)]
 RelativePath = Annotated[Path, BeforeValidator(_printable)]
+
+
+def only_once(words: dict[str, tuple[str, ...]]) -> None:
+    """No value may mean two things; values are compared trimmed and without case."""
+    meanings: dict[str, str] = {}
+    for word, values in words.items():
+        for value in values:
+            known = meanings.setdefault(value.strip().casefold(), word)
+            if known != word:
+                raise ValueError(f"{value!r} is listed as {known} and as {word}")

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_
 from dpdt.base.vocabulary import LABELS, check_labels, check_name
 from dpdt.study.arms import is_before
 from dpdt.study.clipping_engines import CLIPPING_ENGINES, ClippingName
-from dpdt.study.section import About, Folder, Integer, Number, NumberOrInfinity, Section, Truth
+from dpdt.study.section import About, Folder, Integer, Number, NumberOrInfinity, Section, Truth, only_once
 
 __all__ = [
     "AuditSettings",
@@ -377,6 +377,7 @@ class GroupSettings(Section):
             )
         for name in self.parts:
             check_name(name)
+        only_once(self.parts)
         return self
 
 
