@@ -9,7 +9,7 @@ import pandas as pd
 
 from dpdt.errors import BundleError
 from dpdt.evaluation.metrics import ALL, AVERAGE
-from dpdt.report.apart.results import OWN_LIST, Results, read_results
+from dpdt.report.apart.file import OWN_LIST, Results, read_results
 from dpdt.report.format import Table
 from dpdt.report.from_csv import read_auc_table, write_auc_report
 from dpdt.report.page import Source
