@@ -322,13 +322,16 @@ def test_the_report_names_what_is_missing_and_what_was_not_done_alike(
     two["auc"] = [row for row in two["auc"] if row["model"] != number]
     two["policies"] = {"uka": {**two["policies"]["uka"], "uncertain": "positive"}}
     two["input"] = {**two["input"], "recipe": "paper"}
-    two["versions"] = {**two["versions"], "dpdt": "9.9"}
+    two["versions"] = {**two["versions"], "dpdt": "9.9", "png": "<script>\x1b[2J"}
     two["models"] = [{**m, "weights_sha256": "f" * 64} if m["model"] == 0 else m for m in two["models"]]
     files = [tmp_path / "one.json", tmp_path / "two.json"]
     for file, part in zip(files, (one, two), strict=True):
         file.write_text(as_text(part))
     page = combine(files, tmp_path / "together").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "\x1b" not in page
     for sentence in (
+        "version, png: None at vindr, &lt;script&gt;\ufffd[2J at uka",
         "<code>vindr, no DP</code>: no number on uka",
         "labels&#39; policy, uncertain: paper at vindr, positive at uka",
         "preprocessing, recipe: area at vindr, paper at uka",
