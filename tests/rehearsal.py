@@ -23,7 +23,7 @@ from typing import Final
 from dpdt.base.console import show_table
 from dpdt.cohort.synthetic import make_hospitals
 from dpdt.report.apart.combine import combine, combined_auc
-from dpdt.report.apart.results import read_results
+from dpdt.report.apart.file import read_results
 from dpdt.study import arm_name
 
 FIVE: Final = ("vindr", "chestxray14", "chexpert", "uka", "padchest")

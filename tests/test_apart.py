@@ -22,9 +22,11 @@ from dpdt.errors import BundleError, StudyError
 from dpdt.evaluation.metrics import own_groups, papers_groups
 from dpdt.report.apart import results as results_module
 from dpdt.report.apart.combine import combine, combined_auc, disagreements
-from dpdt.report.apart.results import Results, as_bytes, export_results, read_results
+from dpdt.report.apart.file import Results, as_bytes, read_results
+from dpdt.report.apart.results import export_results, left_out
 from dpdt.report.apart.suppression import score_bins, shown_groups
 from dpdt.report.tables import auc_by_run
+from dpdt.runs.read import Run
 from dpdt.study import load_study
 from dpdt.study.settings import GroupSettings
 from tests.fake_runs import FakeRuns
@@ -46,6 +48,7 @@ def as_text(results: dict[str, Any]) -> str:
 
 def stubs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results_module, "evaluation_done", lambda *_: True)
+    monkeypatch.setattr("dpdt.report.tables.evaluation_done", lambda *_: True)
     monkeypatch.setattr(results_module, "run_weights", lambda _, run: {run.run_id: np.zeros(1, np.float32)})
 
 
@@ -261,6 +264,11 @@ def test_no_number_of_a_small_label_leaves_and_no_average_over_it(
     assert not [row for row in found["auc"] if "pneumonia" in row["labels"]]
     assert not [row for row in found["auc"] if row["label"] == "average" and row["subgroup"] == "all"]
     assert found["pairs"] == []
+    stays = left_out(made.study, found)  # what the hospital's person is told
+    why = "(few patients, or it would give away few)"
+    assert f"pneumonia: all, female, male, age_0_40, age_40_70, age_70_100 {why}" in stays
+    assert [line for line in stays if line.startswith("average: all") and line.endswith(why)]
+    assert not [line for line in stays if "all" in line and not line.startswith(("pneumonia: all", "average: all"))]
     assert "pneumonia" in {row["label"] for row in export_results(made.study, minimum=12)["auc"]}
     with pytest.raises(StudyError, match="--minimum: expected at least 10 patients of each class, got 3"):
         export_results(made.study, minimum=3)
@@ -314,13 +322,16 @@ def test_the_report_names_what_is_missing_and_what_was_not_done_alike(
     two["auc"] = [row for row in two["auc"] if row["model"] != number]
     two["policies"] = {"uka": {**two["policies"]["uka"], "uncertain": "positive"}}
     two["input"] = {**two["input"], "recipe": "paper"}
-    two["versions"] = {**two["versions"], "dpdt": "9.9"}
+    two["versions"] = {**two["versions"], "dpdt": "9.9", "png": "<script>\x1b[2J"}
     two["models"] = [{**m, "weights_sha256": "f" * 64} if m["model"] == 0 else m for m in two["models"]]
     files = [tmp_path / "one.json", tmp_path / "two.json"]
     for file, part in zip(files, (one, two), strict=True):
         file.write_text(as_text(part))
     page = combine(files, tmp_path / "together").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "\x1b" not in page
     for sentence in (
+        "version, png: None at vindr, &lt;script&gt;\ufffd[2J at uka",
         "<code>vindr, no DP</code>: no number on uka",
         "labels&#39; policy, uncertain: paper at vindr, positive at uka",
         "preprocessing, recipe: area at vindr, paper at uka",
@@ -342,7 +353,7 @@ def many(site: str, *, seed: int) -> dict[str, Any]:
     cells = [(domain, epsilon) for domain in ("north", "south") for epsilon in (8.0, None)]
     models = [
         {"model": k, "train_domain": domain, "target_epsilon": epsilon, "seed": 0, "unit": "patient"}
-        | {"epsilon": epsilon, "delta": epsilon and 1e-5, "weights_sha256": f"{k}" * 64, "carried": domain != site}
+        | {"epsilon": epsilon, "delta": epsilon and 1e-5, "weights_sha256": f"{k + 1}" * 64, "carried": domain != site}
         for k, (domain, epsilon) in enumerate(cells)
     ]
     auc = []
@@ -375,11 +386,25 @@ def test_nothing_of_many_labels_and_other_groups_is_lost(tmp_path: Path, monkeyp
     for row in (row for results in sent for row in results["auc"]):
         model = sent[0]["models"][row["model"]]
         key = (model["train_domain"], model["target_epsilon"] or math.inf, *(row[name] for name in keys[2:]))
-        assert there[key] == pytest.approx(row["auc"], abs=1e-12)
+        assert there[key] == pytest.approx(row["auc"], abs=1e-6)  # the file has six decimals
     text = re.sub(r"data:image/png;base64,[^\"]+", "", page)
     for name in ("ward emergency", "maker 7"):
         assert name in text
     assert "definition of 28 labels" in text
+
+
+def test_weights_that_were_given_are_the_same_model_only_where_the_file_is(
+    fake_runs: Callable[..., FakeRuns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = apart(fake_runs, tmp_path, monkeypatch)
+    paths = fake_runs(TWO, "[inf]").study.paths.run("before")
+    config = {"kind": "before", "domain": "before", "seed": 0, "target_epsilon": 0.0}
+    for part, digit in ((one, "a"), (two, "b")):
+        run = Run(paths, config | {"initial_weights": {"source": "file w.pt", "sha256": digit * 64}}, {})
+        part["models"] = [*part["models"], results_module._model(load_study(tmp_path), run, 99, {})]
+        part["auc"] = [*part["auc"], {**part["auc"][0], "model": 99}]
+    told = disagreements([read(tmp_path, part) for part in (one, two)])
+    assert "the models before all trainings are not the same, so none is shown" in told
 
 
 def test_two_results_of_one_domain_are_refused(exported: tuple[FakeRuns, dict[str, Any]], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from dpdt.evaluation.evaluate import evaluate_run
 from dpdt.report.apart.combine import combined_auc, disagreements
-from dpdt.report.apart.results import read_results
+from dpdt.report.apart.file import read_results
 from dpdt.report.tables import auc_by_run
 from dpdt.study import load_study
 from tests.rehearsal import STUDY, Hospital, rehearse

@@ -121,7 +121,8 @@ def results(
     """
     from dpdt.bundle.container import write_bytes
     from dpdt.bundle.signature import sign as sign_file
-    from dpdt.report.apart.results import as_bytes, export_results, left_out
+    from dpdt.report.apart.file import as_bytes
+    from dpdt.report.apart.results import export_results, left_out
 
     if what != "export":
         raise typer.BadParameter(f"expected export, got {what!r}")

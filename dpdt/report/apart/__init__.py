@@ -1,1 +1,1 @@
-"""Results that leave a hospital (`results`), which cells may (`suppression`), all of them together (`combine`)."""
+"""Results that leave a hospital (`results`, `file`), which cells may (`suppression`), all together (`combine`)."""

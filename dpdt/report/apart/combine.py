@@ -7,9 +7,10 @@ from typing import Any, Final
 
 import pandas as pd
 
+from dpdt.base.console import printable
 from dpdt.errors import BundleError
 from dpdt.evaluation.metrics import ALL, AVERAGE
-from dpdt.report.apart.results import OWN_LIST, Results, read_results
+from dpdt.report.apart.file import OWN_LIST, Results, read_results
 from dpdt.report.format import Table
 from dpdt.report.from_csv import read_auc_table, write_auc_report
 from dpdt.report.page import Source
@@ -92,7 +93,7 @@ def combined_auc(results: Sequence[Results]) -> pd.DataFrame:
 
 def disagreements(results: Sequence[Results]) -> list[str]:
     """What was not the same at the hospitals, in words."""
-    return list(_differences(results))
+    return [printable(line) for line in _differences(results)]
 
 
 def _differences(results: Sequence[Results]) -> Iterator[str]:

@@ -1,31 +1,28 @@
-"""A hospital's results as they leave it: aggregates alone, in a file that a person can read whole.
+"""A hospital's results as they leave it: aggregates alone, that a person can read whole.
 
 Nothing but what `export_results` lists goes in: AUCs with intervals and standard errors, counts, scores in bins, and
 which models they are of. No patient, image or path. Format: docs/apart.md.
 """
 
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pandas.util import hash_pandas_object
 from pydantic_core import to_jsonable_python
 
 from dpdt.base.files import fingerprint
 from dpdt.base.machine import __version__
-from dpdt.bundle.container import BLANK, CHECKSUM, check_seal, read_bytes, seal, strict_json
 from dpdt.bundle.export import run_weights
-from dpdt.bundle.manifest import Name, Short, check_site, recorded_input
+from dpdt.bundle.manifest import check_site, recorded_input
 from dpdt.bundle.model import weights_sha256
-from dpdt.bundle.signature import signed_by
-from dpdt.errors import BundleError, StudyError
+from dpdt.errors import StudyError
 from dpdt.evaluation.evaluate import evaluation_done, study_groups
 from dpdt.evaluation.metrics import ALL, AVERAGE, Groups, auc_influence
 from dpdt.evaluation.predict import wide
+from dpdt.report.apart.file import FORMAT, OWN_LIST, unreadable
 from dpdt.report.apart.suppression import score_bins, shown_groups
 from dpdt.report.compare import compare_models
 from dpdt.report.intervals import Draws
@@ -34,100 +31,12 @@ from dpdt.runs.read import Run, is_synthetic, model_runs
 from dpdt.shards.manifest import read_manifest
 from dpdt.study import BEFORE, Cell, Study, is_before
 
-__all__ = ["FORMAT", "MINIMUM", "OWN_LIST", "Results", "as_bytes", "export_results", "left_out", "read_results"]
+__all__ = ["MINIMUM", "export_results", "left_out"]
 
-FORMAT: Final = 1
 MINIMUM: Final = 10
 """Patients of each class behind every number: with fewer there is no interval either (docs/evaluation.md)."""
-MOST_BYTES: Final = 64 << 20
-OWN_LIST: Final = "own list"
 NO_NOISE: Final = "No noise was added: epsilon of the models' statements is for their train patients, not for these."
 POLICIES: Final = ("kind", "uncertain", "contradictions", "readers", "sublabels")
-
-Auc = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0, le=2**53)]
-Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Model(_Part):
-    """Which model the numbers are of; `target_epsilon` is null without DP, 0 for the one before all trainings."""
-
-    model: Count
-    train_domain: Name
-    target_epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
-    seed: Count
-    unit: Literal["patient", "image", "unknown"]
-    epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
-    delta: Annotated[float, Field(ge=0, le=1)] | None
-    weights_sha256: Hash
-    carried: bool
-
-
-class AucRow(_Part):
-    """One AUC. Of an average: `labels` that it is over, and no counts."""
-
-    model: Count
-    test_domain: Name
-    label: Name
-    subgroup: Name
-    auc: Auc
-    ci_low: Auc | None
-    ci_high: Auc | None
-    standard_error: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
-    n: Count | None
-    n_positive: Count | None
-    labels: Annotated[str, Field(max_length=20_000, pattern="^[A-Za-z0-9_,]*$")]
-
-
-class Bin(_Part):
-    """Images whose score is in a bin: curves and calibration come from these."""
-
-    model: Count
-    test_domain: Name
-    label: Name
-    low: Auc
-    high: Auc
-    n: Count
-    n_positive: Count
-    mean_score: Auc
-
-
-class Pair(_Part):
-    """A model against its twin without DP (`against` null) or the one before (0): macro AUC on the same patients."""
-
-    train_domain: Name
-    target_epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
-    seed: Count
-    test_domain: Name
-    against: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
-    difference: Annotated[float, Field(ge=-1, le=1)]
-    standard_error: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
-    p: Auc | None
-
-
-class Results(_Part):
-    """One hospital's results."""
-
-    format: Literal[1]
-    site: Name
-    synthetic: bool
-    minimum: Annotated[int, Field(ge=1)]
-    noise: Short
-    labels: list[Name]
-    policies: dict[Name, dict[Short, Any]]
-    definitions: dict[Name, dict[Name, Annotated[str, Field(max_length=20_000)]]]
-    input: dict[Short, Any]
-    versions: dict[Short, Short]
-    evaluation: dict[Short, Any]
-    models: list[Model]
-    auc: list[AucRow]
-    bins: list[Bin]
-    pairs: list[Pair]
-    signer: Short = Field(default="", exclude=True)  # not of the file: who signed it
 
 
 def export_results(study: Study, *, site: str | None = None, minimum: int = MINIMUM) -> dict[str, Any]:
@@ -157,13 +66,19 @@ def export_results(study: Study, *, site: str | None = None, minimum: int = MINI
     labels = study.study.labels
     rows: list[dict[str, Any]] = []
     bins: list[dict[str, Any]] = []
+    known: dict[tuple[str, str, bytes], set[str]] = {}
     for run in runs:
         for domain in study.test_domains:
             frame = wide(pd.read_parquet(run.paths.predictions(domain)))
             own = table[(table["run_id"] == run.run_id) & (table["test_domain"] == domain)]
             head = {"model": numbers[run.run_id], "test_domain": rename.get(domain, domain)}
             groups = study_groups(study, domain, frame)
-            shown = {label: shown_groups(frame, label, groups, minimum) for label in labels}
+            shown = {}
+            for label in labels:
+                images = hash_pandas_object(frame[["image_id", f"target_{label}"]], index=False).to_numpy().tobytes()
+                if (domain, label, images) not in known:  # most models have the same images and labels
+                    known[domain, label, images] = shown_groups(frame, label, groups, minimum)
+                shown[label] = known[domain, label, images]
             rows += [{**head, **row} for row in _auc_rows(frame, own, groups, shown, study.evaluate.bootstrap_unit)]
             bins += [{**head, "label": label, **one} for label in labels for one in _bins(frame, label, shown, minimum)]
     found = {
@@ -183,10 +98,7 @@ def export_results(study: Study, *, site: str | None = None, minimum: int = MINI
         "bins": bins,
         "pairs": _pairs(study, {run.cell: numbers[run.run_id] for run in runs}, rows, rename),
     }
-    try:
-        wrong = _wrong(Results.model_validate(found))
-    except ValidationError as err:
-        wrong = _first(err)
+    wrong = unreadable(found)
     if wrong:
         raise StudyError(f"{study.file}: no other hospital could read these results: {wrong}. Rename it in the study.")
     return found
@@ -209,59 +121,6 @@ def left_out(study: Study, found: Mapping[str, Any]) -> list[str]:
             lines.append(f"{label}: {', '.join(few)} (few patients, or it would give away few)")
     missing = [(run_id, "not tested with the study as it is") for run_id in stale_runs(study)] + missing_runs(study)
     return lines + [f"{run_id}: {why}" for run_id, why in missing]
-
-
-def read_results(path: Path, *, signers: Path | None = None) -> Results:
-    """Read and check a results file.
-
-    Raises:
-        BundleError: It is no such file, damaged, of a newer format, or not signed by one of the trusted keys.
-    """
-    data = read_bytes(path, most=MOST_BYTES)
-    signer = "" if signers is None else signed_by(data, path, signers)
-    try:
-        plain = strict_json(data.decode("utf-8"))
-    except (ValueError, TypeError, RecursionError) as err:
-        raise BundleError(f"{path}: not a results file. Expected what `dpdt results export` wrote.") from err
-    check_seal(data, plain.pop(CHECKSUM, None), str(path))
-    found = plain.get("format")
-    if type(found) is int and found > FORMAT:
-        raise BundleError(f"{path}: results of format {found}; this dpdt reads up to {FORMAT}. Install a newer dpdt.")
-    try:
-        results = Results.model_validate({**plain, "signer": signer})
-    except ValidationError as err:
-        raise BundleError(f"{path}: {_first(err)}. Ask for it again.") from err
-    wrong = _wrong(results)
-    if wrong:
-        raise BundleError(f"{path}: {wrong}. Ask for it again.")
-    return results
-
-
-def _first(err: ValidationError) -> str:
-    """Where the first value is that cannot be, and why."""
-    first = err.errors()[0]
-    return f"{ascii('.'.join(map(str, first['loc'])))[1:-1][:80]}: {first['msg']}"
-
-
-def _wrong(results: Results) -> str:
-    """What no hospital's export can hold: numbers that would be put into a mean, or shown, without a word."""
-    models = {model.model for model in results.models}
-    cells = {(model.train_domain, model.target_epsilon, model.seed) for model in results.models}
-    rows: list[tuple[Any, ...]] = [(r.model, r.test_domain, r.label, r.subgroup) for r in results.auc]
-    numbers: list[AucRow | Bin] = [*results.auc, *results.bins]
-    names = {*results.labels, AVERAGE}
-    if len(models) != len(results.models) or not {one.model for one in numbers} <= models:
-        return "numbers of a model that it does not name"
-    if len(cells) != len(results.models) or len(set(rows)) != len(rows):
-        return "two models of one name, or two AUCs of one cell"
-    for row in numbers:
-        if row.test_domain not in results.policies or row.label not in names:
-            return f"a number of {row.test_domain}, {row.label}, which it does not describe"
-        if (row.n_positive or 0) > (row.n or 0):
-            return f"more positive images than images of {row.label}"
-    if any(not {*row.labels.split(",")} <= names for row in results.auc if row.label == AVERAGE):
-        return "an average over labels that it does not describe"
-    return ""
 
 
 def _rename(study: Study, site: str | None) -> dict[str, str]:
@@ -410,8 +269,3 @@ def _versions(study: Study) -> dict[str, str]:
 def _finite(value: Any) -> float | None:
     """A number, or null for infinity, NaN and nothing."""
     return float(value) if value is not None and math.isfinite(value) else None
-
-
-def as_bytes(results: Mapping[str, Any]) -> bytes:
-    """The file, with a checksum that finds damage."""
-    return seal((json.dumps({**results, CHECKSUM: BLANK}, indent=1, allow_nan=False) + "\n").encode())

@@ -19,8 +19,9 @@ from dpdt.evaluation.metrics import ALL, Groups
 __all__ = ["is_small", "score_bins", "shown_groups"]
 
 BINS: Final = 20
-MOST_TRIED: Final = 12
-"""Atoms whose 2^12 unions are tried; a group with which there would be more of them is left out."""
+ROUNDING: Final = 1e-6
+MOST_TRIED: Final = 4000
+"""Sets of atoms that are tried; a group with which there would be more of them is left out."""
 
 Mask = NDArray[np.bool_]
 
@@ -75,7 +76,7 @@ def _gives_away(
 
     Such a set is a union of atoms (images that are in the same shown groups), and its atoms' 0 and 1 are a linear
     combination of the groups'. In reduced row echelon form, its values at the pivots are the coefficients: so the
-    unions of pivots are tried. A pivot with many patients is in no small set, and the largest atoms become pivots.
+    sets of pivots that are small themselves are tried. The largest atoms become pivots, so that these are few.
     """
     first = np.unique(atoms, return_index=True)[1]
     people = int(patients.max()) + 1
@@ -83,15 +84,22 @@ def _gives_away(
     counts = np.bincount(atom, minlength=len(first))
     order = np.argsort(-counts, kind="stable")
     reduced, pivots = _echelon(np.stack([mask[first[order]] for mask in shown]).astype(np.float64))
-    light = [row for row, pivot in enumerate(pivots) if counts[order[pivot]] < minimum]
-    if len(light) > MOST_TRIED:
-        return True
-    chosen = (np.arange(1 << len(light))[:, None] >> np.arange(len(light))) & 1
-    unions = chosen @ reduced[light]
-    for union in unions[(np.isclose(unions, 0) | np.isclose(unions, 1)).all(axis=1)]:
-        inside = np.zeros(len(first), dtype=bool)
-        inside[order] = union > 0.5
-        if 0 < len(np.unique(patient[inside[atom]])) < minimum:
+    of_atom = [set(patient[atom == place].tolist()) for place in order]
+    tried, stack = 0, [(0, np.zeros(len(first)), set[int]())]
+    while stack:
+        start, union, seen = stack.pop()
+        for row in range(start, len(pivots)):
+            inside = seen | of_atom[pivots[row]]
+            if len(inside) >= minimum:
+                continue
+            tried += 1
+            added = union + reduced[row]
+            if np.abs(added * (added - 1)).max() < ROUNDING:
+                whole = set[int]().union(*(of_atom[place] for place in np.flatnonzero(added > 0.5)))
+                if 0 < len(whole) < minimum:
+                    return True
+            stack.append((row + 1, added, inside))
+        if tried > MOST_TRIED:
             return True
     return False
 
@@ -104,7 +112,7 @@ def _echelon(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[int]
         if done == len(rows):
             break
         best = done + int(np.abs(rows[done:, column]).argmax())
-        if abs(rows[best, column]) < 1e-9:
+        if abs(rows[best, column]) < ROUNDING:
             continue
         rows[[done, best]] = rows[[best, done]]
         rows[done] /= rows[done, column]

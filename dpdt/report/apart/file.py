@@ -1,0 +1,172 @@
+"""The file of a hospital's results: what it may hold, how it is written, and what is checked where it is read."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dpdt.bundle.container import BLANK, CHECKSUM, check_seal, read_bytes, seal, strict_json
+from dpdt.bundle.manifest import Name, Short
+from dpdt.bundle.signature import signed_by
+from dpdt.errors import BundleError
+from dpdt.evaluation.metrics import AVERAGE
+
+__all__ = ["FORMAT", "OWN_LIST", "Results", "as_bytes", "read_results", "unreadable"]
+
+FORMAT: Final = 1
+MOST_BYTES: Final = 64 << 20
+OWN_LIST: Final = "own list"
+"""Begins the definition of a label that a hospital's own list makes."""
+
+Auc = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Model(_Part):
+    """Which model the numbers are of; `target_epsilon` is null without DP, 0 for the one before all trainings."""
+
+    model: Count
+    train_domain: Name
+    target_epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    seed: Count
+    unit: Literal["patient", "image", "unknown"]
+    epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    delta: Annotated[float, Field(ge=0, le=1)] | None
+    weights_sha256: Hash
+    carried: bool
+
+
+class AucRow(_Part):
+    """One AUC. Of an average: `labels` that it is over, and no counts."""
+
+    model: Count
+    test_domain: Name
+    label: Name
+    subgroup: Name
+    auc: Auc
+    ci_low: Auc | None
+    ci_high: Auc | None
+    standard_error: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    n: Count | None
+    n_positive: Count | None
+    labels: Annotated[str, Field(max_length=20_000, pattern="^[A-Za-z0-9_,]*$")]
+
+
+class Bin(_Part):
+    """Images whose score is in a bin: curves and calibration come from these."""
+
+    model: Count
+    test_domain: Name
+    label: Name
+    low: Auc
+    high: Auc
+    n: Count
+    n_positive: Count
+    mean_score: Auc
+
+
+class Pair(_Part):
+    """A model against its twin without DP (`against` null) or the one before (0): macro AUC on the same patients."""
+
+    train_domain: Name
+    target_epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    seed: Count
+    test_domain: Name
+    against: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    difference: Annotated[float, Field(ge=-1, le=1)]
+    standard_error: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    p: Auc | None
+
+
+class Results(_Part):
+    """One hospital's results."""
+
+    format: Literal[1]
+    site: Name
+    synthetic: bool
+    minimum: Annotated[int, Field(ge=1)]
+    noise: Short
+    labels: list[Name]
+    policies: dict[Name, dict[Short, Any]]
+    definitions: dict[Name, dict[Name, Annotated[str, Field(max_length=20_000)]]]
+    input: dict[Short, Any]
+    versions: dict[Short, Short]
+    evaluation: dict[Short, Any]
+    models: list[Model]
+    auc: list[AucRow]
+    bins: list[Bin]
+    pairs: list[Pair]
+    signer: Short = Field(default="", exclude=True)  # not of the file: who signed it
+
+
+def read_results(path: Path, *, signers: Path | None = None) -> Results:
+    """Read and check a results file.
+
+    Raises:
+        BundleError: It is no such file, damaged, of a newer format, or not signed by one of the trusted keys.
+    """
+    data = read_bytes(path, most=MOST_BYTES)
+    signer = "" if signers is None else signed_by(data, path, signers)
+    try:
+        plain = strict_json(data.decode("utf-8"))
+    except (ValueError, TypeError, RecursionError) as err:
+        raise BundleError(f"{path}: not a results file. Expected what `dpdt results export` wrote.") from err
+    check_seal(data, plain.pop(CHECKSUM, None), str(path))
+    found = plain.get("format")
+    if type(found) is int and found > FORMAT:
+        raise BundleError(f"{path}: results of format {found}; this dpdt reads up to {FORMAT}. Install a newer dpdt.")
+    try:
+        results = Results.model_validate({**plain, "signer": signer})
+    except ValidationError as err:
+        raise BundleError(f"{path}: {_first(err)}. Ask for it again.") from err
+    wrong = _wrong(results)
+    if wrong:
+        raise BundleError(f"{path}: {wrong}. Ask for it again.")
+    return results
+
+
+def unreadable(results: Mapping[str, Any]) -> str:
+    """Why nobody could read these results; an empty text where they are well."""
+    try:
+        return _wrong(Results.model_validate(results))
+    except ValidationError as err:
+        return _first(err)
+
+
+def _first(err: ValidationError) -> str:
+    """Where the first value is that cannot be, and why."""
+    first = err.errors()[0]
+    return f"{ascii('.'.join(map(str, first['loc'])))[1:-1][:80]}: {first['msg']}"
+
+
+def _wrong(results: Results) -> str:
+    """What no hospital's export can hold: numbers that would be put into a mean, or shown, without a word."""
+    models = {model.model for model in results.models}
+    cells = {(model.train_domain, model.target_epsilon, model.seed) for model in results.models}
+    rows: list[tuple[Any, ...]] = [(r.model, r.test_domain, r.label, r.subgroup) for r in results.auc]
+    numbers: list[AucRow | Bin] = [*results.auc, *results.bins]
+    names = {*results.labels, AVERAGE}
+    if len(models) != len(results.models) or not {one.model for one in numbers} <= models:
+        return "numbers of a model that it does not name"
+    if len(cells) != len(results.models) or len(set(rows)) != len(rows):
+        return "two models of one name, or two AUCs of one cell"
+    for row in numbers:
+        if row.test_domain not in results.policies or row.label not in names:
+            return f"a number of {row.test_domain}, {row.label}, which it does not describe"
+        if (row.n_positive or 0) > (row.n or 0):
+            return f"more positive images than images of {row.label}"
+    if any(not {*row.labels.split(",")} <= names for row in results.auc if row.label == AVERAGE):
+        return "an average over labels that it does not describe"
+    return ""
+
+
+def as_bytes(results: Mapping[str, Any]) -> bytes:
+    """The file, with a checksum that finds damage."""
+    return seal((json.dumps({**results, CHECKSUM: BLANK}, indent=1, allow_nan=False) + "\n").encode())
