@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PYTHON
 
-.PHONY: install demo test test-fast check format clean slurm-up slurm-down torture-privacy torture-tracking docs-images image image-test image-save
+.PHONY: install demo test test-long test-fast check format clean slurm-up slurm-down torture-privacy torture-tracking docs-images image image-test image-save
 .PHONY: bench-cohort bench-evaluate bench-preprocess bench-tracking bench-train bench-loader fuzz
 .DEFAULT_GOAL := install
 
@@ -23,8 +23,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt CMakeLists.txt .ci/packages.s
 demo: install
 	@$(BIN)/dpdt demo --folder build/demo
 
+# All but what repeats something many times or takes a rehearsal's minutes: that is `make test-long`. CI runs both.
 test: install
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile -m "not long"
+
+test-long: install
+	$(BIN)/pytest -n 2 --dist loadfile -m long
 
 # Every room in under two minutes on two cores, without servers, Slurm, browsers and containers: while one is writing.
 test-fast: install

@@ -86,6 +86,7 @@ def test_the_first_study_on_real_images_is_done_in_ten_minutes(tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ones_own_hospital_goes_the_whole_way_in_ten_minutes(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "own-hospital.md").read_text(encoding="utf-8")
     lists, studies = (re.search(rf"^```{kind}\n(.*?)^```", text, re.M | re.S) for kind in ("csv", "toml"))

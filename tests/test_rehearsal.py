@@ -19,7 +19,7 @@ from tests.rehearsal import STUDY, Hospital, rehearse
 THREE = ("vindr", "uka", "padchest")
 KEY = "ab" * 32
 """One for all, so that the pooled study may take their runs: else it would not know whether the data is the same."""
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

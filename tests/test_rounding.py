@@ -26,6 +26,7 @@ CAPS = {"AVX2": "avx2", "AVX512_CORE": "avx512bw", "AVX512_CORE_BF16": "avx512_b
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("cap", [cap for cap, flag in CAPS.items() if flag in FLAGS])
 def test_an_image_moves_the_sum_by_no_more_than_the_sensitivity_with_any_kernels(cap: str) -> None:
     torchs = {"ATEN_CPU_CAPABILITY": "avx2"} if cap == "AVX2" else {}

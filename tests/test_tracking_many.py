@@ -18,6 +18,7 @@ from tests.mlflow_servers import MlflowServer, Postgres
 from tests.torture_tracking import sync_at_once
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.slow,
     # Forked before any thread that holds a lock: none has been started but by libraries that do nothing yet.
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),

@@ -59,6 +59,7 @@ def mortal_server(tmp_path: Path) -> Iterator[ForkedServer]:
     server.close()
 
 
+@pytest.mark.long
 def test_a_server_killed_and_restarted_twenty_times_ends_up_with_every_value(
     fake_runs: Make, mortal_server: ForkedServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
