@@ -30,7 +30,7 @@ test: install
 test-long: install
 	$(BIN)/pytest -n 2 --dist loadfile -m long
 
-# Every room in under two minutes on two cores, without servers, Slurm, browsers and containers: while one is writing.
+# Every room in seven minutes on two cores, without servers, Slurm, browsers and containers: while one is writing.
 test-fast: install
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not slurm"
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 from pandas.util import hash_pandas_object
-from pydantic_core import to_jsonable_python
+from pydantic import TypeAdapter
 
 from dpdt.base.files import fingerprint
 from dpdt.base.machine import __version__
@@ -255,7 +255,7 @@ def _evaluation(study: Study) -> dict[str, Any]:
 
 def _hash(value: Any) -> str:
     """By which it is seen that two hospitals' settings are the same."""
-    return fingerprint(to_jsonable_python(value))[:12]
+    return fingerprint(TypeAdapter(Any).dump_python(value, mode="json"))[:12]
 
 
 def _versions(study: Study) -> dict[str, str]:
