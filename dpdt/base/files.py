@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ __all__ = [
     "read_tail",
     "remove_leftovers",
     "sha256_file",
+    "sha256_once",
     "write_json",
     "write_text",
 ]
@@ -123,6 +125,17 @@ def sha256_file(path: Path) -> str:
         while chunk := stream.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def sha256_once(path: Path) -> str:
+    """`sha256_file`, read again only when the file has changed: of what is asked for at each look at a study."""
+    state = path.stat()
+    return _sha256_in_state(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256_in_state(path: Path, *_state: int) -> str:
+    return sha256_file(path)
 
 
 def file_state(path: Path) -> tuple[int, int] | None:

@@ -1,6 +1,5 @@
 """Radiographs through a bundle to a table of scores: `dpdt apply`. Memory does not grow with the number of files."""
 
-import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpdt.base.console import Advance, progress
-from dpdt.base.files import atomic_path
+from dpdt.base.private_csv import no_formula, private_csv
 from dpdt.bundle.card import NOTICE
 from dpdt.bundle.model import Bundle, Score
 from dpdt.errors import BundleError
@@ -23,7 +22,6 @@ CHUNK: Final = 64
 """Files that are decoded before the network sees them."""
 BATCH: Final = 8
 """Images that the network sees at once."""
-FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -81,17 +79,13 @@ def apply_bundle(bundle: Bundle, score: Score, files: Sequence[str], output: Pat
     columns += [f"{label}_{what}" for label in labels for what in ("score", "positive")]
     with (
         progress("apply", len(files), unit="images") as advance,
-        atomic_path(output) as temporary,
-        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
+        private_csv(output, [*columns, "notice"]) as write,
     ):
-        temporary.chmod(0o600)
-        table = csv.writer(stream)
-        table.writerow([*columns, "notice"])
         for file, outcome, scores in _scored(bundle, score, files, advance):
             cells = _cells(bundle, scores) if outcome.ok else [""] * (2 * len(labels))
             if not outcome.ok:
                 reasons[outcome.reason] = reasons.get(outcome.reason, 0) + 1
-            table.writerow([_no_formula(file), outcome.reason, outcome.message, *cells, NOTICE])
+            write([no_formula(file, is_path=True), outcome.reason, outcome.message, *cells, NOTICE])
     return ApplySummary(len(files) - sum(reasons.values()), reasons, output)
 
 
@@ -126,8 +120,3 @@ def _cells(bundle: Bundle, scores: NDArray[np.float32]) -> list[str]:
     for value, threshold in zip(scores.tolist(), bundle.manifest.thresholds.values(), strict=True):
         cells += [f"{value:.6f}", "" if threshold is None else str(int(value >= threshold))]
     return cells
-
-
-def _no_formula(file: str) -> str:
-    """A name that a spreadsheet does not take for a formula; it still leads to the file."""
-    return os.path.join(".", file) if file.startswith(FORMULA) else file

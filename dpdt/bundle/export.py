@@ -6,13 +6,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dpdt.base.vocabulary import LABELS
 from dpdt.bundle.container import pack
 from dpdt.bundle.manifest import check_site, recorded_input
 from dpdt.bundle.model import WEIGHTS, checked_scorer, parse_bundle, scorer
 from dpdt.bundle.self_test import made_up_files, pixels_of
 from dpdt.errors import BundleError
 from dpdt.privacy.statement import released
+from dpdt.runs.config import labels_of
 from dpdt.runs.read import Run
 from dpdt.shards.manifest import read_manifest
 from dpdt.shards.reader import used_images
@@ -60,7 +60,7 @@ def export_run(
     check_site(site)
     statement = _statement(run, without_privacy=without_privacy)
     network, shards = _settings(run)
-    labels = _labels(run)
+    labels = list(labels_of(run.config))
     files = made_up_files(shards.size)
     pixels = pixels_of(list(files.values()), shards)
     tensors: dict[str, NDArray[Any]] = {f"{WEIGHTS}{name}": value for name, value in run_weights(study, run).items()}
@@ -101,15 +101,10 @@ def run_weights(study: Study, run: Run) -> dict[str, NDArray[np.float32]]:
     from dpdt.training.networks.weights import load_weights
 
     settings = ModelSettings.model_validate(run.config["settings"]["model"])
-    labels = _labels(run)
+    labels = list(labels_of(run.config))
     model = build_model(settings, folder=study.file.parent, num_outputs=len(labels))
     load_weights(model, run.paths.weights, labels=labels)
     return {name: value.numpy().astype(np.float32) for name, value in model.state_dict().items()}
-
-
-def _labels(run: Run) -> list[str]:
-    """The run's labels, in the order of its scores; configs name them where they are not the paper's."""
-    return list(run.config.get("labels", LABELS))
 
 
 def _statement(run: Run, *, without_privacy: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -11,7 +12,19 @@ from dpdt.errors import BundleError, StudyError
 from dpdt.study import BEFORE
 from dpdt.study.settings import ModelSettings, ShardSettings
 
-__all__ = ["Manifest", "Network", "SelfTest", "check_site", "recorded_input", "validated"]
+__all__ = [
+    "Count",
+    "Manifest",
+    "Name",
+    "Network",
+    "Part",
+    "SelfTest",
+    "Short",
+    "check_site",
+    "key_of",
+    "recorded_input",
+    "validated",
+]
 
 MOST_WIDTH: Final = 1024
 MOST_DEPTH: Final = 20
@@ -29,13 +42,13 @@ Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     """Values are taken as they are, unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Network(_Part):
+class Network(Part):
     """One of dpdt's own networks: a bundle has no code, so there are no others."""
 
     name: Literal["resnet9"]
@@ -48,14 +61,14 @@ class Network(_Part):
         return ModelSettings(**self.model_dump())
 
 
-class SelfTest(_Part):
+class SelfTest(Part):
     """A made-up image file, and what the model gives for it: two tensors `test.<n>.file` and `test.<n>.pixels`."""
 
     what: Short
     scores: dict[Name, Probability]
 
 
-class Provenance(_Part):
+class Provenance(Part):
     """Where the model comes from. Hashes are those under the hospital's own key: others could be guessed."""
 
     run_id: Short
@@ -88,7 +101,7 @@ class _Statement(BaseModel):
     other_releases: list[dict[Short, Text]] = []
 
 
-class Manifest(_Part):
+class Manifest(Part):
     """All of a bundle but its tensors."""
 
     site: Name
@@ -150,6 +163,11 @@ def _check_tree(value: Any, depth: int = 0) -> None:
         _check_tree(one, depth + 1)
 
 
+def key_of(error: Mapping[str, Any]) -> str:
+    """Where in a file an error of pydantic's is, as it may be shown: the keys are another house's."""
+    return ascii(".".join(map(str, error["loc"])))[1:-1][:80]
+
+
 def check_site(site: str | None) -> None:
     """Check the name that a hospital gives itself for others: tables and files have it.
 
@@ -182,7 +200,7 @@ def validated(manifest: dict[str, Any], name: str) -> Manifest:
         return Manifest.model_validate(manifest)
     except ValidationError as err:
         first = err.errors()[0]
-        where = ascii(".".join(map(str, first["loc"])))[1:-1][:80]
+        where = key_of(first)
         found = repr(first["input"])[:60] if first["type"] != "missing" else "nothing"
         raise BundleError(
             f"{name}: {where or 'bundle'}: {first['msg']}, found {found}. This dpdt cannot use it: ask for it again, "

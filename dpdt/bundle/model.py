@@ -168,17 +168,9 @@ def scorer(bundle: Bundle, *, device: str) -> Score:
     import torch
 
     from dpdt.training.device import choose_device
-    from dpdt.training.networks.build import as_input, build_model
+    from dpdt.training.networks.build import build_model, scorer_of
 
     with torch.random.fork_rng(devices=[]):
         model = build_model(bundle.manifest.network.settings, num_outputs=len(bundle.manifest.labels))
     model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in bundle.weights.items()})
-    where = choose_device(device)
-    model.eval().to(where)
-
-    @torch.inference_mode()
-    def score(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        values: NDArray[np.float32] = torch.sigmoid(model(as_input(images, where))).cpu().numpy()
-        return values
-
-    return score
+    return scorer_of(model, choose_device(device))

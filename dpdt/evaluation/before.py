@@ -7,8 +7,8 @@ another file is made again.
 from pathlib import Path
 from typing import Any
 
-from dpdt.base.files import file_state, read_json, sha256_file
-from dpdt.runs.ancestors import ancestry, sha256_once
+from dpdt.base.files import read_json, sha256_file, sha256_once
+from dpdt.runs.ancestors import ancestry
 from dpdt.runs.config import freeze_config, frozen_settings, recorded_labels
 from dpdt.runs.read import is_synthetic
 from dpdt.runs.state import write_state
@@ -66,13 +66,12 @@ def begin_given(study: Study, paths: RunPaths, weights: Path) -> str:
 
 def begun_given(paths: RunPaths, weights: Path) -> dict[str, Any] | None:
     """The run's config; None where it was not begun, or with another file than there is now."""
-    state = file_state(weights)
     if not (paths.config.exists() and paths.state.exists()):
         return None
     config: dict[str, Any] = read_json(paths.config)
-    if state is None:  # it is gone, so it cannot have become another
+    if not weights.exists():  # it is gone, so it cannot have become another
         return config
-    return config if config["initial_weights"]["sha256"] == sha256_once(weights, *state) else None
+    return config if config["initial_weights"]["sha256"] == sha256_once(weights) else None
 
 
 def _why_not(study: Study, weights: Path) -> str:

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpdt.base.files import file_state, make_folder, read_json, write_json
+from dpdt.base.files import make_folder, read_json, sha256_once, write_json
 from dpdt.bundle.model import Bundle, Score, checked_scorer, open_bundle, weights_sha256
 from dpdt.errors import BundleError
 from dpdt.evaluation.metrics import Threshold
-from dpdt.runs.ancestors import sha256_once
 from dpdt.runs.read import read_run
 from dpdt.runs.state import write_state
 from dpdt.shards.build import build_shards
@@ -107,11 +106,10 @@ def begun_input(study: Study, run_id: str) -> Study | None:
     """This study with the preprocessing of a model whose test was begun; None if not, or with another file than now."""
     paths = study.paths.run(run_id)
     file = study.file.parent / study.models[study.carried[run_id]].bundle
-    state = file_state(file)
     if not (paths.config.exists() and paths.state.exists()):
         return None
     config = read_json(paths.config)
-    if state is not None and config["bundle"]["sha256"] != sha256_once(file, *state):
+    if file.exists() and config["bundle"]["sha256"] != sha256_once(file):
         return None  # a file that is gone cannot have become another
     return study.with_input(ShardSettings.model_validate(config["settings"]["shards"]))
 

@@ -1,6 +1,5 @@
 """Every model on every domain's test patients: predictions first, then all metrics from them."""
 
-import functools
 import math
 import sys
 import time
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpdt.base.files import read_json, sha256_file
+from dpdt.base.files import read_json, sha256_file, sha256_once
 from dpdt.base.parquet import Stamp, read_stamp, write_stamped
 from dpdt.cohort.data_hashes import data_key, recorded_hashes
 from dpdt.cohort.table import labels_sha256, read_cohort, read_record
@@ -232,17 +231,9 @@ def _data_stamp(study: Study, domain: str, *, like: Stamp) -> Stamp:
 
 def _data_hashes(study: Study, domain: str) -> dict[str, str]:
     hashes = {"split": str(read_record(study, domain)["split_sha256"])}
-    table = study.paths.cohort_table(domain)
-    state = table.stat()
-    hashes["cohort"] = _sha256_once(table, state.st_ino, state.st_size, state.st_mtime_ns)
+    hashes["cohort"] = sha256_once(study.paths.cohort_table(domain))
     manifest = study.paths.shards(domain).manifest
     return hashes | ({"pixels": read_manifest(manifest)["index"]["sha256"]} if manifest.exists() else {})
-
-
-@functools.lru_cache(maxsize=64)
-def _sha256_once(file: Path, *state: int) -> str:
-    """Checksum of a file in this state: every run of a study asks for the same few, at each look at its tasks."""
-    return sha256_file(file)
 
 
 def _settings_stamp(study: Study) -> Stamp:

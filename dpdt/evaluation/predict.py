@@ -95,7 +95,7 @@ def _scorer(study: Study, weights: Path) -> Score:
     import torch
 
     from dpdt.training.device import choose_device
-    from dpdt.training.networks.build import as_input, build_model
+    from dpdt.training.networks.build import build_model, scorer_of
     from dpdt.training.networks.weights import load_weights
 
     if study.train.num_threads:
@@ -104,14 +104,7 @@ def _scorer(study: Study, weights: Path) -> Score:
     labels = study.study.labels
     model = build_model(study.model, folder=study.file.parent, num_outputs=len(labels))
     load_weights(model, weights, labels=labels)
-    model.eval().to(device)
-
-    @torch.inference_mode()
-    def score(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        values: NDArray[np.float32] = torch.sigmoid(model(as_input(images, device))).cpu().numpy()
-        return values
-
-    return score
+    return scorer_of(model, device)
 
 
 def _long(

@@ -4,18 +4,17 @@ Weights are recognised by their check sums, so a copy is found wherever it lies,
 its folder: among the study's runs, or among those beside a run of the chain.
 """
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from dpdt.base.files import file_state, read_json, sha256_file
+from dpdt.base.files import read_json, sha256_once
 from dpdt.cohort.data_hashes import DataKey
 from dpdt.errors import CohortError
 from dpdt.study.paths import RunPaths, StudyPaths
 
-__all__ = ["Ancestor", "Ancestry", "ancestry", "sha256_once"]
+__all__ = ["Ancestor", "Ancestry", "ancestry"]
 
 RANDOM: Final = "random"
 
@@ -92,7 +91,7 @@ def ancestry(weights: Path, *, runs: Path) -> Ancestry:
     sha256: str | None = None
     folder = beside if (beside / "config.json").exists() else None
     if folder is None and weights.exists():
-        sha256 = sha256_once(weights, *(file_state(weights) or ()))
+        sha256 = sha256_once(weights)
         folder = _written_by(sha256, look_in)
     while folder is not None and all(folder != run.paths.folder for run in found):
         paths = RunPaths(folder)
@@ -110,13 +109,7 @@ def _written_by(sha256: str, look_in: list[Path]) -> Path | None:
     """The run whose final weights have this check sum."""
     for runs in look_in:
         for weights in sorted(runs.glob("*/checkpoints/final.pt")):
-            folder, state = weights.parent.parent, file_state(weights)
-            if state is not None and (folder / "config.json").exists() and sha256_once(weights, *state) == sha256:
+            folder = weights.parent.parent
+            if weights.exists() and (folder / "config.json").exists() and sha256_once(weights) == sha256:
                 return folder.resolve()
     return None
-
-
-@functools.lru_cache(maxsize=1024)
-def sha256_once(file: Path, *_state: int) -> str:
-    """Check sum of a file in this state (`file_state`): it is asked for again and again."""
-    return sha256_file(file)

@@ -3,6 +3,7 @@
 import json
 import platform
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Final, cast
 
@@ -18,6 +19,7 @@ from dpdt.study.source import flat
 __all__ = [
     "freeze_config",
     "frozen_settings",
+    "labels_of",
     "recorded_labels",
 ]
 
@@ -35,6 +37,11 @@ def frozen_settings(study: Study, *, kind: str) -> dict[str, Any]:
 def recorded_labels(study: Study) -> dict[str, Any]:
     """What a run's config says of its outputs: nothing of the paper's five labels, as ever."""
     return {} if study.study.labels == LABELS else {"labels": list(study.study.labels)}
+
+
+def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The labels of a run's outputs, in their order, from its config."""
+    return tuple(config.get("labels", LABELS))
 
 
 def freeze_config(paths: RunPaths, config: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dpdt.base.files import fingerprint, read_json, sha256_file, write_json
+from dpdt.base.files import fingerprint, read_json, sha256_once, write_json
 from dpdt.base.machine import __version__
 from dpdt.study import Study
 
@@ -46,5 +46,5 @@ def _inputs(study: Study, stage: str) -> str:
     if stage == "track":
         files.append(_result(study, "report"))
         settings.append(study.tracking.model_dump(mode="json"))
-    hashes = {file.relative_to(study.folder).as_posix(): sha256_file(file) for file in files if file.exists()}
+    hashes = {file.relative_to(study.folder).as_posix(): sha256_once(file) for file in files if file.exists()}
     return fingerprint({"version": __version__, "settings": settings, "files": hashes})

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from dpdt.base.files import read_json, sha256_file
-from dpdt.base.vocabulary import LABELS
 from dpdt.cohort.table import read_record
 from dpdt.errors import DpdtError, PrivacyError
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.label_counts import class_weights_of, noisy_counts
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.runs.ancestors import Ancestry, ancestry
+from dpdt.runs.config import labels_of
 from dpdt.runs.state import run_done
 from dpdt.shards.dataset import DomainData
 from dpdt.training.networks.build import build_model
@@ -92,7 +92,7 @@ def _refuse_own_patients(run: TrainingRun, data: DomainData, path: Path, made_by
     former = read_record(run.study, run.domain).get("former", ())
     seen = [{"split_sha256": data.split_sha256, "labels_sha256": data.labels_sha256}, *former]
     for number, other in enumerate(made_by.runs):
-        same = tuple(other.config.get("labels", LABELS)) == labels  # of other labels the hash is another, of course
+        same = labels_of(other.config) == labels  # of other labels the hash is another, of course
         names = ("split_sha256", "labels_sha256") if same else ("split_sha256",)
         if other.domain == run.domain or any(other.saw({name: each[name] for name in names}) for each in seen):
             was = (
@@ -138,7 +138,7 @@ def choose_class_weights(run: TrainingRun, data: DomainData, mechanism: Mechanis
         return [float(weight) for weight in choice]
     check_class_weights(study)
     config = read_json(study.paths.run(str(study.pretrain_run_id)).config)
-    weights = dict(zip(config.get("labels", LABELS), config["public_class_weights"], strict=True))
+    weights = dict(zip(labels_of(config), config["public_class_weights"], strict=True))
     return [float(weights[label]) for label in study.study.labels]
 
 

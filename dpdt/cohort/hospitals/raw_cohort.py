@@ -16,6 +16,7 @@ from dpdt.study.domain_settings import DomainSettings
 from dpdt.study.findings import Definition, define
 
 __all__ = [
+    "DAYS_PER_YEAR",
     "ELSEWHERE",
     "FRONTAL",
     "MAX_AGE_YEARS",
@@ -61,7 +62,8 @@ BLANK: Final = ("", "nan", "none", "unknown")
 LOST_FROM: Final = 5
 """So many cells of which none is understood are a mistake; fewer may be odd ones."""
 
-YEARS_PER_UNIT: Final = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+DAYS_PER_YEAR: Final = 365.25
+YEARS_PER_UNIT: Final = {"Y": 1.0, "M": 1 / 12, "W": 7 / DAYS_PER_YEAR, "D": 1 / DAYS_PER_YEAR}
 SEX_WORDS: Final = {"f": "female", "female": "female", "w": "female", "m": "male", "male": "male"}
 
 

@@ -6,14 +6,13 @@ from typing import Final
 
 import pandas as pd
 
-from dpdt.cohort.hospitals.raw_cohort import check_understood, mapped, possible_age
+from dpdt.cohort.hospitals.raw_cohort import DAYS_PER_YEAR, check_understood, mapped, possible_age
 from dpdt.cohort.hospitals.table_problems import Problems
 from dpdt.cohort.lists.cells import shape_of
 from dpdt.study.domain_settings import TableSettings
 
 __all__ = ["age_by_dates", "dates_of"]
 
-DAYS_PER_YEAR: Final = 365.25
 EXCEL: Final = "excel"
 FIRST_DAY: Final = pd.Timestamp("1899-12-30")
 """Day 0 of the spreadsheets' count, which has a 29 February 1900 that never was; right from 1 March 1900 on."""

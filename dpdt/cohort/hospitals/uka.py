@@ -22,6 +22,7 @@ from typing import Final
 import pandas as pd
 
 from dpdt.cohort.hospitals.raw_cohort import (
+    DAYS_PER_YEAR,
     FRONTAL,
     FileNames,
     Filter,
@@ -70,7 +71,6 @@ OPTIONAL: Final = {
     "view": ("view",),
     **{column: (column,) for column in OTHER_GRADES},
 }
-DAYS_PER_YEAR: Final = 365.25
 
 
 def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:

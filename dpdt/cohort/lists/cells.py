@@ -16,7 +16,16 @@ import pandas as pd
 
 from dpdt.errors import CohortError
 
-__all__ = ["cell_text", "json_rows", "parquet_header", "parquet_table", "shape_of", "sheet_rows", "shown"]
+__all__ = [
+    "cell_text",
+    "json_rows",
+    "parquet_header",
+    "parquet_table",
+    "shape_of",
+    "sheet_rows",
+    "shown",
+    "visible_sheets",
+]
 
 EXACT: Final = 1e15
 """Spreadsheets keep 15 digits: a longer number has lost its last ones, and two patients may have become one."""
@@ -122,7 +131,7 @@ def _sheet(workbook: Any, path: Path, name: str | None) -> Any:
         if name not in sheets:
             raise CohortError(f"{path}: no sheet {name!r}; found {', '.join(map(repr, sheets))}. Correct `sheet`.")
         return sheets[name]
-    shown = [each for each in sheets.values() if each.sheet_state == "visible" and _has_cells(each)]
+    shown = visible_sheets(workbook)
     if len(shown) == 1:
         return shown[0]
     hidden = [title for title, each in sheets.items() if each.sheet_state != "visible"]
@@ -134,6 +143,11 @@ def _sheet(workbook: Any, path: Path, name: str | None) -> Any:
         f"{path}: {len(shown)} sheets have cells: {names}. Say which is the list: sheet = "
         f"{json.dumps(shown[0].title, ensure_ascii=False)} in the domain's table.{told}"
     )
+
+
+def visible_sheets(workbook: Any) -> list[Any]:
+    """The sheets of a workbook that one sees and that have cells."""
+    return [each for each in workbook.worksheets if each.sheet_state == "visible" and _has_cells(each)]
 
 
 def _has_cells(sheet: Any) -> bool:

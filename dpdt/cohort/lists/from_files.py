@@ -4,14 +4,13 @@ Headers are read up to the pixels, by several processes. The list has ids of pat
 alone (0600) and goes nowhere else. An age is written, never a date of birth.
 """
 
-import csv
 import os
 import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
@@ -19,8 +18,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from dpdt.base.console import progress
-from dpdt.base.files import atomic_path
+from dpdt.base.private_csv import no_formula, private_csv
 from dpdt.cohort.hospitals.file_search import split_suffix
+from dpdt.cohort.hospitals.raw_cohort import DAYS_PER_YEAR
 from dpdt.errors import CohortError
 
 __all__ = ["COLUMNS", "FileCounts", "list_files"]
@@ -50,9 +50,6 @@ DICOM_SUFFIXES: Final = frozenset({"dcm", "dicom", "dic"})
 PICTURES: Final = frozenset({"png", "jpg", "jpeg", "jpe", "dcm", "dicom", "dic", "ima"})
 FIRST_GROUPS: Final = (b"\2\0", b"\x08\0")
 """Of a file without a preamble, as old devices write it."""
-FORMULA: Final = ("=", "+", "-", "@")
-"""A cell that begins so is a formula to a spreadsheet, and headers are written by others."""
-DAYS_PER_YEAR: Final = 365.25
 CHUNK: Final = 64
 NO_PICTURE: Final = "no picture"
 DIRECTORY: Final = "1.2.840.10008.1.3.10"
@@ -105,20 +102,20 @@ def list_files(folder: Path, output: Path, *, pattern: str | None = None, proces
         named = _compiled(pattern)
         columns, read = ("path", *named.groupindex), partial(_named, named)
     unreadable = output.with_name(f"{output.name}.unreadable.csv")
-    with _private_csv(output, columns) as write:
+    with private_csv(output, columns) as write:
         with progress("headers" if pattern is None else "names", len(paths), unit="files") as advance:
             for path, row, reason in _each(read, paths, 1 if pattern else processes):
                 advance()
                 _count(counts, path, row, reason)
                 if row is not None:
-                    write([_safe(row.get(name, ""), is_path=name == "path") for name in columns])
+                    write([no_formula(row.get(name, ""), is_path=name == "path") for name in columns])
         if not counts.listed:
             raise CohortError(_nothing(folder, counts, pattern))
     unreadable.unlink(missing_ok=True)
     if counts.unreadable:
-        with _private_csv(unreadable, ("path", "reason")) as write:
+        with private_csv(unreadable, ("path", "reason")) as write:
             for path, reason in counts.unreadable:
-                write([_safe(path, is_path=True), _safe(reason)])
+                write([no_formula(path, is_path=True), no_formula(reason)])
     return counts
 
 
@@ -242,21 +239,3 @@ def _age(born: str, examined: str) -> str:
     """Years between two days, in the one place where a date of birth is looked at."""
     first, last = _day(born), _day(examined)
     return f"{(last - first).days / DAYS_PER_YEAR:.1f}" if first and last and last >= first else ""
-
-
-def _safe(cell: str, *, is_path: bool = False) -> str:
-    """A cell that no spreadsheet runs as a formula."""
-    if not cell.startswith(FORMULA):
-        return cell
-    return f"./{cell}" if is_path else f"'{cell}"
-
-
-@contextmanager
-def _private_csv(path: Path, columns: tuple[str, ...]) -> Iterator[Callable[[list[str]], Any]]:
-    """A CSV that appears whole, for its owner alone; gives the function that writes a row."""
-    with atomic_path(path) as temporary:
-        temporary.chmod(0o600)
-        with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(columns)
-            yield writer.writerow

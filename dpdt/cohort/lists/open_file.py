@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
+from dpdt.cohort.lists.cells import visible_sheets
 from dpdt.cohort.lists.rows import HEADER_ROWS, MARKS, WORKBOOKS, ListFile
 from dpdt.errors import CohortError
 
@@ -90,8 +91,7 @@ def guess_sheet(source: ListFile) -> list[Guess]:
 
     workbook = openpyxl.load_workbook(source.path, read_only=True, data_only=True)
     try:
-        shown = [each for each in workbook.worksheets if each.sheet_state == "visible"]
-        names = [each.title for each in shown if any(any(row) for row in each.iter_rows(values_only=True))]
+        names = [each.title for each in visible_sheets(workbook)]
     finally:
         workbook.close()
     return [(name, "several sheets have cells: keep one line") for name in names] if len(names) > 1 else []

@@ -24,18 +24,20 @@ def bad_nodes(study: Study, tasks: Collection[Task]) -> list[str]:
         study: The study.
         tasks: What is to be sent again; nothing of it is in the queue.
     """
-    stages = {task.stage for task in tasks}
     jobs = [job for sent in submissions(study) if sent.cluster == "slurm" for job in sent.jobs]
     failed: dict[tuple[str, str], list[Job]] = defaultdict(list)
+    for job, node in _with_node(job for job in jobs if job.task in tasks):
+        if outcome(job) != "":
+            failed[job.task.stage, node].append(job)
+    suspects = {key: lost for key, lost in failed.items() if len(lost) >= FAILURES}
     finished: dict[str, set[str]] = defaultdict(set)
+    stages = {stage for stage, _ in suspects}  # the files of thousands of done jobs are read only where one is
     for job, node in _with_node(job for job in jobs if job.task.stage in stages):
         if outcome(job) == "":
             finished[job.task.stage].add(node)
-        elif job.task in tasks:
-            failed[job.task.stage, node].append(job)
     found = set()
-    for (stage, node), lost in failed.items():
-        if len(lost) >= FAILURES and finished[stage] - {node} and node not in finished[stage]:
+    for (stage, node), lost in suspects.items():
+        if finished[stage] - {node} and node not in finished[stage]:
             found.add(node)
             names = ", ".join(sorted({job.task.label for job in lost}))
             note(f"node {node} is left out: {len(lost)} jobs failed on it ({names}), none of {stage} ended well there")

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from dpdt.bundle.container import BLANK, CHECKSUM, check_seal, read_bytes, seal, strict_json
-from dpdt.bundle.manifest import Name, Short
+from dpdt.bundle.manifest import Count, Name, Part, Short, key_of
 from dpdt.bundle.signature import signed_by
 from dpdt.errors import BundleError
 from dpdt.evaluation.metrics import AVERAGE
@@ -21,15 +21,10 @@ OWN_LIST: Final = "own list"
 """Begins the definition of a label that a hospital's own list makes."""
 
 Auc = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0, le=2**53)]
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Model(_Part):
+class Model(Part):
     """Which model the numbers are of; `target_epsilon` is null without DP, 0 for the one before all trainings."""
 
     model: Count
@@ -43,7 +38,7 @@ class Model(_Part):
     carried: bool
 
 
-class AucRow(_Part):
+class AucRow(Part):
     """One AUC. Of an average: `labels` that it is over, and no counts."""
 
     model: Count
@@ -59,7 +54,7 @@ class AucRow(_Part):
     labels: Annotated[str, Field(max_length=20_000, pattern="^[A-Za-z0-9_,]*$")]
 
 
-class Bin(_Part):
+class Bin(Part):
     """Images whose score is in a bin: curves and calibration come from these."""
 
     model: Count
@@ -72,7 +67,7 @@ class Bin(_Part):
     mean_score: Auc
 
 
-class Pair(_Part):
+class Pair(Part):
     """A model against its twin without DP (`against` null) or the one before (0): macro AUC on the same patients."""
 
     train_domain: Name
@@ -85,7 +80,7 @@ class Pair(_Part):
     p: Auc | None
 
 
-class Results(_Part):
+class Results(Part):
     """One hospital's results."""
 
     format: Literal[1]
@@ -143,7 +138,7 @@ def unreadable(results: Mapping[str, Any]) -> str:
 def _first(err: ValidationError) -> str:
     """Where the first value is that cannot be, and why."""
     first = err.errors()[0]
-    return f"{ascii('.'.join(map(str, first['loc'])))[1:-1][:80]}: {first['msg']}"
+    return f"{key_of(first)}: {first['msg']}"
 
 
 def _wrong(results: Results) -> str:

@@ -20,7 +20,7 @@ from dpdt.bundle.manifest import check_site, recorded_input
 from dpdt.bundle.model import weights_sha256
 from dpdt.errors import StudyError
 from dpdt.evaluation.evaluate import evaluation_done, study_groups
-from dpdt.evaluation.metrics import ALL, AVERAGE, Groups, auc_influence
+from dpdt.evaluation.metrics import ALL, AVERAGE, FEWEST_PATIENTS, Groups, auc_influence
 from dpdt.evaluation.predict import wide
 from dpdt.report.apart.file import FORMAT, OWN_LIST, unreadable
 from dpdt.report.apart.suppression import score_bins, shown_groups
@@ -33,7 +33,7 @@ from dpdt.study import BEFORE, Cell, Study, is_before
 
 __all__ = ["MINIMUM", "export_results", "left_out"]
 
-MINIMUM: Final = 10
+MINIMUM: Final = FEWEST_PATIENTS
 """Patients of each class behind every number: with fewer there is no interval either (docs/evaluation.md)."""
 NO_NOISE: Final = "No noise was added: epsilon of the models' statements is for their train patients, not for these."
 POLICIES: Final = ("kind", "uncertain", "contradictions", "readers", "sublabels")

@@ -1,5 +1,6 @@
 """The network of a study, built by name."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from dpdt.training.networks.resnet9 import ResNet9
 __all__ = [
     "as_input",
     "build_model",
+    "scorer_of",
 ]
 
 
@@ -32,6 +34,18 @@ def build_model(settings: ModelSettings, *, folder: Path = Path(), num_outputs: 
     if settings.name != "resnet9":
         return custom_model(settings, folder, num_outputs=num_outputs)
     return ResNet9(width=settings.width, in_channels=settings.in_channels, num_outputs=num_outputs)
+
+
+def scorer_of(model: nn.Module, device: torch.device | str) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """A trained network, moved to the device: from pixels (k, size, size) to probabilities (k, labels)."""
+    model.eval().to(device)
+
+    @torch.inference_mode()
+    def score(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = torch.sigmoid(model(as_input(images, device))).cpu().numpy()
+        return values
+
+    return score
 
 
 def as_input(pixels: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
