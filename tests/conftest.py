@@ -29,3 +29,8 @@ settings.load_profile("dpdt")
 # A shell that runs the tests in the background has them ignore Ctrl-C, and with them whatever they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Bytes stay out of the names of tests: two workers must collect the same, and a file may hold the time."""
+    return "bytes" if isinstance(val, bytes) else None

@@ -229,7 +229,7 @@ def test_a_far_away_cell_makes_no_table_of_its_size(tmp_path: Path) -> None:
         ("list.csv", b"\xd0\xcf\x11\xe0\xff", r"a workbook of an old spreadsheet program"),
         ("list.xlsx", b"image,patient\n", r"cannot be read as a workbook"),
         ("list.csv", b"", r"empty \(0 bytes\)"),
-        ("list.csv", gzip.compress(b"image\n"), r"compressed by gzip, which its name does not say"),
+        ("list.csv", gzip.compress(b"image\n", mtime=0), r"compressed by gzip, which its name does not say"),
         ("list.json", b"[1]", r"line 1: not a JSON object"),
     ],
 )
