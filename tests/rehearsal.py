@@ -138,7 +138,7 @@ def rehearse(
     for hospital in hospitals:
         shutil.copy(hospital.folder / "out" / "results.json", together / f"{hospital.name}.json")
         hospital.left = {file.name: file.stat().st_size for file in sorted((hospital.folder / "out").iterdir())}
-    combine(sorted(together.glob("*.json")), together / "report")
+    combine([read_results(file) for file in sorted(together.glob("*.json"))], together / "report")
     return hospitals
 
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+import sqlite3
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -327,7 +328,7 @@ def test_the_report_names_what_is_missing_and_what_was_not_done_alike(
     files = [tmp_path / "one.json", tmp_path / "two.json"]
     for file, part in zip(files, (one, two), strict=True):
         file.write_text(as_text(part))
-    page = combine(files, tmp_path / "together").read_text(encoding="utf-8")
+    page = combine([read_results(file) for file in files], tmp_path / "together").read_text(encoding="utf-8")
     assert "<script" not in page
     assert "\x1b" not in page
     for sentence in (
@@ -377,7 +378,7 @@ def test_nothing_of_many_labels_and_other_groups_is_lost(tmp_path: Path, monkeyp
     sent = [many(file.stem, seed=number) for number, file in enumerate(files)]
     for file, results in zip(files, sent, strict=True):
         file.write_text(as_text(results))
-    page = combine(files, tmp_path / "together").read_text(encoding="utf-8")
+    page = combine([read_results(file) for file in files], tmp_path / "together").read_text(encoding="utf-8")
     assert "SYNTHETIC DATA" in page
     auc = pd.read_csv(tmp_path / "together" / "auc.csv")
     keys = ["train_domain", "target_epsilon", "test_domain", "label", "subgroup"]
@@ -516,3 +517,39 @@ def test_cut_and_strange_texts_are_no_results(exported: tuple[FakeRuns, dict[str
         write_text(tmp_path / f"{number}.json", bad)
         with pytest.raises(BundleError, match=r"not a results file|damaged or changed|no checksum"):
             read_results(tmp_path / f"{number}.json")
+
+
+def test_mlflow_has_each_model_once_with_its_numbers_at_all_hospitals(tmp_path: Path) -> None:
+    """Of one hospital first, then of two, twice: the values are those of the files."""
+    sent = {site: many(site, seed=number) for number, site in enumerate(("north", "south"))}
+    for site, found in sent.items():
+        (tmp_path / f"{site}.json").write_text(as_text(found))
+    files = [str(tmp_path / f"{site}.json") for site in sent]
+    store = tmp_path / "mlflow.db"
+    for given in (files[:1], files, files):
+        together = ["combine", *given, "--output", str(tmp_path / "together"), "--to", f"sqlite:///{store}"]
+        result = CliRunner().invoke(app, together)
+        assert result.exit_code == 0, result.output
+    assert f"{len(sent['north']['models'])} models of 2 hospitals, experiment together" in result.output
+    with sqlite3.connect(store) as database:
+        names = dict(database.execute("SELECT value, run_uuid FROM tags WHERE key = 'dpdt.run_id'").fetchall())
+        values = "SELECT run_uuid, key, value FROM metrics"
+        logged = {(run, key): value for run, key, value in database.execute(values).fetchall()}
+        number = len(database.execute(values).fetchall())
+        note = database.execute(
+            "SELECT value FROM tags WHERE key = 'mlflow.note.content' AND run_uuid = ?", [names["study"]]
+        )
+        assert "north, south" in note.fetchone()[0]
+    assert len(names) == len(sent["north"]["models"]) + 1
+    model = next(m for m in sent["north"]["models"] if m["target_epsilon"] == 8)
+    run = names[f"{model['train_domain']}-eps8-seed{model['seed']}-{model['weights_sha256'][:8]}"]
+    for site, found in sent.items():
+        own = next(m["model"] for m in found["models"] if m["weights_sha256"] == model["weights_sha256"])
+        macro = next(
+            row["auc"]
+            for row in found["auc"]
+            if (row["model"], row["label"], row["subgroup"]) == (own, "average", "all")
+        )
+        assert logged[run, f"auc/{site}/average"] == macro
+    assert number == len(logged), "no number was sent twice"
+    assert (tmp_path / "mlflow-artifacts").is_dir()

@@ -15,6 +15,7 @@ from dpdt.cohort.table import cohort_done, read_cohort, read_record
 from dpdt.errors import CohortError
 from dpdt.shards.build import build_shards
 from dpdt.shards.reader import shards_done
+from dpdt.shards.verify import verify_shards
 from dpdt.study import Study, load_study
 from tests.small_images import picture
 
@@ -153,7 +154,9 @@ def test_shards_of_other_images_are_kept_beside_those_of_the_cohort_that_was_bui
 
 
 @pytest.mark.parametrize("change", ["a label", "a policy"])
-def test_a_change_that_leaves_every_row_as_it_was_lets_the_shards_be_made_anew(change: str, tmp_path: Path) -> None:
+def test_a_change_of_what_a_label_means_leaves_the_pixels_as_they_are(
+    change: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("dpdt._core")
     labels = '[study]\nlabels = ["cardiomegaly"{}]\n'
     file = study_of(tmp_path).file
@@ -170,8 +173,29 @@ def test_a_change_that_leaves_every_row_as_it_was_lets_the_shards_be_made_anew(c
     with pytest.raises(CohortError, match=r"it is used \(its shards\)"):
         build_cohort(study, "own")
     build_cohort(study, "own", rebuild=True)
-    assert build_shards(study, "own").images == 12
+    shard = study.paths.shards("own").shard(0)
+    made = shard.stat().st_ino
+    assert not shards_done(study, "own")
+    summary = build_shards(study, "own")
+    assert (summary.built, summary.images) == (0, 12)
     assert shards_done(study, "own")
+    assert shard.stat().st_ino == made
+    assert "their shards stay" in capsys.readouterr().err
+    assert not shard.parent.with_name("own.old-1").exists()
+    assert verify_shards(study, "own") == []
+
+
+def test_the_duplicates_across_splits_are_counted_again_in_a_cohort_that_was_built_anew(tmp_path: Path) -> None:
+    """By hand: images 1 and 2 have the same pixels; first both are in train, then 2 is in test."""
+    pytest.importorskip("dpdt._core")
+    for number in range(12):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), picture(2 if number == 1 else number))
+    study = study_of(tmp_path)
+    build_cohort(study, "own")
+    assert build_shards(study, "own").duplicates_across_splits == 0
+    study = study_of(tmp_path, ROWS.assign(set=ROWS["set"].where(ROWS["image"] != "2.png", "test")))
+    build_cohort(study, "own", rebuild=True)
+    assert build_shards(study, "own").duplicates_across_splits == 2
 
 
 def test_the_command_rebuilds_on_request_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

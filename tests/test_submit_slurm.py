@@ -179,9 +179,9 @@ def test_a_task_that_got_fewer_cores_than_it_asked_for_says_so(
     ("sent_by", "refused"),
     [
         (code_version(), False),
-        ((__version__, None), False),  # a host without a checkout, or a node's image
-        (("0.0.1", None), True),
-        ((__version__, "1" * 40), True),
+        (("0.0.1", code_version()[1]), True),
+        ((__version__, "1" * 64), True),
+        ((__version__, None), True),  # of a version that had commits here, and sent from an installed package
     ],
 )
 def test_a_task_that_another_version_sent_is_refused_before_the_gpu_is_taken(
@@ -191,9 +191,6 @@ def test_a_task_that_another_version_sent_is_refused_before_the_gpu_is_taken(
     sent_by: tuple[str, str | None],
     refused: bool,
 ) -> None:
-    monkeypatch.setattr("dpdt.jobs.task_call.code_version", lambda: (__version__, "2" * 40))
-    if sent_by[1] == code_version()[1]:
-        monkeypatch.setattr("dpdt.jobs.task_call.code_version", code_version)
     call = as_slurm_job(monkeypatch, tmp_path / "jobs", 1, make_fake_study())
     call = dataclasses.replace(call, sent_by=sent_by)
     # one GPU is asked for and none is here: the error says how far it came

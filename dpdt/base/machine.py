@@ -1,6 +1,7 @@
 """Facts about this process and the machine it runs on: version, commit, container image, rank, cores, memory."""
 
 import functools
+import hashlib
 import os
 import re
 import subprocess
@@ -54,9 +55,16 @@ def code_commit() -> str | None:
 
 
 @functools.lru_cache(maxsize=1)
-def code_version() -> tuple[str, str | None]:
-    """Version and commit of the code that this process began with."""
-    return __version__, code_commit()
+def code_version() -> tuple[str, str]:
+    """Version, and a hash of the package's own Python files, of the code that this process began with.
+
+    A checkout, an installed package and an image that have the same files have the same hash, whatever is committed.
+    """
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(f"{file.relative_to(package).as_posix()}\0".encode() + file.read_bytes() + b"\0")
+    return __version__, digest.hexdigest()
 
 
 def this_rank() -> int:

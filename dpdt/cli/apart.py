@@ -145,14 +145,23 @@ def combine(
     files: Annotated[list[Path], typer.Argument(metavar="RESULTS…", help="Files of `dpdt results export`.")],
     output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("dpdt-combined"),
     signers: Signers = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="URI", help="Feed this MLflow too: a server, or sqlite:///FILE.")
+    ] = None,
 ) -> None:
     """Make one report of several hospitals' results.
 
     Every model at every hospital. Missing cells and what was not done alike are named.
     """
     from dpdt.report.apart.combine import combine as combine_results
+    from dpdt.report.apart.file import read_results
 
-    print(f"Report: {combine_results(files, output, signers=signers)}")
+    found = [read_results(file, signers=signers) for file in files]
+    print(f"Report: {combine_results(found, output)}")
+    if to is not None:
+        from dpdt.tracking.combined import send_combined
+
+        print(send_combined(found, output, to, experiment=output.resolve().name))
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -26,13 +26,13 @@ class TaskCall:
         study_file: The frozen study.
         task: What to do.
         num_threads: Cores for it; 0: all cores of the process.
-        sent_by: Version and commit of the dpdt that sent it.
+        sent_by: Version and hash of the dpdt that sent it.
     """
 
     study_file: str
     task: Task
     num_threads: int
-    sent_by: tuple[str, str | None] = field(default_factory=code_version, kw_only=True)
+    sent_by: tuple[str, str] = field(default_factory=code_version, kw_only=True)
 
     def __call__(self) -> None:
         """Run the task; the result is in the study's folder."""
@@ -43,14 +43,13 @@ class TaskCall:
     def check_version(self) -> None:
         """Refuse to go on with other code than what sent the task: a study would be made by two versions, unnoticed.
 
-        Commits are compared where both are known: a host may have a checkout, and its image no commit. Tasks of
-        versions that did not say theirs go on.
+        Tasks of versions that did not say theirs go on.
 
         Raises:
             ClusterError: This node has another version.
         """
         sent, here = getattr(self, "sent_by", None), code_version()
-        if sent is None or (sent[0] == here[0] and (sent[1] == here[1] or None in (sent[1], here[1]))):
+        if sent in (None, here):
             return
         raise ClusterError(
             f"{self.task.label}: sent by dpdt {_version_text(sent)}, but {socket.gethostname()} has dpdt "
@@ -86,7 +85,6 @@ class TaskCall:
         return thaw_study(self.study_file).paths.run(self.task.key).saved_step
 
 
-def _version_text(found: tuple[str, str | None]) -> str:
-    """Version and commit for people."""
-    version, commit = found
-    return version if commit is None else f"{version} (commit {commit[:12]}{'-dirty' if '-dirty' in commit else ''})"
+def _version_text(found: tuple[str, str]) -> str:
+    """Version and hash for people."""
+    return f"{found[0]} (files {str(found[1])[:12]})"

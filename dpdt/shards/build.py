@@ -19,7 +19,7 @@ from dpdt.errors import ShardError
 from dpdt.shards.inputs import ShardJob
 from dpdt.shards.manifest import read_manifest
 from dpdt.shards.process import ImageOutcome, num_workers, process_images
-from dpdt.shards.publish import publish
+from dpdt.shards.publish import adopt, publish
 from dpdt.shards.reader import shard_header
 from dpdt.study import Study
 
@@ -86,6 +86,7 @@ def build_shards(study: Study, domain: str, *, task_index: int = 0, num_tasks: i
     built = 0
     job.set_former_aside()
     if job.paths.manifest.exists():
+        adopt(job)
         job.check_manifest()
     else:
         job.check_inputs()

@@ -72,7 +72,7 @@ class ShardJob:
             raise ShardError(f"{self.study.paths.cohort_table(self.domain)}: no image in the cohort.")
 
     def set_former_aside(self) -> None:
-        """Rename shards of a cohort that was built anew to `<domain>.old-1`; the bytes of the same images stay."""
+        """Rename shards of a cohort that was built anew to `<domain>.old-1`; those of the same images stay."""
         if "former" not in read_record(self.study, self.domain):
             return
         folder = self.paths.folder
@@ -82,10 +82,17 @@ class ShardJob:
             found = part_record(parts[0]) if found is None and parts else found
             if found is None or all(found.get(key) == value for key, value in self.origin.items()):
                 return
+            if self.same_pixels(found):
+                return
             names = (folder.with_name(f"{self.domain}.old-{number}") for number in itertools.count(1))
             kept = next(name for name in names if not name.exists())
             folder.rename(kept)
             note(f"shards {self.domain}: the cohort was built anew; the former shards are in {kept}.")
+
+    def same_pixels(self, manifest: dict[str, Any]) -> bool:
+        """Whether complete shards are of these images with these settings, whatever the labels mean now."""
+        same = {"cohort_sha256": self.origin["cohort_sha256"], "settings": self.study.shards.deciding()}
+        return all(manifest.get(key) == value for key, value in same.items())
 
     def check_manifest(self) -> None:
         """Check that complete shards are those of the study, and tidy up after a task that died while tidying up."""

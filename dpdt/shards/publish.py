@@ -14,10 +14,10 @@ from dpdt.base.files import atomic_path, exclusive_lock, sha256_file, write_json
 from dpdt.cohort.table import read_record
 from dpdt.errors import ShardError
 from dpdt.shards.inputs import ShardJob, part_record
-from dpdt.shards.manifest import FORMAT
+from dpdt.shards.manifest import FORMAT, read_manifest
 from dpdt.shards.reader import INDEX_COLUMNS
 
-__all__ = ["publish"]
+__all__ = ["adopt", "publish"]
 
 # Which pixels a file has for dpdt itself; another number where the same libraries would give others. 2: JPEG whole,
 # JPEG 2000 at a scale that its picture decides, padding and colour of strange headers.
@@ -45,8 +45,26 @@ def publish(job: ShardJob) -> None:
         _check_rejects(job, table[~good], parts, images=len(table))
         with atomic_path(job.paths.index) as temporary:
             table.loc[good, list(INDEX_COLUMNS)].to_parquet(temporary, index=False)
-        write_json(job.paths.manifest, _manifest(job, table, parts))
+        manifest = _manifest(job, table, parts)
+        _warn_of_duplicates(job, manifest)
+        write_json(job.paths.manifest, manifest)
         shutil.rmtree(parts[0].parent, ignore_errors=True)
+
+
+def adopt(job: ShardJob) -> None:
+    """Let the shards of a former cohort be those of the one that was built anew of the same images."""
+    if "former" not in read_record(job.study, job.domain):
+        return
+    with exclusive_lock(job.paths.lock):
+        found = read_manifest(job.paths.manifest)
+        if not job.same_pixels(found):
+            return  # `check_manifest` says so
+        images = pd.read_parquet(job.paths.index, columns=["image_id", "sha256"])
+        manifest = {**found, **job.origin, "duplicates_across_splits": _count_duplicates(job, images)}
+        if manifest != found:
+            write_json(job.paths.manifest, manifest)
+            note(f"shards {job.domain}: the cohort was built anew, of the same images: their shards stay.")
+            _warn_of_duplicates(job, manifest)
 
 
 def _check_rejects(job: ShardJob, rejects: pd.DataFrame, parts: list[Path], *, images: int) -> None:
@@ -101,14 +119,17 @@ def _manifest(job: ShardJob, table: pd.DataFrame, parts: list[Path]) -> dict[str
 def _count_duplicates(job: ShardJob, images: pd.DataFrame) -> int:
     """Images with the same pixels in more than one split: a leak that no patient id shows."""
     split = images["image_id"].map(job.cohort.set_index("image_id")["split"])
-    count = int((split.groupby(images["sha256"]).transform("nunique") > 1).sum())
+    return int((split.groupby(images["sha256"]).transform("nunique") > 1).sum())
+
+
+def _warn_of_duplicates(job: ShardJob, manifest: dict[str, Any]) -> None:
+    count = manifest["duplicates_across_splits"]
     if count:
         print(
             f"warning: {job.domain}: {count} images have pixels that occur in more than one split (same sha256 in "
             f"{job.paths.index})",
             file=sys.stderr,
         )
-    return count
 
 
 def _oddities(messages: pd.Series) -> dict[str, int]:

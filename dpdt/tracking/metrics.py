@@ -15,7 +15,16 @@ from dpdt.evaluation.metrics import ALL, AVERAGE, CROSSINGS, MAIN_RATES, PAPER, 
 from dpdt.runs.read import Run
 from dpdt.study import is_before
 
-__all__ = ["MAX_METRIC_KEYS", "STEP_METRICS", "Point", "final_values", "macro_labels", "milliseconds", "step_values"]
+__all__ = [
+    "MAX_METRIC_KEYS",
+    "STEP_METRICS",
+    "Point",
+    "final_values",
+    "macro_labels",
+    "milliseconds",
+    "named_values",
+    "step_values",
+]
 
 MAX_METRIC_KEYS: Final = 150  # more columns make the compare page unusable
 MAX_POINTS: Final = 1000  # of one chart
@@ -90,7 +99,8 @@ def final_values(run: Run, updated: float, *, taken: int = 0) -> tuple[list[Poin
     # after a former evaluation's, so that it is the latest
     when = milliseconds(max(updated, run.paths.metrics.stat().st_mtime))
     room = MAX_METRIC_KEYS - len(STEP_METRICS) - taken - len(points) - len(undefined)
-    for number, (name, value, reason) in enumerate(_named_values(run, table)):
+    before = is_before(run.target_epsilon)
+    for number, (name, value, reason) in enumerate(named_values(table, own=None if before else run.domain)):
         if number >= room:
             break  # the artifact metrics.csv has all
         if math.isfinite(value):
@@ -122,8 +132,13 @@ def _audit_values(run: Run, step: int) -> tuple[list[Point], dict[str, str]]:
     return points, {f"audit/{name}": "the audit has no such number" for name in values if name not in known}
 
 
-def _named_values(run: Run, table: pd.DataFrame) -> Iterator[tuple[str, float, str]]:
-    """Name, value and reason of the evaluation's metrics, the most wanted first."""
+def named_values(table: pd.DataFrame, *, own: str | None) -> Iterator[tuple[str, float, str]]:
+    """Name, value and reason of a model's metrics, the most wanted first.
+
+    Args:
+        table: With COLUMNS.
+        own: The domain it was trained on; None for the model before all trainings, which no domain is its own of.
+    """
     wanted = table[(table["split"] == "test") & (table["protocol"] != PAPER) & table["metric"].isin(SHOWN)]
     columns = (wanted[name].astype(str) for name in ("test_domain", "label", "subgroup", "metric"))
     numbers = zip(wanted["value"].astype(float), wanted["reason"].astype(str), strict=True)
@@ -133,20 +148,19 @@ def _named_values(run: Run, table: pd.DataFrame) -> Iterator[tuple[str, float, s
     def value(domain: str, label: str, subgroup: str = ALL, metric: str = "auc") -> tuple[float, str]:
         return keyed.get((domain, label, subgroup, metric), (math.nan, "not evaluated"))
 
-    before = is_before(run.target_epsilon)  # no domain is its own: both means are over all
     macro = macro_aucs(table)
-    others = [domain for domain in domains if before or domain != run.domain]
+    others = [domain for domain in domains if domain != own]
     for column in (
         "auc",
         *(["auc_common"] if macro_labels(table) else []),
     ):  # where they differ: over common labels, too
-        if run.domain in domains and not before:
-            reason = value(run.domain, AVERAGE)[1] if column == "auc" else NO_COMMON
-            yield column, float(macro[column].get(run.domain, math.nan)), reason
+        if own is not None and own in domains:
+            reason = value(own, AVERAGE)[1] if column == "auc" else NO_COMMON
+            yield column, float(macro[column].get(own, math.nan)), reason
         elsewhere = [float(v) for v in macro.loc[others, column] if math.isfinite(v)]
         mean = sum(elsewhere) / len(elsewhere) if elsewhere else math.nan
         off_domain = column.replace("auc", "auc_off_domain", 1)
-        for name in (*((column,) if before else ()), *((off_domain,) if others else ())):
+        for name in (*((column,) if own is None else ()), *((off_domain,) if others else ())):
             yield name, mean, "no other domain has a defined AUC" if column == "auc" else NO_COMMON
     labels = labels_of(table)
     for domain in domains:

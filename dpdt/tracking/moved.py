@@ -40,7 +40,7 @@ def follow_study(study: Study) -> bool:
     file = database_file(uri)
     if file is None or not was_moved(study):
         return False
-    with explained(uri), one_writer(study):
+    with explained(uri), one_writer(uri, study.paths.tracking_lock):
         found = _moved_from(study, file)  # another process may have been quicker
         if found is None:
             return False

@@ -111,15 +111,16 @@ def explained(uri: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_writer(study: Study) -> Iterator[None]:
-    """Be the only process that feeds MLflow from this study, and the only one of all that writes to a SQLite file.
+def one_writer(uri: str, *locks: Path) -> Iterator[None]:
+    """Be the only process that holds these locks (a study's), and the only one of all that writes to a SQLite file.
 
     Studies may share a SQLite file. Its tables must be made by one process, and its lock of one writer would otherwise
     be found by timeouts.
     """
-    file = database_file(tracking_uri(study))
+    file = database_file(uri)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(exclusive_lock(study.paths.tracking_lock))
+        for lock in locks:
+            stack.enter_context(exclusive_lock(lock))
         if file is not None:
             stack.enter_context(exclusive_lock(file.with_name(f"{file.name}.lock")))
         yield
@@ -172,21 +173,24 @@ def find_experiment(client: "MlflowClient", study: Study) -> "Experiment | None"
     return client.get_experiment_by_name(experiment_name(study))
 
 
-def make_experiment(client: "MlflowClient", study: Study) -> str:
-    """The id of the study's experiment, which is created or restored if need be.
+def make_experiment(client: "MlflowClient", name: str, *, artifacts: Path, uri: str) -> str:
+    """The id of an experiment, which is created or restored if need be.
 
-    A server has its own artifact store; else it is a folder of the study (MLflow's default: the working directory).
+    Args:
+        client: MLflow's client.
+        name: The experiment's.
+        artifacts: Where its artifacts go (MLflow's default: the working directory); a server has a store of its own.
+        uri: Of the client.
     """
     from mlflow.exceptions import MlflowException
 
-    found = find_experiment(client, study)
+    found = client.get_experiment_by_name(name)
     if found is None:
-        location = None if is_server(tracking_uri(study)) else study.paths.mlflow_artifacts.as_uri()
+        location = None if is_server(uri) else artifacts.as_uri()
         try:
-            name = experiment_name(study)
             return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
         except MlflowException:  # another machine created it at this moment
-            found = find_experiment(client, study)
+            found = client.get_experiment_by_name(name)
             if found is None:
                 raise
     if found.lifecycle_stage == "deleted":

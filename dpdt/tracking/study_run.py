@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-__all__ = ["PARENT", "RUN_LIST", "compare_fragment", "compared_runs", "create_parent", "parent_state", "send_parent"]
+__all__ = [
+    "PARENT",
+    "RUN_LIST",
+    "compare_fragment",
+    "compared_runs",
+    "create_parent",
+    "parent_state",
+    "send_parent",
+    "share_run_list",
+]
 
 RUN_LIST: Final = "dpdt"
 """Shared view (MLflow's `viewStateShareKey`) of a study's runs: by target epsilon, with these columns."""
@@ -67,6 +76,17 @@ def send_parent(
     log(client, parent.info.run_id, tags={SENT_TAG: f"{state} {everything}"})
 
 
+def share_run_list(client: "MlflowClient", experiment: str) -> None:
+    """Keep the shared view RUN_LIST with the experiment."""
+    view = {
+        "selectedColumns": [*COLUMNS],
+        "columnWidths": COLUMNS,
+        "orderByKey": next(iter(COLUMNS)),
+        "orderByAsc": True,
+    }
+    client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{RUN_LIST}", json.dumps(view))
+
+
 def _send_news(client: "MlflowClient", study: Study, parent: "MlflowRun", known: Mapping[str, str]) -> None:
     folder = study.paths.report
     files = _report_files(folder)
@@ -87,13 +107,7 @@ def _send_news(client: "MlflowClient", study: Study, parent: "MlflowRun", known:
     curve = folder / "epsilon_curve.csv"
     points = _points(study, milliseconds(curve.stat().st_mtime)) if curve in files else []
     log(client, run_id, points=points, tags=tags)
-    view = {
-        "selectedColumns": [*COLUMNS],
-        "columnWidths": COLUMNS,
-        "orderByKey": next(iter(COLUMNS)),
-        "orderByAsc": True,
-    }
-    client.set_experiment_tag(parent.info.experiment_id, f"mlflow.sharedViewState.{RUN_LIST}", json.dumps(view))
+    share_run_list(client, parent.info.experiment_id)
     if _done(cells):
         ended = max(float(run.state.get("updated") or 0) for run in cells.values() if run)
         client.set_terminated(run_id, status="FINISHED", end_time=round(ended * 1000))

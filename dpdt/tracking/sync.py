@@ -22,6 +22,7 @@ from dpdt.tracking.registry import register_model
 from dpdt.tracking.sqlite_check import sqlite_is_current
 from dpdt.tracking.store import (
     database_file,
+    experiment_name,
     explained,
     make_experiment,
     one_writer,
@@ -76,9 +77,9 @@ def sync(study: Study, *, only: Collection[str] | None = None) -> SyncSummary:
     follow_study(study)
     if only is None and file is not None and sqlite_is_current(study, file, runs):
         return SyncSummary(public_name(uri), len(runs), 0)
-    with explained(uri), one_writer(study):
+    with explained(uri), one_writer(uri, study.paths.tracking_lock):
         client = open_client(uri)
-        experiment = make_experiment(client, study)
+        experiment = make_experiment(client, experiment_name(study), artifacts=study.paths.mlflow_artifacts, uri=uri)
         before = _everything(study, runs) if only is None else ""
         if before and _server_is_current(client, experiment, before, num_runs=len(runs)):
             return SyncSummary(public_name(uri), len(runs), 0)

@@ -10,34 +10,32 @@ import pandas as pd
 from dpdt.base.console import printable
 from dpdt.errors import BundleError
 from dpdt.evaluation.metrics import ALL, AVERAGE
-from dpdt.report.apart.file import OWN_LIST, Results, read_results
+from dpdt.report.apart.file import OWN_LIST, AucRow, Model, Results
 from dpdt.report.format import Table
 from dpdt.report.from_csv import read_auc_table, write_auc_report
 from dpdt.report.page import Source
 from dpdt.study import arm_name
 
-__all__ = ["combine", "combined_auc", "disagreements"]
+__all__ = ["combine", "combined_auc", "disagreements", "models_of"]
 
 MOST_SHOWN: Final = 1000
 """Characters of a value that differs: a page is for people."""
 CELL: Final = ["target_epsilon", "label", "subgroup", "train_domain", "test_domain"]
 
 
-def combine(files: Sequence[Path], folder: Path, *, signers: Path | None = None) -> Path:
+def combine(results: Sequence[Results], folder: Path) -> Path:
     """Write the report of several hospitals' results.
 
     Args:
-        files: Results files, of one hospital each.
+        results: Of one hospital each.
         folder: Where the report goes.
-        signers: Trusted keys; then each file must be signed by one of them.
 
     Returns:
         The page.
 
     Raises:
-        BundleError: A file cannot be used, or two are of the same test domain.
+        BundleError: Two are of the same test domain, or there is no number in them.
     """
-    results = [read_results(file, signers=signers) for file in files]
     frame = combined_auc(results)
     if frame.empty:
         raise BundleError("no AUC in these results: every cell was too small to leave its hospital.")
@@ -78,10 +76,9 @@ def combined_auc(results: Sequence[Results]) -> pd.DataFrame:
         raise BundleError(f"two results are of {same}. Give one, or have one made with another --site.")
     rows = [
         {**row.model_dump(), "train_domain": model.train_domain, "target_epsilon": _epsilon(model.target_epsilon)}
-        for result in results
-        for model in result.models
-        for row in result.auc
-        if row.model == model.model and (model.target_epsilon != 0 or _one_before(results))
+        for model, found in models_of(results)
+        for row in found
+        if model.target_epsilon != 0 or _one_before(results)
     ]
     if not rows:
         return pd.DataFrame(columns=[*CELL, "auc"])
@@ -89,6 +86,19 @@ def combined_auc(results: Sequence[Results]) -> pd.DataFrame:
     means = {"auc": "mean", "ci_low": "mean", "ci_high": "mean", "n": "max", "labels": "first"}
     found: pd.DataFrame = table.groupby(CELL, sort=False, as_index=False).agg(means)
     return found
+
+
+def models_of(results: Sequence[Results]) -> list[tuple[Model, list[AucRow]]]:
+    """Every model once, as the first hospital that names it has it, with its AUCs at all hospitals."""
+    found: dict[tuple[Any, ...], tuple[Model, list[AucRow]]] = {}
+    for result in results:
+        of_model: dict[int, list[AucRow]] = {}
+        for row in result.auc:
+            of_model.setdefault(row.model, []).append(row)
+        for model in result.models:
+            key = (model.train_domain, model.target_epsilon, model.seed, model.weights_sha256)
+            found.setdefault(key, (model, []))[1].extend(of_model.get(model.model, ()))
+    return list(found.values())
 
 
 def disagreements(results: Sequence[Results]) -> list[str]:

@@ -1,0 +1,138 @@
+"""Feed MLflow from several hospitals' results: a run a model, with its numbers at all of them. Twice is once."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pandas as pd
+
+from dpdt.base.console import printable
+from dpdt.base.files import fingerprint
+from dpdt.bundle.card import plain_markdown
+from dpdt.evaluation.metrics import STRICT
+from dpdt.report.apart.combine import disagreements, models_of
+from dpdt.report.apart.file import AucRow, Model, Results
+from dpdt.study import arm_name, format_epsilon
+from dpdt.tracking.client import PARENT_TAG, SENT_TAG, find_runs, log
+from dpdt.tracking.metrics import MAX_METRIC_KEYS, Point, milliseconds, named_values
+from dpdt.tracking.payload import FORMAT, RUN_ID_TAG
+from dpdt.tracking.store import database_file, explained, make_experiment, one_writer, open_client, public_name
+from dpdt.tracking.study_run import PARENT, compare_fragment, share_run_list
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+__all__ = ["send_combined"]
+
+ARTIFACTS: Final = "mlflow-artifacts"  # beside a SQLite file
+
+
+def send_combined(results: Sequence[Results], report: Path, uri: str, *, experiment: str) -> str:
+    """Bring MLflow up to date with a combined report.
+
+    Args:
+        results: The hospitals'.
+        report: The folder of their report.
+        uri: A server's, or ``sqlite:///FILE``.
+        experiment: Its name; every set of hospitals that is combined under it is one parent run.
+
+    Returns:
+        One line for people.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses.
+    """
+    file = database_file(uri)
+    with explained(uri), one_writer(uri):
+        client = open_client(uri)
+        artifacts = (file.absolute().parent if file else report.absolute()) / ARTIFACTS
+        where = make_experiment(client, experiment, artifacts=artifacts, uri=uri)
+        known = find_runs(client, where)
+        parent = known.get(PARENT) or _create(client, where, PARENT, experiment, kind="study")
+        sent = []
+        for model, rows in models_of(results):
+            name = f"{model.train_domain}-eps{_arm(model)}-seed{model.seed}-{model.weights_sha256[:8]}"
+            run = known.get(name) or _create(client, where, name, _title(model), kind="combined")
+            _send(client, run, model, rows, parent=parent, synthetic=any(r.synthetic for r in results))
+            sent.append(run.info.run_id)
+        client.log_artifacts(parent.info.run_id, str(report), "report")
+        log(client, parent.info.run_id, tags={"mlflow.note.content": _description(results, report, where, sent)})
+        client.set_terminated(parent.info.run_id, status="FINISHED")
+        share_run_list(client, where)
+    return f"MLflow at {public_name(uri)}: {len(sent)} models of {len(results)} hospitals, experiment {experiment}"
+
+
+def _create(client: "MlflowClient", experiment: str, name: str, title: str, *, kind: str) -> "MlflowRun":
+    tags = {RUN_ID_TAG: name, "dpdt.kind": kind, "mlflow.source.name": "dpdt", "mlflow.source.type": "JOB"}
+    return client.create_run(experiment, tags=tags, run_name=title)
+
+
+def _send(
+    client: "MlflowClient",
+    run: "MlflowRun",
+    model: Model,
+    rows: Sequence[AucRow],
+    *,
+    parent: "MlflowRun",
+    synthetic: bool,
+) -> None:
+    """A model's numbers, unless MLflow has these very ones."""
+    state = fingerprint(
+        [FORMAT, parent.info.run_id, synthetic, model.model_dump(), [row.model_dump() for row in rows]]
+    )[:16]
+    if run.data.tags.get(SENT_TAG) == state:
+        return
+    own = None if model.target_epsilon == 0 else model.train_domain
+    named = [(key, value) for key, value, _ in named_values(_table(rows), own=own) if math.isfinite(value)]
+    now = milliseconds(pd.Timestamp.now("UTC").timestamp())
+    private = model.epsilon is not None
+    params = {
+        "target_epsilon": _arm(model),
+        "train_domain": model.train_domain,
+        "training.seed": str(model.seed),
+        "training.privacy_unit": model.unit if private else "none",
+    }
+    tags = {
+        PARENT_TAG: parent.info.run_id,
+        "dpdt.arm": "DP" if private else arm_name(model.target_epsilon),
+        "dpdt.train_domain": model.train_domain,
+        "dpdt.epsilon": f"{model.epsilon:g}" if model.epsilon is not None else "",
+        "dpdt.delta": f"{model.delta:g}" if model.delta is not None else "",
+        "dpdt.privacy_unit": params["training.privacy_unit"],
+        "dpdt.synthetic": str(synthetic).lower(),
+        "dpdt.weights_sha256": model.weights_sha256,
+    }
+    news = [(key, value) for key, value in named[:MAX_METRIC_KEYS] if run.data.metrics.get(key) != value]
+    points = [Point(key, value, now, 0) for key, value in news]
+    missing = {key: value for key, value in params.items() if key not in run.data.params}
+    log(client, run.info.run_id, points=points, params=missing, tags=tags)
+    client.set_terminated(run.info.run_id, status="FINISHED")
+    log(client, run.info.run_id, tags={SENT_TAG: state})
+
+
+def _table(rows: Sequence[AucRow]) -> pd.DataFrame:
+    """The rows as a table of metrics of an evaluation."""
+    fixed = {"split": "test", "metric": "auc", "protocol": STRICT, "reason": ""}
+    found: list[dict[str, Any]] = [{**row.model_dump(), "value": row.auc, **fixed} for row in rows]
+    return pd.DataFrame(found)
+
+
+def _arm(model: Model) -> str:
+    return format_epsilon(math.inf if model.target_epsilon is None else model.target_epsilon)
+
+
+def _title(model: Model) -> str:
+    arm = arm_name(model.target_epsilon)
+    return arm if model.target_epsilon == 0 else f"{model.train_domain} · {arm} · seed {model.seed}"
+
+
+def _description(results: Sequence[Results], report: Path, experiment: str, sent: Sequence[str]) -> str:
+    """The parent's description (Markdown): the answer, what was not done alike, the way to the comparison."""
+    lines = [", ".join(printable(result.site) for result in results)]
+    lines += ["**Synthetic data.**"] if any(result.synthetic for result in results) else []
+    lines += (report / "answer.txt").read_text(encoding="utf-8").splitlines()
+    lines += [f"Not done alike: {plain_markdown(text)}" for text in disagreements(results)]
+    lines += [f"[Compare the models]({compare_fragment(experiment, sent)}) · report: *Artifacts*, `report/index.html`"]
+    return "\n\n".join(lines)
