@@ -25,10 +25,10 @@ demo: install
 
 # All but what repeats something many times or takes a rehearsal's minutes: that is `make test-long`. CI runs both.
 test: install
-	$(BIN)/pytest -n 2 --dist loadfile -m "not long"
+	$(BIN)/pytest -n 2 --dist loadfile --durations 20 -m "not long"
 
 test-long: install
-	$(BIN)/pytest -n 2 --dist loadfile -m long
+	$(BIN)/pytest -n 2 --dist loadfile --durations 20 -m long
 
 # Every room in seven minutes on two cores, without servers, Slurm, browsers and containers: while one is writing.
 test-fast: install

@@ -150,6 +150,7 @@ def test_nobody_without_a_password_reads_or_writes(
     assert assert_view_equals_folders(study) > 0
 
 
+@pytest.mark.long
 def test_a_backup_brings_every_value_back(
     team_server: MlflowServer,
     settings: dict[str, str],
@@ -249,6 +250,7 @@ def test_deleted_runs_and_old_backups_are_removed_for_good_and_nothing_else(
     assert sync(study).sent == 1  # what the folders have, MLflow has again
 
 
+@pytest.mark.long
 def test_tls_in_front_of_the_server(
     team_server: MlflowServer, fake_runs: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

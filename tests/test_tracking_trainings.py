@@ -95,7 +95,7 @@ def test_a_training_killed_by_sigkill_is_marked_and_comes_back_as_the_same_run(
         assert in_mlflow() == (run_id, "RUNNING")
     finally:
         os.kill(second.pid, signal.SIGCONT)
-    assert second.wait(120) == 0
+    assert second.wait(280) == 0
     assert in_mlflow() == (run_id, "FINISHED")
     assert lines(paths.metrics_log) > before[0]
     samples = [json.loads(line)["sample"] for line in paths.system_log.read_text().splitlines()]

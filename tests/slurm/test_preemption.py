@@ -176,6 +176,7 @@ def latest_jobs_folder(study: Study, run_id: str) -> Path:
     return next(job.log.parent for task, (_, job) in latest_jobs(study).items() if task.key == run_id)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("nodes", "gpus", "killed"),
     [(1, 2, False), (2, 1, False), (1, 2, True), (2, 1, True)],
@@ -207,7 +208,7 @@ def test_two_processes_train_one_model_and_come_back_together(
     assert slurm("squeue", "--noheader", f"--job={job}", "--format=%D").split() == [str(nodes)]
     if killed:
         pattern = f"submitit.core._submit {latest_jobs_folder(study, run_id)}"
-        ranks = [process for process in map(psutil.Process, psutil.pids()) if rank_of(process, pattern) == "1"]
+        ranks = [process for process in psutil.process_iter() if rank_of(process, pattern) == "1"]
         assert len(ranks) == 1
         ranks[0].kill()
     else:
