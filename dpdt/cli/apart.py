@@ -154,6 +154,7 @@ def combine(
     Every model at every hospital. Missing cells and what was not done alike are named.
     """
     from dpdt.report.apart.combine import combine as combine_results
+    from dpdt.report.apart.combine import disagreements, models_of
     from dpdt.report.apart.file import read_results
 
     found = [read_results(file, signers=signers) for file in files]
@@ -161,7 +162,11 @@ def combine(
     if to is not None:
         from dpdt.tracking.combined import send_combined
 
-        print(send_combined(found, output, to, experiment=output.resolve().name))
+        models = [(model.model_dump(), [row.model_dump() for row in rows]) for model, rows in models_of(found)]
+        told = [", ".join(result.site for result in found), *disagreements(found)]
+        synthetic = any(result.synthetic for result in found)
+        name = output.resolve().name
+        print(send_combined(models, output, to, experiment=name, told=told, synthetic=synthetic))
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -1,18 +1,15 @@
 """Feed MLflow from several hospitals' results: a run a model, with its numbers at all of them. Twice is once."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
-from dpdt.base.console import printable
 from dpdt.base.files import fingerprint
 from dpdt.bundle.card import plain_markdown
 from dpdt.evaluation.metrics import STRICT
-from dpdt.report.apart.combine import disagreements, models_of
-from dpdt.report.apart.file import AucRow, Model, Results
 from dpdt.study import arm_name, format_epsilon
 from dpdt.tracking.client import PARENT_TAG, SENT_TAG, find_runs, log
 from dpdt.tracking.metrics import MAX_METRIC_KEYS, Point, milliseconds, named_values
@@ -29,14 +26,24 @@ __all__ = ["send_combined"]
 ARTIFACTS: Final = "mlflow-artifacts"  # beside a SQLite file
 
 
-def send_combined(results: Sequence[Results], report: Path, uri: str, *, experiment: str) -> str:
+def send_combined(
+    models: Sequence[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]],
+    report: Path,
+    uri: str,
+    *,
+    experiment: str,
+    told: Sequence[str],
+    synthetic: bool,
+) -> str:
     """Bring MLflow up to date with a combined report.
 
     Args:
-        results: The hospitals'.
-        report: The folder of their report.
+        models: Each model, and its AUCs at all hospitals, as results files have them (docs/apart.md).
+        report: The folder of the report.
         uri: A server's, or ``sqlite:///FILE``.
-        experiment: Its name; every set of hospitals that is combined under it is one parent run.
+        experiment: Its name.
+        told: Sentences for the parent run: which hospitals, and what was not done alike.
+        synthetic: Whether there is made-up data in it.
 
     Returns:
         One line for people.
@@ -52,16 +59,19 @@ def send_combined(results: Sequence[Results], report: Path, uri: str, *, experim
         known = find_runs(client, where)
         parent = known.get(PARENT) or _create(client, where, PARENT, experiment, kind="study")
         sent = []
-        for model, rows in models_of(results):
-            name = f"{model.train_domain}-eps{_arm(model)}-seed{model.seed}-{model.weights_sha256[:8]}"
+        for model, rows in models:
+            name = f"{model['train_domain']}-eps{_arm(model)}-seed{model['seed']}-{model['weights_sha256'][:8]}"
             run = known.get(name) or _create(client, where, name, _title(model), kind="combined")
-            _send(client, run, model, rows, parent=parent, synthetic=any(r.synthetic for r in results))
+            _send(client, run, model, rows, parent=parent, synthetic=synthetic)
             sent.append(run.info.run_id)
         client.log_artifacts(parent.info.run_id, str(report), "report")
-        log(client, parent.info.run_id, tags={"mlflow.note.content": _description(results, report, where, sent)})
+        lines = ["**Synthetic data.**"] if synthetic else []
+        lines += [*map(plain_markdown, told), *(report / "answer.txt").read_text(encoding="utf-8").splitlines()]
+        lines += [f"[Compare the models]({compare_fragment(where, sent)}) · report: *Artifacts*, `report/index.html`"]
+        log(client, parent.info.run_id, tags={"mlflow.note.content": "\n\n".join(lines)})
         client.set_terminated(parent.info.run_id, status="FINISHED")
         share_run_list(client, where)
-    return f"MLflow at {public_name(uri)}: {len(sent)} models of {len(results)} hospitals, experiment {experiment}"
+    return f"MLflow at {public_name(uri)}: {len(sent)} models, experiment {experiment}"
 
 
 def _create(client: "MlflowClient", experiment: str, name: str, title: str, *, kind: str) -> "MlflowRun":
@@ -72,37 +82,36 @@ def _create(client: "MlflowClient", experiment: str, name: str, title: str, *, k
 def _send(
     client: "MlflowClient",
     run: "MlflowRun",
-    model: Model,
-    rows: Sequence[AucRow],
+    model: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
     *,
     parent: "MlflowRun",
     synthetic: bool,
 ) -> None:
     """A model's numbers, unless MLflow has these very ones."""
-    state = fingerprint(
-        [FORMAT, parent.info.run_id, synthetic, model.model_dump(), [row.model_dump() for row in rows]]
-    )[:16]
+    state = fingerprint([FORMAT, parent.info.run_id, synthetic, model, rows])[:16]
     if run.data.tags.get(SENT_TAG) == state:
         return
-    own = None if model.target_epsilon == 0 else model.train_domain
-    named = [(key, value) for key, value, _ in named_values(_table(rows), own=own) if math.isfinite(value)]
+    own = None if model["target_epsilon"] == 0 else model["train_domain"]
+    values = named_values(_table(rows), own=own) if rows else ()  # all may be too small to have left
+    named = [(key, value) for key, value, _ in values if math.isfinite(value)]
     now = milliseconds(pd.Timestamp.now("UTC").timestamp())
-    private = model.epsilon is not None
+    private = model["epsilon"] is not None
     params = {
         "target_epsilon": _arm(model),
-        "train_domain": model.train_domain,
-        "training.seed": str(model.seed),
-        "training.privacy_unit": model.unit if private else "none",
+        "train_domain": model["train_domain"],
+        "training.seed": str(model["seed"]),
+        "training.privacy_unit": model["unit"] if private else "none",
     }
     tags = {
         PARENT_TAG: parent.info.run_id,
-        "dpdt.arm": "DP" if private else arm_name(model.target_epsilon),
-        "dpdt.train_domain": model.train_domain,
-        "dpdt.epsilon": f"{model.epsilon:g}" if model.epsilon is not None else "",
-        "dpdt.delta": f"{model.delta:g}" if model.delta is not None else "",
+        "dpdt.arm": "DP" if private else arm_name(model["target_epsilon"]),
+        "dpdt.train_domain": model["train_domain"],
+        "dpdt.epsilon": f"{model['epsilon']:g}" if model["epsilon"] is not None else "",
+        "dpdt.delta": f"{model['delta']:g}" if model["delta"] is not None else "",
         "dpdt.privacy_unit": params["training.privacy_unit"],
         "dpdt.synthetic": str(synthetic).lower(),
-        "dpdt.weights_sha256": model.weights_sha256,
+        "dpdt.weights_sha256": model["weights_sha256"],
     }
     news = [(key, value) for key, value in named[:MAX_METRIC_KEYS] if run.data.metrics.get(key) != value]
     points = [Point(key, value, now, 0) for key, value in news]
@@ -112,27 +121,17 @@ def _send(
     log(client, run.info.run_id, tags={SENT_TAG: state})
 
 
-def _table(rows: Sequence[AucRow]) -> pd.DataFrame:
+def _table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The rows as a table of metrics of an evaluation."""
     fixed = {"split": "test", "metric": "auc", "protocol": STRICT, "reason": ""}
-    found: list[dict[str, Any]] = [{**row.model_dump(), "value": row.auc, **fixed} for row in rows]
+    found: list[dict[str, Any]] = [{**row, "value": row["auc"], **fixed} for row in rows]
     return pd.DataFrame(found)
 
 
-def _arm(model: Model) -> str:
-    return format_epsilon(math.inf if model.target_epsilon is None else model.target_epsilon)
+def _arm(model: Mapping[str, Any]) -> str:
+    return format_epsilon(math.inf if model["target_epsilon"] is None else model["target_epsilon"])
 
 
-def _title(model: Model) -> str:
-    arm = arm_name(model.target_epsilon)
-    return arm if model.target_epsilon == 0 else f"{model.train_domain} · {arm} · seed {model.seed}"
-
-
-def _description(results: Sequence[Results], report: Path, experiment: str, sent: Sequence[str]) -> str:
-    """The parent's description (Markdown): the answer, what was not done alike, the way to the comparison."""
-    lines = [", ".join(printable(result.site) for result in results)]
-    lines += ["**Synthetic data.**"] if any(result.synthetic for result in results) else []
-    lines += (report / "answer.txt").read_text(encoding="utf-8").splitlines()
-    lines += [f"Not done alike: {plain_markdown(text)}" for text in disagreements(results)]
-    lines += [f"[Compare the models]({compare_fragment(experiment, sent)}) · report: *Artifacts*, `report/index.html`"]
-    return "\n\n".join(lines)
+def _title(model: Mapping[str, Any]) -> str:
+    arm = arm_name(model["target_epsilon"])
+    return arm if model["target_epsilon"] == 0 else f"{model['train_domain']} · {arm} · seed {model['seed']}"
