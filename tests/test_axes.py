@@ -29,6 +29,7 @@ from dpdt.jobs.plan.measure import Speed
 from dpdt.jobs.stages import run_stage
 from dpdt.jobs.status import study_status
 from dpdt.privacy.accounting import epsilon
+from dpdt.report import figures
 from dpdt.report.write import auc_table, write_report
 from dpdt.runs.read import model_runs, read_run
 from dpdt.shards.dataset import load_split
@@ -329,41 +330,49 @@ pretrain = true
 
 
 @pytest.fixture
-def reported(fake_runs: Callable[..., FakeRuns]) -> FakeRuns:
-    """Two starts, two parts, two domains, three arms and the models before: 26 runs that differ in their scores."""
+def trained(fake_runs: Callable[..., FakeRuns], monkeypatch: pytest.MonkeyPatch) -> FakeRuns:
+    """Two starts, two parts, two domains, three arms and the models before: 26 runs; most figures are not drawn."""
+    stub = dict.fromkeys(("png", "svg", "pdf"), b"not drawn")
+    for name in ("heat_map", "epsilon_figure", "subgroup_figure"):
+        monkeypatch.setattr(figures, name, lambda *_, **__: stub)
     made = fake_runs(domains=("vindr", "uka"), more=AXES, public=True, epsilons="[1.0, 8.0, inf]")
-    for number, cell in enumerate(made.study.tested_models()):
+    for cell in made.study.tested_models():
         made.train(cell)
+    return made
+
+
+def evaluate(made: FakeRuns) -> Callable[[Cell, str], float]:
+    """Evaluations that differ in their scores; a model's macro AUC on a domain by scikit-learn, from those scores."""
+    found: dict[tuple[Cell, str], float] = {}
+    for number, cell in enumerate(made.study.tested_models()):
 
         def change(frame: pd.DataFrame, number: int = number) -> pd.DataFrame:
             shift = np.random.default_rng(number).normal(size=len(frame))
             return frame.assign(**{f"score_{label}": frame[f"score_{label}"] + 0.3 * shift for label in LABELS})
 
-        made.evaluate(cell, change=change)
-    return made
+        paths = made.evaluate(cell, change=change)
+        for domain in made.study.test_domains:
+            frame = wide(pd.read_parquet(paths.predictions(domain)))
+            aucs = [roc_auc_score(frame[f"target_{label}"], frame[f"score_{label}"]) for label in LABELS]
+            found[cell, domain] = float(np.mean(aucs))
+    return lambda cell, domain: found[cell, domain]
 
 
-def macro_auc(study: Study, cell: Cell, domain: str) -> float:
-    """By scikit-learn, from the predictions' file."""
-    frame = wide(pd.read_parquet(study.paths.run(study.run_id(cell)).predictions(domain)))
-    return float(np.mean([roc_auc_score(frame[f"target_{label}"], frame[f"score_{label}"]) for label in LABELS]))
-
-
-def test_no_mean_and_no_comparison_of_the_report_mixes_two_starts_or_parts(reported: FakeRuns) -> None:
-    study = reported.study
+def test_no_mean_and_no_comparison_of_the_report_mixes_two_starts_or_parts(trained: FakeRuns) -> None:
+    study, macro_auc = trained.study, evaluate(trained)
     page = write_report(study).read_text()
     axes = pd.read_csv(study.paths.report / "axes.csv")
     assert len(axes) == 2 * 2 * 2 * 4
     for row in axes.to_dict("records"):
         on = row["scope"] == "on-domain"
         pairs = [(a, b) for a in ("vindr", "uka") for b in ("vindr", "uka") if (a == b) == on]
-        before = [macro_auc(study, Cell(BEFORE, 0.0, 0, row["initial"]), b) for _, b in pairs]
+        before = [macro_auc(Cell(BEFORE, 0.0, 0, row["initial"]), b) for _, b in pairs]
         arm = (row["target_epsilon"], 0, row["initial"], row["fraction"])
-        own = before if row["target_epsilon"] == 0 else [macro_auc(study, Cell(a, *arm), b) for a, b in pairs]
+        own = before if row["target_epsilon"] == 0 else [macro_auc(Cell(a, *arm), b) for a, b in pairs]
         assert row["auc"] == pytest.approx(np.mean(own), abs=1e-6)
         if row["target_epsilon"] > 0:
             assert row["gain"] == pytest.approx(np.mean(own) - np.mean(before), abs=1e-6)
-            twin = [macro_auc(study, Cell(a, math.inf, *arm[1:]), b) for a, b in pairs]
+            twin = [macro_auc(Cell(a, math.inf, *arm[1:]), b) for a, b in pairs]
             if math.isfinite(row["target_epsilon"]):
                 assert row["difference_to_no_dp"] == pytest.approx(np.mean(own) - np.mean(twin), abs=1e-6)
     compared = pd.read_csv(study.paths.report / "comparisons.csv")
@@ -372,8 +381,8 @@ def test_no_mean_and_no_comparison_of_the_report_mixes_two_starts_or_parts(repor
     for row in compared.to_dict("records"):
         cell = Cell(row["train_domain"], row["target_epsilon"], 0, row["initial"], row["fraction"])
         other = cell._replace(target_epsilon=math.inf) if row["against"] else Cell(BEFORE, 0.0, 0, row["initial"])
-        assert row["auc"] == pytest.approx(macro_auc(study, cell, row["test_domain"]), abs=1e-6)
-        assert row["auc_against"] == pytest.approx(macro_auc(study, other, row["test_domain"]), abs=1e-6)
+        assert row["auc"] == pytest.approx(macro_auc(cell, row["test_domain"]), abs=1e-6)
+        assert row["auc_against"] == pytest.approx(macro_auc(other, row["test_domain"]), abs=1e-6)
     names = ["small-part0.5", "small", "large-part0.5", "large"]
     assert all(f'href="views/{name}/index.html"' in page for name in names)
     assert sorted(path.name for path in (study.paths.report / "views").iterdir()) == sorted(names)
@@ -391,9 +400,9 @@ def test_no_mean_and_no_comparison_of_the_report_mixes_two_starts_or_parts(repor
     }
 
 
-def test_views_that_the_study_has_no_more_leave_no_page(reported: FakeRuns) -> None:
-    write_report(reported.study)
-    file = reported.study.file
+def test_views_that_the_study_has_no_more_leave_no_page(trained: FakeRuns) -> None:
+    write_report(trained.study)
+    file = trained.study.file
     text = file.read_text().replace("fraction = [0.5, 1.0]", "")
     file.write_text(text.replace("[initial.large]\nwidth = 16\npretrain = true", ""))
     only = load_study(file)
@@ -402,11 +411,11 @@ def test_views_that_the_study_has_no_more_leave_no_page(reported: FakeRuns) -> N
     assert not list((only.paths.report / "views").glob("*"))
 
 
-def test_status_and_mlflow_name_start_and_part(reported: FakeRuns) -> None:
-    rows = {row["key"]: row for row in study_status(reported.study) if row["stage"] == "train"}
+def test_status_and_mlflow_name_start_and_part(trained: FakeRuns) -> None:
+    rows = {row["key"]: row for row in study_status(trained.study) if row["stage"] == "train"}
     cell = Cell("uka", 1.0, 0, "large", 0.5)
-    assert rows[reported.study.run_id(cell)]["task"] == "train uka, large, 50% of patients, epsilon 1, seed 0"
-    run = model_runs(reported.study)[cell]
+    assert rows[trained.study.run_id(cell)]["task"] == "train uka, large, 50% of patients, epsilon 1, seed 0"
+    run = model_runs(trained.study)[cell]
     assert run is not None
     sent = payload(run)
     assert (sent.params["training.initial"], sent.params["training.fraction"]) == ("large", "0.5")
@@ -506,3 +515,25 @@ def test_two_networks_two_initialisations_two_domains_and_three_arms_to_the_repo
             # four starts at epsilon 1 and 8 on the same patients
             assert (said["selection"]["runs"], said["selection"]["epsilon"]) == (8, 4 * 9.0)
     assert all(row["state"] == "done" for row in study_status(study) if row["stage"] != "track")
+
+
+def test_the_example_of_initialisations_is_planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("timm")  # of the extra `networks`
+    monkeypatch.setenv("CXR", str(tmp_path))
+    study = load_study(Path(__file__).parent.parent / "examples" / "initialisations.toml")
+    published = {  # images and patients, as the publishers count them
+        "chestxray14": (112_120, 30_805),
+        "chexpert": (223_414, 64_540),
+        "padchest": (160_861, 67_625),
+        "vindr": (18_000, 18_000),
+        "mimic": (377_110, 65_379),
+    }
+    outlook = look_ahead(study, sizes=published)
+    assert len(outlook.cells) == 4 * 4 * 3 + 2, "starts, domains and arms, and two pretrainings"
+    assert not any(cell.refused for cell in outlook.cells)
+    # Liu et al. 2022, table 9: 29 million with a head for 1,000 classes; He et al. 2016 and docs/paper.md: 4.9 million
+    assert 27e6 < outlook.num_parameters["convnext_imagenet"] < 29e6
+    assert 4.8e6 < outlook.num_parameters["resnet9_mimic"] < 5.0e6
+    pixels = sum(images for images, _ in published.values()) * 224**2 / 1e9
+    assert outlook.disk_gb is not None
+    assert pixels < outlook.disk_gb < pixels + 64 * 28e6 * 4 * 8 / 1e9

@@ -253,6 +253,11 @@ def axis_figure(table: pd.DataFrame, *, x: str, lines: str) -> Drawing:
                 ticks = sorted(table[x].unique())
                 axes.set_xticks(ticks, [f"{100 * tick:g}%" for tick in ticks])
                 axes.minorticks_off()
+            else:
+                starts = table[table[lines] == group].groupby(x)["initial"].unique()
+                for size, names_of in starts.items():
+                    where = {"transform": axes.get_xaxis_transform(), "fontsize": 6.5, "color": "#777777"}
+                    axes.text(size, 0.01, "\n".join(names_of), ha="center", va="bottom", **where)
         axes.set_xlabel("part of the train patients" if x == "fraction" else "parameters of the network")
         names = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         figure.legend(names.values(), names.keys(), loc="outside upper left", frameon=False, ncols=2)
