@@ -358,6 +358,7 @@ def evaluate(made: FakeRuns) -> Callable[[Cell, str], float]:
     return lambda cell, domain: found[cell, domain]
 
 
+@pytest.mark.slow
 def test_no_mean_and_no_comparison_of_the_report_mixes_two_starts_or_parts(trained: FakeRuns) -> None:
     study, macro_auc = trained.study, evaluate(trained)
     page = write_report(study).read_text()
@@ -390,7 +391,7 @@ def test_no_mean_and_no_comparison_of_the_report_mixes_two_starts_or_parts(train
         "auc_over_fraction",
         "auc_over_parameters",
     }
-    assert "a study · large · 50% of patients" in (study.paths.report / "views/large-part0.5/index.html").read_text()
+    assert "a study · large, 50% of patients" in (study.paths.report / "views/large-part0.5/index.html").read_text()
     answers = (study.paths.report / "answer.txt").read_text().splitlines()
     assert {line.partition(": ")[0] for line in answers} == {
         "small, 50% of patients",
