@@ -163,7 +163,15 @@ class Trained:
         return model.eval()
 
 
-def train(study: Study, domain: str, *, target_epsilon: float = math.inf, seed: int | None = None) -> Trained:
+def train(
+    study: Study,
+    domain: str,
+    *,
+    target_epsilon: float = math.inf,
+    seed: int | None = None,
+    initial: str | None = None,
+    fraction: float | None = None,
+) -> Trained:
     """Train one model of the study, with what it needs before: cohort, shards, and the public pretraining.
 
     Args:
@@ -171,6 +179,8 @@ def train(study: Study, domain: str, *, target_epsilon: float = math.inf, seed: 
         domain: One of its train domains.
         target_epsilon: One of its target epsilons; infinity is the arm without DP.
         seed: One of its seeds; default: the first.
+        initial: One of its starts; default: the first.
+        fraction: One of its parts of the patients; default: the first.
 
     Returns:
         The finished training; at once if it was finished before.
@@ -180,19 +190,26 @@ def train(study: Study, domain: str, *, target_epsilon: float = math.inf, seed: 
         DpdtError: The training was interrupted.
         PrivacyError: Going on would make the epsilon wrong.
     """
-    cell = Cell(domain, float(target_epsilon), study.train.seeds[0] if seed is None else seed)
+    start = next(iter(study.initial), "") if initial is None else initial
+    part = study.train.fraction[0] if fraction is None else fraction
+    cell = Cell(domain, float(target_epsilon), study.train.seeds[0] if seed is None else seed, start, part)
     if cell not in study.cells():
-        known = "; ".join(f"{c.domain}, epsilon {c.target_epsilon:g}, seed {c.seed}" for c in study.cells())
-        raise StudyError(f"train: the study has no training {tuple(cell)}. It has: {known}.")
+        known = "; ".join(
+            ", ".join(filter(None, (c.domain, c.axes, f"epsilon {c.target_epsilon:g}, seed {c.seed}")))
+            for c in study.cells()
+        )
+        raise StudyError(f"train: the study has no training {(*cell[:3], *cell.recorded.values())}. It has: {known}.")
     _prepare(study, domain, "shards")
-    if study.public_domain:
-        _prepare(study, study.public_domain, "shards")
-        _run(study, "pretrain")
-    _run(study, "train", domains=[domain], target_epsilons=[cell.target_epsilon], seeds=[cell.seed])
+    axes: dict[str, Any] = {"initials": [start] if start else None}
+    if public := study.at(cell).public_domain:
+        _prepare(study, public, "shards")
+        _run(study, "pretrain", **axes)
+    axes["fractions"] = [part]
+    _run(study, "train", domains=[domain], target_epsilons=[cell.target_epsilon], seeds=[cell.seed], **axes)
     state = read_state(study.paths.run(study.run_id(cell))) or {}
     if state.get("status") != "finished":
         raise DpdtError(f"{study.run_id(cell)}: was interrupted. Call train again: it goes on.")
-    return Trained(study, cell, state["epsilon"])
+    return Trained(study.at(cell), cell, state["epsilon"])
 
 
 def evaluate(trained: Trained) -> pd.DataFrame:
@@ -226,16 +243,18 @@ def results(study: Study, *, predictions: bool = False) -> pd.DataFrame:
 
     Returns:
         A row a metric, as `metrics.parquet` has them, or a row an image and label, as `predictions/` has them; before
-        that train_domain, target_epsilon (infinity without DP, 0 before private data), seed, run_id. Empty if nothing
-        is tested yet.
+        that train_domain, target_epsilon (infinity without DP, 0 before private data), seed, run_id, and initial and
+        fraction where the study has several starts or parts of the patients. Empty if nothing is tested yet.
     """
     found = []
     for cell, run in model_runs(study).items():
         if run is None or not run.paths.metrics.exists():
             continue
         names: dict[str, Any] = dict(
-            zip(("train_domain", "target_epsilon", "seed", "run_id"), (*cell, run.run_id), strict=True)
+            zip(("train_domain", "target_epsilon", "seed", "run_id"), (*cell[:3], run.run_id), strict=True)
         )
+        if len(study.views) > 1:
+            names |= {"initial": cell.initial, "fraction": cell.fraction}
         files = {name: run.paths.predictions(name) for name in study.test_domains}
         tables = [pd.read_parquet(file).assign(test_domain=name) for name, file in files.items()] if predictions else []
         for table in tables or [pd.read_parquet(run.paths.metrics)]:

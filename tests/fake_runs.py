@@ -33,16 +33,17 @@ class FakeRuns:
     def train(self, cell: Cell, *, status: str = "finished", steps: int = NUM_STEPS) -> RunPaths:
         """What a training writes: of NUM_STEPS steps, or of more."""
         num_steps = max(NUM_STEPS, steps)
-        paths = self.study.paths.run(self.study.run_id(cell))
+        paths, view = self.study.paths.run(self.study.run_id(cell)), self.study.at(cell)
         make_folder(paths.folder)
         private = cell.private
         left_out = {"train", "privacy", "evaluate"} if cell.domain == BEFORE else set()
-        left_out |= {"study", "domains", "tracking", "cluster"}
-        settings = self.study.model_dump(mode="json", exclude=left_out)
+        left_out |= {"study", "domains", "initial", "tracking", "cluster"}
+        settings = view.model_dump(mode="json", exclude=left_out)
         config = {
             "run_id": paths.run_id,
             "kind": "pretrain" if cell.domain == BEFORE else "train",
             "domain": self.study.public_domain if cell.domain == BEFORE else cell.domain,
+            **cell.recorded,
             "seed": cell.seed,
             "target_epsilon": cell.target_epsilon if private else None,
             "settings": json.loads(json.dumps(settings, default=str).replace("Infinity", "null")),

@@ -1,5 +1,6 @@
 """Between hospitals: `export`, `card`, `apply`, `results` and `combine`."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -112,6 +113,8 @@ def results(
     output: Annotated[Path | None, typer.Option(help="Default: SITE-results.json, in the working folder.")] = None,
     site: Annotated[str | None, typer.Option(help="Your hospital's name for others; default: the domain's.")] = None,
     minimum: Annotated[int, typer.Option(help="Patients of each class that must stand behind a number.")] = 10,
+    initial: Annotated[str, typer.Option(help="Of a study with several starts: which one.")] = "",
+    fraction: Annotated[float | None, typer.Option(help="Of several parts of the patients; default: all.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Print every number of the file.")] = False,
     sign: Annotated[Path | None, typer.Option(metavar="KEY", help="SSH key; writes the signature beside it.")] = None,
 ) -> None:
@@ -123,10 +126,13 @@ def results(
     from dpdt.bundle.signature import sign as sign_file
     from dpdt.report.apart.file import as_bytes
     from dpdt.report.apart.results import export_results, left_out
+    from dpdt.study import Cell
 
     if what != "export":
         raise typer.BadParameter(f"expected export, got {what!r}")
     opened = read_study(study)
+    if initial or fraction:
+        opened = opened.at(Cell("", math.inf, 0, initial, fraction or opened.fraction))
     found = export_results(opened, site=site, minimum=minimum)
     file = output or Path(f"{found['site']}-results.json")
     data = as_bytes(found)

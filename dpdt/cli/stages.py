@@ -16,6 +16,8 @@ TargetEpsilon = Annotated[
     list[str] | None, typer.Option(help="Only this target epsilon (inf: without DP); may be repeated.")
 ]
 Seed = Annotated[list[int] | None, typer.Option(help="Only this seed; may be repeated.")]
+Initial = Annotated[list[str] | None, typer.Option(help="Only this start, a name of [initial]; may be repeated.")]
+Fraction = Annotated[list[float] | None, typer.Option(help="Only this part of the patients; may be repeated.")]
 
 
 def _run_stage(
@@ -24,12 +26,22 @@ def _run_stage(
     domains: Sequence[str] | None = None,
     epsilons: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
+    initials: Sequence[str] | None = None,
+    fractions: Sequence[float] | None = None,
 ) -> None:
     """Run one stage's tasks in this process, one after another."""
     from dpdt.jobs.stages import run_stage
 
     chosen = [_epsilon(text) for text in epsilons or ()]
-    run_stage(read_study(study_file), stage, domains=domains, target_epsilons=chosen, seeds=seeds)
+    run_stage(
+        read_study(study_file),
+        stage,
+        domains=domains,
+        target_epsilons=chosen,
+        seeds=seeds,
+        initials=initials,
+        fractions=fractions,
+    )
 
 
 @app.command(epilog="Example: dpdt cohort study.toml --domain vindr")
@@ -65,27 +77,41 @@ def shards(
 
 
 @app.command(epilog="Example: dpdt pretrain study.toml")
-def pretrain(study: StudyFile) -> None:
+def pretrain(study: StudyFile, initial: Initial = None) -> None:
     """Train on the public domain, without DP.
 
     The weights are what every other training starts from.
     """
-    _run_stage(study, "pretrain")
+    _run_stage(study, "pretrain", initials=initial)
 
 
 @app.command(epilog="Example: dpdt train study.toml --domain padchest --target-epsilon 1")
-def train(study: StudyFile, domain: Domain = None, target_epsilon: TargetEpsilon = None, seed: Seed = None) -> None:
+def train(
+    study: StudyFile,
+    domain: Domain = None,
+    target_epsilon: TargetEpsilon = None,
+    seed: Seed = None,
+    initial: Initial = None,
+    fraction: Fraction = None,
+) -> None:
     """Train the study's models, with and without DP, in turn."""
-    _run_stage(study, "train", domain, target_epsilon, seed)
+    _run_stage(study, "train", domain, target_epsilon, seed, initials=initial, fractions=fraction)
 
 
 @app.command(epilog="Example: dpdt evaluate study.toml --domain padchest --target-epsilon 1")
-def evaluate(study: StudyFile, domain: Domain = None, target_epsilon: TargetEpsilon = None, seed: Seed = None) -> None:
+def evaluate(
+    study: StudyFile,
+    domain: Domain = None,
+    target_epsilon: TargetEpsilon = None,
+    seed: Seed = None,
+    initial: Initial = None,
+    fraction: Fraction = None,
+) -> None:
     """Test every model on every domain.
 
     Writes predictions, AUC and subgroup metrics. --domain is the train domain, or the name of another hospital's model.
     """
-    _run_stage(study, "evaluate", domain, target_epsilon, seed)
+    _run_stage(study, "evaluate", domain, target_epsilon, seed, initials=initial, fractions=fraction)
 
 
 @app.command(epilog="Example: dpdt report study.toml   or: dpdt report --from-csv auc.csv --output report")

@@ -11,7 +11,7 @@ import pandas as pd
 from dpdt.errors import CohortError
 from dpdt.study import Study
 
-__all__ = ["check_patients", "fill_split", "normalise_patient_id", "one_spelling", "patient_fraction"]
+__all__ = ["check_patients", "fill_split", "in_part", "normalise_patient_id", "one_spelling", "patient_fraction"]
 
 UNSEEN: Final = ("Cc", "Cf")
 
@@ -80,6 +80,17 @@ def fill_split(frame: pd.DataFrame, study: Study, domain: str) -> tuple[pd.DataF
         split = split.mask((split == "train") & val, "val")
         how["val"] = f"patients of train by hash, seed {seed}, val_fraction {settings.val_fraction:g}"
     return frame.assign(split=split.astype("str")), how
+
+
+def in_part(patient_ids: "pd.Series[str]", study: Study, domain: str) -> "pd.Series[bool]":
+    """Whether each row's patient is in the part that a view of the study trains on; a smaller part is in a larger one.
+
+    By a hash of the patient and the study's seed alone, as splits are: whoever comes or goes moves nobody else.
+    """
+    part = study.part_of(domain)
+    if part == 1:
+        return pd.Series(True, index=patient_ids.index)
+    return _hashed_below(patient_ids, part, f"{study.study.seed}:part")
 
 
 def check_patients(frame: pd.DataFrame, domain: str) -> None:

@@ -12,7 +12,7 @@ from dpdt.runs.ancestors import ancestry
 from dpdt.runs.config import freeze_config, frozen_settings, recorded_labels
 from dpdt.runs.read import is_synthetic
 from dpdt.runs.state import write_state
-from dpdt.study import BEFORE, Study
+from dpdt.study import BEFORE, Cell, Study
 from dpdt.study.paths import RunPaths
 
 __all__ = ["begin_given", "begun_given", "given_weights"]
@@ -20,7 +20,8 @@ __all__ = ["begin_given", "begun_given", "given_weights"]
 
 def given_weights(study: Study, run_id: str) -> Path | None:
     """The file with the model before all trainings, if the run is of one; None for every other run."""
-    if study.model.init_weights is None or run_id != study.before_run_id:
+    study = study.of_run(run_id)
+    if study.model.init_weights is None or run_id != study.before_run_id or study.pretrain_run_id is not None:
         return None
     return study.file.parent / study.model.init_weights
 
@@ -49,6 +50,7 @@ def begin_given(study: Study, paths: RunPaths, weights: Path) -> str:
             "run_id": paths.run_id,
             "kind": BEFORE,
             "domain": BEFORE,
+            **Cell(BEFORE, 0.0, 0, study.start).recorded,
             "seed": 0,
             "target_epsilon": 0.0,
             "settings": frozen_settings(study, kind="pretrain"),

@@ -120,7 +120,7 @@ def _check_name(study: Study, paths: RunPaths, bundle: Bundle) -> None:
     cell = Cell(manifest.site, manifest.epsilon_name, manifest.seed)
     others = {run_id: read_run(study, run_id) for run_id in study.carried if run_id != paths.run_id}
     taken = {run.cell: run_id for run_id, run in others.items() if run is not None}
-    taken |= {own: study.run_id(own) for own in study.cells()}
+    taken |= {Cell(*own[:3]): study.run_id(own) for own in study.cells()}  # all of one view
     if cell in taken:
         raise BundleError(
             f"models.{study.carried[paths.run_id]}: a model of {cell.domain} with its target epsilon and seed is there "

@@ -61,6 +61,7 @@ def _auc_text(value: float) -> str:
 
 def evaluation_done(study: Study, run_id: str) -> bool:
     """Whether the predictions and metrics are there, readable, and made from this study's data and settings."""
+    study = study.of_run(run_id)
     paths = study.paths.run(run_id)
     given = given_weights(study, run_id)
     if given is not None:
@@ -99,7 +100,7 @@ def evaluate_run(study: Study, run_id: str) -> EvaluateSummary:
         ShardError: A test domain's shards are missing or damaged.
         BundleError: Another hospital's bundle cannot be used here.
     """
-    started = time.monotonic()
+    started, study = time.monotonic(), study.of_run(run_id)
     paths = study.paths.run(run_id)
     given = given_weights(study, run_id)
     domain: str | None = None  # weights from a file or a bundle: none of the study's domains is their own

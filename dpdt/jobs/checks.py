@@ -17,6 +17,8 @@ __all__ = ["check_deltas", "check_groups", "warn_of_changed_lists"]
 def check_deltas(study: Study, domains: Iterable[str]) -> None:
     """Refuse a delta that is too large for a domain's DP trainings, as soon as the domain's patients are counted.
 
+    Of several parts of the patients the largest is looked at: what protects it protects a smaller one.
+
     Raises:
         PrivacyError: Delta is not below 1 / units of a train split.
     """
@@ -35,7 +37,7 @@ def check_deltas(study: Study, domains: Iterable[str]) -> None:
 
 def _listed_units(study: Study, domain: str) -> int | None:
     """Units of the train split as the cohort's record has them, without a look at any image; None where it has none."""
-    if not cohort_done(study, domain):
+    if study.part_of(domain) < 1 or not cohort_done(study, domain):
         return None
     count = "patients" if study.privacy.unit == "patient" else "images"
     rows = read_record(study, domain).get("counts", ())

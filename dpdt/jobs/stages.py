@@ -102,6 +102,8 @@ def run_stage(
     domains: Sequence[str] | None = None,
     target_epsilons: Sequence[float] | None = None,
     seeds: Sequence[int] | None = None,
+    initials: Sequence[str] | None = None,
+    fractions: Sequence[float] | None = None,
     task_index: int = 0,
     num_tasks: int = 1,
     rebuild: bool = False,
@@ -114,6 +116,8 @@ def run_stage(
         domains: Only these; for train and evaluate the train domain.
         target_epsilons: Only these trainings.
         seeds: Only these trainings.
+        initials: Only trainings from these starts.
+        fractions: Only trainings on these parts of the patients.
         task_index: With `shards`: which part of the work, from 0.
         num_tasks: With `shards`: into how many parts it is cut.
         rebuild: With `cohort`: build it anew also where shards or runs depend on it.
@@ -122,7 +126,7 @@ def run_stage(
         StudyError: A domain, epsilon or seed is not in the study, or there is nothing to do.
         DpdtError: The stage's own error; the tasks after it are not run.
     """
-    chosen = choose(study, stage, domains, target_epsilons, seeds)
+    chosen = choose(study, stage, domains, target_epsilons, seeds, initials, fractions)
     with private_umask(study):
         for task in chosen:
             part = replace(task, part=task_index, num_parts=num_tasks)

@@ -101,7 +101,7 @@ class _Look:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.paths = study.paths
-        self.of_no_domain = {study.before_run_id, *study.carried}
+        self.of_no_domain = {*(view.before_run_id for view in study.views), *study.carried}
         self.aucs: dict[str, float | None] = {}
         self.jobs = latest_jobs(study)
         self.known = {name: self._ask(name) for name in {job.cluster for _, job in self.jobs.values()}}

@@ -43,6 +43,8 @@ class StatedRun:
         ancestry: Of initial weights from a file or a pretraining: ``runs`` that made them, the last one first, and
             ``from_random``, whether the first of them began with random weights. None: random weights, or not known.
         patients_known: False where the data names no patients and each image counts as one.
+        weights_note: What the study file says about given weights; "" for nothing.
+        fraction: The part of the domain's train patients that is trained on.
     """
 
     run_id: str
@@ -53,6 +55,8 @@ class StatedRun:
     max_images_per_patient: int
     ancestry: Mapping[str, Any] | None = None
     patients_known: bool = True
+    weights_note: str = ""
+    fraction: float = 1.0
 
 
 def privacy_statement(mechanism: Mechanism, run: StatedRun, *, spent_steps: int, complete: bool) -> dict[str, Any]:
@@ -97,6 +101,7 @@ def privacy_statement(mechanism: Mechanism, run: StatedRun, *, spent_steps: int,
         "randomness": run.randomness,
         "initial_weights": run.initial_weights,
         "ancestry": run.ancestry,
+        **_of_axes(run),
         "selection": selection_cost([(mechanism.target_epsilon, mechanism.delta)]),
         "other_releases": _other_releases(run, counts_noise=mechanism.counts_noise, private=True),
         "paragraph": "",
@@ -150,12 +155,19 @@ def statement_without_privacy(run: StatedRun, *, unit: str, num_units: int, num_
         "randomness": "seeded",
         "initial_weights": run.initial_weights,
         "ancestry": run.ancestry,
+        **_of_axes(run),
         "selection": None,
         "other_releases": _other_releases(run, private=False),
         "paragraph": f"This model was trained on the images of {run.domain} without differential privacy. There is no "
         "formal limit to what it, or anything computed from it, may reveal about a single patient: treat it as "
         "confidential as the training data.",
     }
+
+
+def _of_axes(run: StatedRun) -> dict[str, Any]:
+    """What a statement says of given weights and of a part of the patients; nothing of a run without."""
+    note = {"initial_weights_note": run.weights_note} if run.weights_note else {}
+    return note | ({"fraction": run.fraction} if run.fraction < 1 else {})
 
 
 def group_privacy(*, epsilon: float, delta: float, size: int) -> tuple[float, float]:
@@ -303,10 +315,14 @@ def _other_releases(run: StatedRun, *, private: bool, counts_noise: float | None
         {"what": "class weights", "source": weights, "accounted": _cost_of_weights(run.class_weights, counts_noise)},
         {
             "what": "initial weights",
-            "source": run.initial_weights,
+            "source": f"{run.initial_weights} ({run.weights_note})" if run.weights_note else run.initial_weights,
             "accounted": _cost_of_initial(run, not_covered),
         },
-        {"what": "number of units", "source": "exact count of the train split", "accounted": "taken as public"},
+        {
+            "what": "number of units",
+            "source": f"exact count of {_part(run.fraction)}the train split",
+            "accounted": "taken as public",
+        },
         {
             "what": "cohort tables (images, exclusions, positives of each label by split), in the report",
             "source": "exact counts, the train split among them",
@@ -342,13 +358,23 @@ def _other_releases(run: StatedRun, *, private: bool, counts_noise: float | None
 
 
 def _cost_of_initial(run: StatedRun, not_covered: str) -> str:
-    if not run.initial_weights.startswith("file "):
+    if not _of_unknown(run.initial_weights, run.ancestry):
         return "no cost"
     if run.ancestry and run.ancestry["from_random"]:
         return (
             f"{_made_by(run.ancestry)}. For patients of the train split who were in their training too: {not_covered}"
         )
     return f"it is not known how they began. If patients of the train split were in their training: {not_covered}"
+
+
+def _of_unknown(initial_weights: str, ancestry: Mapping[str, Any] | None) -> bool:
+    """Whether weights come from a file, or from a pretraining that began with one."""
+    of_file = initial_weights.startswith("file ")
+    return of_file or (initial_weights != "random" and ancestry is not None and not ancestry["from_random"])
+
+
+def _part(fraction: float) -> str:
+    return f"{100 * fraction:.6g}% of " if fraction < 1 else ""
 
 
 def _made_by(ancestry: Mapping[str, Any]) -> str:
@@ -359,7 +385,7 @@ def _made_by(ancestry: Mapping[str, Any]) -> str:
 
 def _initial_caveat(statement: Mapping[str, Any]) -> list[str]:
     """What a guarantee for the steps cannot say of the weights before them."""
-    if not str(statement.get("initial_weights")).startswith("file "):
+    if not _of_unknown(str(statement.get("initial_weights")), statement.get("ancestry")):
         return []
     ancestry, unit = statement.get("ancestry"), statement["unit"]
     if ancestry and ancestry["from_random"]:
@@ -368,9 +394,12 @@ def _initial_caveat(statement: Mapping[str, Any]) -> list[str]:
             "training who was in one of those too has no guarantee here for what those weights keep of them."
         ]
     known = f" beyond {_made_by(ancestry)}" if ancestry and ancestry["runs"] else ""
+    note = statement.get("initial_weights_note")
+    said, source = f" ({note})" if note else "", str(statement["initial_weights"])
+    source = f"a {source}" if source.startswith("file ") else source
     return [
-        f"It began with weights of a {statement['initial_weights']}, and it is not known how those were made{known}: "
-        f"for a {unit} of this training who was in theirs too, this guarantee does not hold."
+        f"It began with weights of {source}{said}, and it is not known how those were "
+        f"made{known}: for a {unit} of this training who was in theirs too, this guarantee does not hold."
     ]
 
 
@@ -386,8 +415,9 @@ def _paragraph(statement: dict[str, Any]) -> str:
     removed = "a patient's images" if unit == "patient" else "a single image"
     factor = "any factor" if epsilon is None or epsilon > 13 else f"a factor of {format_bound(math.exp(epsilon))}"
     spent = "no finite bound" if epsilon is None else format_bound(epsilon)
+    part = f" ({_part(statement['fraction'])}its train patients)" if "fraction" in statement else ""
     parts = [
-        f"This model was trained on {statement['num_units']} {unit}s of {statement['domain']} with differential "
+        f"This model was trained on {statement['num_units']} {unit}s of {statement['domain']}{part} with differential "
         f"privacy: epsilon = {spent} and delta = {statement['delta']:g} for each {unit}.",
         f"That means: leaving {removed} out of the training, or adding them, changes the probability of anything that "
         f"can be concluded from the model by at most {factor}, apart from events of probability "

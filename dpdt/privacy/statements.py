@@ -97,8 +97,8 @@ def _today(statement: dict[str, Any], paths: RunPaths, budgets: Mapping[str, Bud
 
 
 def _budgets(study: Study) -> dict[str, Budget]:
-    """Every DP run that the study plans or that has a ledger, by its id."""
-    privacy = study.privacy
+    """Every DP run that the study plans or that has a ledger, by its id, of all its starts and amounts of data."""
+    study, privacy = study.whole, study.privacy
     found = {
         study.run_id(cell): Budget(cell.domain, privacy.unit, cell.target_epsilon, privacy.delta)
         for cell in study.cells()

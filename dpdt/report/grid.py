@@ -27,7 +27,8 @@ class Grid:
 
     @classmethod
     def of(cls, study: Study) -> "Grid":
-        """A study's."""
+        """Of a study's view."""
+        study = study.one_view()
         why_not, before = study.why_no_before, study.before_run_id
         if before is not None:
             run = read_run(study, before)

@@ -55,7 +55,8 @@ class Draws:
 
     @classmethod
     def of(cls, study: Study) -> "Draws":
-        """All draws of a study's evaluated runs."""
+        """All draws of the evaluated runs of a study's view."""
+        study = study.one_view()
         seeds: dict[DrawKey, list[Floats]] = {}
         for cell, run in model_runs(study).items():
             try:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from dpdt.base.files import read_json
 from dpdt.runs.state import read_state
-from dpdt.study import BEFORE, Cell, Study, arm_name
+from dpdt.study import BEFORE, Cell, Study, arm_name, axes_name
 from dpdt.study.paths import RunPaths
 
 __all__ = ["Run", "all_runs", "is_synthetic", "model_runs", "read_run", "run_in"]
@@ -44,6 +44,16 @@ class Run:
         return int(self.config.get("seed") or 0)
 
     @property
+    def initial(self) -> str:
+        """The start of the training; "" in a study without `[initial.<name>]`."""
+        return str(self.config.get("initial", ""))
+
+    @property
+    def fraction(self) -> float:
+        """Of the domain's train patients."""
+        return float(self.config.get("fraction", 1.0))
+
+    @property
     def target_epsilon(self) -> float:
         """The wanted epsilon; infinity without DP, 0 where no private patient was seen."""
         if self.kind in ("pretrain", "before"):
@@ -54,7 +64,7 @@ class Run:
     @property
     def cell(self) -> Cell:
         """Which model it is."""
-        return Cell(self.domain, self.target_epsilon, self.seed)
+        return Cell(self.domain, self.target_epsilon, self.seed, self.initial, self.fraction)
 
     @property
     def private(self) -> bool:
@@ -74,13 +84,15 @@ class Run:
     @property
     def title(self) -> str:
         """Name for people, e.g. ``padchest · patient ε=1 · seed 0``."""
+        axes = axes_name(self.initial, self.fraction, comma=" · ")
+        start = f"{axes} · " if axes else ""
         if self.kind == "pretrain":
-            return f"{self.domain} · public pretraining ({BEFORE}) · seed {self.seed}"
+            return f"{self.domain} · {start}public pretraining ({BEFORE}) · seed {self.seed}"
         if self.kind == "before":
-            return f"{BEFORE} · {self.config['initial_weights']['source']}"
+            return f"{BEFORE} · {start}{self.config['initial_weights']['source']}"
         twin = "audit twin · " if self.kind == "audit" else ""
         arm = arm_name(self.target_epsilon, prefix=f"{self.unit} ε=")
-        return f"{twin}{self.domain} · {arm} · seed {self.seed}"
+        return f"{twin}{self.domain} · {start}{arm} · seed {self.seed}"
 
     @property
     def why_not_tested(self) -> str:
@@ -139,8 +151,10 @@ def model_runs(study: Study) -> dict[Cell, Run | None]:
     Other hospitals' models come last, each under the hospital that trained it, once their test has begun.
     """
     found = {cell: read_run(study, study.run_id(cell)) for cell in study.tested_models()}
-    carried = filter(None, (read_run(study, run_id) for run_id in study.carried))
-    return found | {run.cell: run for run in carried}
+    for view in study.views:
+        carried = filter(None, (read_run(view, run_id) for run_id in view.carried))
+        found |= {run.cell._replace(initial=view.start, fraction=view.fraction): run for run in carried}
+    return found
 
 
 def all_runs(study: Study) -> list[Run]:

@@ -39,7 +39,8 @@ def _result(study: Study, stage: str) -> Path:
 
 def _inputs(study: Study, stage: str) -> str:
     """Fingerprint of everything that the stage shows."""
-    run_ids = [study.pretrain_run_id, *(study.run_id(cell) for cell in study.tested_models()), *study.carried]
+    own = [study.run_id(cell) for cell in study.tested_models()]
+    run_ids = [*dict.fromkeys(view.pretrain_run_id for view in study.views), *own, *study.carried]
     runs = [study.paths.run(run_id) for run_id in run_ids if run_id]
     files = [file for run in runs for file in (run.state, run.privacy, run.metrics, run.audit)]
     settings: Any = [study.name, study.evaluate.model_dump(mode="json")]

@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dpdt.base.files import sha256_file
+from dpdt.cohort.splits import in_part
 from dpdt.cohort.table import labels_sha256, read_cohort, read_record
 from dpdt.errors import ShardError
 from dpdt.shards.reader import Shards
@@ -84,7 +85,8 @@ def load_split(study: Study, domain: str, split: str) -> DomainData:
         split: ``train``, ``val`` or ``test``.
 
     Returns:
-        The images of the split. Those that the shards rejected are left out.
+        The images of the split. Those that the shards rejected are left out, and of ``train`` the patients who are not
+        in the study's part of them.
 
     Raises:
         CohortError: The cohort stage was not run.
@@ -107,7 +109,10 @@ def load_split(study: Study, domain: str, split: str) -> DomainData:
             f"{paths.index}: {strange} of {len(places)} images are not in the cohort table of {domain}. "
             f"Remove {paths.folder} and run `dpdt shards` again."
         )
-    positions = np.flatnonzero((cohort["split"] == split).to_numpy()[places])
+    wanted = cohort["split"] == split
+    if split == "train":
+        wanted &= in_part(cohort["patient_id"], study, domain)
+    positions = np.flatnonzero(wanted.to_numpy()[places])
     frame = cohort.iloc[places[positions]].reset_index(drop=True)
     if frame.empty:
         raise ShardError(f"{paths.folder}: no image of {domain} is in split {split!r}.")

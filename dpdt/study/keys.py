@@ -136,7 +136,7 @@ def _values(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
         value = getattr(model, name)
         if isinstance(value, BaseModel):
             yield from _values(value, f"{prefix}{name}.")
-        elif name in ("domains", "models") and not prefix:
+        elif name in ("domains", "initial", "models") and not prefix:
             for own, settings in value.items():
                 yield from _values(settings, f"{name}.{own}.")
         else:

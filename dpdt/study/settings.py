@@ -163,6 +163,10 @@ class CarriedModelSettings(Section):
         Folder,
         About("Test another hospital's model beside your own.", example='"from-st-mary.dpdt"', decides="other"),
     ] = Field(description="Its model bundle, relative to the study file: what `dpdt export` wrote there.")
+    initial: Annotated[
+        str | None,
+        About("The study has several starts: the model stands beside one of them.", example='"mimic"', decides="other"),
+    ] = Field(default=None, description="In a study with `[initial.<name>]`: which start it is compared with.")
     signers: Annotated[
         Folder | None,
         About("Use no bundle that somebody else may have made.", example='"trusted_keys"', decides="other"),
@@ -196,6 +200,20 @@ class TrainSettings(Section):
         tuple[Integer, ...],
         About("More seeds show how much chance is in the numbers; each repeats all trainings.", decides="other"),
     ] = Field(default=(0,), min_length=1, description="One training a value.")
+    fraction: Annotated[
+        tuple[Number, ...],
+        BeforeValidator(lambda value: (value,) if isinstance(value, int | float) else value),
+        About(
+            "See what more patients would bring; each value repeats all trainings.",
+            unit="part of the train patients",
+            decides="other",
+        ),
+    ] = Field(
+        default=(1.0,),
+        min_length=1,
+        description="One training a value, on that part of each domain's train patients: a smaller part is in a larger "
+        "one, and epsilon counts the patients of the part.",
+    )
     num_epochs: Annotated[
         Number,
         About("Fewer steps need less noise; more steps learn more. Look for the best with public data.", unit="passes"),
@@ -253,6 +271,13 @@ class TrainSettings(Section):
     def images_at_once(self) -> int:
         """Where nothing but a default will do for "auto": testing, planning."""
         return DEFAULT_IMAGES_AT_ONCE if self.physical_batch_size == "auto" else self.physical_batch_size
+
+    @field_validator("fraction")
+    @classmethod
+    def _parts(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < part <= 1 for part in value) or len(set(value)) < len(value):
+            raise ValueError(f"expected numbers above 0 and up to 1, each once, got {list(value)}")
+        return value
 
     @model_validator(mode="after")
     def _weights_per_label(self) -> Self:

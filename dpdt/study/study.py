@@ -6,7 +6,7 @@ fingerprint and can never change epsilon.
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -15,12 +15,13 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from dpdt.base.files import fingerprint
 from dpdt.base.vocabulary import LABELS, healthy_label
 from dpdt.errors import StudyError
-from dpdt.study.arms import BEFORE, Cell, format_epsilon, is_before
+from dpdt.study.arms import BEFORE, Cell, axes_name, format_epsilon, is_before
 from dpdt.study.clipping_engines import CLIPPING_ENGINES
 from dpdt.study.domain_kinds import DOMAIN_KINDS
 from dpdt.study.domain_settings import DomainSettings
 from dpdt.study.explain import did_you_mean, explain
 from dpdt.study.findings import Definition, Finding, define, suggestions
+from dpdt.study.initial import InitialSettings, check_starts, model_of
 from dpdt.study.paths import StudyPaths
 from dpdt.study.section import Section
 from dpdt.study.settings import (
@@ -54,6 +55,7 @@ class Study(Section):
     labels: dict[str, LabelSettings] = Field(default_factory=dict)
     shards: ShardSettings = ShardSettings()
     model: ModelSettings = ModelSettings()
+    initial: dict[str, InitialSettings] = Field(default_factory=dict)
     pretrain: PretrainSettings = PretrainSettings()
     train: TrainSettings = TrainSettings()
     privacy: PrivacySettings = PrivacySettings()
@@ -65,6 +67,9 @@ class Study(Section):
 
     file: Path = Field(exclude=True, description="The study file itself (absolute).")
     _shards_name: str = PrivateAttr(default="shards")
+    _whole: "Study | None" = PrivateAttr(default=None)
+    _views: "tuple[Study, ...] | None" = PrivateAttr(default=None)
+    _run_ids: set[str] | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _names(self) -> Self:
@@ -192,6 +197,20 @@ class Study(Section):
         return self
 
     @model_validator(mode="after")
+    def _axes(self) -> Self:
+        private = any(math.isfinite(epsilon) for epsilon in self.privacy.trained_epsilons)
+        own = {*self.train_domains, *self.test_domains} if private else ()
+        public = self.public_domains[0] if self.public_domains else None
+        check_starts(self.model, self.initial, public=public, private=[(name, self.kind(name)) for name in own])
+        if self.train.fraction != (1.0,) and public in self.train_domains:
+            raise ValueError(f"train.fraction: {public} is pretrained on, with all its patients. Leave one of them out")
+        for name, model in self.models.items():
+            if (model.initial is None) == bool(self.initial) or model.initial not in (None, *self.initial):
+                known = f"one of its starts, {', '.join(self.initial)}" if self.initial else "no [initial.<name>]"
+                raise ValueError(f"models.{name}.initial: the study has {known}; got {model.initial!r}")
+        return self
+
+    @model_validator(mode="after")
     def _before_is_a_model(self) -> Self:
         if self.why_no_before and any(is_before(epsilon) for epsilon in self.privacy.target_epsilons):
             raise ValueError(
@@ -199,6 +218,104 @@ class Study(Section):
                 f"{self.why_no_before}. Leave out 0, or add a domain with role = 'public', or model.init_weights"
             )
         return self
+
+    @property
+    def views(self) -> "tuple[Self, ...]":
+        """This study by start and part of the patients: each view has one network, one start and one amount of data.
+
+        A study without such axes is its own view. Whatever is done for one run, or is a mean over runs, takes a view.
+        """
+        if self._whole is not None or not (self.initial or self.train.fraction != (1.0,)):
+            return (self,)
+        if self._views is None:
+            parts = [(name, part) for name in self.initial or [""] for part in self.train.fraction]
+            self._views = tuple(self._view(name, part) for name, part in parts)
+        return self._views  # type: ignore[return-value]
+
+    @property
+    def starts(self) -> "dict[str, Self]":
+        """One view a start, by its name: that with the largest part of the patients."""
+        return {view.start: view for view in sorted(self.views, key=lambda view: view.fraction)}
+
+    @property
+    def whole(self) -> "Study":
+        """The study that this is a view of; this one itself where it is none."""
+        return self if self._whole is None else self._whole
+
+    def one_view(self) -> Self:
+        """The only view.
+
+        Raises:
+            StudyError: There are several, which nothing may mix.
+        """
+        if len(self.views) > 1:
+            names = "; ".join(axes_name(view.start, view.fraction) or "all patients" for view in self.views)
+            raise StudyError(f"{self.file}: has several starts or amounts of data ({names}). Take one of study.views.")
+        return self.views[0]
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A study with other values, from which its views and run ids follow."""
+        found = super().model_copy(update=update, deep=deep)
+        found._views = found._run_ids = None
+        return found
+
+    def _view(self, name: str, fraction: float) -> Self:
+        largest = fraction == self.fraction  # other hospitals' models stand beside it alone
+        models = {key: model for key, model in self.models.items() if largest and model.initial in (None, name)}
+        update: dict[str, Any] = {"train": self.train.model_copy(update={"fraction": (fraction,)}), "models": models}
+        if name:
+            start = self.initial[name]
+            update |= {"model": model_of(self.model, start), "initial": {name: start}}
+        view = self.model_copy(update=update)
+        view._whole = self
+        return view
+
+    def at(self, cell: Cell) -> Self:
+        """The view that has a model.
+
+        Raises:
+            StudyError: The study has no such start, or no such part of the patients.
+        """
+        for view in self.views:
+            if view.start == cell.initial and (view.fraction == cell.fraction or is_before(cell.target_epsilon)):
+                return view
+        has = "; ".join(axes_name(view.start, view.fraction) or "all patients" for view in self.views)
+        raise StudyError(f"{self.file}: has no trainings from {cell.axes or 'all patients'}. It has: {has}.")
+
+    def of_run(self, run_id: str) -> Self:
+        """The view that has a run, by its id; the first one where none has, or all have."""
+        views = self.views
+        for view in views if len(views) > 1 else ():
+            if view._run_ids is None:
+                view._run_ids = {str(view.pretrain_run_id), *map(view.run_id, view.tested_models()), *view.carried}
+            if run_id in view._run_ids:
+                return view
+        return views[0]
+
+    @property
+    def start(self) -> str:
+        """The start of a view's trainings; "" in a study without `[initial.<name>]`."""
+        return next(iter(self.initial), "")
+
+    @property
+    def fraction(self) -> float:
+        """Of the train patients, in a view; of a study with several parts the largest."""
+        return max(self.train.fraction)
+
+    @property
+    def weights_note(self) -> str:
+        """What the study file says about a view's given weights."""
+        return self.initial[self.start].note if self.initial else ""
+
+    @property
+    def slug(self) -> str:
+        """What a folder of a view is called; "" of the one view of a study without axes."""
+        several = self._whole is not None and not (self.start and self.fraction == 1)
+        return "-".join(filter(None, (self.start, f"part{self.fraction:g}" if several else "")))
+
+    def part_of(self, domain: str) -> float:
+        """Which part of a domain's train patients is trained on: of public ones all."""
+        return 1.0 if self.role(domain) == "public" else self.fraction
 
     @property
     def folder(self) -> Path:
@@ -283,10 +400,9 @@ class Study(Section):
 
     @property
     def public_domain(self) -> str | None:
-        """The domain that the network is pretrained on, if there is one and no weights are given."""
-        if self.model.init_weights is not None or not self.public_domains:
-            return None
-        return self.public_domains[0]
+        """The domain that networks are pretrained on, if there is one and a start wants it, or no weights are given."""
+        starts = [start.pretrain for start in self.initial.values()] or [self.model.init_weights is None]
+        return self.public_domains[0] if self.public_domains and any(starts) else None
 
     @property
     def train_domains(self) -> tuple[str, ...]:
@@ -352,7 +468,7 @@ class Study(Section):
 
     @property
     def pretrain_run_id(self) -> str | None:
-        """Run folder of the public pretraining; None where there is none."""
+        """Run folder of the public pretraining, of a view; None where there is none."""
         if self.public_domain is None:
             return None
         _, precision = self._train_and_precision()
@@ -372,12 +488,12 @@ class Study(Section):
     @property
     def why_no_before(self) -> str:
         """Why the trainings' initial model cannot be tested, as far as the study file tells; "" where it can be."""
-        random = self.public_domain is None and self.model.init_weights is None
-        return "trainings start from random weights" if random else ""
+        random = [view.public_domain is None and view.model.init_weights is None for view in self.views]
+        return "trainings start from random weights" if all(random) else ""
 
     @property
     def before_run_id(self) -> str | None:
-        """Run folder of the initial model of all trainings: the pretraining's, or one of the given weights' own."""
+        """Run folder of the initial model of a view's trainings: the pretraining's, or one of the weights' own."""
         if self.why_no_before:
             return None
         digest = fingerprint(
@@ -388,17 +504,19 @@ class Study(Section):
                 **self._other_labels,
             }
         )
-        return self.pretrain_run_id or f"{BEFORE}-{digest[:8]}"
+        start = f"{self.start}-" if self.start else ""
+        return self.pretrain_run_id or f"{BEFORE}-{start}{digest[:8]}"
 
     def tested_models(self) -> tuple[Cell, ...]:
-        """The study's own models: the trainings, and last the one before them, where there is one."""
-        before = () if self.before_run_id is None else (Cell(BEFORE, 0.0, 0),)
-        return (*self.cells(), *before)
+        """The study's own models: the trainings, and last those before them, one a start that can be tested."""
+        before = [Cell(BEFORE, 0.0, 0, view.start) for view in self.views if not view.why_no_before]
+        return (*self.cells(), *dict.fromkeys(before))
 
     def cells(self) -> tuple[Cell, ...]:
-        """Every training of the study: domain × target epsilon × seed."""
+        """Every training of the study: start × fraction × domain × target epsilon × seed."""
         return tuple(
-            Cell(domain=domain, target_epsilon=epsilon, seed=seed)
+            Cell(domain=domain, target_epsilon=epsilon, seed=seed, initial=view.start, fraction=view.fraction)
+            for view in self.views
             for domain in self.train_domains
             for epsilon in self.privacy.trained_epsilons
             for seed in self.train.seeds
@@ -406,6 +524,8 @@ class Study(Section):
 
     def run_id(self, cell: Cell) -> str:
         """Name of a model's run folder; it changes with every setting that changes the result."""
+        if self._whole is None and (view := self.at(cell)) is not self:
+            return view.run_id(cell)
         if is_before(cell.target_epsilon):
             return str(self.before_run_id)
         privacy = self.privacy.deciding()
@@ -419,10 +539,12 @@ class Study(Section):
                 "privacy": {key: privacy[key] for key in (privacy if cell.private else ("unit", "images_per_patient"))},
                 "cell": [cell.domain, format_epsilon(cell.target_epsilon), cell.seed, self.study.seed],
                 **precision,
+                **({"fraction": cell.fraction} if cell.fraction != 1 else {}),
             }
         )
+        axes = (f"{cell.initial}-" if cell.initial else "") + (f"part{cell.fraction:g}-" if cell.fraction != 1 else "")
         epsilon = format_epsilon(cell.target_epsilon)
-        return f"{cell.domain}-{self.privacy.unit}-eps{epsilon}-seed{cell.seed}-{digest[:8]}"
+        return f"{cell.domain}-{axes}{self.privacy.unit}-eps{epsilon}-seed{cell.seed}-{digest[:8]}"
 
     def _train_and_precision(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What decides a training; precision by itself, since it decides the pretraining as well."""

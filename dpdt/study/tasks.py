@@ -5,6 +5,7 @@ The order is the order of submission: the report comes before `track`, because M
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Final
 
 from dpdt.errors import StudyError
@@ -31,6 +32,9 @@ TRAINING_STAGES: Final = ("pretrain", "train")
 LAST_STAGES: Final = ("report", "track")
 # A task of the stage goes with the task of the same key in the other: Slurm's `aftercorr`.
 CORRESPONDS: Final = {"shards": "cohort", "evaluate": "train"}
+
+AXES: Final = ("domain", "target epsilon", "seed", "initial", "fraction")
+"""Of a study, in the order of a cell; what tasks are chosen by."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,9 @@ def tasks(study: Study, stage: str) -> list[Task]:
     if stage == "shards":
         return [task for domain in study.used_domains for task in _parts(domain, study.cluster.shard_tasks)]
     if stage == "pretrain":
-        run_id = study.pretrain_run_id
-        return [Task(stage, run_id, f"{stage} {study.public_domain}")] if run_id else []
+        found = {view.pretrain_run_id: view for view in reversed(study.views) if view.pretrain_run_id}
+        names = {run_id: [f"{stage} {view.public_domain}", view.start] for run_id, view in reversed(found.items())}
+        return [Task(stage, run_id, ", ".join(filter(None, name))) for run_id, name in names.items()]
     if stage in ("train", "evaluate"):
         own = [Task(stage, study.run_id(cell), f"{stage} {_cell_label(cell)}") for cell in _cells(study, stage)]
         carried = study.carried if stage == "evaluate" else {}
@@ -106,16 +111,23 @@ def needs(study: Study) -> dict[Task, tuple[Task, ...]]:
     found.update((task, (cohort_of[task.key],)) for task in shards)
     found.update((task, shards_of[study.public_domains[0]]) for task in pretrain)
     for cell, task in zip(study.cells(), train, strict=True):
-        found[task] = (*pretrain, *shards_of[cell.domain])
+        found[task] = (*_started_by(study, cell, pretrain), *shards_of[cell.domain])
     tested = tuple(task for domain in study.test_domains for task in shards_of[domain])
     # what the models are tested on, and their start: the pretraining's threshold comes from its own domain's val
     found.update((task, (start, *tested)) for task, start in zip(evaluate, train, strict=False))
     start = shards_of.get(study.public_domain or "", ())
-    for task in evaluate[len(train) :]:
-        found[task] = tested if task.key in study.carried else (*pretrain, *start, *tested)
+    before = [cell for cell in study.tested_models() if is_before(cell.target_epsilon)]
+    for cell, task in zip(before, evaluate[len(train) :], strict=False):
+        found[task] = (*_started_by(study, cell, pretrain), *start, *tested)
+    found.update(dict.fromkeys(evaluate[len(train) + len(before) :], tested))
     found.update((task, tuple(evaluate)) for task in report)
     found.update((task, tuple(report)) for task in track)
     return found
+
+
+def _started_by(study: Study, cell: Cell, pretrain: Sequence[Task]) -> list[Task]:
+    """The pretraining whose weights a model starts from, if there is one."""
+    return [task for task in pretrain if task.key == study.at(cell).pretrain_run_id]
 
 
 def _parts(domain: str, number: int) -> list[Task]:
@@ -131,17 +143,20 @@ def _cells(study: Study, stage: str) -> tuple[Cell, ...]:
 
 
 def _cell_label(cell: Cell) -> str:
+    arm = arm_name(cell.target_epsilon, prefix="epsilon ")
     if is_before(cell.target_epsilon):
-        return arm_name(cell.target_epsilon)
-    return f"{cell.domain}, {arm_name(cell.target_epsilon, prefix='epsilon ')}, seed {cell.seed}"
+        return ", ".join(filter(None, (arm, cell.axes)))
+    return ", ".join(filter(None, (cell.domain, cell.axes, arm, f"seed {cell.seed}")))
 
 
 def choose(
     study: Study,
     stage: str,
     domains: Sequence[str] | None,
-    target_epsilons: Sequence[float] | None,
-    seeds: Sequence[int] | None,
+    target_epsilons: Sequence[float] | None = None,
+    seeds: Sequence[int] | None = None,
+    initials: Sequence[str] | None = None,
+    fractions: Sequence[float] | None = None,
 ) -> list[Task]:
     """The tasks of a stage that fit; each wanted value must be in the study."""
     found = tasks(study, stage)
@@ -149,18 +164,18 @@ def choose(
         found = [task for domain in study.used_domains for task in _parts(domain, 1)]
     if stage in ("cohort", "shards"):
         known = study.used_domains
-        rows: list[tuple[object, object, object]] = [(task.key, None, None) for task in found]
+        rows: list[tuple[object, ...]] = [(task.key,) for task in found]
     elif stage in ("train", "evaluate"):
         known = (*study.train_domains, *(study.models if stage == "evaluate" else ()))
-        rows = [(cell.domain, cell.target_epsilon, cell.seed) for cell in _cells(study, stage)]
-        rows += [(name, None, None) for name in known[len(study.train_domains) :]]  # the rest is in their bundles
+        rows = [*_cells(study, stage)]
+        rows += [(name,) for name in known[len(study.train_domains) :]]  # the rest is in their bundles
     else:
         known = study.public_domains
-        rows = [(study.public_domain, None, None) for _ in found]
-    wanted = (domains, target_epsilons, seeds)
+        rows = [(study.public_domain, None, None, study.of_run(task.key).start) for task in found]
+    wanted = (domains, target_epsilons, seeds, initials, fractions)
     epsilons = tuple(dict.fromkeys(cell.target_epsilon for cell in _cells(study, stage)))
-    there = (known, epsilons, study.train.seeds)
-    for what, want, have in zip(("domain", "target epsilon", "seed"), wanted, there, strict=True):
+    there = (known, epsilons, study.train.seeds, (*study.initial,), study.train.fraction)
+    for what, want, have in zip(AXES, wanted, there, strict=True):
         for value in want or ():
             if value not in have:
                 listed = ", ".join(map(str, have)) or "none"
@@ -170,7 +185,7 @@ def choose(
     chosen = [
         task
         for task, row in zip(found, rows, strict=True)
-        if all(not want or value in want for want, value in zip(wanted, row, strict=True))
+        if all(not want or value in want for want, value in zip_longest(wanted, row))
     ]
     if not chosen:
         missing, role = ("no public domain", ' with role = "public"') if stage == "pretrain" else ("no domain", "")

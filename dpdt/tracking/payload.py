@@ -147,6 +147,7 @@ def _params(run: Run) -> dict[str, str]:
     first = {
         "target_epsilon": format_epsilon(run.target_epsilon),
         "train_domain": run.domain,
+        **{f"training.{axis}": value for axis, value in run.cell.recorded.items()},
         "training.images": data.get("images"),
         "training.labels": ", ".join(config.get("labels", ())) or None,
         "training.noise_multiplier": config.get("noise_multiplier"),
@@ -179,6 +180,7 @@ def _tags(run: Run, statement: Mapping[str, Any]) -> dict[str, str]:
         "dpdt.kind": run.kind,
         "dpdt.arm": "DP" if run.private else arm_name(run.target_epsilon),
         "dpdt.train_domain": run.domain,
+        **{f"dpdt.{axis}": _parameter_text(value) for axis, value in run.cell.recorded.items()},
         "dpdt.epsilon": "" if epsilon is None else _parameter_text(epsilon),
         "dpdt.delta": "" if delta is None else _parameter_text(delta),
         "dpdt.privacy_unit": run.unit if run.private else "none",

@@ -91,7 +91,9 @@ def _make_model(client: "MlflowClient", name: str, run: Run) -> None:
 
 def _alias(run: Run) -> str:
     """What to call the version by, e.g. ``patient-eps1-seed0`` or ``no-dp-seed0``."""
+    axes = [run.initial] if run.initial else []
+    axes += [f"part{run.fraction:g}"] if run.fraction != 1 else []
     if run.kind == "pretrain":
-        return "pretraining"
-    arm = f"{run.unit}-eps{format_epsilon(run.target_epsilon)}".replace(".", "_") if run.private else "no-dp"
-    return f"{arm}-seed{run.seed}"
+        return "-".join(["pretraining", *axes])
+    arm = f"{run.unit}-eps{format_epsilon(run.target_epsilon)}" if run.private else "no-dp"
+    return "-".join([*axes, arm, f"seed{run.seed}"]).replace(".", "_")

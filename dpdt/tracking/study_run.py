@@ -1,5 +1,6 @@
 """The parent run: the whole study, with its charts, its report and a link to the comparison."""
 
+import itertools
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from uuid import NAMESPACE_URL, uuid5
 import pandas as pd
 
 from dpdt.runs.read import Run, is_synthetic, model_runs
-from dpdt.study import Study, arm_name, format_epsilon, is_before
+from dpdt.study import Study, arm_name, axes_name, format_epsilon, is_before
 from dpdt.tracking.client import NAME_TAG, SENT_TAG, log, state_of
 from dpdt.tracking.metrics import Point, milliseconds
 from dpdt.tracking.payload import FORMAT, RUN_ID_TAG, run_status, started_ms
@@ -40,6 +41,8 @@ FIGURES: Final = {
     "auc_over_epsilon": "AUC over epsilon",
     "subgroups_on-domain": "AUC of subgroups, on-domain",
     "subgroups_off-domain": "AUC of subgroups, off-domain",
+    "auc_over_fraction": "AUC over the amount of data",
+    "auc_over_parameters": "AUC over the network's size",
 }
 SCOPES: Final = ("on-domain", "off-domain")
 IMAGES_TAG: Final = "mlflow.loggedImages"  # MLflow shows the artifacts below images/ among the run's charts
@@ -172,10 +175,11 @@ def _description(study: Study, parent: "MlflowRun", shown: Sequence[str], compar
     sentences = ["**Synthetic data.**"] if is_synthetic(study) else []
     if (answer := study.paths.report / "answer.txt").exists():
         sentences += [answer.read_text(encoding="utf-8").replace("\n", "\n\n")]
-    for scope in SCOPES:
-        by_arm = {arm_name(epsilon, prefix="ε="): auc for (one, epsilon), auc in costs.items() if one == scope}
-        found = [f"{auc:.3f} ({arm})" for arm, auc in by_arm.items()]
-        sentences += [f"Mean AUC {scope}: {', '.join(found)}."] if found else []
+    for axes, scope in itertools.product(dict.fromkeys(cost[0] for cost in costs), SCOPES):
+        of_scope = {arm_name(cost[2], prefix="ε="): auc for cost, auc in costs.items() if cost[:2] == (axes, scope)}
+        found = [f"{auc:.3f} ({arm})" for arm, auc in of_scope.items()]
+        name = f"Mean AUC {scope}" + (f", {axes}" if axes else "")
+        sentences += [f"{name}: {', '.join(found)}."] if found else []
     ways = [f"[Compare DP and non-DP runs]({compare_fragment(parent.info.experiment_id, compared)})"]
     ways += ["charts: *Model metrics*", "report: *Artifacts*, `report/index.html`"] if shown else []
     images = [f"![{FIGURES[name]}]({_artifact(parent, f'report/figures/{name}.png')})\n" for name in shown]
@@ -187,19 +191,23 @@ def _artifact(parent: "MlflowRun", path: str) -> str:
     return f"get-artifact?path={quote(path, safe='')}&run_uuid={parent.info.run_id}"
 
 
-def _mean_aucs(report: Path) -> dict[tuple[str, float], float]:
-    """Mean AUC by scope and target epsilon, from the report; empty without one."""
+def _mean_aucs(report: Path) -> dict[tuple[str, str, float], float]:
+    """Mean AUC by start and part of the patients, scope and target epsilon, from the report; empty without one."""
     file = report / "epsilon_curve.csv"
     if not file.exists():
         return {}
-    curve = pd.read_csv(file)
+    curve = pd.read_csv(file, keep_default_na=False, na_values={"auc": ""}, dtype={"initial": str})
+    curve = curve if "initial" in curve else curve.assign(initial="", fraction=1.0)
     means = curve[(curve["train_domain"] == "mean") & curve["auc"].notna()]
-    return {(str(row.scope), float(row.target_epsilon)): float(row.auc) for row in means.itertuples()}  # type: ignore[arg-type]
+    return {
+        (axes_name(row["initial"], row["fraction"]), row["scope"], float(row["target_epsilon"])): float(row["auc"])
+        for row in means.to_dict("records")
+    }
 
 
 def _points(study: Study, time_ms: int) -> list[Point]:
     """The study's mean AUCs as metrics, e.g. `auc/on-domain/eps1`."""
     return [
-        Point(f"auc/{scope}/eps{format_epsilon(epsilon)}", auc, time_ms, 0)
-        for (scope, epsilon), auc in _mean_aucs(study.paths.report).items()
+        Point("/".join(filter(None, ("auc", scope, axes, f"eps{format_epsilon(epsilon)}"))), auc, time_ms, 0)
+        for (axes, scope, epsilon), auc in _mean_aucs(study.paths.report).items()
     ]

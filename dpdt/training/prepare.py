@@ -18,6 +18,7 @@ from dpdt.privacy.sampling import num_steps_for, sample_rate_for
 from dpdt.privacy.statement import StatedRun, privacy_statement, statement_without_privacy
 from dpdt.runs.config import freeze_config, frozen_settings, recorded_labels
 from dpdt.shards.dataset import DomainData
+from dpdt.study import BEFORE, Cell
 from dpdt.training.canaries import CanaryData
 from dpdt.training.device import device_name, instruction_set
 from dpdt.training.networks.custom import model_code
@@ -63,6 +64,8 @@ class Prepared:
             randomness=self.config["randomness"],
             max_images_per_patient=int(patients.value_counts().max()),
             patients_known=bool((patients != self.data.frame["image_id"]).any()),
+            weights_note=self.run.study.weights_note,
+            fraction=self.run.study.part_of(self.run.domain),
         )
         if self.plan.mechanism is None:
             unit = self.run.study.privacy.unit
@@ -147,6 +150,7 @@ def _what_is_trained(run: TrainingRun, data: DomainData, frozen: dict[str, Any])
         "run_id": run.run_id,
         "kind": run.kind,
         "domain": run.domain,
+        **(run.cell or Cell(BEFORE, 0.0, 0, run.study.start)).recorded,
         "seed": run.seed,
         "target_epsilon": run.target_epsilon,
         "settings": frozen_settings(run.study, kind=run.kind),

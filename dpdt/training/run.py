@@ -16,7 +16,7 @@ class TrainingRun:
     """Which training this is: a cell of the study, or the pretraining.
 
     Attributes:
-        study: The study.
+        study: The study, as this run sees it (`Study.views`).
         run_id: Name of its folder.
         kind: ``train``, ``pretrain`` or ``audit``.
         domain: The domain of its train split.
@@ -40,6 +40,7 @@ class TrainingRun:
         Raises:
             StudyError: There is none.
         """
+        study = study.of_run(run_id)
         if study.public_domain and run_id == study.pretrain_run_id:
             return cls(study, run_id, "pretrain", study.public_domain, cell=None, seeded=True)
         for cell in study.cells():
@@ -71,5 +72,6 @@ class TrainingRun:
     def title(self) -> str:
         """For people."""
         if self.cell is None:
-            return f"pretrain {self.domain}"
-        return f"{self.kind} {self.domain}, {arm_name(self.cell.target_epsilon, prefix='epsilon ')}"
+            return ", ".join(filter(None, (f"pretrain {self.domain}", self.study.start)))
+        arm = arm_name(self.cell.target_epsilon, prefix="epsilon ")
+        return ", ".join(filter(None, (f"{self.kind} {self.domain}", self.cell.axes, arm)))

@@ -71,11 +71,11 @@ def _say_new_head(run: TrainingRun, path: Path) -> None:
 def _initial_weights(run: TrainingRun) -> tuple[str, Path | None]:
     """Name and file of the weights to start from; no file: random ones."""
     study = run.study
-    if study.model.init_weights is not None:
+    if run.cell is None or study.pretrain_run_id is None:
+        if study.model.init_weights is None:
+            return "random", None
         path = study.file.parent / study.model.init_weights
         return f"file {path.name}", path
-    if run.cell is None or study.pretrain_run_id is None:
-        return "random", None
     if not run_done(study, study.pretrain_run_id):
         raise DpdtError(
             f"{study.paths.run(study.pretrain_run_id).folder}: the public pretraining is not finished, and trainings "

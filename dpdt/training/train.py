@@ -40,7 +40,7 @@ def pretrain(study: Study, *, on_epoch_end: EpochEnd | None = None, stop: StopFl
     The loss is not weighted; the config records the public domain's class weights for `class_weights = "public"`.
 
     Args:
-        study: The study.
+        study: The study, or its view with the start that is pretrained.
         on_epoch_end: As for ``train``.
         stop: As for ``train``.
 
@@ -48,9 +48,13 @@ def pretrain(study: Study, *, on_epoch_end: EpochEnd | None = None, stop: StopFl
         How it ended; at once if it was finished before.
 
     Raises:
-        StudyError: The study has no public domain.
+        StudyError: The study has no public domain, or several starts.
         DpdtError: As for ``train``.
     """
+    pretrained = dict.fromkeys(view.pretrain_run_id for view in study.views)
+    if len(pretrained) > 1:
+        raise StudyError(f"{study.file}: has several starts. Pretrain one of study.views, or run `dpdt pretrain`.")
+    study = study.views[0]
     if study.public_domain is None or study.pretrain_run_id is None:
         raise StudyError(
             f"{study.file}: nothing to pretrain on: no domain has role 'public', or model.init_weights is set. "
@@ -90,7 +94,7 @@ def train(
             other settings.
         DpdtError: Another process is training this run.
     """
-    seeded = seeded_randomness or not cell.private
+    seeded, study = seeded_randomness or not cell.private, study.at(cell)
     run = TrainingRun(study, study.run_id(cell), "train", cell.domain, cell, seeded=seeded)
     return train_run(run, on_epoch_end=on_epoch_end, stop=stop)
 
@@ -112,7 +116,7 @@ def train_with_canaries(
     """
     if not study.audit.canaries:
         raise StudyError(f"{study.file}: audit.canaries is 0. Set it, e.g. [audit] canaries = 1000.")
-    seeded = seeded_randomness or not cell.private
+    seeded, study = seeded_randomness or not cell.private, study.at(cell)
     canaries = study.audit.canaries
     run = TrainingRun(study, study.audit_run_id(cell), "audit", cell.domain, cell, seeded=seeded, canaries=canaries)
     return train_run(run, on_epoch_end=None, stop=stop)

@@ -50,6 +50,7 @@ def audit_run(study: Study, cell: Cell) -> dict[str, Any]:
     Raises:
         DpdtError: The run is not finished, or the twin was interrupted; or as for ``train``.
     """
+    study = study.at(cell)
     run_id = study.run_id(cell)
     run = read_run(study, run_id)
     if run is None or not run_done(study, run_id):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from dpdt.base.files import nearest_folder
 from dpdt.errors import PrivacyError
-from dpdt.jobs.plan.measure import Speed
+from dpdt.jobs.plan.measure import Speed, speed_key
 from dpdt.jobs.plan.outlook import CellOutlook, DomainOutlook, Outlook
 from dpdt.jobs.plan.sizes import DomainSize, domain_size
 from dpdt.jobs.plan.warnings import warnings_of
@@ -29,16 +29,24 @@ def look_ahead(
     Args:
         study: The study.
         sizes: Images and patients of domains without a cohort, or in place of it.
-        speeds: What was measured, by arm.
+        speeds: What was measured, as `measure` has it.
 
     Raises:
         DpdtError: A cohort is damaged, or a custom network cannot be built.
     """
     speeds = speeds or {}
-    found = {domain: domain_size(study, domain, sizes or {}) for domain in study.used_domains}
+    of_parts = {view.fraction: view for view in study.views}
+    known = {
+        part: {domain: domain_size(view, domain, sizes or {}) for domain in study.used_domains}
+        for part, view in of_parts.items()
+    }
+    found = known[study.fraction]
     domains = tuple(_domain(study, domain, size) for domain, size in found.items())
-    cells = tuple(_cells(study, found, speeds))
-    parameters = _num_parameters(study)
+    cells = tuple(cell for view in study.views for cell in _cells(view, known[view.fraction], speeds))
+    cells = tuple({(cell.name, cell.cell): cell for cell in cells}.values())  # views share pretrainings
+    from dpdt.training.networks.build import num_parameters
+
+    parameters = {name: num_parameters(start) for name, start in study.starts.items()}
     free = shutil.disk_usage(nearest_folder(study.folder)).free / 1e9
     outlook = Outlook(
         domains=domains,
@@ -61,13 +69,15 @@ def _domain(study: Study, domain: str, size: DomainSize | None) -> DomainOutlook
 
 
 def _cells(study: Study, sizes: Mapping[str, DomainSize | None], speeds: Mapping[str, Speed]) -> list[CellOutlook]:
+    """Of a view."""
     found = []
     if study.public_domain and study.pretrain_run_id:
-        name, done = f"{study.public_domain} (pretraining)", run_done(study, study.pretrain_run_id)
+        name = ", ".join(filter(None, (f"{study.public_domain} (pretraining)", study.start)))
+        done = run_done(study, study.pretrain_run_id)
         found.append(_cell(study, name, None, done, sizes[study.public_domain], speeds))
     for cell in study.cells():
-        done = run_done(study, study.run_id(cell))
-        found.append(_cell(study, cell.domain, cell, done, sizes[cell.domain], speeds))
+        name, done = ", ".join(filter(None, (cell.domain, cell.axes))), run_done(study, study.run_id(cell))
+        found.append(_cell(study, name, cell, done, sizes[cell.domain], speeds))
     return found
 
 
@@ -88,7 +98,7 @@ def _cell(
     except PrivacyError as err:
         return CellOutlook(name, cell, done, units, refused=str(err))
     images = steps * batch * _images_a_unit(study, size, cell)
-    speed = speeds.get("private" if cell and cell.private else "plain")
+    speed = speeds.get(speed_key(study.start, "private" if cell and cell.private else "plain"))
     hours = None if speed is None else (images * speed.image_ms + steps * speed.step_ms) / 3.6e6
     return CellOutlook(name, cell, done, units, rate, steps, noise, images, hours)
 
@@ -129,30 +139,21 @@ def _noise(study: Study, target_epsilon: float, units: int, rate: float, steps: 
     return _plan_noise(settings, target_epsilon, units, rate, steps, share, allowance)
 
 
-def _num_parameters(study: Study) -> int:
-    import torch
-
-    from dpdt.training.networks.build import build_model
-
-    with torch.random.fork_rng(devices=[]):
-        model = build_model(study.model, folder=study.file.parent, num_outputs=len(study.study.labels))
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
 def _evaluate_hours(study: Study, sizes: Mapping[str, DomainSize | None], speeds: Mapping[str, Speed]) -> float | None:
-    speed = speeds.get("evaluate")
+    image_ms = {name: speed.image_ms for name in study.starts if (speed := speeds.get(speed_key(name, "evaluate")))}
     tested = [sizes[domain] for domain in study.test_domains]
-    if speed is None or None in tested:
+    if len(image_ms) < len(study.starts) or None in tested:
         return None
     images = sum(size.test_images for size in tested if size is not None)
-    return images * len(study.tested_models()) * speed.image_ms / 3.6e6
+    return images * sum(image_ms[cell.initial] for cell in study.tested_models()) / 3.6e6
 
 
-def _disk_gb(study: Study, domains: tuple[DomainOutlook, ...], parameters: int) -> float | None:
+def _disk_gb(study: Study, domains: tuple[DomainOutlook, ...], parameters: Mapping[str, int]) -> float | None:
     """Shards; each run's weights; while it trains a checkpoint (weights, two moments) and its successor."""
     pixels = [domain.shard_gb for domain in domains]
     if None in pixels:
         return None
-    runs = len(study.cells()) + (study.public_domain is not None)
-    at_once = min(runs, study.cluster.array_parallelism)
-    return sum(gb for gb in pixels if gb is not None) + (runs + at_once * 2 * 3) * parameters * 4 / 1e9
+    runs = [parameters[cell.initial] for cell in study.cells()]
+    runs += [parameters[name] for name, start in study.starts.items() if start.public_domain]
+    at_once = sum(sorted(runs)[-study.cluster.array_parallelism :])
+    return sum(gb for gb in pixels if gb is not None) + (sum(runs) + at_once * 2 * 3) * 4 / 1e9

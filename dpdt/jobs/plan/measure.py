@@ -24,7 +24,7 @@ from dpdt.study.frozen import freeze_study, thaw_study
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ARMS", "Speed", "known_speeds", "measure"]
+__all__ = ["ARMS", "Speed", "known_speeds", "measure", "speed_key"]
 
 ARMS: Final = ("plain", "private", "evaluate")
 SECONDS: Final = 5.0
@@ -37,7 +37,7 @@ class Speed:
     """What one arm costs on one machine.
 
     Attributes:
-        arm: `plain` and `private` train, `evaluate` tests.
+        arm: `plain` and `private` train, `evaluate` tests; with a start before it where the study has starts.
         image_ms: Milliseconds an image.
         step_ms: Milliseconds that each logical step takes besides its images (noise, optimiser).
         peak_gb: Most memory in use at once: of the GPU, or of the whole process.
@@ -69,6 +69,7 @@ def measure(study: Study) -> dict[str, Speed]:
         DpdtError: An arm fails, for instance for want of memory.
     """
     arms = [arm for arm in ARMS if arm != "private" or any(cell.private for cell in study.cells())]
+    arms = [speed_key(start, arm) for start in study.starts for arm in arms]
     with tempfile.TemporaryDirectory() as folder:
         frozen = Path(folder) / "study.json"
         freeze_study(study, frozen)
@@ -78,8 +79,14 @@ def measure(study: Study) -> dict[str, Speed]:
     return {speed.arm: speed for speed in speeds}
 
 
+def speed_key(start: str, arm: str) -> str:
+    """What the speed of an arm is called: of a study with several starts each has its own."""
+    return f"{start}/{arm}" if start else arm
+
+
 def _settings(study: Study) -> str:
     """Everything that time and memory depend on, except the machine."""
+    models = [start.model.deciding() for start in study.starts.values()]
     train = study.train
     values: list[str | int] = [
         study.shards.size,
@@ -90,7 +97,7 @@ def _settings(study: Study) -> str:
     ]
     values += [train.precision] if train.precision != "float32" else []
     values += [len(study.study.labels)] if study.study.labels != LABELS else []
-    return fingerprint([study.model.deciding(), *values])
+    return fingerprint([*models, *values])
 
 
 def _in_process(frozen: Path, arm: str) -> Speed:
@@ -109,12 +116,14 @@ def _in_process(frozen: Path, arm: str) -> Speed:
     return Speed(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _measure_arm(study: Study, arm: str) -> Speed:
+def _measure_arm(study: Study, key: str) -> Speed:
     import torch
 
     from dpdt.training.device import choose_device, keep_memory, set_threads
     from dpdt.training.networks.build import build_model
 
+    start, _, arm = key.rpartition("/")
+    study = study.starts[start]
     device = choose_device(study.train.device)
     set_threads(study.train.num_threads)
     keep_memory(device)
@@ -132,7 +141,7 @@ def _measure_arm(study: Study, arm: str) -> Speed:
     begun = _now(device)
     end()
     step_ms = (_now(device) - begun) * 1e3
-    return Speed(arm, image_ms, step_ms, _peak_gb(device), _name(device))
+    return Speed(key, image_ms, step_ms, _peak_gb(device), _name(device))
 
 
 def _training(study: Study, model: Any, *, private: bool) -> tuple[Callable[[Any], object], Callable[[], object]]:

@@ -29,7 +29,7 @@ class CellOutlook:
     """One training.
 
     Attributes:
-        name: The domain; for the public pretraining with a word that says so.
+        name: The domain, with its start and part of the patients; for the public pretraining with a word that says so.
         cell: None for the pretraining.
         done: Whether it is finished.
         units: Privacy units of its train split; None where the domain's size is unknown.
@@ -60,8 +60,8 @@ class Outlook:
     Attributes:
         domains: Every domain that is used.
         cells: Every training, the pretraining first.
-        num_parameters: Of the network.
-        speeds: By arm; empty where nothing was measured.
+        num_parameters: Of the network of each start, by its name ("" in a study without).
+        speeds: As `measure` has them; empty where nothing was measured.
         evaluate_hours: Of all models on all test domains.
         disk_gb: That shards and runs will take; None where a size is unknown.
         free_gb: On the study's disk.
@@ -70,7 +70,7 @@ class Outlook:
 
     domains: tuple[DomainOutlook, ...]
     cells: tuple[CellOutlook, ...]
-    num_parameters: int
+    num_parameters: Mapping[str, int]
     speeds: Mapping[str, Speed]
     evaluate_hours: float | None
     disk_gb: float | None

@@ -1,5 +1,6 @@
 """The plan as tables, and as JSON."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -56,6 +57,10 @@ def _row(cell: CellOutlook) -> tuple[object, ...]:
     )
 
 
+def _sizes(num_parameters: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}: {number:,}" if name else f"{number:,}" for name, number in num_parameters.items())
+
+
 def _formatted(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
@@ -65,10 +70,13 @@ def _totals(study: Study, outlook: Outlook) -> list[str]:
     left = sum(not cell.done for cell in outlook.cells)
     lines = [
         f"{len(outlook.domains)} domains, {len(outlook.cells)} trainings ({left} to do), "
-        f"{models * len(study.test_domains)} tests of a model at a domain; {outlook.num_parameters:,} weights."
+        f"{models * len(study.test_domains)} tests of a model at a domain; "
+        f"{_sizes(outlook.num_parameters)} weights."
     ]
-    if study.why_no_before:
-        lines.append(f"No model from before the trainings is tested: {study.why_no_before}.")
+    for name, start in study.starts.items():
+        if start.why_no_before:
+            of = f" of {name}" if name else ""
+            lines.append(f"No model from before the trainings{of} is tested: {start.why_no_before}.")
     if outlook.disk_gb is not None:
         lines.append(f"Disk: about {outlook.disk_gb:.2f} GB below {study.folder}; {outlook.free_gb:.0f} GB are free.")
     if not outlook.speeds:
@@ -92,12 +100,15 @@ def as_json(outlook: Outlook) -> dict[str, Any]:
     """For programs; infinity becomes null (the arm without DP has `private` false)."""
     found = asdict(outlook)
     found["train_hours"] = outlook.train_hours
+    if [*outlook.num_parameters] == [""]:
+        found["num_parameters"] = outlook.num_parameters[""]
     for shown, cell in zip(found["cells"], outlook.cells, strict=True):
         private = cell.cell is not None and cell.cell.private
         shown["cell"] = cell.cell and {
             "domain": cell.cell.domain,
             "target_epsilon": cell.cell.target_epsilon if private else None,
             "seed": cell.cell.seed,
+            **cell.cell.recorded,
         }
         shown["private"] = private
     return found

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from dpdt.cohort.hospitals.file_search import there
+from dpdt.cohort.splits import in_part
 from dpdt.cohort.table import cohort_done, read_cohort
 from dpdt.errors import StudyError
 from dpdt.shards.reader import used_images
@@ -75,14 +76,14 @@ def parse_sizes(given: Sequence[str], study: Study) -> dict[str, tuple[int, int]
 
 
 def domain_size(study: Study, domain: str, given: Mapping[str, tuple[int, int]]) -> DomainSize | None:
-    """The size of a domain; None where it is not known yet. What the user gives wins.
+    """The size of a domain in a view of the study; None where it is not known yet. What the user gives wins.
 
     Given numbers are split as patients without an official split would be.
     """
     if domain in given:
         images, patients = given[domain]
         settings = study.domains[domain]
-        part = (1 - settings.test_fraction) * (1 - settings.val_fraction)
+        part = (1 - settings.test_fraction) * (1 - settings.val_fraction) * study.part_of(domain)
         tested = round(images * settings.test_fraction)
         return DomainSize(images, patients, round(images * part), round(patients * part), tested, "--size")
     if not cohort_done(study, domain):
@@ -90,7 +91,7 @@ def domain_size(study: Study, domain: str, given: Mapping[str, tuple[int, int]])
     seen = used_images(study, domain)
     cohort = read_cohort(study, domain)
     table = _present(study, domain, cohort) if seen is None else seen
-    train = table[table["split"] == "train"]
+    train = table[(table["split"] == "train") & in_part(table["patient_id"], study, domain)]
     return DomainSize(
         images=len(table),
         patients=table["patient_id"].nunique(),

@@ -85,7 +85,7 @@ def _about_noise(study: Study, outlook: "Outlook") -> Iterator[str]:
             expected_batch_size=batch,
             noise_multiplier=cell.noise_multiplier,
             steps=cell.steps,
-            num_parameters=outlook.num_parameters,
+            num_parameters=outlook.num_parameters[cell.cell.initial],
         )
         names = too_noisy.setdefault(format_epsilon(cell.cell.target_epsilon), [])
         if ratio < 1 and cell.cell.seed == study.train.seeds[0]:

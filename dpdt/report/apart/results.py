@@ -54,6 +54,7 @@ def export_results(study: Study, *, site: str | None = None, minimum: int = MINI
         StudyError: No model is tested, the minimum is too small, the site is no name or named for several domains,
             or nobody could read the results.
     """
+    study = study.one_view()
     if minimum < MINIMUM:
         raise StudyError(f"--minimum: expected at least {MINIMUM} patients of each class, got {minimum}.")
     rename = _rename(study, site)
@@ -96,7 +97,7 @@ def export_results(study: Study, *, site: str | None = None, minimum: int = MINI
         "models": [_model(study, run, numbers[run.run_id], rename) for run in runs],
         "auc": rows,
         "bins": bins,
-        "pairs": _pairs(study, {run.cell: numbers[run.run_id] for run in runs}, rows, rename),
+        "pairs": _pairs(study, {Cell(*run.cell[:3]): numbers[run.run_id] for run in runs}, rows, rename),
     }
     wrong = unreadable(found)
     if wrong:

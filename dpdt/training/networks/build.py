@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dpdt.base.vocabulary import LABELS
+from dpdt.study import Study
 from dpdt.study.settings import ModelSettings
 from dpdt.training.networks.custom import custom_model
 from dpdt.training.networks.resnet9 import ResNet9
@@ -16,6 +17,7 @@ from dpdt.training.networks.resnet9 import ResNet9
 __all__ = [
     "as_input",
     "build_model",
+    "num_parameters",
     "scorer_of",
 ]
 
@@ -34,6 +36,13 @@ def build_model(settings: ModelSettings, *, folder: Path = Path(), num_outputs: 
     if settings.name != "resnet9":
         return custom_model(settings, folder, num_outputs=num_outputs)
     return ResNet9(width=settings.width, in_channels=settings.in_channels, num_outputs=num_outputs)
+
+
+def num_parameters(study: Study) -> int:
+    """Trained numbers of the network of a study's view."""
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(study.model, folder=study.file.parent, num_outputs=len(study.study.labels))
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def scorer_of(model: nn.Module, device: torch.device | str) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:

@@ -17,22 +17,28 @@ def check_class_weights(study: Study) -> None:
     Raises:
         StudyError: There is none that is pretrained on.
     """
-    if study.train.class_weights == "public" and study.pretrain_run_id is None:
+    if study.train.class_weights == "public" and not all(view.pretrain_run_id for view in study.views):
         labels = study.study.labels
         numbers = "the five numbers" if labels == LABELS else "numbers by label"
         raise StudyError(
-            f"{study.file}: train.class_weights = 'public' needs a public domain that is pretrained on. "
+            f"{study.file}: train.class_weights = 'public' needs a public domain that is pretrained on"
+            f"{', by each start' if study.initial else ''}. "
             f"Write {numbers} instead ({', '.join(labels)}), or 'none'."
         )
 
 
 def check_model(study: Study) -> None:
-    """Check that given weights load, and that a custom network is fit for DP; dpdt's own networks are.
+    """Check that given weights load, and that a custom network is fit for DP, of every start; dpdt's own networks are.
 
     Raises:
         StudyError: The weights do not fit; the network cannot be built; or, in a study with DP arms, it gives other
             outputs or is not fit for DP: the offending layers are named.
     """
+    for view in study.starts.values():
+        _check_start(view)
+
+
+def _check_start(study: Study) -> None:
     own = ":" in study.model.name
     if not own and study.model.init_weights is None:
         return  # without a second for torch
@@ -59,4 +65,5 @@ def check_model(study: Study) -> None:
     if found:
         more = f"\n  … and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         lines = "".join(f"\n  {line}" for line in found[:SHOWN])
-        raise StudyError(f"model.name: {study.model.name} is not fit for DP:{lines}{more}")
+        key = f"initial.{study.start}.network" if study.start else "model.name"
+        raise StudyError(f"{key}: {study.model.name} is not fit for DP:{lines}{more}")

@@ -1,0 +1,121 @@
+"""The report of a study with several starts or amounts of data: what each of them came to, side by side.
+
+Starts are never mixed in a mean or a comparison: each has its own page, of its own models, and here a row of its own.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import pandas as pd
+
+from dpdt.report import figures
+from dpdt.report.format import Table, interval_text, plain, signed
+from dpdt.report.intervals import Interval
+from dpdt.report.page import Contents
+from dpdt.report.tables import missing_runs
+from dpdt.runs.read import is_synthetic, model_runs
+from dpdt.study import Study, axes_name
+
+__all__ = ["Part", "axes_figures", "axes_page", "axes_table"]
+
+AXES: Final = ("initial", "fraction")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One view of the study with what its own page shows.
+
+    Attributes:
+        study: The view.
+        contents: Of its page.
+        num_parameters: Of its network.
+    """
+
+    study: Study
+    contents: Contents
+    num_parameters: int
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return axes_name(self.study.start, self.study.fraction) or "all patients"
+
+    def rows(self) -> list[dict[str, object]]:
+        """Its arms, on- and off-domain."""
+        study = self.study
+        gains = {(gain.scope, gain.target_epsilon): gain for gain in self.contents.gains}
+        weights = "random" if study.model.init_weights is None else "file"
+        head = {"initial": study.start, "fraction": study.fraction, "network": study.model.name}
+        head |= {"num_parameters": self.num_parameters, "train_units": _mean_units(study)}
+        head |= {"weights": f"{weights}, pretrained" if study.pretrain_run_id else weights}
+        rows: list[dict[str, object]] = []
+        for arm in self.contents.arms:
+            gain = gains.get((arm.scope, arm.target_epsilon))
+            row = {**head, "scope": arm.scope, "target_epsilon": arm.target_epsilon, "auc": arm.auc}
+            row |= {"ci_low": arm.interval.low, "ci_high": arm.interval.high, "pairs": arm.pairs}
+            row |= {"difference_to_no_dp": arm.difference, "gain": gain.gain if gain else math.nan}
+            rows.append({**row, "share_kept": gain.share if gain else math.nan})
+        return rows
+
+
+def _mean_units(study: Study) -> float:
+    """Units that the view's trainings saw, a mean over the domains; NaN before the first has begun."""
+    runs = [run for run in model_runs(study).values() if run and run.kind == "train"]
+    seen = {run.domain: run.config["data"]["units"] for run in runs}
+    return sum(seen.values()) / len(seen) if seen else math.nan
+
+
+def axes_table(parts: Sequence[Part]) -> pd.DataFrame:
+    """A row a start, part of the patients, scope and arm, as it is written to `axes.csv`."""
+    return pd.DataFrame([row for part in parts for row in part.rows()])
+
+
+def axes_figures(table: pd.DataFrame) -> dict[str, figures.Drawing]:
+    """Macro AUC over the amount of data, and over the size of the network, where there are several of them."""
+    drawn = {}
+    known = table.dropna(subset="auc")
+    if known["fraction"].nunique() > 1:
+        drawn["auc_over_fraction"] = figures.axis_figure(known, x="fraction", lines="initial")
+    whole = known[known["fraction"] == known["fraction"].max()]
+    if whole["num_parameters"].nunique() > 1:
+        drawn["auc_over_parameters"] = figures.axis_figure(whole, x="num_parameters", lines="weights")
+    return drawn
+
+
+def axes_page(study: Study, parts: Sequence[Part], images: Mapping[str, Mapping[str, str] | None]) -> dict[str, object]:
+    """What the overview says, for its template."""
+    margin = study.evaluate.equivalence_margin
+    shown = [
+        {"name": part.name, "page": f"views/{part.study.slug}/index.html", "answer": part.contents.answer(margin)}
+        for part in parts
+    ]
+    return {
+        "name": study.name,
+        "synthetic": is_synthetic(study),
+        "parts": shown,
+        "arms": _arms(parts),
+        "images": {title: image for title, image in images.items() if image},
+        "missing": missing_runs(study),
+    }
+
+
+def _arms(parts: Sequence[Part]) -> Table:
+    rows = []
+    for part in parts:
+        for row, arm in zip(part.rows(), part.contents.arms, strict=True):
+            units = row["train_units"]
+            size = [f"{part.num_parameters:,}", plain(float(str(units)), 0)]
+            auc = plain(arm.auc) + _brackets(arm.interval)
+            changes = [signed(arm.difference) + _brackets(arm.difference_interval, sign=True)]
+            changes += [signed(float(str(row["gain"])))]
+            name = part.contents.grid.name(arm.target_epsilon)
+            rows.append([part.name, *size, arm.scope, name, auc, *changes])
+    columns = ["start", "parameters", "train units", "tested", "model", "macro AUC"]
+    return Table([*columns, "change from no DP", "gain over before"], rows)
+
+
+def _brackets(interval: Interval, *, sign: bool = False) -> str:
+    text = "" if math.isnan(interval.low) else interval_text(interval, sign=sign)
+    return f" ({text})" if text else ""
