@@ -63,6 +63,7 @@ class Prepared:
             randomness=self.config["randomness"],
             max_images_per_patient=int(patients.value_counts().max()),
             patients_known=bool((patients != self.data.frame["image_id"]).any()),
+            trained=self.config.get("trained"),
         )
         if self.plan.mechanism is None:
             unit = self.run.study.privacy.unit
@@ -179,7 +180,7 @@ def _of_some_runs(run: TrainingRun, data: DomainData, model: nn.Module) -> dict[
         if isinstance(data, CanaryData) and data.images_each > 1:
             found["canaries"]["images_each"] = data.images_each
     if run.target_epsilon is not None:
-        ways = CLIPPING[run.study.privacy.clipping].choose_ways(model, size=data.size)
+        ways = CLIPPING[run.study.privacy.clipping].choose_ways(model, shape=data.input_shape)
         found |= {"clipping_ways": ways} if ways else {}
     code = model_code(run.study.model, run.study.file.parent)
     if code is not None:
@@ -237,7 +238,7 @@ def _physical_batch_size(
     images_per_unit = study.privacy.images_per_patient if run.cell else 1
     return find_physical_batch_size(
         model,
-        size=data.size,
+        shape=data.input_shape,
         device=device,
         clipping=study.privacy.clipping if run.target_epsilon is not None else None,
         autocast=study.train.precision == "bf16",

@@ -88,6 +88,7 @@ def _settings(study: Study) -> str:
         train.device,
         train.num_threads,
     ]
+    values += [fingerprint(train.parameters)] if train.parameters != "all" else []
     values += [train.precision] if train.precision != "float32" else []
     values += [len(study.study.labels)] if study.study.labels != LABELS else []
     return fingerprint([study.model.deciding(), *values])
@@ -114,13 +115,19 @@ def _measure_arm(study: Study, arm: str) -> Speed:
 
     from dpdt.training.device import choose_device, keep_memory, set_threads
     from dpdt.training.networks.build import build_model
+    from dpdt.training.networks.trained import choose_trained, trains_head_alone
+    from dpdt.training.networks.weights import head_of
 
     device = choose_device(study.train.device)
     set_threads(study.train.num_threads)
     keep_memory(device)
     labels = len(study.study.labels)
     model = build_model(study.model, folder=study.file.parent, num_outputs=labels).to(device)
+    choose_trained(model, study.train.parameters)
     images = torch.rand(study.train.images_at_once, 1, study.shards.size, study.shards.size, device=device)
+    if arm != "evaluate" and study.train.parameters != "all" and trains_head_alone(model):
+        head: Any = head_of(model)[1]
+        model, images = head, torch.rand(len(images), head.in_features, device=device)
     add, end = _evaluation(model) if arm == "evaluate" else _training(study, model, private=arm == "private")
     add(images)  # the first batch loads libraries
     end()
@@ -143,7 +150,6 @@ def _training(study: Study, model: Any, *, private: bool) -> tuple[Callable[[Any
     from dpdt.privacy.keystream import KeyStream
     from dpdt.training.batches import image_losses
 
-    model.train()
     autocast = study.train.precision == "bf16"
     gradients: GradientSum = GradientSum(model, image_losses, autocast=autocast)
     if private:
