@@ -24,8 +24,8 @@ def unfit_parts(model: nn.Module, *, size: int, clipping: str = "bookkeeping") -
     """What keeps a network from being trained with DP.
 
     Args:
-        model: Takes float32 (n, 1, size, size), gives one row of logits an image; in the modes that it is trained in.
-            Not changed.
+        model: Takes float32 (n, 1, size, size), gives one row of logits an image. Parts that are not trained are in
+            evaluation mode; all of it in evaluation mode is tried in training mode. Not changed.
         size: Height and width of the images in pixels.
         clipping: Key of ``CLIPPING``, the engine that will train it: where one's gradients are wrong another's may be
             right.
@@ -38,6 +38,7 @@ def unfit_parts(model: nn.Module, *, size: int, clipping: str = "bookkeeping") -
         return found
     try:
         spare = copy.deepcopy(model).cpu()
+        spare = spare if spare.training else spare.train()
     except Exception as err:  # noqa: BLE001 - whatever a custom network raises is the finding
         return [f"the network cannot be copied, and the trial needs a copy: {type(err).__name__}: {err}"]
     with torch.random.fork_rng(devices=[]):
