@@ -73,6 +73,11 @@ bench-evaluate-study: install
 bench-train: install
 	@$(BIN)/python benchmarks/train.py
 
+# A head on features of 10,000 images, with DP at epsilon 1: a table, and build/bench/head.json.
+.PHONY: bench-head
+bench-head: install
+	@PYTHONPATH=. $(BIN)/python benchmarks/head.py
+
 # The loader against memory copies and the disk: a table, and build/bench/loader.json.
 bench-loader: install
 	@$(BIN)/python benchmarks/loader.py

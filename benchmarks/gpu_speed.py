@@ -141,7 +141,12 @@ def largest(device: torch.device, scale: Scale, method: str, precision: str) -> 
     model, autocast = ResNet9(width=scale.width).to(device), precision == "bf16"
     clipping = None if method == "plain" else method
     auto = find_physical_batch_size(
-        model, size=scale.size, device=device, clipping=clipping, autocast=autocast, most=scale.largest
+        model,
+        shape=(1, scale.size, scale.size),
+        device=device,
+        clipping=clipping,
+        autocast=autocast,
+        most=scale.largest,
     )
     seconds: dict[int, float] = {}
     images = 2

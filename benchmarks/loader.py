@@ -79,7 +79,7 @@ def simulate(maps: list[NDArray[np.uint8]], num_threads: int) -> tuple[float, fl
         _core.gather(maps, rows // ROWS, rows % ROWS, out, num_threads=num_threads)
 
     waited = 0.0
-    with ReadAhead(copy, size=SIZE, device=torch.device("cpu")) as reader:
+    with ReadAhead(copy, like=np.empty((0, SIZE, SIZE), np.uint8), device=torch.device("cpu")) as reader:
         reader.announce(steps[0])
         started = time.perf_counter()
         for number, step in enumerate(steps):

@@ -21,7 +21,9 @@ DP = Cell("uka", 8.0, 0)
 
 
 def find(model: nn.Module, *, clipping: str | None = "bookkeeping", size: int = 64, most: int = 10**9) -> int:
-    return find_physical_batch_size(model, size=size, device=CPU, clipping=clipping, autocast=False, most=most)
+    return find_physical_batch_size(
+        model, shape=(1, size, size), device=CPU, clipping=clipping, autocast=False, most=most
+    )
 
 
 def test_the_images_that_fit_follow_from_what_a_forward_pass_saves(monkeypatch: pytest.MonkeyPatch) -> None:

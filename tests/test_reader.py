@@ -34,7 +34,7 @@ def check(reader: ReadAhead, wanted: list[NDArray[np.int64]]) -> None:
 
 def test_batches_are_the_pictures_of_their_rows_announced_or_not() -> None:
     one, two, three, four = parts(3, 5, 1, 2, 2, 2, 2), parts(7), parts(), parts(9, 9, seed=1)
-    with ReadAhead(copy, size=4, device=CPU) as reader:
+    with ReadAhead(copy, like=np.empty((0, 4, 4), np.uint8), device=CPU) as reader:
         reader.announce(one)
         reader.announce(two)
         check(reader, one)
@@ -56,7 +56,7 @@ def test_the_next_batch_is_read_while_this_one_is_at_work() -> None:
         copy(rows, out)
         begun.release()
 
-    with ReadAhead(slow, size=4, device=CPU) as reader:
+    with ReadAhead(slow, like=np.empty((0, 4, 4), np.uint8), device=CPU) as reader:
         reader.announce(wanted)
         for _ in range(SLOTS):
             assert begun.acquire(timeout=10)
@@ -71,7 +71,7 @@ def test_an_error_comes_with_the_batch_that_has_it_and_the_reader_goes_on() -> N
             raise OSError("the disk is gone")
         copy(rows, out)
 
-    with ReadAhead(broken, size=4, device=CPU) as reader:
+    with ReadAhead(broken, like=np.empty((0, 4, 4), np.uint8), device=CPU) as reader:
         reader.announce([np.array([1]), np.array([13]), np.array([2])])
         batches = reader.read([np.array([1]), np.array([13]), np.array([2])])
         next(batches)

@@ -138,6 +138,10 @@ def evaluate_run(study: Study, run_id: str) -> EvaluateSummary:
     tables = [_threshold_rows(carried.site if carried else domain or BEFORE, thresholds)]
     measured = [_domain_metrics(study, name, frames[name], thresholds) for name in study.test_domains]
     tables += [of_domain.table for of_domain in measured]
+    if study.evaluate.representation and carried is None:
+        from dpdt.evaluation.representation import representation_rows  # here: its training's parts load torch
+
+        tables += representation_rows(study, run_id, weights, pd.concat(tables, ignore_index=True))
     stamp = {"evaluate": _settings_stamp(study), "predictions": stamps}
     write_stamped(paths.draws, pd.concat([of_domain.draws for of_domain in measured], ignore_index=True), stamp)
     write_stamped(paths.metrics, pd.concat(tables, ignore_index=True), stamp)

@@ -27,6 +27,12 @@ PLAIN_HASHES: Final = {
     "accounted": "not covered by epsilon: who knows all patients but one can try that one's labels until the hash "
     "fits; do not publish them (`dpdt sync` removes the tags)",
 }
+PROBES: Final = {
+    "what": "the representation: AUC of linear probes, their gap to the model's, displacement, effective dimension",
+    "source": "probes fitted without DP on val patients of each test domain, who are in no train split, and tested on "
+    "its test patients; the probes themselves are kept nowhere",
+    "accounted": "not covered by epsilon",
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class StatedRun:
         patients_known: False where the data names no patients and each image counts as one.
         weights_note: What the study file says about given weights; "" for nothing.
         fraction: The part of the domain's train patients that is trained on.
+        trained: How many ``parameters`` were trained, ``of`` how many; None for all.
     """
 
     run_id: str
@@ -57,6 +64,7 @@ class StatedRun:
     patients_known: bool = True
     weights_note: str = ""
     fraction: float = 1.0
+    trained: Mapping[str, int] | None = None
 
 
 def privacy_statement(mechanism: Mechanism, run: StatedRun, *, spent_steps: int, complete: bool) -> dict[str, Any]:
@@ -106,6 +114,8 @@ def privacy_statement(mechanism: Mechanism, run: StatedRun, *, spent_steps: int,
         "other_releases": _other_releases(run, counts_noise=mechanism.counts_noise, private=True),
         "paragraph": "",
     }
+    if run.trained is not None:
+        statement["trained"] = run.trained
     if mechanism.unit == "image":
         statement["patient_bound"] = _patient_bound(spent, mechanism.delta, run.max_images_per_patient)
     elif not run.patients_known:
@@ -217,7 +227,12 @@ def selection_cost(budgets: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 
 def brought_up_to_date(
-    statement: dict[str, Any], *, budgets: Sequence[tuple[float, float]], plain_hashes: bool, as_of: str
+    statement: dict[str, Any],
+    *,
+    budgets: Sequence[tuple[float, float]],
+    plain_hashes: bool,
+    as_of: str,
+    probed: bool = False,
 ) -> dict[str, Any]:
     """A statement with today's count of runs on the same patients, in today's words; the same object if nothing is new.
 
@@ -226,6 +241,7 @@ def brought_up_to_date(
         budgets: As for ``selection_cost``, this run's among them.
         plain_hashes: Whether the run's config has hashes of its data without a key.
         as_of: When the runs were counted; kept from before while their count is the same.
+        probed: Whether its evaluation has linear probes.
     """
     before = statement.get("selection")
     if before is None:
@@ -236,6 +252,8 @@ def brought_up_to_date(
     releases = [entry for entry in statement["other_releases"] if entry["what"] != PLAIN_HASHES["what"]]
     if plain_hashes:
         releases.append(PLAIN_HASHES)
+    if probed and PROBES not in releases:  # what was released once stays so
+        releases.append(PROBES)
     now = {
         **statement,
         **_neighbours(statement["unit"]),  # of a statement of before: the same numbers hold for both relations
@@ -431,6 +449,12 @@ def _paragraph(statement: dict[str, Any]) -> str:
         parts.insert(1, "The training is not complete; the epsilon is what the whole of it may spend.")
     if statement["randomness"] == "seeded":
         parts.insert(1, "Its noise came from a seed: whoever knows the seed can remove it, so the guarantee is void.")
+    if "trained" in statement:
+        count = statement["trained"]
+        parts.append(
+            f"{count['parameters']:,} of the network's {count['of']:,} parameters were trained; all others are those "
+            "of the initial weights, to the bit, and nothing of this training is in them."
+        )
     if "unit_note" in statement:
         parts.insert(1, statement["unit_note"])
     if not delta_protects(statement["delta"], units=statement["num_units"]):

@@ -54,15 +54,15 @@ def publish_statement(study: Study, paths: RunPaths, statement: Mapping[str, Any
     """
     with _lock(study.paths):
         budgets = _budgets(study)
-        write_json(paths.privacy, _today(dict(statement), paths, budgets))
-        _refresh(study.paths, budgets)
+        write_json(paths.privacy, _today(dict(statement), study, paths, budgets))
+        _refresh(study, budgets)
 
 
 def refresh_statements(study: Study) -> None:
     """Bring the statement of every run up to date; files in which nothing changes stay as they are."""
     if study.paths.runs.is_dir():
         with _lock(study.paths):
-            _refresh(study.paths, _budgets(study))
+            _refresh(study, _budgets(study))
 
 
 @contextmanager
@@ -72,16 +72,16 @@ def _lock(paths: StudyPaths) -> Iterator[None]:
         yield
 
 
-def _refresh(of_study: StudyPaths, budgets: Mapping[str, Budget]) -> None:
-    for file in sorted(of_study.runs.glob("*/privacy.json")):
-        paths = of_study.run(file.parent.name)
+def _refresh(study: Study, budgets: Mapping[str, Budget]) -> None:
+    for file in sorted(study.paths.runs.glob("*/privacy.json")):
+        paths = study.paths.run(file.parent.name)
         statement = _read(file)  # damage is an error where that run is used
-        now = _today(statement, paths, budgets)
+        now = _today(statement, study, paths, budgets)
         if now != statement:
             write_json(file, now)
 
 
-def _today(statement: dict[str, Any], paths: RunPaths, budgets: Mapping[str, Budget]) -> dict[str, Any]:
+def _today(statement: dict[str, Any], study: Study, paths: RunPaths, budgets: Mapping[str, Budget]) -> dict[str, Any]:
     counted_here = statement.get("selection") and statement.keys() >= COUNTED_BY
     if not counted_here or _read(paths.config).get("kind") == "bundle":  # another hospital's, as it came
         return statement
@@ -93,6 +93,7 @@ def _today(statement: dict[str, Any], paths: RunPaths, budgets: Mapping[str, Bud
         budgets=sorted((b.epsilon, b.delta) for b in same),
         plain_hashes=has_plain_hashes(_part(_read(paths.config), "data")),
         as_of=datetime.now(UTC).isoformat(timespec="seconds"),
+        probed=study.evaluate.representation,
     )
 
 

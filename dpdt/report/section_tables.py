@@ -13,6 +13,7 @@ from dpdt.evaluation.metrics import (
     AVERAGE,
     FAIRNESS,
     PAPER,
+    REPRESENTATION,
     STRICT,
     THRESHOLD_FREE,
     UNDERDIAGNOSIS,
@@ -32,6 +33,7 @@ __all__ = [
     "gain_rows",
     "label_table",
     "rates_table",
+    "representation_table",
     "small_groups",
     "transfer_rows",
     "underdiagnosis_table",
@@ -186,6 +188,28 @@ def rates_table(metrics: pd.DataFrame, grid: Grid) -> Table:
                 rows.append([scope, name, grid.name(epsilon), *(plain(value.mean()) for value in values.values())])
     names = [RATE_NAMES.get(metric, metric.replace("_", " ")) for metric in RATES]
     return Table(["tested", "protocol", "model", *names], rows)
+
+
+def representation_table(metrics: pd.DataFrame, grid: Grid) -> Table:
+    """Each model's representation on each test domain, and the probe of it; means over seeds."""
+    if metrics.empty or not metrics["metric"].isin(REPRESENTATION).any():
+        return Table([], [])
+    chosen = metrics[metrics["metric"].isin(REPRESENTATION) & (metrics["label"] == AVERAGE)]
+    place = ["target_epsilon", "train_domain", "test_domain"]
+    values = chosen.groupby([*place, "metric"], sort=False)["value"].mean().unstack("metric")
+    values = values.reindex(columns=list(REPRESENTATION))
+    rows = [
+        [
+            f"{row['train_domain']} → {row['test_domain']}",
+            grid.name(row["target_epsilon"]),
+            plain(row["displacement"]),
+            plain(row["effective_dimension"], 1),
+            plain(row["probe_auc"]),
+            signed(row["utilisation_gap"]),
+        ]
+        for row in values.reset_index().to_dict("records")
+    ]
+    return Table(["trained → tested", "model", "displacement", "effective dimension", "AUC of a probe", "gap"], rows)
 
 
 def fairness_rows(fairness: pd.DataFrame, draws: Draws, grid: Grid, scope: str) -> Table:

@@ -1,6 +1,7 @@
 """One split of one domain, ready for training or testing: pixels from the shards, the rest from the cohort table."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,9 +61,17 @@ class DomainData:
         """Privacy units that have an image here."""
         return int(self.units.max()) + 1 if len(self.units) else 0
 
-    def images(
-        self, rows: NDArray[np.int64], *, out: NDArray[np.uint8] | None = None, num_threads: int = 1
-    ) -> NDArray[np.uint8]:
+    @property
+    def no_images(self) -> NDArray[Any]:
+        """What `images` gives of no image: its shape and type are an image's."""
+        return np.empty((0, self.size, self.size), dtype=np.uint8)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of an image as the network takes it."""
+        return (1, self.size, self.size)
+
+    def images(self, rows: NDArray[np.int64], *, out: NDArray[Any] | None = None, num_threads: int = 1) -> NDArray[Any]:
         """Copy images out of the memory-mapped shards.
 
         Args:

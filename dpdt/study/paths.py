@@ -32,6 +32,10 @@ class ShardPaths:
         """Held by the task that writes the manifest."""
         return self.folder / ".lock"
 
+    def features(self, split: str, key: str) -> Path:
+        """What a frozen network's head is given for the images of a split; `key` has all that decides it."""
+        return self.folder / "features" / f"{split}-{key}.npy"
+
     def shard(self, number: int) -> Path:
         """Pixels of one shard: .npy, uint8, (n, size, size)."""
         return self.folder / f"shard-{number:05d}.npy"

@@ -13,6 +13,7 @@ from dpdt.study.clipping_engines import CLIPPING_ENGINES, ClippingName
 from dpdt.study.section import About, Folder, Integer, Number, NumberOrInfinity, Section, Truth, only_once
 
 __all__ = [
+    "LAST_STAGES",
     "AuditSettings",
     "CarriedModelSettings",
     "ClusterSettings",
@@ -32,6 +33,8 @@ DEFAULT_IMAGES_AT_ONCE: Final = 32
 Findings = Annotated[
     tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value), Field(min_length=1)
 ]
+LAST_STAGES: Final = r"last ([1-9]\d*) stages?"
+PARAMETERS: Final = ("all", "head", "norms+head", "last 2 stages")
 # The smallest pictures that the deepest layer sees more than one pixel of.
 BF16_MIN_SIZE: Final = 32
 
@@ -252,6 +255,14 @@ class TrainSettings(Section):
         default="float32",
         description="bf16: autocast of forward and backward passes; norms, sums, weights stay float32.",
     )
+    parameters: Annotated[
+        str | tuple[str, ...],
+        About("A large pretrained network: fewer parameters get less noise and cost less time.", later=True),
+    ] = Field(
+        default="all",
+        description="Which parameters are trained, the others stay as they begin: all, head, norms+head, last N "
+        'stages, or patterns of names, `["layer4.*", "fc.*"]`. See docs/models.md.',
+    )
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
         About('"cuda" fails at once where there is no GPU, instead of training slowly.', decides="speed"),
@@ -266,6 +277,16 @@ class TrainSettings(Section):
         if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"expected a whole number of at least 1, or 'auto', got {value!r}")
         return value
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _choice_or_patterns(cls, value: object) -> object:
+        if isinstance(value, list | tuple) and value and all(isinstance(pattern, str) for pattern in value):
+            return value
+        if isinstance(value, str) and (value in PARAMETERS or re.fullmatch(LAST_STAGES, value)):
+            return value
+        choices = ", ".join(map(repr, PARAMETERS))
+        raise ValueError(f"expected {choices} (or another number), or a list of patterns of names, got {value!r}")
 
     @property
     def images_at_once(self) -> int:
@@ -438,6 +459,14 @@ class EvaluateSettings(Section):
         default_factory=dict,
         description="Groups of patients, each a column of the cohort or a crossing; default: sex, and age from 0, 40 "
         "and 70 years. See docs/evaluation.md.",
+    )
+    representation: Annotated[
+        Truth,
+        About("See what a training did to the network's representation; tests take three times as long.", later=True),
+    ] = Field(
+        default=False,
+        description="Displacement and effective dimension of the representation, and a linear probe of it on val "
+        "patients. See docs/evaluation.md.",
     )
     equivalence_margin: Annotated[Number, About("How much AUC may be lost unnoticed.", unit="AUC", decides="other")] = (
         Field(default=0.01, gt=0, lt=1, description="A difference in AUC within ± this counts as equivalent (TOST).")

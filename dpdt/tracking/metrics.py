@@ -11,7 +11,7 @@ import pandas as pd
 
 from dpdt.base.files import read_json
 from dpdt.base.vocabulary import MAIN_LABELS, healthy_label
-from dpdt.evaluation.metrics import ALL, AVERAGE, CROSSINGS, MAIN_RATES, PAPER, labels_of, macro_aucs
+from dpdt.evaluation.metrics import ALL, AVERAGE, CROSSINGS, MAIN_RATES, PAPER, REPRESENTATION, labels_of, macro_aucs
 from dpdt.runs.read import Run
 from dpdt.study import is_before
 
@@ -31,7 +31,7 @@ MAX_POINTS: Final = 1000  # of one chart
 STEP_METRICS: Final = ("epsilon", "loss", "step_s")
 FAIRNESS: Final = ("auc_gap", "underdiagnosis_gap")
 NO_COMMON: Final = "no label that all test domains have"
-SHOWN: Final = ("auc", *FAIRNESS, *MAIN_RATES)
+SHOWN: Final = ("auc", *FAIRNESS, *MAIN_RATES, *REPRESENTATION)
 
 
 class Point(NamedTuple):
@@ -180,6 +180,9 @@ def named_values(table: pd.DataFrame, *, own: str | None) -> Iterator[tuple[str,
     for metric in MAIN_RATES:
         for domain in domains:
             yield f"threshold/{metric}/{domain}", *value(domain, AVERAGE, metric=metric)
+    for metric in (metric for metric in REPRESENTATION if any(key[3] == metric for key in keyed)):
+        for domain in domains:
+            yield f"representation/{metric}/{domain}", *value(domain, AVERAGE, metric=metric)
     for domain in domains:
         for label in labels[MAIN_LABELS:]:
             yield f"auc/{domain}/{label}", *value(domain, label)

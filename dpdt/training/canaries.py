@@ -85,9 +85,7 @@ class CanaryData(DomainData):
     def __len__(self) -> int:
         return self.num_patients_images + len(self.included) * self.images_each
 
-    def images(
-        self, rows: NDArray[np.int64], *, out: NDArray[np.uint8] | None = None, num_threads: int = 1
-    ) -> NDArray[np.uint8]:
+    def images(self, rows: NDArray[np.int64], *, out: NDArray[Any] | None = None, num_threads: int = 1) -> NDArray[Any]:
         """Pixels of patients' and canaries' images, as ``DomainData.images``."""
         found = np.empty((len(rows), self.size, self.size), dtype=np.uint8) if out is None else out
         real = rows < self.num_patients_images

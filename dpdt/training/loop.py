@@ -52,9 +52,10 @@ class TrainingLoop:
 
     Args:
         plan: What to do.
-        model: With its initial weights; trained in place.
+        model: With its initial weights, in the modes for training; trained in place.
         data: The train split.
         steps: The open ledger of a DP run; None without DP, and in a rank that does not lead.
+        whole: The network that `model` is the head of, if it is one; its weights are the run's.
         ranks: The processes that train together.
 
     Raises:
@@ -62,12 +63,20 @@ class TrainingLoop:
     """
 
     def __init__(
-        self, plan: TrainingPlan, *, model: nn.Module, data: DomainData, steps: Ledger | None, ranks: Ranks = ALONE
+        self,
+        plan: TrainingPlan,
+        *,
+        model: nn.Module,
+        data: DomainData,
+        steps: Ledger | None,
+        whole: nn.Module | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.plan = plan
         self.ranks = ranks
         self.data = data
-        self.model = model.to(plan.device).train()
+        self.model = model.to(plan.device)
+        self.whole = model if whole is None else whole
         self.labels = torch.from_numpy(data.labels).to(plan.device)
         self.optimizer = torch.optim.NAdam(model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
         checkpoint = ranks.share(load_checkpoint(plan.paths.checkpoints) if ranks.leads else None)
@@ -83,11 +92,11 @@ class TrainingLoop:
         check_sampling(plan, self.sampler, data)
         self.noise = streams["noise"]
         self.gradients = self._gradient_sum()
-        self._guard = None if plan.mechanism is None else Guard(self.network, size=data.size)
+        self._guard = None if plan.mechanism is None else Guard(self.network, shape=data.input_shape)
         self._ahead: tuple[NDArray[np.int64], dict[str, Any]] | None = None  # drawn early, and the stream before it
         threads = torch.get_num_threads()
         self.reader = ReadAhead(
-            lambda rows, out: data.images(rows, out=out, num_threads=threads), size=data.size, device=plan.device
+            lambda rows, out: data.images(rows, out=out, num_threads=threads), like=data.no_images, device=plan.device
         )
         if ranks.leads:
             keep_metrics_until(plan.paths, self.step)
@@ -288,7 +297,7 @@ class TrainingLoop:
         """Write the final weights, on the CPU and under the network's own names."""
         if not self.ranks.leads:
             return
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.whole.state_dict().items()}
         content = io.BytesIO()  # torch's own writing ends in a RuntimeError when the disk is full
         torch.save(named(weights, self.plan.labels), content)
         with atomic_path(self.plan.paths.weights) as temporary:

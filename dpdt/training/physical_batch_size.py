@@ -28,7 +28,13 @@ PROBE_IMAGES: Final = 2
 
 
 def find_physical_batch_size(
-    model: nn.Module, *, size: int, device: torch.device, clipping: str | None, autocast: bool, most: int
+    model: nn.Module,
+    *,
+    shape: tuple[int, ...],
+    device: torch.device,
+    clipping: str | None,
+    autocast: bool,
+    most: int,
 ) -> int:
     """Images at once that fit in the memory that is free now.
 
@@ -37,7 +43,7 @@ def find_physical_batch_size(
 
     Args:
         model: Left as it is.
-        size: Height and width of the images in pixels.
+        shape: Of an image as it takes it, (1, size, size).
         device: Where the training will be.
         clipping: Key of ``CLIPPING``; None without DP.
         autocast: Whether the training is in bfloat16.
@@ -46,18 +52,18 @@ def find_physical_batch_size(
     Raises:
         DpdtError: Not even one image fits.
     """
-    spare = copy.deepcopy(model).to(device).train()
-    image_bytes = PEAK_OVER_SAVED * _saved_bytes(spare, size=size, device=device, autocast=autocast) / PROBE_IMAGES
+    spare = copy.deepcopy(model).to(device)
+    image_bytes = PEAK_OVER_SAVED * _saved_bytes(spare, shape=shape, device=device, autocast=autocast) / PROBE_IMAGES
     if clipping is not None and CLIPPING_ENGINES[clipping].keeps_gradients:
         image_bytes += sum(p.numel() * p.element_size() for p in spare.parameters() if p.requires_grad)
     images = min(most, int(PART * free_bytes(device) / image_bytes))
-    while device.type == "cuda" and images > 0 and not _fits(spare, images, size, clipping, autocast):
+    while device.type == "cuda" and images > 0 and not _fits(spare, images, shape, clipping, autocast):
         images //= 2
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what the tries took; not in between, where the next try takes it up
     if images < 1:
         raise DpdtError(
-            f"train.physical_batch_size: one image of {size}x{size} takes about {image_bytes / 1e9:.2f} GB, "
+            f"train.physical_batch_size: one image of {shape[-1]}x{shape[-1]} takes about {image_bytes / 1e9:.2f} GB, "
             f"{free_bytes(device) / 1e9:.2f} GB are free on {device_name(device)}. Choose a smaller shards.size or "
             "model.width, or ask for more memory."
         )
@@ -76,7 +82,7 @@ def free_bytes(device: torch.device) -> int:
     return free_memory()
 
 
-def _saved_bytes(model: nn.Module, *, size: int, device: torch.device, autocast: bool) -> int:
+def _saved_bytes(model: nn.Module, *, shape: tuple[int, ...], device: torch.device, autocast: bool) -> int:
     """What a forward pass keeps for the backward pass, without the parameters; each block of memory once."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     blocks: dict[int, int] = {}
@@ -87,7 +93,7 @@ def _saved_bytes(model: nn.Module, *, size: int, device: torch.device, autocast:
             blocks[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    images = torch.zeros(PROBE_IMAGES, 1, size, size, device=device)
+    images = torch.zeros(PROBE_IMAGES, *shape, device=device)
     with (
         torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
         torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast),
@@ -97,7 +103,7 @@ def _saved_bytes(model: nn.Module, *, size: int, device: torch.device, autocast:
     return sum(blocks.values())
 
 
-def _fits(model: nn.Module, images: int, size: int, clipping: str | None, autocast: bool) -> bool:
+def _fits(model: nn.Module, images: int, shape: tuple[int, ...], clipping: str | None, autocast: bool) -> bool:
     """Try one physical batch."""
     spare = copy.deepcopy(model)
     device = next(spare.parameters()).device
@@ -108,7 +114,7 @@ def _fits(model: nn.Module, images: int, size: int, clipping: str | None, autoca
             if clipping is None
             else CLIPPING[clipping](spare, _first_output, autocast=autocast, **settings)
         )
-        sums.add(torch.zeros(images, 1, size, size, device=device), torch.zeros(images, device=device))
+        sums.add(torch.zeros(images, *shape, device=device), torch.zeros(images, device=device))
     except torch.cuda.OutOfMemoryError:
         return False
     return True

@@ -1,7 +1,7 @@
 """The inputs of a training: decided from study and data, and frozen in the run's config before the first step."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ from dpdt.shards.dataset import DomainData
 from dpdt.study import BEFORE, Cell
 from dpdt.training.canaries import CanaryData
 from dpdt.training.device import device_name, instruction_set
+from dpdt.training.features import FeatureData
 from dpdt.training.networks.custom import model_code
 from dpdt.training.physical_batch_size import find_physical_batch_size, largest_batch
 from dpdt.training.plan import TrainingPlan
@@ -28,6 +29,9 @@ from dpdt.training.run import TrainingRun
 from dpdt.training.start import choose_class_weights, count_class_weights
 
 __all__ = ["Prepared", "prepare"]
+
+MOST_FEATURES: Final = 4096
+"""Images of a physical batch of features."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Prepared:
             patients_known=bool((patients != self.data.frame["image_id"]).any()),
             weights_note=self.run.study.weights_note,
             fraction=self.run.study.part_of(self.run.domain),
+            trained=self.config.get("trained"),
         )
         if self.plan.mechanism is None:
             unit = self.run.study.privacy.unit
@@ -115,7 +120,7 @@ def prepare(
     if run.study.train.physical_batch_size == "auto":
         config["physical_batch_size"] = {"images": images, "machine": device_name(device)}
     _say_if_bits_differ(run, frozen, config)
-    plan = _plan(run, schedule, device=device, physical_batch_size=images)
+    plan = _plan(run, data, schedule, device=device, physical_batch_size=images)
     return Prepared(run, data, plan, freeze_config(run.paths, config))
 
 
@@ -183,7 +188,7 @@ def _of_some_runs(run: TrainingRun, data: DomainData, model: nn.Module) -> dict[
         if isinstance(data, CanaryData) and data.images_each > 1:
             found["canaries"]["images_each"] = data.images_each
     if run.target_epsilon is not None:
-        ways = CLIPPING[run.study.privacy.clipping].choose_ways(model, size=data.size)
+        ways = CLIPPING[run.study.privacy.clipping].choose_ways(model, shape=data.input_shape)
         found |= {"clipping_ways": ways} if ways else {}
     code = model_code(run.study.model, run.study.file.parent)
     if code is not None:
@@ -232,28 +237,36 @@ def _mechanism(
 def _physical_batch_size(
     run: TrainingRun, model: nn.Module, data: DomainData, *, device: torch.device, known: dict[str, Any] | None
 ) -> int:
-    """The one asked for; or as many as fit, and on the same machine what was found when the run was begun."""
+    """The one asked for; or as many as fit, and on the same machine what was found when the run was begun.
+
+    Features take so little memory that a logical batch is one physical one, but for the rarest.
+    """
     study = run.study
+    images_per_unit = study.privacy.images_per_patient if run.cell else 1
+    most = largest_batch(expected_batch_size=run.settings.expected_batch_size, images_per_unit=images_per_unit)
+    if isinstance(data, FeatureData):
+        return min(most, MOST_FEATURES)
     if study.train.physical_batch_size != "auto":
         return study.train.physical_batch_size
     if known is not None and known["machine"] == device_name(device):
         return int(known["images"])
-    images_per_unit = study.privacy.images_per_patient if run.cell else 1
     return find_physical_batch_size(
         model,
-        size=data.size,
+        shape=data.input_shape,
         device=device,
         clipping=study.privacy.clipping if run.target_epsilon is not None else None,
         autocast=study.train.precision == "bf16",
-        most=largest_batch(expected_batch_size=run.settings.expected_batch_size, images_per_unit=images_per_unit),
+        most=most,
     )
 
 
-def _plan(run: TrainingRun, schedule: _Schedule, *, device: torch.device, physical_batch_size: int) -> TrainingPlan:
+def _plan(
+    run: TrainingRun, data: DomainData, schedule: _Schedule, *, device: torch.device, physical_batch_size: int
+) -> TrainingPlan:
     study, settings, class_weights = run.study, run.settings, schedule.class_weights
     mechanism, images_per_unit = schedule.mechanism, study.privacy.images_per_patient if run.cell else 1
     one_size = mechanism is not None and mechanism.rounding_allowance is not None and needs_one_size(study)
-    if one_size:
+    if one_size and not isinstance(data, FeatureData):
         physical_batch_size = images_at_once(
             most=physical_batch_size,
             expected_batch_size=settings.expected_batch_size,

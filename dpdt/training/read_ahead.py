@@ -7,8 +7,8 @@ are pinned: a batch goes to the device as bytes, while the device computes, and 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Final, Self
+from dataclasses import dataclass
+from typing import Any, Final, Self
 
 import numpy as np
 import torch
@@ -23,14 +23,14 @@ __all__ = ["ReadAhead"]
 SLOTS: Final = 4
 
 # Copies the pictures of some rows to their place in a buffer, (k, size, size).
-Copy = Callable[[NDArray[np.int64], NDArray[np.uint8]], object]
+Copy = Callable[[NDArray[np.int64], NDArray[Any]], object]
 
 
 @dataclass
 class _Slot:
     """A buffer, and when the device has read it."""
 
-    pixels: Tensor = field(default_factory=lambda: torch.empty(0, 0, 0, dtype=torch.uint8))
+    pixels: Tensor
     read: torch.cuda.Event | None = None
 
 
@@ -39,15 +39,14 @@ class ReadAhead:
 
     Args:
         copy: Where the pixels come from; called from another thread.
-        size: Height and width in pixels.
+        like: No images, of the shape and type that they have: `DomainData.no_images`.
         device: Where the batches shall be.
     """
 
-    def __init__(self, copy: Copy, *, size: int, device: torch.device) -> None:
+    def __init__(self, copy: Copy, *, like: NDArray[Any], device: torch.device) -> None:
         self._copy = copy
-        self._size = size
         self._device = device
-        self._free = [_Slot() for _ in range(SLOTS)]
+        self._free = [_Slot(torch.from_numpy(like)) for _ in range(SLOTS)]
         self._announced: deque[NDArray[np.int64]] = deque()
         self._pending: deque[tuple[NDArray[np.int64], _Slot, Future[None]]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dpdt-read-ahead")
@@ -83,7 +82,7 @@ class ReadAhead:
             parts: Image numbers of each. If they are not what was announced next, all that was is forgotten.
 
         Yields:
-            The image numbers, and float32 in 0..1 on the device, shape (k, 1, size, size).
+            The image numbers, and float32 in 0..1 on the device, shape (k, 1, size, size); or features, (k, width).
         """
         if not self._are_next(parts):
             self.forget()
@@ -115,6 +114,6 @@ class ReadAhead:
         if slot.read is not None:
             slot.read.synchronize()
         if len(slot.pixels) < len(part):
-            shape = (len(part), self._size, self._size)
-            slot.pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+            shape, dtype = (len(part), *slot.pixels.shape[1:]), slot.pixels.dtype
+            slot.pixels = torch.empty(shape, dtype=dtype, pin_memory=self._device.type == "cuda")
         self._copy(part, slot.pixels[: len(part)].numpy())

@@ -11,7 +11,7 @@ from torch import nn
 
 from dpdt.base.files import read_json, sha256_file
 from dpdt.cohort.table import read_record
-from dpdt.errors import DpdtError, PrivacyError
+from dpdt.errors import DpdtError, PrivacyError, StudyError
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.label_counts import class_weights_of, noisy_counts
 from dpdt.privacy.mechanism import Mechanism
@@ -20,8 +20,9 @@ from dpdt.runs.config import labels_of
 from dpdt.runs.state import run_done
 from dpdt.shards.dataset import DomainData
 from dpdt.training.networks.build import build_model
-from dpdt.training.networks.check import check_class_weights, check_model
-from dpdt.training.networks.weights import load_weights
+from dpdt.training.networks.check import check_class_weights, check_model, no_random_features
+from dpdt.training.networks.trained import choose_trained
+from dpdt.training.networks.weights import head_of, load_weights
 from dpdt.training.run import TrainingRun
 
 __all__ = ["choose_class_weights", "count_class_weights", "initial_model"]
@@ -35,8 +36,9 @@ def initial_model(run: TrainingRun, data: DomainData) -> tuple[nn.Module, dict[s
         data: Its train split.
 
     Returns:
-        The network, on the CPU; for the config ``initial_weights``, name and checksum of the weights' source, and,
-        where they are no random ones, ``ancestry``, the trainings that made them.
+        The network, on the CPU, frozen but for what is trained; for the config ``initial_weights``, name and checksum
+        of the weights' source, where they are no random ones, ``ancestry``, the trainings that made them, and, where
+        not all parameters are trained, ``trained``, how many are.
 
     Raises:
         PrivacyError: A DP run would start from weights that saw its own patients.
@@ -49,8 +51,12 @@ def initial_model(run: TrainingRun, data: DomainData) -> tuple[nn.Module, dict[s
         seed = f"{study.study.seed}/{run.kind}/{run.domain}/{run.seed}"
         torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
         model = build_model(study.model, folder=study.file.parent, num_outputs=len(study.study.labels))
+    choice = study.train.parameters if run.cell else "all"
+    choose_trained(model, choice)
     source, path = _initial_weights(run)
     if path is None:
+        if choice != "all":
+            raise no_random_features(study)
         return model, {"initial_weights": {"source": source, "sha256": None, "new_head": True}}
     made_by = ancestry(path, runs=study.paths.runs)
     _refuse_own_patients(run, data, path, made_by)
@@ -58,7 +64,24 @@ def initial_model(run: TrainingRun, data: DomainData) -> tuple[nn.Module, dict[s
     if not head:
         _say_new_head(run, path)
     initial = {"source": source, "sha256": sha256_file(path), "new_head": not head}
-    return model, {"initial_weights": initial, "ancestry": made_by.as_dict()}
+    part = {} if choice == "all" else {"trained": _trained(run, model, initial)}
+    return model, {"initial_weights": initial, "ancestry": made_by.as_dict(), **part}
+
+
+def _trained(run: TrainingRun, model: nn.Module, initial: dict[str, Any]) -> dict[str, int]:
+    """Numbers that are trained, and all.
+
+    Raises:
+        StudyError: The last layer is a new one, and would stay as it was drawn.
+    """
+    head = head_of(model)[1]
+    if initial["new_head"] and head is not None and not head.weight.requires_grad:
+        raise StudyError(
+            f"train.parameters: {run.study.train.parameters!r} leaves out the last layer, and {initial['source']} has "
+            "none for the study's labels, so it would stay as it was drawn. Name its parameters, too."
+        )
+    numbers = {parameter: parameter.numel() for parameter in model.parameters()}
+    return {"parameters": sum(n for p, n in numbers.items() if p.requires_grad), "of": sum(numbers.values())}
 
 
 def _say_new_head(run: TrainingRun, path: Path) -> None:

@@ -9,9 +9,10 @@ import contextlib
 import time
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
-from dpdt.base.console import warn
+from dpdt.base.console import note, warn
 from dpdt.base.files import read_json, remove_leftovers
 from dpdt.errors import DpdtError, LostProcessError, StudyError
 from dpdt.privacy.clipping.engines import CLIPPING
@@ -23,7 +24,9 @@ from dpdt.study import Cell, Study
 from dpdt.study.paths import RunPaths
 from dpdt.training.canaries import CanaryData, CanaryLoop, CanaryModel, toss_coins, with_canaries
 from dpdt.training.device import choose_device, keep_memory, set_threads
+from dpdt.training.features import Features, split_features, with_features
 from dpdt.training.loop import EpochEnd, TrainingLoop
+from dpdt.training.networks.trained import trains_head_alone
 from dpdt.training.prepare import prepare
 from dpdt.training.ranks import Ranks, joined
 from dpdt.training.resume import open_ledger
@@ -137,16 +140,20 @@ def train_run(run: TrainingRun, *, on_epoch_end: EpochEnd | None = None, stop: S
             remove_leftovers(run.paths.folder)
             _warn_of_other_engines(run)
         data = load_split(run.study, run.domain, "train")
-        model, initial = initial_model(run, data)
-        if run.canaries:
-            model, data = _add_canaries(run, model, data, ranks)
+        whole, initial = initial_model(run, data)
+        model: nn.Module = whole
+        if run.canaries:  # they are read off the pixels
+            whole, data = _add_canaries(run, whole, data, ranks)
+            model = whole
+        elif "trained" in initial and trains_head_alone(whole):
+            model, data = _on_features(run, whole, data, device, ranks)
         with ranks.leader_first():  # it freezes the config; the others compare
             prepared = prepare(run, data, model=model, initial=initial, device=device)
         plan = prepared.plan
         with contextlib.ExitStack() as stack:
             ledger = stack.enter_context(open_ledger(plan)) if plan.mechanism and ranks.leads else None
             loop = (CanaryLoop if run.canaries else TrainingLoop)(
-                plan, model=model, data=data, steps=ledger, ranks=ranks
+                plan, model=model, whole=whole, data=data, steps=ledger, ranks=ranks
             )
             if plan.mechanism and ranks.leads:
                 promised = prepared.statement(spent_steps=plan.num_steps)
@@ -161,6 +168,20 @@ def train_run(run: TrainingRun, *, on_epoch_end: EpochEnd | None = None, stop: S
         # no rank goes on before the last file is written, and all end by the signal that came to any of them
         flag.signal = ranks.largest(flag.signal or 0) or None
     return summary_of(run.paths, seconds=time.perf_counter() - begun)
+
+
+def _on_features(
+    run: TrainingRun, model: nn.Module, data: DomainData, device: torch.device, ranks: Ranks
+) -> tuple[nn.Module, DomainData]:
+    """The head, and what it is given; network and images as they are where it is not given one row an image."""
+    train = run.study.train
+    features = Features(model.to(device), autocast=train.precision == "bf16", images_at_once=train.images_at_once)
+    with ranks.leader_first():  # it computes them; the others read
+        found = split_features(run.study, features, data)
+    if found is None:
+        note(f"{run.run_id}: the last layer's inputs are no row of numbers an image; every step computes them again")
+        return model, data
+    return features.head, with_features(data, found)
 
 
 def _add_canaries(run: TrainingRun, model: nn.Module, data: DomainData, ranks: Ranks) -> tuple[CanaryModel, CanaryData]:

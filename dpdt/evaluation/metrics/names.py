@@ -13,9 +13,11 @@ __all__ = [
     "CROSSINGS",
     "FAIRNESS",
     "FEWEST_PATIENTS",
+    "GEOMETRY",
     "MAIN_RATES",
     "METRICS",
     "PAPER",
+    "REPRESENTATION",
     "STRICT",
     "THRESHOLD_FREE",
     "UNDERDIAGNOSIS",
@@ -32,6 +34,8 @@ MAIN_RATES: Final = ("accuracy", "sensitivity", "specificity")  # MLflow shows t
 AT_THRESHOLD: Final = (*MAIN_RATES, "f1", "positive_rate")
 METRICS: Final = (*THRESHOLD_FREE, *AT_THRESHOLD)
 UNDERDIAGNOSIS: Final = "underdiagnosis_rate"  # of the label that says that nothing was found
+GEOMETRY: Final = ("displacement", "effective_dimension")
+REPRESENTATION: Final = (*GEOMETRY, "probe_auc", "utilisation_gap")
 FAIRNESS: Final = ("auc_gap", "worst_auc", "parity_difference", "opportunity_difference", "underdiagnosis_gap")
 
 # Patients of each class that an interval or a test rests on. With 5, a 95 % interval of an AUC holds the true one 73 to

@@ -95,6 +95,7 @@ def _settings(study: Study) -> str:
         train.device,
         train.num_threads,
     ]
+    values += [fingerprint(train.parameters)] if train.parameters != "all" else []
     values += [train.precision] if train.precision != "float32" else []
     values += [len(study.study.labels)] if study.study.labels != LABELS else []
     return fingerprint([*models, *values])
@@ -121,6 +122,8 @@ def _measure_arm(study: Study, key: str) -> Speed:
 
     from dpdt.training.device import choose_device, keep_memory, set_threads
     from dpdt.training.networks.build import build_model
+    from dpdt.training.networks.trained import choose_trained, trains_head_alone
+    from dpdt.training.networks.weights import head_of
 
     start, _, arm = key.rpartition("/")
     study = study.starts[start]
@@ -129,7 +132,11 @@ def _measure_arm(study: Study, key: str) -> Speed:
     keep_memory(device)
     labels = len(study.study.labels)
     model = build_model(study.model, folder=study.file.parent, num_outputs=labels).to(device)
+    choose_trained(model, study.train.parameters)
     images = torch.rand(study.train.images_at_once, 1, study.shards.size, study.shards.size, device=device)
+    if arm != "evaluate" and study.train.parameters != "all" and trains_head_alone(model):
+        head: Any = head_of(model)[1]
+        model, images = head, torch.rand(len(images), head.in_features, device=device)
     add, end = _evaluation(model) if arm == "evaluate" else _training(study, model, private=arm == "private")
     add(images)  # the first batch loads libraries
     end()
@@ -152,7 +159,6 @@ def _training(study: Study, model: Any, *, private: bool) -> tuple[Callable[[Any
     from dpdt.privacy.keystream import KeyStream
     from dpdt.training.batches import image_losses
 
-    model.train()
     autocast = study.train.precision == "bf16"
     gradients: GradientSum = GradientSum(model, image_losses, autocast=autocast)
     if private:

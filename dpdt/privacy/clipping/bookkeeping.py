@@ -59,12 +59,12 @@ class BookkeepingClipping(ClippedGradientSum):
             print(f"clipping: gradients by Opacus' rules, which cost more: {names}", file=sys.stderr, flush=True)
 
     @classmethod
-    def choose_ways(cls, model: nn.Module, *, size: int) -> dict[str, str]:
+    def choose_ways(cls, model: nn.Module, *, shape: tuple[int, ...]) -> dict[str, str]:
         """The ways depend on shapes alone: one made-up image shows them."""
         spare, key = copy.deepcopy(model), KeyStream.from_seed("ways")
         sums = cls(spare, _first_output, max_grad_norm=1.0, noise_multiplier=0.0, noise=key)
         device = next(spare.parameters()).device
-        sums.add(torch.zeros(1, 1, size, size, device=device), torch.zeros(1, device=device))
+        sums.add(torch.zeros(1, *shape, device=device), torch.zeros(1, device=device))
         return dict(sorted(sums.ways.items()))
 
     @property

@@ -25,6 +25,7 @@ __all__ = [
     "add_rows",
     "full",
     "in_core",
+    "mixes_images",
     "squared_norms",
     "sum_by_unit",
     "unit_weights",
@@ -102,7 +103,7 @@ class ClippedGradientSum(GradientSum, abc.ABC):
     """A sum that one image moves by at most max_grad_norm, released with noise.
 
     Args:
-        model: As above; no module may mix images (no batch norm).
+        model: As above; no module may mix images (no batch norm that learns).
         loss: As above.
         max_grad_norm: The clipping norm C, positive.
         noise_multiplier: Sigma; the noise's standard deviation is sigma · C in every coordinate of the sum.
@@ -134,7 +135,7 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         self.noise = noise
         self.sums = [torch.zeros_like(p) for p in self.parameters]
         for name, module in model.named_modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if mixes_images(module):
                 raise PrivacyError(
                     f"model: no separate gradient for each image: {name or 'it'} is a "
                     f"{type(module).__name__}, which mixes the images of a batch. Use group norm."
@@ -145,14 +146,14 @@ class ClippedGradientSum(GradientSum, abc.ABC):
             raise PrivacyError(f"model: the gradient of a single image cannot be had: {err}") from err
 
     @classmethod
-    def choose_ways(cls, model: nn.Module, *, size: int) -> dict[str, str]:
+    def choose_ways(cls, model: nn.Module, *, shape: tuple[int, ...]) -> dict[str, str]:
         """How the norm of each parameter's gradient will be found, where there are several ways.
 
         Two ways round differently, so a run keeps to those that it began with.
 
         Args:
-            model: Takes gray images; left as it is.
-            size: Height and width of the images in pixels.
+            model: Left as it is.
+            shape: Of an image as it takes it, (1, size, size).
 
         Returns:
             By the parameter's name; empty for an engine that has one way alone.
@@ -221,6 +222,11 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         """What each gradient is multiplied with: min(1, C / norm), but 0 where the norm is not finite."""
         factors = (self.max_grad_norm / norms).clamp(max=1.0)
         return torch.where(norms.isfinite(), factors, 0.0).to(self.sums[0].dtype)
+
+
+def mixes_images(module: nn.Module) -> bool:
+    """Whether it is a batch norm that computes with its batch; a frozen one has numbers of its own."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None)
 
 
 def full(values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ image more moves the gradients of all behind it, by far more than its own. So wh
 it may change, and no generator may move.
 """
 
+import math
 import pickle
 import random
 from typing import Any, Final
@@ -74,16 +75,16 @@ class Guard:
 
     Args:
         network: With its initial weights, where it is trained.
-        size: Height and width of its images in pixels.
+        shape: Of an image as it takes it, (1, size, size).
     """
 
-    def __init__(self, network: nn.Module, *, size: int) -> None:
+    def __init__(self, network: nn.Module, *, shape: tuple[int, ...]) -> None:
         self._network = network
         self._copy = NetworkCopy(network)
         self._generators = Generators(network)
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         self._states = self._generators.states(shared=False)
-        self._images = torch.linspace(0, 1, size * size, device=device).view(1, 1, size, size)
+        self._images = torch.linspace(0, 1, math.prod(shape), device=device).view(1, *shape)
 
     def begin(self) -> None:
         """Images are about to go through the network."""

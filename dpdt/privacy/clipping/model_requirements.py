@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from dpdt.privacy.clipping.gradient_sum import mixes_images
 from dpdt.privacy.clipping.model_trial import trial_images, unfit_behaviour
 
 __all__ = ["unfit_parts"]
@@ -24,7 +24,8 @@ def unfit_parts(model: nn.Module, *, size: int, clipping: str = "bookkeeping") -
     """What keeps a network from being trained with DP.
 
     Args:
-        model: Takes float32 (n, 1, size, size), gives one row of logits an image. Not changed.
+        model: Takes float32 (n, 1, size, size), gives one row of logits an image. Parts that are not trained are in
+            evaluation mode; all of it in evaluation mode is tried in training mode. Not changed.
         size: Height and width of the images in pixels.
         clipping: Key of ``CLIPPING``, the engine that will train it: where one's gradients are wrong another's may be
             right.
@@ -36,7 +37,8 @@ def unfit_parts(model: nn.Module, *, size: int, clipping: str = "bookkeeping") -
     if found:
         return found
     try:
-        spare = copy.deepcopy(model).cpu().train()
+        spare = copy.deepcopy(model).cpu()
+        spare = spare if spare.training else spare.train()
     except Exception as err:  # noqa: BLE001 - whatever a custom network raises is the finding
         return [f"the network cannot be copied, and the trial needs a copy: {type(err).__name__}: {err}"]
     with torch.random.fork_rng(devices=[]):
@@ -51,7 +53,7 @@ def _unfit_layers(model: nn.Module) -> Iterator[str]:
         kind = f"{name or 'the model itself'} ({type(layer).__name__})"
         own = list(layer.parameters(recurse=False))
         trainable = any(parameter.requires_grad for parameter in own)
-        if isinstance(layer, _BatchNorm):
+        if mixes_images(layer):
             yield f"{kind} mixes the images of a batch; use GroupNorm (opacus.validators.ModuleValidator.fix does)"
         elif any(is_lazy(parameter) for parameter in own):
             yield f"{kind} has no parameters before its first images; call the network once where you build it"

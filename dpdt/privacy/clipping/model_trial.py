@@ -82,7 +82,7 @@ def unfit_behaviour(model: nn.Module, images: Tensor, *, clipping: str) -> Itera
     """Try a network.
 
     Args:
-        model: A copy, in training mode, on the CPU; not to be used afterwards.
+        model: A copy, in the modes that it is trained in, on the CPU; not to be used afterwards.
         images: As `trial_images` gives them.
         clipping: Key of ``CLIPPING``.
 

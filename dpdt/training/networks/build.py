@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,14 +58,16 @@ def scorer_of(model: nn.Module, device: torch.device | str) -> Callable[[NDArray
     return score
 
 
-def as_input(pixels: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
+def as_input(pixels: NDArray[Any], device: torch.device | str = "cpu") -> Tensor:
     """Pixels as the network takes them.
 
     Args:
-        pixels: uint8, shape (n, size, size). Sent to the device as bytes and converted there.
+        pixels: uint8, shape (n, size, size). Sent to the device as bytes and converted there. Or float32, shape (n,
+            width): features, as a head takes them.
         device: Where the result shall be.
 
     Returns:
-        float32 in 0..1, shape (n, 1, size, size).
+        float32 in 0..1, shape (n, 1, size, size); features as they are.
     """
-    return torch.from_numpy(pixels).to(device, non_blocking=True).unsqueeze(1).float().div_(255)
+    sent = torch.from_numpy(pixels).to(device, non_blocking=True)
+    return sent.clone() if sent.is_floating_point() else sent.unsqueeze(1).float().div_(255)

@@ -6,7 +6,7 @@ from dpdt.base.vocabulary import LABELS
 from dpdt.errors import StudyError
 from dpdt.study import Study
 
-__all__ = ["check_class_weights", "check_model"]
+__all__ = ["check_class_weights", "check_model", "no_random_features"]
 
 SHOWN: Final = 10
 
@@ -27,11 +27,21 @@ def check_class_weights(study: Study) -> None:
         )
 
 
+def no_random_features(study: Study) -> StudyError:
+    """What to say of parameters that are frozen as they were drawn: what is trained would see noise of the images."""
+    return StudyError(
+        f"{study.file}: train.parameters = {study.train.parameters!r} keeps the others as they begin, and the training "
+        "begins with random weights. Set model.init_weights, or add a domain with role = 'public' to pretrain on; or "
+        "train all parameters."
+    )
+
+
 def check_model(study: Study) -> None:
-    """Check that given weights load, and that a custom network is fit for DP, of every start; dpdt's own networks are.
+    """Check, of every start, that given weights load, what is trained, and that a custom network is fit for DP.
 
     Raises:
-        StudyError: The weights do not fit; the network cannot be built; or, in a study with DP arms, it gives other
+        StudyError: The weights do not fit; there is nothing to train, or on random weights; the network cannot be
+            built; or, in a study with DP arms, it gives other
             outputs or is not fit for DP: the offending layers are named.
     """
     for view in study.starts.values():
@@ -40,20 +50,25 @@ def check_model(study: Study) -> None:
 
 def _check_start(study: Study) -> None:
     own = ":" in study.model.name
-    if not own and study.model.init_weights is None:
+    given, choice = study.model.init_weights, study.train.parameters
+    if not own and given is None and choice == "all":
         return  # without a second for torch
     import torch
 
     from dpdt.privacy.clipping.model_requirements import unfit_parts
     from dpdt.training.networks.build import build_model
+    from dpdt.training.networks.trained import choose_trained
     from dpdt.training.networks.weights import load_weights
 
     labels = study.study.labels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build_model(study.model, folder=study.file.parent, num_outputs=len(labels))
-    if study.model.init_weights is not None:
-        load_weights(model, study.file.parent / study.model.init_weights, new_head=True, labels=labels)
+    if given is not None:
+        load_weights(model, study.file.parent / given, new_head=True, labels=labels)
+    choose_trained(model, choice)
+    if choice != "all" and study.why_no_before:
+        raise no_random_features(study)
     if not own or not any(cell.private for cell in study.cells()):
         return
     found = unfit_parts(model, size=study.shards.size, clipping=study.privacy.clipping)

@@ -16,7 +16,7 @@ from dpdt.base.vocabulary import LABELS
 from dpdt.errors import StudyError
 from dpdt.training.networks.resnet9 import ResNet9
 
-__all__ = ["load_weights", "named"]
+__all__ = ["head_of", "load_weights", "named"]
 
 WRAPPER_PREFIXES: Final = ("_module.", "module.", "_orig_mod.")
 NAMES: Final = "dpdt.labels"
@@ -104,10 +104,15 @@ def _outputs(theirs: tuple[str, ...] | None, labels: Sequence[str] | None) -> li
 def _ends(model: nn.Module) -> tuple[str, tuple[str, ...]]:
     """Names of the weight of the first convolution, and of the parameters of the last linear layer."""
     convolutions = [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
-    linear = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
     stem = f"{convolutions[0]}.weight" if convolutions else ""
-    head = tuple(f"{linear[-1][0]}.{name}" for name, _ in linear[-1][1].named_parameters()) if linear else ()
-    return stem, head
+    head, layer = head_of(model)
+    return stem, () if layer is None else tuple(f"{head}.{name}" for name, _ in layer.named_parameters())
+
+
+def head_of(model: nn.Module) -> tuple[str, nn.Linear | None]:
+    """Name of the last linear layer, whose outputs are the labels', and the layer; None where there is none."""
+    linear = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    return linear[-1] if linear else ("", None)
 
 
 def _plain_state(loaded: Any) -> dict[str, Tensor]:

@@ -1,0 +1,202 @@
+"""The features of a frozen network: what its head is given for each image of a split, computed once and kept on disk.
+
+Where nothing but the head is trained, the network before it gives the same numbers for an image in every step. They are
+a file beside the shards, which all trainings that begin with these weights share, and the training goes on on them.
+
+A file is an .npy array, float32, (images, width), with the SHA-256 of its numbers behind it. Its name has a hash of all
+that decides them: weights and code of the network before the head, pixels, which images, precision. Features tell about
+patients what images do: the file is as private as the shards. It may be removed at any time, and is then made again.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dpdt.base.console import progress, warn
+from dpdt.base.files import atomic_path, exclusive_lock, fingerprint, remove_leftovers
+from dpdt.errors import StudyError
+from dpdt.privacy.clipping.gradient_sum import full
+from dpdt.shards.dataset import DomainData
+from dpdt.study import Study
+from dpdt.training.networks.build import as_input
+from dpdt.training.networks.custom import model_code
+from dpdt.training.networks.weights import head_of
+
+__all__ = ["FeatureData", "Features", "split_features", "with_features"]
+
+DIGEST_BYTES: Final = 32
+DAMAGED: Final = "damaged (its numbers do not match its checksum); it is made again"
+
+
+@dataclass(frozen=True)
+class FeatureData(DomainData):
+    """A split whose images are features, as the head takes them.
+
+    Attributes:
+        features: float32, (images, width), memory-mapped.
+    """
+
+    features: NDArray[np.float32]
+
+    @property
+    def no_images(self) -> NDArray[Any]:
+        """No features."""
+        return np.empty((0, self.features.shape[1]), dtype=np.float32)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(width,)."""
+        return self.features.shape[1:]
+
+    def images(self, rows: NDArray[np.int64], *, out: NDArray[Any] | None = None, num_threads: int = 1) -> NDArray[Any]:
+        """Features of some images, (k, width); arguments as for ``DomainData.images``."""
+        found: NDArray[Any] = np.take(self.features, rows, axis=0, out=out, mode="clip")
+        return found
+
+
+class Features:
+    """A network up to its head.
+
+    Args:
+        model: Frozen and in evaluation mode but for its head; on the device where it shall compute.
+        autocast: Whether it computes in bfloat16.
+        images_at_once: Of every batch; the last is filled up, so that no image's features depend on how many there are.
+    """
+
+    def __init__(self, model: nn.Module, *, autocast: bool, images_at_once: int) -> None:
+        name, head = head_of(model)
+        if head is None:
+            raise StudyError("model.name: the network has no linear layer, whose input its features would be.")
+        self.model, self.head = model, head
+        self.autocast, self.images_at_once = autocast, images_at_once
+        self.device = head.weight.device
+        self._frozen = {key: v for key, v in model.state_dict().items() if key.rpartition(".")[0] != name}
+
+    def width(self, size: int) -> int | None:
+        """Features of an image; None where the head does not take one row an image and give the network's outputs."""
+        images = torch.linspace(0, 1, 2 * size * size, device=self.device).view(2, 1, size, size)
+        inputs, outputs = self._pass(images)
+        given = inputs[0] if len(inputs) == 1 else None
+        if given is None or given.ndim != 2 or len(given) != len(outputs) or outputs.ndim != 2:
+            return None
+        same = torch.equal(full(outputs), full(self._head(given)))
+        return given.shape[1] if same else None
+
+    def digest(self) -> str:
+        """Hash of the weights before the head."""
+        found = hashlib.sha256()
+        for name, value in sorted(self._frozen.items()):
+            found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return found.hexdigest()
+
+    def compute(self, data: DomainData) -> Iterator[NDArray[np.float32]]:
+        """Features of all images, in order, (k, width) at a time."""
+        pixels = np.zeros((self.images_at_once, data.size, data.size), dtype=np.uint8)
+        with progress(f"features of {data.domain}, {data.split}", len(data), unit="images") as advance:
+            for first in range(0, len(data), len(pixels)):
+                rows = np.arange(first, min(first + len(pixels), len(data)))
+                data.images(rows, out=pixels[: len(rows)], num_threads=torch.get_num_threads())
+                inputs, _ = self._pass(as_input(pixels, self.device))
+                advance(len(rows))
+                yield full(inputs[0])[: len(rows)].cpu().contiguous().numpy()
+
+    @torch.no_grad()
+    def _pass(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """What the head was given, at each call, and what the network gave."""
+        given: list[Tensor] = []
+        hook = self.head.register_forward_pre_hook(lambda _module, inputs: given.append(inputs[0]))
+        try:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+                outputs: Tensor = self.model(images)
+        finally:
+            hook.remove()
+        return given, outputs
+
+    @torch.no_grad()
+    def _head(self, given: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            outputs: Tensor = self.head(given)
+        return outputs
+
+
+def split_features(study: Study, features: Features, data: DomainData) -> NDArray[np.float32] | None:
+    """The features of a split: from its file, or computed now into one.
+
+    Args:
+        study: The study.
+        features: The network.
+        data: The split.
+
+    Returns:
+        float32, (images, width), memory-mapped, in the split's order; None where the network's head does not take one
+        row of features an image.
+    """
+    width = features.width(data.size)
+    if width is None:
+        return None
+    key = fingerprint(
+        {
+            "weights": features.digest(),
+            "model": study.model.deciding(),
+            "code": model_code(study.model, study.file.parent),
+            "autocast": features.autocast,
+            "pixels": data.manifest_sha256,
+            "images": [*map(str, data.image_ids)],
+        }
+    )
+    path, shape = study.paths.shards(data.domain).features(data.split, key[:16]), (len(data), width)
+    found = _opened(path, shape)
+    if found is None:
+        with exclusive_lock(path.parent / ".lock"):  # two tasks that want the same do not both compute it
+            found = _opened(path, shape)
+            if found is None:
+                remove_leftovers(path.parent)
+                _write(path, shape, features.compute(data))
+                found = _opened(path, shape)
+    return found
+
+
+def with_features(data: DomainData, features: NDArray[np.float32]) -> FeatureData:
+    """A split with features in place of its images."""
+    return FeatureData(**vars(data), features=features)
+
+
+def _header(shape: tuple[int, int]) -> bytes:
+    stream = io.BytesIO()
+    npy.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+def _write(path: Path, shape: tuple[int, int], blocks: Iterator[NDArray[np.float32]]) -> None:
+    digest = hashlib.sha256()
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        stream.write(_header(shape))
+        for block in blocks:
+            stream.write(block.data)
+            digest.update(block.data)
+        stream.write(digest.digest())
+
+
+def _opened(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
+    """The array of a file; None where there is no file, or a damaged one."""
+    if not path.exists():
+        return None
+    header, end = _header(shape), 4 * shape[0] * shape[1]
+    content = np.memmap(path, dtype=np.uint8, mode="r")
+    numbers = content[len(header) : len(header) + end]
+    whole = len(content) == len(header) + end + DIGEST_BYTES and content[: len(header)].tobytes() == header
+    if not whole or hashlib.sha256(numbers.data).digest() != content[-DIGEST_BYTES:].tobytes():
+        warn(f"{path}: {DAMAGED}.")
+        path.unlink(missing_ok=True)
+        return None
+    return np.memmap(path, dtype="<f4", mode="r", offset=len(header), shape=shape)

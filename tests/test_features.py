@@ -1,0 +1,193 @@
+"""The features of a frozen network, computed once a split: a head trained on them is the head trained the long way."""
+
+import math
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import dpdt.training.train
+from dpdt.shards.dataset import load_split
+from dpdt.study import Cell, Study
+from dpdt.training.features import Features, split_features
+from dpdt.training.networks.build import as_input, build_model
+from dpdt.training.networks.trained import choose_trained
+from dpdt.training.networks.weights import load_weights
+from dpdt.training.train import pretrain, train, train_with_canaries
+from tests.small_data import SIZE, MakeStudy, StopAfter
+
+DP = Cell("uka", 8.0, 0)
+PLAIN = Cell("uka", math.inf, 0)
+HEAD = ("learning_rate = 1e-3\nnum_threads", 'learning_rate = 1e-3\nparameters = "head"\nnum_threads')
+
+
+@pytest.fixture
+def study(make_study: MakeStudy) -> Study:
+    """A study of heads whose pretraining is done."""
+    study = make_study(HEAD)
+    pretrain(study)
+    return study
+
+
+def small(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, 6), nn.Linear(6, 5))
+    choose_trained(model, "head")
+    return model
+
+
+def features(model: nn.Module) -> Features:
+    return Features(model, autocast=False, images_at_once=7)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The domain of each computation of features."""
+    found: list[str] = []
+    plain = Features.compute
+
+    def compute(self: Features, data: Any) -> Any:
+        found.append(data.domain)
+        return plain(self, data)
+
+    monkeypatch.setattr(Features, "compute", compute)
+    return found
+
+
+def files(study: Study) -> list[Path]:
+    return sorted((study.paths.shards("uka").folder / "features").glob("*.npy"))
+
+
+def test_features_are_what_numpy_computes_and_an_ordinary_array_on_disk(make_study: MakeStudy) -> None:
+    study = make_study()
+    data, model = load_split(study, "uka", "train"), small()
+    found = split_features(study, features(model), data)
+    layer: Any = model[1]  # type: ignore[index]
+    pixels = data.images(np.arange(len(data))).reshape(len(data), -1) / 255
+    expected = pixels @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy()
+    assert found is not None
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    (file,) = files(study)
+    np.testing.assert_array_equal(np.load(file, mmap_mode="r"), found)
+    assert isinstance(found, np.memmap)
+
+
+def test_the_name_of_a_file_follows_weights_split_and_precision_but_not_the_head(make_study: MakeStudy) -> None:
+    study = make_study()
+    data = load_split(study, "uka", "train")
+    model = small()
+    split_features(study, features(model), data)
+    with torch.no_grad():
+        model[2].weight.zero_()  # type: ignore[index,union-attr]
+    split_features(study, features(model), data)
+    assert len(files(study)) == 1
+    split_features(study, features(small(1)), data)
+    assert len(files(study)) == 2
+    split_features(study, features(model), load_split(study, "uka", "test"))
+    split_features(study, Features(model, autocast=True, images_at_once=7), data)
+    assert [file.name.partition("-")[0] for file in files(study)] == ["test", "train", "train", "train"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "grow"])
+def test_a_damaged_file_is_noticed_and_made_again(
+    make_study: MakeStudy, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    study = make_study()
+    data, model = load_split(study, "uka", "train"), small()
+    right = np.array(split_features(study, features(model), data))
+    (file,) = files(study)
+    content = bytearray(file.read_bytes())
+    content[300] ^= 1
+    file.write_bytes({"flip": content, "cut": content[:-5], "grow": content + b"\0"}[damage])
+    again = split_features(study, features(model), data)
+    assert "damaged (its numbers do not match its checksum)" in capsys.readouterr().err
+    np.testing.assert_array_equal(again, right)
+
+
+def test_two_tasks_at_once_compute_once(make_study: MakeStudy, passes: list[str]) -> None:
+    study = make_study()
+    data = load_split(study, "uka", "train")
+    threads = [threading.Thread(target=split_features, args=(study, features(small()), data)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert passes == ["uka"]
+    assert len(files(study)) == 1
+    assert not list(files(study)[0].parent.glob("*.tmp"))
+
+
+class _Pooled(nn.Module):
+    """The mean over places is taken behind its last layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(SIZE, 6), nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(x[:, 0])).mean(1)  # type: ignore[no-any-return]
+
+
+class _Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(SIZE * SIZE, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * self.head(x.flatten(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", [_Pooled, _Scaled])
+def test_a_network_that_goes_on_behind_its_last_layer_has_no_features(
+    make_study: MakeStudy, kind: type[nn.Module]
+) -> None:
+    study = make_study()
+    assert split_features(study, features(kind()), load_split(study, "uka", "train")) is None
+    assert files(study) == []
+
+
+@pytest.mark.parametrize("cell", [DP, PLAIN], ids=["dp", "plain"])
+def test_the_head_trained_on_features_is_the_head_trained_the_long_way(
+    study: Study, monkeypatch: pytest.MonkeyPatch, cell: Cell, passes: list[str]
+) -> None:
+    train(study, cell, seeded_randomness=True)
+    paths = study.paths.run(study.run_id(cell))
+    quick = torch.load(paths.weights, weights_only=True)
+    assert passes == ["uka"]
+    paths.folder.rename(paths.folder.with_name("quick"))
+    monkeypatch.setattr(dpdt.training.train, "split_features", lambda *_: None)
+    train(study, cell, seeded_randomness=True)  # the same batches and noise, all layers in every step
+    long = torch.load(paths.weights, weights_only=True)
+    assert quick.keys() == long.keys()
+    before = torch.load(study.paths.run(str(study.pretrain_run_id)).weights, weights_only=True)
+    assert not torch.equal(long["fc.weight"], before["fc.weight"])
+    for name in long:
+        torch.testing.assert_close(quick[name], long[name], rtol=0, atol=1e-6 if name.startswith("fc") else 0)
+
+
+def test_trainings_share_the_features_go_on_and_leave_a_whole_network(study: Study, passes: list[str]) -> None:
+    train(study, PLAIN)
+    assert train(study, DP, stop=StopAfter(9)).status == "interrupted"
+    assert train(study, DP).status == "finished"
+    assert passes == ["uka"]
+    data = load_split(study, "uka", "test")
+    model = build_model(study.model)
+    load_weights(model, study.paths.run(study.run_id(DP)).weights)
+    assert model.eval()(as_input(data.images(np.arange(4)))).shape == (4, 5)
+
+
+def test_an_audit_s_twin_sees_pixels_because_canaries_are_read_off_them(
+    make_study: MakeStudy, passes: list[str]
+) -> None:
+    study = make_study(HEAD, ("[privacy]", "[audit]\ncanaries = 4\n[privacy]"))
+    pretrain(study)
+    assert train_with_canaries(study, DP, seeded_randomness=True).status == "finished"
+    assert passes == []
+    weights = torch.load(study.paths.run(study.audit_run_id(DP)).weights, weights_only=True)
+    before = torch.load(study.paths.run(str(study.pretrain_run_id)).weights, weights_only=True)
+    frozen = [name for name in before if not name.startswith("fc")]
+    assert all(torch.equal(weights[f"network.{name}"], before[name]) for name in frozen)
