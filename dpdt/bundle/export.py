@@ -21,7 +21,7 @@ from dpdt.study.settings import ModelSettings, ShardSettings
 
 __all__ = ["export_run", "run_weights"]
 
-VERSIONS: Final = ("dpdt", "commit", "python", "torch", "numpy", "opacus", "dp-accounting")
+VERSIONS: Final = ("dpdt", "commit", "python", "torch", "numpy", "opacus", "dp-accounting", "timm")
 HASHES: Final = ("split_hmac", "labels_hmac", "manifest_hmac", "key_id")  # under the hospital's key; never plain ones
 MOST_FEW: Final = 10
 """Val patients of a class below which a threshold would say too much of single patients."""
@@ -128,7 +128,7 @@ def _settings(run: Run) -> tuple[dict[str, Any], ShardSettings]:
     """Network and input, as the run's config has them."""
     settings = run.config["settings"]
     model = ModelSettings.model_validate(settings["model"])
-    if model.name != "resnet9":
+    if ":" in model.name:
         raise BundleError(
             f"{run.run_id}: its network is your own code ({model.name}), and a bundle carries no code: the other side "
             "would have to run it. Only dpdt's own networks are exported."

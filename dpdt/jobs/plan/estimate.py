@@ -135,7 +135,9 @@ def _num_parameters(study: Study) -> int:
     from dpdt.training.networks.build import build_model
 
     with torch.random.fork_rng(devices=[]):
-        model = build_model(study.model, folder=study.file.parent, num_outputs=len(study.study.labels))
+        model = build_model(
+            study.model, size=study.shards.size, folder=study.file.parent, num_outputs=len(study.study.labels)
+        )
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 

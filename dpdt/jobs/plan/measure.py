@@ -119,7 +119,7 @@ def _measure_arm(study: Study, arm: str) -> Speed:
     set_threads(study.train.num_threads)
     keep_memory(device)
     labels = len(study.study.labels)
-    model = build_model(study.model, folder=study.file.parent, num_outputs=labels).to(device)
+    model = build_model(study.model, size=study.shards.size, folder=study.file.parent, num_outputs=labels).to(device)
     images = torch.rand(study.train.images_at_once, 1, study.shards.size, study.shards.size, device=device)
     add, end = _evaluation(model) if arm == "evaluate" else _training(study, model, private=arm == "private")
     add(images)  # the first batch loads libraries

@@ -5,6 +5,7 @@ from typing import Final
 from dpdt.base.vocabulary import LABELS
 from dpdt.errors import StudyError
 from dpdt.study import Study
+from dpdt.study.networks import NETWORKS
 
 __all__ = ["check_class_weights", "check_model"]
 
@@ -27,14 +28,15 @@ def check_class_weights(study: Study) -> None:
 
 
 def check_model(study: Study) -> None:
-    """Check that given weights load, and that a custom network is fit for DP; dpdt's own networks are.
+    """Check that given weights load, and that the network is fit for DP; those by name are, with book-keeping.
 
     Raises:
         StudyError: The weights do not fit; the network cannot be built; or, in a study with DP arms, it gives other
             outputs or is not fit for DP: the offending layers are named.
     """
     own = ":" in study.model.name
-    if not own and study.model.init_weights is None:
+    tried = own or (study.model.name in NETWORKS and study.privacy.clipping != "bookkeeping")
+    if study.model.name == "resnet9" and study.model.init_weights is None:
         return  # without a second for torch
     import torch
 
@@ -45,10 +47,10 @@ def check_model(study: Study) -> None:
     labels = study.study.labels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = build_model(study.model, folder=study.file.parent, num_outputs=len(labels))
+        model = build_model(study.model, size=study.shards.size, folder=study.file.parent, num_outputs=len(labels))
     if study.model.init_weights is not None:
         load_weights(model, study.file.parent / study.model.init_weights, new_head=True, labels=labels)
-    if not own or not any(cell.private for cell in study.cells()):
+    if not tried or not any(cell.private for cell in study.cells()):
         return
     found = unfit_parts(model, size=study.shards.size, clipping=study.privacy.clipping)
     if not found:
