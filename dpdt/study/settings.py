@@ -138,7 +138,11 @@ class ModelSettings(Section):
     options: Annotated[
         dict[str, Any],
         About("Your function takes more than num_outputs and in_channels.", example="{ depth = 18 }", later=True),
-    ] = Field(default_factory=dict, description="Passed to your own function, by name.")
+    ] = Field(
+        default_factory=dict,
+        description="Passed to your own function, by name. A network of timm takes `drop_path_rate`, the share of "
+        "images that skip its last block (stochastic depth; the draws are each image's own).",
+    )
     width: Annotated[
         Integer, About("Smaller is quicker: time and memory grow about with its square, weights too.", unit="channels")
     ] = Field(
@@ -171,8 +175,11 @@ class ModelSettings(Section):
         if self.name not in ("resnet9", *NETWORKS) and not own:
             names = ", ".join(("resnet9", *NETWORKS))
             raise ValueError(f"name: expected one of {names}, or 'package.module:function', got {self.name!r}")
-        if self.options and not own:
-            raise ValueError("options: only for your own network, name = 'package.module:function'")
+        depth = self.options.get("drop_path_rate", 0.0) if self.name in NETWORKS else None
+        if not own and set(self.options) - ({"drop_path_rate"} if self.name in NETWORKS else set()):
+            raise ValueError("options: only for your own network, and drop_path_rate for one of timm")
+        if depth is not None and not (isinstance(depth, int | float) and 0 <= depth < 1):
+            raise ValueError(f"options: drop_path_rate: expected a number in [0, 1), got {depth!r}")
         if self.name in NETWORKS and self.in_channels != 3:
             raise ValueError(f"in_channels: {self.name} takes the gray channel three times; leave it out")
         return self

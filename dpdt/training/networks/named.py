@@ -15,6 +15,7 @@ from dpdt.errors import StudyError
 from dpdt.study.networks import NETWORKS
 from dpdt.study.settings import ModelSettings
 from dpdt.training.networks.resnet9 import num_groups
+from dpdt.training.networks.stochastic_depth import StochasticDepth
 
 __all__ = ["named_network"]
 
@@ -50,11 +51,14 @@ def named_network(settings: ModelSettings, *, size: int, num_outputs: int) -> nn
         ) from err
     given: dict[str, Any] = {"img_size": size} if network.whole_cells else {}
     model: nn.Module = timm.create_model(
-        network.timm, pretrained=False, num_classes=num_outputs, **given, **_narrow(settings)
+        network.timm, pretrained=False, num_classes=num_outputs, **given, **_narrow(settings), **settings.options
     )
-    for module in model.modules():
+    for module in list(model.modules()):
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]  # an image's gradient needs what it would overwrite
+        for name, part in module.named_children():
+            if isinstance(part, timm.layers.DropPath):
+                setattr(module, name, StochasticDepth(float(part.drop_prob)))
     for name in ("mean", "std"):
         values = torch.tensor(model.pretrained_cfg[name]).view(1, 3, 1, 1)  # type: ignore[index]
         model.register_buffer(f"pixel_{name}", values, persistent=False)
@@ -63,7 +67,7 @@ def named_network(settings: ModelSettings, *, size: int, num_outputs: int) -> nn
 
 
 def _narrow(settings: ModelSettings) -> dict[str, Any]:
-    """What makes a network of the settings' width: fewer channels, as many layers; group norm for DenseNet's batch norm."""
+    """What makes a network of the settings' width: fewer channels, as many layers; DenseNet with group norm."""
     network, width = NETWORKS[settings.name], settings.width
     stages = tuple(width * 2**stage for stage in range(4))
     if settings.name == "densenet121":
