@@ -120,11 +120,10 @@ def test_the_trial_lets_named_networks_in(name: str) -> None:
     assert unfit_parts(small(name), size=size_of(name)) == []
 
 
-@pytest.mark.parametrize("clipping", ["hooks", "ghost"])
-def test_other_engines_refuse_what_they_cannot_do_and_name_the_one_that_can(clipping: str) -> None:
-    found = unfit_parts(small("convnext_tiny"), size=32, clipping=clipping)
-    assert len(found) == 1
-    assert re.search(rf"'{clipping}' (cannot keep|is not that of the image alone).*try 'bookkeeping'", found[0])
+def test_hooks_are_refused_where_opacus_cannot_and_the_engines_that_can_are_named() -> None:
+    (found,) = unfit_parts(small("convnext_tiny"), size=32, clipping="hooks")
+    assert re.search(r"'hooks' (cannot keep|is not that of the image alone).*try 'bookkeeping'", found)
+    assert unfit_parts(small("convnext_tiny"), size=32, clipping="ghost") == []
 
 
 # ---- parameters wherever they are used ----
@@ -273,8 +272,10 @@ def test_planted_faults_of_the_engine_are_caught(fault: str, monkeypatch: pytest
     assert unfit_parts(model, size=32) == []
     monkeypatch.setattr(BookkeepingClipping, "keep", wrong)
     (found,) = unfit_parts(model, size=32)
-    assert re.search(r"was not used exactly once|is not that of the image alone", found)
-    assert fault == "of another image" or re.search(r"stages\.\d\.blocks\.\d\.gamma", found)
+    if fault != "of another image":  # whose part of the norms the trial finds in other ways
+        assert re.search(
+            r"stages\.\d\.blocks\.\d\.gamma.*(was not used exactly once|is not that of the image alone)", found
+        )
 
 
 # ---- what they are ----

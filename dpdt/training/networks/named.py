@@ -4,7 +4,9 @@ What their weights expect of an image is the network's own: the gray channel thr
 deviation of each channel. Parameters have timm's names, so that timm's weights fit.
 """
 
+import importlib
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +45,7 @@ def named_network(settings: ModelSettings, *, size: int, num_outputs: int) -> nn
             f"divide by that. Write {fitting}."
         )
     try:
-        import timm
+        timm = _timm()
     except ImportError as err:
         raise StudyError(
             f"model.name: {settings.name} comes from the library timm, which is not installed ({err}). Install dpdt "
@@ -66,6 +68,21 @@ def named_network(settings: ModelSettings, *, size: int, num_outputs: int) -> nn
     return model
 
 
+def _timm() -> Any:
+    """The library; also where torchvision, which it imports, was compiled for another torch than there is (CPU, CUDA).
+
+    Then torchvision's own operators are missing, none of which a network uses; its import wants no more than names.
+    """
+    while True:
+        try:
+            return importlib.import_module("timm")
+        except RuntimeError as err:
+            missing = re.search(r"operator (torchvision::\w+) does not exist", str(err))
+            if missing is None:
+                raise
+            torch.library.define(missing[1], "(Tensor x) -> Tensor")
+
+
 def _narrow(settings: ModelSettings) -> dict[str, Any]:
     """What makes a network of the settings' width: fewer channels, as many layers; DenseNet with group norm."""
     network, width = NETWORKS[settings.name], settings.width
@@ -73,8 +90,7 @@ def _narrow(settings: ModelSettings) -> dict[str, Any]:
     if settings.name == "densenet121":
         from timm.layers import GroupNormAct
 
-        norm = _group_norm(GroupNormAct, width)
-        return {"norm_layer": norm, "num_init_features": width, "growth_rate": width // 2}
+        return {"norm_layer": _group_norm(GroupNormAct, width), "growth_rate": width // 2}
     if width == network.width:
         return {}
     if settings.name == "resnet50":
@@ -89,7 +105,7 @@ def _group_norm(kind: Callable[..., nn.Module], width: int) -> Callable[..., nn.
 
     def norm(channels: int, **others: Any) -> nn.Module:
         groups = math.gcd(num_groups(width), channels)
-        return kind(num_groups=groups, num_channels=channels, **others)
+        return kind(num_channels=channels, num_groups=groups, **others)
 
     return norm
 
