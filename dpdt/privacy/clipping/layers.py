@@ -150,13 +150,16 @@ class _LayerNorm(torch.autograd.Function):
             gx = torch.ops.aten.native_layer_norm_backward(
                 gy, x, ctx.shape, mean, rstd, weight, bias, [True, False, False]
             )[0]
-        places = tuple(range(1, x.ndim - len(ctx.shape)))
-        rows = full(gy)
-        if layer.bias is not None:
-            layer.keep_rows(layer.bias, (rows.sum(places) if places else rows).flatten(1))
-        if layer.weight is not None:
-            rows = rows * ((full(x) - mean) * rstd)
-            layer.keep_rows(layer.weight, (rows.sum(places) if places else rows).flatten(1))
+        wanted = [False, layer.weight is not None, layer.bias is not None]
+        if any(wanted):
+            images = zip(*(value.split(1) for value in (gy, x, mean, rstd)), strict=True)
+            found = [
+                torch.ops.aten.native_layer_norm_backward(g, one, ctx.shape, mu, r, weight, bias, wanted)[1:]
+                for g, one, mu, r in images
+            ]  # torch's own pass over each image: what is written out costs several passes over all of them
+            for parameter, rows in zip((layer.weight, layer.bias), zip(*found, strict=True), strict=True):
+                if parameter is not None:
+                    layer.keep_rows(parameter, full(torch.stack(rows).flatten(1)))
         return gx, None, None, None, None, None
 
 
