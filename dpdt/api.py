@@ -158,7 +158,9 @@ class Trained:
     def model(self) -> nn.Module:
         """The network with these weights, on the CPU, ready to predict: logits in the order of the study's labels."""
         labels = self.study.study.labels
-        model = build_model(self.study.model, folder=self.study.file.parent, num_outputs=len(labels))
+        model = build_model(
+            self.study.model, size=self.study.shards.size, folder=self.study.file.parent, num_outputs=len(labels)
+        )
         load_weights(model, self.weights, labels=labels)
         return model.eval()
 

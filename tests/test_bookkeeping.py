@@ -27,7 +27,7 @@ from dpdt.privacy.clipping.bookkeeping import BookkeepingClipping
 from dpdt.privacy.clipping.convolutions import WAYS, Convolution, choose_way, gram_squared_norms
 from dpdt.privacy.clipping.engines import CLIPPING
 from dpdt.privacy.clipping.gradient_sum import ClippedGradientSum
-from dpdt.privacy.clipping.layers import covers
+from dpdt.privacy.clipping.layers import LAYERS
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.rounding import PER_IMAGE
 from dpdt.training.networks.resnet9 import ResNet9
@@ -281,7 +281,7 @@ def test_frozen_parameters_are_left_out(frozen: str) -> None:
 
 
 class Scale(nn.Module):
-    """A module of somebody's own: functorch finds its gradients."""
+    """A module of somebody's own, with a parameter that no layer has."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -291,27 +291,41 @@ class Scale(nn.Module):
         return x * self.factor
 
 
-def test_other_modules_get_their_gradients_by_opacus_rules_and_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_modules_of_any_kind_are_covered_by_the_functions_that_they_call() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv1d(1, 4, 3), nn.Mish(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), Scale(), nn.Linear(4, 5)
     )
     assert error(model, torch.rand(4, 1, 12), some_targets(4)) < EXACT
-    assert "clipping: gradients by Opacus' rules, which cost more: Conv1d, Scale" in capsys.readouterr().err
+    sums = engine(model, norm=1.0)
+    assert isinstance(sums, BookkeepingClipping)
+    sums.add(torch.rand(4, 1, 12), some_targets(4))
+    assert sums.ways["0.weight"] == "functorch"  # no function of its own for a convolution of one axis
+    assert sums.ways["4.factor"] == "spread"
 
 
 def test_under_cudas_autocast_norms_compute_in_float32_as_torchs_own_do() -> None:
     # On CUDA autocast's policy for group_norm and layer_norm is float32 (torch's docs, "CUDA Ops that autocast to
     # float32"), and its kernels refuse an input and weights of two types. Shapes and types alone are looked at.
     class Tape:
+        images, follows_images = 2, False
+
+        def name(self, parameter: nn.Parameter) -> str:
+            return ""
+
         def used(self, parameter: nn.Parameter) -> None: ...
         def keep(self, piece: Any, *, way: str) -> None: ...
 
     with FakeTensorMode(), torch.no_grad():
         x = torch.empty(2, 4, 6, 8, device="cuda", dtype=torch.bfloat16)
-        for module in (nn.GroupNorm(2, 4, device="cuda"), nn.LayerNorm(8, device="cuda")):
-            forward = covers(module, Tape())
-            assert forward is not None
+        for module, function, shape in (
+            (nn.GroupNorm(2, 4, device="cuda"), F.group_norm, 2),
+            (nn.LayerNorm(8, device="cuda"), F.layer_norm, (8,)),
+        ):
+
+            def forward(x: Tensor, module: Any = module, function: Any = function, shape: Any = shape) -> Tensor:
+                return LAYERS[function](Tape(), x, shape, module.weight, module.bias)
+
             assert forward(x).dtype == torch.bfloat16
             torch.set_autocast_enabled("cuda", True)
             try:
@@ -329,22 +343,17 @@ def test_an_engine_leaves_ordinary_forward_passes_alone() -> None:
     torch.testing.assert_close(sums.model(x), model(x), rtol=0, atol=0)
 
 
-def test_a_model_cannot_be_copied_once_its_layers_write_to_an_engine() -> None:
-    sums = engine(ResNet9(width=8), norm=1.0)
-    with pytest.raises(PrivacyError, match="Copy it before clipping is attached"):
-        copy.deepcopy(sums.model)
-
-
 class Sly(nn.Module):
-    """Uses a covered layer's weight behind the layer's back."""
+    """Uses a layer's weight behind its module's back."""
 
     def __init__(self) -> None:
         super().__init__()
         self.fc = nn.Linear(4, 5)
+        self.kept = [self.fc.weight]
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.fc(x)
-        return y + F.linear(x, self.fc.weight)
+        return y + F.linear(x, self.kept[0])
 
 
 class DeadEnd(nn.Module):
@@ -384,8 +393,9 @@ def test_a_layer_that_mixes_images_is_refused(layer: nn.Module) -> None:
     for kind in CLIPPING:
         with pytest.raises(PrivacyError, match="1 is a BatchNorm2d, which mixes the images of a batch"):
             engine(model, norm=1.0, kind=kind)
+    sums = engine(nn.Sequential(nn.Embedding(4, 5, scale_grad_by_freq=True), nn.Flatten()), norm=1.0)
     with pytest.raises(PrivacyError, match="scale_grad_by_freq or max_norm mixes the images"):
-        engine(nn.Sequential(nn.Embedding(4, 5, scale_grad_by_freq=True)), norm=1.0)
+        sums.add(torch.zeros(2, 1, dtype=torch.long), some_targets(2))
     with pytest.raises(PrivacyError, match="batch_first=False; every layer takes images first"):
         engine(nn.Sequential(nn.LSTM(2, 5)), norm=1.0)
 

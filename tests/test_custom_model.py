@@ -104,8 +104,8 @@ def test_a_module_that_is_there_and_fails_is_not_called_missing(tmp_path: Path, 
 def test_a_missing_module_and_a_wrong_name_are_said(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"cannot import 'no_such_net'.*Expected a module beside the study file"):
         build_model(ModelSettings(name="no_such_net:make"), folder=tmp_path)
-    (tmp_path / "study.toml").write_text('[model]\nname = "resnet50"')
-    with pytest.raises(StudyError, match=r"toml:2: model\.name: expected 'resnet9' or 'package\.module:function'"):
+    (tmp_path / "study.toml").write_text('[model]\nname = "resnet18"')
+    with pytest.raises(StudyError, match=r"toml:2: model\.name: expected one of resnet9, .*, or 'package\."):
         load_study(tmp_path)
 
 

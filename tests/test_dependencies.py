@@ -31,9 +31,10 @@ def imported() -> set[str]:
 
 
 def declared() -> set[str]:
-    """What an installation of dpdt brings along, without extras."""
+    """What an installation of dpdt brings along, with the networks by name."""
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
-    return {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
+    wanted = project["dependencies"] + project["optional-dependencies"]["networks"]
+    return {canonicalize_name(Requirement(text).name) for text in wanted}
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:

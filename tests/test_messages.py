@@ -132,7 +132,7 @@ CASES: dict[str, tuple[tuple[str, str], list[str]]] = {
     "a domain with a blank": (("[domains.own]", f'[domains."my own"]\n{OTHER}[domains.own]'), ["show", "study.toml"]),
     "no labels": ((LABELS_TABLE, ""), ["show", "study.toml"]),
     "an unset variable": (('root = "data"', 'root = "$NO_SUCH_FOLDER"'), ["show", "study.toml"]),
-    "an unknown network": (("width = 8", 'name = "resnet50"'), ["show", "study.toml"]),
+    "an unknown network": (("width = 8", 'name = "resnet18"'), ["show", "study.toml"]),
     "a network that is nowhere": (("width = 8", 'name = "nets:make"'), ["plan", "study.toml"]),
     "an unknown cluster profile": (("[train]", '[cluster]\nprofile = "site"\n[train]'), ["submit", "study.toml"]),
     # ---- the data ----

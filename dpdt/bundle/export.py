@@ -21,7 +21,7 @@ from dpdt.study.settings import ModelSettings, ShardSettings
 
 __all__ = ["export_run", "run_weights"]
 
-VERSIONS: Final = ("dpdt", "commit", "python", "torch", "numpy", "opacus", "dp-accounting")
+VERSIONS: Final = ("dpdt", "commit", "python", "torch", "numpy", "opacus", "dp-accounting", "timm")
 HASHES: Final = ("split_hmac", "labels_hmac", "manifest_hmac", "key_id")  # under the hospital's key; never plain ones
 MOST_FEW: Final = 10
 """Val patients of a class below which a threshold would say too much of single patients."""
@@ -100,9 +100,9 @@ def run_weights(study: Study, run: Run) -> dict[str, NDArray[np.float32]]:
     from dpdt.training.networks.build import build_model
     from dpdt.training.networks.weights import load_weights
 
-    settings = ModelSettings.model_validate(run.config["settings"]["model"])
-    labels = list(labels_of(run.config))
-    model = build_model(settings, folder=study.file.parent, num_outputs=len(labels))
+    recorded, labels = run.config["settings"], list(labels_of(run.config))
+    settings, size = ModelSettings.model_validate(recorded["model"]), recorded["shards"]["size"]
+    model = build_model(settings, size=size, folder=study.file.parent, num_outputs=len(labels))
     load_weights(model, run.paths.weights, labels=labels)
     return {name: value.numpy().astype(np.float32) for name, value in model.state_dict().items()}
 
@@ -128,7 +128,7 @@ def _settings(run: Run) -> tuple[dict[str, Any], ShardSettings]:
     """Network and input, as the run's config has them."""
     settings = run.config["settings"]
     model = ModelSettings.model_validate(settings["model"])
-    if model.name != "resnet9":
+    if ":" in model.name:
         raise BundleError(
             f"{run.run_id}: its network is your own code ({model.name}), and a bundle carries no code: the other side "
             "would have to run it. Only dpdt's own networks are exported."

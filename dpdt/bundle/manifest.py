@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from dpdt.base.vocabulary import RESERVED
 from dpdt.errors import BundleError, StudyError
 from dpdt.study import BEFORE
+from dpdt.study.networks import NETWORKS
 from dpdt.study.settings import ModelSettings, ShardSettings
 
 __all__ = [
@@ -51,9 +52,14 @@ class Part(BaseModel):
 class Network(Part):
     """One of dpdt's own networks: a bundle has no code, so there are no others."""
 
-    name: Literal["resnet9"]
+    name: Literal[("resnet9", *NETWORKS)]  # type: ignore[valid-type]
     width: Annotated[int, Field(ge=8, le=MOST_WIDTH, multiple_of=8)]
     in_channels: Literal[1, 3]
+
+    def activations(self, size: int) -> int:
+        """Numbers in the first layer's output of one image of size x size pixels, at most."""
+        cell = NETWORKS[self.name].cell if self.name in NETWORKS else 1
+        return self.width * (size // cell + 1 if cell > 1 else size) ** 2
 
     @property
     def settings(self) -> ModelSettings:
@@ -144,7 +150,7 @@ class Manifest(Part):
             or (said.delta is None) == private
         ):
             raise ValueError("statement: it is not that of the target epsilon")
-        if self.network.width * self.shards.size**2 > MOST_ACTIVATIONS:
+        if self.network.activations(self.shards.size) > MOST_ACTIVATIONS:
             raise ValueError(
                 f"network.width x input.size^2: more than {MOST_ACTIVATIONS:,}, which would fill the memory"
             )

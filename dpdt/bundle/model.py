@@ -159,7 +159,7 @@ def _shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
     from dpdt.training.networks.build import build_model
 
     with torch.device("meta"):
-        model = build_model(manifest.network.settings, num_outputs=len(manifest.labels))
+        model = build_model(manifest.network.settings, size=manifest.shards.size, num_outputs=len(manifest.labels))
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
@@ -171,6 +171,7 @@ def scorer(bundle: Bundle, *, device: str) -> Score:
     from dpdt.training.networks.build import build_model, scorer_of
 
     with torch.random.fork_rng(devices=[]):
-        model = build_model(bundle.manifest.network.settings, num_outputs=len(bundle.manifest.labels))
+        manifest = bundle.manifest
+        model = build_model(manifest.network.settings, size=manifest.shards.size, num_outputs=len(manifest.labels))
     model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in bundle.weights.items()})
     return scorer_of(model, choose_device(device))

@@ -13,6 +13,7 @@ from dpdt.runs.config import freeze_config, frozen_settings, recorded_labels
 from dpdt.runs.read import is_synthetic
 from dpdt.runs.state import write_state
 from dpdt.study import BEFORE, Cell, Study
+from dpdt.study.networks import weights_file
 from dpdt.study.paths import RunPaths
 
 __all__ = ["begin_given", "begun_given", "given_weights"]
@@ -23,7 +24,7 @@ def given_weights(study: Study, run_id: str) -> Path | None:
     study = study.of_run(run_id)
     if study.model.init_weights is None or run_id != study.before_run_id or study.pretrain_run_id is not None:
         return None
-    return study.file.parent / study.model.init_weights
+    return weights_file(study.file.parent / study.model.init_weights)
 
 
 def begin_given(study: Study, paths: RunPaths, weights: Path) -> str:
@@ -81,7 +82,7 @@ def _why_not(study: Study, weights: Path) -> str:
     from dpdt.training.networks.weights import load_weights
 
     labels = study.study.labels
-    model = build_model(study.model, folder=study.file.parent, num_outputs=len(labels))
+    model = build_model(study.model, size=study.shards.size, folder=study.file.parent, num_outputs=len(labels))
     if not load_weights(model, weights, new_head=True, labels=labels):
         return f"{weights.name} has no head for the labels {', '.join(labels)}"
     for run in ancestry(weights, runs=study.paths.runs).runs:

@@ -102,7 +102,7 @@ def _scorer(study: Study, weights: Path) -> Score:
         torch.set_num_threads(study.train.num_threads)
     device = choose_device(study.train.device)
     labels = study.study.labels
-    model = build_model(study.model, folder=study.file.parent, num_outputs=len(labels))
+    model = build_model(study.model, size=study.shards.size, folder=study.file.parent, num_outputs=len(labels))
     load_weights(model, weights, labels=labels)
     return scorer_of(model, device)
 

@@ -72,7 +72,9 @@ def _model(study: Study, weights: Path) -> Any:
     from dpdt.training.networks.build import build_model
     from dpdt.training.networks.weights import load_weights
 
-    model = build_model(study.model, folder=study.file.parent, num_outputs=len(study.study.labels))
+    model = build_model(
+        study.model, size=study.shards.size, folder=study.file.parent, num_outputs=len(study.study.labels)
+    )
     load_weights(model, weights, labels=study.study.labels)
     return model
 

@@ -12,6 +12,7 @@ from dpdt.base.machine import code_commit, image_digest
 from dpdt.base.vocabulary import LABELS
 from dpdt.errors import DpdtError
 from dpdt.study import Study
+from dpdt.study.networks import NETWORKS
 from dpdt.study.paths import RunPaths
 from dpdt.study.section import Section
 from dpdt.study.source import flat
@@ -55,7 +56,7 @@ def freeze_config(paths: RunPaths, config: dict[str, Any]) -> dict[str, Any]:
     """
     if not paths.config.exists():
         make_folder(paths.folder)
-        full = {**config, "created": time.time(), "versions": _versions()}
+        full = {**config, "created": time.time(), "versions": _versions(config)}
         write_json(paths.config, full)
         return full
     frozen: dict[str, Any] = read_json(paths.config)
@@ -87,7 +88,9 @@ def _section(name: str) -> type[Section]:
     return cast(type[Section], Study.model_fields[name].annotation)
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+def _versions(config: Mapping[str, Any]) -> dict[str, str]:
+    named = config.get("settings", {}).get("model", {}).get("name") in NETWORKS
+    libraries = (*LIBRARIES, "timm") if named else LIBRARIES
+    found = {"python": platform.python_version(), **{name: version(name) for name in libraries}}
     further = {"image": image_digest(), "commit": code_commit()}
     return found | {name: value for name, value in further.items() if value}

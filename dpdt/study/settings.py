@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_
 from dpdt.base.vocabulary import LABELS, check_labels, check_name
 from dpdt.study.arms import is_before
 from dpdt.study.clipping_engines import CLIPPING_ENGINES, ClippingName
+from dpdt.study.networks import NETWORKS
 from dpdt.study.section import About, Folder, Integer, Number, NumberOrInfinity, Section, Truth, only_once
 
 __all__ = [
@@ -133,29 +134,57 @@ class ModelSettings(Section):
     """`[model]`: the network."""
 
     name: Annotated[str, About("Train another network.")] = Field(
-        default="resnet9", description="`resnet9`, or your own network's function as `package.module:function`."
+        default="resnet9",
+        description=f"`resnet9`, {', '.join(f'`{name}`' for name in NETWORKS)} (of timm: the extra `networks`), or "
+        "your own network's function as `package.module:function`.",
     )
     options: Annotated[
         dict[str, Any],
         About("Your function takes more than num_outputs and in_channels.", example="{ depth = 18 }", later=True),
-    ] = Field(default_factory=dict, description="Passed to your own function, by name.")
+    ] = Field(
+        default_factory=dict,
+        description="Passed to your own function, by name. A network of timm takes `drop_path_rate`, the share of "
+        "images that skip its last block (stochastic depth; the draws are each image's own).",
+    )
     width: Annotated[
         Integer, About("Smaller is quicker: time and memory grow about with its square, weights too.", unit="channels")
-    ] = Field(default=64, ge=8, multiple_of=8, description="Channels of the first stage (paper: 64).")
+    ] = Field(
+        default=64,
+        ge=8,
+        multiple_of=8,
+        description="Channels of the first stage (paper: 64), or of a ViT's tokens; a "
+        "network of timm has its own where nothing is given.",
+    )
     in_channels: Annotated[
         Literal[1, 3], About("3: start from weights published for colour images, as the paper does.")
-    ] = Field(default=1, description="3: gray repeated, as published weights expect.")
+    ] = Field(default=1, description="3: gray repeated, as published weights expect; always so in networks of timm.")
     init_weights: Annotated[
         Folder | None, About("Start from a file instead of pretraining.", example='"weights/resnet9.pt"')
-    ] = Field(default=None, description="State dict to start from instead of pretraining.")
+    ] = Field(
+        default=None,
+        description="State dict to start from instead of pretraining: a file of torch or safetensors, or its folder.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, values: Any) -> Any:
+        """What a network of timm has where nothing is given."""
+        network = NETWORKS.get(str(values.get("name"))) if isinstance(values, dict) else None
+        return values if network is None else {"width": network.width, "in_channels": 3, **values}
 
     @model_validator(mode="after")
     def _known(self) -> Self:
         own = re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.name)
-        if self.name != "resnet9" and not own:
-            raise ValueError(f"name: expected 'resnet9' or 'package.module:function', got {self.name!r}")
-        if self.options and not own:
-            raise ValueError("options: only for your own network, name = 'package.module:function'")
+        if self.name not in ("resnet9", *NETWORKS) and not own:
+            names = ", ".join(("resnet9", *NETWORKS))
+            raise ValueError(f"name: expected one of {names}, or 'package.module:function', got {self.name!r}")
+        depth = self.options.get("drop_path_rate", 0.0) if self.name in NETWORKS else None
+        if not own and set(self.options) - ({"drop_path_rate"} if self.name in NETWORKS else set()):
+            raise ValueError("options: only for your own network, and drop_path_rate for one of timm")
+        if depth is not None and not (isinstance(depth, int | float) and 0 <= depth < 1):
+            raise ValueError(f"options: drop_path_rate: expected a number in [0, 1), got {depth!r}")
+        if self.name in NETWORKS and self.in_channels != 3:
+            raise ValueError(f"in_channels: {self.name} takes the gray channel three times; leave it out")
         return self
 
 

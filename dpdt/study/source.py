@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dpdt.errors import StudyError
+from dpdt.study.networks import NETWORKS
 
 __all__ = ["PRESETS", "Source", "flat", "merge", "open_guesses", "read_source"]
 
@@ -135,7 +136,10 @@ def read_source(file: str | Path, *, overrides: Sequence[str] = ()) -> Source:
     preset = values.get("study", {}).get("preset")
     known = preset if isinstance(preset, str) and preset in PRESETS else None  # another one is refused later
     if known:
-        values = merge(PRESETS[known], values)
+        base, model = PRESETS[known], values.get("model")
+        if isinstance(model, dict) and model.get("name") in NETWORKS:
+            base = {**base, "model": {}}  # the paper's width is its ResNet9's
+        values = merge(base, values)
     return Source(path, values, text, frozenset(flat(over)), known)
 
 

@@ -33,6 +33,7 @@ from dpdt.runs.state import write_state
 from dpdt.shards.dataset import DomainData
 from dpdt.study.paths import RunPaths
 from dpdt.training.batches import image_losses, physical_batches
+from dpdt.training.networks.stochastic_depth import DepthDraws
 from dpdt.training.networks.weights import named
 from dpdt.training.plan import TrainingPlan
 from dpdt.training.ranks import ALONE, Ranks
@@ -92,6 +93,8 @@ class TrainingLoop:
         check_sampling(plan, self.sampler, data)
         self.noise = streams["noise"]
         self.gradients = self._gradient_sum()
+        canaries = map(str, range(len(data.image_ids), len(data)))  # of an audit, which have no id
+        self._depth = DepthDraws(self.model, [*data.image_ids, *canaries], seed=plan.seed)
         self._guard = None if plan.mechanism is None else Guard(self.network, shape=data.input_shape)
         self._ahead: tuple[NDArray[np.int64], dict[str, Any]] | None = None  # drawn early, and the stream before it
         threads = torch.get_num_threads()
@@ -212,7 +215,9 @@ class TrainingLoop:
         for part, inputs in self.reader.read(self._parts(rows)):
             labels = self.labels[self._on_device(part)]
             units = self._on_device(self.data.units[part]) if plan.images_per_unit > 1 else None
+            self._depth.begin(part, step=self.step, device=plan.device)
             total += self.gradients.add(inputs, labels, units=units).sum()
+        self._depth.end()
         if self._guard is not None:
             self._refuse(self._guard.step_problem())
         self.ranks.add(self.gradients.partial_sums())

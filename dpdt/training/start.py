@@ -19,6 +19,7 @@ from dpdt.runs.ancestors import Ancestry, ancestry
 from dpdt.runs.config import labels_of
 from dpdt.runs.state import run_done
 from dpdt.shards.dataset import DomainData
+from dpdt.study.networks import weights_file
 from dpdt.training.networks.build import build_model
 from dpdt.training.networks.check import check_class_weights, check_model, no_random_features
 from dpdt.training.networks.trained import choose_trained
@@ -50,7 +51,9 @@ def initial_model(run: TrainingRun, data: DomainData) -> tuple[nn.Module, dict[s
     with torch.random.fork_rng(devices=[]):
         seed = f"{study.study.seed}/{run.kind}/{run.domain}/{run.seed}"
         torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
-        model = build_model(study.model, folder=study.file.parent, num_outputs=len(study.study.labels))
+        model = build_model(
+            study.model, size=study.shards.size, folder=study.file.parent, num_outputs=len(study.study.labels)
+        )
     choice = study.train.parameters if run.cell else "all"
     choose_trained(model, choice)
     source, path = _initial_weights(run)
@@ -97,7 +100,7 @@ def _initial_weights(run: TrainingRun) -> tuple[str, Path | None]:
     if run.cell is None or study.pretrain_run_id is None:
         if study.model.init_weights is None:
             return "random", None
-        path = study.file.parent / study.model.init_weights
+        path = weights_file(study.file.parent / study.model.init_weights)
         return f"file {path.name}", path
     if not run_done(study, study.pretrain_run_id):
         raise DpdtError(

@@ -131,7 +131,7 @@ def _measure_arm(study: Study, key: str) -> Speed:
     set_threads(study.train.num_threads)
     keep_memory(device)
     labels = len(study.study.labels)
-    model = build_model(study.model, folder=study.file.parent, num_outputs=labels).to(device)
+    model = build_model(study.model, size=study.shards.size, folder=study.file.parent, num_outputs=labels).to(device)
     choose_trained(model, study.train.parameters)
     images = torch.rand(study.train.images_at_once, 1, study.shards.size, study.shards.size, device=device)
     if arm != "evaluate" and study.train.parameters != "all" and trains_head_alone(model):

@@ -1,10 +1,10 @@
 """Clipping in one backward pass: book-keeping (Bu et al. 2022, arXiv 2210.00038).
 
-The backward pass goes through layers that compute no weight gradient (`dpdt.privacy.clipping.layers`) but leave, for
-every use of a parameter, either the gradient of each image or, where that is cheaper, the layer's input and output
-gradient, from which the norm of each image's gradient follows without it. The norms of all parameters together give
-each image its factor, and the clipped sum is one contraction a parameter. Nothing is computed twice: no second backward
-pass, no ordinary weight gradient.
+The backward pass goes through layers that compute no weight gradient (`dpdt.privacy.clipping.layers`; where a parameter
+is used otherwise, `dpdt.privacy.clipping.traced`) but leave, for every use of a parameter, either the gradient of each
+image or, where that is cheaper, the layer's input and output gradient, from which the norm of each image's gradient
+follows without it. The norms of all parameters together give each image its factor, and the clipped sum is one
+contraction a parameter. Nothing is computed twice: no second backward pass, no ordinary weight gradient.
 
 A gradient without a bound must not enter the sum. So after each backward pass every trainable parameter must have been
 used by layers that left pieces, each use must have been reached exactly once, and no gradient may have come to a
@@ -12,18 +12,15 @@ parameter in torch's ordinary way.
 """
 
 import copy
-import sys
 from collections import defaultdict
-from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from dpdt.errors import PrivacyError
 from dpdt.privacy.clipping.gradient_sum import ClippedGradientSum, squared_norms, sum_by_unit
-from dpdt.privacy.clipping.layers import Forward, covers
-from dpdt.privacy.clipping.opacus_rules import make_sampled_forward, modules_with_parameters
 from dpdt.privacy.clipping.per_sample import Piece, Rows
+from dpdt.privacy.clipping.traced import ImagesNotFollowedError, traced
 from dpdt.privacy.keystream import KeyStream
 
 __all__ = ["BookkeepingClipping"]
@@ -32,9 +29,7 @@ __all__ = ["BookkeepingClipping"]
 class BookkeepingClipping(ClippedGradientSum):
     """Norms and clipped sum from one backward pass.
 
-    A module that is called twice, or a parameter that two modules share, counts with the sum of its gradients. Modules
-    that are not in `dpdt.privacy.clipping.layers.COVERED` get their gradients by Opacus' rules, as with ``hooks``; a
-    line of the log names them.
+    A module that is called twice, or a parameter that two modules share, counts with the sum of its gradients.
 
     Attributes:
         ways: How the norm of each parameter is found, by the parameter's name, after the first batch.
@@ -44,19 +39,13 @@ class BookkeepingClipping(ClippedGradientSum):
         self.ways: dict[str, str] = {}
         self._names = {parameter: name for name, parameter in self.model.named_parameters()}
         self._numbers = {parameter: number for number, parameter in enumerate(self.parameters)}
-        self._images = 0  # of the physical batch that is being added; 0: modules are as they were
+        self.images, self.follows_images = 0, False
         self._units: Tensor | None = None
         self._forget_batch()
-        fallen_back = set()
-        for module in modules_with_parameters(self.model):
-            forward = covers(module, self)
-            if forward is None:
-                fallen_back.add(type(module).__name__)
-                forward = make_sampled_forward(module, self)
-            module.forward = _Recorded(self, own=module.forward, recorded=forward)
-        if fallen_back:
-            names = ", ".join(sorted(fallen_back))
-            print(f"clipping: gradients by Opacus' rules, which cost more: {names}", file=sys.stderr, flush=True)
+        for name, module in self.model.named_modules():
+            if getattr(module, "batch_first", True) is False:
+                kind = type(module).__name__
+                raise NotImplementedError(f"{name} is a {kind} with batch_first=False; every layer takes images first")
 
     @classmethod
     def choose_ways(cls, model: nn.Module, *, shape: tuple[int, ...]) -> dict[str, str]:
@@ -67,10 +56,9 @@ class BookkeepingClipping(ClippedGradientSum):
         sums.add(torch.zeros(1, *shape, device=device), torch.zeros(1, device=device))
         return dict(sorted(sums.ways.items()))
 
-    @property
-    def recording(self) -> bool:
-        """Whether a physical batch is being added; otherwise the model's modules do what they always do."""
-        return self._images > 0 and torch.is_grad_enabled()
+    def name(self, parameter: nn.Parameter) -> str:
+        """In the network."""
+        return self._names[parameter]
 
     def _forget_batch(self) -> None:
         self._uses: dict[nn.Parameter, int] = defaultdict(int)
@@ -85,17 +73,28 @@ class BookkeepingClipping(ClippedGradientSum):
             distinct, place = torch.unique(units, return_inverse=True)
             place = None if len(distinct) == len(units) else place
         self._forget_batch()
-        self._images, self._units = len(inputs), place
+        self.images, self._units = len(inputs), place
         try:
-            losses = self._losses(inputs, targets)
+            losses = self._traced_losses(inputs, targets)
             losses.backward(weights.to(losses.dtype))  # type: ignore[no-untyped-call]
             self._check_cover()
             self._contract(place)
         finally:
-            self._images, self._units = 0, None
+            self.images, self._units = 0, None
             self._forget_batch()
             self.model.zero_grad(set_to_none=True)
         return losses.detach()
+
+    def _traced_losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        if self.follows_images and inputs.is_floating_point():
+            inputs = inputs.detach().requires_grad_()
+        try:
+            with traced(self.model, self):
+                return self._losses(inputs, targets)
+        except ImagesNotFollowedError:  # once; the images' gradient costs a little
+            self.follows_images = True
+            self._uses.clear()
+            return self._traced_losses(inputs, targets)
 
     def partial_sums(self) -> list[Tensor]:
         """The clipped sum so far, without noise; a sum that nothing was added to gets its own memory."""
@@ -113,9 +112,9 @@ class BookkeepingClipping(ClippedGradientSum):
     def keep(self, piece: Piece, *, way: str) -> None:
         """The backward pass reached a use of a parameter: take its norms, or wait for its other uses."""
         parameter = piece.parameter
-        if len(piece) != self._images:
+        if len(piece) != self.images:
             raise PrivacyError(
-                f"model: {self._names[parameter]} saw {len(piece)} images where the batch has {self._images}. "
+                f"model: {self._names[parameter]} saw {len(piece)} images where the batch has {self.images}. "
                 "The first axis of every layer's input must be the batch."
             )
         self.ways.setdefault(self._names[parameter], way)
@@ -166,19 +165,6 @@ class BookkeepingClipping(ClippedGradientSum):
                 self.sums[number].add_(part)
             else:  # the zeros of `clear`: nothing is added up, or copied
                 self.sums[number] = part.contiguous()
-
-
-class _Recorded:
-    """In place of a module's forward function."""
-
-    def __init__(self, engine: BookkeepingClipping, *, own: Forward, recorded: Forward) -> None:
-        self.engine, self.own, self.recorded = engine, own, recorded
-
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        return (self.recorded if self.engine.recording else self.own)(*inputs)
-
-    def __deepcopy__(self, memo: object) -> NoReturn:
-        raise PrivacyError("model: a copy would compute with this one's layers. Copy it before clipping is attached.")
 
 
 def _first_output(outputs: Tensor, _: Tensor) -> Tensor:

@@ -154,7 +154,7 @@ def _patch_products(shape: Convolution, x: Tensor, *, kernel: Pair, places: Pair
     down, right = shape.stride
     rows, columns = -(-height // down), -(-width // right)
     whole = F.pad(x, (0, columns * right - width, 0, rows * down - height)).double()
-    parts = whole.view(images * shape.groups, channels // shape.groups, rows, down, columns, right)
+    parts = whole.reshape(images * shape.groups, channels // shape.groups, rows, down, columns, right)
     pixels = parts.permute(0, 3, 5, 1, 2, 4).reshape(-1, channels // shape.groups, rows * columns)
     products = torch.bmm(pixels.transpose(1, 2), pixels)
     products = products.view(-1, down, right, rows, columns, rows, columns)

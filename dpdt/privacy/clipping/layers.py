@@ -2,28 +2,37 @@
 
 Each layer is an autograd function with torch's own forward pass. It still takes the parameters, so that a first layer
 has a backward pass though images need no gradient, but it returns no gradient for them: the sum over the images would
-be wasted, since every image has its own factor. `COVERED` are the modules that have one; each has a maker of
-the forward function that writes to a tape.
+be wasted, since every image has its own factor. `LAYERS` has them by torch's function, whatever module calls it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dpdt.errors import PrivacyError
 from dpdt.privacy.clipping.convolutions import WAYS, Convolution, choose_way, input_gradient
 from dpdt.privacy.clipping.gradient_sum import full
 from dpdt.privacy.clipping.per_sample import ConvolutionPiece, EmbeddingPiece, LinearPiece, Piece, Rows
 
-__all__ = ["COVERED", "Forward", "Tape", "covers"]
-
-Forward = Callable[..., Tensor]
+__all__ = ["LAYERS", "Tape"]
 
 
 class Tape(Protocol):
     """What layers write to."""
+
+    @property
+    def images(self) -> int:
+        """Images of the batch that is being added."""
+
+    @property
+    def follows_images(self) -> bool:
+        """Whether what comes from the images can be told from constants: it has a gradient."""
+
+    def name(self, parameter: nn.Parameter) -> str:
+        """For people."""
 
     def used(self, parameter: nn.Parameter) -> None:
         """A forward pass used a trainable parameter."""
@@ -91,15 +100,15 @@ class _GroupNorm(torch.autograd.Function):
     """Each image's channels are channels of one large image: the sums over places are then each image's own."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, layer: "_Layer") -> Tensor:
-        module = layer.module
-        assert isinstance(module, nn.GroupNorm)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, layer: "_Layer", groups: int, eps: float
+    ) -> Tensor:
         x = layer.cast_norm(x)
         images, channels = x.shape[:2]
         wide = x.reshape(1, images * channels, -1)
-        ctx.sizes = (1, images * channels, wide.shape[2], images * module.num_groups)
+        ctx.sizes = (1, images * channels, wide.shape[2], images * groups)
         weights, biases = (None if p is None else p.expand(images, -1).reshape(-1) for p in (weight, bias))
-        y, mean, rstd = torch.ops.aten.native_group_norm(wide, weights, biases, *ctx.sizes, module.eps)
+        y, mean, rstd = torch.ops.aten.native_group_norm(wide, weights, biases, *ctx.sizes, eps)
         ctx.layer = layer
         ctx.save_for_backward(x, weights, mean, rstd)
         result: Tensor = torch.ops.aten._unsafe_view(y, x.shape)  # a view could not be changed in place afterwards
@@ -117,17 +126,17 @@ class _GroupNorm(torch.autograd.Function):
         for parameter, rows in ((layer.weight, scales), (layer.bias, shifts)):
             if parameter is not None:
                 layer.keep_rows(parameter, full(rows.view(len(x), -1)))
-        return None if gx is None else gx.view(x.shape), None, None, None
+        return None if gx is None else gx.view(x.shape), None, None, None, None, None
 
 
 class _LayerNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, layer: "_Layer") -> Tensor:
-        module = layer.module
-        assert isinstance(module, nn.LayerNorm)
-        ctx.layer, ctx.shape = layer, list(module.normalized_shape)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, layer: "_Layer", shape: list[int], eps: float
+    ) -> Tensor:
+        ctx.layer, ctx.shape = layer, shape
         x = layer.cast_norm(x)
-        y, mean, rstd = torch.ops.aten.native_layer_norm(x, ctx.shape, weight, bias, module.eps)
+        y, mean, rstd = torch.ops.aten.native_layer_norm(x, ctx.shape, weight, bias, eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         result: Tensor = y
         return result
@@ -141,56 +150,52 @@ class _LayerNorm(torch.autograd.Function):
             gx = torch.ops.aten.native_layer_norm_backward(
                 gy, x, ctx.shape, mean, rstd, weight, bias, [True, False, False]
             )[0]
-        places = tuple(range(1, x.ndim - len(ctx.shape)))
-        rows = full(gy)
-        if layer.bias is not None:
-            layer.keep_rows(layer.bias, (rows.sum(places) if places else rows).flatten(1))
-        if layer.weight is not None:
-            rows = rows * ((full(x) - mean) * rstd)
-            layer.keep_rows(layer.weight, (rows.sum(places) if places else rows).flatten(1))
-        return gx, None, None, None
+        wanted = [False, layer.weight is not None, layer.bias is not None]
+        if any(wanted):
+            images = zip(*(value.split(1) for value in (gy, x, mean, rstd)), strict=True)
+            found = [
+                torch.ops.aten.native_layer_norm_backward(g, one, ctx.shape, mu, r, weight, bias, wanted)[1:]
+                for g, one, mu, r in images
+            ]  # torch's own pass over each image: what is written out costs several passes over all of them
+            for parameter, rows in zip((layer.weight, layer.bias), zip(*found, strict=True), strict=True):
+                if parameter is not None:
+                    layer.keep_rows(parameter, full(torch.stack(rows).flatten(1)))
+        return gx, None, None, None, None, None
 
 
 class _Embedding(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, indices: Tensor, weight: Tensor, layer: "_Layer") -> Tensor:
-        ctx.layer = layer
+    def forward(ctx: Any, indices: Tensor, weight: Tensor, layer: "_Layer", padding_idx: int | None) -> Tensor:
+        ctx.layer, ctx.padding_idx = layer, padding_idx
         ctx.save_for_backward(indices)
         return F.embedding(indices, weight)
 
     @staticmethod
-    def backward(ctx: Any, gy: Tensor) -> tuple[None, None, None]:
+    def backward(ctx: Any, gy: Tensor) -> tuple[None, None, None, None]:
         (indices,) = ctx.saved_tensors
         layer: _Layer = ctx.layer
-        module = layer.module
-        assert isinstance(module, nn.Embedding)
-        if module.padding_idx is not None:
-            gy = gy.masked_fill((indices == module.padding_idx).unsqueeze(-1), 0.0)
+        if ctx.padding_idx is not None:
+            gy = gy.masked_fill((indices == ctx.padding_idx).unsqueeze(-1), 0.0)
         if layer.weight is not None:
             flat = indices.reshape(len(indices), -1)
             piece = EmbeddingPiece(layer.weight, flat, gy.detach().reshape(*flat.shape, -1))
             layer.tape.keep(piece, way="gram")
-        return None, None, None
+        return None, None, None, None
 
 
 class _Layer:
-    """A module, which of its parameters are trained, and the tape; called in place of the module's own forward."""
+    """One use of a weight and a bias: which of them are trained, and the tape."""
 
-    def __init__(self, module: nn.Module, tape: Tape) -> None:
-        self.module = module
+    def __init__(self, weight: Any, bias: Any, tape: Tape) -> None:
         self.tape = tape
-        self.weight = _trained(module.weight)
-        self.bias = _trained(getattr(module, "bias", None))
+        self.weight, self.bias = (_trained(value) for value in (weight, bias))
+        for parameter in (self.weight, self.bias):
+            if parameter is not None:
+                tape.used(parameter)
 
     def keep_rows(self, parameter: nn.Parameter, rows: Tensor) -> None:
         """Gradients that come one row an image anyway."""
         self.tape.keep(Rows(parameter, rows.detach()), way="rows")
-
-    def use(self) -> None:
-        """Tell the tape of a forward pass."""
-        for parameter in (self.weight, self.bias):
-            if parameter is not None:
-                self.tape.used(parameter)
 
     @staticmethod
     def cast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,75 +216,83 @@ def _trained(parameter: Any) -> nn.Parameter | None:
     return parameter if isinstance(parameter, nn.Parameter) and parameter.requires_grad else None
 
 
-def _conv2d(module: nn.Conv2d, layer: _Layer) -> Forward:
-    """Padding that is not of zeros, or not the same on both sides, is put around the input first."""
-    dilation, kernel = module.dilation, module.kernel_size
-    around: tuple[int, ...] = ()
-    padding: tuple[int, ...] = (0, 0)
-    if not isinstance(module.padding, str):
-        padding = module.padding
-    elif module.padding == "same":
-        totals = [(k - 1) * d for k, d in zip(kernel, dilation, strict=True)]
+def _conv2d(
+    tape: Tape,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Padding that is not the same on both sides is put around the input first."""
+    dilation, stride = _pair(dilation), _pair(stride)
+    if padding == "valid":
+        padding = 0
+    elif padding == "same":
+        totals = [(k - 1) * d for k, d in zip(weight.shape[2:], dilation, strict=True)]
         around = (totals[1] // 2, totals[1] - totals[1] // 2, totals[0] // 2, totals[0] - totals[0] // 2)
-    if module.padding_mode != "zeros" and not around:
-        around, padding = (padding[1], padding[1], padding[0], padding[0]), (0, 0)
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    shape = Convolution(module.stride, padding, dilation, module.groups)  # type: ignore[arg-type]
-
-    def forward(x: Tensor) -> Tensor:
-        layer.use()
-        x = F.pad(x, around, mode=mode) if any(around) else x
-        result: Tensor = _Conv2d.apply(x, module.weight, module.bias, layer, shape)  # type: ignore[no-untyped-call]
-        return result
-
-    return forward
+        x, padding = F.pad(x, around) if any(around) else x, 0
+    shape = Convolution(stride, _pair(padding), dilation, groups)
+    result: Tensor = _Conv2d.apply(x, weight, bias, _Layer(weight, bias, tape), shape)  # type: ignore[no-untyped-call]
+    return result
 
 
-def _embedding(module: nn.Embedding, layer: _Layer) -> Forward:
-    if module.scale_grad_by_freq or module.max_norm is not None:
-        raise NotImplementedError("an Embedding with scale_grad_by_freq or max_norm mixes the images of a batch")
-
-    def forward(indices: Tensor) -> Tensor:
-        layer.use()
-        result: Tensor = _Embedding.apply(indices, module.weight, layer)  # type: ignore[no-untyped-call]
-        return result
-
-    return forward
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
-def _affine(function: Any) -> Callable[[Any, _Layer], Forward]:
-    """Modules that have a weight, a bias and no other choice."""
-
-    def make(module: Any, layer: _Layer) -> Forward:
-        def forward(x: Tensor) -> Tensor:
-            layer.use()
-            result: Tensor = function.apply(x, module.weight, module.bias, layer)
-            return result
-
-        return forward
-
-    return make
+def _linear(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    result: Tensor = _Linear.apply(x, weight, bias, _Layer(weight, bias, tape))  # type: ignore[no-untyped-call]
+    return result
 
 
-_MAKERS: Final[dict[type[nn.Module], Callable[[Any, _Layer], Forward]]] = {
-    nn.Conv2d: _conv2d,
-    nn.Linear: _affine(_Linear),
-    nn.GroupNorm: _affine(_GroupNorm),
-    nn.LayerNorm: _affine(_LayerNorm),
-    nn.Embedding: _embedding,
+def _group_norm(
+    tape: Tape, x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    layer = _Layer(weight, bias, tape)
+    result: Tensor = _GroupNorm.apply(x, weight, bias, layer, num_groups, eps)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _layer_norm(
+    tape: Tape,
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    layer = _Layer(weight, bias, tape)
+    result: Tensor = _LayerNorm.apply(x, weight, bias, layer, list(normalized_shape), eps)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _embedding(
+    tape: Tape,
+    indices: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    if scale_grad_by_freq or max_norm is not None:
+        raise PrivacyError("model: an Embedding with scale_grad_by_freq or max_norm mixes the images of a batch.")
+    if padding_idx is not None and padding_idx < 0:
+        padding_idx += len(weight)
+    layer = _Layer(weight, None, tape)
+    result: Tensor = _Embedding.apply(indices, weight, layer, padding_idx)  # type: ignore[no-untyped-call]
+    return result
+
+
+LAYERS: Final[dict[Callable[..., Any], Callable[..., Tensor]]] = {
+    F.conv2d: _conv2d,
+    F.linear: _linear,
+    F.group_norm: _group_norm,
+    F.layer_norm: _layer_norm,
+    F.embedding: _embedding,
 }
-COVERED: Final = tuple(_MAKERS)
-
-
-def covers(module: nn.Module, tape: Tape) -> Forward | None:
-    """A forward function for a module that writes to a tape; None for modules that are not covered.
-
-    Args:
-        module: Exactly of a class in `COVERED`: a subclass may compute something else.
-        tape: What it writes to.
-
-    Raises:
-        NotImplementedError: The module mixes the images of a batch.
-    """
-    make = _MAKERS.get(type(module))
-    return None if make is None else make(module, _Layer(module, tape))
+"""By torch's function: the same of a tape and of that function's arguments, which writes to the tape."""

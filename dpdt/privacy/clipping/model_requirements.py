@@ -33,7 +33,7 @@ def unfit_parts(model: nn.Module, *, size: int, clipping: str = "bookkeeping") -
     Returns:
         One line a problem, with the layer's or parameter's name; empty if it is fit.
     """
-    found = list(_unfit_layers(model))
+    found = list(_unfit_layers(model, clipping=clipping))
     if found:
         return found
     try:
@@ -46,16 +46,18 @@ def unfit_parts(model: nn.Module, *, size: int, clipping: str = "bookkeeping") -
         return list(unfit_behaviour(spare, trial_images(size), clipping=clipping))
 
 
-def _unfit_layers(model: nn.Module) -> Iterator[str]:
+def _unfit_layers(model: nn.Module, *, clipping: str) -> Iterator[str]:
     from opacus.validators import ModuleValidator
+
+    own = (nn.MultiheadAttention,) if clipping == "bookkeeping" else ()  # which has its gradients in its own way
 
     for name, layer in model.named_modules():
         kind = f"{name or 'the model itself'} ({type(layer).__name__})"
-        own = list(layer.parameters(recurse=False))
-        trainable = any(parameter.requires_grad for parameter in own)
+        parameters = list(layer.parameters(recurse=False))
+        trainable = any(parameter.requires_grad for parameter in parameters)
         if mixes_images(layer):
             yield f"{kind} mixes the images of a batch; use GroupNorm (opacus.validators.ModuleValidator.fix does)"
-        elif any(is_lazy(parameter) for parameter in own):
+        elif any(is_lazy(parameter) for parameter in parameters):
             yield f"{kind} has no parameters before its first images; call the network once where you build it"
         elif _is_computed(layer):
             yield (
@@ -64,7 +66,7 @@ def _unfit_layers(model: nn.Module) -> Iterator[str]:
             )
         elif getattr(layer, "inplace", False):
             yield f"{kind} computes in place; set inplace=False"
-        elif trainable and type(layer) in ModuleValidator.VALIDATORS:
+        elif trainable and type(layer) in ModuleValidator.VALIDATORS and not isinstance(layer, own):
             for error in ModuleValidator.VALIDATORS[type(layer)](layer):
                 yield f"{kind}: {str(error).split('. ')[0]}"
     known = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from dpdt.base.vocabulary import LABELS
 from dpdt.study import Study
+from dpdt.study.networks import NETWORKS
 from dpdt.study.settings import ModelSettings
 from dpdt.training.networks.custom import custom_model
+from dpdt.training.networks.named import named_network
 from dpdt.training.networks.resnet9 import ResNet9
 
 __all__ = [
@@ -23,17 +25,22 @@ __all__ = [
 ]
 
 
-def build_model(settings: ModelSettings, *, folder: Path = Path(), num_outputs: int = len(LABELS)) -> nn.Module:
+def build_model(
+    settings: ModelSettings, *, size: int = 224, folder: Path = Path(), num_outputs: int = len(LABELS)
+) -> nn.Module:
     """The study's network with random weights (of torch's global generator).
 
     Args:
         settings: The study file's ``[model]``.
+        size: Height and width of the images in pixels, for a network that has a parameter for each position.
         folder: Of the study file: a custom network may lie there.
         num_outputs: One a label of the study.
 
     Raises:
-        StudyError: A custom network cannot be imported or built.
+        StudyError: A custom network cannot be imported or built; a named one is not installed, or not for this size.
     """
+    if settings.name in NETWORKS:
+        return named_network(settings, size=size, num_outputs=num_outputs)
     if settings.name != "resnet9":
         return custom_model(settings, folder, num_outputs=num_outputs)
     return ResNet9(width=settings.width, in_channels=settings.in_channels, num_outputs=num_outputs)
@@ -42,7 +49,9 @@ def build_model(settings: ModelSettings, *, folder: Path = Path(), num_outputs: 
 def num_parameters(study: Study) -> int:
     """Trained numbers of the network of a study's view."""
     with torch.random.fork_rng(devices=[]):
-        model = build_model(study.model, folder=study.file.parent, num_outputs=len(study.study.labels))
+        model = build_model(
+            study.model, size=study.shards.size, folder=study.file.parent, num_outputs=len(study.study.labels)
+        )
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 

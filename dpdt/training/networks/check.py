@@ -5,6 +5,7 @@ from typing import Final
 from dpdt.base.vocabulary import LABELS
 from dpdt.errors import StudyError
 from dpdt.study import Study
+from dpdt.study.networks import NETWORKS
 
 __all__ = ["check_class_weights", "check_model", "no_random_features"]
 
@@ -51,7 +52,8 @@ def check_model(study: Study) -> None:
 def _check_start(study: Study) -> None:
     own = ":" in study.model.name
     given, choice = study.model.init_weights, study.train.parameters
-    if not own and given is None and choice == "all":
+    tried = own or (study.model.name in NETWORKS and study.privacy.clipping != "bookkeeping")
+    if study.model.name == "resnet9" and given is None and choice == "all":
         return  # without a second for torch
     import torch
 
@@ -63,13 +65,13 @@ def _check_start(study: Study) -> None:
     labels = study.study.labels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = build_model(study.model, folder=study.file.parent, num_outputs=len(labels))
+        model = build_model(study.model, size=study.shards.size, folder=study.file.parent, num_outputs=len(labels))
     if given is not None:
         load_weights(model, study.file.parent / given, new_head=True, labels=labels)
     choose_trained(model, choice)
     if choice != "all" and study.why_no_before:
         raise no_random_features(study)
-    if not own or not any(cell.private for cell in study.cells()):
+    if not tried or not any(cell.private for cell in study.cells()):
         return
     found = unfit_parts(model, size=study.shards.size, clipping=study.privacy.clipping)
     if not found:

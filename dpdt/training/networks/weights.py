@@ -5,23 +5,28 @@ them. A file without names has the paper's five where it has five outputs: dpdt 
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dpdt.base.vocabulary import LABELS
 from dpdt.errors import StudyError
+from dpdt.study.networks import weights_file
 from dpdt.training.networks.resnet9 import ResNet9
 
 __all__ = ["head_of", "load_weights", "named"]
 
 WRAPPER_PREFIXES: Final = ("_module.", "module.", "_orig_mod.")
+BODY_PREFIXES: Final = ("model.", "backbone.", "encoder.")
+"""Where a network lies in another, whose own parts are left out."""
 NAMES: Final = "dpdt.labels"
 """Beside the parameters: the labels' names, as the bytes of JSON."""
-WRAPPED_STATE_KEYS: Final = ("state_dict", "model_state_dict", "model")
+WRAPPED_STATE_KEYS: Final = ("state_dict", "model_state_dict", "model", "teacher")
 
 
 def named(state: dict[str, Tensor], labels: Sequence[str]) -> dict[str, Tensor]:
@@ -32,14 +37,15 @@ def named(state: dict[str, Tensor], labels: Sequence[str]) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, path: Path, *, new_head: bool = False, labels: Sequence[str] | None = None) -> bool:
-    """Load a state dict: one that dpdt wrote, or published weights under torchvision's names.
+    """Load a state dict: one that dpdt wrote, or published weights under torchvision's or timm's names.
 
-    Prefixes of wrappers (Opacus, DataParallel, torch.compile) are removed; a first convolution for three channels is
-    summed over them where the model takes one (exact for a repeated gray channel).
+    Prefixes of wrappers (Opacus, DataParallel, torch.compile, a network in another) are removed; a first convolution
+    for three channels is summed over them where the model takes one (exact for a repeated gray channel), and one for
+    one channel shared out over three. timm translates what it knows other names for, and interpolates positions.
 
     Args:
-        model: A network of this module; changed in place.
-        path: File of ``torch.save``; read with ``weights_only=True``.
+        model: A network of this package; changed in place.
+        path: File of ``torch.save``, read with ``weights_only=True``; file of safetensors, or the folder of one.
         new_head: Whether a last layer for other outputs is left out, so that the model's own stays as it is.
         labels: Of the model's outputs: the file's are taken by name, in whatever order it has them, if it has them all.
             None: by position.
@@ -50,25 +56,18 @@ def load_weights(model: nn.Module, path: Path, *, new_head: bool = False, labels
     Raises:
         StudyError: The file is missing or no state dict, or its names, shapes or labels are not the model's.
     """
-    try:
-        state = _plain_state(torch.load(path, map_location="cpu", weights_only=True))
-    except FileNotFoundError as err:
-        raise StudyError(
-            f"{path}: no such file of weights. Correct model.init_weights (relative to the study file)."
-        ) from err
-    except Exception as err:  # torch.load raises many kinds, most of them for a file that is not its own
-        why = str(err).partition("\n")[0].partition(". ")[0].rstrip(".")
-        raise StudyError(
-            f"{path}: cannot be read as a state dict ({type(err).__name__}: {why}). Expected what "
-            "torch.save(model.state_dict(), FILE) wrote."
-        ) from err
+    state, names = _read(path, model)
+    if new_head:
+        state = _translated(model, state)
     own = model.state_dict()
     stem, head = _ends(model)
-    theirs = _labels_of(state, head)
+    theirs = names or _labels_of(state, head)
     outputs = _outputs(theirs, labels)
     first = state.get(stem)
     if first is not None and first.ndim == 4 and (first.shape[1], own[stem].shape[1]) == (3, 1):
         state[stem] = first.sum(1, keepdim=True)
+    elif first is not None and first.ndim == 4 and (first.shape[1], own[stem].shape[1]) == (1, 3):
+        state[stem] = (first / 3).expand(-1, 3, -1, -1)
     if outputs:
         state = {name: value[outputs] if name in head else value for name, value in state.items()}
     fits = all(name in state and state[name].shape == own[name].shape for name in head)
@@ -85,10 +84,44 @@ def load_weights(model: nn.Module, path: Path, *, new_head: bool = False, labels
     return has_head
 
 
+def _read(path: Path, model: nn.Module) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+    """The parameters of a file, and the labels of its outputs where it names them."""
+    path = weights_file(path)
+    try:
+        if path.suffix == ".safetensors":
+            loaded: Any = load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        state = _plain_state(loaded)
+    except FileNotFoundError as err:
+        raise StudyError(
+            f"{path}: no such file of weights. Correct model.init_weights (relative to the study file)."
+        ) from err
+    except Exception as err:  # torch.load raises many kinds, most of them for a file that is not its own
+        why = str(err).partition("\n")[0].partition(". ")[0].rstrip(".")
+        raise StudyError(
+            f"{path}: cannot be read as a state dict ({type(err).__name__}: {why}). Expected what "
+            "torch.save(model.state_dict(), FILE) wrote."
+        ) from err
+    names = tuple(json.loads(bytes(state.pop(NAMES).tolist()))) if NAMES in state else None
+    own = model.state_dict()
+    for prefix in BODY_PREFIXES:
+        inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if inside and not any(name.startswith(prefix) for name in own):
+            state = inside
+    return state, names
+
+
+def _translated(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """In timm's names and sizes, for a network of timm's."""
+    translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if translate is None or not type(model).__module__.startswith("timm."):
+        return state
+    return dict(translate(state, model))
+
+
 def _labels_of(state: dict[str, Tensor], head: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The labels of a file's outputs, whose names are taken out of it; None where nobody knows."""
-    if NAMES in state:
-        return tuple(json.loads(bytes(state.pop(NAMES).tolist())))
+    """The labels of the outputs of a file that does not name them; None where nobody knows."""
     return LABELS if any(len(state[name]) == len(LABELS) for name in head if name in state) else None
 
 
@@ -132,7 +165,11 @@ def _plain_state(loaded: Any) -> dict[str, Tensor]:
 
 def _check_names_and_shapes(path: Path, model: nn.Module, state: dict[str, Tensor], head: tuple[str, ...]) -> None:
     own = model.state_dict()
-    names = "the names of a ResNet9 (torchvision's)" if isinstance(model, ResNet9) else "those of your own network"
+    names = "those of your own network"
+    if isinstance(model, ResNet9):
+        names = "the names of a ResNet9 (torchvision's)"
+    elif type(model).__module__.startswith("timm."):
+        names = f"those of timm's {type(model).__name__}"
     for name, kind in [(n, "missing") for n in own if n not in state] + [(n, "unknown") for n in state if n not in own]:
         raise StudyError(f"{path}: {kind} parameter {name!r}. Expected {names}.")
     for name, value in own.items():
