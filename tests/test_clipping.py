@@ -173,7 +173,7 @@ def hard(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor
 def test_an_image_moves_an_automatically_clipped_sum_by_no_more_than_the_norm(
     kind: str, model: nn.Module, batch: tuple[Tensor, Tensor]
 ) -> None:
-    # Its sensitivity is R: |g| R / (|g| + gamma) < R for every g (Bu et al. 2022, theorem 1).
+    # Its sensitivity is R: |g| R / (|g| + gamma) < R for every g (Bu et al. 2022).
     moved = moved_by_each_image(kind, model, hard(model, batch))
     assert max(moved) <= 1 + IMAGES * PER_IMAGE["float32"]["cpu"]
     assert moved[5] < 0.01  # next to nothing stays next to nothing, which C / norm would have made C

@@ -14,7 +14,10 @@ import dpdt.training.loop
 from dpdt.base.files import read_json
 from dpdt.privacy.clipping.engines import CLIPPING
 from dpdt.privacy.keystream import KeyStream
+from dpdt.privacy.rounding import allowance_of, rounding_allowance
+from dpdt.privacy.sampling import num_steps_for
 from dpdt.study import Cell, Study
+from dpdt.study.source import PRESETS, flat
 from dpdt.training.averaging import WeightAverage
 from dpdt.training.optimizers import CorrectedAdam, make_optimizer, rate_of_step, spread_of_noise
 from dpdt.training.train import pretrain, train
@@ -219,6 +222,37 @@ def test_every_step_of_a_training_has_its_own_rate_also_after_a_resume(
     train(study, DP)
     falls = [(1 + math.cos(math.pi * k / 16)) / 2 for k in range(16)]
     assert rates == pytest.approx([1e-3 * part for part in (0.25, 0.5, 0.75, 1.0, *falls)])
+
+
+@pytest.mark.parametrize("units", [32, 4_500, 100_000])
+def test_batches_of_a_part_of_the_units_take_as_many_steps_everywhere(make_study: MakeStudy, units: int) -> None:
+    # q = 1/8 and 30 passes are 240 steps, whatever the hospital.
+    study = make_study(("[train]", "[train]\nsample_rate = 0.125"), ("num_epochs = 5", "num_epochs = 30"))
+    batch = study.train.batch_of(units)
+    assert batch == round(units / 8)
+    assert abs(num_steps_for(num_epochs=30, expected_batch_size=batch, num_units=units) - 240) <= 1
+    fixed = rounding_allowance(expected_batch_size=batch, num_units=units, images_per_unit=1, precision="float32")
+    assert allowance_of(study, num_units=units) == fixed
+
+
+@pytest.mark.slow
+def test_a_training_draws_the_part_of_the_units_that_its_study_says(make_study: MakeStudy) -> None:
+    study = make_study(("[train]", "[train]\nsample_rate = 0.125"))
+    pretrain(study)
+    train(study, DP)
+    config = read_json(study.paths.run(study.run_id(DP)).config)
+    assert (config["sample_rate"], config["num_steps"]) == (0.125, 40)  # 5 passes of 32 patients, 4 a batch
+    statement = read_json(study.paths.run(study.run_id(DP)).privacy)
+    assert statement["sample_rate"] == 0.125
+
+
+def test_the_strong_preset_is_below_the_keys_of_the_study(make_study: MakeStudy) -> None:
+    study = make_study(('folder = "out"', 'folder = "out"\npreset = "strong"'))
+    strong = flat(PRESETS["strong"])
+    assert study.train.averaging == strong["train.averaging"]
+    assert study.train.sample_rate == strong["train.sample_rate"]
+    assert (study.train.num_epochs, study.train.learning_rate) == (5, 1e-3)  # the study's own
+    assert study.shards.size == 16  # the preset says nothing of images and networks
 
 
 @pytest.mark.slow

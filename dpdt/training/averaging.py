@@ -2,7 +2,7 @@
 
 The weights after each step are released by the mechanism: epsilon holds for all of them together, and for whatever is
 computed from them, without a price. With DP the noise of the last steps is in the last weights, and less of it in an
-average (De et al. 2022, arXiv 2204.13650, section 3).
+average (De et al. 2022, arXiv 2204.13650).
 """
 
 from typing import Final
@@ -23,7 +23,7 @@ def part_of_average(kind: str, *, step: int, num_steps: int) -> float:
 
     ``ema`` is Adam's moving average with its correction for the start at zero (Kingma & Ba 2015, arXiv 1412.6980,
     section 3): the sum of (1 - d) d^(t - i) w_i over 1 - d^t, of which the last term's part is (1 - d) / (1 - d^t).
-    ``tail`` is the mean of the last quarter (Polyak & Juditsky 1992, from a step on).
+    ``tail`` is the mean of the last quarter.
 
     Args:
         kind: ``ema`` or ``tail``.

@@ -1,7 +1,7 @@
 """Several views of each drawn image: augmentation multiplicity (Hoffer et al. 2019, arXiv 1901.09335).
 
 The gradients of an image's views are averaged and the mean is clipped once, so that an image moves the sum by at most
-max_grad_norm however many views there are (De et al. 2022, arXiv 2204.13650, section 3). For that bound nothing of one
+max_grad_norm however many views there are (De et al. 2022, arXiv 2204.13650). For that bound nothing of one
 image's views may depend on another image: their seeds are made of the run's seed, the step, the image's id and the
 view's number. So they are also the same in any order, on any number of threads and processes, and after a resume.
 """

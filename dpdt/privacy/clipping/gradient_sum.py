@@ -32,7 +32,7 @@ __all__ = [
 
 # Entries of a gradient to square and add up in float32 on a GPU; few enough that nothing is lost.
 BLOCK: Final = 1024
-# Gamma of automatic clipping (Bu et al. 2022, arXiv 2206.07136, section 3.3: one value for all their tasks).
+# Gamma of automatic clipping (AUTO-S of Bu et al. 2022, arXiv 2206.07136, with their default).
 GAMMA: Final = 0.01
 
 # From the model's outputs and the targets to one loss an image, shape (images,).
