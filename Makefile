@@ -78,6 +78,12 @@ bench-train: install
 bench-head: install
 	@PYTHONPATH=. $(BIN)/python benchmarks/head.py
 
+# What each setting of a recipe brings at the same epsilon, on synthetic hospitals: a table, and build/bench/utility.json.
+# Hours, which can be stopped and go on; SHORT=1: one seed, epsilon 8, minutes.
+.PHONY: bench-utility
+bench-utility: install
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/utility.py $(if $(SHORT),--short)
+
 # The loader against memory copies and the disk: a table, and build/bench/loader.json.
 bench-loader: install
 	@$(BIN)/python benchmarks/loader.py

@@ -18,6 +18,7 @@
 #include "noise.hpp"
 #include "norms.hpp"
 #include "threads.hpp"
+#include "views.hpp"
 #ifdef DPDT_CODECS
 #include "codec_jpeg.hpp"
 #include "codec_png.hpp"
@@ -322,6 +323,25 @@ std::optional<std::size_t> gather(const std::vector<Array<std::uint8_t>>& files,
     return dpdt::gather(sources, places, bytes, target, num_threads);
 }
 
+py::tuple change_of(std::uint64_t seed) {
+    const dpdt::Change view = dpdt::change_of(seed);
+    return py::make_tuple(view.angle, view.scale, view.shift_x, view.shift_y, view.contrast, view.brightness,
+                          view.noise);
+}
+
+void make_views(Array<std::uint8_t> pictures, const Array<std::uint64_t>& seeds, std::size_t num_threads) {
+    if (pictures.ndim() != 3 || pictures.shape(1) != pictures.shape(2) || pictures.shape(1) < 1 || seeds.ndim() != 1 ||
+        pictures.shape(0) != seeds.size()) {
+        throw py::value_error("expected square pictures and one seed for each");
+    }
+    const auto count = static_cast<std::size_t>(pictures.shape(0));
+    const auto size = static_cast<std::size_t>(pictures.shape(1));
+    std::uint8_t* const data = pictures.mutable_data();
+    const std::uint64_t* const numbers = seeds.data();
+    const py::gil_scoped_release release;
+    dpdt::make_views(data, numbers, count, size, num_threads);
+}
+
 #ifdef DPDT_CODECS
 template <class T>
 void define_pixel_functions(py::module_& module) {
@@ -353,6 +373,9 @@ PYBIND11_MODULE(_core, module) {
                py::arg("dilation"), py::arg("groups"), py::arg("rounding"), py::arg("num_threads") = 1);
     module.def("gather", &gather, py::arg("files"), py::arg("file"), py::arg("row"), py::arg("out").noconvert(),
                py::kw_only(), py::arg("num_threads") = 1);
+    module.def("view_of", &change_of, py::arg("seed"));
+    module.def("make_views", &make_views, py::arg("pictures").noconvert(), py::arg("seeds").noconvert(), py::kw_only(),
+               py::arg("num_threads") = 1);
 #ifdef DPDT_CODECS
     module.attr("MAX_PIXELS") = dpdt::DecodeOptions{}.max_pixels;
 

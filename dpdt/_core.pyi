@@ -149,6 +149,26 @@ def gather(
         ValueError: Shapes that do not fit.
     """
 
+def view_of(seed: int) -> tuple[float, float, float, float, float, float, float]:
+    """What `make_views` does for a seed.
+
+    Returns:
+        Angle in radians (what is shown turns clockwise), scale (above 1: larger), shifts to the right and down in parts
+        of the side, contrast (a factor around 128), brightness (added), standard deviation of the noise.
+    """
+
+def make_views(pictures: NDArray[np.uint8], seeds: NDArray[np.uint64], *, num_threads: int = 1) -> None:
+    """Turn each picture into the view of its seed, in place, without the GIL; the bytes depend on these two alone.
+
+    Args:
+        pictures: (k, size, size), C order, changed: bilinear, the nearest edge outside, never mirrored.
+        seeds: (k,).
+        num_threads: At most so many.
+
+    Raises:
+        ValueError: Shapes that do not fit.
+    """
+
 def codecs() -> dict[str, str]:
     """Names and versions of the libraries that decode, by format."""
 

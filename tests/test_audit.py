@@ -163,6 +163,25 @@ def test_images_of_a_patient_that_are_clipped_one_by_one_are_refuted(
     assert read_json(study.paths.run(study.audit_run_id(DP)).config)["canaries"]["images_each"] == 2
 
 
+RECIPE = ("learning_rate = 1e-3", 'learning_rate = 1e-3\naveraging = "ema"\noptimizer = "adam-corrected"\nviews = 2')
+AUTOMATIC = ("reserve_steps = 4", 'reserve_steps = 4\nclip_factor = "automatic"')
+
+
+def test_a_twin_with_every_setting_of_a_recipe_holds_and_views_that_are_counted_one_by_one_are_refuted(
+    make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study(*CHANGES, RECIPE, AUTOMATIC)
+    plain: Any = ClippedGradientSum.add
+    monkeypatch.setattr(ClippedGradientSum, "add", lambda *args, units=None: plain(*args, units=None))
+    most = next(check for check in audit_of(study)["checks"] if check["what"].startswith("most that one unit moved"))
+    assert not most["good"]
+    assert most["measured"] == pytest.approx(2, rel=1e-3)  # each view a norm of its own
+    monkeypatch.undo()
+    shutil.rmtree(study.paths.run(study.audit_run_id(DP)).folder)
+    right = audit_of(study)
+    assert not right["refuted"], right
+
+
 def test_a_twin_begun_before_goes_on_with_its_canaries_and_without_its_batch_sizes(make_study: MakeStudy) -> None:
     # As an earlier version left it: canaries of one image, and no batch sizes in its checkpoints.
     study = make_study(*SEVERAL)

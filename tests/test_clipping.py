@@ -1,6 +1,7 @@
 """Clipped sums: against a float64 loop, their sensitivity, noise, and the equality of both arms without noise."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -54,15 +55,23 @@ def flat(tensors: list[Tensor]) -> Tensor:
     return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
 
 
-def reference(model: nn.Module, inputs: Tensor, targets: Tensor, *, norm: float = NORM) -> Tensor:
-    """The clipped sum, one image after the other in float64 (Abadi et al. 2016, algorithm 1)."""
+def reference(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    norm: float = NORM,
+    factor: Callable[[float], float] | None = None,
+) -> Tensor:
+    """The clipped sum, one image after the other in float64 (Abadi et al. 2016, algorithm 1), or by another factor."""
     exact = copy.deepcopy(model).double()
     total = torch.zeros(sum(p.numel() for p in exact.parameters()), dtype=torch.float64)
     for number in range(len(inputs)):
         exact.zero_grad()
         loss(exact(inputs[number : number + 1].double()), targets[number : number + 1].double()).sum().backward()
         gradient = flat([p.grad for p in exact.parameters() if p.grad is not None])
-        total += gradient * min(1.0, norm / gradient.norm().item())
+        length = gradient.norm().item()
+        total += gradient * (factor(length) if factor else min(1.0, norm / length))
     return total
 
 
@@ -121,6 +130,64 @@ def test_an_image_moves_the_sum_by_no_more_than_the_norm(
         rest = clipped(kind, model)
         rest.add(inputs[keep], targets[keep])
         assert (flat(whole.sums) - flat(rest.sums)).norm() <= NORM * (1 + IMAGES * PER_IMAGE["float32"]["cpu"])
+
+
+def automatic(kind: str, model: nn.Module) -> ClippedGradientSum:
+    sums = clipped(kind, model)
+    sums.automatic = True
+    return sums
+
+
+@both
+def test_automatic_clipping_is_that_of_a_float64_loop(
+    kind: str, model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    # Bu et al. 2022 (arXiv 2206.07136), AUTO-S: g · R / (|g| + gamma) with gamma = 0.01.
+    sums = automatic(kind, model)
+    sums.add(*batch)
+    expected = reference(model, *batch, factor=lambda norm: NORM / (norm + 0.01))
+    assert (flat(sums.sums) - expected).norm() <= RELATIVE[kind] * expected.norm()
+
+
+def moved_by_each_image(kind: str, model: nn.Module, batch: tuple[Tensor, Tensor]) -> list[float]:
+    """How far each image moves an automatically clipped sum, in clipping norms."""
+    whole, moved = automatic(kind, model), []
+    whole.add(*batch)
+    for left_out in range(IMAGES):
+        keep, rest = torch.arange(IMAGES) != left_out, automatic(kind, model)
+        rest.add(batch[0][keep], batch[1][keep])
+        moved.append((flat(whole.sums) - flat(rest.sums)).norm().item() / NORM)
+    return moved
+
+
+def hard(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """A black and a bright image, and one that the network is sure of: a gradient of nearly nothing."""
+    inputs, targets = batch[0].clone(), batch[1].clone()
+    inputs[3], inputs[4] = 0.0, inputs[4] * 1000
+    with torch.no_grad():
+        targets[5] = torch.sigmoid(model(inputs[5:6]))[0] + 1e-7  # the loss' gradient is the difference
+    return inputs, targets
+
+
+@both
+def test_an_image_moves_an_automatically_clipped_sum_by_no_more_than_the_norm(
+    kind: str, model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    # Its sensitivity is R: |g| R / (|g| + gamma) < R for every g (Bu et al. 2022).
+    moved = moved_by_each_image(kind, model, hard(model, batch))
+    assert max(moved) <= 1 + IMAGES * PER_IMAGE["float32"]["cpu"]
+    assert moved[5] < 0.01  # next to nothing stays next to nothing, which C / norm would have made C
+    assert min(moved[:3]) > 0.9
+
+
+@pytest.mark.parametrize(
+    "factor", [lambda norms: NORM / 0.01 + 0 * norms, lambda norms: NORM / norms.clamp(min=1e-6) ** 2]
+)
+def test_an_automatic_factor_without_a_bound_is_caught(
+    factor: Any, model: nn.Module, batch: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ClippedGradientSum, "_factors", lambda _self, norms: factor(norms).float())
+    assert max(moved_by_each_image("bookkeeping", model, hard(model, batch))) > 2
 
 
 @both

@@ -23,6 +23,7 @@ __all__ = [
     "allowance_of",
     "batch_that_is_never_passed",
     "images_at_once",
+    "images_of_a_unit",
     "needs_one_size",
     "rounding_allowance",
 ]
@@ -65,11 +66,16 @@ def allowance_of(study: Study, *, num_units: int) -> float:
     """The allowance of a study's DP runs that begin now, on so many units."""
     clipping = study.privacy.clipping
     return rounding_allowance(
-        expected_batch_size=study.train.expected_batch_size,
+        expected_batch_size=study.train.batch_of(num_units),
         num_units=num_units,
-        images_per_unit=study.privacy.images_per_patient,
+        images_per_unit=images_of_a_unit(study),
         precision=clipping if CLIPPING_ENGINES[clipping].own_rounding else study.train.precision,
     )
+
+
+def images_of_a_unit(study: Study) -> int:
+    """What goes through the network for a drawn unit of a training: its images, in each of their views."""
+    return study.privacy.images_per_patient * study.train.views
 
 
 def needs_one_size(study: Study) -> bool:

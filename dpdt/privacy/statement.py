@@ -34,6 +34,12 @@ PROBES: Final = {
     "accounted": "not covered by epsilon",
 }
 
+KEPT_WEIGHTS: Final = {
+    "none": "the last step",
+    "ema": "an exponential average of the weights after each step, by a rule of the number of steps alone",
+    "tail": "the mean of the weights after each of the last quarter of the steps",
+}
+
 
 @dataclass(frozen=True)
 class StatedRun:
@@ -52,6 +58,9 @@ class StatedRun:
         weights_note: What the study file says about given weights; "" for nothing.
         fraction: The part of the domain's train patients that is trained on.
         trained: How many ``parameters`` were trained, ``of`` how many; None for all.
+        averaging: Of the weights over the steps, ``none``, ``ema`` or ``tail``.
+        automatic: Whether clipping was automatic.
+        views: Of each drawn image.
     """
 
     run_id: str
@@ -65,6 +74,9 @@ class StatedRun:
     weights_note: str = ""
     fraction: float = 1.0
     trained: Mapping[str, int] | None = None
+    averaging: str = "none"
+    automatic: bool = False
+    views: int = 1
 
 
 def privacy_statement(mechanism: Mechanism, run: StatedRun, *, spent_steps: int, complete: bool) -> dict[str, Any]:
@@ -85,7 +97,7 @@ def privacy_statement(mechanism: Mechanism, run: StatedRun, *, spent_steps: int,
         "format": FORMAT,
         "run_id": run.run_id,
         "domain": run.domain,
-        "mechanism": "DP-SGD: Poisson-subsampled Gaussian mechanism",
+        "mechanism": f"DP-SGD: Poisson-subsampled Gaussian mechanism{', automatic clipping' if run.automatic else ''}",
         "unit": mechanism.unit,
         **_neighbours(mechanism.unit),
         "num_units": mechanism.num_units,
@@ -366,13 +378,27 @@ def _other_releases(run: StatedRun, *, private: bool, counts_noise: float | None
             "source": "exact losses of the train, val and test patients",
             "accounted": not_covered,
         },
-        {"what": "choice of checkpoint", "source": "always the last step; nothing is chosen", "accounted": "no cost"},
+        {
+            "what": "choice of checkpoint",
+            "source": f"always {KEPT_WEIGHTS[run.averaging]}; nothing is chosen",
+            "accounted": "no cost" if run.averaging == "none" else "no cost: computed from weights that epsilon covers",
+        },
         {
             "what": "choice of hyperparameters",
             "source": "the study file; dpdt chooses none from data",
             "accounted": "no cost, unless somebody compares runs and keeps the best: then `selection` is the cost",
         },
+        *([] if run.views == 1 else [_views_line(run.views, private=private)]),
     ]
+
+
+def _views_line(views: int, *, private: bool) -> dict[str, str]:
+    bounded = "no cost: their mean gradient is clipped once, so they move the sum by no more than one image does"
+    return {
+        "what": "views of images",
+        "source": f"{views} random views of each drawn image, made from a seed, the step and the image's id",
+        "accounted": bounded if private else "as everything else here, without protection",
+    }
 
 
 def _cost_of_initial(run: StatedRun, not_covered: str) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dpdt import _core
 from dpdt.base.files import sha256_file
 from dpdt.cohort.splits import in_part
 from dpdt.cohort.table import labels_sha256, read_cohort, read_record
@@ -71,18 +72,29 @@ class DomainData:
         """Shape of an image as the network takes it."""
         return (1, self.size, self.size)
 
-    def images(self, rows: NDArray[np.int64], *, out: NDArray[Any] | None = None, num_threads: int = 1) -> NDArray[Any]:
+    def images(
+        self,
+        rows: NDArray[np.int64],
+        *,
+        views: NDArray[np.uint64] | None = None,
+        out: NDArray[Any] | None = None,
+        num_threads: int = 1,
+    ) -> NDArray[Any]:
         """Copy images out of the memory-mapped shards.
 
         Args:
             rows: Image numbers of this split, shape (k,).
+            views: Seed of the view that each image is turned into (`_core.make_views`), shape (k,); None: as they are.
             out: Where to put them, of the result's shape; None: into a new array.
             num_threads: That copy them.
 
         Returns:
             uint8, shape (k, size, size).
         """
-        return self._shards.images(self._positions[rows], out=out, num_threads=num_threads)
+        found = self._shards.images(self._positions[rows], out=out, num_threads=num_threads)
+        if views is not None:
+            _core.make_views(found, np.ascontiguousarray(views), num_threads=num_threads)
+        return found
 
 
 def load_split(study: Study, domain: str, split: str) -> DomainData:

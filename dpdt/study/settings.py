@@ -50,9 +50,11 @@ class StudySettings(Section):
         default=Path("."), description="Where outputs go, relative to the study file."
     )
     preset: Annotated[
-        Literal["paper"] | None,
-        About("Repeat the paper; keys in this file still win over the preset.", example='"paper"'),
-    ] = Field(default=None, description="Start from the paper's values.")
+        Literal["paper", "strong"] | None,
+        About("Repeat the paper, or get more from the same epsilon; keys in this file still win.", example='"paper"'),
+    ] = Field(
+        default=None, description="Start from the paper's values, or from the recipe that docs/recipes.md measures."
+    )
     seed: Annotated[Integer, About("Draw other splits and another non-DP arm. DP noise never comes from it.")] = Field(
         default=0, ge=0, description="For splits, the public pretraining and the non-DP arm."
     )
@@ -221,6 +223,10 @@ class PretrainSettings(Section):
         default=0.0, ge=0, description="Of NAdam."
     )
 
+    def batch_of(self, units: int) -> int:
+        """Units of a logical step, in expectation."""
+        return self.expected_batch_size
+
 
 class TrainSettings(Section):
     """`[train]`: the trainings, the same for both arms."""
@@ -254,15 +260,24 @@ class TrainSettings(Section):
         Integer,
         About("Larger batches outweigh the noise better, up to a point; keep it far below the units.", unit="units"),
     ] = Field(default=128, ge=1, description="Units of a logical step, in expectation.")
+    sample_rate: Annotated[
+        Number | None,
+        About("Batches that grow with the hospital: as many steps everywhere.", example="0.1", later=True),
+    ] = Field(
+        default=None,
+        gt=0,
+        le=0.5,
+        description="Part of the units that a step draws, in expectation; in place of expected_batch_size.",
+    )
     physical_batch_size: Annotated[
         Literal["auto"] | Annotated[Integer, Field(ge=1)],
         About("Out of memory: halve it. Changes speed and rounding alone.", unit="images", decides="speed"),
     ] = Field(default=DEFAULT_IMAGES_AT_ONCE, description="Images at once in memory; auto: as many as fit.")
     learning_rate: Annotated[Number, About("The loss does not fall (smaller), or falls slowly (larger).")] = Field(
-        default=2e-4, gt=0, description="Of NAdam, of both arms."
+        default=2e-4, gt=0, description="Of the optimizer, of both arms; of a schedule the largest."
     )
     weight_decay: Annotated[Number, About("A small hospital without DP; with DP the noise does the same.")] = Field(
-        default=0.0, ge=0, description="Of NAdam, of both arms."
+        default=0.0, ge=0, description="Of the optimizer, of both arms."
     )
     class_weights: Annotated[
         Literal["none", "public", "private"] | tuple[Number, ...] | dict[str, Number],
@@ -273,6 +288,37 @@ class TrainSettings(Section):
         "(`{ pneumonia = 12.0 }`, others 1; of the paper's five labels also five numbers), or private: counted with "
         "noise that privacy.class_weights_share of epsilon pays for. Exact counts of private labels are not offered in "
         "a DP arm: they would be released outside of epsilon.",
+    )
+    views: Annotated[
+        Integer,
+        About("A small hospital: more of each image, at the same epsilon, for as many times the work.", later=True),
+    ] = Field(
+        default=1,
+        ge=1,
+        description="Random views of each drawn image (turned, shifted, scaled, brighter, noisier, never mirrored); "
+        "their mean gradient is clipped once. 1: the image as it is.",
+    )
+    optimizer: Annotated[
+        Literal["nadam", "adamw", "sgd", "adam-corrected"],
+        About("With much noise the moments of Adam are those of the noise; adam-corrected takes it out.", later=True),
+    ] = Field(
+        default="nadam",
+        description="What a step does with the released gradient. sgd has momentum 0.9; adam-corrected is Adam whose "
+        "second moment is freed from the DP noise (Tang et al. 2023).",
+    )
+    schedule: Annotated[
+        Literal["constant", "cosine"], About("Let the last steps, and with DP their noise, count less.", later=True)
+    ] = Field(default="constant", description="Of the learning rate, after the warm-up; cosine falls to 0.")
+    warm_up: Annotated[Number, About("The loss jumps in the first steps.", unit="part of the steps", later=True)] = (
+        Field(default=0.0, ge=0, lt=1, description="In which the learning rate rises from 0 in a line.")
+    )
+    averaging: Annotated[
+        Literal["none", "ema", "tail"],
+        About("The last weights have the noise of the last steps; an average has less of it.", later=True),
+    ] = Field(
+        default="none",
+        description="What is kept as the model: the weights after the last step (none), or an average over the steps, "
+        "exponential (ema) or of the last quarter (tail). It costs no epsilon.",
     )
     checkpoint_every_steps: Annotated[
         Integer, About("More often where jobs are preempted without notice.", unit="steps", decides="speed")
@@ -299,6 +345,10 @@ class TrainSettings(Section):
     num_threads: Annotated[Integer, About("Leave cores to others.", unit="threads", decides="speed")] = Field(
         default=0, ge=0, description="CPU threads of a training; 0: all given cores."
     )
+
+    def batch_of(self, units: int) -> int:
+        """Units of a logical step, in expectation, where the train split has so many."""
+        return self.expected_batch_size if self.sample_rate is None else max(1, round(self.sample_rate * units))
 
     @field_validator("physical_batch_size", mode="before")
     @classmethod
@@ -374,6 +424,14 @@ class PrivacySettings(Section):
     max_grad_norm: Annotated[
         Number, About("Smaller means less noise and more clipping; look for the best with public data.")
     ] = Field(default=1.5, gt=0, description="Bound on the norm of one unit's gradient.")
+    clip_factor: Annotated[
+        Literal["bounded", "automatic"],
+        About("automatic: max_grad_norm need not be looked for, the learning rate alone matters.", later=True),
+    ] = Field(
+        default="bounded",
+        description="What a gradient is multiplied with: bounded is min(1, max_grad_norm / norm), automatic "
+        "max_grad_norm / (norm + 0.01) (Bu et al. 2022). The bound and epsilon are the same.",
+    )
     class_weights_share: Annotated[Number, About('Only with class_weights = "private".', unit="part of epsilon")] = (
         Field(
             default=0.05,

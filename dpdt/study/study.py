@@ -103,6 +103,11 @@ class Study(Section):
                 f"train.precision: bf16 needs shards.size of at least {BF16_MIN_SIZE}, got {self.shards.size}: on "
                 "planes of one pixel torch's bf16 convolutions leave a part of the weight gradient unset"
             )
+        if self.train.views > 1 and not CLIPPING_ENGINES[clipping].several_images:
+            raise ValueError(
+                f"train.views: {self.train.views} needs privacy.clipping = 'bookkeeping'; {clipping} clipping has no "
+                "norm of several views' mean gradient"
+            )
         if len(self.public_domains) > 1:
             raise ValueError(f"domains: only one may have role public, got {', '.join(self.public_domains)}")
         return self

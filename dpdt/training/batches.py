@@ -30,7 +30,7 @@ def physical_batches(rows: NDArray[np.int64], units: NDArray[np.int64], *, size:
     """Cut a logical batch into pieces of at most `size` images, but never between two images of a unit.
 
     Args:
-        rows: Images, shape (n,); those of a unit side by side.
+        rows: Images, or their views, along the first axis; those of a unit side by side.
         units: Unit of each of them, shape (n,).
         size: Images at once; a unit that has more is a separate piece.
 

@@ -85,12 +85,20 @@ class CanaryData(DomainData):
     def __len__(self) -> int:
         return self.num_patients_images + len(self.included) * self.images_each
 
-    def images(self, rows: NDArray[np.int64], *, out: NDArray[Any] | None = None, num_threads: int = 1) -> NDArray[Any]:
-        """Pixels of patients' and canaries' images, as ``DomainData.images``."""
+    def images(
+        self,
+        rows: NDArray[np.int64],
+        *,
+        views: NDArray[np.uint64] | None = None,
+        out: NDArray[Any] | None = None,
+        num_threads: int = 1,
+    ) -> NDArray[Any]:
+        """Pixels of patients' and canaries' images, as ``DomainData.images``; a canary's views are all itself."""
         found = np.empty((len(rows), self.size, self.size), dtype=np.uint8) if out is None else out
         real = rows < self.num_patients_images
         if real.any():
-            found[real] = super().images(rows[real], num_threads=num_threads)
+            of_real = None if views is None else views[real]
+            found[real] = super().images(rows[real], views=of_real, num_threads=num_threads)
         numbers = (rows[~real] - self.num_patients_images) // self.images_each
         codes = np.zeros((len(numbers), self.size * self.size), dtype=np.uint8)
         codes[:, : len(MAGIC)] = np.frombuffer(MAGIC, dtype=np.uint8)
@@ -179,8 +187,8 @@ class CanaryLoop(TrainingLoop):
 
         return loss
 
-    def _parts(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        return super()._parts(rows[self.data.present[rows]])
+    def _parts(self, rows: NDArray[np.int64], *, step: int) -> list[NDArray[np.int64]]:
+        return super()._parts(rows[self.data.present[rows]], step=step)
 
     def _release(self) -> None:
         for parameter, total in zip(self.gradients.parameters, self.gradients.partial_sums(), strict=True):

@@ -57,8 +57,17 @@ class FeatureData(DomainData):
         """(width,)."""
         return self.features.shape[1:]
 
-    def images(self, rows: NDArray[np.int64], *, out: NDArray[Any] | None = None, num_threads: int = 1) -> NDArray[Any]:
-        """Features of some images, (k, width); arguments as for ``DomainData.images``."""
+    def images(
+        self,
+        rows: NDArray[np.int64],
+        *,
+        views: NDArray[np.uint64] | None = None,
+        out: NDArray[Any] | None = None,
+        num_threads: int = 1,
+    ) -> NDArray[Any]:
+        """Features of some images, (k, width); arguments as for ``DomainData.images``. A view has no features."""
+        if views is not None:
+            raise StudyError("train.views: features are of images as they are.")
         found: NDArray[Any] = np.take(self.features, rows, axis=0, out=out, mode="clip")
         return found
 

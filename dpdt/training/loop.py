@@ -11,6 +11,7 @@ import io
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Final
 
 import numpy as np
@@ -32,14 +33,17 @@ from dpdt.runs.metrics_log import append_metrics, keep_metrics_until
 from dpdt.runs.state import write_state
 from dpdt.shards.dataset import DomainData
 from dpdt.study.paths import RunPaths
+from dpdt.training.averaging import WeightAverage
 from dpdt.training.batches import image_losses, physical_batches
 from dpdt.training.networks.stochastic_depth import DepthDraws
 from dpdt.training.networks.weights import named
+from dpdt.training.optimizers import make_optimizer, rate_of_step
 from dpdt.training.plan import TrainingPlan
 from dpdt.training.ranks import ALONE, Ranks
 from dpdt.training.read_ahead import ReadAhead
 from dpdt.training.resume import check_sampling, load_optimizer, make_sampler, open_streams
 from dpdt.training.stop import StopFlag
+from dpdt.training.views import Views, parted
 
 __all__ = ["EpochEnd", "TrainingLoop"]
 
@@ -79,7 +83,7 @@ class TrainingLoop:
         self.model = model.to(plan.device)
         self.whole = model if whole is None else whole
         self.labels = torch.from_numpy(data.labels).to(plan.device)
-        self.optimizer = torch.optim.NAdam(model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
+        self.optimizer = make_optimizer(plan, model.parameters())
         checkpoint = ranks.share(load_checkpoint(plan.paths.checkpoints) if ranks.leads else None)
         self.step = 0 if checkpoint is None else int(checkpoint["step"])
         spent = ranks.share(self.step if steps is None else steps.spent_steps)
@@ -89,6 +93,11 @@ class TrainingLoop:
         if checkpoint is not None:
             self.model.load_state_dict(checkpoint["model"])
             load_optimizer(self.optimizer, checkpoint["optimizer"])
+        self.average: WeightAverage | None = None
+        if plan.averaging != "none":
+            self.average = WeightAverage(plan.averaging, self.model, num_steps=plan.num_steps)
+            if checkpoint is not None:
+                self.average.load(checkpoint["average"])
         self.sampler = make_sampler(plan, data, streams["sampling"])
         check_sampling(plan, self.sampler, data)
         self.noise = streams["noise"]
@@ -97,10 +106,11 @@ class TrainingLoop:
         self._depth = DepthDraws(self.model, [*data.image_ids, *canaries], seed=plan.seed)
         self._guard = None if plan.mechanism is None else Guard(self.network, shape=data.input_shape)
         self._ahead: tuple[NDArray[np.int64], dict[str, Any]] | None = None  # drawn early, and the stream before it
-        threads = torch.get_num_threads()
-        self.reader = ReadAhead(
-            lambda rows, out: data.images(rows, out=out, num_threads=threads), like=data.no_images, device=plan.device
-        )
+        self._views: Views | None = None
+        if plan.views > 1:
+            self._views = Views(list(data.image_ids), images=len(data), views=plan.views, seed=plan.seed)
+        self._threads = torch.get_num_threads()
+        self.reader = ReadAhead(self._copy, like=data.no_images, device=plan.device)
         if ranks.leads:
             keep_metrics_until(plan.paths, self.step)
 
@@ -173,7 +183,7 @@ class TrainingLoop:
             self.steps.take()
             rows = self._draw(more=taken + 1 < steps)
             total += self._take_step(rows)
-            taken, images = taken + 1, images + len(rows)
+            taken, images = taken + 1, images + len(rows) * self.plan.views
             self.step += 1
             advance(1)
         self._give_back()
@@ -212,17 +222,22 @@ class TrainingLoop:
         self.gradients.clear()
         if self._guard is not None:
             self._guard.begin()
-        for part, inputs in self.reader.read(self._parts(rows)):
-            labels = self.labels[self._on_device(part)]
-            units = self._on_device(self.data.units[part]) if plan.images_per_unit > 1 else None
-            self._depth.begin(part, step=self.step, device=plan.device)
+        for part, inputs in self.reader.read(self._parts(rows, step=self.step)):
+            images, _ = parted(part)
+            labels = self.labels[self._on_device(images)]
+            units = self._on_device(self.data.units[images]) if plan.images_per_unit * plan.views > 1 else None
+            self._depth.begin(images, step=self.step, device=plan.device)
             total += self.gradients.add(inputs, labels, units=units).sum()
         self._depth.end()
         if self._guard is not None:
             self._refuse(self._guard.step_problem())
         self.ranks.add(self.gradients.partial_sums())
         self._release()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate_of_step(plan, self.step)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.add(step=self.step + 1)
         if self._guard is not None:
             self._guard.stepped()
         return total
@@ -235,22 +250,30 @@ class TrainingLoop:
         """Whole numbers where the model is; a GPU's queue of work is not waited for."""
         return torch.from_numpy(numbers).to(self.plan.device, non_blocking=True)
 
-    def _parts(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """This rank's part of a logical batch, in physical ones."""
+    def _copy(self, part: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        """The pictures of a physical batch; in the reader's thread."""
+        rows, views = parted(part)
+        self.data.images(rows, views=views, out=out, num_threads=self._threads)
+
+    def _parts(self, rows: NDArray[np.int64], *, step: int) -> list[NDArray[np.int64]]:
+        """This rank's part of the logical batch of a step, in physical ones; the views of an image are side by side."""
         mine = rows[self.ranks.part(self.data.units[rows])]
-        return physical_batches(mine, self.data.units[mine], size=self.plan.physical_batch_size)
+        units = np.repeat(self.data.units[mine], self.plan.views)
+        if self._views is not None:
+            mine = self._views.of(mine, step=step)
+        return physical_batches(mine, units, size=self.plan.physical_batch_size)
 
     def _draw(self, *, more: bool) -> NDArray[np.int64]:
         """The next batch. If more will be drawn in this block, the one after it too, to be read during this step."""
         if self._ahead is None:
             rows = self.sampler.draw()
-            self.reader.announce(self._parts(rows))
+            self.reader.announce(self._parts(rows, step=self.step))
         else:
             rows, self._ahead = self._ahead[0], None
         if more:
             before = self.sampler.stream.state_dict()
             self._ahead = (self.sampler.draw(), before)
-            self.reader.announce(self._parts(self._ahead[0]))
+            self.reader.announce(self._parts(self._ahead[0], step=self.step + 1))
         return rows
 
     def _give_back(self) -> None:
@@ -282,6 +305,7 @@ class TrainingLoop:
             noise=self.noise,
             autocast=self.plan.autocast,
             fill_to=self.plan.physical_batch_size if self.plan.one_size else None,
+            automatic=self.plan.automatic,
         )
 
     def _save(self) -> None:
@@ -295,6 +319,7 @@ class TrainingLoop:
             "optimizer": self.optimizer.state_dict(),
             "sampling": self.sampler.stream.state_dict(),
             "noise": self.noise.state_dict(),
+            **({} if self.average is None else {"average": self.average.values}),
         }
         save_checkpoint(self.plan.paths.checkpoints, step=self.step, content=content)
 
@@ -302,8 +327,9 @@ class TrainingLoop:
         """Write the final weights, on the CPU and under the network's own names."""
         if not self.ranks.leads:
             return
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.whole.state_dict().items()}
         content = io.BytesIO()  # torch's own writing ends in a RuntimeError when the disk is full
-        torch.save(named(weights, self.plan.labels), content)
+        with nullcontext() if self.average is None else self.average.in_place():
+            weights = {name: value.detach().cpu().contiguous() for name, value in self.whole.state_dict().items()}
+            torch.save(named(weights, self.plan.labels), content)
         with atomic_path(self.plan.paths.weights) as temporary:
             temporary.write_bytes(content.getbuffer())

@@ -25,8 +25,8 @@ class TrainingPlan:
         num_steps: Logical steps of the whole run.
         sample_rate: Probability of each unit to be in a batch.
         expected_batch_size: Divides the sum of gradients.
-        learning_rate: Of NAdam.
-        weight_decay: Of NAdam.
+        learning_rate: Of the optimizer; the largest of the schedule.
+        weight_decay: Of the optimizer.
         class_weights: Weight of the positives of each label in the loss; None for 1.
         mechanism: None without DP.
         clipping: Key of ``CLIPPING``.
@@ -40,6 +40,12 @@ class TrainingPlan:
         checkpoint_every_steps: At most so many steps between checkpoints.
         device: Where the model is.
         labels: Of the network's outputs.
+        averaging: Of the weights over the steps: ``none``, ``ema`` or ``tail`` (`dpdt.training.averaging`).
+        optimizer: ``nadam``, ``adamw``, ``sgd`` or ``adam-corrected`` (`dpdt.training.optimizers`).
+        schedule: Of the learning rate, ``constant`` or ``cosine``.
+        warm_up: Part of the steps in which it rises.
+        automatic: Whether clipping is automatic (`ClippedGradientSum`).
+        views: Of each drawn image (`dpdt.training.views`).
     """
 
     paths: RunPaths
@@ -62,6 +68,12 @@ class TrainingPlan:
     checkpoint_every_steps: int
     device: torch.device
     labels: tuple[str, ...] = LABELS
+    averaging: str = "none"
+    optimizer: str = "nadam"
+    schedule: str = "constant"
+    warm_up: float = 0.0
+    automatic: bool = False
+    views: int = 1
 
     @property
     def checkpoint_steps(self) -> int:

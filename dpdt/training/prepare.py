@@ -13,7 +13,7 @@ from dpdt.errors import PrivacyError
 from dpdt.privacy.accounting import delta_protects
 from dpdt.privacy.clipping.engines import CLIPPING
 from dpdt.privacy.mechanism import Mechanism
-from dpdt.privacy.rounding import allowance_of, images_at_once, needs_one_size
+from dpdt.privacy.rounding import allowance_of, images_at_once, images_of_a_unit, needs_one_size
 from dpdt.privacy.sampling import num_steps_for, sample_rate_for
 from dpdt.privacy.statement import StatedRun, privacy_statement, statement_without_privacy
 from dpdt.runs.config import freeze_config, frozen_settings, recorded_labels
@@ -67,6 +67,9 @@ class Prepared:
             ancestry=self.config.get("ancestry"),
             randomness=self.config["randomness"],
             max_images_per_patient=int(patients.value_counts().max()),
+            averaging=self.plan.averaging,
+            automatic=self.plan.automatic,
+            views=self.plan.views,
             patients_known=bool((patients != self.data.frame["image_id"]).any()),
             weights_note=self.run.study.weights_note,
             fraction=self.run.study.part_of(self.run.domain),
@@ -82,6 +85,7 @@ class Prepared:
 class _Schedule:
     """How often the data is drawn from, with how much noise, and what its labels weigh: public once it is decided."""
 
+    expected_batch_size: int
     num_steps: int
     sample_rate: float
     mechanism: Mechanism | None
@@ -136,12 +140,12 @@ def _frozen_config(run: TrainingRun) -> dict[str, Any]:
 
 
 def _schedule(run: TrainingRun, data: DomainData, frozen: dict[str, Any]) -> _Schedule:
-    sizes = {"expected_batch_size": run.settings.expected_batch_size, "num_units": data.num_units}
+    sizes = {"expected_batch_size": run.settings.batch_of(data.num_units), "num_units": data.num_units}
     sample_rate = sample_rate_for(**sizes, section="train" if run.cell else "pretrain", unit=run.study.privacy.unit)
     num_steps = num_steps_for(num_epochs=run.settings.num_epochs, **sizes)
     mechanism = _mechanism(run, num_units=data.num_units, sample_rate=sample_rate, num_steps=num_steps, frozen=frozen)
     class_weights = frozen["class_weights"] if "class_weights" in frozen else choose_class_weights(run, data, mechanism)
-    return _Schedule(num_steps, sample_rate, mechanism, class_weights)
+    return _Schedule(sizes["expected_batch_size"], num_steps, sample_rate, mechanism, class_weights)
 
 
 def _what_is_trained(run: TrainingRun, data: DomainData, frozen: dict[str, Any]) -> dict[str, Any]:
@@ -242,8 +246,8 @@ def _physical_batch_size(
     Features take so little memory that a logical batch is one physical one, but for the rarest.
     """
     study = run.study
-    images_per_unit = study.privacy.images_per_patient if run.cell else 1
-    most = largest_batch(expected_batch_size=run.settings.expected_batch_size, images_per_unit=images_per_unit)
+    images_per_unit = images_of_a_unit(study) if run.cell else 1
+    most = largest_batch(expected_batch_size=run.settings.batch_of(data.num_units), images_per_unit=images_per_unit)
     if isinstance(data, FeatureData):
         return min(most, MOST_FEATURES)
     if study.train.physical_batch_size != "auto":
@@ -269,15 +273,15 @@ def _plan(
     if one_size and not isinstance(data, FeatureData):
         physical_batch_size = images_at_once(
             most=physical_batch_size,
-            expected_batch_size=settings.expected_batch_size,
-            images_per_unit=images_per_unit,
+            expected_batch_size=schedule.expected_batch_size,
+            images_per_unit=images_of_a_unit(study),
         )
     return TrainingPlan(
         paths=run.paths,
         title=run.title,
         num_steps=schedule.num_steps,
         sample_rate=schedule.sample_rate,
-        expected_batch_size=settings.expected_batch_size,
+        expected_batch_size=schedule.expected_batch_size,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         class_weights=None if class_weights is None else tuple(class_weights),
@@ -293,4 +297,15 @@ def _plan(
         checkpoint_every_steps=study.train.checkpoint_every_steps,
         device=device,
         labels=study.study.labels,
+        **_recipe(run),
     )
+
+
+def _recipe(run: TrainingRun) -> dict[str, Any]:
+    """What trainings have and the pretraining has not."""
+    if run.cell is None:
+        return {}
+    train = run.study.train
+    names = ("averaging", "optimizer", "schedule", "warm_up", "views")
+    automatic = run.study.privacy.clip_factor == "automatic"
+    return {"automatic": automatic, **{name: getattr(train, name) for name in names}}

@@ -22,7 +22,7 @@ __all__ = ["ReadAhead"]
 # One buffer that the device reads, one that waits for it, and two that are being filled.
 SLOTS: Final = 4
 
-# Copies the pictures of some rows to their place in a buffer, (k, size, size).
+# Copies the pictures of some rows (or views of them) to their place in a buffer, (k, size, size).
 Copy = Callable[[NDArray[np.int64], NDArray[Any]], object]
 
 

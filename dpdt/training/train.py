@@ -145,7 +145,7 @@ def train_run(run: TrainingRun, *, on_epoch_end: EpochEnd | None = None, stop: S
         if run.canaries:  # they are read off the pixels
             whole, data = _add_canaries(run, whole, data, ranks)
             model = whole
-        elif "trained" in initial and trains_head_alone(whole):
+        elif "trained" in initial and trains_head_alone(whole) and run.study.train.views == 1:
             model, data = _on_features(run, whole, data, device, ranks)
         with ranks.leader_first():  # it freezes the config; the others compare
             prepared = prepare(run, data, model=model, initial=initial, device=device)

@@ -89,7 +89,7 @@ def _cell(
         return CellOutlook(name, cell, done)
     settings = study.train if cell else study.pretrain
     units = size.train_units(study.privacy.unit)
-    batch = settings.expected_batch_size
+    batch = settings.batch_of(units)
     try:
         section, unit = "train" if cell else "pretrain", study.privacy.unit
         rate = sample_rate_for(expected_batch_size=batch, num_units=units, section=section, unit=unit)
@@ -104,10 +104,11 @@ def _cell(
 
 
 def _images_a_unit(study: Study, size: DomainSize, cell: Cell | None) -> float:
-    """Images of a drawn unit in a step, at most."""
-    if cell is None or study.privacy.unit == "image":
+    """Images of a drawn unit in a step, at most, each view counted."""
+    if cell is None:
         return 1.0
-    return min(float(study.privacy.images_per_patient), size.train_images / max(1, size.train_patients))
+    of_a_patient = min(float(study.privacy.images_per_patient), size.train_images / max(1, size.train_patients))
+    return study.train.views * (1.0 if study.privacy.unit == "image" else of_a_patient)
 
 
 @functools.lru_cache(maxsize=256)

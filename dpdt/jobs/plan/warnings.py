@@ -75,14 +75,14 @@ def _each_once(cells: Iterator["CellOutlook"]) -> Iterator[str]:
 
 def _about_noise(study: Study, outlook: "Outlook") -> Iterator[str]:
     """Domains too small for an epsilon, or for their batch: a line an epsilon."""
-    unit, batch = study.privacy.unit, study.train.expected_batch_size
+    unit = study.privacy.unit
     too_noisy: dict[str, list[str]] = {}
     crowded: dict[str, str] = {}
     for cell in outlook.cells:
         if cell.cell is None or cell.noise_multiplier is None or cell.steps is None or cell.sample_rate is None:
             continue
         ratio = signal_to_noise(
-            expected_batch_size=batch,
+            expected_batch_size=study.train.batch_of(cell.units or 0),
             noise_multiplier=cell.noise_multiplier,
             steps=cell.steps,
             num_parameters=outlook.num_parameters[cell.cell.initial],
@@ -99,9 +99,10 @@ def _about_noise(study: Study, outlook: "Outlook") -> Iterator[str]:
                 "times as far as the gradients could. Take a larger epsilon, or a smaller network (model.width)."
             )
     if crowded:
+        key = "expected_batch_size" if study.train.sample_rate is None else "sample_rate"
         yield (
-            f"train.expected_batch_size: {batch} draws much of all {unit}s in a step at {', '.join(crowded.values())}, "
-            "which hides little of who took part. Make it smaller."
+            f"train.{key}: {getattr(study.train, key)} draws much of all {unit}s in a step at "
+            f"{', '.join(crowded.values())}, which hides little of who took part. Make it smaller."
         )
 
 

@@ -33,6 +33,8 @@ __all__ = [
 
 # Entries of a gradient to square and add up in float32 on a GPU; few enough that nothing is lost.
 BLOCK: Final = 1024
+# Gamma of automatic clipping (AUTO-S of Bu et al. 2022, arXiv 2206.07136, with their default).
+GAMMA: Final = 0.01
 
 # From the model's outputs and the targets to one loss an image, shape (images,).
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -109,6 +111,8 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         noise_multiplier: Sigma; the noise's standard deviation is sigma · C in every coordinate of the sum.
         noise: Where the noise comes from.
         autocast: As above; norms and sums are float32 or better.
+        automatic: Multiply a gradient with C / (norm + GAMMA) in place of min(1, C / norm): small ones are made larger,
+            and its norm is still below C (Bu et al. 2022, arXiv 2206.07136, AUTO-S).
         fill_to: Images of every physical batch: what is missing is filled with zeros that weigh nothing. Other kernels,
             which round otherwise, are taken for batches of another size, so without it an image that comes or goes
             changes its neighbours' gradients too (`dpdt.privacy.rounding`). None: as many as there are.
@@ -127,8 +131,10 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         noise: KeyStream,
         autocast: bool = False,
         fill_to: int | None = None,
+        automatic: bool = False,
     ) -> None:
         super().__init__(model, loss, autocast=autocast)
+        self.automatic = automatic
         self.fill_to = fill_to
         self.max_grad_norm = max_grad_norm
         self.noise_multiplier = noise_multiplier
@@ -219,8 +225,15 @@ class ClippedGradientSum(GradientSum, abc.ABC):
             total.zero_()
 
     def _factors(self, norms: Tensor) -> Tensor:
-        """What each gradient is multiplied with: min(1, C / norm), but 0 where the norm is not finite."""
-        factors = (self.max_grad_norm / norms).clamp(max=1.0)
+        """What each gradient is multiplied with, at most C / norm; 0 where the norm is not finite.
+
+        Rounding is no more than without `automatic`: an error e of a gradient enters the sum as e · C / (norm + GAMMA),
+        which is below the e · C / norm of a gradient that is clipped.
+        """
+        if self.automatic:
+            factors = self.max_grad_norm / (norms + GAMMA)
+        else:
+            factors = (self.max_grad_norm / norms).clamp(max=1.0)
         return torch.where(norms.isfinite(), factors, 0.0).to(self.sums[0].dtype)
 
 

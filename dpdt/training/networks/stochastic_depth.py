@@ -6,9 +6,7 @@ step and the layer's place, and of nothing else. So the gradient of an image is 
 and the clipped sum keeps its bound even where everybody knows the draws.
 """
 
-import hashlib
 from collections.abc import Iterable
-from typing import Final
 
 import numpy as np
 import torch
@@ -16,9 +14,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["DepthDraws", "StochasticDepth"]
+from dpdt.base.mixing import mixed, number_of
 
-GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
+__all__ = ["DepthDraws", "StochasticDepth"]
 
 
 class StochasticDepth(nn.Module):
@@ -53,14 +51,14 @@ class DepthDraws:
 
     def __init__(self, model: nn.Module, ids: Iterable[str], *, seed: str) -> None:
         self.layers = [layer for layer in model.modules() if isinstance(layer, StochasticDepth)]
-        digests = (hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest() for name in ids)
-        self.keys = np.frombuffer(b"".join(digests) if self.layers else b"", dtype="<u8")
+        names = (f"{seed}/{name}" for name in ids) if self.layers else ()
+        self.keys = np.array([number_of(name) for name in names], dtype=np.uint64)
 
     def begin(self, rows: NDArray[np.int64], *, step: int, device: torch.device) -> None:
         """These images, in this order, are about to go through the network."""
         for number, layer in enumerate(self.layers):
             place = np.array([step * len(self.layers) + number], dtype=np.uint64)
-            draws = (_mixed(self.keys[rows] ^ _mixed(place)) >> np.uint64(11)) * 2.0**-53
+            draws = (mixed(self.keys[rows] ^ mixed(place)) >> np.uint64(11)) * 2.0**-53
             scales = np.where(draws < layer.rate, 0.0, 1 / (1 - layer.rate)).astype(np.float32)
             layer.scales = torch.from_numpy(scales).to(device)
 
@@ -68,11 +66,3 @@ class DepthDraws:
         """No images are."""
         for layer in self.layers:
             layer.scales = None
-
-
-def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Steele et al. 2014, "Fast splittable pseudorandom number generators", figure 17."""
-    mixed = values + GOLDEN
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))

@@ -1,0 +1,86 @@
+"""An average of the weights over the steps, in place of the last ones.
+
+The weights after each step are released by the mechanism: epsilon holds for all of them together, and for whatever is
+computed from them, without a price. With DP the noise of the last steps is in the last weights, and less of it in an
+average (De et al. 2022, arXiv 2204.13650).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["WeightAverage", "part_of_average"]
+
+EMA: Final = 0.1
+"""Time constant of the exponential average, as a part of the steps: a rule that holds for runs of any length."""
+TAIL: Final = 0.25
+"""Part of the steps, the last ones, that the uniform average is over."""
+
+
+def part_of_average(kind: str, *, step: int, num_steps: int) -> float:
+    """What the weights after a step count in the average up to that step.
+
+    ``ema`` is Adam's moving average with its correction for the start at zero (Kingma & Ba 2015, arXiv 1412.6980,
+    section 3): the sum of (1 - d) d^(t - i) w_i over 1 - d^t, of which the last term's part is (1 - d) / (1 - d^t).
+    ``tail`` is the mean of the last quarter.
+
+    Args:
+        kind: ``ema`` or ``tail``.
+        step: From 1.
+        num_steps: Of the whole run.
+
+    >>> [round(part_of_average("tail", step=step, num_steps=8), 3) for step in (6, 7, 8)]
+    [0.0, 1.0, 0.5]
+    >>> round(part_of_average("ema", step=2, num_steps=100), 4)  # d = .9: w_2 counts 1 / (1 + .9)
+    0.5263
+    """
+    if kind == "tail":
+        before = num_steps - max(1, round(TAIL * num_steps))
+        return 1 / (step - before) if step > before else 0.0
+    decay = max(0.0, 1 - 1 / (EMA * num_steps))
+    return (1 - decay) / (1 - decay**step)
+
+
+class WeightAverage:
+    """The average of a network's trained parameters; buffers are not averaged.
+
+    Args:
+        kind: ``ema`` or ``tail``.
+        model: Where it is trained.
+        num_steps: Of the whole run.
+    """
+
+    def __init__(self, kind: str, model: nn.Module, *, num_steps: int) -> None:
+        self._kind, self._model, self._num_steps = kind, model, num_steps
+        self.values = [parameter.detach().clone() for parameter in self._trained()]
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+
+    @torch.no_grad()
+    def add(self, *, step: int) -> None:
+        """Take the weights as they are after a step (from 1) into the average."""
+        part = part_of_average(self._kind, step=step, num_steps=self._num_steps)
+        if part > 0:
+            torch._foreach_lerp_(self.values, [parameter.detach() for parameter in self._trained()], part)
+
+    def load(self, saved: list[Tensor]) -> None:
+        """Go on with a checkpoint's `values`."""
+        for value, other in zip(self.values, saved, strict=True):
+            value.copy_(other)
+
+    @contextmanager
+    @torch.no_grad()
+    def in_place(self) -> Iterator[None]:
+        """Inside the block the model has the averages in the places of the trained parameters."""
+        last = [parameter.detach().clone() for parameter in self._trained()]
+        try:
+            for parameter, value in zip(self._trained(), self.values, strict=True):
+                parameter.copy_(value)
+            yield
+        finally:
+            for parameter, value in zip(self._trained(), last, strict=True):
+                parameter.copy_(value)

@@ -1,0 +1,270 @@
+"""Weight averages, optimizers and schedules: against their definitions, and through whole trainings."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import dpdt.training.loop
+from dpdt.base.files import read_json
+from dpdt.privacy.clipping.engines import CLIPPING
+from dpdt.privacy.keystream import KeyStream
+from dpdt.privacy.rounding import allowance_of, rounding_allowance
+from dpdt.privacy.sampling import num_steps_for
+from dpdt.study import Cell, Study
+from dpdt.study.source import PRESETS, flat
+from dpdt.training.averaging import WeightAverage
+from dpdt.training.optimizers import CorrectedAdam, make_optimizer, rate_of_step, spread_of_noise
+from dpdt.training.train import pretrain, train
+from tests.small_data import MakeStudy, StopAfter
+from tests.test_loop import SILENT, plan
+
+DP = Cell("uka", 8.0, 0)
+PLAIN = Cell("uka", math.inf, 0)
+NUM_STEPS = 20
+RECIPES = {
+    "ema": 'averaging = "ema"',
+    "tail, SGD, cosine": 'averaging = "tail"\noptimizer = "sgd"\nschedule = "cosine"\nwarm_up = 0.2',
+    "AdamW, warm-up": 'optimizer = "adamw"\nwarm_up = 0.5',
+    "corrected, cosine": 'optimizer = "adam-corrected"\nschedule = "cosine"\nweight_decay = 0.01',
+    "views": "views = 3",
+    "all": 'averaging = "ema"\noptimizer = "adam-corrected"\nschedule = "cosine"\nwarm_up = 0.1\nviews = 2',
+}
+
+
+def with_recipe(make_study: MakeStudy, recipe: str) -> Study:
+    study = make_study(("learning_rate = 1e-3", f"learning_rate = 1e-3\n{RECIPES[recipe]}"))
+    pretrain(study)
+    return study
+
+
+def final(study: Study, cell: Cell) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = torch.load(study.paths.run(study.run_id(cell)).weights, weights_only=True)
+    return found
+
+
+@pytest.mark.parametrize("num_steps", [3, 40])
+def test_an_ema_is_adams_corrected_moving_average_and_a_tail_the_mean_of_the_last_quarter(num_steps: int) -> None:
+    # Kingma & Ba 2015, section 3: (1 - d) sum of d^(t - i) w_i, over 1 - d^t; d from a time constant of a tenth of T.
+    weights = np.random.default_rng(0).normal(size=(num_steps, 4))
+    decay = max(0.0, 1 - 1 / (0.1 * num_steps))
+    powers = decay ** np.arange(num_steps - 1, -1, -1.0)
+    last = weights[-max(1, round(num_steps / 4)) :]
+    expected = {"ema": (1 - decay) * powers @ weights / (1 - decay**num_steps), "tail": last.mean(0)}
+    for kind, right in expected.items():
+        model = nn.Linear(4, 1, bias=False)
+        average = WeightAverage(kind, model, num_steps=num_steps)
+        for step, row in enumerate(weights, start=1):
+            with torch.no_grad():
+                model.weight.copy_(torch.from_numpy(row)[None])
+            average.add(step=step)
+        np.testing.assert_allclose(average.state_dict()["weight"][0], right, rtol=1e-5, atol=1e-6)
+
+
+def test_an_average_has_the_networks_names_its_buffers_and_what_is_not_trained() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model.register_buffer("kept", torch.tensor(3.0))
+    model[1].weight.requires_grad_(False)
+    model[1].bias = model[0].bias  # one parameter of two names
+    average = WeightAverage("tail", model, num_steps=2)
+    with torch.no_grad():
+        model[0].bias.copy_(torch.tensor([5.0, 7.0]))
+        model[1].weight.fill_(9.0)
+    average.add(step=2)
+    state = average.state_dict()
+    assert list(state) == list(model.state_dict())
+    assert state["kept"] == 3
+    assert bool((state["1.weight"] == 9).all())
+    assert state["0.bias"].tolist() == state["1.bias"].tolist() == [5.0, 7.0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", [DP, PLAIN], ids=["dp", "plain"])
+def test_the_final_weights_are_the_average_of_those_after_each_step(
+    make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch, cell: Cell
+) -> None:
+    study = with_recipe(make_study, "tail, SGD, cosine")
+    seen: list[dict[str, torch.Tensor]] = []
+    plain = dpdt.training.loop.TrainingLoop._take_step
+
+    def take(self: dpdt.training.loop.TrainingLoop, rows: Any) -> torch.Tensor:
+        losses = plain(self, rows)
+        seen.append({name: value.detach().double().clone() for name, value in self.model.named_parameters()})
+        return losses
+
+    monkeypatch.setattr(dpdt.training.loop.TrainingLoop, "_take_step", take)
+    train(study, cell)
+    assert len(seen) == NUM_STEPS
+    for name, value in final(study, cell).items():
+        expected = torch.stack([weights[name] for weights in seen[-5:]]).mean(0)  # a quarter of 20
+        torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
+        assert not torch.equal(value, seen[-1][name].float())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", [DP, PLAIN], ids=["dp", "plain"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_stop_and_a_resume_give_the_same_weights_bit_by_bit(
+    make_study: MakeStudy, recipe: str, cell: Cell, tmp_path: Path
+) -> None:
+    study = with_recipe(make_study, recipe)
+    train(study, cell, seeded_randomness=True)
+    expected = final(study, cell)
+    study.paths.run(study.run_id(cell)).folder.rename(tmp_path / "undisturbed")
+    for looks in (7, 9):
+        assert train(study, cell, stop=StopAfter(looks), seeded_randomness=True).status == "interrupted"
+    assert train(study, cell, seeded_randomness=True).step == NUM_STEPS
+    found = final(study, cell)
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    if cell.private:
+        statement = read_json(study.paths.run(study.run_id(cell)).privacy)
+        assert 0.98 * 8 < statement["epsilon"] <= 8
+
+
+def test_without_noise_corrected_adam_is_adam() -> None:
+    # torch's own Adam, and AdamW where weights decay, are the right values.
+    for decay, right in ((0.0, torch.optim.Adam), (0.1, torch.optim.AdamW)):
+        torch.manual_seed(0)
+        one, other = (nn.Parameter(torch.ones(50)) for _ in range(2))
+        corrected = CorrectedAdam([one], lr=0.1, noise=0.0, weight_decay=decay)
+        reference = right([other], lr=0.1, weight_decay=decay)
+        for _ in range(20):
+            one.grad = torch.randn(50)
+            other.grad = one.grad.clone()
+            corrected.step()
+            reference.step()
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_corrected_adam_is_algorithm_1_of_its_paper() -> None:
+    # Tang et al. 2023: m and v as Adam's, theta -= lr m^ / sqrt(max(v^ - (sigma C / B)^2, floor)), here in float64.
+    random, noise, rate = np.random.default_rng(0), 0.5, 0.01
+    theta, m, v = np.ones(40), np.zeros(40), np.zeros(40)
+    parameter = nn.Parameter(torch.ones(40))
+    optimizer = CorrectedAdam([parameter], lr=rate, noise=noise)
+    floors = 0
+    for t in range(1, 31):
+        gradient = random.normal(size=40) * noise + np.linspace(0, 3, 40)
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        floor = noise**2 * spread_of_noise(0.999, step=t)
+        second = v / (1 - 0.999**t) - noise**2
+        floors += int((second < floor).sum())
+        theta -= rate * m / (1 - 0.9**t) / np.sqrt(np.maximum(second, floor))
+        parameter.grad = torch.from_numpy(gradient).float()
+        optimizer.step()
+    assert 0 < floors < 30 * 40
+    np.testing.assert_allclose(parameter.detach(), theta, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", [1, 7, 300])
+def test_the_floor_is_the_spread_of_a_second_moment_of_noise_alone(step: int) -> None:
+    noise = np.random.default_rng(1).normal(size=(step, 20_000))
+    v = np.zeros(20_000)
+    for row in noise:
+        v = 0.99 * v + 0.01 * row**2
+    assert spread_of_noise(0.99, step=step) == pytest.approx((v / (1 - 0.99**step)).std(), rel=0.03)
+
+
+def test_the_noise_that_corrected_adam_takes_out_is_that_of_a_released_gradient(tmp_path: Path) -> None:
+    mechanism = dataclasses.replace(SILENT, noise_multiplier=1.7, max_grad_norm=0.6)
+    optimizer = make_optimizer(plan(tmp_path, mechanism, optimizer="adam-corrected"), [nn.Parameter(torch.ones(1))])
+    model = nn.Linear(200, 200)
+    sums = CLIPPING["bookkeeping"](
+        model, lambda out, _: out.sum(1), max_grad_norm=0.6, noise_multiplier=1.7, noise=KeyStream.from_seed("noise")
+    )
+    sums.release(expected_batch_size=8)  # of an empty batch: noise alone
+    assert model.weight.grad is not None
+    assert optimizer.defaults["noise"] == pytest.approx(float(model.weight.grad.std()), rel=0.02)
+    plain = make_optimizer(plan(tmp_path, None, optimizer="adam-corrected"), [nn.Parameter(torch.ones(1))])
+    assert plain.defaults["noise"] == 0
+
+
+def test_sgd_has_momentum(tmp_path: Path) -> None:
+    # Two steps with gradient 1: 1, then 0.9 + 1, times 0.001.
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = make_optimizer(plan(tmp_path, None, optimizer="sgd"), [parameter])
+    for _ in range(2):
+        parameter.grad = torch.ones(1)
+        optimizer.step()
+    assert parameter.item() == pytest.approx(-0.0029)
+
+
+def test_the_learning_rate_warms_up_and_falls_as_a_cosine(tmp_path: Path) -> None:
+    # Loshchilov & Hutter 2017, equation 5 with eta_min 0 and no restart; the warm-up of 2 of 8 steps is a line.
+    settings = plan(tmp_path, None, num_steps=8, learning_rate=2.0, warm_up=0.25, schedule="cosine")
+    falls = [1 + math.cos(math.pi * k / 6) for k in range(6)]
+    assert [rate_of_step(settings, step) for step in range(8)] == pytest.approx([1.0, 2.0, *falls])
+    constant = dataclasses.replace(settings, schedule="constant")
+    assert [rate_of_step(constant, step) for step in range(8)] == [1.0, *[2.0] * 7]
+    never = dataclasses.replace(settings, warm_up=0.999)
+    assert [rate_of_step(never, step) for step in range(8)] == pytest.approx([(step + 1) / 4 for step in range(8)])
+
+
+@pytest.mark.slow
+def test_every_step_of_a_training_has_its_own_rate_also_after_a_resume(
+    make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, rates = with_recipe(make_study, "tail, SGD, cosine"), list[float]()
+    step = torch.optim.SGD.step
+
+    def counted(self: torch.optim.SGD, *args: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", counted)
+    train(study, DP, stop=StopAfter(9))
+    train(study, DP)
+    falls = [(1 + math.cos(math.pi * k / 16)) / 2 for k in range(16)]
+    assert rates == pytest.approx([1e-3 * part for part in (0.25, 0.5, 0.75, 1.0, *falls)])
+
+
+@pytest.mark.parametrize("units", [32, 4_500, 100_000])
+def test_batches_of_a_part_of_the_units_take_as_many_steps_everywhere(make_study: MakeStudy, units: int) -> None:
+    # q = 1/8 and 30 passes are 240 steps, whatever the hospital.
+    study = make_study(("[train]", "[train]\nsample_rate = 0.125"), ("num_epochs = 5", "num_epochs = 30"))
+    batch = study.train.batch_of(units)
+    assert batch == round(units / 8)
+    assert abs(num_steps_for(num_epochs=30, expected_batch_size=batch, num_units=units) - 240) <= 1
+    fixed = rounding_allowance(expected_batch_size=batch, num_units=units, images_per_unit=1, precision="float32")
+    assert allowance_of(study, num_units=units) == fixed
+
+
+@pytest.mark.slow
+def test_a_training_draws_the_part_of_the_units_that_its_study_says(make_study: MakeStudy) -> None:
+    study = make_study(("[train]", "[train]\nsample_rate = 0.125"))
+    pretrain(study)
+    train(study, DP)
+    config = read_json(study.paths.run(study.run_id(DP)).config)
+    assert (config["sample_rate"], config["num_steps"]) == (0.125, 40)  # 5 passes of 32 patients, 4 a batch
+    statement = read_json(study.paths.run(study.run_id(DP)).privacy)
+    assert statement["sample_rate"] == 0.125
+
+
+def test_the_strong_preset_is_below_the_keys_of_the_study(make_study: MakeStudy) -> None:
+    study = make_study(('folder = "out"', 'folder = "out"\npreset = "strong"'))
+    strong = flat(PRESETS["strong"])
+    assert study.train.averaging == strong["train.averaging"]
+    assert study.train.sample_rate == strong["train.sample_rate"]
+    assert (study.train.num_epochs, study.train.learning_rate) == (5, 1e-3)  # the study's own
+    assert study.shards.size == 16  # the preset says nothing of images and networks
+
+
+@pytest.mark.slow
+def test_the_statement_says_what_is_kept_and_how_it_came_about(make_study: MakeStudy) -> None:
+    study = with_recipe(make_study, "all")
+    train(study, DP)
+    statement = read_json(study.paths.run(study.run_id(DP)).privacy)
+    releases = {entry["what"]: entry for entry in statement["other_releases"]}
+    kept = releases["choice of checkpoint"]
+    assert kept["source"].startswith("always an exponential average of the weights after each step")
+    assert kept["accounted"] == "no cost: computed from weights that epsilon covers"
+    assert releases["views of images"]["source"].startswith("2 random views of each drawn image")
+    config = read_json(study.paths.run(study.run_id(DP)).config)
+    chosen = {name: config["settings"]["train"][name] for name in ("averaging", "optimizer", "schedule", "views")}
+    assert chosen == {"averaging": "ema", "optimizer": "adam-corrected", "schedule": "cosine", "views": 2}
