@@ -69,7 +69,7 @@ bench-evaluate: install
 bench-evaluate-study: install
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/evaluate_study.py
 
-# A training step, with each way to clip: a table, and build/bench/train.json. Six minutes of a quiet machine.
+# A training step of three networks, with each way to clip: a table, and build/bench/train.json. Half an hour of a quiet machine.
 bench-train: install
 	@$(BIN)/python benchmarks/train.py
 

@@ -157,7 +157,8 @@ class BookkeepingClipping(ClippedGradientSum):
         if place is not None:
             factors, broken = factors[place], broken[place]
         any_broken = bool(broken.any())
-        for piece in self._pieces:
+        while self._pieces:
+            piece = self._pieces.pop()  # whose memory is free for the sums of the next
             if any_broken:
                 piece.forget(broken)  # 0 · NaN would be NaN
             part, number = piece.weighted_sum(factors), self._numbers[piece.parameter]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dpdt.errors import PrivacyError
 from dpdt.privacy.clipping.gradient_sum import ClippedGradientSum
-from dpdt.privacy.clipping.opacus_hooks import backward, take
+from dpdt.privacy.clipping.opacus_hooks import backward, in_rows, take
 
 __all__ = ["GhostClipping"]
 
@@ -27,6 +27,7 @@ class GhostClipping(ClippedGradientSum):
 
         if self.autocast:
             raise PrivacyError("privacy.clipping: ghost breaks its bound in bfloat16. Use bookkeeping.")
+        in_rows(self.model)
         self._hooks = GradSampleHooksFastGradientClipping(self.model, loss_reduction="sum")
 
     def _add(self, inputs: Tensor, targets: Tensor, *, weights: Tensor, units: Tensor | None) -> Tensor:

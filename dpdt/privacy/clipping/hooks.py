@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dpdt.privacy.clipping.gradient_sum import ClippedGradientSum, full, squared_norms, sum_by_unit
-from dpdt.privacy.clipping.opacus_hooks import backward, take
+from dpdt.privacy.clipping.opacus_hooks import backward, in_rows, take
 
 __all__ = ["HooksClipping"]
 
@@ -15,6 +15,7 @@ class HooksClipping(ClippedGradientSum):
     def _attach(self) -> None:
         from opacus.grad_sample import GradSampleHooks
 
+        in_rows(self.model)
         self._hooks = GradSampleHooks(self.model, loss_reduction="sum")
 
     def _add(self, inputs: Tensor, targets: Tensor, *, weights: Tensor, units: Tensor | None) -> Tensor:

@@ -20,6 +20,11 @@ from dpdt.privacy.clipping.per_sample import ConvolutionPiece, EmbeddingPiece, L
 __all__ = ["LAYERS", "Tape"]
 
 
+# Products of places are double precision, the rows of gradients memory that is written once and read twice. So much of
+# the first is worth a number of the second; the more it is, the more memory is saved.
+GRAM_WORTH: Final = 75
+
+
 class Tape(Protocol):
     """What layers write to."""
 
@@ -88,7 +93,7 @@ class _Linear(torch.autograd.Function):
         if layer.weight is not None:
             piece: Piece = LinearPiece(layer.weight, x, gy)
             way = "gram"
-            if x.shape[1] ** 2 > weight.numel():
+            if x.shape[1] ** 2 * sum(weight.shape) > GRAM_WORTH * weight.numel():
                 piece, way = Rows(layer.weight, piece.rows()), "rows"
             layer.tape.keep(piece, way=way)
         if layer.bias is not None:

@@ -6,7 +6,18 @@ from torch import Tensor, nn
 
 from dpdt.errors import PrivacyError
 
-__all__ = ["backward", "take"]
+__all__ = ["backward", "in_rows", "take"]
+
+
+def in_rows(model: nn.Module) -> None:
+    """Give convolutions their input row by row, whatever its layout in memory: call it before Opacus' hooks are there.
+
+    Opacus cuts patches out of the input by the strides of its first two axes and its own for the others, so that
+    behind a permuted layer norm (channels last) it takes other pixels than the convolution did.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
 
 
 def backward(losses: Tensor, weights: Tensor, *, retain_graph: bool = False) -> None:
