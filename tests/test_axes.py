@@ -141,7 +141,7 @@ THEIRS = '[models.theirs]\nbundle = "b"\n'
         ("[initial.a]\n[initial.b]\n", r"initial\.b: the same start as initial\.a\. Leave one of them out"),
         ("[model]\nwidth = 16\n[initial.a]\nwidth = 16\n[initial.b]\n", r"initial\.b: the same start as initial\.a"),
         ("[initial.a]\noptions = {depth = 1}\n", r"initial\.a: with \[model\], options: only for your own network"),
-        ('[initial.a]\nlicence = "MIT"\n', r"initial\.a: trained_on and licence are of given weights, and there are"),
+        ('[initial.a]\nlicence = "MIT"\n', r"initial\.a: trained_on and licence belong to given weights, there"),
         ("[initial.before]\nwidth = 8\n", r"initial\.before: use letters, digits and _ only, and not 'before'"),
         ('[model]\ninit_weights = "w.pt"\n[initial.a]\n', r"model\.init_weights: the study has \[initial\.<name>\]"),
         ("[initial.a]\nwide = 8\n", r"initial\.a\.wide: unknown key"),
