@@ -31,6 +31,7 @@ from dpdt.jobs.stages import run_stage
 from dpdt.jobs.status import study_status
 from dpdt.privacy.accounting import epsilon
 from dpdt.report import figures
+from dpdt.report.apart.results import export_results
 from dpdt.report.write import auc_table, write_report
 from dpdt.runs.read import model_runs, read_run
 from dpdt.shards.dataset import load_split
@@ -57,6 +58,14 @@ trained_on = ["imagenet"]
 licence = "MIT"
 """
 PARTS = "[train]\nfraction = [0.25, 1.0]\n"
+
+
+@pytest.fixture(autouse=True)
+def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing what every report has takes most of a report's time; what compares starts is drawn."""
+    stub = dict.fromkeys(("png", "svg", "pdf"), b"not drawn")
+    for name in ("heat_map", "epsilon_figure", "subgroup_figure"):
+        monkeypatch.setattr(figures, name, lambda *_, **__: stub)
 
 
 def load(folder: Path, text: str) -> Study:
@@ -133,7 +142,7 @@ THEIRS = '[models.theirs]\nbundle = "b"\n'
         ("[initial.a]\n[initial.b]\n", r"initial\.b: the same start as initial\.a\. Leave one of them out"),
         ("[model]\nwidth = 16\n[initial.a]\nwidth = 16\n[initial.b]\n", r"initial\.b: the same start as initial\.a"),
         ("[initial.a]\noptions = {depth = 1}\n", r"initial\.a: with \[model\], options: only for your own network"),
-        ('[initial.a]\nlicence = "MIT"\n', r"initial\.a: trained_on and licence are of given weights, and there are"),
+        ('[initial.a]\nlicence = "MIT"\n', r"initial\.a: trained_on and licence belong to given weights, there"),
         ("[initial.before]\nwidth = 8\n", r"initial\.before: use letters, digits and _ only, and not 'before'"),
         ('[model]\ninit_weights = "w.pt"\n[initial.a]\n', r"model\.init_weights: the study has \[initial\.<name>\]"),
         ("[initial.a]\nwide = 8\n", r"initial\.a\.wide: unknown key"),
@@ -164,7 +173,18 @@ def test_nothing_mixes_starts(tmp_path: Path) -> None:
     study = load(tmp_path, DOMAINS + STARTS)
     with pytest.raises(StudyError, match=r"several starts or amounts of data \(small; pretrained; given\)\. Take one"):
         auc_table(study, 1.0)
+    with pytest.raises(StudyError, match=r"several starts or amounts of data"):
+        export_results(study)
     assert auc_table(study.starts["given"], 1.0)[0] == ["trained on", "vindr", "uka"]
+
+
+def test_another_hospitals_model_stands_beside_one_start_and_all_patients(tmp_path: Path) -> None:
+    study = load(tmp_path, DOMAINS + STARTS + PARTS + THEIRS + 'initial = "given"\n')
+    beside = [(view.start, view.fraction) for view in study.views if view.carried]
+    assert beside == [("given", 1.0)]
+    evaluated = [task.key for task in tasks(study, "evaluate")]
+    assert evaluated.count("bundle-theirs") == 1
+    assert study.of_run("bundle-theirs").start == "given"
 
 
 # ---- parts of the patients ----
@@ -331,11 +351,8 @@ pretrain = true
 
 
 @pytest.fixture
-def trained(fake_runs: Callable[..., FakeRuns], monkeypatch: pytest.MonkeyPatch) -> FakeRuns:
-    """Two starts, two parts, two domains, three arms and the models before: 26 runs; most figures are not drawn."""
-    stub = dict.fromkeys(("png", "svg", "pdf"), b"not drawn")
-    for name in ("heat_map", "epsilon_figure", "subgroup_figure"):
-        monkeypatch.setattr(figures, name, lambda *_, **__: stub)
+def trained(fake_runs: Callable[..., FakeRuns]) -> FakeRuns:
+    """Two starts, two parts, two domains, three arms and the models before: 26 runs."""
     made = fake_runs(domains=("vindr", "uka"), more=AXES, public=True, epsilons="[1.0, 8.0, inf]")
     for cell in made.study.tested_models():
         made.train(cell)

@@ -6,21 +6,30 @@ Starts are never mixed in a mean or a comparison: each has its own page, of its 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
 from typing import Final
 
 import pandas as pd
 
-from dpdt.report import figures
+from dpdt.base.machine import __version__
+from dpdt.report.axes_figures import axis_figure
+from dpdt.report.figures import Drawing
 from dpdt.report.format import Table, interval_text, plain, signed
 from dpdt.report.intervals import Interval
 from dpdt.report.page import Contents
+from dpdt.report.publish import publish
 from dpdt.report.tables import missing_runs
 from dpdt.runs.read import is_synthetic, model_runs
 from dpdt.study import Study, axes_name
 
-__all__ = ["Part", "axes_figures", "axes_page", "axes_table"]
+__all__ = ["write_axes"]
 
-AXES: Final = ("initial", "fraction")
+AXES: Final = ["initial", "fraction"]
+FIGURES: Final = {
+    "auc_over_fraction": "AUC over the amount of data",
+    "auc_over_parameters": "AUC over the network's size",
+}
 
 
 @dataclass(frozen=True)
@@ -67,38 +76,68 @@ def _mean_units(study: Study) -> float:
     return sum(seen.values()) / len(seen) if seen else math.nan
 
 
-def axes_table(parts: Sequence[Part]) -> pd.DataFrame:
-    """A row a start, part of the patients, scope and arm, as it is written to `axes.csv`."""
-    return pd.DataFrame([row for part in parts for row in part.rows()])
+def write_axes(study: Study, written: Mapping[str, tuple[Contents, Mapping[str, pd.DataFrame]]]) -> Path:
+    """Write the overview of a study's views, and the tables of all of them in one file each.
+
+    Args:
+        study: The study.
+        written: What each view's page shows, and its tables, by the folder's name below `views/`.
+    """
+    from dpdt.training.networks.build import num_parameters
+
+    sizes = {name: num_parameters(start) for name, start in study.starts.items()}
+    views = {view.slug: view for view in study.views}
+    parts = [Part(views[slug], contents, sizes[views[slug].start]) for slug, (contents, _) in written.items()]
+    tables: dict[str, list[pd.DataFrame]] = {}
+    for slug, (_, csv) in written.items():
+        for name, table in csv.items():
+            named = table.assign(initial=views[slug].start, fraction=views[slug].fraction)
+            tables.setdefault(name, []).append(named[[*AXES, *table.columns]])
+    axes = pd.DataFrame([row for part in parts for row in part.rows()])
+    drawn = _figures(axes)
+    margin = study.evaluate.equivalence_margin
+    return publish(
+        study.paths.report,
+        page=_page(study, parts, drawn),
+        answer=[f"{part.name}: {sentence}" for part in parts for sentence in part.contents.answer(margin)],
+        csv={name: pd.concat(found, ignore_index=True) for name, found in tables.items()} | {"axes": axes},
+        tex={},
+        drawn=drawn,
+    )
 
 
-def axes_figures(table: pd.DataFrame) -> dict[str, figures.Drawing]:
+def _figures(axes: pd.DataFrame) -> dict[str, Drawing]:
     """Macro AUC over the amount of data, and over the size of the network, where there are several of them."""
     drawn = {}
-    known = table.dropna(subset="auc")
+    known = axes.dropna(subset="auc")
     if known["fraction"].nunique() > 1:
-        drawn["auc_over_fraction"] = figures.axis_figure(known, x="fraction", lines="initial")
+        drawn["auc_over_fraction"] = axis_figure(known, x="fraction", lines="initial")
     whole = known[known["fraction"] == known["fraction"].max()]
     if whole["num_parameters"].nunique() > 1:
-        drawn["auc_over_parameters"] = figures.axis_figure(whole, x="num_parameters", lines="weights")
+        drawn["auc_over_parameters"] = axis_figure(whole, x="num_parameters", lines="weights")
     return drawn
 
 
-def axes_page(study: Study, parts: Sequence[Part], images: Mapping[str, Mapping[str, str] | None]) -> dict[str, object]:
-    """What the overview says, for its template."""
+def _page(study: Study, parts: Sequence[Part], drawn: Mapping[str, Drawing]) -> str:
+    """The overview as HTML."""
+    from jinja2 import Environment, StrictUndefined
+
     margin = study.evaluate.equivalence_margin
-    shown = [
-        {"name": part.name, "page": f"views/{part.study.slug}/index.html", "answer": part.contents.answer(margin)}
-        for part in parts
-    ]
-    return {
-        "name": study.name,
-        "synthetic": is_synthetic(study),
-        "parts": shown,
-        "arms": _arms(parts),
-        "images": {title: image for title, image in images.items() if image},
-        "missing": missing_runs(study),
-    }
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    source = files("dpdt.report").joinpath("axes.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(source).render(
+        version=__version__,
+        name=study.name,
+        synthetic=is_synthetic(study),
+        parts=[
+            {"name": part.name, "page": f"views/{part.study.slug}/index.html", "answer": part.contents.answer(margin)}
+            for part in parts
+        ],
+        arms=_arms(parts),
+        figures=[name for name in FIGURES if name in drawn],
+        titles=FIGURES,
+        missing=missing_runs(study),
+    )
 
 
 def _arms(parts: Sequence[Part]) -> Table:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from dpdt.base.vocabulary import SUBGROUPS
 from dpdt.evaluation.metrics import ALL
-from dpdt.study import BEFORE, arm_name, is_before
+from dpdt.study import BEFORE, is_before
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Drawing",
     "auc_scale",
-    "axis_figure",
     "epsilon_figure",
+    "exported",
     "group_name",
     "heat_map",
     "sizes_figure",
@@ -61,7 +61,7 @@ def _figure(width: float, height: float) -> tuple["Figure", "Axes"]:
     return figure, figure.add_subplot()
 
 
-def _export(figure: "Figure") -> Drawing:
+def exported(figure: "Figure") -> Drawing:
     """The same bytes for the same figure: nothing says when it was drawn."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout is found; it would be sought again for each format
@@ -103,7 +103,7 @@ def heat_map(matrix: pd.DataFrame, *, title: str, scale: tuple[float, float], ma
         axes.spines[:].set_visible(False)
         bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
         bar.outline.set_visible(False)
-        return _export(figure)
+        return exported(figure)
 
 
 def _ink(value: float, scale: tuple[float, float]) -> str:
@@ -149,7 +149,7 @@ def epsilon_figure(curve: pd.DataFrame, *, names: Mapping[float, str]) -> Drawin
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         figure.legend(loc="outside upper left", frameon=False, ncols=2)
-        return _export(figure)
+        return exported(figure)
 
 
 def _before_point(axes: "Axes", point: pd.DataFrame, colour: str, marker: str, side: float, name: str) -> None:
@@ -184,7 +184,7 @@ def spent_figure(table: pd.DataFrame) -> Drawing:
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         figure.legend(loc="outside upper left", frameon=False, ncols=2)
-        return _export(figure)
+        return exported(figure)
 
 
 def subgroup_figure(
@@ -221,47 +221,7 @@ def subgroup_figure(
         axes.tick_params(axis="y", length=0)
         axes.set_axisbelow(True)
         figure.legend(loc="outside upper left", frameon=False, ncols=3)
-        return _export(figure)
-
-
-def axis_figure(table: pd.DataFrame, *, x: str, lines: str) -> Drawing:
-    """Macro AUC over the amount of data or the network's size, by arm; on-domain whole lines, off-domain dashed ones.
-
-    Args:
-        table: Columns `scope, target_epsilon, auc, ci_low, ci_high, initial`, `x` and `lines`.
-        x: `fraction` or `num_parameters`: the axis, logarithmic.
-        lines: Rows of one value of this column are joined by lines; each has a panel.
-    """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    groups = list(dict.fromkeys(table[lines]))
-    private = sorted(epsilon for epsilon in table["target_epsilon"].unique() if 0 < epsilon < math.inf)
-    looks = dict(zip(private, zip(ARM_COLOURS * 9, ARM_MARKERS * 9, strict=False), strict=False))
-    with rc_context(FONT):
-        figure = Figure(figsize=(4.7, 0.7 + 2.6 * len(groups)), layout="constrained")
-        panels = figure.subplots(len(groups), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
-        for axes, group in zip(panels, groups, strict=True):
-            for (epsilon, scope), rows in table[table[lines] == group].groupby(["target_epsilon", "scope"]):
-                colour, marker = looks.get(epsilon, (BEFORE_COLOUR, "*") if is_before(epsilon) else (NO_DP_COLOUR, "o"))
-                rows, style = rows.sort_values(x), "-" if scope == "on-domain" else "--"
-                axes.plot(rows[x], rows["auc"], marker + style, color=colour, label=f"{arm_name(epsilon)}, {scope}")
-                axes.vlines(rows[x], rows["ci_low"], rows["ci_high"], color=colour, linewidth=1)
-            axes.set(xscale="log", ylabel="macro AUC", title=group)
-            axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-            if x == "fraction":
-                ticks = sorted(table[x].unique())
-                axes.set_xticks(ticks, [f"{100 * tick:g}%" for tick in ticks])
-                axes.minorticks_off()
-            else:
-                starts = table[table[lines] == group].groupby(x)["initial"].unique()
-                for size, names_of in starts.items():
-                    where = {"transform": axes.get_xaxis_transform(), "fontsize": 6.5, "color": "#777777"}
-                    axes.text(size, 0.01, "\n".join(names_of), ha="center", va="bottom", **where)
-        axes.set_xlabel("part of the train patients" if x == "fraction" else "parameters of the network")
-        names = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        figure.legend(names.values(), names.keys(), loc="outside upper left", frameon=False, ncols=2)
-        return _export(figure)
+        return exported(figure)
 
 
 def sizes_figure(sizes: pd.DataFrame) -> Drawing:
@@ -287,7 +247,7 @@ def sizes_figure(sizes: pd.DataFrame) -> Drawing:
         axes.grid(axis="x", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         figure.legend(loc="outside upper left", frameon=False, ncols=3)
-        return _export(figure)
+        return exported(figure)
 
 
 def group_name(group: str) -> str:

@@ -23,17 +23,7 @@ from dpdt.report.tables import SCOPES, Arm
 from dpdt.runs.read import is_synthetic, model_runs
 from dpdt.study import Study, axes_name, format_epsilon
 
-__all__ = [
-    "Contents",
-    "Source",
-    "arms_table",
-    "heat_map_name",
-    "image_of",
-    "render",
-    "render_published",
-    "rendered",
-    "subgroup_table",
-]
+__all__ = ["Contents", "Source", "arms_table", "heat_map_name", "render", "render_published", "subgroup_table"]
 
 EQUAL: Final = 0.01  # AUC; what a published table, which has no study file, counts as the same
 
@@ -88,8 +78,7 @@ def render(study: Study, contents: Contents, *, missing: Sequence[tuple[str, str
     """The page of a study's view as HTML, with its images inside."""
     runs = [run for run in model_runs(study).values() if run]
     grid, margin = contents.grid, study.evaluate.equivalence_margin
-    return rendered(
-        "page.html.j2",
+    return _template(
         **_shared(contents, margin),
         published=None,
         intervals=True,
@@ -128,8 +117,7 @@ def render(study: Study, contents: Contents, *, missing: Sequence[tuple[str, str
 def render_published(contents: Contents, *, name: str, source: Source) -> str:
     """The page of a table of published AUCs: what such a table can show."""
     empty = Table([], [])
-    return rendered(
-        "page.html.j2",
+    return _template(
         **_shared(contents, EQUAL),
         published=source.name,
         intervals=source.intervals,
@@ -165,22 +153,17 @@ def render_published(contents: Contents, *, name: str, source: Source) -> str:
     )
 
 
-def rendered(template: str, /, **values: Any) -> str:
-    """A template of the report as HTML."""
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
+def _template(**values: Any) -> str:
+    from jinja2 import Environment, StrictUndefined
 
-    def source(name: str) -> str:
-        return files("dpdt.report").joinpath(name).read_text(encoding="utf-8")
-
-    environment = Environment(
-        loader=FunctionLoader(source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template(template).render(version=__version__, fewest=FEWEST_PATIENTS, **values)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    source = files("dpdt.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(source).render(version=__version__, fewest=FEWEST_PATIENTS, **values)
 
 
 def _shared(contents: Contents, margin: float) -> dict[str, Any]:
     """What a study and a published table have in common."""
-    grid, drawn = contents.grid, contents.figures
+    grid = contents.grid
     worse, by_chance = sections.worse_rows(contents.worse, grid, contents.draws)
     labels = [label for label in grid.labels if any(heat_map_name(e, label) in contents.figures for e in grid.epsilons)]
     return {
@@ -201,11 +184,11 @@ def _shared(contents: Contents, margin: float) -> dict[str, Any]:
         "label_table": sections.label_table(contents.auc, grid) if len(grid.labels) > MAIN_LABELS else Table([], []),
         "main_labels": MAIN_LABELS,
         "label_maps": {label: [_map(contents, epsilon, label) for epsilon in grid.epsilons] for label in labels},
-        "curve": image_of(drawn, "auc_over_epsilon", "Macro AUC over target epsilon, on- and off-domain."),
-        "spent": image_of(drawn, "auc_over_spent_epsilon", "On-domain AUC over the epsilon spent, one line a domain."),
-        "sizes": image_of(drawn, "subgroup_sizes", "Part of each domain's test images in each subgroup."),
+        "curve": _image(contents, "auc_over_epsilon", "Macro AUC over target epsilon, on- and off-domain."),
+        "spent": _image(contents, "auc_over_spent_epsilon", "On-domain AUC over the epsilon spent, one line a domain."),
+        "sizes": _image(contents, "subgroup_sizes", "Part of each domain's test images in each subgroup."),
         "subgroup_images": [
-            image_of(drawn, f"subgroups_{scope}", f"Mean {scope} macro AUC by group and target epsilon.")
+            _image(contents, f"subgroups_{scope}", f"Mean {scope} macro AUC by group and target epsilon.")
             for scope in SCOPES
         ],
         "subgroups": {scope: subgroup_table(contents.subgroups, scope, grid) for scope in SCOPES},
@@ -235,7 +218,7 @@ def heat_map_name(target_epsilon: float, label: str) -> str:
 def _map(contents: Contents, epsilon: float, label: str) -> dict[str, str] | None:
     what = "macro AUC" if label == AVERAGE else f"AUC of {label.replace('_', ' ')}"
     text = f"Heat map of {what} by train and test domain, {contents.grid.name(epsilon)}."
-    return image_of(contents.figures, heat_map_name(epsilon, label), text)
+    return _image(contents, heat_map_name(epsilon, label), text)
 
 
 def _label_names(labels: Sequence[str], auc: pd.DataFrame) -> str:
@@ -248,11 +231,11 @@ def _label_names(labels: Sequence[str], auc: pd.DataFrame) -> str:
     return ", ".join(label.replace("_", " ") for label in labels)
 
 
-def image_of(drawn: Mapping[str, figures.Drawing], name: str, text: str) -> dict[str, str] | None:
+def _image(contents: Contents, name: str, text: str) -> dict[str, str] | None:
     """An image as a data URI with its description; None if it was not drawn."""
-    if name not in drawn:
+    if name not in contents.figures:
         return None
-    data = base64.b64encode(drawn[name]["png"]).decode()
+    data = base64.b64encode(contents.figures[name]["png"]).decode()
     return {"source": f"data:image/png;base64,{data}", "text": text}
 
 

@@ -6,7 +6,6 @@ of published AUCs makes the same page, as far as its numbers go.
 
 import math
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +13,12 @@ import pandas as pd
 
 from dpdt.evaluation.metrics import AVERAGE
 from dpdt.report import compare, tables
-from dpdt.report.axes import Part, axes_figures, axes_page, axes_table
+from dpdt.report.axes import write_axes
 from dpdt.report.from_csv import write_published
 from dpdt.report.gain import gain_table, gains, worse_than_before
 from dpdt.report.grid import Grid
 from dpdt.report.intervals import Draws
-from dpdt.report.page import Contents, heat_map_name, image_of, render, rendered
+from dpdt.report.page import Contents, heat_map_name, render
 from dpdt.report.publish import draw, latex_tables, publish
 from dpdt.report.transfer import transfer_table
 from dpdt.study import Study
@@ -48,44 +47,14 @@ def write_report(study: Study) -> Path:
         if former.name not in wanted:
             shutil.rmtree(former)
     if len(views) == 1:
-        contents, csv = _contents(views[0])
-        return _publish(views[0], folder, contents, csv)
-    from dpdt.training.networks.build import num_parameters
-
-    sizes = {name: num_parameters(start) for name, start in study.starts.items()}
-    parts, csvs = [], []
-    for view in views:
-        contents, csv = _contents(view)
-        _publish(view, folder / "views" / view.slug, contents, csv)
-        parts.append(Part(view, contents, sizes[view.start]))
-        csvs.append({name: _with_axes(view, table) for name, table in csv.items()})
-    return _publish_overview(study, parts, csvs)
+        write_view(views[0], folder)
+        return folder / "index.html"
+    written = {view.slug: write_view(view, folder / "views" / view.slug) for view in views}
+    return write_axes(study, written)
 
 
-def _with_axes(view: Study, table: pd.DataFrame) -> pd.DataFrame:
-    """A table of a view with the columns that tell it from the others."""
-    named = table.assign(initial=view.start, fraction=view.fraction)
-    return named[["initial", "fraction", *table.columns]]
-
-
-def _publish_overview(study: Study, parts: Sequence[Part], csvs: Sequence[dict[str, pd.DataFrame]]) -> Path:
-    table = axes_table(parts)
-    drawn = axes_figures(table)
-    titles = {"auc_over_fraction": "AUC over the amount of data", "auc_over_parameters": "AUC over the network's size"}
-    shown = {title: image_of(drawn, name, f"{title}, by arm.") for name, title in titles.items()}
-    margin = study.evaluate.equivalence_margin
-    return publish(
-        study.paths.report,
-        page=rendered("axes.html.j2", **axes_page(study, parts, shown)),
-        answer=[f"{part.name}: {sentence}" for part in parts for sentence in part.contents.answer(margin)],
-        csv={name: pd.concat([csv[name] for csv in csvs], ignore_index=True) for name in csvs[0]} | {"axes": table},
-        tex={},
-        drawn=drawn,
-    )
-
-
-def _contents(study: Study) -> tuple[Contents, dict[str, pd.DataFrame]]:
-    """What the page of a view shows, and its tables."""
+def write_view(study: Study, folder: Path) -> tuple[Contents, dict[str, pd.DataFrame]]:
+    """Write the report of a study's view into a folder; returns what its page shows, and its tables."""
     by_run, draws = tables.auc_by_run(study), Draws.of(study)
     grid = replace(Grid.of(study), groups=tables.groups_of(by_run))
     auc = tables.mean_over_seeds(study, by_run)
@@ -118,12 +87,8 @@ def _contents(study: Study) -> tuple[Contents, dict[str, pd.DataFrame]]:
         "fairness": contents.fairness,
         "metrics": metrics,
     }
-    return contents, csv
-
-
-def _publish(study: Study, folder: Path, contents: Contents, csv: dict[str, pd.DataFrame]) -> Path:
     page = render(study, contents, missing=tables.missing_runs(study), stale=tables.stale_runs(study))
-    return publish(
+    publish(
         folder,
         page=page,
         answer=contents.answer(study.evaluate.equivalence_margin),
@@ -131,6 +96,7 @@ def _publish(study: Study, folder: Path, contents: Contents, csv: dict[str, pd.D
         tex=latex_tables(contents),
         drawn=contents.figures,
     )
+    return contents, csv
 
 
 def auc_matrix(study: Study, target_epsilon: float, *, label: str = AVERAGE) -> pd.DataFrame:

@@ -97,7 +97,7 @@ def check_starts(
         if start.pretrain and public is None:
             raise ValueError(f"{key}.pretrain: no domain has role = 'public'. Add one, or write pretrain = false")
         if (start.trained_on or start.licence) and start.weights is None:
-            raise ValueError(f"{key}: trained_on and licence are of given weights, and there are none. Add weights = …")
+            raise ValueError(f"{key}: trained_on and licence belong to given weights, there are none. Add weights = …")
         seen = next((one for one in start.trained_on if one.casefold() in kinds), None)
         if seen is not None:
             raise ValueError(
