@@ -35,6 +35,8 @@ def test_the_weakest_statement_of_an_arm_counts_and_is_rounded_up(fake_runs: Cal
     study = fake_runs(("vindr", "uka"), "[1.0, 8.0, inf]").all().study
     statement = study.paths.run(study.run_id(Cell("uka", 1.0, 0))).privacy
     write_json(statement, {**read_json(statement), "epsilon": 1.2, "delta": 0.0})  # e^1.2 / (1 + e^1.2) = 0.76852
+    unfinished = study.paths.run(study.run_id(Cell("vindr", 8.0, 0))).privacy  # it may yet spend its target
+    write_json(unfinished, {**read_json(unfinished), "epsilon": 0.5, "complete": False})
     runs = [run for run in model_runs(study).values() if run]
     # e^8 / (1 + e^8) = 0.999665
     assert guesses(runs, Grid.of(study)) == [

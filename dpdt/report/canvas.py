@@ -43,6 +43,7 @@ COLOUR_MAP: Final = "Blues"  # one hue, monotone in lightness: the same to colou
 COLOURS: Final = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS: Final = ("s", "^", "v", "P", "X", "d")
 NO_DP_COLOUR, BEFORE_COLOUR, QUIET, GRID = "#222222", "#8c8c8c", "#999999", "#dddddd"
+SHORT: Final = 8  # letters
 FONT: Final[dict[str, Any]] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -148,6 +149,7 @@ def grid(axes: "Axes", axis: Literal["x", "y", "both"]) -> None:
 
 
 def legend(figure: "Figure", axes: "Axes", *, columns: int = 3) -> None:
-    """Names above the panels, where they hide nothing."""
+    """Names above the panels, where they hide nothing; short ones of four arms in one line."""
     handles, labels = axes.get_legend_handles_labels()
+    columns += len(labels) == 4 and max(map(len, labels)) <= SHORT
     figure.legend(handles, labels, loc="outside upper left", frameon=False, ncols=columns)

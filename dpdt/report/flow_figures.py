@@ -34,18 +34,19 @@ def flow_figure(domain: str, flow: pd.DataFrame) -> Drawing:
     }
     sides = ["\n".join(textwrap.fill(t, 38, subsequent_indent="   ") for t in left.get(s, ["none"])) for s in SIDES]
     words = [*left.get("read", []), *left.get("used", [])]
-    heights = [max(0.55, LINE * (side.count("\n") + 2)) for side in sides]
-    total = 0.5 * 2 + sum(heights) + 0.9 + 0.8
+    heights = [LINE * (side.count("\n") + 2) + 0.1 for side in sides]
+    total = 2.2 + sum(heights)
     with sheet(WIDTH, total) as (figure, axes):
         axes.set(xlim=(0, WIDTH), ylim=(-total, 0))
         axes.axis("off")
         at, middle = -0.3, 1.05
         boxes = [(at, words[0] if words else "")]
         for name, side, height in zip(SIDES, sides, heights, strict=True):
-            centre = at - 0.3 - height / 2
+            centre = at - 0.25 - height / 2
             axes.annotate("", (2.0, centre), (middle, centre), arrowprops=ARROW)
             _box(axes, 2.05, centre, f"{name.capitalize()}\n{side}", align="left", size=7)
-            at = centre - height / 2 - 0.25
+            at = centre - height / 2 - 0.12
+        at -= 0.25
         boxes.append((at, words[-1] if words else ""))
         splits = left.get("split", [])
         axes.annotate("", (middle, boxes[1][0] + 0.25), (middle, boxes[0][0] - 0.2), arrowprops=ARROW)

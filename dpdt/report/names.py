@@ -17,6 +17,7 @@ DOMAINS: Final = {
     "padchest": "PadChest",
     "mimic": "MIMIC-CXR",
 }
+ACRONYMS: Final = ("copd", "ild", "pa", "tb")
 AGES: Final = re.compile(r"(.*_)?age_(\d+)_(\d+)")
 
 
@@ -32,10 +33,11 @@ def domain_name(domain: str) -> str:
 def label_name(label: str) -> str:
     """A label in words.
 
-    >>> label_name("pleural_effusion"), label_name("average")
-    ('pleural effusion', 'macro AUC')
+    >>> label_name("pleural_effusion"), label_name("enlarged_pa"), label_name("average")
+    ('pleural effusion', 'enlarged PA', 'macro AUC')
     """
-    return "macro AUC" if label == AVERAGE else label.replace("_", " ")
+    words = ("macro", "AUC") if label == AVERAGE else label.split("_")
+    return " ".join(word.upper() if word in ACRONYMS else word for word in words)
 
 
 def group_name(group: str) -> str:

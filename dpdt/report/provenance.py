@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 HASH_DIGITS: Final = 12
+SPLIT_NAMES: Final = {"all": "used", "train": "training", "val": "validation", "test": "test"}
 BOUNDS: Final = ("epsilon", "delta")
 
 
@@ -69,7 +70,7 @@ def flows(study: Study) -> dict[str, pd.DataFrame]:
         rows += [("excluded", why, n, "") for why, n in one.excluded]
         rows += [("rejected", why, n, "") for why, n in one.rejected or ()]
         rows += [
-            ("used" if split == "all" else "split", "used" if split == "all" else split, *one.counts[key])
+            ("used" if split == "all" else "split", SPLIT_NAMES[split], *one.counts[key])
             for split in ("all", *SPLITS)
             if (key := ("total", "", split)) in one.counts
         ]

@@ -55,7 +55,11 @@ def guesses(runs: Iterable[Run], grid: Grid) -> list[str]:
             of_arms.setdefault(run.target_epsilon, []).append(run)
     for epsilon in sorted(of_arms, reverse=True):
         stated = [run.privacy() or {} for run in of_arms[epsilon]]
-        bounds = [(s["epsilon"], s["delta"]) for s in stated if s.get("epsilon") is not None]
+        bounds = [  # of a training that has not ended, what it may spend
+            (s["epsilon"] if s.get("complete", True) else max(s["epsilon"], epsilon), s["delta"])
+            for s in stated
+            if s.get("epsilon") is not None
+        ]
         if not bounds:
             continue
         chance = max(chance_of_guessing(float(e), float(d)) for e, d in bounds)
