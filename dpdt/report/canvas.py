@@ -1,8 +1,9 @@
 """How every figure is made: one sheet, one export, one way into the page.
 
-A figure is drawn once and kept as SVG, PDF and PNG with its caption, its description for those who cannot see it, and
-its numbers. In the page the SVG stands inline: its text is text, and its colours are variables that follow the reader's
-light or dark theme. Colours are Okabe and Ito's, which colour-blind readers tell apart; markers differ, too.
+A figure is drawn once and kept as SVG and PDF (what MLflow shows as PNG, too) with its caption, its description for
+those who cannot see it, and its numbers. In the page the SVG stands inline: its text is text, and its colours are
+variables that follow the reader's light or dark theme. Colours are Okabe and Ito's, which colour-blind readers tell
+apart; markers differ, too.
 """
 
 import html
@@ -39,6 +40,11 @@ __all__ = [
 ]
 
 DPI: Final = 170
+UNDATED: Final[dict[str, dict[str, None]]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+}
 COLOUR_MAP: Final = "Blues"  # one hue, monotone in lightness: the same to colour-blind readers and in grey print
 COLOURS: Final = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS: Final = ("s", "^", "v", "P", "X", "d")
@@ -78,7 +84,7 @@ class Drawing:
     """A finished figure.
 
     Attributes:
-        files: By ending: png, svg, pdf.
+        files: By ending: svg, pdf, and perhaps png.
         caption: Stands alone: what is shown, of whom, with which intervals.
         alt: What a reader who cannot see it should know.
         data: The numbers that are drawn; written beside it as CSV.
@@ -104,12 +110,14 @@ def sheet(
         yield figure, axes if panels == (1, 1) else np.asarray(axes).ravel()
 
 
-def exported(figure: "Figure", *, caption: str, alt: str, data: pd.DataFrame) -> Drawing:
-    """The figure in all formats, the same bytes for the same figure: nothing says when it was drawn."""
+def exported(figure: "Figure", *, caption: str, alt: str, data: pd.DataFrame, raster: bool = False) -> Drawing:
+    """The figure as SVG and PDF (`raster`: and as PNG), the same bytes each time: nothing says when it was drawn."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout is found; it would be sought again for each format
     files = {}
-    for kind, undated in (("png", {"Software": None}), ("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
+    for kind, undated in UNDATED.items():
+        if kind == "png" and not raster:
+            continue
         stream = io.BytesIO()
         figure.savefig(stream, format=kind, dpi=DPI, metadata=undated)
         files[kind] = stream.getvalue()

@@ -46,7 +46,7 @@ def draw(grid: Grid, auc: pd.DataFrame, curve: pd.DataFrame, subgroups: pd.DataF
             marked = tables.other_labels(auc) if label == AVERAGE else ()
             what = "Macro AUC" if label == AVERAGE else "AUC"
             drawn[heat_map_name(epsilon, label)] = figures.heat_map(
-                matrix, title=title, scale=scale, marked=marked, what=what
+                matrix, title=title, scale=scale, marked=marked, what=what, raster=label == AVERAGE
             )
     drawn["auc_over_epsilon"] = figures.epsilon_figure(curve, names=names)
     for scope in SCOPES:

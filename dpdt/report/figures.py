@@ -32,7 +32,13 @@ def auc_scale(auc: pd.DataFrame) -> tuple[float, float]:
 
 
 def heat_map(
-    matrix: pd.DataFrame, *, title: str, scale: tuple[float, float], marked: Collection[str] = (), what: str = "AUC"
+    matrix: pd.DataFrame,
+    *,
+    title: str,
+    scale: tuple[float, float],
+    marked: Collection[str] = (),
+    what: str = "AUC",
+    raster: bool = False,
 ) -> Drawing:
     """AUC by train domain (rows) and test domain (columns), annotated; on-domain cells are framed.
 
@@ -64,7 +70,7 @@ def heat_map(
         )
         axes.set_yticks(range(rows), [domain_name(name) for name in matrix.index], fontsize=max(font, 7))
         axes.set(xlabel="tested on", ylabel="" if before else "trained on")
-        axes.set_title(title, loc="left", fontweight="bold")
+        axes.set_title(title, loc="left")  # not bold: a second font in every PDF takes longer than the figure
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
@@ -74,7 +80,8 @@ def heat_map(
         found = values[~np.isnan(values)]
         alt = f"Heat map of {what} by train and test domain, {title}"
         alt += f"; from {found.min():.2f} to {found.max():.2f}." if len(found) else "; no number."
-        return exported(figure, caption=caption, alt=alt, data=matrix.rename_axis("trained on").reset_index())
+        data = matrix.rename_axis("trained on").reset_index()
+        return exported(figure, caption=caption, alt=alt, data=data, raster=raster)
 
 
 def _ink(value: float, scale: tuple[float, float]) -> str:
@@ -123,7 +130,8 @@ def epsilon_figure(curve: pd.DataFrame, *, names: Mapping[float, str]) -> Drawin
         )
         means = curve[curve["train_domain"] == "mean"].dropna(subset="auc").sort_values("target_epsilon")
         told = (f"{r['scope']}, {names[r['target_epsilon']]}: {r['auc']:.3f}" for r in means.to_dict("records"))
-        return exported(figure, caption=caption, alt=f"Macro AUC over target epsilon. {'; '.join(told)}.", data=curve)
+        alt = f"Macro AUC over target epsilon. {'; '.join(told)}."
+        return exported(figure, caption=caption, alt=alt, data=curve, raster=True)
 
 
 def _before_point(axes: "Axes", point: pd.DataFrame, colour: str, marker: str, side: float, name: str) -> None:
@@ -169,6 +177,7 @@ def subgroup_figure(
         names=names,
         row_name=group_name,
         what=f"Mean {scope} macro AUC by group of patients and arm",
+        raster=True,
     )
 
 
@@ -180,6 +189,7 @@ def dot_figure(
     row_name: Callable[[str], str],
     what: str,
     zero: bool = False,
+    raster: bool = False,
 ) -> Drawing:
     """One row a thing, one marker an arm, each with its interval; a panel each for different scales.
 
@@ -190,6 +200,7 @@ def dot_figure(
         row_name: Of a row, for people.
         what: Begins the caption.
         zero: Whether 0 is a value to compare with, such as no difference.
+        raster: Whether a PNG is wanted, too.
     """
     panels = [str(name) for name in dict.fromkeys(table["panel"])]
     looks = arm_looks([float(e) for e in table["target_epsilon"].unique()])
@@ -218,7 +229,7 @@ def dot_figure(
         told = table[table["row"] == rows[0]].dropna(subset="value") if len(rows) else table
         values = (f"{r['panel']}, {names[r['target_epsilon']]}: {r['value']:+.3f}" for r in told.to_dict("records"))
         alt = f"{what}. {row_name(rows[0])}: {'; '.join(values)}." if len(rows) else what
-        return exported(figure, caption=caption, alt=alt, data=table[DOTS])
+        return exported(figure, caption=caption, alt=alt, data=table[DOTS], raster=raster)
 
 
 def sizes_figure(sizes: pd.DataFrame) -> Drawing:
