@@ -50,6 +50,7 @@ COLOURS: Final = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e
 MARKERS: Final = ("s", "^", "v", "P", "X", "d")
 NO_DP_COLOUR, BEFORE_COLOUR, QUIET, GRID = "#222222", "#8c8c8c", "#999999", "#dddddd"
 SHORT: Final = 8  # letters
+SCREEN: Final = 1.6  # pixels of the page a point: nine points are read as 14 px
 FONT: Final[dict[str, Any]] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -134,8 +135,14 @@ def inline(name: str, drawing: Drawing) -> str:
     text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
     text = re.sub(r"#[0-9a-f]{6}\b", lambda m: f"var(--f{m[0][1:]})" if m[0] in DARK else m[0], text)
     text = re.sub(r">\s+<", "><", text).replace("<g></g>", "")
+    text = re.sub(r'^(<svg[^>]*?) width="([\d.]+)pt" height="[\d.]+pt"', _wider, text)
     label = html.escape(drawing.alt, quote=True)
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1).strip()
+
+
+def _wider(tag: re.Match[str]) -> str:
+    """The SVG's tag with a width for a screen; its height follows."""
+    return f'{tag[1]} width="{SCREEN * float(tag[2]):.0f}"'
 
 
 def arm_looks(epsilons: Sequence[float]) -> dict[float, dict[str, Any]]:

@@ -97,7 +97,8 @@ def ledger_figure(runs: Sequence[Run], names: Mapping[float, str]) -> Drawing | 
             axes.plot([], [], color=look["color"], label=names.get(epsilon, f"ε = {epsilon:g}"))
         axes.set(xlabel="step", ylabel="ε spent so far")
         axes.set_yscale("log" if max(looks) / min(looks) >= 4 else "linear")
-        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_yticks(sorted(looks), [f"{epsilon:g}" for epsilon in sorted(looks)])
+        axes.minorticks_off()
         grid(axes, "y")
         legend(figure, axes)
         caption = (

@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
 from dpdt.report.names import domain_name, label_name
-from dpdt.runs.read import Run
+from dpdt.runs.read import Run, is_synthetic
 from dpdt.study import Study
 
 __all__ = ["Checklist", "Paper", "checklists", "markdown", "methods", "paper_of", "references"]
@@ -30,7 +30,6 @@ SOURCES: Final = {
     "chexpert": "irvin2019",
     "padchest": "bustos2020",
     "vindr": "nguyen2022",
-    "mimic": "johnson2019",
 }
 
 
@@ -53,6 +52,7 @@ def facts(study: Study, runs: Sequence[Run], people: str) -> dict[str, str]:
     versions = sorted({f"{k} {v}" for run in runs for k, v in run.config.get("versions", {}).items()})
     labels = [label_name(label) for label in study.study.labels]
     return {
+        "images": "synthetic images in the place of chest radiographs" if is_synthetic(study) else "chest radiographs",
         "trained": _listed([domain_name(domain) for domain in study.train_domains]),
         "tested": _listed([domain_name(domain) for domain in study.test_domains]),
         "public": _listed([domain_name(domain) for domain in study.public_domains]),
@@ -92,10 +92,10 @@ def _listed(words: Sequence[str]) -> str:
 
 def methods(study: Study, runs: Sequence[Run], people: str) -> str:
     """A paragraph for a paper, with keys of `references` in square brackets."""
-    own = [f"{domain_name(d)} [{SOURCES[k]}]" for d in study.train_domains if (k := study.kind(d)) in SOURCES]
+    own = {d: f" [{SOURCES[d]}]" for d in study.train_domains if d in SOURCES and study.kind(d) == d}
     text = " ".join(_file("methods.txt").split())
     known = {**facts(study, runs, people), "account_key": ACCOUNTANTS[study.privacy.accountant][1]}
-    known["trained"] = _listed(own) if len(own) == len(study.train_domains) else known["trained"]
+    known["trained"] = _listed([f"{domain_name(d)}{own.get(d, '')}" for d in study.train_domains])
     return text.format_map(known)
 
 
