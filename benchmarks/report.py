@@ -1,7 +1,7 @@
 """The report of a large study: `make bench-report`.
 
-200 finished runs (5 domains, 4 arms, 10 seeds) on 5 test domains with 28 labels, 240 made-up test images a domain; every
-run is a copy of one of the first. Prints how long `dpdt report` takes, its page's size and, where there is a Chromium,
+200 finished runs (5 domains, 4 arms, 10 seeds) on 5 test domains with 28 labels, 240 made-up test images a domain; each
+is a copy of one of the first. Prints how long `dpdt report` takes, its page's size and, where there is a Chromium,
 the seconds until it is open; writes build/bench/report.json.
 """
 
