@@ -23,6 +23,7 @@ from dpdt.study import Study, format_epsilon
 
 __all__ = ["draw", "draw_differences", "draw_story", "draw_study", "heat_map_name"]
 
+PLACES: Final = {"on-domain": "own hospital", "off-domain": "other hospitals"}
 CHANGE: Final = {math.inf: "difference to no DP", 0.0: "difference to before"}
 
 
@@ -77,7 +78,9 @@ def draw_story(arms: Sequence[Arm], gains: Sequence[Gain], grid: Grid) -> dict[s
     rows = [(panel, scope, epsilon, value, *interval) for scope, epsilon, value, interval in changes]
     table = pd.DataFrame(rows, columns=figures.DOTS)
     scopes = [scope for scope in SCOPES if scope in set(table["row"])]
-    return {"story": figures.dot_figure(table, rows=scopes, names=names, row_name=str, what=what, zero=True)}
+    return {
+        "story": figures.dot_figure(table, rows=scopes, names=names, row_name=PLACES.__getitem__, what=what, zero=True)
+    }
 
 
 def draw_differences(found: pd.DataFrame, grid: Grid) -> dict[str, Drawing]:
