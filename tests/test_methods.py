@@ -38,7 +38,7 @@ def test_the_paragraph_has_the_study_s_numbers(study: Study) -> None:
         "7 epochs of NAdam [dozat2016] at a learning rate of 0.003",
         "seed(s) 3 and 5",
         "each target ε (1 and 8)",
-        "synthetic images in the place of chest radiographs of VinDr-CXR [nguyen2022] and UKA-CXR",
+        "synthetic images in the place of radiographs of VinDr-CXR [nguyen2022] and UKA-CXR",
         "Patients: 12 patients.",
         "torch 2.13.0",
     ):

@@ -52,7 +52,7 @@ def facts(study: Study, runs: Sequence[Run], people: str) -> dict[str, str]:
     versions = sorted({f"{k} {v}" for run in runs for k, v in run.config.get("versions", {}).items()})
     labels = [label_name(label) for label in study.study.labels]
     return {
-        "images": "synthetic images in the place of chest radiographs" if is_synthetic(study) else "chest radiographs",
+        "images": "synthetic images in the place of radiographs" if is_synthetic(study) else "radiographs",
         "trained": _listed([domain_name(domain) for domain in study.train_domains]),
         "tested": _listed([domain_name(domain) for domain in study.test_domains]),
         "public": _listed([domain_name(domain) for domain in study.public_domains]),
