@@ -57,6 +57,7 @@ SAME, ABOVE, BELOW, WIDE = Interval(-0.005, 0.005), Interval(0.02, 0.04), Interv
         (UNKNOWN, ABOVE, "worth it, price open"),
         (BELOW, SAME, "in vain"),
         (BELOW, Interval(0.001, 0.009), "in vain"),  # above 0, but by less than counts
+        (SAME, Interval(0.0003, 0.011), "open"),  # likewise, and it may be more
         (BELOW, BELOW, "harmful"),
         (BELOW, WIDE, "open"),
         (SAME, UNKNOWN, "open"),
@@ -66,7 +67,8 @@ SAME, ABOVE, BELOW, WIDE = Interval(-0.005, 0.005), Interval(0.02, 0.04), Interv
     ],
 )
 def test_verdicts_by_the_stated_rules(cost: Interval, gain: Interval | None, words: str) -> None:
-    assert verdict(cost, gain, 0.01) == words
+    over_before = None if gain is None else (sum(gain) / 2, gain)
+    assert verdict(cost, over_before, 0.01) == words
 
 
 def test_a_verdict_for_each_arm_and_place_and_none_without_intervals() -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 from dpdt.report.canvas import COLOUR_MAP, QUIET, Drawing, arm_looks, exported, grid, legend, sheet
 from dpdt.report.curves import Curves
 from dpdt.report.figures import ON_DARK, ON_LIGHT, WIDTH
+from dpdt.report.format import plain
 from dpdt.report.names import domain_name, label_name
 
 if TYPE_CHECKING:
@@ -35,7 +36,13 @@ def curve_figures(found: Sequence[Curves], names: Mapping[float, str], confidenc
             f"Calibration: tenths of the images; {bands}; grey: perfect. In each panel: slope (1 is perfect) of the "
             "arm without DP, or the first one; all are in the table",
         ),
-        "scores": (_histogram, "histogram", "score", "part of the class", "Scores: solid positive, dashed negative"),
+        "scores": (
+            _histogram,
+            "histogram",
+            "score",
+            "part of the class",
+            "Scores: solid positive, dotted negative; bars of fewer than ten patients are not drawn",
+        ),
     }
     drawn = {}
     for domain in dict.fromkeys(one.test_domain for one in found):
@@ -118,8 +125,8 @@ def confusion_figure(table: pd.DataFrame, domain: str, names: Mapping[float, str
     """What the models call positive, of images with and without each finding.
 
     Args:
-        table: `label, target_epsilon, train_domain, sensitivity, specificity, tp, fn, fp, tn`; counts are NaN where one
-            of a row is small.
+        table: `label, target_epsilon, train_domain, sensitivity, specificity, tp, fn, fp, tn`; NaN where a count of a
+            row is small.
         domain: Whose test patients.
         names: Of the arms.
     """
@@ -134,8 +141,10 @@ def confusion_figure(table: pd.DataFrame, domain: str, names: Mapping[float, str
             counts = np.array([[row["tp"], row["fn"]], [row["fp"], row["tn"]]])
             cells[at[0] : at[0] + 2, at[1] : at[1] + 2] = shares
             for (y, x), share in np.ndenumerate(shares):
-                if not math.isnan(share):
-                    text = f"{100 * share:.0f} %" + ("" if math.isnan(counts[y, x]) else f"\n{counts[y, x]:,.0f}")
+                if math.isnan(share):
+                    axes.text(at[1] + x, at[0] + y, "–", ha="center", va="center", fontsize=6.5, color="#555555")
+                else:
+                    text = f"{100 * share:.0f} %\n{counts[y, x]:,.0f}"
                     ink = ON_DARK if share > 0.65 else ON_LIGHT
                     axes.text(at[1] + x, at[0] + y, text, ha="center", va="center", fontsize=6.5, color=ink)
         edges = [np.arange(n + 1) - 0.5 for n in cells.shape[::-1]]
@@ -156,11 +165,11 @@ def confusion_figure(table: pd.DataFrame, domain: str, names: Mapping[float, str
         caption = (
             f"{domain_name(domain)}, test patients, at the thresholds from validation patients: of images with each "
             "finding, and of those without it, the part that the models call positive and negative; below it the "
-            "images (not shown where one count of a label is below ten)."
+            "images. –: one of the two counts is below ten."
         )
         told = (
-            f"{label_name(r['label'])}, {names[r['target_epsilon']]}: sensitivity {r['sensitivity']:.2f}, specificity "
-            f"{r['specificity']:.2f}"
+            f"{label_name(r['label'])}, {names[r['target_epsilon']]}: sensitivity {plain(r['sensitivity'], 2)}, "
+            f"specificity {plain(r['specificity'], 2)}"
             for r in table.to_dict("records")
         )
         return exported(figure, caption=caption, alt=f"{caption} {'; '.join(told)}.", data=table)

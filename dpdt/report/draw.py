@@ -123,7 +123,7 @@ def draw_study(study: Study, grid: Grid, metrics: pd.DataFrame) -> dict[str, Dra
 
 
 def confusions(found: Sequence[Curves], metrics: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """What each model of the curves calls positive, by test domain: shares, and counts where none is below ten."""
+    """What each model of the curves calls positive, by test domain; nothing of a row with a count below ten."""
     chosen = metrics[(metrics["subgroup"] == ALL) & (metrics["protocol"] == STRICT)] if len(metrics) else metrics
     model = ["target_epsilon", "train_domain", "test_domain", "label"]
     rates_of = (
@@ -142,9 +142,9 @@ def confusions(found: Sequence[Curves], metrics: pd.DataFrame) -> dict[str, pd.D
             continue
         negative = one.n - one.n_positive
         hits, passed = round(right[0] * one.n_positive), round(right[1] * negative)
-        counts = [hits, one.n_positive - hits, negative - passed, passed]
-        shown = counts if min(counts) >= FEWEST_PATIENTS else [math.nan] * 4
+        pairs = [(right[0], hits, one.n_positive - hits), (right[1], passed, negative - passed)]
+        (first, tp, fn), (second, tn, fp) = [p if min(p[1:]) >= FEWEST_PATIENTS else (math.nan,) * 3 for p in pairs]
         head = {"label": one.label, "target_epsilon": one.target_epsilon, "train_domain": one.train_domain}
-        values = dict(zip(("sensitivity", "specificity", "tp", "fn", "fp", "tn"), [*right, *shown], strict=True))
+        values = {"sensitivity": first, "specificity": second, "tp": tp, "fn": fn, "fp": fp, "tn": tn}
         rows.setdefault(one.test_domain, []).append({**head, **values})
     return {domain: pd.DataFrame(of_domain) for domain, of_domain in rows.items()}

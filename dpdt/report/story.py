@@ -18,7 +18,7 @@ __all__ = ["RULES", "chance_of_guessing", "guesses", "judged", "verdict"]
 RULES: Final = (
     (
         "worth it",
-        "better than before (interval above 0 and not within the margin), and the same as without DP (within)",
+        "better than before (gain above the margin, its interval above 0); no DP is the same (within the margin)",
     ),
     ("worth it, at a price", "better than before, and worse than without DP (interval below 0)"),
     ("worth it, price open", "better than before; the difference to no DP is not known"),
@@ -76,32 +76,33 @@ def _percent(chance: float) -> str:
     return f"{format_bound(100 * chance, digits=4 if chance > 0.99 else 3)} %"
 
 
-def verdict(cost: Interval, gain: Interval | None, margin: float) -> str:
+def verdict(cost: Interval, gain: tuple[float, Interval] | None, margin: float) -> str:
     """A verdict by RULES.
 
     Args:
         cost: Interval of the difference to no DP.
-        gain: Of that to the model before; None where there is no such model.
+        gain: Over the model before, with its interval; None where there is no such model.
         margin: Within ± this an AUC is the same.
     """
     same, worse = cost.within(margin), cost.high < 0
     if gain is None:
         return "the same as without DP" if same else "worse than without DP" if worse else "open"
-    if gain.low > 0 and not gain.within(margin):
+    value, interval = gain
+    if interval.low > 0 and value > margin:
         return "worth it" if same else "worth it, at a price" if worse else "worth it, price open"
-    if gain.within(margin):
+    if interval.within(margin):
         return "in vain"
-    return "harmful" if gain.high < 0 else "open"
+    return "harmful" if interval.high < 0 else "open"
 
 
 def judged(arms: Sequence[Arm], gains: Sequence[Gain], grid: Grid, margin: float) -> Table:
     """The verdict on each arm with DP, on- and off-domain; none without intervals."""
-    of_gains = {(gain.target_epsilon, gain.scope): gain.interval for gain in gains}
+    of_gains = {(gain.target_epsilon, gain.scope): (gain.gain, gain.interval) for gain in gains}
     rows = []
     for arm in arms:
         gain = of_gains.get((arm.target_epsilon, arm.scope))
         if arm.target_epsilon in grid.private and any(
-            one is not None and not math.isnan(one.low) for one in (arm.difference_interval, gain)
+            not math.isnan(one.low) for one in (arm.difference_interval, *(gain or ())[1:])
         ):
             words = verdict(arm.difference_interval, gain, margin)
             rows.append([grid.name(arm.target_epsilon), WHERE[arm.scope], words])
