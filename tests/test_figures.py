@@ -89,6 +89,11 @@ DRAWN: dict[str, Callable[[], object]] = {
     "heat map of one": lambda: figures.heat_map(
         pd.DataFrame([[math.nan]], ["uka"], ["uka"]), title="pleural effusion, ε = 8", scale=(0.5, 1)
     ),
+    "heat map of one long name": lambda: figures.heat_map(
+        pd.DataFrame([[0.8]], ["a_hospital_with_quite_a_long_name"], ["a_hospital_with_quite_a_long_name"]),
+        title="no DP",
+        scale=(0.5, 1),
+    ),
     "curve": lambda: figures.epsilon_figure(curve(), names=EPSILONS),
     "subgroups": lambda: figures.subgroup_figure(subgroups(), scope="on-domain", names=EPSILONS),
     "differences": lambda: figures.dot_figure(

@@ -51,7 +51,10 @@ def heat_map(
     step, font = (0.4, 0.24), 6.5
     if not crowded:
         step, font = (0.56, 0.46), 9.0
-    with sheet(max(3.1, 1.6 + step[0] * columns), 1.35 + step[1] * rows) as (figure, axes):
+    names = [[domain_name(str(name)) for name in side] for side in (matrix.index, matrix.columns)]
+    long = max(0, max(map(len, [*names[0], *names[1]])) - 12)  # letters that want room
+    size = (max(3.1, 1.6 + step[0] * columns) + 0.08 * long, 1.35 + step[1] * rows + 0.05 * long)
+    with sheet(*size) as (figure, axes):
         values = matrix.to_numpy(dtype=float)
         axes.set_facecolor("#eeeeee")
         edges = [np.arange(n + 1) - 0.5 for n in (columns, rows)]
@@ -68,7 +71,7 @@ def heat_map(
         axes.set_xticks(
             range(columns), map(domain_name, matrix.columns), rotation=35, ha="right", rotation_mode="anchor"
         )
-        axes.set_yticks(range(rows), [domain_name(name) for name in matrix.index], fontsize=max(font, 7))
+        axes.set_yticks(range(rows), names[0], fontsize=max(font, 7))
         axes.set(xlabel="tested on", ylabel="" if before else "trained on")
         axes.set_title(title, loc="left")  # not bold: a second font in every PDF takes longer than the figure
         axes.tick_params(length=0)

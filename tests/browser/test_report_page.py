@@ -7,9 +7,11 @@ from pathlib import Path
 import html5lib
 import pytest
 
+from dpdt.base.vocabulary import as_name
 from dpdt.report.from_csv import write_published
 from dpdt.report.write import write_report
 from dpdt.study import Cell
+from dpdt.study.findings import findings_of
 from tests.fake_runs import FakeRuns
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here: make install")
@@ -62,7 +64,7 @@ def failures(fake_runs: Make) -> Path:
 
 
 def many_labels(fake_runs: Make) -> Path:
-    labels = [f"finding_number_{number}" for number in range(MOST_LABELS)]
+    labels = [as_name(finding) for finding in findings_of("vindr")][:MOST_LABELS]
     return write_report(fake_runs(("vindr", "uka"), "[1.0, inf]", labels=labels).all().study)
 
 
