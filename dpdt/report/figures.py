@@ -68,9 +68,7 @@ def heat_map(
             if matrix.index[row] == matrix.columns[column] and not before:
                 x, y = np.array([-1, 1, 1, -1, -1]), np.array([-1, -1, 1, 1, -1])
                 axes.plot(column + 0.47 * x, row + 0.46 * y, "-", color=colour, linewidth=1.3, zorder=3)
-        axes.set_xticks(
-            range(columns), map(domain_name, matrix.columns), rotation=35, ha="right", rotation_mode="anchor"
-        )
+        axes.set_xticks(range(columns), names[1], rotation=35, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(rows), names[0], fontsize=max(font, 7))
         axes.set(xlabel="tested on", ylabel="" if before else "trained on")
         axes.set_title(title, loc="left")  # not bold: a second font in every PDF takes longer than the figure

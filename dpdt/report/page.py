@@ -29,6 +29,7 @@ from dpdt.study import Study
 
 __all__ = ["Contents", "Source", "arms_table", "render", "render_published", "subgroup_table"]
 
+WIDE: Final = 700  # pixels: a figure that is not made smaller to stand beside another
 EQUAL: Final = 0.01  # AUC; what a published table, which has no study file, counts as the same
 
 
@@ -260,9 +261,11 @@ def _label_names(labels: Sequence[str], auc: pd.DataFrame) -> str:
     return ", ".join(map(label_name, labels))
 
 
-def _shown(name: str, drawing: Drawing) -> dict[str, str]:
+def _shown(name: str, drawing: Drawing) -> dict[str, Any]:
     """A figure as the page has it."""
-    return {"svg": inline(name, drawing), "caption": drawing.caption}
+    svg = inline(name, drawing)
+    width = re.search(r' width="(\d+)"', svg)
+    return {"svg": svg, "caption": drawing.caption, "wide": width is not None and int(width[1]) > WIDE}
 
 
 def subgroup_table(subgroups: pd.DataFrame, scope: str, grid: Grid) -> Table:
