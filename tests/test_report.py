@@ -224,7 +224,7 @@ def test_the_page_needs_no_server_and_no_network(fake_runs: Make, real_figures: 
     assert pictures >= {"auc_over_epsilon", "subgroups_on-domain", "subgroups_off-domain", "auc_eps8_average"}
 
 
-def test_no_patient_image_or_path_is_in_the_report(fake_runs: Make) -> None:
+def test_no_patient_image_or_path_is_in_the_report(fake_runs: Make, real_figures: None) -> None:
     study = fake_runs(TWO, "[inf]").all().study
     write_report(study)
     for file in study.paths.report.rglob("*.*"):
