@@ -69,6 +69,11 @@ bench-evaluate: install
 bench-evaluate-study: install
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/evaluate_study.py
 
+# The report of 200 runs x 5 domains x 28 labels: seconds, size of the page, seconds until it is open.
+.PHONY: bench-report
+bench-report: install
+	@PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python benchmarks/report.py
+
 # A training step of three networks, with each way to clip: a table, and build/bench/train.json. Half an hour of a quiet machine.
 bench-train: install
 	@$(BIN)/python benchmarks/train.py

@@ -102,15 +102,16 @@ class FakeRuns:
     def evaluate(self, cell: Cell, *, change: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame) -> RunPaths:
         """What an evaluation writes: `change` may alter each test domain's images first."""
         paths = self.study.paths.run(self.study.run_id(cell))
-        thresholds = {label: Threshold(0.5, f"val of {cell.domain}", 50, 25) for label in LABELS}
+        labels = self.study.study.labels
+        thresholds = {label: Threshold(0.5, f"val of {cell.domain}", 50, 25) for label in labels}
         measured = []
         for domain in self.study.test_domains:
-            frame = change(images_of(domain, signal=signal(cell, domain)))
+            frame = change(images_of(domain, signal=signal(cell, domain), labels=labels))
             weights = patient_draws(frame["patient_key"].to_numpy(), draws=20, seed=0, domain=domain)
             settings = {"test_domain": domain, "thresholds": thresholds, "minimum": 10, "confidence": 0.95}
             measured.append(measure_domain(frame, weights=weights, **settings))
             make_folder(paths.predictions(domain).parent)
-            long_form(frame).to_parquet(paths.predictions(domain), index=False)
+            long_form(frame, labels).to_parquet(paths.predictions(domain), index=False)
         pd.concat([m.draws for m in measured]).to_parquet(paths.draws, index=False)
         with atomic_path(paths.metrics) as temporary:  # as the evaluation does: a sync may read it at this moment
             pd.concat([m.table for m in measured]).to_parquet(temporary, index=False)
@@ -144,7 +145,7 @@ def signal(cell: Cell, test_domain: str) -> float:
     return (1.5 if test_domain == cell.domain else 1.0) * (1 - 0.4 / (1 + min(cell.target_epsilon, 50)))
 
 
-def images_of(domain: str, *, signal: float, n: int = 240) -> pd.DataFrame:
+def images_of(domain: str, *, signal: float, n: int = 240, labels: Sequence[str] = LABELS) -> pd.DataFrame:
     """One domain's test images, the same for all models except for the scores."""
     rng = np.random.default_rng(list(domain.encode()))
     frame = pd.DataFrame(
@@ -155,14 +156,14 @@ def images_of(domain: str, *, signal: float, n: int = 240) -> pd.DataFrame:
             "age_group": rng.choice(["age_0_40", "age_40_70", "age_70_100"], n),
         }
     )
-    for label in LABELS:
+    for label in labels:
         target = rng.integers(0, 2, n).astype(float)
         frame[f"target_{label}"] = target
         frame[f"score_{label}"] = (rng.normal(size=n) + signal * target).astype(np.float32)
     return frame
 
 
-def long_form(frame: pd.DataFrame) -> pd.DataFrame:
+def long_form(frame: pd.DataFrame, labels: Sequence[str] = LABELS) -> pd.DataFrame:
     """Predictions as they are stored: one row an image and label."""
     images = frame[["image_id", "patient_key", "sex", "age_group"]]
     parts = [
@@ -171,7 +172,7 @@ def long_form(frame: pd.DataFrame) -> pd.DataFrame:
             target=frame[f"target_{label}"].astype("Float64").astype("Int8"),
             score=frame[f"score_{label}"],
         )
-        for label in LABELS
+        for label in labels
     ]
     return pd.concat(parts, ignore_index=True)
 
@@ -180,7 +181,7 @@ def long_form(frame: pd.DataFrame) -> pd.DataFrame:
 def fake_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeRuns]:
     """Make a study file; its runs are then made one by one or all at once."""
 
-    monkeypatch.setattr("dpdt.report.figures.DPI", 40)  # most of a report's time goes into pixels
+    monkeypatch.setattr("dpdt.report.canvas.DPI", 40)  # most of a report's time goes into pixels
 
     def make(
         domains: Sequence[str] = FIVE,
@@ -189,10 +190,12 @@ def fake_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         name: str = "a study",
         more: str = "",
         public: bool = False,
+        labels: Sequence[str] = LABELS,
     ) -> FakeRuns:
         roots = "".join(f'[domains.{domain}]\nroot = "raw/{domain}"\nkind = "vindr"\n' for domain in domains)
         roots += '[domains.mimic]\nroot = "raw/mimic"\n' if public else ""
-        text = f'[study]\nname = "{name}"\n[privacy]\ntarget_epsilons = {epsilons}\n{more}\n{roots}'
+        own = "" if labels == LABELS else f"labels = {json.dumps(list(labels))}\n"
+        text = f'[study]\nname = "{name}"\n{own}[privacy]\ntarget_epsilons = {epsilons}\n{more}\n{roots}'
         write_text(tmp_path / "study.toml", text)
         return FakeRuns(load_study(tmp_path))
 

@@ -59,7 +59,7 @@ def test_dp_that_costs_and_keeps_a_part() -> None:
         # within the margin of .01: the same, though its interval holds no 0
         (-0.004, Interval(-0.006, -0.002), "the same within ±0.01 (−0.004; −0.006 to −0.002)"),
         (0.001, Interval(-0.003, 0.005), "the same within ±0.01 (+0.001; −0.003 to +0.005)"),
-        (-0.02, Interval(-0.05, 0.01), "not known to differ (−0.020; −0.050 to +0.010)"),
+        (-0.02, Interval(-0.05, 0.01), "not known to differ (−0.02; −0.05 to +0.01)"),
         (0.004, Interval(-0.006, 0.014), "not known to differ (+0.004; −0.006 to +0.014)"),
         # without intervals: what the numbers say
         (-0.05, UNKNOWN, "0.050 lower"),
@@ -144,8 +144,8 @@ def test_without_a_model_without_dp_there_is_a_gain_and_no_cost() -> None:
     assert sentences(of_arms, of_gains) == [
         "What DP costs is not known: no model without DP was tested; macro AUC is 0.850 with ε = 1 on the models' own "
         "domain.",
-        "What private training brought: on the models' own domain, where macro AUC is 0.800 before it, it is 0.050 "
-        "higher (0.030 to 0.070) with ε = 1.",
+        "What private training brought: on the models' own domain, where macro AUC is 0.800 before it, it is 0.05 "
+        "higher (0.03 to 0.07) with ε = 1.",
         "What DP keeps of it: on the models' own domain it is not known, for no model without DP was tested on the "
         "same pairs.",
     ]

@@ -373,7 +373,7 @@ def many(site: str, *, seed: int) -> dict[str, Any]:
 
 
 def test_nothing_of_many_labels_and_other_groups_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dpdt.report.figures.DPI", 40)
+    monkeypatch.setattr("dpdt.report.canvas.DPI", 40)
     files = [tmp_path / f"{site}.json" for site in ("north", "south")]
     sent = [many(file.stem, seed=number) for number, file in enumerate(files)]
     for file, results in zip(files, sent, strict=True):

@@ -375,7 +375,7 @@ def test_what_is_worse_than_before_is_listed_by_label_domain_and_group(fake_runs
     wanted = {"train_domain": "uka", "test_domain": "uka", "label": "average", "subgroup": "female"}
     row = table[(table[list(wanted)] == pd.Series(wanted)).all(axis=1)]
     assert row["ci_high"].item() < 0
-    assert "uka → uka macro AUC female" in page_text(runs.study)
+    assert "UKA-CXR → UKA-CXR macro AUC female" in page_text(runs.study)
 
 
 def test_seeds_share_the_one_model_before(fake_runs: Make) -> None:

@@ -188,7 +188,7 @@ def test_labels_are_joined_by_their_names(pooled: Study, abroad: Study, tmp_path
 def test_the_report_and_mlflow_show_it_beside_the_own_models(abroad: Study) -> None:
     evaluate_run(abroad, "bundle-uka_8")
     page = write_report(abroad).read_text(encoding="utf-8")
-    assert "uka · patient ε=8 · seed 0" in page
+    assert "UKA-CXR, ε = 8, seed 0" in page
     assert "bundle-uka_inf</code>: not tested yet" in page
     auc = pd.read_csv(abroad.paths.report / "auc.csv")
     assert set(auc["train_domain"]) == {"uka"}

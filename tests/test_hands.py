@@ -127,7 +127,7 @@ def test_hands_are_trained_and_tested_by_the_names_of_their_labels(hands: Study,
 
 def test_the_report_is_of_hands(hands: Study, metrics: pd.DataFrame) -> None:
     page = write_report(hands).read_text()
-    text = re.sub(r"data:image/png;base64,[^\"]+", "", page.split("<main>")[1])
+    text = re.sub(r"data:image/png;base64,[^\"]+", "", page.split("<main id=")[1])
     assert "osteoarthritis" in text
     assert "ward a" in text
     assert "sex by ward" in text

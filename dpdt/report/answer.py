@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from dpdt.report.format import interval_text, plain, signed
+from dpdt.report.format import decimals, interval_text, plain, signed
 from dpdt.report.gain import Gain
 from dpdt.report.grid import Grid
 from dpdt.report.intervals import Interval
@@ -52,7 +52,7 @@ def _cost(arms: Sequence[Arm], grid: Grid, judge: "_Judge") -> str:
     private = [arm for arm in arms if arm.target_epsilon in grid.private]
     if not private or not without:
         missing = "without" if private else "with"
-        values = _by_scope(private or list(without.values()), lambda arm: f"{plain(arm.auc)} {_with(arm, grid)}")
+        values = _by_scope(private or list(without.values()), lambda arm: f"{_auc(arm)} {_with(arm, grid)}")
         return f"What DP costs is not known: no model {missing} DP was tested; macro AUC is {values}."
 
     def clause(scope: str) -> str:
@@ -60,10 +60,10 @@ def _cost(arms: Sequence[Arm], grid: Grid, judge: "_Judge") -> str:
         words = [
             f"{judge.change(arm.difference, arm.difference_interval)} {_with(arm, grid)}"
             if not math.isnan(arm.difference)
-            else f"{plain(arm.auc)} {_with(arm, grid)}, with nothing to compare it to"
+            else f"{_auc(arm)} {_with(arm, grid)}, with nothing to compare it to"
             for arm in of_scope
         ]
-        start = f", where macro AUC is {plain(without[scope].auc)} without DP, it" if scope in without else " macro AUC"
+        start = f", where macro AUC is {_auc(without[scope])} without DP, it" if scope in without else " macro AUC"
         return f"{WHERE[scope]}{start} is {_listed(words)}"
 
     scopes = [scope for scope in SCOPES if any(arm.scope == scope for arm in private)]
@@ -93,13 +93,17 @@ def _kept(gains: Sequence[Gain], grid: Grid) -> str:
             return f"{WHERE[scope]} {_listed(words)}"
         if whole is None or any(gain.why_no_share == "no model without DP" for gain in private):
             return f"{WHERE[scope]} it is not known, for no model without DP was tested on the same pairs"
-        found = f"{signed(whole.gain)}{_of(whole.interval)}"
+        found = f"{signed(whole.gain, decimals(whole.interval))}{_of(whole.interval)}"
         if any(gain.why_no_share == "worse" for gain in private):
             return f"{WHERE[scope]} there is nothing to keep: without DP it made the models worse ({found})"
         return f"{WHERE[scope]} there is no share to give: what it brought without DP may be nothing ({found})"
 
     scopes = [scope for scope in SCOPES if any(g.scope == scope and g.target_epsilon in grid.private for g in gains)]
     return f"What DP keeps of it: {'; '.join(map(clause, scopes))}."
+
+
+def _auc(arm: Arm) -> str:
+    return plain(arm.auc, decimals(arm.interval))
 
 
 def _of(interval: Interval) -> str:
@@ -115,15 +119,16 @@ class _Judge(NamedTuple):
 
     def change(self, difference: float, interval: Interval) -> str:
         """A difference in words: lower, higher, the same, or not known."""
-        words = f"{plain(abs(difference))} {'higher' if difference > 0 else 'lower'}"
+        digits = decimals(interval)
+        words = f"{plain(abs(difference), digits)} {'higher' if difference > 0 else 'lower'}"
         if math.isnan(interval.low):
             if self.drawn:
                 return f"not known to differ ({signed(difference)}; too few patients for an interval)"
             return words if abs(difference) >= 0.0005 else "the same"
         if interval.within(self.margin):
-            return f"the same within ±{self.margin:g} ({signed(difference)}{_of(interval)})"
+            return f"the same within ±{self.margin:g} ({signed(difference, digits)}{_of(interval)})"
         if not interval.excludes_0:
-            return f"not known to differ ({signed(difference)}{_of(interval)})"
+            return f"not known to differ ({signed(difference, digits)}{_of(interval)})"
         low, high = sorted(map(abs, interval))
         return f"{words} ({interval_text(Interval(low, high))})"
 

@@ -6,18 +6,15 @@ Starts are never mixed in a mean or a comparison: each has its own page, of its 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
 import pandas as pd
 
-from dpdt.base.machine import __version__
 from dpdt.report.axes_figures import axis_figure
-from dpdt.report.figures import Drawing
-from dpdt.report.format import Table, interval_text, plain, signed
-from dpdt.report.intervals import Interval
-from dpdt.report.page import Contents
+from dpdt.report.canvas import Drawing
+from dpdt.report.format import Table, estimate, plain, signed
+from dpdt.report.page import Contents, rendered, shown
 from dpdt.report.publish import publish
 from dpdt.report.tables import missing_runs
 from dpdt.runs.read import is_synthetic, model_runs
@@ -120,13 +117,9 @@ def _figures(axes: pd.DataFrame) -> dict[str, Drawing]:
 
 def _page(study: Study, parts: Sequence[Part], drawn: Mapping[str, Drawing]) -> str:
     """The overview as HTML."""
-    from jinja2 import Environment, StrictUndefined
-
     margin = study.evaluate.equivalence_margin
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    source = files("dpdt.report").joinpath("axes.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source).render(
-        version=__version__,
+    return rendered(
+        "axes.html.j2",
         name=study.name,
         synthetic=is_synthetic(study),
         parts=[
@@ -134,7 +127,7 @@ def _page(study: Study, parts: Sequence[Part], drawn: Mapping[str, Drawing]) -> 
             for part in parts
         ],
         arms=_arms(parts),
-        figures=[name for name in FIGURES if name in drawn],
+        figures={name: shown(name, drawing) for name, drawing in drawn.items()},
         titles=FIGURES,
         missing=missing_runs(study),
     )
@@ -146,15 +139,10 @@ def _arms(parts: Sequence[Part]) -> Table:
         for row, arm in zip(part.rows(), part.contents.arms, strict=True):
             units = row["train_units"]
             size = [f"{part.num_parameters:,}", plain(float(str(units)), 0)]
-            auc = plain(arm.auc) + _brackets(arm.interval)
-            changes = [signed(arm.difference) + _brackets(arm.difference_interval, sign=True)]
+            auc = estimate(arm.auc, arm.interval)
+            changes = [estimate(arm.difference, arm.difference_interval, sign=True)]
             changes += [signed(float(str(row["gain"])))]
             name = part.contents.grid.name(arm.target_epsilon)
             rows.append([part.name, *size, arm.scope, name, auc, *changes])
     columns = ["start", "parameters", "train units", "tested", "model", "macro AUC"]
     return Table([*columns, "change from no DP", "gain over before"], rows)
-
-
-def _brackets(interval: Interval, *, sign: bool = False) -> str:
-    text = "" if math.isnan(interval.low) else interval_text(interval, sign=sign)
-    return f" ({text})" if text else ""

@@ -1,9 +1,7 @@
-"""The report's figures, as PNG for the page and as SVG and PDF for a paper; each is legible at the width of a phone."""
+"""The report's figures of models: heat maps, curves over epsilon, and dots with intervals by arm, label and group."""
 
-import io
 import math
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -11,41 +9,20 @@ import pandas as pd
 
 from dpdt.base.vocabulary import SUBGROUPS
 from dpdt.evaluation.metrics import ALL
-from dpdt.study import BEFORE, is_before
+from dpdt.report.canvas import COLOUR_MAP, COLOURS, MARKERS, QUIET, Drawing, arm_looks, exported, grid, legend, sheet
+from dpdt.report.names import domain_name, group_name
+from dpdt.study import BEFORE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-__all__ = [
-    "Drawing",
-    "auc_scale",
-    "epsilon_figure",
-    "exported",
-    "group_name",
-    "heat_map",
-    "sizes_figure",
-    "spent_figure",
-    "subgroup_figure",
-]
+__all__ = ["auc_scale", "dot_figure", "epsilon_figure", "heat_map", "sizes_figure", "spent_figure", "subgroup_figure"]
 
-Drawing = dict[str, bytes]  # by the file's ending: png, svg, pdf
-
-DPI: Final = 170
-STYLE: Final[dict[str, Any]] = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
-FONT: Final = {**STYLE, "svg.hashsalt": "dpdt", "pdf.fonttype": 42}
-COLOUR_MAP: Final = "Blues"  # one hue, monotone in lightness: the same to colour-blind readers and in grey print
-ON_DOMAIN, OFF_DOMAIN, QUIET = "#0072B2", "#D55E00", "#999999"  # Okabe and Ito's palette
-ARM_COLOURS: Final = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-ARM_MARKERS: Final = ("s", "^", "v", "P", "X", "d")
-NO_DP_COLOUR: Final = "#222222"
-BEFORE_COLOUR: Final = "#8c8c8c"
-AGES: Final = re.compile(r"age_(\d+)_(\d+)")
+WIDTH: Final = 4.7  # inches: its text has nine points on a page, and is still read on a phone
+ON_DOMAIN, OFF_DOMAIN = COLOURS[1], COLOURS[0]
+DOTS: Final = ["panel", "row", "target_epsilon", "value", "ci_low", "ci_high"]
+ON_LIGHT, ON_DARK = "#010101", "#fefefe"  # ink on a coloured cell, the same in every theme
+MOST_ROWS: Final = 12  # of a heat map with a number in each cell; more rows are flatter and their numbers smaller
 
 
 def auc_scale(auc: pd.DataFrame) -> tuple[float, float]:
@@ -54,61 +31,63 @@ def auc_scale(auc: pd.DataFrame) -> tuple[float, float]:
     return (0.5 if math.isnan(lowest) else min(0.5, math.floor(lowest * 20) / 20), 1.0)
 
 
-def _figure(width: float, height: float) -> tuple["Figure", "Axes"]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")  # no pyplot: nothing global, no window system
-    return figure, figure.add_subplot()
-
-
-def exported(figure: "Figure") -> Drawing:
-    """The same bytes for the same figure: nothing says when it was drawn."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # the layout is found; it would be sought again for each format
-    drawing = {}
-    for kind, undated in (("png", {"Software": None}), ("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
-        stream = io.BytesIO()
-        figure.savefig(stream, format=kind, dpi=DPI, metadata=undated)
-        drawing[kind] = stream.getvalue()
-    return drawing
-
-
-def heat_map(matrix: pd.DataFrame, *, title: str, scale: tuple[float, float], marked: Collection[str] = ()) -> Drawing:
+def heat_map(
+    matrix: pd.DataFrame,
+    *,
+    title: str,
+    scale: tuple[float, float],
+    marked: Collection[str] = (),
+    what: str = "AUC",
+    raster: bool = False,
+) -> Drawing:
     """AUC by train domain (rows) and test domain (columns), annotated; on-domain cells are framed.
 
     Columns that are `marked` have a star: their means are over other labels. Of the model before all trainings it is
     one row, and no cell is on-domain.
     """
-    from matplotlib import rc_context
-    from matplotlib.patches import Rectangle
-
     rows, columns = matrix.shape
-    with rc_context(FONT):
-        figure, axes = _figure(max(3.1, 1.6 + 0.56 * columns), 1.35 + 0.46 * rows)  # wide enough for the title
+    before = list(matrix.index) == [BEFORE]
+    crowded = max(rows, columns) > MOST_ROWS
+    step, font = (0.4, 0.24), 6.5
+    if not crowded:
+        step, font = (0.56, 0.46), 9.0
+    names = [[domain_name(str(name)) for name in side] for side in (matrix.index, matrix.columns)]
+    long = max(0, max(map(len, [*names[0], *names[1]])) - 12)  # letters that want room
+    size = (max(3.1, 1.6 + step[0] * columns) + 0.08 * long, 1.35 + step[1] * rows + 0.05 * long)
+    with sheet(*size) as (figure, axes):
         values = matrix.to_numpy(dtype=float)
         axes.set_facecolor("#eeeeee")
-        image = axes.imshow(values, cmap=COLOUR_MAP, vmin=scale[0], vmax=scale[1], aspect="auto")
+        edges = [np.arange(n + 1) - 0.5 for n in (columns, rows)]
+        cells = np.ma.masked_invalid(values)
+        image = axes.pcolormesh(*edges, cells, cmap=COLOUR_MAP, vmin=scale[0], vmax=scale[1], edgecolors="none")
+        axes.invert_yaxis()
         for (row, column), value in np.ndenumerate(values):
             star = "*" if matrix.columns[column] in marked else ""
             text, colour = ("–", "#555555") if math.isnan(value) else (f"{value:.2f}{star}", _ink(value, scale))
-            axes.text(column, row, text, ha="center", va="center", color=colour)
-            if matrix.index[row] == matrix.columns[column] and list(matrix.index) != [BEFORE]:
-                frame = Rectangle((column - 0.47, row - 0.46), 0.94, 0.92, fill=False, edgecolor=colour, linewidth=1.3)
-                axes.add_patch(frame)
-        axes.set_xticks(range(columns), list(matrix.columns), rotation=35, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(rows), list(matrix.index))
-        axes.set(xlabel="tested on", ylabel="" if list(matrix.index) == [BEFORE] else "trained on")
-        axes.set_title(title, loc="left", fontweight="bold")
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=font)
+            if matrix.index[row] == matrix.columns[column] and not before:
+                x, y = np.array([-1, 1, 1, -1, -1]), np.array([-1, -1, 1, 1, -1])
+                axes.plot(column + 0.47 * x, row + 0.46 * y, "-", color=colour, linewidth=1.3, zorder=3)
+        axes.set_xticks(range(columns), names[1], rotation=35, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(rows), names[0], fontsize=max(font, 7))
+        axes.set(xlabel="tested on", ylabel="" if before else "trained on")
+        axes.set_title(title, loc="left")  # not bold: a second font in every PDF takes longer than the figure
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
         bar.outline.set_visible(False)
-        return exported(figure)
+        caption = f"{what}, {title}: rows are where a model was trained, columns where it was tested."
+        caption += "" if before else " Frames: tested where it was trained."
+        found = values[~np.isnan(values)]
+        alt = f"Heat map of {what} by train and test domain, {title}"
+        alt += f"; from {found.min():.2f} to {found.max():.2f}." if len(found) else "; no number."
+        data = matrix.rename_axis("trained on").reset_index()
+        return exported(figure, caption=caption, alt=alt, data=data, raster=raster)
 
 
 def _ink(value: float, scale: tuple[float, float]) -> str:
     """White on the dark end of the colour map, black elsewhere."""
-    return "white" if (value - scale[0]) / (scale[1] - scale[0]) > 0.65 else "black"
+    return ON_DARK if (value - scale[0]) / (scale[1] - scale[0]) > 0.65 else ON_LIGHT
 
 
 def epsilon_figure(curve: pd.DataFrame, *, names: Mapping[float, str]) -> Drawing:
@@ -116,12 +95,9 @@ def epsilon_figure(curve: pd.DataFrame, *, names: Mapping[float, str]) -> Drawin
 
     The model before all trainings is a point of its own on the left: no line leads to it, for it is no training.
     """
-    from matplotlib import rc_context
-
     epsilons = sorted(curve["target_epsilon"].unique())
     place = {epsilon: number for number, epsilon in enumerate(epsilons)}
-    with rc_context(FONT):
-        figure, axes = _figure(4.7, 3.5)
+    with sheet(WIDTH, 3.5) as (figure, axes):
         for scope, colour, style in (("on-domain", ON_DOMAIN, "o-"), ("off-domain", OFF_DOMAIN, "s--")):
             of_scope = curve[(curve["scope"] == scope) & (curve["target_epsilon"] > 0)]
             for domain, line in of_scope.groupby("train_domain", sort=False):
@@ -146,10 +122,17 @@ def epsilon_figure(curve: pd.DataFrame, *, names: Mapping[float, str]) -> Drawin
         axes.set_xticks(range(len(epsilons)), [names[e].removeprefix("ε = ") for e in epsilons])
         axes.set_xlim(-0.3, len(epsilons) - 0.7)
         axes.set(xlabel="target ε (smaller is more private)", ylabel="macro AUC")
-        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-        axes.set_axisbelow(True)
-        figure.legend(loc="outside upper left", frameon=False, ncols=2)
-        return exported(figure)
+        grid(axes, "y")
+        legend(figure, axes, columns=2)
+        caption = (
+            "Mean macro AUC over the target ε, on the hospital of training (on-domain) and on others (off-domain). "
+            "Thin lines: one hospital of training each; bands and bars: intervals of the means. Dotted: the height of "
+            "the model before all trainings, which saw no private patient."
+        )
+        means = curve[curve["train_domain"] == "mean"].dropna(subset="auc").sort_values("target_epsilon")
+        told = (f"{r['scope']}, {names[r['target_epsilon']]}: {r['auc']:.3f}" for r in means.to_dict("records"))
+        alt = f"Macro AUC over target epsilon. {'; '.join(told)}."
+        return exported(figure, caption=caption, alt=alt, data=curve, raster=True)
 
 
 def _before_point(axes: "Axes", point: pd.DataFrame, colour: str, marker: str, side: float, name: str) -> None:
@@ -160,7 +143,7 @@ def _before_point(axes: "Axes", point: pd.DataFrame, colour: str, marker: str, s
     for auc, low, high in point[["auc", "ci_low", "ci_high"]].itertuples(index=False):
         axes.axhline(auc, color=colour, linewidth=0.8, linestyle=":", zorder=1)
         axes.vlines(side, low, high, color=colour, linewidth=1)
-        axes.plot([side], [auc], marker, color=colour, markerfacecolor="white", markersize=6, zorder=3, label=name)
+        axes.plot([side], [auc], marker, color=colour, markerfacecolor="#ffffff", markersize=6, zorder=3, label=name)
 
 
 def spent_figure(table: pd.DataFrame) -> Drawing:
@@ -169,59 +152,85 @@ def spent_figure(table: pd.DataFrame) -> Drawing:
     Args:
         table: Columns `domain, epsilon, auc`.
     """
-    from matplotlib import rc_context
-
-    with rc_context(FONT):
-        figure, axes = _figure(4.7, 3.7)
+    with sheet(WIDTH, 3.7) as (figure, axes):
         for number, (domain, points) in enumerate(table.groupby("domain", sort=False)):
             line = points.sort_values("epsilon")
-            look: dict[str, Any] = {"color": ARM_COLOURS[number % len(ARM_COLOURS)], "markersize": 4, "linewidth": 1.2}
-            marker = ARM_MARKERS[number % len(ARM_MARKERS)]
-            axes.plot(line["epsilon"], line["auc"], marker=marker, label=str(domain), **look)
+            look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "markersize": 4, "linewidth": 1.2}
+            marker = MARKERS[number % len(MARKERS)]
+            axes.plot(line["epsilon"], line["auc"], marker=marker, label=domain_name(str(domain)), **look)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set(xlabel="ε spent (smaller is more private)", ylabel="on-domain AUC")
-        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-        axes.set_axisbelow(True)
-        figure.legend(loc="outside upper left", frameon=False, ncols=2)
-        return exported(figure)
+        grid(axes, "y")
+        legend(figure, axes, columns=2)
+        caption = "AUC on the hospital of training over the ε that was spent (logarithmic axis), one line a hospital."
+        return exported(figure, caption=caption, alt=caption, data=table)
 
 
 def subgroup_figure(
     table: pd.DataFrame, *, scope: str, names: Mapping[float, str], groups: Sequence[str] = SUBGROUPS
 ) -> Drawing:
     """Mean macro AUC by subgroup with its interval, one marker an epsilon."""
-    from matplotlib import rc_context
+    chosen = table[table["scope"] == scope].rename(columns={"subgroup": "row", "auc": "value"})
+    return dot_figure(
+        chosen.assign(panel=f"{scope} macro AUC"),
+        rows=(ALL, *groups),
+        names=names,
+        row_name=group_name,
+        what=f"Mean {scope} macro AUC by group of patients and arm",
+        raster=True,
+    )
 
-    rows_of, groups = max(len(groups), len(SUBGROUPS)), (ALL, *groups)
-    chosen = table[table["scope"] == scope]
-    epsilons = sorted(chosen["target_epsilon"].unique(), reverse=True)
-    with rc_context(FONT):
-        figure, axes = _figure(4.7, 3.3 * (rows_of + 1) / (len(SUBGROUPS) + 1))
-        finite = 0
-        for number, epsilon in enumerate(epsilons):
-            rows = chosen[chosen["target_epsilon"] == epsilon].set_index("subgroup").reindex(list(groups))
-            values = rows["auc"]
-            height = np.arange(len(groups)) + 0.16 * (number - (len(epsilons) - 1) / 2)
-            colour, marker = (BEFORE_COLOUR, "*") if is_before(epsilon) else (NO_DP_COLOUR, "o")
-            if 0 < epsilon < math.inf:
-                colour, marker = ARM_COLOURS[finite % len(ARM_COLOURS)], ARM_MARKERS[finite % len(ARM_MARKERS)]
-                finite += 1
-            axes.plot(values, height, marker, color=colour, markersize=6, label=names[epsilon])
-            axes.hlines(height, rows["ci_low"], rows["ci_high"], color=colour, linewidth=1)
-        axes.set_yticks(range(len(groups)), [group_name(group) for group in groups])
-        axes.invert_yaxis()
-        axes.margins(x=0.08)
-        axes.locator_params(axis="x", nbins=6)
-        axes.set_xlabel(f"{scope} macro AUC")
-        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
-        axes.axhline(0.5, color="#bbbbbb", linewidth=0.8)
-        if groups[1:] == SUBGROUPS:
-            axes.axhline(2.5, color="#bbbbbb", linewidth=0.8)
-        axes.tick_params(axis="y", length=0)
-        axes.set_axisbelow(True)
-        figure.legend(loc="outside upper left", frameon=False, ncols=3)
-        return exported(figure)
+
+def dot_figure(
+    table: pd.DataFrame,
+    *,
+    rows: Sequence[str],
+    names: Mapping[float, str],
+    row_name: Callable[[str], str],
+    what: str,
+    zero: bool = False,
+    raster: bool = False,
+) -> Drawing:
+    """One row a thing, one marker an arm, each with its interval; a panel each for different scales.
+
+    Args:
+        table: DOTS; `panel` is the title of its axis.
+        rows: In reading order.
+        names: Of the arms.
+        row_name: Of a row, for people.
+        what: Begins the caption.
+        zero: Whether 0 is a value to compare with, such as no difference.
+        raster: Whether a PNG is wanted, too.
+    """
+    panels = [str(name) for name in dict.fromkeys(table["panel"])]
+    looks = arm_looks([float(e) for e in table["target_epsilon"].unique()])
+    height = 0.8 + max(0.13 * len(looks) + 0.13, 0.3) * len(rows) + 0.25 * math.ceil(len(looks) / 3)
+    with sheet(WIDTH, max(height, 1.9), (1, len(panels)), sharey=True) as (figure, every):
+        for panel, axes in zip(panels, np.atleast_1d(every), strict=True):
+            of_panel = table[table["panel"] == panel]
+            for number, (epsilon, look) in enumerate(looks.items()):
+                of_arm = of_panel[of_panel["target_epsilon"] == epsilon].set_index("row").reindex(list(rows))
+                places = np.arange(len(rows)) + 0.7 / len(looks) * (number - (len(looks) - 1) / 2)
+                axes.plot(of_arm["value"], places, linestyle="", markersize=5, label=names[epsilon], **look)
+                axes.hlines(places, of_arm["ci_low"], of_arm["ci_high"], color=look["color"], linewidth=1)
+            axes.set_xlabel(panel)
+            axes.locator_params(axis="x", nbins=6 if len(panels) == 1 else 4)
+            axes.margins(x=0.08)
+            axes.tick_params(axis="y", length=0)
+            grid(axes, "x")
+            if zero:
+                axes.axvline(0, color="#555555", linewidth=0.9, zorder=1)
+        first = np.atleast_1d(every)[0]
+        first.set_yticks(range(len(rows)), [row_name(row) for row in rows])
+        first.set_ylim(len(rows) - 0.5, -0.5)
+        legend(figure, first)
+        note = " The vertical line is no difference." if zero else ""
+        caption = f"{what}. Bars are intervals; a marker without a bar has none (too few patients, or no draws).{note}"
+        told = table[table["row"] == rows[0]].dropna(subset="value") if len(rows) else table
+        values = (f"{r['panel']}, {names[r['target_epsilon']]}: {r['value']:+.3f}" for r in told.to_dict("records"))
+        alt = f"{what}. {row_name(rows[0])}: {'; '.join(values)}." if len(rows) else what
+        return exported(figure, caption=caption, alt=alt, data=table[DOTS], raster=raster)
 
 
 def sizes_figure(sizes: pd.DataFrame) -> Drawing:
@@ -230,34 +239,20 @@ def sizes_figure(sizes: pd.DataFrame) -> Drawing:
     Args:
         sizes: Columns `test_domain, subgroup, images`, with the subgroup `all`.
     """
-    from matplotlib import rc_context
-
     counts = sizes.pivot_table(index="test_domain", columns="subgroup", values="images", sort=False)
     shares = 100 * counts.div(counts[ALL], axis=0)
-    with rc_context(FONT):
-        figure, axes = _figure(4.7, 3.5)
+    with sheet(WIDTH, 3.5) as (figure, axes):
         for number, group in enumerate(g for g in SUBGROUPS if g in shares):
             height = np.arange(len(shares)) + 0.16 * (number - 2)
-            colour, hatch = ARM_COLOURS[number], ("", "///", "", "...", "xxx")[number]
-            look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+            hatch = ("", "///", "", "...", "xxx")[number]
+            look: dict[str, Any] = {"color": COLOURS[number], "hatch": hatch, "edgecolor": "#ffffff", "linewidth": 0}
             axes.barh(height, shares[group], 0.15, label=group_name(group), **look)
-        axes.set_yticks(range(len(shares)), [f"{d}\n{counts.loc[d, ALL]:,.0f} images" for d in shares.index])
+        axes.set_yticks(
+            range(len(shares)), [f"{domain_name(str(d))}\n{counts.loc[d, ALL]:,.0f} images" for d in shares.index]
+        )
         axes.invert_yaxis()
         axes.set_xlabel("part of the test images (%)")
-        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
-        axes.set_axisbelow(True)
-        figure.legend(loc="outside upper left", frameon=False, ncols=3)
-        return exported(figure)
-
-
-def group_name(group: str) -> str:
-    """A subgroup in words.
-
-    >>> group_name("age_40_70"), group_name("female"), group_name("all"), group_name("ward_icu")
-    ('40 to < 70 years', 'female', 'all patients', 'ward icu')
-    """
-    if group == ALL:
-        return "all patients"
-    if age := AGES.fullmatch(group):
-        return f"{age[1]} to < {age[2]} years"
-    return group.replace("_", " ")
+        grid(axes, "x")
+        legend(figure, axes)
+        caption = "Part of each hospital's test images in each group. Images of unknown sex or age are in no group."
+        return exported(figure, caption=caption, alt=caption, data=sizes)

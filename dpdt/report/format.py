@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dpdt.report.intervals import Interval
 
-__all__ = ["Row", "Table", "interval_text", "latex", "p_text", "plain", "signed", "thousands"]
+__all__ = ["Row", "Table", "decimals", "estimate", "interval_text", "latex", "p_text", "plain", "signed", "thousands"]
 
 Row = list[str]
 LATEX: dict[str, str] = {
@@ -56,6 +56,15 @@ def signed(value: float, digits: int = 3) -> str:
     return "–" if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
 
 
+def decimals(interval: Interval) -> int:
+    """How many decimals an interval supports: two where it reaches 0.02 or more to either side, else three.
+
+    >>> decimals(Interval(0.7, 0.8)), decimals(Interval(0.8, 0.82)), decimals(Interval())
+    (2, 3, 3)
+    """
+    return 2 if interval.high - interval.low >= 0.04 else 3
+
+
 def interval_text(interval: Interval, *, sign: bool = False) -> str:
     """An interval in words; empty where there is none.
 
@@ -64,8 +73,18 @@ def interval_text(interval: Interval, *, sign: bool = False) -> str:
     """
     if math.isnan(interval.low):
         return ""
-    write = signed if sign else plain
-    return f"{write(interval.low)} to {write(interval.high)}"
+    write, digits = signed if sign else plain, decimals(interval)
+    return f"{write(interval.low, digits)} to {write(interval.high, digits)}"
+
+
+def estimate(value: float, interval: Interval, *, sign: bool = False) -> str:
+    """A number with its interval in brackets, at the precision that the interval supports.
+
+    >>> estimate(0.8123, Interval(0.75, 0.87)), estimate(-0.0123, Interval(-0.02, -0.0041), sign=True)
+    ('0.81 (0.75 to 0.87)', '−0.012 (−0.020 to −0.004)')
+    """
+    number, bounds = (signed if sign else plain)(value, decimals(interval)), interval_text(interval, sign=sign)
+    return f"{number} ({bounds})" if bounds else number
 
 
 def p_text(p: float) -> str:

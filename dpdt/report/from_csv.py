@@ -12,10 +12,13 @@ from dpdt.base.vocabulary import LABELS, SUBGROUPS, check_name
 from dpdt.errors import StudyError
 from dpdt.evaluation.metrics import ALL, AVERAGE, joined_labels
 from dpdt.report import figures, tables
+from dpdt.report.canvas import Drawing
+from dpdt.report.differences import differences
+from dpdt.report.draw import draw, draw_differences, draw_story
 from dpdt.report.gain import gain_table, gains, worse_than_before
 from dpdt.report.grid import Grid
 from dpdt.report.page import EQUAL, Contents, Source, render_published
-from dpdt.report.publish import draw, latex_tables, publish
+from dpdt.report.publish import latex_tables, publish
 from dpdt.report.transfer import transfer_table
 from dpdt.study import BEFORE, arm_name
 
@@ -67,7 +70,7 @@ def write_auc_report(
     *,
     name: str,
     source: Source,
-    more: Mapping[str, figures.Drawing] | None = None,
+    more: Mapping[str, Drawing] | None = None,
 ) -> Path:
     """Write the report of a table of AUCs, without a study.
 
@@ -83,15 +86,22 @@ def write_auc_report(
         The page.
     """
     curve, subgroups = tables.epsilon_curve(grid, auc), tables.subgroup_table(grid, auc)
+    arms, over_before, changes = tables.arms(grid, auc), gains(grid, auc), differences(grid, auc)
+    drawn = {
+        **draw_story(arms, over_before, grid),
+        **draw(grid, auc, curve, subgroups),
+        **draw_differences(changes, grid),
+        **(more or {}),
+    }
     contents = Contents(
         grid=grid,
         auc=auc,
-        arms=tables.arms(grid, auc),
+        arms=arms,
         subgroups=subgroups,
         transfer=transfer_table(auc, grid),
-        gains=gains(grid, auc),
+        gains=over_before,
         worse=worse_than_before(grid, auc),
-        figures={**draw(grid, auc, curve, subgroups), **(more or {})},
+        figures=drawn,
         comparisons=pd.DataFrame(columns=["label"]),
     )
     csv = {
@@ -99,6 +109,7 @@ def write_auc_report(
         "epsilon_curve": curve,
         "subgroups": subgroups,
         "transfer": contents.transfer,
+        "differences": changes,
         "gain": gain_table(contents.gains),
         "worse_than_before": contents.worse,
         **source.csv,

@@ -1,7 +1,7 @@
 """The report's page: what its sentences and tables say; `page.html.j2` says how it looks."""
 
-import base64
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -12,19 +12,24 @@ import pandas as pd
 from dpdt.base.machine import __version__
 from dpdt.base.vocabulary import MAIN_LABELS
 from dpdt.evaluation.metrics import ALL, AVERAGE, FEWEST_PATIENTS, common_labels
-from dpdt.report import figures, provenance, tables
+from dpdt.report import provenance, story, tables
 from dpdt.report import section_tables as sections
 from dpdt.report.answer import answer
-from dpdt.report.format import Table, interval_text, plain, signed
+from dpdt.report.canvas import DARK, Drawing, inline
+from dpdt.report.draw import heat_map_name
+from dpdt.report.format import Table, decimals, estimate, plain, signed
 from dpdt.report.gain import Gain
 from dpdt.report.grid import Grid
-from dpdt.report.intervals import Draws
+from dpdt.report.intervals import Draws, Interval
+from dpdt.report.methods import Paper
+from dpdt.report.names import domain_name, group_name, label_name
 from dpdt.report.tables import SCOPES, Arm
 from dpdt.runs.read import is_synthetic, model_runs
-from dpdt.study import Study, axes_name, format_epsilon
+from dpdt.study import Study, axes_name
 
-__all__ = ["Contents", "Source", "arms_table", "heat_map_name", "render", "render_published", "subgroup_table"]
+__all__ = ["Contents", "Source", "arms_table", "render", "render_published", "rendered", "shown", "subgroup_table"]
 
+WIDE: Final = 700  # pixels: a figure that is not made smaller to stand beside another
 EQUAL: Final = 0.01  # AUC; what a published table, which has no study file, counts as the same
 
 
@@ -37,7 +42,7 @@ class Contents:
     arms: Sequence[Arm]
     subgroups: pd.DataFrame
     transfer: pd.DataFrame
-    figures: Mapping[str, figures.Drawing]
+    figures: Mapping[str, Drawing]
     by_run: pd.DataFrame = field(default_factory=pd.DataFrame)
     metrics: pd.DataFrame = field(default_factory=pd.DataFrame)
     gains: Sequence[Gain] = ()
@@ -74,13 +79,24 @@ class Source:
     csv: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
-def render(study: Study, contents: Contents, *, missing: Sequence[tuple[str, str]], stale: Sequence[str]) -> str:
+def render(
+    study: Study, contents: Contents, paper: Paper, *, missing: Sequence[tuple[str, str]], stale: Sequence[str]
+) -> str:
     """The page of a study's view as HTML, with its images inside."""
     runs = [run for run in model_runs(study).values() if run]
     grid, margin = contents.grid, study.evaluate.equivalence_margin
-    return _template(
+    return rendered(
+        "page.html.j2",
         **_shared(contents, margin),
+        judged=story.judged(contents.arms, contents.gains, grid, margin),
+        rules=story.RULES,
+        guesses=story.guesses(runs, grid),
+        people=provenance.people(study),
+        flows=[domain for domain in study.used_domains if f"flow_{domain}" in contents.figures],
+        curves={d: domain_name(d) for d in study.test_domains if f"roc_{d}" in contents.figures},
         published=None,
+        methods=paper.text,
+        checklists=paper.lists,
         intervals=True,
         disagreements=[],
         further={},
@@ -117,9 +133,18 @@ def render(study: Study, contents: Contents, *, missing: Sequence[tuple[str, str
 def render_published(contents: Contents, *, name: str, source: Source) -> str:
     """The page of a table of published AUCs: what such a table can show."""
     empty = Table([], [])
-    return _template(
+    return rendered(
+        "page.html.j2",
         **_shared(contents, EQUAL),
+        judged=empty,
+        rules=(),
+        guesses=[],
+        people="",
+        flows=[],
+        curves={},
         published=source.name,
+        methods="",
+        checklists=[],
         intervals=source.intervals,
         disagreements=source.disagreements,
         further=source.tables,
@@ -153,44 +178,61 @@ def render_published(contents: Contents, *, name: str, source: Source) -> str:
     )
 
 
-def _template(**values: Any) -> str:
-    from jinja2 import Environment, StrictUndefined
+def rendered(template: str, /, **values: Any) -> str:
+    """A template of the report as HTML, with its chapters beside it."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    source = files("dpdt.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source).render(version=__version__, fewest=FEWEST_PATIENTS, **values)
+    loader = FileSystemLoader(str(files("dpdt.report")))
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    colours = {
+        theme: " ".join(f"--f{light[1:]}: {dark if theme == 'dark' else light};" for light, dark in DARK.items())
+        for theme in ("light", "dark")
+    }
+    page = environment.get_template(template)
+    return _with_chapters(page.render(version=__version__, fewest=FEWEST_PATIENTS, **colours, **values))
+
+
+def _with_chapters(html: str) -> str:
+    """The page with its chapters beside it: every `<h2>` is one, and gets an id by which others can link to it."""
+    titles: dict[str, str] = {}
+
+    def with_id(heading: re.Match[str]) -> str:
+        name = re.sub(r"[^a-z0-9]+", "-", re.sub(r"<[^>]+>|&[^;]+;", "", heading[1]).lower()).strip("-")
+        titles[name] = heading[1]
+        return f'<h2 id="{name}">{heading[1]}</h2>'
+
+    html = re.sub(r"<h2>(.*?)</h2>", with_id, html)
+    html = re.sub(r' <a href="#([^"]+)">See there</a>', lambda link: link[0] if link[1] in titles else "", html)
+    chapters = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title in titles.items())
+    return html.replace("<!-- chapters -->", f"<ol>{chapters}</ol>")
 
 
 def _shared(contents: Contents, margin: float) -> dict[str, Any]:
     """What a study and a published table have in common."""
     grid = contents.grid
     worse, by_chance = sections.worse_rows(contents.worse, grid, contents.draws)
-    labels = [label for label in grid.labels if any(heat_map_name(e, label) in contents.figures for e in grid.epsilons)]
     return {
-        "train_domains": grid.train_domains,
-        "test_domains": grid.test_domains,
+        "train_domains": [domain_name(domain) for domain in grid.train_domains],
+        "test_domains": [domain_name(domain) for domain in grid.test_domains],
+        "figures": {name: shown(name, drawing) for name, drawing in contents.figures.items()},
         "answer": contents.answer(margin),
         "arms": arms_table(contents.arms, grid),
         "averaged": _label_names(tables.averaged_over(contents.auc), contents.auc),
         "other_labels": [
-            f"{domain} ({_label_names(labels, contents.auc)})"
+            f"{domain_name(domain)} ({_label_names(labels, contents.auc)})"
             for domain, labels in tables.other_labels(contents.auc).items()
         ],
         "gains": sections.gain_rows(contents.gains, grid),
         "worse": worse,
         "worse_by_chance": by_chance,
         "transfer": {grid.name(e): sections.transfer_rows(contents.transfer, e) for e in grid.private},
-        "average_maps": [_map(contents, epsilon, AVERAGE) for epsilon in grid.epsilons],
+        "numbers": bool(contents.auc["auc"].notna().any()),
+        "average_maps": _maps(contents, AVERAGE),
         "label_table": sections.label_table(contents.auc, grid) if len(grid.labels) > MAIN_LABELS else Table([], []),
         "main_labels": MAIN_LABELS,
-        "label_maps": {label: [_map(contents, epsilon, label) for epsilon in grid.epsilons] for label in labels},
-        "curve": _image(contents, "auc_over_epsilon", "Macro AUC over target epsilon, on- and off-domain."),
-        "spent": _image(contents, "auc_over_spent_epsilon", "On-domain AUC over the epsilon spent, one line a domain."),
-        "sizes": _image(contents, "subgroup_sizes", "Part of each domain's test images in each subgroup."),
-        "subgroup_images": [
-            _image(contents, f"subgroups_{scope}", f"Mean {scope} macro AUC by group and target epsilon.")
-            for scope in SCOPES
-        ],
+        "label_maps": {label_name(label): maps for label in grid.labels if (maps := _maps(contents, label))},
         "subgroups": {scope: subgroup_table(contents.subgroups, scope, grid) for scope in SCOPES},
     }
 
@@ -199,26 +241,19 @@ def arms_table(arms: Sequence[Arm], grid: Grid) -> Table:
     """Mean AUC of each arm by scope, with what the mean is over."""
     rows = []
     for arm in arms:
-        difference = signed(arm.difference)
-        if not math.isnan(arm.difference_interval.low):
-            difference += f" ({interval_text(arm.difference_interval, sign=True)})"
+        difference = estimate(arm.difference, arm.difference_interval, sign=True)
         if not math.isnan(arm.difference) and arm.shared_pairs < arm.expected_pairs:
             difference += f" ({arm.shared_pairs} pairs)"
-        value = plain(arm.auc) + (f" ({interval_text(arm.interval)})" if not math.isnan(arm.interval.low) else "")
+        value = estimate(arm.auc, arm.interval)
         scope = arm.scope.replace("-", "\N{NON-BREAKING HYPHEN}")
         rows.append([scope, grid.name(arm.target_epsilon), value, difference, f"{arm.pairs} of {arm.expected_pairs}"])
     return Table(["tested", "model", "macro AUC", "change from no DP", "pairs"], rows)
 
 
-def heat_map_name(target_epsilon: float, label: str) -> str:
-    """Name of a heat map's file, without its ending."""
-    return f"auc_eps{format_epsilon(target_epsilon)}_{label}"
-
-
-def _map(contents: Contents, epsilon: float, label: str) -> dict[str, str] | None:
-    what = "macro AUC" if label == AVERAGE else f"AUC of {label.replace('_', ' ')}"
-    text = f"Heat map of {what} by train and test domain, {contents.grid.name(epsilon)}."
-    return _image(contents, heat_map_name(epsilon, label), text)
+def _maps(contents: Contents, label: str) -> list[str]:
+    """Names of the heat maps of a label that were drawn."""
+    names = (heat_map_name(epsilon, label) for epsilon in contents.grid.epsilons)
+    return [name for name in names if name in contents.figures]
 
 
 def _label_names(labels: Sequence[str], auc: pd.DataFrame) -> str:
@@ -228,31 +263,32 @@ def _label_names(labels: Sequence[str], auc: pd.DataFrame) -> str:
         labels = common_labels(rows["labels"])
     if len(labels) > MAIN_LABELS:
         return f"{len(labels)} labels"
-    return ", ".join(label.replace("_", " ") for label in labels)
+    return ", ".join(map(label_name, labels))
 
 
-def _image(contents: Contents, name: str, text: str) -> dict[str, str] | None:
-    """An image as a data URI with its description; None if it was not drawn."""
-    if name not in contents.figures:
-        return None
-    data = base64.b64encode(contents.figures[name]["png"]).decode()
-    return {"source": f"data:image/png;base64,{data}", "text": text}
+def shown(name: str, drawing: Drawing) -> dict[str, Any]:
+    """A figure as the page has it."""
+    svg = inline(name, drawing)
+    width = re.search(r' width="(\d+)"', svg)
+    return {"svg": svg, "caption": drawing.caption, "wide": width is not None and int(width[1]) > WIDE}
 
 
 def subgroup_table(subgroups: pd.DataFrame, scope: str, grid: Grid) -> Table:
     """AUC by subgroup (rows) and arm (columns), DP arms with their difference to no DP."""
     cells = {
-        (row["subgroup"], row["target_epsilon"]): (row["auc"], row["difference_to_no_dp"])
+        (row["subgroup"], row["target_epsilon"]): row
         for row in subgroups[subgroups["scope"] == scope].to_dict("records")
     }
     rows = []
     for group in (ALL, *grid.groups):
-        row = [figures.group_name(group)]
+        row = [group_name(group)]
         for epsilon in grid.epsilons:
-            value, change = cells[group, epsilon]
-            row.append(plain(value) + ("" if math.isnan(change) else f" ({signed(change)})"))
+            cell = cells[group, epsilon]
+            digits = decimals(Interval(cell["ci_low"], cell["ci_high"]))
+            change = cell["difference_to_no_dp"]
+            row.append(plain(cell["auc"], digits) + ("" if math.isnan(change) else f" ({signed(change, digits)})"))
         rows.append(row)
-    return Table(["subgroup", *map(grid.name, grid.epsilons)], rows)
+    return Table(["group", *map(grid.name, grid.epsilons)], rows)
 
 
 def _undefined(by_run: pd.DataFrame) -> Table:
@@ -264,7 +300,7 @@ def _undefined(by_run: pd.DataFrame) -> Table:
     nowhere = pd.MultiIndex.from_frame(cells[key]).isin(pd.MultiIndex.from_frame(unknown[key]))
     unique = cells[~nowhere | (cells["subgroup"] == ALL)].drop_duplicates([*key, "subgroup"])
     rows = [
-        [str(row.test_domain), str(row.label).replace("_", " "), figures.group_name(str(row.subgroup)), str(row.reason)]
+        [domain_name(str(row.test_domain)), label_name(str(row.label)), group_name(str(row.subgroup)), str(row.reason)]
         for row in unique.itertuples()
     ]
-    return Table(["tested on", "label", "subgroup", "why there is no AUC, or no interval"], rows)
+    return Table(["tested on", "label", "group", "why there is no AUC, or no interval"], rows)

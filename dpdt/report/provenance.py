@@ -1,7 +1,7 @@
 """The report's sections on the cohorts, on privacy, and on where the numbers come from."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
@@ -10,62 +10,127 @@ from dpdt.cohort.summary import count
 from dpdt.errors import DpdtError
 from dpdt.evaluation.audit.membership import membership_text
 from dpdt.report.format import Table, thousands
+from dpdt.report.names import domain_name, label_name, model_name
 from dpdt.runs.read import Run
 from dpdt.shards.manifest import read_manifest
 from dpdt.shards.reader import used_images
 from dpdt.study import Study
 
-__all__ = ["audits", "cohort", "other_releases", "paragraphs", "privacy_table", "provenance", "versions"]
+__all__ = [
+    "audits",
+    "cohort",
+    "flows",
+    "other_releases",
+    "paragraphs",
+    "people",
+    "privacy_table",
+    "provenance",
+    "versions",
+]
 
 HASH_DIGITS: Final = 12
+SPLIT_NAMES: Final = {"all": "used", "train": "training", "val": "validation", "test": "test"}
 BOUNDS: Final = ("epsilon", "delta")
+
+
+class _Counted(NamedTuple):
+    """One hospital's cohort in numbers."""
+
+    domain: str
+    counts: Mapping[tuple[str, str, str], tuple[Any, Any]]  # images and patients by what, value and split
+    excluded: list[tuple[str, int]]
+    rejected: list[tuple[str, int]] | None  # None: there are no shards yet
+
+
+def _counted(study: Study) -> list[_Counted]:
+    """The hospitals of the cohorts' summary; none without one."""
+    path = study.paths.cohort_summary
+    if not path.exists():
+        return []
+    summary = pd.read_csv(path, keep_default_na=False, dtype=str)
+    found = []
+    for domain in (domain for domain in study.used_domains if domain in set(summary["domain"])):
+        rows = list(summary[summary["domain"] == domain].itertuples())
+        counts: dict[Any, Any] = {(r.what, r.value, r.split): (r.images, r.patients) for r in rows}
+        used, rejected = _used(study, domain), None
+        if used is not None:
+            counts.update(_counts_of(used, study.study.labels))
+            rejected = list(read_manifest(study.paths.shards(domain).manifest)["rejected_reasons"].items())
+        excluded = [(str(r.value), int(str(r.images))) for r in rows if r.what == "excluded"]
+        found.append(_Counted(domain, counts, excluded, rejected))
+    return found
+
+
+def flows(study: Study) -> dict[str, pd.DataFrame]:
+    """Each hospital's images from its list to the splits: `step, what, images, patients`, for a flow diagram."""
+    found = {}
+    for one in _counted(study):
+        read = one.counts.get(("rows read", "", ""), ("", ""))[0]
+        rows: list[tuple[str, str, Any, Any]] = [("read", "in the list", read, "")]
+        rows += [("excluded", why, n, "") for why, n in one.excluded]
+        rows += [("rejected", why, n, "") for why, n in one.rejected or ()]
+        rows += [
+            ("used" if split == "all" else "split", SPLIT_NAMES[split], *one.counts[key])
+            for split in ("all", *SPLITS)
+            if (key := ("total", "", split)) in one.counts
+        ]
+        table = pd.DataFrame(rows, columns=["step", "what", "images", "patients"])
+        numbers = {name: pd.to_numeric(table[name], errors="coerce") for name in ("images", "patients")}
+        found[one.domain] = table.assign(**numbers).dropna(subset="images")
+    return found
+
+
+def people(study: Study) -> str:
+    """How many patients taught the models, and how many they were tested on; empty without a summary."""
+    counted = {one.domain: one.counts for one in _counted(study)}
+
+    def number(domains: Iterable[str], split: str) -> str:
+        of = [counted.get(domain, {}).get(("total", "", split), ("", ""))[1] for domain in domains]
+        return f"{sum(int(n) for n in of):,}" if of and all(str(n).isdigit() for n in of) else ""
+
+    trained, tested = number(study.train_domains, "train"), number(study.test_domains, "test")
+    if not trained or not tested:
+        return ""
+    where = f"{len(study.train_domains)} {'hospitals' if len(study.train_domains) > 1 else 'hospital'}"
+    return f"{trained} of {where} in training, each seen by models of that hospital alone; {tested} others in the tests"
 
 
 def cohort(study: Study) -> dict[str, Table] | None:
     """How each domain's images became those that networks saw, and their positives; None without a summary."""
-    path = study.paths.cohort_summary
-    if not path.exists():
-        return None
-    summary = pd.read_csv(path, keep_default_na=False, dtype=str)
-    domains = [domain for domain in study.used_domains if domain in set(summary["domain"])]
     flow, left_out, positives = [], [], []
-    for domain in domains:
-        of_domain = summary[summary["domain"] == domain]
-        counts: dict[Any, Any] = {(r.what, r.value, r.split): (r.images, r.patients) for r in of_domain.itertuples()}
-        used = _used(study, domain)
-        rejected = {} if used is None else read_manifest(study.paths.shards(domain).manifest)["rejected_reasons"]
-        if used is not None:
-            counts.update(_counts_of(used, study.study.labels))
+    for one in _counted(study):
+        name = domain_name(one.domain)
 
-        def images(what: str, value: str, split: str, counts: Mapping[Any, Any] = counts) -> str:
+        def images(what: str, value: str, split: str, counts: Mapping[Any, Any] = one.counts) -> str:
             return thousands(str(counts.get((what, value, split), ("", ""))[0]))
 
-        def both(split: str, counts: Mapping[Any, Any] = counts) -> str:
-            n, of = (thousands(str(one)) for one in counts.get(("total", "", split), ("", "")))
+        def both(split: str, counts: Mapping[Any, Any] = one.counts) -> str:
+            n, of = (thousands(str(number)) for number in counts.get(("total", "", split), ("", "")))
             return f"{n} ({of})" if n != "–" else n
 
-        excluded = of_domain[of_domain["what"] == "excluded"]
-        number = thousands(str(excluded["images"].astype(int).sum()))
-        lost = "–" if used is None else thousands(str(sum(rejected.values())))
-        flow.append([domain, images("rows read", "", ""), number, lost, *map(both, ("all", *SPLITS))])
-        left_out += [[domain, thousands(str(row.images)), str(row.value)] for row in excluded.itertuples()]
-        left_out += [[domain, thousands(str(n)), f"rejected: {why}"] for why, n in rejected.items()]
+        number = thousands(str(sum(n for _, n in one.excluded)))
+        lost = "–" if one.rejected is None else thousands(str(sum(n for _, n in one.rejected)))
+        flow.append([name, images("rows read", "", ""), number, lost, *map(both, ("all", *SPLITS))])
+        left_out += [[name, thousands(str(n)), why] for why, n in one.excluded]
+        left_out += [[name, thousands(str(n)), f"rejected: {why}"] for why, n in one.rejected or ()]
         positives += [
-            [domain, split, *(images(label, "positive", split) for label in study.study.labels)]
+            [name, split, *(images(label, "positive", split) for label in study.study.labels)]
             for split in ("train", "test")
         ]
+    if not flow:
+        return None
     return {
-        "flow": Table(["domain", "rows read", "excluded", "rejected", "used", *SPLITS], flow),
-        "excluded": Table(["domain", "images", "reason"], left_out),
+        "flow": Table(["hospital", "rows read", "excluded", "rejected", "used", *SPLITS], flow),
+        "excluded": Table(["hospital", "images", "reason"], left_out),
         "positives": _positives(study.study.labels, positives),
     }
 
 
 def _positives(labels: Sequence[str], rows: list[list[str]]) -> Table:
     """Positive images by domain and split; of many labels each is a row, so that the table fits the page."""
-    names = [label.replace("_", " ") for label in labels]
+    names = [label_name(label) for label in labels]
     if len(labels) <= MAIN_LABELS:
-        return Table(["domain", "split", *names], rows)
+        return Table(["hospital", "split", *names], rows)
     columns = [f"{domain}, {split}" for domain, split, *_ in rows]
     return Table(["label", *columns], [[name, *(row[2 + at] for row in rows)] for at, name in enumerate(names)])
 
@@ -102,7 +167,7 @@ def privacy_table(runs: Sequence[Run]) -> Table:
     for run in runs:
         statement = run.privacy() or {}
         if run.private:
-            rows.append([run.title, *(_value(statement.get(key), up=key in BOUNDS) for key in fields)])
+            rows.append([model_name(run), *(_value(statement.get(key), up=key in BOUNDS) for key in fields)])
             if not statement.get("complete", True):
                 rows[-1][1] += " when complete"
     return Table(["model", *fields.values()], rows)
@@ -130,14 +195,14 @@ def audits(runs: Sequence[Run]) -> Table:
         if canaries:
             lower += f" ({canaries['right']} of {canaries['guesses']} guesses right)"
         verdict = "refuted" if found["refuted"] else "holds" if canaries else "–"
-        rows.append([run.title, lower, _value(canaries.get("epsilon_upper"), up=True), auc, verdict])
+        rows.append([model_name(run), lower, _value(canaries.get("epsilon_upper"), up=True), auc, verdict])
     columns = ["model", "ε at least (canaries)", "ε at most (accountant)", "membership AUC", "the claim"]
     return Table(columns, rows)
 
 
 def paragraphs(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Each run's statement in plain words."""
-    statements = ((run.title, run.privacy() or {}) for run in runs)
+    statements = ((model_name(run), run.privacy() or {}) for run in runs)
     return [(title, str(found["paragraph"])) for title, found in statements if found.get("paragraph")]
 
 
@@ -159,7 +224,7 @@ def provenance(runs: Sequence[Run]) -> Table:
         data = run.config.get("data", {})
         steps = f"{run.state.get('step', 0):,} of {run.config.get('num_steps', 0):,}"
         hashes = [str(data.get(key, ""))[:HASH_DIGITS] or "–" for key in ("split_hmac", "manifest_hmac")]
-        rows.append([run.title, run.run_id, run.status, steps, *hashes])
+        rows.append([model_name(run), run.run_id, run.status, steps, *hashes])
     return Table(["model", "run", "status", "steps", "split (keyed hash)", "shards (keyed hash)"], rows)
 
 

@@ -6,39 +6,13 @@ from pathlib import Path
 import pandas as pd
 
 from dpdt.base.files import atomic_path, write_text
-from dpdt.base.vocabulary import MAIN_LABELS
-from dpdt.evaluation.metrics import ALL, AVERAGE
-from dpdt.report import figures, tables
 from dpdt.report import section_tables as sections
+from dpdt.report.canvas import Drawing
 from dpdt.report.format import Table, latex
-from dpdt.report.grid import Grid
-from dpdt.report.page import Contents, arms_table, heat_map_name, subgroup_table
+from dpdt.report.page import Contents, arms_table, subgroup_table
 from dpdt.report.tables import SCOPES
 
-__all__ = ["draw", "latex_tables", "publish"]
-
-
-def draw(grid: Grid, auc: pd.DataFrame, curve: pd.DataFrame, subgroups: pd.DataFrame) -> dict[str, figures.Drawing]:
-    """All figures by name; none where there is no number to show."""
-    if auc["auc"].notna().sum() == 0:
-        return {}
-    scale = figures.auc_scale(auc[auc["subgroup"] == ALL])  # small subgroups would stretch it
-    names = {epsilon: grid.name(epsilon) for epsilon in grid.epsilons}
-    labels = [label for label in (AVERAGE, *grid.labels[:MAIN_LABELS]) if label in set(auc["label"])]
-    drawn = {}
-    for epsilon in grid.epsilons:
-        for label in labels:
-            matrix = tables.macro_matrix(grid, auc, epsilon, label=label)
-            title = names[epsilon] if label == AVERAGE else f"{label.replace('_', ' ')}, {names[epsilon]}"
-            marked = tables.other_labels(auc) if label == AVERAGE else ()
-            drawn[heat_map_name(epsilon, label)] = figures.heat_map(matrix, title=title, scale=scale, marked=marked)
-    drawn["auc_over_epsilon"] = figures.epsilon_figure(curve, names=names)
-    for scope in SCOPES:
-        if (subgroups.loc[subgroups["scope"] == scope, "pairs"] > 0).any():
-            drawn[f"subgroups_{scope}"] = figures.subgroup_figure(
-                subgroups, scope=scope, names=names, groups=grid.groups
-            )
-    return drawn
+__all__ = ["latex_tables", "publish"]
 
 
 def latex_tables(contents: Contents) -> dict[str, str]:
@@ -74,22 +48,30 @@ def publish(
     answer: Sequence[str],
     csv: Mapping[str, pd.DataFrame],
     tex: Mapping[str, str],
-    drawn: Mapping[str, figures.Drawing],
+    drawn: Mapping[str, Drawing],
+    texts: Mapping[str, str] | None = None,
 ) -> Path:
     """Write everything, remove what a former study file left, the page last."""
     for name, table in csv.items():
         with atomic_path(folder / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
-    texts = {folder / "tables" / f"{name}.tex": text for name, text in tex.items()}
-    for file, text in texts.items():
+    tables = {folder / "figures" / f"{name}.csv": drawing.data for name, drawing in drawn.items()}
+    for file, table in tables.items():
+        with atomic_path(file) as temporary:
+            table.to_csv(temporary, index=False, float_format="%.6g")
+    latex_files = {folder / "tables" / f"{name}.tex": text for name, text in tex.items()}
+    others = {folder / name: text for name, text in (texts or {}).items()}
+    for file, text in {**latex_files, **others}.items():
         write_text(file, text)
-    wanted = {folder / "figures" / f"{name}.{kind}": data for name, of in drawn.items() for kind, data in of.items()}
+    wanted = {
+        folder / "figures" / f"{name}.{kind}": data for name, one in drawn.items() for kind, data in one.files.items()
+    }
     for file, data in wanted.items():
         with atomic_path(file) as temporary:
             temporary.write_bytes(data)
-    stale = [file for kind in ("png", "svg", "pdf") for file in (folder / "figures").glob(f"*.{kind}")]
+    stale = [file for kind in ("png", "svg", "pdf", "csv") for file in (folder / "figures").glob(f"*.{kind}")]
     for file in (*stale, *(folder / "tables").glob("*.tex")):
-        if file not in wanted and file not in texts:
+        if file not in {*wanted, *tables, *latex_files}:
             file.unlink()
     write_text(folder / "answer.txt", "".join(f"{sentence}\n" for sentence in answer))
     write_text(folder / "index.html", page)

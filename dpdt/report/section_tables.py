@@ -1,8 +1,9 @@
 """The report's tables on transfer, on comparisons of models, on rates at a threshold, and on fairness."""
 
 import math
-from collections.abc import Sequence
-from typing import Final
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import pandas as pd
 
@@ -18,11 +19,11 @@ from dpdt.evaluation.metrics import (
     THRESHOLD_FREE,
     UNDERDIAGNOSIS,
 )
-from dpdt.report.figures import group_name
-from dpdt.report.format import Table, interval_text, p_text, plain, signed
+from dpdt.report.format import Table, estimate, p_text, plain, signed
 from dpdt.report.gain import Gain
 from dpdt.report.grid import Grid
-from dpdt.report.intervals import UNKNOWN, DrawKey, Draws, Interval
+from dpdt.report.intervals import DrawKey, Draws, Interval
+from dpdt.report.names import domain_name, group_name, label_name
 from dpdt.report.tables import SCOPES
 from dpdt.study import is_before
 
@@ -68,7 +69,7 @@ def transfer_rows(transfer: pd.DataFrame, epsilon: float) -> Table:
             aucs.append(plain(row["off_domain_auc_before"]))
             falls.append(plain(row["fall_before"]))
             macro.append(plain(row["macro_fall_before"], 2))
-        rows.append([row["test_domain"], *aucs, *falls, " / ".join(macro), *tested])
+        rows.append([domain_name(row["test_domain"]), *aucs, *falls, " / ".join(macro), *tested])
     names = ["DP", "no DP", *(["before"] if before else [])]
     columns = ["tested on", "own, no DP", "others, no DP", "others, DP", *(["before"] if before else [])]
     columns += [*(f"fall, {name}" for name in names), f"macro fall, {' / '.join(names)}"]
@@ -102,12 +103,12 @@ def comparison_table(comparisons: pd.DataFrame, grid: Grid) -> Table:
     """Every model against its twin without DP and against the one before all trainings, macro AUC."""
     rows = []
     for row in comparisons[comparisons["label"] == AVERAGE].to_dict("records") if len(comparisons) else []:
-        interval = "" if math.isnan(row["ci_low"]) else f"{signed(row['ci_low'])} to {signed(row['ci_high'])}"
+        interval = Interval(row["ci_low"], row["ci_high"])
         tested = [p_text(row[name]) for name in ("p", "p_holm", "p_equivalence", "p_equivalence_holm")]
-        pair = [f"{row['train_domain']} → {row['test_domain']}", grid.name(row["target_epsilon"])]
+        pair = [_pair(row), grid.name(row["target_epsilon"])]
         aucs = [plain(row["auc"]), grid.name(row["against"]), plain(row["auc_against"])]
-        rows.append([*pair, *aucs, signed(row["difference"]), interval, *tested])
-    columns = ["trained → tested", "model", "AUC", "against", "its AUC", "difference", "interval", "P", "P (Holm)"]
+        rows.append([*pair, *aucs, estimate(row["difference"], interval, sign=True), *tested])
+    columns = ["trained → tested", "model", "AUC", "against", "its AUC", "difference", "P", "P (Holm)"]
     return Table([*columns, "P equivalent", "P equivalent (Holm)"], rows)
 
 
@@ -116,7 +117,7 @@ def gain_rows(gains: Sequence[Gain], grid: Grid) -> Table:
     why = {"unknown": "– (it may be nothing)", "worse": "– (worse without DP)", "no model without DP": "–", "": ""}
     rows = []
     for gain in gains:
-        change = signed(gain.gain) + _in_brackets(gain.interval, sign=True)
+        change = estimate(gain.gain, gain.interval, sign=True)
         kept = why[gain.why_no_share]
         if not math.isnan(gain.share):
             bounds = gain.share_interval
@@ -129,9 +130,8 @@ def gain_rows(gains: Sequence[Gain], grid: Grid) -> Table:
     return Table(["tested", "model", "macro AUC before", "gain", "share of it that DP keeps", "pairs"], rows)
 
 
-def _in_brackets(interval: Interval, *, sign: bool = False) -> str:
-    text = interval_text(interval, sign=sign)
-    return f" ({text})" if text else ""
+def _pair(row: Mapping[Any, Any]) -> str:
+    return f"{domain_name(row['train_domain'])} → {domain_name(row['test_domain'])}"
 
 
 def worse_rows(worse: pd.DataFrame, grid: Grid, draws: Draws) -> tuple[Table, int]:
@@ -140,12 +140,12 @@ def worse_rows(worse: pd.DataFrame, grid: Grid, draws: Draws) -> tuple[Table, in
     rows = [
         [
             grid.name(row["target_epsilon"]),
-            f"{row['train_domain']} → {row['test_domain']}",
-            "macro AUC" if row["label"] == AVERAGE else row["label"].replace("_", " "),
+            _pair(row),
+            label_name(row["label"]),
             group_name(row["subgroup"]),
             plain(row["auc_before"]),
             plain(row["auc"]),
-            signed(row["difference"]) + _in_brackets(Interval(row["ci_low"], row["ci_high"]), sign=True),
+            estimate(row["difference"], Interval(row["ci_low"], row["ci_high"]), sign=True),
         ]
         for row in surely.to_dict("records")
     ]
@@ -162,7 +162,7 @@ def label_table(auc: pd.DataFrame, grid: Grid) -> Table:
         for scope, of in zip(SCOPES, (own, ~own), strict=True)
     }
     rows = [
-        [label.replace("_", " "), *(plain(means[s].get((label, e), math.nan)) for s in SCOPES for e in grid.epsilons)]
+        [label_name(label), *(plain(means[s].get((label, e), math.nan)) for s in SCOPES for e in grid.epsilons)]
         for label in grid.labels
     ]
     return Table(["label", *(f"{scope}, {grid.name(e)}" for scope in SCOPES for e in grid.epsilons)], rows)
@@ -200,7 +200,7 @@ def representation_table(metrics: pd.DataFrame, grid: Grid) -> Table:
     values = values.reindex(columns=list(REPRESENTATION))
     rows = [
         [
-            f"{row['train_domain']} → {row['test_domain']}",
+            f"{domain_name(row['train_domain'])} → {domain_name(row['test_domain'])}",
             grid.name(row["target_epsilon"]),
             plain(row["displacement"]),
             plain(row["effective_dimension"], 1),
@@ -255,8 +255,7 @@ def _with_change(table: pd.DataFrame, without: pd.DataFrame, epsilon: float, dra
     if math.isfinite(epsilon) and len(shared):
         change = float((table["value"] - without["value"]).loc[shared].mean())
         bounds = draws.mean(keys(epsilon, shared), minus=keys(math.inf, shared))
-        text += f"; change {signed(change)}"
-        text += f" ({interval_text(bounds, sign=True)})" if bounds != UNKNOWN and not math.isnan(bounds.low) else ""
+        text += f"; change {estimate(change, bounds, sign=True)}"
     return text
 
 
@@ -283,9 +282,14 @@ def small_groups(fairness: pd.DataFrame) -> Sequence[str]:
         return []
     found = fairness[fairness["label"] == AVERAGE]
     notes = {
-        f"{row.test_domain}: {note.removeprefix('small: ').removeprefix('without ')}"
+        f"{domain_name(str(row.test_domain))}: {_in_words(note.removeprefix('small: ').removeprefix('without '))}"
         for row in found.itertuples()
         for note in str(row.reason).split("; ")
         if note.startswith(("small: ", "without "))
     }
     return sorted(notes)
+
+
+def _in_words(note: str) -> str:
+    """A note with groups as readers call them."""
+    return re.sub(r"[a-z]+_[a-z0-9_]+", lambda name: group_name(name[0]), note)

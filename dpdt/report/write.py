@@ -12,15 +12,19 @@ from pathlib import Path
 import pandas as pd
 
 from dpdt.evaluation.metrics import AVERAGE
-from dpdt.report import compare, tables
+from dpdt.report import compare, provenance, tables
 from dpdt.report.axes import write_axes
+from dpdt.report.differences import differences
+from dpdt.report.draw import draw, draw_differences, draw_story, draw_study, heat_map_name
 from dpdt.report.from_csv import write_published
 from dpdt.report.gain import gain_table, gains, worse_than_before
 from dpdt.report.grid import Grid
 from dpdt.report.intervals import Draws
-from dpdt.report.page import Contents, heat_map_name, render
-from dpdt.report.publish import draw, latex_tables, publish
+from dpdt.report.methods import paper_of
+from dpdt.report.page import Contents, render
+from dpdt.report.publish import latex_tables, publish
 from dpdt.report.transfer import transfer_table
+from dpdt.runs.read import model_runs
 from dpdt.study import Study
 
 __all__ = ["auc_matrix", "auc_table", "heat_map_name", "write_published", "write_report"]
@@ -59,16 +63,22 @@ def write_view(study: Study, folder: Path) -> tuple[Contents, dict[str, pd.DataF
     grid = replace(Grid.of(study), groups=tables.groups_of(by_run))
     auc = tables.mean_over_seeds(study, by_run)
     curve, subgroups = tables.epsilon_curve(grid, auc, draws), tables.subgroup_table(grid, auc, draws)
-    metrics = compare.metrics_table(study)
+    metrics, changes = compare.metrics_table(study), differences(grid, auc, draws)
+    arms, over_before = tables.arms(grid, auc, draws=draws), gains(grid, auc, draws)
     contents = Contents(
         grid=grid,
         auc=auc,
-        arms=tables.arms(grid, auc, draws=draws),
+        arms=arms,
         subgroups=subgroups,
         transfer=transfer_table(auc, grid),
-        gains=gains(grid, auc, draws),
+        gains=over_before,
         worse=worse_than_before(grid, auc, draws),
-        figures=draw(grid, auc, curve, subgroups),
+        figures={
+            **draw_story(arms, over_before, grid),
+            **draw(grid, auc, curve, subgroups),
+            **draw_differences(changes, grid),
+            **draw_study(study, grid, metrics),
+        },
         by_run=by_run,
         metrics=metrics,
         comparisons=compare.compare_models(study, draws),
@@ -81,13 +91,16 @@ def write_view(study: Study, folder: Path) -> tuple[Contents, dict[str, pd.DataF
         "epsilon_curve": curve,
         "subgroups": subgroups,
         "transfer": contents.transfer,
+        "differences": changes,
         "gain": gain_table(contents.gains),
         "worse_than_before": contents.worse,
         "comparisons": contents.comparisons,
         "fairness": contents.fairness,
         "metrics": metrics,
     }
-    page = render(study, contents, missing=tables.missing_runs(study), stale=tables.stale_runs(study))
+    runs = [run for run in model_runs(study).values() if run]
+    paper = paper_of(study, runs, provenance.people(study))
+    page = render(study, contents, paper, missing=tables.missing_runs(study), stale=tables.stale_runs(study))
     publish(
         folder,
         page=page,
@@ -95,6 +108,7 @@ def write_view(study: Study, folder: Path) -> tuple[Contents, dict[str, pd.DataF
         csv=csv,
         tex=latex_tables(contents),
         drawn=contents.figures,
+        texts=paper.files(),
     )
     return contents, csv
 

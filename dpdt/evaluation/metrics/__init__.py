@@ -6,6 +6,7 @@ domain, `estimate` one number of it; `groups` says who is in which part; `common
 """
 
 from dpdt.evaluation.metrics.bootstrap import extreme_interval, patient_draws, percentile_interval
+from dpdt.evaluation.metrics.calibration import Recalibration, recalibration
 from dpdt.evaluation.metrics.common import common_labels, joined_labels, labels_of, labels_of_averages, macro_aucs
 from dpdt.evaluation.metrics.delong import auc_covariance, auc_influence
 from dpdt.evaluation.metrics.estimate import count_patients, few_reason, undefined_reason, youden_threshold
@@ -56,6 +57,7 @@ __all__ = [
     "DomainMetrics",
     "Groups",
     "Ranking",
+    "Recalibration",
     "Threshold",
     "as_table",
     "auc_covariance",
@@ -77,6 +79,7 @@ __all__ = [
     "patient_draws",
     "percentile_interval",
     "permutation_test",
+    "recalibration",
     "tost",
     "undefined_reason",
     "youden_threshold",

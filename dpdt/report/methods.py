@@ -1,0 +1,158 @@
+"""What authors paste: a methods paragraph with the study's own numbers and its references, and reporting checklists.
+
+Items are in `checklists.toml`, shortened; the journals' own words count. dpdt fills what follows from the study's
+files, and leaves to the authors what it cannot know.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any, Final, NamedTuple
+
+from dpdt.report.names import domain_name, label_name
+from dpdt.runs.read import Run, is_synthetic
+from dpdt.study import Study
+
+__all__ = ["Checklist", "Paper", "checklists", "markdown", "methods", "paper_of", "references"]
+
+RECIPES: Final = {
+    "area": "anti-aliased area resampling at native bit depth and rescaled to their minimum and maximum",
+    "paper": "spline resampling of the grey image and rescaled to their minimum and maximum",
+}
+ACCOUNTANTS: Final = {
+    "pld": ("privacy loss distributions", "doroshenko2022"),
+    "prv": ("privacy random variables", "gopi2021"),
+    "rdp": ("Rényi differential privacy", "mironov2019"),
+}
+SOURCES: Final = {
+    "chestxray14": "wang2017",
+    "chexpert": "irvin2019",
+    "padchest": "bustos2020",
+    "vindr": "nguyen2022",
+}
+
+
+class Checklist(NamedTuple):
+    """A reporting guideline with what the study says to each item: item, topic, from the study, chapter, authors."""
+
+    name: str
+    title: str
+    source: str
+    items: Sequence[tuple[str, str, str, str, str]]
+
+
+def facts(study: Study, runs: Sequence[Run], people: str) -> dict[str, str]:
+    """The study in words, for the paragraph and the checklists."""
+    train, privacy, evaluate, shards = study.train, study.privacy, study.evaluate, study.shards
+    private = [run for run in runs if run.private]
+    statements = [run.privacy() or {} for run in private]
+    deltas = sorted({float(s["delta"]) for s in statements if s.get("delta")})
+    epsilons = sorted({run.target_epsilon for run in private})
+    versions = sorted({f"{k} {v}" for run in runs for k, v in run.config.get("versions", {}).items()})
+    labels = [label_name(label) for label in study.study.labels]
+    return {
+        "images": "synthetic images in the place of radiographs" if is_synthetic(study) else "radiographs",
+        "trained": _listed([domain_name(domain) for domain in study.train_domains]),
+        "tested": _listed([domain_name(domain) for domain in study.test_domains]),
+        "public": _listed([domain_name(domain) for domain in study.public_domains]),
+        "labels": _listed(labels) if len(labels) <= 8 else f"{len(labels)} labels",
+        "people": people or "numbers of patients are not known yet",
+        "network": study.model.name,
+        "channels": str(study.model.in_channels),
+        "size": str(shards.size),
+        "recipe": RECIPES[shards.recipe] + (", then equalised by histogram" if shards.equalise else ""),
+        "epochs": f"{train.num_epochs:g}",
+        "batch": str(train.expected_batch_size),
+        "rate": f"{train.learning_rate:g}",
+        "seeds": _listed([str(seed) for seed in train.seeds]),
+        "unit": privacy.unit,
+        "epsilons": _listed([f"{epsilon:g}" for epsilon in epsilons]) or "none yet",
+        "deltas": _listed([f"{delta:.2g}" for delta in deltas]) or "not known yet",
+        "norm": f"{privacy.max_grad_norm:g}",
+        "accountant": ACCOUNTANTS[privacy.accountant][0],
+        "confidence": f"{evaluate.confidence:.0%}",
+        "draws": f"{evaluate.bootstrap_draws:,}",
+        "resampled": f"{evaluate.bootstrap_unit}s",
+        "margin": f"{evaluate.equivalence_margin:g}",
+        "minimum": str(evaluate.min_subgroup_size),
+        "weights": str(train.class_weights if isinstance(train.class_weights, str) else "given by label"),
+        "versions": ", ".join(versions) or "not known yet",
+        "start": "the public pretraining" if study.public_domains else study.why_no_before or "the same weights",
+    }
+
+
+def _file(name: str) -> str:
+    return files("dpdt.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
+
+
+def methods(study: Study, runs: Sequence[Run], people: str) -> str:
+    """A paragraph for a paper, with keys of `references` in square brackets."""
+    own = {d: f" [{SOURCES[d]}]" for d in study.train_domains if d in SOURCES and study.kind(d) == d}
+    text = " ".join(_file("methods.txt").split())
+    known = {**facts(study, runs, people), "account_key": ACCOUNTANTS[study.privacy.accountant][1]}
+    known["trained"] = _listed([f"{domain_name(d)}{own.get(d, '')}" for d in study.train_domains])
+    return text.format_map(known)
+
+
+def references(text: str) -> str:
+    """BibTeX of what a text cites, in the file's order."""
+    entries = re.split(r"(?m)^(?=@)", _file("references.bib"))
+    cited = set(re.findall(r"\[([a-z]+\d{4})\]", text))
+    return "\n".join(entry.strip() for entry in entries if (m := re.match(r"@\w+\{(\w+),", entry)) and m[1] in cited)
+
+
+def checklists(study: Study, runs: Sequence[Run], people: str) -> list[Checklist]:
+    """TRIPOD+AI and CLAIM with the study's answers."""
+    data: Mapping[str, Any] = tomllib.loads(_file("checklists.toml"))
+    known = facts(study, runs, people)
+    return [
+        Checklist(
+            name,
+            one["title"],
+            one["source"],
+            [
+                (
+                    i["item"],
+                    i["topic"],
+                    i.get("study", "").format_map(known),
+                    i.get("chapter", ""),
+                    i.get("authors", ""),
+                )
+                for i in one["items"]
+            ],
+        )
+        for name, one in data.items()
+    ]
+
+
+class Paper(NamedTuple):
+    """What authors paste."""
+
+    text: str
+    lists: Sequence[Checklist]
+
+    def files(self) -> dict[str, str]:
+        """By name: the paragraph, its references, and each checklist in Markdown."""
+        lists = {f"{one.name}.md": markdown(one) for one in self.lists}
+        return {"methods.txt": f"{self.text}\n", "references.bib": f"{references(self.text)}\n", **lists}
+
+
+def paper_of(study: Study, runs: Sequence[Run], people: str) -> Paper:
+    """The study's paragraph and checklists; `people` is how many patients took part, in words."""
+    return Paper(methods(study, runs, people), checklists(study, runs, people))
+
+
+def markdown(one: Checklist) -> str:
+    """A checklist as a table in Markdown, which Pandoc turns into a DOCX."""
+    columns = ["item", "topic", "from the study", "where", "for the authors to write"]
+    lines = [f"# {one.title}", "", f"Source: {one.source}. Topics are shortened: the guideline's own words count.", ""]
+    lines += [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
+    for row in one.items:
+        cells = [f"[report](index.html#{cell})" if n == 3 and cell else cell for n, cell in enumerate(row)]
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines) + "\n"
