@@ -101,8 +101,8 @@ def run_weights(study: Study, run: Run) -> dict[str, NDArray[np.float32]]:
     from dpdt.training.networks.weights import load_weights
 
     settings = ModelSettings.model_validate(run.config["settings"]["model"])
-    labels = list(labels_of(run.config))
-    model = build_model(settings, folder=study.file.parent, num_outputs=len(labels))
+    size, labels = run.config["settings"]["shards"]["size"], list(labels_of(run.config))
+    model = build_model(settings, size=size, folder=study.file.parent, num_outputs=len(labels))
     load_weights(model, run.paths.weights, labels=labels)
     return {name: value.numpy().astype(np.float32) for name, value in model.state_dict().items()}
 

@@ -60,7 +60,7 @@ def traced(model: nn.Module, tape: Tape) -> Iterator[None]:
         yield
     finally:
         for module, name in hidden:
-            del module.__dict__[name]
+            module.__dict__.pop(name, None)  # gone where the network put another parameter in its place
 
 
 class TracedParameter(Tensor):
