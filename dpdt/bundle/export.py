@@ -100,8 +100,8 @@ def run_weights(study: Study, run: Run) -> dict[str, NDArray[np.float32]]:
     from dpdt.training.networks.build import build_model
     from dpdt.training.networks.weights import load_weights
 
-    settings = ModelSettings.model_validate(run.config["settings"]["model"])
-    size, labels = run.config["settings"]["shards"]["size"], list(labels_of(run.config))
+    recorded, labels = run.config["settings"], list(labels_of(run.config))
+    settings, size = ModelSettings.model_validate(recorded["model"]), recorded["shards"]["size"]
     model = build_model(settings, size=size, folder=study.file.parent, num_outputs=len(labels))
     load_weights(model, run.paths.weights, labels=labels)
     return {name: value.numpy().astype(np.float32) for name, value in model.state_dict().items()}
