@@ -112,6 +112,8 @@ class BookkeepingClipping(ClippedGradientSum):
     def keep(self, piece: Piece, *, way: str) -> None:
         """The backward pass reached a use of a parameter: take its norms, or wait for its other uses."""
         parameter = piece.parameter
+        if parameter not in self._names:  # made in the forward pass: `_check_cover` misses the one that it replaced
+            return
         if len(piece) != self.images:
             raise PrivacyError(
                 f"model: {self._names[parameter]} saw {len(piece)} images where the batch has {self.images}. "

@@ -60,7 +60,7 @@ def traced(model: nn.Module, tape: Tape) -> Iterator[None]:
         yield
     finally:
         for module, name in hidden:
-            module.__dict__.pop(name, None)  # gone where the network put another parameter in its place
+            module.__dict__.pop(name, None)  # a module that replaced it is refused by others
 
 
 class TracedParameter(Tensor):
