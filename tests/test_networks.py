@@ -312,7 +312,7 @@ def test_planted_faults_of_the_engine_are_caught(fault: str, monkeypatch: pytest
 )
 def test_published_sizes(name: str, millions: float) -> None:
     with torch.device("meta"):
-        model = build_model(ModelSettings(name=name), num_outputs=1000)
+        model = build_model(ModelSettings(name=name), size=224, num_outputs=1000)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=3e-3)
 
 
@@ -335,7 +335,7 @@ def test_a_size_that_does_not_fit_and_a_missing_library_are_said(monkeypatch: py
         build_model(ModelSettings(name="vit_small"), size=100)
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(StudyError, match=r"comes from the library timm.*pip install 'dpdt\[networks\]'"):
-        build_model(ModelSettings(name="convnext_tiny"))
+        build_model(ModelSettings(name="convnext_tiny"), size=32)
 
 
 def test_settings_know_each_networks_own_width() -> None:

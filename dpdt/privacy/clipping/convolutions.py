@@ -88,7 +88,7 @@ def choose_way(shape: Convolution, *, weight: Sequence[int], places: int) -> str
     """
     outputs, channels, height, width = weight
     numbers = outputs * channels * height * width
-    if GRAM_COST * places**2 < numbers:
+    if GRAM_COST * shape.groups * places**2 < numbers:  # each group has its own products
         return "gram"
     if height == width == 1 and shape.padding == (0, 0) and shape.groups == 1:
         return "pointwise"

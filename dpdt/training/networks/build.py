@@ -26,13 +26,13 @@ __all__ = [
 
 
 def build_model(
-    settings: ModelSettings, *, size: int = 224, folder: Path = Path(), num_outputs: int = len(LABELS)
+    settings: ModelSettings, *, size: int | None = None, folder: Path = Path(), num_outputs: int = len(LABELS)
 ) -> nn.Module:
     """The study's network with random weights (of torch's global generator).
 
     Args:
         settings: The study file's ``[model]``.
-        size: Height and width of the images in pixels, for a network that has a parameter for each position.
+        size: Height and width of the images in pixels; networks by name need it, which may have a parameter a position.
         folder: Of the study file: a custom network may lie there.
         num_outputs: One a label of the study.
 
@@ -40,6 +40,8 @@ def build_model(
         StudyError: A custom network cannot be imported or built; a named one is not installed, or not for this size.
     """
     if settings.name in NETWORKS:
+        if size is None:
+            raise ValueError(f"size: {settings.name} has parameters for images of one size")
         return named_network(settings, size=size, num_outputs=num_outputs)
     if settings.name != "resnet9":
         return custom_model(settings, folder, num_outputs=num_outputs)
