@@ -1,9 +1,9 @@
 """What each setting of a recipe brings at the same epsilon: `make bench-utility`, a table and build/bench/utility.json.
 
 Synthetic hospitals, one to train at and two more to test at, public pretraining on another. Each setting alone on top
-of `large batches`, which is the preset `strong`, and the likeliest together. Every training is an ordinary run of dpdt: it can be stopped at any moment,
-and the next call goes on. `--short` (SHORT=1): fewer patients, one seed, epsilon 8. Figures of synthetic images compare
-settings; they say nothing about real radiographs.
+of `large batches`, which is the preset `strong`, and the likeliest together. Every training is an ordinary run of dpdt:
+it can be stopped at any moment, and the next call goes on. `--short` (SHORT=1): fewer patients, one seed, epsilon 8.
+Figures of synthetic images compare settings; they say nothing about real radiographs.
 """
 
 import argparse
