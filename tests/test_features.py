@@ -150,10 +150,21 @@ def test_a_network_that_goes_on_behind_its_last_layer_has_no_features(
     assert files(study) == []
 
 
-@pytest.mark.parametrize("cell", [DP, PLAIN], ids=["dp", "plain"])
+@pytest.mark.parametrize(
+    ("cell", "privacy"),
+    [
+        (PLAIN, "reserve_steps = 4"),
+        (DP, "reserve_steps = 4"),
+        (DP, 'reserve_steps = 4\nclipping = "hooks"'),
+        (DP, "reserve_steps = 4\nimages_per_patient = 2"),
+    ],
+    ids=["plain", "dp", "hooks", "two images"],
+)
 def test_the_head_trained_on_features_is_the_head_trained_the_long_way(
-    study: Study, monkeypatch: pytest.MonkeyPatch, cell: Cell, passes: list[str]
+    make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch, cell: Cell, privacy: str, passes: list[str]
 ) -> None:
+    study = make_study(HEAD, ("reserve_steps = 4", privacy))
+    pretrain(study)
     train(study, cell, seeded_randomness=True)
     paths = study.paths.run(study.run_id(cell))
     quick = torch.load(paths.weights, weights_only=True)

@@ -32,6 +32,9 @@ __all__ = ["Prepared", "prepare"]
 
 MOST_FEATURES: Final = 4096
 """Images of a physical batch of features."""
+QUICK_BLOCKS: Final = 100
+QUICK_CHECKPOINTS: Final = 20
+"""At most so many of a training on features, whose steps take a millisecond, and accounting and disk many."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +273,11 @@ def _plan(
     study, settings, class_weights = run.study, run.settings, schedule.class_weights
     mechanism, images_per_unit = schedule.mechanism, study.privacy.images_per_patient if run.cell else 1
     one_size = mechanism is not None and mechanism.rounding_allowance is not None and needs_one_size(study)
-    if one_size and not isinstance(data, FeatureData):
+    reserve_steps, checkpoint_steps = study.privacy.reserve_steps, study.train.checkpoint_every_steps
+    if isinstance(data, FeatureData):
+        reserve_steps = max(reserve_steps, schedule.num_steps // QUICK_BLOCKS)
+        checkpoint_steps = max(checkpoint_steps, schedule.num_steps // QUICK_CHECKPOINTS)
+    elif one_size:
         physical_batch_size = images_at_once(
             most=physical_batch_size,
             expected_batch_size=schedule.expected_batch_size,
@@ -293,8 +300,8 @@ def _plan(
         seeded=run.seeded,
         physical_batch_size=physical_batch_size,
         one_size=one_size,
-        reserve_steps=study.privacy.reserve_steps,
-        checkpoint_every_steps=study.train.checkpoint_every_steps,
+        reserve_steps=reserve_steps,
+        checkpoint_every_steps=checkpoint_steps,
         device=device,
         labels=study.study.labels,
         **_recipe(run),
