@@ -291,7 +291,7 @@ def test_an_audit_is_written_beside_the_run_and_read_by_those_who_show_it(traine
         shown = {point.key: point.value for point in payload(run).points if point.key.startswith("audit/")}
         assert shown == {"audit/membership_auc": member["auc"], "audit/refuted": 0.0}
         table = audits([run])
-        assert table.rows[0][0] == run.title
+        assert table.rows[0][0] == "UKA-CXR, ε = 8, seed 0"
         assert table.rows[0][3].startswith(f"{member['auc']:.3f} (")
 
 

@@ -62,7 +62,9 @@ def test_an_ema_is_adams_corrected_moving_average_and_a_tail_the_mean_of_the_las
             with torch.no_grad():
                 model.weight.copy_(torch.from_numpy(row)[None])
             average.add(step=step)
-        np.testing.assert_allclose(average.state_dict()["weight"][0], right, rtol=1e-5, atol=1e-6)
+        with average.in_place():
+            np.testing.assert_allclose(model.weight.detach()[0], right, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(model.weight.detach()[0], weights[-1].astype(np.float32))
 
 
 def test_an_average_has_the_networks_names_its_buffers_and_what_is_not_trained() -> None:
@@ -75,11 +77,15 @@ def test_an_average_has_the_networks_names_its_buffers_and_what_is_not_trained()
         model[0].bias.copy_(torch.tensor([5.0, 7.0]))
         model[1].weight.fill_(9.0)
     average.add(step=2)
-    state = average.state_dict()
+    with torch.no_grad():
+        model[0].bias.fill_(1.0)
+    with average.in_place():
+        state = {name: value.clone() for name, value in model.state_dict().items()}
     assert list(state) == list(model.state_dict())
     assert state["kept"] == 3
     assert bool((state["1.weight"] == 9).all())
     assert state["0.bias"].tolist() == state["1.bias"].tolist() == [5.0, 7.0]
+    assert model[0].bias.tolist() == [1.0, 1.0], "the last weights are back"
 
 
 @pytest.mark.slow

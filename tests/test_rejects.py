@@ -41,7 +41,7 @@ def test_before_there_are_shards_the_cohort_is_what_is_known(study: Study) -> No
     assert (size.images, size.train_images, size.source) == (10, 6, "cohort")
     found = cohort(study)
     assert found is not None
-    assert found["flow"].rows == [["vindr", "13", "3", "–", "10 (10)", "6 (6)", "2 (2)", "2 (2)"]]
+    assert found["flow"].rows == [["VinDr-CXR", "13", "3", "–", "10 (10)", "6 (6)", "2 (2)", "2 (2)"]]
     assert used_images(study, "vindr") is None
 
 
@@ -53,15 +53,15 @@ def test_rejected_images_are_in_the_flow_the_plan_and_at_the_end_of_submit(
     found = cohort(study)
     assert found is not None
     # Read 13 = excluded 3 + rejected 2 + used 8; the network sees 4 of the 6 images of train.
-    assert found["flow"].columns[:5] == ["domain", "rows read", "excluded", "rejected", "used"]
-    assert found["flow"].rows == [["vindr", "13", "3", "2", "8 (8)", "4 (4)", "2 (2)", "2 (2)"]]
+    assert found["flow"].columns[:5] == ["hospital", "rows read", "excluded", "rejected", "used"]
+    assert found["flow"].rows == [["VinDr-CXR", "13", "3", "2", "8 (8)", "4 (4)", "2 (2)", "2 (2)"]]
     assert len(load_split(study, "vindr", "train")) == 4
     assert found["excluded"].rows == [
-        ["vindr", "3", "lateral view"],
-        ["vindr", "1", "rejected: constant"],
-        ["vindr", "1", "rejected: truncated"],
+        ["VinDr-CXR", "3", "lateral view"],
+        ["VinDr-CXR", "1", "rejected: constant"],
+        ["VinDr-CXR", "1", "rejected: truncated"],
     ]
-    assert found["positives"].rows[0] == ["vindr", "train", *["4"] * 5]
+    assert found["positives"].rows[0] == ["VinDr-CXR", "train", *["4"] * 5]
     size = domain_size(study, "vindr", {})
     assert size is not None
     assert (size.images, size.patients, size.train_images, size.source) == (8, 8, 4, "shards")

@@ -150,7 +150,7 @@ def test_the_model_before_has_not_moved_and_report_mlflow_and_statement_know_it(
     assert before.loc[("displacement", "average"), "value"] == 0.0
     page = write_report(study).read_text()
     assert '<h2 id="representation">Representation</h2>' in page
-    assert "uka → uka" in page
+    assert "UKA-CXR → UKA-CXR" in page
     run = read_run(study, runs[0])
     assert run is not None
     names = {point.key for point in final_values(run, 0.0)[0]}
