@@ -22,7 +22,7 @@ from dpdt.privacy.sampling import PoissonSampler
 from dpdt.report.provenance import audits
 from dpdt.runs.checkpoint import load_checkpoint, save_checkpoint
 from dpdt.runs.read import read_run
-from dpdt.study import Cell, Study
+from dpdt.study import Cell, Study, arm_name
 from dpdt.tracking.payload import payload
 from dpdt.training.train import train, train_with_canaries
 from tests.small_data import MakeStudy, StopAfter
@@ -291,7 +291,7 @@ def test_an_audit_is_written_beside_the_run_and_read_by_those_who_show_it(traine
         shown = {point.key: point.value for point in payload(run).points if point.key.startswith("audit/")}
         assert shown == {"audit/membership_auc": member["auc"], "audit/refuted": 0.0}
         table = audits([run])
-        assert table.rows[0][0] == "UKA-CXR, ε = 8, seed 0"
+        assert table.rows[0][0] == f"UKA-CXR, {arm_name(run.target_epsilon)}, seed 0"
         assert table.rows[0][3].startswith(f"{member['auc']:.3f} (")
 
 
