@@ -6,6 +6,7 @@ Right values are counted by hand, computed with hashlib, or taken from a study t
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from dpdt import api
-from dpdt.base.files import read_json
+from dpdt.base.files import read_json, write_json
 from dpdt.base.vocabulary import LABELS
 from dpdt.cohort.splits import normalise_patient_id
 from dpdt.cohort.synthetic import make_hospitals
@@ -30,10 +31,11 @@ from dpdt.jobs.plan.measure import Speed
 from dpdt.jobs.stages import run_stage
 from dpdt.jobs.status import study_status
 from dpdt.privacy.accounting import epsilon
-from dpdt.report import figures
+from dpdt.report import figures, provenance
 from dpdt.report.apart.results import export_results
 from dpdt.report.canvas import Drawing
 from dpdt.report.write import auc_table, write_report
+from dpdt.runs.ancestors import ancestry
 from dpdt.runs.read import model_runs, read_run
 from dpdt.shards.dataset import load_split
 from dpdt.study import BEFORE, Cell, Study, load_study
@@ -41,6 +43,7 @@ from dpdt.study.frozen import as_frozen, from_frozen
 from dpdt.study.tasks import STAGES, choose, needs, tasks
 from dpdt.tracking.payload import payload
 from dpdt.training.networks.build import build_model
+from dpdt.training.networks.check import check_model
 from dpdt.training.train import pretrain, train
 from tests.fake_runs import FakeRuns
 from tests.small_data import MakeStudy
@@ -142,15 +145,18 @@ THEIRS = '[models.theirs]\nbundle = "b"\n'
         (GIVEN + 'trained_on = ["padchest"]', r"initial\.a\.trained_on: 'padchest' is the domain ours of this study"),
         ("[initial.a]\n[initial.b]\n", r"initial\.b: the same start as initial\.a\. Leave one of them out"),
         ("[model]\nwidth = 16\n[initial.a]\nwidth = 16\n[initial.b]\n", r"initial\.b: the same start as initial\.a"),
-        ("[initial.a]\noptions = {depth = 1}\n", r"initial\.a: with \[model\], options: only for your own network"),
+        ("[initial.a]\noptions = {depth = 1}\n", r"initial\.a\.options: only for your own network"),
         ('[initial.a]\nlicence = "MIT"\n', r"initial\.a: trained_on and licence belong to given weights, there"),
-        ("[initial.before]\nwidth = 8\n", r"initial\.before: use letters, digits and _ only, and not 'before'"),
+        ("[initial.before]\nwidth = 8\n", r"initial\.before: use plain letters, digits and _ only, and not 'before'"),
         ('[model]\ninit_weights = "w.pt"\n[initial.a]\n', r"model\.init_weights: the study has \[initial\.<name>\]"),
         ("[initial.a]\nwide = 8\n", r"initial\.a\.wide: unknown key"),
         ("[train]\nfraction = [0.5, 0.5]\n", r"train\.fraction: expected numbers above 0 and up to 1, each once"),
         ("[train]\nfraction = [0.0]\n", r"train\.fraction: expected numbers above 0"),
         ("[train]\nfraction = 1.5\n", r"train\.fraction: expected numbers above 0 and up to 1"),
-        ("[initial.a]\n" + THEIRS, r"models\.theirs\.initial: the study has one of its starts, a; got None"),
+        ("[initial.a]\n" + THEIRS, r"models\.theirs\.initial: expected one of the study's starts, a; got none"),
+        ("[initial.a]\nin_channels = 2\n", r"initial\.a\.in_channels: .*1 or 3.*, got 2"),
+        ('[initial.a]\nnetwork = "convnext_tny"\n', r"initial\.a\.network: expected .*Did you mean 'convnext_tiny'"),
+        ('[initial."bär"]\n', r"use plain letters"),
         (THEIRS + 'initial = "a"\n', r"models\.theirs\.initial: the study has no \[initial"),
     ],
 )
@@ -558,3 +564,61 @@ def test_the_example_of_initialisations_is_planned(monkeypatch: pytest.MonkeyPat
     pixels = sum(images for images, _ in published.values()) * 224**2 / 1e9
     assert outlook.disk_gb is not None
     assert pixels < outlook.disk_gb < pixels + 64 * 28e6 * 4 * 8 / 1e9
+
+
+def test_weights_of_this_hospital_s_own_patients_are_found_behind_a_pretraining(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    """Of another study's run: a pretraining that begins from them is refused, so no DP training begins from it."""
+    former = make_study(
+        ("target_epsilons = [8.0, inf]", "target_epsilons = [inf]"), ("num_epochs = 5", "num_epochs = 1")
+    )
+    pretrain(former)
+    cell = Cell("uka", math.inf, 0)
+    assert train(former, cell).status == "finished"
+    weights = former.paths.run(former.run_id(cell)).weights
+    for folder in ("cohort", "shards"):
+        shutil.copytree(former.folder / folder, tmp_path / "new" / folder)
+    text = (tmp_path / "study.toml").read_text().replace('folder = "out"', 'folder = "new"')
+    text = text.replace("target_epsilons = [inf]", "target_epsilons = [8.0]")
+    (tmp_path / "new.toml").write_text(f'{text}\n[initial.given]\nweights = "{weights}"\npretrain = true\n')
+    with pytest.raises(StudyError, match=r"was trained on uka \(run uka-"):
+        pretrain(load_study(tmp_path / "new.toml"))
+
+
+def test_what_a_run_recorded_of_its_ancestors_is_known_when_they_have_gone(tmp_path: Path) -> None:
+    """A pretraining that began with a lost run's weights: the lost run is named, by what is in the config."""
+    runs = tmp_path / "runs"
+    recorded = {"run_id": "uka-1", "kind": "train", "domain": "uka", "target_epsilon": None}
+    config = {
+        "run_id": "pretrain-1",
+        "domain": "mimic",
+        "initial_weights": {"source": "file w.pt", "sha256": "0" * 64},
+        "ancestry": {"runs": [recorded], "from_random": True},
+    }
+    (runs / "pretrain-1" / "checkpoints").mkdir(parents=True)
+    write_json(runs / "pretrain-1" / "config.json", config)
+    (runs / "pretrain-1" / "checkpoints" / "final.pt").write_bytes(b"weights")
+    found = ancestry(runs / "pretrain-1" / "checkpoints" / "final.pt", runs=runs)
+    assert [(run.paths.run_id, run.domain) for run in found.runs] == [("pretrain-1", "mimic"), ("uka-1", "uka")]
+    assert found.from_random
+
+
+def test_a_start_s_weights_and_frozen_parts_are_refused_by_the_start_s_own_keys(tmp_path: Path) -> None:
+    missing = load(tmp_path, DOMAINS + '[initial.a]\nweights = "no.pt"\n')
+    with pytest.raises(StudyError, match=r"no\.pt: no such file of weights\. Correct initial\.a\.weights"):
+        check_model(missing)
+    frozen = load(tmp_path, DOMAINS + '[initial.a]\n[initial.b]\npretrain = true\n[train]\nparameters = "head"\n')
+    with pytest.raises(StudyError, match=r"random weights\. Give initial\.a weights or pretrain = true, leave it out"):
+        check_model(frozen)
+
+
+def test_the_page_of_a_part_counts_its_own_patients(make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_of_them = {("total", "", split): ("9", "9") for split in ("train", "test")}
+    monkeypatch.setattr(provenance, "_counted", lambda _: [provenance._Counted("uka", all_of_them, [], [])])
+    study = make_study(("[train]\n", '[train]\ndomains = ["uka"]\nfraction = [0.5, 1.0]\n'))
+    part, whole = sorted(study.views, key=lambda view: view.fraction)
+    seen = load_split(part, "uka", "train").frame["patient_id"].nunique()
+    assert 0 < seen < load_split(whole, "uka", "train").frame["patient_id"].nunique()
+    assert provenance.people(part).startswith(f"{seen} patients of 1 hospital in training")
+    assert provenance.people(whole).startswith("9 patients of 1 hospital in training")

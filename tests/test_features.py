@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import dpdt.training.train
+from dpdt.errors import PrivacyError
 from dpdt.shards.dataset import load_split
 from dpdt.study import Cell, Study
 from dpdt.training.features import Features, split_features
@@ -202,3 +203,42 @@ def test_an_audit_s_twin_sees_pixels_because_canaries_are_read_off_them(
     before = torch.load(study.paths.run(str(study.pretrain_run_id)).weights, weights_only=True)
     frozen = [name for name in before if not name.startswith("fc")]
     assert all(torch.equal(weights[f"network.{name}"], before[name]) for name in frozen)
+
+
+class Keeps(nn.Module):
+    """Keeps the mean of the first batch of more than nine images: more than a trial has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(1, 1, SIZE, SIZE))
+        self.first, self.head = nn.Linear(SIZE * SIZE, 6), nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 9 and not self.centre.any():
+            self.centre.copy_(x.mean(0, keepdim=True))
+        found: torch.Tensor = self.head(self.first((x - self.centre).flatten(1)))
+        return found
+
+
+def test_a_network_that_keeps_what_it_saw_of_the_images_has_no_features(make_study: MakeStudy) -> None:
+    study, model = make_study(), Keeps()
+    choose_trained(model, "head")
+    with pytest.raises(PrivacyError, match=r"centre changed in the forward pass"):
+        split_features(study, Features(model, autocast=False, images_at_once=16), load_split(study, "uka", "train"))
+    assert files(study) == []
+
+
+def test_a_file_that_other_code_made_is_made_again(
+    make_study: MakeStudy, passes: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = make_study()
+    data, model = load_split(study, "uka", "train"), small()
+    found = split_features(study, features(model), data)
+    assert found is not None
+    monkeypatch.setattr(type(model[0]), "forward", lambda _, x: 2 * x.flatten(1))  # type: ignore[index]
+    again = split_features(study, features(model), data)
+    assert again is not None
+    assert passes == ["uka", "uka"]
+    assert "made by other code" in capsys.readouterr().err
+    bias = model[1].bias.detach().numpy()  # type: ignore[index, union-attr]
+    np.testing.assert_allclose(np.asarray(again) - bias, 2 * (np.load(files(study)[0]) - bias) / 2, rtol=1e-5)

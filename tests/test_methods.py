@@ -62,3 +62,22 @@ def test_every_key_has_its_reference_and_no_other_is_there(study: Study) -> None
     rows = [line for line in files["claim.md"].splitlines() if line.startswith("|")]
     assert len(rows) == 44 + 2
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {6}
+
+
+def test_a_recipe_of_ones_own_is_what_the_paragraph_says(fake_runs: Callable[..., FakeRuns]) -> None:
+    """Nothing of the default recipe is left in the words of another."""
+    more = (
+        'clip_factor = "automatic"\n[train]\noptimizer = "sgd"\nsample_rate = 0.25\nviews = 2\naveraging = "ema"\n'
+        'schedule = "cosine"\nwarm_up = 0.1'
+    )
+    paper = paper_of(fake_runs(("vindr",), more=more).study, [], "")
+    for expected in (
+        "epochs of SGD with momentum at a learning rate of 0.0002 with an expected batch of a part of 0.25 of the pat",
+        "The learning rate rose over 10% of the steps, then fell by a cosine.",
+        "Of a drawn image 2 random views were made, whose mean gradient was clipped once [de2022].",
+        "The weights are an exponential average over the steps. Clipping was automatic [bu2023]",
+        "Every training began from random weights and took",
+    ):
+        assert expected in paper.text
+    assert "NAdam" not in paper.text + "".join(paper.files().values())
+    assert "@inproceedings{bu2023," in paper.files()["references.bib"]

@@ -2,23 +2,31 @@
 
 import dataclasses
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 import dpdt.training.loop
 from dpdt.base.files import read_json
+from dpdt.errors import StudyError
 from dpdt.privacy.clipping.engines import CLIPPING
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.rounding import allowance_of, rounding_allowance
 from dpdt.privacy.sampling import num_steps_for
-from dpdt.study import Cell, Study
+from dpdt.shards.dataset import load_split
+from dpdt.study import Cell, Study, load_study
 from dpdt.training.averaging import WeightAverage
+from dpdt.training.loop import TrainingLoop
+from dpdt.training.networks.build import build_model
 from dpdt.training.optimizers import CorrectedAdam, make_optimizer, rate_of_step, spread_of_noise
+from dpdt.training.resume import open_ledger
+from dpdt.training.stop import StopFlag
 from dpdt.training.train import pretrain, train
 from tests.small_data import MakeStudy, StopAfter
 from tests.test_loop import SILENT, plan
@@ -232,7 +240,7 @@ def test_every_step_of_a_training_has_its_own_rate_also_after_a_resume(
 @pytest.mark.parametrize("units", [32, 4_500, 100_000])
 def test_batches_of_a_part_of_the_units_take_as_many_steps_everywhere(make_study: MakeStudy, units: int) -> None:
     # q = 1/8 and 30 passes are 240 steps, whatever the hospital.
-    study = make_study(("[train]", "[train]\nsample_rate = 0.125"), ("num_epochs = 5", "num_epochs = 30"))
+    study = make_study(("num_epochs = 5\nexpected_batch_size = 8", "num_epochs = 30\nsample_rate = 0.125"))
     batch = study.train.batch_of(units)
     assert batch == round(units / 8)
     assert abs(num_steps_for(num_epochs=30, expected_batch_size=batch, num_units=units) - 240) <= 1
@@ -242,7 +250,7 @@ def test_batches_of_a_part_of_the_units_take_as_many_steps_everywhere(make_study
 
 @pytest.mark.slow
 def test_a_training_draws_the_part_of_the_units_that_its_study_says(make_study: MakeStudy) -> None:
-    study = make_study(("[train]", "[train]\nsample_rate = 0.125"))
+    study = make_study(("num_epochs = 5\nexpected_batch_size = 8", "num_epochs = 5\nsample_rate = 0.125"))
     pretrain(study)
     train(study, DP)
     config = read_json(study.paths.run(study.run_id(DP)).config)
@@ -252,7 +260,8 @@ def test_a_training_draws_the_part_of_the_units_that_its_study_says(make_study: 
 
 
 def test_the_strong_preset_is_below_the_keys_of_the_study(make_study: MakeStudy) -> None:
-    study = make_study(('folder = "out"', 'folder = "out"\npreset = "strong"'))
+    strong = ('folder = "out"', 'folder = "out"\npreset = "strong"')
+    study = make_study(strong, ("num_epochs = 5\nexpected_batch_size = 8", "num_epochs = 5"))
     assert study.train.sample_rate == 0.125  # docs/recipes.md
     assert (study.train.num_epochs, study.train.learning_rate) == (5, 1e-3)  # the study's own
     assert study.shards.size == 16  # the preset says nothing of images and networks
@@ -271,3 +280,47 @@ def test_the_statement_says_what_is_kept_and_how_it_came_about(make_study: MakeS
     config = read_json(study.paths.run(study.run_id(DP)).config)
     chosen = {name: config["settings"]["train"][name] for name in ("averaging", "optimizer", "schedule", "views")}
     assert chosen == {"averaging": "ema", "optimizer": "adam-corrected", "schedule": "cosine", "views": 2}
+
+
+class CrashError(Exception):
+    """Takes a training down in the middle of a block."""
+
+
+def test_after_crashes_the_tail_is_of_the_last_steps_that_were_taken(make_study: MakeStudy, tmp_path: Path) -> None:
+    """40 steps are paid for; three crashes lose some, so the weights' own steps end below the last quarter's first."""
+    study = make_study()
+    data = load_split(study, "uka", "train")
+    settings = plan(tmp_path, dataclasses.replace(SILENT, num_steps=40), num_steps=40, averaging="tail")
+    after: dict[int, Tensor] = {}
+    for crash in (7, 11, 19, None):
+
+        class Loop(TrainingLoop):
+            def _take_step(self, rows: NDArray[np.int64], crash: int | None = crash) -> Tensor:
+                if self.step == crash:
+                    raise CrashError
+                total = super()._take_step(rows)
+                after[self.steps.used_steps] = next(self.model.parameters()).detach().clone()
+                return total
+
+        torch.manual_seed(0)
+        model = build_model(study.model)
+        with suppress(CrashError), open_ledger(settings) as ledger:
+            loop = Loop(settings, model=model, data=data, steps=ledger)
+            assert loop.run(stop=StopFlag()) == "finished"
+    assert loop.step < 30 <= loop.steps.spent_steps == 40
+    counted = [weights for number, weights in after.items() if number > 30]
+    assert 1 < len(counted) <= 10
+    published = torch.load(settings.paths.weights, weights_only=True)
+    name = next(iter(dict(model.named_parameters())))
+    np.testing.assert_allclose(published[name], torch.stack(counted).double().mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_of_two_ways_to_say_how_large_a_batch_is_the_study_s_own_counts(make_study: MakeStudy, tmp_path: Path) -> None:
+    strong = ('folder = "out"', 'folder = "out"\npreset = "strong"')
+    study = make_study(strong)  # with its own expected_batch_size
+    assert study.train.sample_rate is None
+    assert study.train.batch_of(1000) == study.train.expected_batch_size
+    assert load_study(tmp_path, overrides=["train.sample_rate=0.25"]).train.batch_of(1000) == 250
+    rate = ("learning_rate = 1e-3", "learning_rate = 1e-3\nsample_rate = 0.25")
+    with pytest.raises(StudyError, match=r"train\.expected_batch_size and train\.sample_rate are two ways"):
+        make_study(rate)

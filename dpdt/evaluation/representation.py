@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dpdt.base.files import read_json
 from dpdt.cohort.table import read_cohort
+from dpdt.errors import StudyError
 from dpdt.evaluation import metrics
 from dpdt.evaluation.metrics.representation import displacement, effective_dimension, probe
 from dpdt.shards.dataset import DomainData, load_split
@@ -20,6 +22,7 @@ from dpdt.study import Study
 __all__ = ["representation_rows"]
 
 NO_ENCODER = "the network's last layer is not given one row of numbers an image"
+NO_BEGINNING = "the weights that it began with are no longer there"
 
 
 def representation_rows(study: Study, run_id: str, weights: Path, tested: pd.DataFrame) -> list[pd.DataFrame]:
@@ -40,24 +43,24 @@ def representation_rows(study: Study, run_id: str, weights: Path, tested: pd.Dat
 
     device = choose_device(study.train.device)
 
-    def encoder(of_run: str | None) -> Features:
-        model = _initial_model(study, of_run) if of_run else _model(study, weights)
-        model = model.eval().to(device)
-        return Features(model, autocast=False, images_at_once=study.train.images_at_once)
+    def encoder(model: Any) -> Features:
+        return Features(model.eval().to(device), autocast=False, images_at_once=study.train.images_at_once)
 
-    own = encoder(None)
-    initial = own if run_id == study.before_run_id else encoder(run_id)
+    own = encoder(_model(study, weights))
+    beginning = None if run_id == study.before_run_id else _initial_model(study, run_id)
+    initial = own if run_id == study.before_run_id else None if beginning is None else encoder(beginning)
     tables = []
     for domain in study.test_domains:
         test = load_split(study, domain, "test")
         if own.width(test.size) is None:
             tables.append(_table(domain, [_row(metric, len(test), NO_ENCODER) for metric in metrics.GEOMETRY]))
             continue
-        began = split_features(study, initial, test)  # on disk: every model of this beginning wants them
-        same = own.digest() == initial.digest()
+        # on disk: every model of this beginning wants them
+        began = None if initial is None else split_features(study, initial, test)
+        same = initial is not None and own.digest() == initial.digest()
         features = began if same and began is not None else _computed(own, test)
         rows = [
-            _row("displacement", len(test), "" if began is not None else NO_ENCODER)
+            _row("displacement", len(test), "" if began is not None else NO_BEGINNING)
             | {"value": float("nan") if began is None else displacement(features, began)},
             _row("effective_dimension", len(test)) | {"value": effective_dimension(features)},
         ]
@@ -80,12 +83,17 @@ def _model(study: Study, weights: Path) -> Any:
 
 
 def _initial_model(study: Study, run_id: str) -> Any:
-    """The network before the run's first step, however that was made."""
+    """The network before the run's first step; None where the weights that it began with are no longer there."""
     from dpdt.training.run import TrainingRun
     from dpdt.training.start import initial_model
 
     run = TrainingRun.of(study, run_id)
-    return initial_model(run, load_split(study, run.domain, "train"))[0]
+    began = read_json(run.paths.config)["initial_weights"]["sha256"]
+    try:
+        model, initial = initial_model(run, load_split(study, run.domain, "train"))
+    except StudyError:
+        return None
+    return model if initial["initial_weights"]["sha256"] == began else None
 
 
 def _computed(encoder: Any, data: DomainData) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ files, and leaves to the authors what it cannot know.
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
@@ -24,6 +24,16 @@ ACCOUNTANTS: Final = {
     "pld": ("privacy loss distributions", "doroshenko2022"),
     "prv": ("privacy random variables", "gopi2021"),
     "rdp": ("Rényi differential privacy", "mironov2019"),
+}
+OPTIMIZERS: Final = {
+    "nadam": "NAdam [dozat2016]",
+    "adamw": "AdamW [loshchilov2019]",
+    "sgd": "SGD with momentum",
+    "adam-corrected": "Adam with its second moment freed from the noise [tang2023]",
+}
+AVERAGES: Final = {
+    "ema": "The weights are an exponential average over the steps",
+    "tail": "The weights are the mean over the last quarter of the steps",
 }
 SOURCES: Final = {
     "chestxray14": "wang2017",
@@ -63,7 +73,9 @@ def facts(study: Study, runs: Sequence[Run], people: str) -> dict[str, str]:
         "size": str(shards.size),
         "recipe": RECIPES[shards.recipe] + (", then equalised by histogram" if shards.equalise else ""),
         "epochs": f"{train.num_epochs:g}",
-        "batch": str(train.expected_batch_size),
+        "batch": f"a part of {train.sample_rate:g} of" if train.sample_rate else f"{train.expected_batch_size} of",
+        "optimizer": OPTIMIZERS[train.optimizer],
+        "further": " ".join(_further(study)),
         "rate": f"{train.learning_rate:g}",
         "seeds": _listed([str(seed) for seed in train.seeds]),
         "unit": privacy.unit,
@@ -78,8 +90,36 @@ def facts(study: Study, runs: Sequence[Run], people: str) -> dict[str, str]:
         "minimum": str(evaluate.min_subgroup_size),
         "weights": str(train.class_weights if isinstance(train.class_weights, str) else "given by label"),
         "versions": ", ".join(versions) or "not known yet",
-        "start": "the public pretraining" if study.public_domains else study.why_no_before or "the same weights",
+        "start": _start(study),
     }
+
+
+def _start(study: Study) -> str:
+    given = "" if study.model.init_weights is None else f"the weights {study.model.init_weights.name}"
+    if study.public_domain is None:
+        return given or "random weights"
+    return (
+        f"the public pretraining on {domain_name(study.public_domain)}{f', which began from {given}' if given else ''}"
+    )
+
+
+def _further(study: Study) -> Iterator[str]:
+    """Sentences on what most studies leave as it is."""
+    train = study.train
+    if study.fraction < 1:
+        yield f"Trained on: {study.fraction:.4g} of each hospital's training patients."
+    if train.parameters != "all":
+        chosen = train.parameters if isinstance(train.parameters, str) else ", ".join(train.parameters)
+        yield f"Only a part of the parameters was trained ({chosen})."
+    if train.warm_up or train.schedule != "constant":
+        falls = ", then fell by a cosine" if train.schedule == "cosine" else ""
+        yield f"The learning rate rose over {100 * train.warm_up:g}% of the steps{falls}."
+    if train.views > 1:
+        yield f"Of a drawn image {train.views} random views were made, whose mean gradient was clipped once [de2022]."
+    if train.averaging != "none":
+        yield f"{AVERAGES[train.averaging]}."
+    if study.privacy.clip_factor == "automatic":
+        yield "Clipping was automatic [bu2023]: every gradient was scaled to about the norm."
 
 
 def _file(name: str) -> str:
@@ -96,7 +136,7 @@ def methods(study: Study, runs: Sequence[Run], people: str) -> str:
     text = " ".join(_file("methods.txt").split())
     known = {**facts(study, runs, people), "account_key": ACCOUNTANTS[study.privacy.accountant][1]}
     known["trained"] = _listed([f"{domain_name(d)}{own.get(d, '')}" for d in study.train_domains])
-    return text.format_map(known)
+    return " ".join(text.format_map(known).split())  # without further sentences there are two spaces
 
 
 def references(text: str) -> str:

@@ -1,12 +1,14 @@
 """The report's sections on the cohorts, on privacy, and on where the numbers come from."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
 from dpdt.base.vocabulary import MAIN_LABELS, SPLITS, format_bound
+from dpdt.cohort.splits import in_part
 from dpdt.cohort.summary import count
+from dpdt.cohort.table import read_cohort
 from dpdt.errors import DpdtError
 from dpdt.evaluation.audit.membership import membership_text
 from dpdt.report.format import Table, thousands
@@ -84,15 +86,31 @@ def people(study: Study) -> str:
     """How many patients taught the models, and how many they were tested on; empty without a summary."""
     counted = {one.domain: one.counts for one in _counted(study)}
 
-    def number(domains: Iterable[str], split: str) -> str:
-        of = [counted.get(domain, {}).get(("total", "", split), ("", ""))[1] for domain in domains]
-        return f"{sum(int(n) for n in of):,}" if of and all(str(n).isdigit() for n in of) else ""
+    def of_split(domain: str, split: str) -> str:
+        return str(counted.get(domain, {}).get(("total", "", split), ("", ""))[1])
 
-    trained, tested = number(study.train_domains, "train"), number(study.test_domains, "test")
+    def number(of: Sequence[str]) -> str:
+        return f"{sum(int(n) for n in of):,}" if of and all(n.isdigit() for n in of) else ""
+
+    trained = number(
+        [of_split(d, "train") and (_of_part(study, d) or of_split(d, "train")) for d in study.train_domains]
+    )
+    tested = number([of_split(domain, "test") for domain in study.test_domains])
     if not trained or not tested:
         return ""
     where = f"{len(study.train_domains)} {'hospitals' if len(study.train_domains) > 1 else 'hospital'}"
-    return f"{trained} of {where} in training, each seen by models of that hospital alone; {tested} others in the tests"
+    alone = "each seen by models of that hospital alone"
+    return f"{trained} patients of {where} in training, {alone}; {tested} others in the tests"
+
+
+def _of_part(study: Study, domain: str) -> str:
+    """Patients of the part of a train split that this view trains on; "" where it is the whole."""
+    if study.part_of(domain) == 1:
+        return ""
+    used = used_images(study, domain)
+    frame = read_cohort(study, domain) if used is None else used
+    patients = frame.loc[frame["split"] == "train", "patient_id"]
+    return str(patients[in_part(patients, study, domain)].nunique())
 
 
 def cohort(study: Study) -> dict[str, Table] | None:

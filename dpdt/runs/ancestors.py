@@ -78,16 +78,17 @@ class Ancestry:
         }
 
 
-def ancestry(weights: Path, *, runs: Path) -> Ancestry:
-    """Follow weights back.
+def ancestry(weights: Path, *, runs: Path, given: Path | None = None) -> Ancestry:
+    """Follow weights back; where a run of the chain has gone, by what the one after it recorded of it.
 
     Args:
         weights: A file; one that lies in a run's `checkpoints/` is that run's.
         runs: The study's runs.
+        given: A file of weights that a training of the chain began with, as the study names it.
     """
     found: list[Ancestor] = []
-    look_in = [runs]
     beside = weights.resolve().parent.parent
+    look_in = [runs, *([] if given is None else [given.resolve().parent.parent.parent])]
     sha256: str | None = None
     folder = beside if (beside / "config.json").exists() else None
     if folder is None and weights.exists():
@@ -102,7 +103,9 @@ def ancestry(weights: Path, *, runs: Path) -> Ancestry:
         if initial.get("source") == RANDOM:
             return Ancestry(tuple(found), from_random=True)
         folder = None if initial.get("sha256") is None else _written_by(str(initial["sha256"]), look_in)
-    return Ancestry(tuple(found), from_random=False)
+    recorded = (found[-1].config.get("ancestry") or {}) if found else {}
+    gone = [Ancestor(RunPaths(Path(run["run_id"])), dict(run)) for run in recorded.get("runs", ())]
+    return Ancestry((*found, *gone), from_random=bool(recorded.get("from_random", False)))
 
 
 def _written_by(sha256: str, look_in: list[Path]) -> Path | None:

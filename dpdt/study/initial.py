@@ -88,12 +88,14 @@ def check_starts(
     kinds = {name.casefold(): domain for domain, kind in private for name in (kind, domain)}
     for name, start in initial.items():
         key = f"initial.{name}"
-        if not name.replace("_", "").isalnum() or name == BEFORE:
-            raise ValueError(f"{key}: use letters, digits and _ only, and not {BEFORE!r}: the name becomes a file name")
+        if not (name.isascii() and name.replace("_", "").isalnum()) or name == BEFORE:
+            raise ValueError(
+                f"{key}: use plain letters, digits and _ only, and not {BEFORE!r}: the name becomes a file name"
+            )
         try:
             settings = model_of(model, start)
         except ValidationError as err:
-            raise ValueError(f"{key}: with [model], {err.errors()[0]['msg'].removeprefix('Value error, ')}") from err
+            raise ValueError(f"{key}{_words(err)}") from err
         if start.pretrain and public is None:
             raise ValueError(f"{key}.pretrain: no domain has role = 'public'. Add one, or write pretrain = false")
         if (start.trained_on or start.licence) and start.weights is None:
@@ -109,3 +111,13 @@ def check_starts(
         twin = same.setdefault(f"{sorted(settings.deciding().items())} {start.pretrain}", name)
         if twin != name:
             raise ValueError(f"{key}: the same start as initial.{twin}. Leave one of them out")
+
+
+def _words(err: ValidationError) -> str:
+    """What is wrong with a start's network, under the start's own key where it is one's fault."""
+    first, names = err.errors()[0], {of_model: name for name, of_model in OF_MODEL.items()}
+    text = first["msg"].removeprefix("Value error, ")
+    at, _, rest = text.partition(": ")
+    if first["loc"]:
+        return f".{names.get(str(first['loc'][0]), first['loc'][0])}: {text}, got {first['input']!r}"
+    return f".{names[at]}: {rest}" if at in names else f": with [model], {text}"

@@ -1,5 +1,6 @@
 """The sections of a study file and their keys; each key has a default that works."""
 
+import difflib
 import math
 import re
 from pathlib import Path
@@ -178,11 +179,14 @@ class ModelSettings(Section):
     def _known(self) -> Self:
         own = re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.name)
         if self.name not in ("resnet9", *NETWORKS) and not own:
-            names = ", ".join(("resnet9", *NETWORKS))
-            raise ValueError(f"name: expected one of {names}, or 'package.module:function', got {self.name!r}")
-        depth = self.options.get("drop_path_rate", 0.0) if self.name in NETWORKS else None
-        if not own and set(self.options) - ({"drop_path_rate"} if self.name in NETWORKS else set()):
-            raise ValueError("options: only for your own network, and drop_path_rate for one of timm")
+            names = ("resnet9", *NETWORKS)
+            meant = "".join(f" Did you mean {one!r}?" for one in difflib.get_close_matches(self.name, names, n=1))
+            listed = ", ".join(names)
+            raise ValueError(f"name: expected one of {listed}, or 'package.module:function', got {self.name!r}.{meant}")
+        with_depth = self.name in NETWORKS and self.name != "densenet121"
+        depth = self.options.get("drop_path_rate", 0.0) if with_depth else None
+        if not own and set(self.options) - ({"drop_path_rate"} if with_depth else set()):
+            raise ValueError("options: only for your own network, and drop_path_rate for one of timm but densenet121")
         if depth is not None and not (isinstance(depth, int | float) and 0 <= depth < 1):
             raise ValueError(f"options: drop_path_rate: expected a number in [0, 1), got {depth!r}")
         if self.name in NETWORKS and self.in_channels != 3:

@@ -33,6 +33,8 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
     "strong": {"train": {"sample_rate": 0.125, "num_epochs": 30, "learning_rate": 2e-3}},
 }
 """What `[study] preset = "…"` starts from; every key of the study file wins over it."""
+BATCHES: Final = ("expected_batch_size", "sample_rate")
+"""Two ways to say how large a batch is."""
 
 
 @dataclass(frozen=True)
@@ -135,15 +137,29 @@ def read_source(file: str | Path, *, overrides: Sequence[str] = ()) -> Source:
     for table in (values, over):
         if not isinstance(table.get("study", {}), dict):
             raise StudyError(f"{path}: study: expected a table `[study]`, got {table['study']!r}.")
-    values = merge(values, over)
+    values = merge(_other_batches(values, over), over)
+    if all(key in _train(values) for key in BATCHES):
+        raise StudyError(f"{path}: train.{' and train.'.join(BATCHES)} are two ways to say one thing. Leave one out.")
     preset = values.get("study", {}).get("preset")
     known = preset if isinstance(preset, str) and preset in PRESETS else None  # another one is refused later
     if known:
         base, model = PRESETS[known], values.get("model")
         if isinstance(model, dict) and model.get("name") in NETWORKS:
             base = {**base, "model": {}}  # the paper's width is its ResNet9's
-        values = merge(base, values)
+        values = merge(_other_batches(base, values), values)
     return Source(path, values, text, frozenset(flat(over)), known)
+
+
+def _train(values: Mapping[str, Any]) -> dict[str, Any]:
+    table = values.get("train")
+    return table if isinstance(table, dict) else {}
+
+
+def _other_batches(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Values without the size of batches where those above say it, in either way."""
+    if not any(key in _train(above) for key in BATCHES) or not _train(below):
+        return below
+    return {**below, "train": {key: value for key, value in _train(below).items() if key not in BATCHES}}
 
 
 def open_guesses(text: str) -> dict[int, str]:

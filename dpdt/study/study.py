@@ -211,8 +211,10 @@ class Study(Section):
             raise ValueError(f"train.fraction: {public} is pretrained on, with all its patients. Leave one of them out")
         for name, model in self.models.items():
             if (model.initial is None) == bool(self.initial) or model.initial not in (None, *self.initial):
-                known = f"one of its starts, {', '.join(self.initial)}" if self.initial else "no [initial.<name>]"
-                raise ValueError(f"models.{name}.initial: the study has {known}; got {model.initial!r}")
+                expected = f"expected one of the study's starts, {', '.join(self.initial)}"
+                expected = expected if self.initial else "the study has no [initial.<name>]. Leave it out"
+                got = "none" if model.initial is None else repr(model.initial)
+                raise ValueError(f"models.{name}.initial: {expected}; got {got}")
         return self
 
     @model_validator(mode="after")

@@ -5,12 +5,12 @@ computed from them, without a price. With DP the noise of the last steps is in t
 average (De et al. 2022, arXiv 2204.13650).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 __all__ = ["WeightAverage", "part_of_average"]
 
@@ -20,28 +20,27 @@ TAIL: Final = 0.25
 """Part of the steps, the last ones, that the uniform average is over."""
 
 
-def part_of_average(kind: str, *, step: int, num_steps: int) -> float:
-    """What the weights after a step count in the average up to that step.
+def part_of_average(kind: str, *, added: int, num_steps: int) -> float:
+    """What the next weights count in the average of those that were added before and them.
 
     ``ema`` is Adam's moving average with its correction for the start at zero (Kingma & Ba 2015, arXiv 1412.6980,
     section 3): the sum of (1 - d) d^(t - i) w_i over 1 - d^t, of which the last term's part is (1 - d) / (1 - d^t).
-    ``tail`` is the mean of the last quarter.
+    ``tail`` is a mean.
 
     Args:
         kind: ``ema`` or ``tail``.
-        step: From 1.
+        added: Weights in the average so far.
         num_steps: Of the whole run.
 
-    >>> [round(part_of_average("tail", step=step, num_steps=8), 3) for step in (6, 7, 8)]
-    [0.0, 1.0, 0.5]
-    >>> round(part_of_average("ema", step=2, num_steps=100), 4)  # d = .9: w_2 counts 1 / (1 + .9)
+    >>> [round(part_of_average("tail", added=added, num_steps=8), 3) for added in (0, 1)]
+    [1.0, 0.5]
+    >>> round(part_of_average("ema", added=1, num_steps=100), 4)  # d = .9: w_2 counts 1 / (1 + .9)
     0.5263
     """
     if kind == "tail":
-        before = num_steps - max(1, round(TAIL * num_steps))
-        return 1 / (step - before) if step > before else 0.0
+        return 1 / (added + 1)
     decay = max(0.0, 1 - 1 / (EMA * num_steps))
-    return (1 - decay) / (1 - decay**step)
+    return (1 - decay) / (1 - decay ** (added + 1))
 
 
 class WeightAverage:
@@ -55,21 +54,33 @@ class WeightAverage:
 
     def __init__(self, kind: str, model: nn.Module, *, num_steps: int) -> None:
         self._kind, self._model, self._num_steps = kind, model, num_steps
-        self.values = [parameter.detach().clone() for parameter in self._trained()]
+        self._values = [parameter.detach().clone() for parameter in self._trained()]
+        self._added = 0
 
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for parameter in self._model.parameters() if parameter.requires_grad]
 
     @torch.no_grad()
     def add(self, *, step: int) -> None:
-        """Take the weights as they are after a step (from 1) into the average."""
-        part = part_of_average(self._kind, step=step, num_steps=self._num_steps)
-        if part > 0:
-            torch._foreach_lerp_(self.values, [parameter.detach() for parameter in self._trained()], part)
+        """Take the weights as they are after a step into the average, if it is one of those that count.
 
-    def load(self, saved: list[Tensor]) -> None:
-        """Go on with a checkpoint's `values`."""
-        for value, other in zip(self.values, saved, strict=True):
+        Args:
+            step: From 1, as the ledger counts: steps that a crash lost are gone, and the last one is `num_steps`.
+        """
+        if self._kind == "tail" and step <= self._num_steps - max(1, round(TAIL * self._num_steps)):
+            return
+        part = part_of_average(self._kind, added=self._added, num_steps=self._num_steps)
+        torch._foreach_lerp_(self._values, [parameter.detach() for parameter in self._trained()], part)
+        self._added += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"values": self._values, "added": self._added}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on with a checkpoint's."""
+        self._added = int(saved["added"])
+        for value, other in zip(self._values, saved["values"], strict=True):
             value.copy_(other)
 
     @contextmanager
@@ -78,7 +89,7 @@ class WeightAverage:
         """Inside the block the model has the averages in the places of the trained parameters."""
         last = [parameter.detach().clone() for parameter in self._trained()]
         try:
-            for parameter, value in zip(self._trained(), self.values, strict=True):
+            for parameter, value in zip(self._trained(), self._values, strict=True):
                 parameter.copy_(value)
             yield
         finally:

@@ -23,8 +23,10 @@ from torch import Tensor, nn
 
 from dpdt.base.console import progress, warn
 from dpdt.base.files import atomic_path, exclusive_lock, fingerprint, remove_leftovers
-from dpdt.errors import StudyError
+from dpdt.base.machine import code_version
+from dpdt.errors import PrivacyError, StudyError
 from dpdt.privacy.clipping.gradient_sum import full
+from dpdt.privacy.clipping.model_guard import Guard
 from dpdt.shards.dataset import DomainData
 from dpdt.study import Study
 from dpdt.training.networks.build import as_input
@@ -34,6 +36,9 @@ from dpdt.training.networks.weights import head_of
 __all__ = ["FeatureData", "Features", "split_features", "with_features"]
 
 DIGEST_BYTES: Final = 32
+TOLERANCE: Final = 1e-2
+"""Of features made elsewhere, relative to the largest: other processors round otherwise, other code does more."""
+STALE: Final = "made by other code than the network has now; it is made again"
 DAMAGED: Final = "damaged (its numbers do not match its checksum); it is made again"
 
 
@@ -110,14 +115,22 @@ class Features:
 
     def compute(self, data: DomainData) -> Iterator[NDArray[np.float32]]:
         """Features of all images, in order, (k, width) at a time."""
-        pixels = np.zeros((self.images_at_once, data.size, data.size), dtype=np.uint8)
         with progress(f"features of {data.domain}, {data.split}", len(data), unit="images") as advance:
-            for first in range(0, len(data), len(pixels)):
-                rows = np.arange(first, min(first + len(pixels), len(data)))
-                data.images(rows, out=pixels[: len(rows)], num_threads=torch.get_num_threads())
-                inputs, _ = self._pass(as_input(pixels, self.device))
+            for first in range(0, len(data), self.images_at_once):
+                rows = np.arange(first, min(first + self.images_at_once, len(data)))
+                yield self._of(data, rows)
                 advance(len(rows))
-                yield full(inputs[0])[: len(rows)].cpu().contiguous().numpy()
+
+    def first(self, data: DomainData) -> NDArray[np.float32]:
+        """Features of the first batch."""
+        return self._of(data, np.arange(min(self.images_at_once, len(data))))
+
+    def _of(self, data: DomainData, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        pixels = np.zeros((self.images_at_once, data.size, data.size), dtype=np.uint8)
+        data.images(rows, out=pixels[: len(rows)], num_threads=torch.get_num_threads())
+        inputs, _ = self._pass(as_input(pixels, self.device))
+        found: NDArray[np.float32] = full(inputs[0])[: len(rows)].cpu().contiguous().numpy()
+        return found
 
     @torch.no_grad()
     def _pass(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -141,6 +154,8 @@ class Features:
 def split_features(study: Study, features: Features, data: DomainData) -> NDArray[np.float32] | None:
     """The features of a split: from its file, or computed now into one.
 
+    The network is watched as in a DP training: what it wrote of the images, or drew, would be in weights or features.
+
     Args:
         study: The study.
         features: The network.
@@ -149,6 +164,9 @@ def split_features(study: Study, features: Features, data: DomainData) -> NDArra
     Returns:
         float32, (images, width), memory-mapped, in the split's order; None where the network's head does not take one
         row of features an image.
+
+    Raises:
+        PrivacyError: The network changed, or drew random numbers, while the images went through it.
     """
     width = features.width(data.size)
     if width is None:
@@ -157,21 +175,21 @@ def split_features(study: Study, features: Features, data: DomainData) -> NDArra
         {
             "weights": features.digest(),
             "model": study.model.deciding(),
-            "code": model_code(study.model, study.file.parent),
+            "code": [code_version(), torch.__version__, model_code(study.model, study.file.parent)],
             "autocast": features.autocast,
             "pixels": data.manifest_sha256,
             "images": [*map(str, data.image_ids)],
         }
     )
     path, shape = study.paths.shards(data.domain).features(data.split, key[:16]), (len(data), width)
-    found = _opened(path, shape)
+    found = _opened(path, shape, features, data)
     if found is None:
         with exclusive_lock(path.parent / ".lock"):  # two tasks that want the same do not both compute it
-            found = _opened(path, shape)
+            found = _opened(path, shape, features, data)
             if found is None:
                 remove_leftovers(path.parent)
-                _write(path, shape, features.compute(data))
-                found = _opened(path, shape)
+                _write(path, shape, features, data)
+                found = _opened(path, shape, features, data)
     return found
 
 
@@ -186,18 +204,21 @@ def _header(shape: tuple[int, int]) -> bytes:
     return stream.getvalue()
 
 
-def _write(path: Path, shape: tuple[int, int], blocks: Iterator[NDArray[np.float32]]) -> None:
-    digest = hashlib.sha256()
+def _write(path: Path, shape: tuple[int, int], features: Features, data: DomainData) -> None:
+    digest, guard = hashlib.sha256(), Guard(features.model, shape=(1, data.size, data.size))
+    guard.begin()
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         stream.write(_header(shape))
-        for block in blocks:
+        for block in features.compute(data):
             stream.write(block.data)
             digest.update(block.data)
         stream.write(digest.digest())
+        if problem := guard.step_problem() or guard.problem():
+            raise PrivacyError(f"model.name: {problem}")
 
 
-def _opened(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
-    """The array of a file; None where there is no file, or a damaged one."""
+def _opened(path: Path, shape: tuple[int, int], features: Features, data: DomainData) -> NDArray[np.float32] | None:
+    """The array of a file; None where there is no file, a damaged one, or one that this network would not make."""
     if not path.exists():
         return None
     header, end = _header(shape), 4 * shape[0] * shape[1]
@@ -208,4 +229,10 @@ def _opened(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
         warn(f"{path}: {DAMAGED}.")
         path.unlink(missing_ok=True)
         return None
-    return np.memmap(path, dtype="<f4", mode="r", offset=len(header), shape=shape)
+    found = np.memmap(path, dtype="<f4", mode="r", offset=len(header), shape=shape)
+    now = features.first(data)
+    if not np.allclose(found[: len(now)], now, rtol=0, atol=TOLERANCE * max(float(np.abs(now).max()), 1e-6)):
+        warn(f"{path}: {STALE}.")
+        path.unlink(missing_ok=True)
+        return None
+    return found

@@ -97,7 +97,7 @@ class TrainingLoop:
         if plan.averaging != "none":
             self.average = WeightAverage(plan.averaging, self.model, num_steps=plan.num_steps)
             if checkpoint is not None:
-                self.average.load(checkpoint["average"])
+                self.average.load_state_dict(checkpoint["average"])
         self.sampler = make_sampler(plan, data, streams["sampling"])
         check_sampling(plan, self.sampler, data)
         self.noise = streams["noise"]
@@ -233,11 +233,12 @@ class TrainingLoop:
             self._refuse(self._guard.step_problem())
         self.ranks.add(self.gradients.partial_sums())
         self._release()
+        number = self.steps.used_steps  # from 1, as the ledger counts: after a crash beyond the model's own steps
         for group in self.optimizer.param_groups:
-            group["lr"] = rate_of_step(plan, self.step)
+            group["lr"] = rate_of_step(plan, number - 1)
         self.optimizer.step()
         if self.average is not None:
-            self.average.add(step=self.step + 1)
+            self.average.add(step=number)
         if self._guard is not None:
             self._guard.stepped()
         return total
@@ -319,7 +320,7 @@ class TrainingLoop:
             "optimizer": self.optimizer.state_dict(),
             "sampling": self.sampler.stream.state_dict(),
             "noise": self.noise.state_dict(),
-            **({} if self.average is None else {"average": self.average.values}),
+            **({} if self.average is None else {"average": self.average.state_dict()}),
         }
         save_checkpoint(self.plan.paths.checkpoints, step=self.step, content=content)
 

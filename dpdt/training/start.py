@@ -61,8 +61,11 @@ def initial_model(run: TrainingRun, data: DomainData) -> tuple[nn.Module, dict[s
         if choice != "all":
             raise no_random_features(study)
         return model, {"initial_weights": {"source": source, "sha256": None, "new_head": True}}
-    made_by = ancestry(path, runs=study.paths.runs)
+    given = study.model.init_weights
+    made_by = ancestry(path, runs=study.paths.runs, given=None if given is None else study.file.parent / given)
     _refuse_own_patients(run, data, path, made_by)
+    if run.kind == "pretrain":
+        _refuse_private_domains(run, path, made_by)
     head = load_weights(model, path, new_head=True, labels=study.study.labels)
     if not head:
         _say_new_head(run, path)
@@ -130,6 +133,17 @@ def _refuse_own_patients(run: TrainingRun, data: DomainData, path: Path, made_by
             raise PrivacyError(
                 f"model.init_weights: {path} {was} on {run.domain} itself{as_other} (run {other.paths.run_id}), so the "
                 "epsilon of a training that starts from it would not hold. Take weights of other people's images."
+            )
+
+
+def _refuse_private_domains(run: TrainingRun, path: Path, made_by: Ancestry) -> None:
+    """What is pretrained is the model before all trainings, which saw no private patient."""
+    for other in made_by.runs:
+        if other.domain in run.study.train_domains:
+            raise StudyError(
+                f"model.init_weights: {path} was trained on {other.domain} (run {other.paths.run_id}), a domain that "
+                "this study trains on, so what is pretrained from it would be no model before all trainings. Take "
+                "other weights."
             )
 
 

@@ -30,10 +30,12 @@ def check_class_weights(study: Study) -> None:
 
 def no_random_features(study: Study) -> StudyError:
     """What to say of parameters that are frozen as they were drawn: what is trained would see noise of the images."""
+    remedy = "Set model.init_weights, or add a domain with role = 'public' to pretrain on; or train all parameters."
+    if study.start:
+        remedy = f"Give initial.{study.start} weights or pretrain = true, leave it out, or train all parameters."
     return StudyError(
         f"{study.file}: train.parameters = {study.train.parameters!r} keeps the others as they begin, and the training "
-        "begins with random weights. Set model.init_weights, or add a domain with role = 'public' to pretrain on; or "
-        "train all parameters."
+        f"begins with random weights. {remedy}"
     )
 
 
@@ -46,7 +48,12 @@ def check_model(study: Study) -> None:
             outputs or is not fit for DP: the offending layers are named.
     """
     for view in study.starts.values():
-        _check_start(view)
+        try:
+            _check_start(view)
+        except StudyError as err:
+            if not view.start:
+                raise
+            raise StudyError(str(err).replace("model.init_weights", f"initial.{view.start}.weights")) from err
 
 
 def _check_start(study: Study) -> None:
