@@ -57,10 +57,10 @@ def speed(run: Run, *, rates: dict[str, float]) -> dict[str, Any]:
     batches = [rows % len(data) for rows in batches]
 
     def step(number: int) -> None:
-        loop.reader.announce(loop._parts(batches[number + 1]))
+        loop.reader.announce(loop._parts(batches[number + 1], step=loop.step))
         loop._take_step(batches[number])
 
-    loop.reader.announce(loop._parts(batches[0]))
+    loop.reader.announce(loop._parts(batches[0], step=loop.step))
     for number in range(2):
         step(number)
     begun = _now(device)

@@ -55,12 +55,14 @@ class Pictures:
         self.labels = (random.random((images, 5)) < 0.3).astype(np.float32)
         self.units = np.arange(images)
         self.num_units = images
-        self.frame = pd.DataFrame({"patient_id": self.units, "image_id": self.units})
+        self.frame = pd.DataFrame({"patient_id": self.units, "image_id": self.units.astype(str)})
+        self.image_ids = self.frame["image_id"]
+        self.no_images, self.input_shape = self.pixels[:0], (1, size, size)
 
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def images(self, rows: NDArray[np.int64], *, out: NDArray[np.uint8], num_threads: int) -> None:
+    def images(self, rows: NDArray[np.int64], *, out: NDArray[np.uint8], num_threads: int, views: None = None) -> None:
         """As `DomainData.images`."""
         _core.gather([self.pixels], np.zeros_like(rows), rows, out, num_threads=num_threads)
 

@@ -383,6 +383,7 @@ def evaluate(made: FakeRuns) -> Callable[[Cell, str], float]:
     return lambda cell, domain: found[cell, domain]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_no_mean_and_no_comparison_of_the_report_mixes_two_starts_or_parts(trained: FakeRuns) -> None:
     study, macro_auc = trained.study, evaluate(trained)
@@ -519,6 +520,7 @@ trained_on = ["somewhere else"]
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_networks_two_initialisations_two_domains_and_three_arms_to_the_report(tmp_path: Path) -> None:
     make_hospitals(tmp_path / "raw", patients={"vindr": 90, "uka": 90, "mimic": 90}, image_size=48)

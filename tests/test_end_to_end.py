@@ -174,6 +174,7 @@ def test_a_second_submission_redoes_nothing(finished: Path) -> None:
     assert len(before) > 10
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_killed_at_any_point_a_rerun_finishes_and_keeps_what_was_done(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "raw").symlink_to(raw)

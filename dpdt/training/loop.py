@@ -233,7 +233,8 @@ class TrainingLoop:
             self._refuse(self._guard.step_problem())
         self.ranks.add(self.gradients.partial_sums())
         self._release()
-        number = self.steps.used_steps  # from 1, as the ledger counts: after a crash beyond the model's own steps
+        # from 1, as the ledger counts: after a crash beyond the model's own steps; a step outside of a block is a first
+        number = max(1, self.steps.used_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate_of_step(plan, number - 1)
         self.optimizer.step()

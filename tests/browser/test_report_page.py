@@ -89,7 +89,11 @@ def chrome() -> Iterator["playwright.Browser"]:
         yield started
 
 
-@pytest.mark.parametrize("make", [whole, one_domain, failures, many_labels, published], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make",
+    [whole, *(pytest.param(make, marks=pytest.mark.long) for make in (one_domain, failures, many_labels, published))],
+    ids=lambda make: make.__name__,
+)
 def test_the_page_is_whole_at_every_width_light_and_dark(
     make: Callable[[Make], Path], fake_runs: Make, chrome: "playwright.Browser"
 ) -> None:
@@ -121,6 +125,7 @@ def test_the_page_is_whole_at_every_width_light_and_dark(
     context.close()
 
 
+@pytest.mark.long
 def test_on_paper_no_figure_is_cut_and_all_is_open(
     fake_runs: Make, chrome: "playwright.Browser", tmp_path: Path
 ) -> None:

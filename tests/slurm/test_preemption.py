@@ -87,6 +87,7 @@ def requeued(study: Study, run_ids: set[str]) -> None:
         slurm("scontrol", "update", job, "StartTime=now+3")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_eight_trainings_on_four_nodes_survive_what_a_cluster_does(
     make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
