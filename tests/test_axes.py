@@ -155,7 +155,7 @@ THEIRS = '[models.theirs]\nbundle = "b"\n'
         ("[train]\nfraction = 1.5\n", r"train\.fraction: expected numbers above 0 and up to 1"),
         ("[initial.a]\n" + THEIRS, r"models\.theirs\.initial: expected one of the study's starts, a; got none"),
         ("[initial.a]\nin_channels = 2\n", r"initial\.a\.in_channels: .*1 or 3.*, got 2"),
-        ('[initial.a]\nnetwork = "convnext_tny"\n', r"initial\.a\.network: expected .*Did you mean 'convnext_tiny'"),
+        ('[initial.a]\nnetwork = "convnext_tny"\n', r"initial\.a\.network: expected .*; perhaps 'convnext_tiny'"),
         ('[initial."bär"]\n', r"use plain letters"),
         (THEIRS + 'initial = "a"\n', r"models\.theirs\.initial: the study has no \[initial"),
     ],

@@ -180,9 +180,10 @@ class ModelSettings(Section):
         own = re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.name)
         if self.name not in ("resnet9", *NETWORKS) and not own:
             names = ("resnet9", *NETWORKS)
-            meant = "".join(f" Did you mean {one!r}?" for one in difflib.get_close_matches(self.name, names, n=1))
+            close = difflib.get_close_matches(self.name, names, n=1, cutoff=0.85)
+            meant = "".join(f"; perhaps {one!r}" for one in close)
             listed = ", ".join(names)
-            raise ValueError(f"name: expected one of {listed}, or 'package.module:function', got {self.name!r}.{meant}")
+            raise ValueError(f"name: expected one of {listed}, or 'package.module:function', got {self.name!r}{meant}")
         with_depth = self.name in NETWORKS and self.name != "densenet121"
         depth = self.options.get("drop_path_rate", 0.0) if with_depth else None
         if not own and set(self.options) - ({"drop_path_rate"} if with_depth else set()):
