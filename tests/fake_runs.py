@@ -15,6 +15,8 @@ import pytest
 from dpdt.base.files import atomic_path, make_folder, write_json, write_text
 from dpdt.base.vocabulary import LABELS
 from dpdt.evaluation.metrics import Threshold, measure_domain, patient_draws
+from dpdt.report import figures
+from dpdt.report.canvas import Drawing
 from dpdt.study import BEFORE, Cell, Study, load_study
 from dpdt.study.paths import RunPaths
 
@@ -200,3 +202,11 @@ def fake_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         return FakeRuns(load_study(tmp_path))
 
     return make
+
+
+@pytest.fixture
+def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures that every report has are not drawn: that takes most of a report's time."""
+    stub = Drawing({"svg": b"<svg></svg>"})
+    for name in ("heat_map", "epsilon_figure", "subgroup_figure"):
+        monkeypatch.setattr(figures, name, lambda *_, **__: stub)

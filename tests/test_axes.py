@@ -31,9 +31,8 @@ from dpdt.jobs.plan.measure import Speed
 from dpdt.jobs.stages import run_stage
 from dpdt.jobs.status import study_status
 from dpdt.privacy.accounting import epsilon
-from dpdt.report import figures, provenance
+from dpdt.report import provenance
 from dpdt.report.apart.results import export_results
-from dpdt.report.canvas import Drawing
 from dpdt.report.write import auc_table, write_report
 from dpdt.runs.ancestors import ancestry
 from dpdt.runs.read import model_runs, read_run
@@ -64,12 +63,7 @@ licence = "MIT"
 PARTS = "[train]\nfraction = [0.25, 1.0]\n"
 
 
-@pytest.fixture(autouse=True)
-def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing what every report has takes most of a report's time; what compares starts is drawn."""
-    stub = Drawing({"svg": b"<svg></svg>"})
-    for name in ("heat_map", "epsilon_figure", "subgroup_figure"):
-        monkeypatch.setattr(figures, name, lambda *_, **__: stub)
+pytestmark = pytest.mark.usefixtures("quick_figures")
 
 
 def load(folder: Path, text: str) -> Study:

@@ -23,8 +23,7 @@ from dpdt.cohort.synthetic import make_hospitals
 from dpdt.errors import StudyError
 from dpdt.evaluation.evaluate import evaluate_run, evaluation_done
 from dpdt.evaluation.metrics import auc_covariance
-from dpdt.report import figures, tables
-from dpdt.report.canvas import Drawing
+from dpdt.report import tables
 from dpdt.report.from_csv import read_auc_table, write_published
 from dpdt.report.gain import gains
 from dpdt.report.grid import Grid
@@ -47,12 +46,7 @@ PUBLIC = '[domains.mimic]\nroot = "raw/mimic"\n'
 TWO = ("vindr", "uka")
 
 
-@pytest.fixture(autouse=True)
-def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes most of a report's time."""
-    stub = Drawing({"svg": b"<svg></svg>"})
-    for name in ("heat_map", "epsilon_figure", "subgroup_figure"):
-        monkeypatch.setattr(figures, name, lambda *_, **__: stub)
+pytestmark = pytest.mark.usefixtures("quick_figures")
 
 
 def load(folder: Path, text: str) -> Study:
