@@ -125,6 +125,9 @@ def test_opacus_engines_train_what_they_can_and_else_the_one_that_can_is_named(c
     assert unfit_parts(small("convnext_tiny"), size=32, clipping=clipping) == []
     (found,) = unfit_parts(small("vit_small"), size=32, clipping=clipping)
     assert re.search(rf"'{clipping}' cannot keep the images' gradients \(try 'bookkeeping'\)", found)
+    with pytest.raises(PrivacyError, match="the gradient of a single image cannot be had") as refused:
+        engine(small("vit_small"), norm=1.0, kind=clipping)
+    assert len(str(refused.value)) < 300  # not the whole network, which Opacus prints
 
 
 class ChannelsLast(nn.LayerNorm):

@@ -8,6 +8,7 @@ by the drawn one, which is not. `dpdt.privacy.clipping.engines` has the ways to 
 """
 
 import abc
+import textwrap
 from collections.abc import Callable
 from typing import Final
 
@@ -149,7 +150,8 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         try:
             self._attach()
         except NotImplementedError as err:
-            raise PrivacyError(f"model: the gradient of a single image cannot be had: {err}") from err
+            why = textwrap.shorten(str(err), 200, placeholder=" …")  # Opacus prints the whole network
+            raise PrivacyError(f"model: the gradient of a single image cannot be had: {why}") from err
 
     @classmethod
     def choose_ways(cls, model: nn.Module, *, shape: tuple[int, ...]) -> dict[str, str]:
