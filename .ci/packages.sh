@@ -23,6 +23,7 @@ need python3-dev "$python" -c "import os, sysconfig; os.stat(os.path.join(syscon
 if [ "${1:-}" = tests ]; then
     missing=""
     need postgresql sh -c 'ls /usr/lib/postgresql/*/bin/initdb'
+    need fuse3 sh -c 'command -v fusermount3'
     need chromium sh -c 'command -v chromium || command -v chromium-browser'
     need openssh-client sh -c 'command -v ssh-keygen'
     need nginx-light sh -c 'PATH=$PATH:/usr/sbin command -v nginx'

@@ -22,6 +22,7 @@
 #ifdef DPDT_CODECS
 #include "codec_jpeg.hpp"
 #include "codec_png.hpp"
+#include "file.hpp"
 #include "frame.hpp"
 #include "normalise.hpp"
 #include "pipeline.hpp"
@@ -406,6 +407,7 @@ PYBIND11_MODULE(_core, module) {
             without_gil([&] { dpdt::equalise(data, count); });
         },
         py::arg("pixels").noconvert());
+    module.def("reason_of", [](int code) { return dpdt::reason_name(dpdt::reason_of(code)); }, py::arg("code"));
     module.def("process_files", &process_files, py::arg("paths"), py::arg("out").noconvert(), py::kw_only(),
                py::arg("recipe"), py::arg("equalise"), py::arg("num_threads") = 0, py::arg("aspect") = "stretch",
                py::arg("max_pixels") = dpdt::DecodeOptions{}.max_pixels, py::arg("progress") = py::none());

@@ -15,12 +15,28 @@ namespace {
 
 ImageError system_failure(const char* what) {
     const int code = errno;
-    const bool missing = code == ENOENT || code == ENOTDIR;
-    return ImageError(missing ? Reason::missing : Reason::unreadable,
-                      std::string(what) + ": " + std::generic_category().message(code));
+    return ImageError(reason_of(code), std::string(what) + ": " + std::generic_category().message(code));
 }
 
 }  // namespace
+
+Reason reason_of(int code) {
+    switch (code) {
+        case ENOENT:
+        case ENOTDIR:
+            return Reason::missing;
+        case EACCES:
+        case EPERM:
+        case EISDIR:
+        case ELOOP:
+        case ENAMETOOLONG:
+        case ENXIO:
+        case EINVAL:
+            return Reason::unreadable;
+        default:
+            return Reason::storage;
+    }
+}
 
 File::File(const std::string& path) : descriptor_(-1), size_(0) {
     // O_NONBLOCK: opening a named pipe must not wait for a writer.
@@ -36,17 +52,10 @@ File::File(const std::string& path) : descriptor_(-1), size_(0) {
         throw error;
     }
     size_ = static_cast<std::size_t>(status.st_size);
-    ::posix_fadvise(descriptor_, 0, 0, POSIX_FADV_SEQUENTIAL);
+    ::posix_fadvise(descriptor_, 0, 0, POSIX_FADV_WILLNEED);  // begins to read, and does not wait
 }
 
 File::~File() { ::close(descriptor_); }
-
-void prefetch(const std::string& path) noexcept {
-    const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (descriptor < 0) return;
-    ::posix_fadvise(descriptor, 0, 0, POSIX_FADV_WILLNEED);
-    ::close(descriptor);
-}
 
 Bytes File::read(std::size_t count) const {
     Bytes bytes(std::min(count, size_));

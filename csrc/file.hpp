@@ -11,7 +11,10 @@ namespace dpdt {
 
 using Bytes = Samples<std::uint8_t>;
 
-// An open regular file. Throws ImageError: missing, empty, not a file or not readable.
+// Whose fault an errno is: the file's own (missing, unreadable), or that of the storage, which may give it next time.
+Reason reason_of(int code);
+
+// An open regular file. Throws ImageError: missing, empty, not a file or not readable; storage: the disk failed.
 class File {
   public:
     explicit File(const std::string& path);
@@ -28,9 +31,5 @@ class File {
     int descriptor_;
     std::size_t size_;
 };
-
-// Asks the system to read a file ahead, and does not wait for it: storage far away answers while another file is being
-// decoded. A file that is not there is no error here.
-void prefetch(const std::string& path) noexcept;
 
 }  // namespace dpdt

@@ -115,6 +115,8 @@ const char* reason_name(Reason reason) {
             return "constant";
         case Reason::dicom:
             return "dicom";
+        case Reason::storage:
+            return "storage";
     }
     return "unreadable";
 }

@@ -14,7 +14,7 @@
 namespace dpdt {
 
 // Why a picture is a reject. The names are written to rejects.csv (see reason_name).
-enum class Reason { none, missing, unreadable, empty, truncated, unsupported, too_large, constant, dicom };
+enum class Reason { none, missing, unreadable, empty, truncated, unsupported, too_large, constant, dicom, storage };
 
 const char* reason_name(Reason reason);
 

@@ -29,12 +29,10 @@ struct Pipeline {
     std::size_t max_file_bytes = std::size_t{1} << 30;
     std::size_t num_threads = 0;  // 0: available_threads()
 
-    // One file. Writes height * width bytes to out if it succeeds; otherwise their content is unspecified. Throws only
-    // what concerns the whole job (no memory). Thread-safe.
-    ImageResult process(const std::string& path, std::uint8_t* out) const;
-
-    // Picture i goes to out + i * height * width. Memory: num_threads decoded pictures, whatever the number of files.
-    // poll gets the number of files that are settled: DICOM files are not. Exceptions as in run_parallel.
+    // Picture i, of height * width bytes, goes to out + i * height * width; of a file that fails its content is
+    // unspecified. Memory: num_threads decoded pictures, whatever the number of files; more files are open. Throws only
+    // what concerns the whole job (no memory). poll gets the number of files that are settled: DICOM files are not.
+    // Exceptions as in run_parallel.
     std::vector<ImageResult> process_all(const std::vector<std::string>& paths, std::uint8_t* out,
                                          const std::function<void(std::size_t)>& poll) const;
 };

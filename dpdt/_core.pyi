@@ -24,9 +24,10 @@ class ImageResult:
         """Whether its pixels were written."""
     @property
     def reason(self) -> str:
-        """Empty if ok; else missing, unreadable, empty, truncated, unsupported, too_large, constant, or dicom.
+        """Empty if ok; else missing, unreadable, empty, truncated, unsupported, too_large, constant, storage, or dicom.
 
-        `dicom` is no error: the file's pixels have to be read by pydicom and given to `process_array`.
+        `storage`: not the file, but the disk failed; the next time it may not. `dicom` is no error: the file's pixels
+        have to be read by pydicom and given to `process_array`.
         """
     @property
     def message(self) -> str:
@@ -46,6 +47,9 @@ class ImageResult:
     @property
     def warnings(self) -> int:
         """Oddities that do not change pixels, such as bytes after the picture's end."""
+
+def reason_of(code: int) -> str:
+    """Whose fault a number of `errno` is when a file is read: missing or unreadable, or storage, the disk's."""
 
 def available_threads() -> int:
     """Cores given to this process by its affinity mask and cgroup."""

@@ -1,6 +1,7 @@
 """Making shards: restartable, by one task or several at once, with the same bytes."""
 
 import hashlib
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dpdt.base.console import Advance, progress
+from dpdt.base.console import Advance, progress, warn
 from dpdt.base.files import atomic_path, exclusive_lock, sha256_file
 from dpdt.base.parquet import write_stamped
 from dpdt.errors import ShardError
@@ -25,6 +26,8 @@ from dpdt.study import Study
 
 __all__ = ["ShardSummary", "build_shards"]
 
+PAUSES: Final = (1.0, 5.0, 25.0)
+"""Seconds between attempts to read what the disk failed to give."""
 CHUNK_BYTES: Final = 64 << 20
 """Pixels that are held in memory before they are written."""
 
@@ -166,10 +169,41 @@ def _process(job: ShardJob, rows: pd.DataFrame, advance: Advance) -> Iterator[tu
             some = rows.iloc[start : start + chunk]
             out = buffer[: len(some)]
             files = [str(root / path) for path in some["path"]]
-            outcomes = process_images(files, out, settings=job.study.shards, advance=advance)
+            outcomes = _process_surely(job, files, out, advance)
             good = [outcome.ok for outcome in outcomes]
             digests = list(threads.map(_sha256, out, good))
             yield out[good], _outcome_frame(some, outcomes, digests)
+
+
+def _process_surely(job: ShardJob, files: list[str], out: NDArray[np.uint8], advance: Advance) -> list[ImageOutcome]:
+    """The outcomes of files. What a failing disk does not give is asked for again, and never left out.
+
+    Raises:
+        ShardError: The disk goes on failing.
+    """
+    outcomes = process_images(files, out, settings=job.study.shards, advance=advance)
+    for pause in (*PAUSES, None):
+        failed = [index for index, outcome in enumerate(outcomes) if outcome.reason == "storage"]
+        if not failed:
+            break
+        what = f"{job.domain}: {len(failed)} images cannot be read, the first {files[failed[0]]}: "
+        what += outcomes[failed[0]].message
+        if pause is None:
+            raise ShardError(
+                f"{what}. The disk failed, so nothing is known of the images, and they are not left out. What is done "
+                "is kept: run the same command again. If a file stays so, copy it anew, or remove it: it is counted "
+                "as missing then."
+            )
+        warn(f"{what}; again in {pause:g} s")
+        time.sleep(pause)
+        pixels = np.empty((len(failed), *out.shape[1:]), out.dtype)
+        again = process_images([files[i] for i in failed], pixels, settings=job.study.shards, advance=lambda _: None)
+        for index, outcome, picture in zip(failed, again, pixels, strict=True):
+            outcomes[index], out[index] = outcome, picture
+    root = job.study.root(job.domain)
+    if any(outcome.reason == "missing" for outcome in outcomes) and not root.is_dir():
+        raise ShardError(f"domains.{job.domain}.root: {root} went away while its images were read. Run it again.")
+    return outcomes
 
 
 def _sha256(pixels: NDArray[np.uint8], ok: bool) -> str:

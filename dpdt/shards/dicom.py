@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dpdt import _core
 from dpdt.errors import DecodeError
 from dpdt.shards.dicom_frame import Grid, stored_values
 from dpdt.shards.dicom_header import layout_of, modality_table, numbers, padding_range, pixel_aspect, rescaling
@@ -91,6 +92,10 @@ def read_dicom(path: str, *, min_side: int = 0, max_halvings: int = 32, voi_wind
         return _pixels_of(_read(Path(path)), min_side=min_side, max_halvings=max_halvings, voi_window=voi_window)
     except (DecodeError, MemoryError):
         raise
+    except OSError as err:
+        if err.errno is None:
+            raise DecodeError(f"unreadable: damaged DICOM data ({err})") from err
+        raise DecodeError(f"{_core.reason_of(err.errno)}: cannot read the file: {err.strerror}") from err
     except Exception as err:  # pydicom's plugins raise anything, and one bad file never stops a job
         reason = "truncated" if isinstance(err, EOFError) else "unreadable"
         raise DecodeError(f"{reason}: damaged DICOM data ({type(err).__name__}: {err})") from err

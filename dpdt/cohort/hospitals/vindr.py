@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pandas as pd
 
+from dpdt import _core
 from dpdt.base.console import progress
 from dpdt.cohort.hospitals.file_search import in_threads
 from dpdt.cohort.hospitals.raw_cohort import FileNames, RawCohort, Wanted, age_from_text, sex_word, to_label
@@ -153,7 +154,11 @@ def _header(path: Path) -> tuple[str, str]:
 
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[SEX_TAG, AGE_TAG])
-    except (InvalidDicomError, OSError, EOFError, ValueError):
+    except (InvalidDicomError, EOFError, ValueError):
+        return "", ""
+    except OSError as err:
+        if err.errno is not None and _core.reason_of(err.errno) == "storage":
+            raise  # nothing is known of the patient
         return "", ""
     return _element_text(dataset, SEX_TAG), _element_text(dataset, AGE_TAG)
 
