@@ -11,7 +11,8 @@ did before. `p` numbers in the weight, `t` places in the output:
 - `pointwise`: a 1×1 kernel is one matrix product an image.
 - `patches`: unfold, then one matrix product an image; for many weights and few places.
 - `grouped`: the ordinary weight gradient of a convolution that has each image as a separate group.
-- `loop`: the ordinary weight gradient, image by image; for few input channels.
+- `loop`: the ordinary weight gradient, image by image; for few input channels, and for depth-wise kernels at many
+  places, which oneDNN has a fast way for where channels lie last, and only as long as images are no groups.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,6 +44,7 @@ GRAM_COST: Final = 12
 PATCHES_WEIGHTS: Final = 200_000
 PATCHES_PLACES: Final = 256
 LOOP_CHANNELS: Final = 4
+LOOP_PLACES: Final = 128
 # A float32 sum of products g_t x_t is off by about this part of the sum of |g_t| |x_t|.
 ROUNDING: Final = 8 * torch.finfo(torch.float32).eps / 2
 
@@ -85,6 +87,9 @@ def choose_way(shape: Convolution, *, weight: Sequence[int], places: int) -> str
     >>> paper = Convolution((1, 1), (1, 1), (1, 1), 1)
     >>> choose_way(paper, weight=(512, 512, 3, 3), places=16), choose_way(paper, weight=(64, 64, 3, 3), places=1024)
     ('gram', 'grouped')
+    >>> depth_wise = Convolution((1, 1), (3, 3), (1, 1), 96)
+    >>> [choose_way(depth_wise, weight=(96, 1, 7, 7), places=places) for places in (3136, 49)]
+    ['loop', 'grouped']
     """
     outputs, channels, height, width = weight
     numbers = outputs * channels * height * width
@@ -92,7 +97,7 @@ def choose_way(shape: Convolution, *, weight: Sequence[int], places: int) -> str
         return "gram"
     if height == width == 1 and shape.padding == (0, 0) and shape.groups == 1:
         return "pointwise"
-    if channels * shape.groups <= LOOP_CHANNELS:
+    if channels * shape.groups <= LOOP_CHANNELS or (channels == 1 and places >= LOOP_PLACES):
         return "loop"
     if numbers > PATCHES_WEIGHTS and places < PATCHES_PLACES and shape.groups == 1:
         return "patches"
