@@ -28,7 +28,7 @@ def stopped() -> StopFlag:
     return flag
 
 
-def test_the_config_records_how_each_norm_is_found_and_another_way_is_refused(make_study: MakeStudy) -> None:
+def test_a_run_goes_on_with_the_ways_to_its_norms_that_it_began_with(make_study: MakeStudy) -> None:
     study = make_study()
     pretrain(study)
     train(study, DP, stop=stopped())
@@ -39,7 +39,11 @@ def test_the_config_records_how_each_norm_is_found_and_another_way_is_refused(ma
     assert frozen["clipping_ways"]["fc.bias"] == "rows"
     frozen["clipping_ways"]["conv1.weight"] = "grouped"
     write_json(config, frozen)
-    with pytest.raises(DpdtError, match=r"was begun with clipping_ways.conv1.weight = 'grouped', it is 'loop' now"):
+    train(study, DP, stop=stopped())
+    assert read_json(config)["clipping_ways"]["conv1.weight"] == "grouped"
+    frozen["clipping_ways"]["fc.bias"] = "gram"  # the engine has no such way for a bias
+    write_json(config, frozen)
+    with pytest.raises(DpdtError, match=r"was begun with clipping_ways.fc.bias = 'gram', it is 'rows' now"):
         train(study, DP)
 
 

@@ -308,6 +308,7 @@ class TrainingLoop:
             autocast=self.plan.autocast,
             fill_to=self.plan.physical_batch_size if self.plan.one_size else None,
             automatic=self.plan.automatic,
+            recorded_ways=self.plan.clipping_ways,
         )
 
     def _save(self) -> None:

@@ -1,6 +1,7 @@
 """All that decides a training, except its data: what `dpdt.training.prepare` freezes and the loop obeys."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import torch
@@ -46,6 +47,7 @@ class TrainingPlan:
         warm_up: Part of the steps in which it rises.
         automatic: Whether clipping is automatic (`ClippedGradientSum`).
         views: Of each drawn image (`dpdt.training.views`).
+        clipping_ways: How the norm of each parameter's gradient is found, as the run's config has it.
     """
 
     paths: RunPaths
@@ -74,6 +76,7 @@ class TrainingPlan:
     warm_up: float = 0.0
     automatic: bool = False
     views: int = 1
+    clipping_ways: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def checkpoint_steps(self) -> int:

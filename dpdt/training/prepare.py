@@ -1,6 +1,6 @@
 """The inputs of a training: decided from study and data, and frozen in the run's config before the first step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -121,13 +121,14 @@ def prepare(
         "synthetic": data.synthetic,
         "device": device_name(device),
         "instruction_set": instruction_set(),
-        **_of_some_runs(run, data, model),
+        **_of_some_runs(run, data, model, frozen),
     }
     images = _physical_batch_size(run, model, data, device=device, known=frozen.get("physical_batch_size"))
     if run.study.train.physical_batch_size == "auto":
         config["physical_batch_size"] = {"images": images, "machine": device_name(device)}
     _say_if_bits_differ(run, frozen, config)
     plan = _plan(run, data, schedule, device=device, physical_batch_size=images)
+    plan = replace(plan, clipping_ways=config.get("clipping_ways", {}))
     return Prepared(run, data, plan, freeze_config(run.paths, config))
 
 
@@ -187,7 +188,7 @@ def _as_recorded(schedule: _Schedule) -> dict[str, Any]:
     }
 
 
-def _of_some_runs(run: TrainingRun, data: DomainData, model: nn.Module) -> dict[str, Any]:
+def _of_some_runs(run: TrainingRun, data: DomainData, model: nn.Module, frozen: dict[str, Any]) -> dict[str, Any]:
     """What the config has of audits, of DP runs, of networks of one's own, and of the pretraining."""
     found: dict[str, Any] = {}
     if run.canaries:
@@ -195,7 +196,8 @@ def _of_some_runs(run: TrainingRun, data: DomainData, model: nn.Module) -> dict[
         if isinstance(data, CanaryData) and data.images_each > 1:
             found["canaries"]["images_each"] = data.images_each
     if run.target_epsilon is not None:
-        ways = CLIPPING[run.study.privacy.clipping].choose_ways(model, shape=data.input_shape)
+        recorded = frozen.get("clipping_ways", {})
+        ways = CLIPPING[run.study.privacy.clipping].choose_ways(model, shape=data.input_shape, recorded=recorded)
         found |= {"clipping_ways": ways} if ways else {}
     code = model_code(run.study.model, run.study.file.parent)
     if code is not None:

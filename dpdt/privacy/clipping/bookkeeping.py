@@ -13,6 +13,7 @@ parameter in torch's ordinary way.
 
 import copy
 from collections import defaultdict
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -48,10 +49,10 @@ class BookkeepingClipping(ClippedGradientSum):
                 raise NotImplementedError(f"{name} is a {kind} with batch_first=False; every layer takes images first")
 
     @classmethod
-    def choose_ways(cls, model: nn.Module, *, shape: tuple[int, ...]) -> dict[str, str]:
+    def choose_ways(cls, model: nn.Module, *, shape: tuple[int, ...], recorded: Mapping[str, str]) -> dict[str, str]:
         """The ways depend on shapes alone: one made-up image shows them."""
         spare, key = copy.deepcopy(model), KeyStream.from_seed("ways")
-        sums = cls(spare, _first_output, max_grad_norm=1.0, noise_multiplier=0.0, noise=key)
+        sums = cls(spare, _first_output, max_grad_norm=1.0, noise_multiplier=0.0, noise=key, recorded_ways=recorded)
         device = next(spare.parameters()).device
         sums.add(torch.zeros(1, *shape, device=device), torch.zeros(1, device=device))
         return dict(sorted(sums.ways.items()))
@@ -59,6 +60,10 @@ class BookkeepingClipping(ClippedGradientSum):
     def name(self, parameter: nn.Parameter) -> str:
         """In the network."""
         return self._names[parameter]
+
+    def recorded_way(self, parameter: nn.Parameter) -> str | None:
+        """How a run that was begun finds its norm; of several uses each is chosen by its own shapes."""
+        return None if self._uses[parameter] > 1 else self.recorded_ways.get(self._names.get(parameter, ""))
 
     def _forget_batch(self) -> None:
         self._uses: dict[nn.Parameter, int] = defaultdict(int)

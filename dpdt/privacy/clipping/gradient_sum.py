@@ -9,7 +9,7 @@ by the drawn one, which is not. `dpdt.privacy.clipping.engines` has the ways to 
 
 import abc
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import torch
@@ -117,6 +117,7 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         fill_to: Images of every physical batch: what is missing is filled with zeros that weigh nothing. Other kernels,
             which round otherwise, are taken for batches of another size, so without it an image that comes or goes
             changes its neighbours' gradients too (`dpdt.privacy.rounding`). None: as many as there are.
+        recorded_ways: How a run that was begun found the norms, as `choose_ways` told; what is not in it is chosen.
 
     Raises:
         PrivacyError: The model has a module without separate gradients for each image.
@@ -133,9 +134,11 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         autocast: bool = False,
         fill_to: int | None = None,
         automatic: bool = False,
+        recorded_ways: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(model, loss, autocast=autocast)
         self.automatic = automatic
+        self.recorded_ways = recorded_ways or {}
         self.fill_to = fill_to
         self.max_grad_norm = max_grad_norm
         self.noise_multiplier = noise_multiplier
@@ -154,7 +157,7 @@ class ClippedGradientSum(GradientSum, abc.ABC):
             raise PrivacyError(f"model: the gradient of a single image cannot be had: {why}") from err
 
     @classmethod
-    def choose_ways(cls, model: nn.Module, *, shape: tuple[int, ...]) -> dict[str, str]:
+    def choose_ways(cls, model: nn.Module, *, shape: tuple[int, ...], recorded: Mapping[str, str]) -> dict[str, str]:
         """How the norm of each parameter's gradient will be found, where there are several ways.
 
         Two ways round differently, so a run keeps to those that it began with.
@@ -162,6 +165,7 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         Args:
             model: Left as it is.
             shape: Of an image as it takes it, (1, size, size).
+            recorded: Ways that the run began with; empty for a new one.
 
         Returns:
             By the parameter's name; empty for an engine that has one way alone.

@@ -39,6 +39,9 @@ class Tape(Protocol):
     def name(self, parameter: nn.Parameter) -> str:
         """For people."""
 
+    def recorded_way(self, parameter: nn.Parameter) -> str | None:
+        """How the run found the norm of its gradient when it was begun."""
+
     def used(self, parameter: nn.Parameter) -> None:
         """A forward pass used a trainable parameter."""
 
@@ -64,7 +67,9 @@ class _Conv2d(torch.autograd.Function):
         gx = input_gradient(shape, x=x, gy=gy, weight=weight) if ctx.needs_input_grad[0] else None
         layer: _Layer = ctx.layer
         if layer.weight is not None:
-            way = choose_way(shape, weight=weight.shape, places=gy.shape[2] * gy.shape[3])
+            way = layer.tape.recorded_way(layer.weight) or ""
+            if way not in ("gram", *WAYS):
+                way = choose_way(shape, weight=weight.shape, places=gy.shape[2] * gy.shape[3])
             piece: Piece
             if way == "gram":
                 piece = ConvolutionPiece(layer.weight, shape, x.detach(), gy.detach())
