@@ -151,6 +151,7 @@ THEIRS = '[models.theirs]\nbundle = "b"\n'
         ("[initial.a]\nin_channels = 2\n", r"initial\.a\.in_channels: .*1 or 3.*, got 2"),
         ('[initial.a]\nnetwork = "convnext_tny"\n', r"initial\.a\.network: expected .*; perhaps 'convnext_tiny'"),
         ('[initial."bär"]\n', r"use plain letters"),
+        ("[initial.a]\n[initial.A]\nwidth = 8\n", r"initial\.A: differs from initial\.a in case alone"),
         (THEIRS + 'initial = "a"\n', r"models\.theirs\.initial: the study has no \[initial"),
     ],
 )

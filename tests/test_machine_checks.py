@@ -67,6 +67,21 @@ def test_a_library_of_another_version_is_named(monkeypatch: pytest.MonkeyPatch) 
     assert "expected >=99; no-such-library is missing. `make install`" in check.found
 
 
+def test_a_study_with_a_named_network_needs_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkup, "requires", lambda _name: ["numpy", "no-such-library; extra == 'networks'"])
+    monkeypatch.setattr(checkup, "version", lambda _name: "9")
+    text = '[domains.uka]\nroot = "."\n'
+    (tmp_path / "study.toml").write_text(text)
+    assert named(check_machine(load_study(tmp_path)))["libraries"].state == "good"
+    monkeypatch.undo()
+    monkeypatch.setattr(checkup, "requires", lambda _name: ["numpy", "no-such-library; extra == 'networks'"])
+    (tmp_path / "study.toml").write_text(text + '[initial.a]\nnetwork = "vit_small"\n[shards]\nsize = 32\n')
+    check = named(check_machine(load_study(tmp_path)))["libraries"]
+    assert check.state == "bad"
+    assert "no-such-library is missing." in check.found
+    assert "pip install 'dpdt[networks]'" in check.found
+
+
 def test_little_memory_little_disk_and_a_foreign_folder_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

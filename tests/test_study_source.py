@@ -124,6 +124,12 @@ def test_show_prints_what_is_in_force(file: Path, capsys: pytest.CaptureFixture[
     assert "physical_batch_size" not in capsys.readouterr().out
 
 
+def test_a_start_without_keys_is_a_change(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text('[domains.uka]\nroot = "x"\n[initial.random]\n[initial.wide]\nwidth = 128\n')
+    changed = {row.key: row.value for row in effective(tmp_path) if row.origin != "default"}
+    assert changed == {"domains.uka.root": '"x"', "initial.random": "{}", "initial.wide.width": "128"}
+
+
 def test_a_frozen_study_is_the_study_also_where_labels_are_findings(tmp_path: Path) -> None:
     page = (Path(dpdt.__file__).parents[1] / "docs" / "own-hospital.md").read_text(encoding="utf-8")
     (tmp_path / "study.toml").write_text(page.split("```toml\n")[1].split("```")[0])

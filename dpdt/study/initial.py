@@ -92,6 +92,11 @@ def check_starts(
             raise ValueError(
                 f"{key}: use plain letters, digits and _ only, and not {BEFORE!r}: the name becomes a file name"
             )
+        other = next(one for one in initial if one.casefold() == name.casefold())
+        if other != name:
+            raise ValueError(
+                f"{key}: differs from initial.{other} in case alone, as do their files. Rename one of them"
+            )
         try:
             settings = model_of(model, start)
         except ValidationError as err:

@@ -138,6 +138,8 @@ def _values(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _values(value, f"{prefix}{name}.")
         elif name in ("domains", "initial", "models") and not prefix:
             for own, settings in value.items():
+                if not settings.model_fields_set:
+                    yield f"{name}.{own}", {}  # that it is there is all that it says
                 yield from _values(settings, f"{name}.{own}.")
         else:
             yield f"{prefix}{name}", value

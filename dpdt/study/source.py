@@ -72,6 +72,8 @@ class Source:
         line = self._at(key, self.lines) or self._below(key, self.lines)
         if line:
             return f"{self.file.name}:{self.lines[line]}"
+        if key in self.headers:  # a table without keys
+            return f"{self.file.name}:{self.headers[key]}"
         return f"preset {self.preset}" if self.preset and key in flat(PRESETS[self.preset]) else "default"
 
     def where(self, key: str) -> str:

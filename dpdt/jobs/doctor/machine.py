@@ -18,6 +18,7 @@ from dpdt.errors import DpdtError
 from dpdt.jobs.doctor.finding import Check
 from dpdt.jobs.raw_data import lost_data
 from dpdt.study import Study
+from dpdt.study.networks import NETWORKS
 
 __all__ = ["check_machine"]
 
@@ -41,7 +42,7 @@ def check_machine(study: Study | None = None) -> list[Check]:
     folder = nearest_folder(study.folder if study else Path.cwd())
     return [
         _python(),
-        _libraries(),
+        _libraries(study),
         _core(),
         _processor(),
         _memory(),
@@ -73,13 +74,14 @@ def _python() -> Check:
     return Check("Python", "good", found)
 
 
-def _libraries() -> Check:
-    """What dpdt requires, against what is installed."""
+def _libraries(study: Study | None) -> Check:
+    """What dpdt requires, for named networks too where the study has one, against what is installed."""
     from packaging.requirements import Requirement
 
     wrong = []
+    extra = "networks" if study and any(view.model.name in NETWORKS for view in study.views) else ""
     needed = [Requirement(text) for text in requires("dpdt") or ()]
-    needed = [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
+    needed = [one for one in needed if one.marker is None or one.marker.evaluate({"extra": extra})]
     for one in needed:
         try:
             if not one.specifier.contains(version(one.name), prereleases=True):
@@ -87,7 +89,8 @@ def _libraries() -> Check:
         except PackageNotFoundError:
             wrong.append(f"{one.name} is missing")
     if wrong:
-        return Check("libraries", "bad", f"{'; '.join(wrong)}. `make install` puts the tested versions there.")
+        how = f" (with the extra `{extra}`: pip install 'dpdt[{extra}]')" if extra else ""
+        return Check("libraries", "bad", f"{'; '.join(wrong)}. `make install` puts the tested versions there{how}.")
     shown = ", ".join(f"{name} {version(name)}" for name in ("torch", "opacus", "dp-accounting", "numpy"))
     return Check("libraries", "good", f"all {len(needed)} are there: {shown}, …")
 
