@@ -15,6 +15,7 @@ need g++ c++ --version
 need make make --version
 need libjpeg-dev header jpeglib.h
 need libpng-dev header png.h
+need libtiff-dev header tiffio.h
 need libdeflate-dev header libdeflate.h
 need libopenjp2-7-dev sh -c 'ls /usr/include/openjpeg-*/openjpeg.h /usr/local/include/openjpeg-*/openjpeg.h 2>/dev/null | grep -q .'
 need libcharls-dev header charls/charls.h

@@ -22,6 +22,7 @@
 #ifdef DPDT_CODECS
 #include "codec_jpeg.hpp"
 #include "codec_png.hpp"
+#include "codec_tiff.hpp"
 #include "file.hpp"
 #include "frame.hpp"
 #include "normalise.hpp"
@@ -206,6 +207,7 @@ py::dict codecs() {
     versions["jpeg"] = dpdt::jpeg_version();
     versions["png"] = dpdt::png_version();
     versions["inflate"] = dpdt::inflate_version();
+    versions["tiff"] = dpdt::tiff_version();
     for (const auto& [name, version] : dpdt::frame_codec_versions()) versions[name.c_str()] = version;
     return versions;
 }

@@ -5,7 +5,9 @@
 #include <string>
 
 #include "codec_jpeg.hpp"
+#include "codec_jpeg2000.hpp"
 #include "codec_png.hpp"
+#include "codec_tiff.hpp"
 
 namespace dpdt {
 namespace {
@@ -32,15 +34,9 @@ struct Other {
 // What is found in place of pictures, or is one of another kind.
 constexpr Other others[] = {
     {"WEBP", 4, 8, "a WebP picture"},
-    {"II*\0", 4, 0, "a TIFF picture"},
-    {"MM\0*", 4, 0, "a TIFF picture"},
-    {"II+\0", 4, 0, "a TIFF picture"},
-    {"MM\0+", 4, 0, "a TIFF picture"},
     {"version https://git-lfs", 23, 0, "a Git LFS pointer: `git lfs pull` fetches the file itself"},
     {"GIF8", 4, 0, "a GIF picture"},
     {"BM", 2, 0, "a BMP picture"},
-    {"\0\0\0\x0cjP  ", 8, 0, "a JPEG 2000 file without DICOM around it"},
-    {"\xff\x4f\xff\x51", 4, 0, "a JPEG 2000 stream without DICOM around it"},
     {"\0\0\0\x0cJXL ", 8, 0, "a JPEG XL picture"},
     {"\xff\x0a", 2, 0, "a JPEG XL picture"},
     {"ftypheic", 8, 4, "a HEIC picture"},
@@ -85,7 +81,13 @@ std::string name_of(const std::uint8_t* data, std::size_t size) {
 Format detect_format(const std::uint8_t* data, std::size_t size) {
     if (starts_with(data, size, "\x89PNG\r\n\x1a\n", 8)) return Format::png;
     if (starts_with(data, size, "\xff\xd8\xff", 3)) return Format::jpeg;
+    if (starts_with(data, size, "\0\0\0\x0cjP  ", 8)) return Format::jpeg2000;
+    if (starts_with(data, size, "\xff\x4f\xff\x51", 4)) return Format::jpeg2000;
     if (size >= magic_bytes && std::memcmp(data + 128, "DICM", 4) == 0) return Format::dicom;
+    for (const char* magic :
+         {"II*\0", "MM\0*", "II+\0", "MM\0+"}) {  // behind DICOM, whose preamble may be a TIFF's head
+        if (starts_with(data, size, magic, 4)) return Format::tiff;
+    }
     if (is_bare_dicom(data, size)) return Format::dicom;
     return Format::unknown;
 }
@@ -96,6 +98,10 @@ const char* format_name(Format format) {
             return "jpeg";
         case Format::png:
             return "png";
+        case Format::jpeg2000:
+            return "jpeg2000";
+        case Format::tiff:
+            return "tiff";
         case Format::dicom:
             return "dicom";
         case Format::unknown:
@@ -109,11 +115,16 @@ Image decode(const std::uint8_t* data, std::size_t size, std::size_t max_pixels)
     switch (detect_format(data, size)) {
         case Format::jpeg:
             if (is_jpeg_ls(data, size)) {
-                throw ImageError(Reason::unsupported, "no JPEG, PNG or DICOM file but a JPEG-LS picture");
+                throw ImageError(Reason::unsupported,
+                                 "no DICOM, PNG, JPEG, JPEG 2000 or TIFF file but a JPEG-LS picture");
             }
             return decode_jpeg(data, size, max_pixels);
         case Format::png:
             return decode_png(data, size, max_pixels);
+        case Format::jpeg2000:
+            return decode_bare_jpeg2000(data, size, max_pixels);
+        case Format::tiff:
+            return decode_tiff(data, size, max_pixels);
         case Format::dicom:
             throw ImageError(Reason::dicom, "a DICOM file: its pixels are read through pydicom");
         case Format::unknown:
@@ -121,9 +132,10 @@ Image decode(const std::uint8_t* data, std::size_t size, std::size_t max_pixels)
     }
     const std::string name = name_of(data, size);
     if (name.empty()) {
-        throw ImageError(Reason::unsupported, "its first bytes are not those of a JPEG, PNG or DICOM file");
+        throw ImageError(Reason::unsupported,
+                         "its first bytes are not those of a DICOM, PNG, JPEG, JPEG 2000 or TIFF file");
     }
-    throw ImageError(Reason::unsupported, "no JPEG, PNG or DICOM file but " + name);
+    throw ImageError(Reason::unsupported, "no DICOM, PNG, JPEG, JPEG 2000 or TIFF file but " + name);
 }
 
 }  // namespace dpdt

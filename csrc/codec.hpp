@@ -8,7 +8,7 @@
 
 namespace dpdt {
 
-enum class Format { unknown, jpeg, png, dicom };
+enum class Format { unknown, jpeg, png, jpeg2000, tiff, dicom };
 
 struct DecodeOptions {
     std::size_t max_pixels = 100'000'000;
@@ -28,8 +28,8 @@ Format detect_format(const std::uint8_t* data, std::size_t size);
 
 const char* format_name(Format format);
 
-// Decodes a JPEG or PNG file to gray; alpha is ignored. Throws ImageError; with reason `dicom` for a DICOM file, whose
-// pixels are read elsewhere. Thread-safe.
+// Decodes a JPEG, PNG, JPEG 2000 or TIFF file to gray; alpha is ignored. Throws ImageError; with reason `dicom` for a
+// DICOM file, whose pixels are read elsewhere. Thread-safe.
 Image decode(const std::uint8_t* data, std::size_t size, std::size_t max_pixels = DecodeOptions{}.max_pixels);
 
 }  // namespace dpdt

@@ -199,6 +199,15 @@ Image decode_jpeg2000(const std::uint8_t* data, std::size_t size, bool as_signed
     return image;
 }
 
+Image decode_bare_jpeg2000(const std::uint8_t* data, std::size_t size, std::size_t max_pixels) {
+    DecodeOptions options;
+    options.max_pixels = max_pixels;
+    if (Decompressor(data, size).read_header().comps[0].sgnd != 0) {
+        throw ImageError(Reason::unsupported, "JPEG 2000 of signed samples without DICOM around it");
+    }
+    return decode_jpeg2000(data, size, false, options);
+}
+
 std::string jpeg2000_version() { return std::string("OpenJPEG ") + opj_version(); }
 
 }  // namespace dpdt

@@ -12,6 +12,9 @@ namespace dpdt {
 // do unsigned ones with `as_signed`: the bits are the same. Throws ImageError.
 Image decode_jpeg2000(const std::uint8_t* data, std::size_t size, bool as_signed, const DecodeOptions& options);
 
+// The same without DICOM around it, at full scale; 1 to 7 and 9 to 15 bits are as they are, since min-max follows.
+Image decode_bare_jpeg2000(const std::uint8_t* data, std::size_t size, std::size_t max_pixels);
+
 std::string jpeg2000_version();
 
 }  // namespace dpdt

@@ -123,7 +123,8 @@ ImageResult process(const Pipeline& pipeline, Openings& openings, std::size_t in
                 try {
                     apply_recipe(image.view<T>(), pipeline.recipe, false, out);
                 } catch (const ImageError& error) {
-                    if (error.reason() != Reason::constant || image.bits >= 8) throw;
+                    const bool stretched = result.format == Format::png && image.bits < 8;
+                    if (error.reason() != Reason::constant || !stretched) throw;
                     // 1 to 4 bits were stretched to 8
                     const unsigned stored = pixels[pixels.size() / 2] * ((1U << image.bits) - 1U) / 255U;
                     throw ImageError(Reason::constant,

@@ -34,7 +34,7 @@ class ImageResult:
         """The reason in words."""
     @property
     def format(self) -> str:
-        """Found by the file's first bytes: jpeg, png, dicom or unknown."""
+        """Found by the file's first bytes: jpeg, png, jpeg2000, tiff, dicom or unknown."""
     @property
     def height(self) -> int:
         """Rows of the file's picture; 0 where it was not decoded."""
@@ -177,7 +177,7 @@ def codecs() -> dict[str, str]:
     """Names and versions of the libraries that decode, by format."""
 
 def decode(data: bytes, *, max_pixels: int = ...) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], int, int]:
-    """Decode a JPEG or PNG file to gray (alpha ignored; colours by BT.601).
+    """Decode a JPEG, PNG, JPEG 2000 or TIFF file to gray (alpha ignored; colours by BT.601).
 
     Args:
         data: The file's bytes.

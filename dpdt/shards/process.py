@@ -1,4 +1,4 @@
-"""From image files to the pixels of a shard: JPEG and PNG in C++ as a batch, DICOM headers by pydicom, on threads."""
+"""From image files to the pixels of a shard: pictures in C++ as a batch, DICOM headers by pydicom, on threads."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ class ImageOutcome:
     Attributes:
         reason: Empty if its pixels were written; otherwise a reason of `_core.ImageResult`.
         message: The reason in words; of a good image, what was read past in its header.
-        format: jpeg, png, dicom or unknown.
+        format: jpeg, png, jpeg2000, tiff, dicom or unknown.
         height: Rows of the file's picture (0 if it was not decoded), and so on.
         width: Columns.
         bits: Bits of a sample as stored.

@@ -25,7 +25,19 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import fuzz_shards
 from test_frame import lossless_jpeg, rle
 
-CODECS: Final = ("png", "jpeg", "filters", "plain", "rle", "jpeg_baseline", "jpeg_lossless", "jpeg_ls", "jpeg2000")
+CODECS: Final = (
+    "png",
+    "jpeg",
+    "tiff",
+    "jpeg2000_file",
+    "filters",
+    "plain",
+    "rle",
+    "jpeg_baseline",
+    "jpeg_lossless",
+    "jpeg_ls",
+    "jpeg2000",
+)
 TARGETS: Final = (*CODECS, "shards")
 SIDE: Final = 40
 
@@ -84,6 +96,8 @@ def seeds() -> dict[str, list[bytes]]:
     return {
         "png": [pillow(gray, "PNG"), pillow(wide, "PNG"), pillow(colour, "PNG"), pillow(gray > 99, "PNG")],
         "jpeg": jpegs,
+        "tiff": [pillow(gray, "TIFF"), pillow(wide, "TIFF", compression="tiff_lzw"), pillow(colour, "TIFF")],
+        "jpeg2000_file": [encode_array(wide, bits_stored=12, codec_format=1)],
         "filters": [bytes([78]) + gray.tobytes(), bytes([79]) + wide.tobytes()],
         "plain": [head[8] + gray.tobytes(), head[16] + wide.tobytes()],
         "rle": [head[8] + rle(gray), head[16] + rle(wide)],

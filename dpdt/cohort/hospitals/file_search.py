@@ -12,11 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["Parts", "files_by_stem", "in_threads", "parts_of", "stem_of", "there"]
+__all__ = ["PICTURES", "Parts", "files_by_stem", "in_threads", "parts_of", "stem_of", "there"]
 
 Parts = tuple[str, ...]
 
-SUFFIXES: Final = frozenset({"", "png", "jpg", "jpeg", "jpe", "dcm", "dicom", "dic", "ima"})
+PICTURES: Final = frozenset({"png", "jpg", "jpeg", "jpe", "jp2", "j2k", "tif", "tiff", "dcm", "dicom", "dic", "ima"})
+SUFFIXES: Final = PICTURES | {""}
 """Of files that may be images."""
 LONGEST_SUFFIX: Final = 8
 

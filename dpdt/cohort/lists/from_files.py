@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from dpdt.base.console import progress
 from dpdt.base.private_csv import no_formula, private_csv
-from dpdt.cohort.hospitals.file_search import split_suffix
+from dpdt.cohort.hospitals.file_search import PICTURES, split_suffix
 from dpdt.cohort.hospitals.raw_cohort import DAYS_PER_YEAR
 from dpdt.errors import CohortError
 
@@ -47,7 +47,6 @@ OTHERS: Final = ("SOPClassUID", "Rows", "PatientBirthDate", "ViewCodeSequence", 
 
 PREAMBLE: Final = 128
 DICOM_SUFFIXES: Final = frozenset({"dcm", "dicom", "dic"})
-PICTURES: Final = frozenset({"png", "jpg", "jpeg", "jpe", "dcm", "dicom", "dic", "ima"})
 FIRST_GROUPS: Final = (b"\2\0", b"\x08\0")
 """Of a file without a preamble, as old devices write it."""
 CHUNK: Final = 64
