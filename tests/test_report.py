@@ -12,7 +12,7 @@ import pytest
 
 from dpdt.base.files import make_folder, write_json
 from dpdt.base.vocabulary import LABELS, SUBGROUPS
-from dpdt.evaluation.metrics import auc_covariance
+from dpdt.evaluation.metrics import FAIRNESS, auc_covariance
 from dpdt.report import figures, tables
 from dpdt.report.answer import answer
 from dpdt.report.grid import Grid
@@ -397,6 +397,22 @@ def test_fairness_both_protocols_and_intervals_are_on_the_page(fake_runs: Make) 
     curve = pd.read_csv(study.paths.report / "epsilon_curve.csv")
     means = curve[curve["train_domain"] == "mean"]
     assert ((means["ci_low"] <= means["auc"]) & (means["auc"] <= means["ci_high"])).all()
+
+
+def test_of_very_many_metrics_a_label_within_a_group_has_its_auc_alone(
+    fake_runs: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = fake_runs(TWO, "[1.0, inf]").all().study
+    write_report(study)
+    whole, text = pd.read_csv(study.paths.report / "metrics.csv"), page_text(study)
+    monkeypatch.setattr("dpdt.report.compare.MOST_ROWS", len(whole) - 1)
+    write_report(study)
+    short = pd.read_csv(study.paths.report / "metrics.csv")
+    inside = short[(short["label"] != "average") & (short["subgroup"] != "all")]
+    assert set(inside["metric"]) == {"auc", "underdiagnosis_rate", *FAIRNESS}
+    left_out = whole.merge(short, how="left", indicator=True).query("_merge == 'left_only'")
+    assert not ((left_out["label"] == "average") | (left_out["subgroup"] == "all")).any()
+    assert page_text(study) == text  # nothing that is shown is missing
 
 
 def test_tables_for_a_paper_are_latex(fake_runs: Make) -> None:
