@@ -109,8 +109,8 @@ def _calibration(axes: "Axes", one: Curves, look: dict[str, Any]) -> None:
     axes.plot(table["score"], table["observed"], "o-", linewidth=0.9, markersize=3, **look)
     axes.vlines(table["score"], table["low"], table["high"], color=look["color"], linewidth=0.8)
     if len(axes.texts) == 0 and not math.isnan(one.recalibration.slope):
-        fitted = one.recalibration
-        words = f"slope {fitted.slope:.2f} ({fitted.slope_low:.2f} to {fitted.slope_high:.2f})"
+        slope, low, high = (plain(getattr(one.recalibration, f"slope{end}"), 2) for end in ("", "_low", "_high"))
+        words = f"slope {slope} ({low} to {high})"
         axes.text(0.03, 0.97, words, fontsize=7, va="top", transform=axes.transAxes)
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from dpdt.base.vocabulary import SUBGROUPS
 from dpdt.evaluation.metrics import ALL
 from dpdt.report.canvas import COLOUR_MAP, COLOURS, MARKERS, QUIET, Drawing, arm_looks, exported, grid, legend, sheet
+from dpdt.report.format import plain, signed
 from dpdt.report.names import domain_name, group_name
 from dpdt.study import BEFORE
 
@@ -63,7 +64,7 @@ def heat_map(
         axes.invert_yaxis()
         for (row, column), value in np.ndenumerate(values):
             star = "*" if matrix.columns[column] in marked else ""
-            text, colour = ("–", "#555555") if math.isnan(value) else (f"{value:.2f}{star}", _ink(value, scale))
+            text, colour = ("–", "#555555") if math.isnan(value) else (plain(value, 2) + star, _ink(value, scale))
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=font)
             if matrix.index[row] == matrix.columns[column] and not before:
                 x, y = np.array([-1, 1, 1, -1, -1]), np.array([-1, -1, 1, 1, -1])
@@ -80,7 +81,7 @@ def heat_map(
         caption += "" if before else " Frames: tested where it was trained."
         found = values[~np.isnan(values)]
         alt = f"Heat map of {what} by train and test domain, {title}"
-        alt += f"; from {found.min():.2f} to {found.max():.2f}." if len(found) else "; no number."
+        alt += f"; from {plain(found.min(), 2)} to {plain(found.max(), 2)}." if len(found) else "; no number."
         data = matrix.rename_axis("trained on").reset_index()
         return exported(figure, caption=caption, alt=alt, data=data, raster=raster)
 
@@ -130,7 +131,7 @@ def epsilon_figure(curve: pd.DataFrame, *, names: Mapping[float, str]) -> Drawin
             "the model before all trainings, which saw no private patient."
         )
         means = curve[curve["train_domain"] == "mean"].dropna(subset="auc").sort_values("target_epsilon")
-        told = (f"{r['scope']}, {names[r['target_epsilon']]}: {r['auc']:.3f}" for r in means.to_dict("records"))
+        told = (f"{r['scope']}, {names[r['target_epsilon']]}: {plain(r['auc'])}" for r in means.to_dict("records"))
         alt = f"Macro AUC over target epsilon. {'; '.join(told)}."
         return exported(figure, caption=caption, alt=alt, data=curve, raster=True)
 
@@ -228,7 +229,7 @@ def dot_figure(
         note = " The vertical line is no difference." if zero else ""
         caption = f"{what}. Bars are intervals; a marker without a bar has none (too few patients, or no draws).{note}"
         told = table[table["row"] == rows[0]].dropna(subset="value") if len(rows) else table
-        values = (f"{r['panel']}, {names[r['target_epsilon']]}: {r['value']:+.3f}" for r in told.to_dict("records"))
+        values = (f"{r['panel']}, {names[r['target_epsilon']]}: {signed(r['value'])}" for r in told.to_dict("records"))
         alt = f"{what}. {row_name(rows[0])}: {'; '.join(values)}." if len(rows) else what
         return exported(figure, caption=caption, alt=alt, data=table[DOTS], raster=raster)
 

@@ -4,7 +4,6 @@ Made from the study's folder alone, and from whatever is there: models that are 
 of published AUCs makes the same page, as far as its numbers go.
 """
 
-import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from dpdt.report import compare, provenance, tables
 from dpdt.report.axes import write_axes
 from dpdt.report.differences import differences
 from dpdt.report.draw import draw, draw_differences, draw_story, draw_study, heat_map_name
+from dpdt.report.format import plain
 from dpdt.report.from_csv import write_published
 from dpdt.report.gain import gain_table, gains, worse_than_before
 from dpdt.report.grid import Grid
@@ -127,8 +127,5 @@ def auc_table(study: Study, target_epsilon: float) -> tuple[list[str], list[list
     auc = tables.mean_over_seeds(study, tables.auc_by_run(study))
     matrix, other = tables.macro_matrix(Grid.of(study), auc, target_epsilon), tables.other_labels(auc)
     columns = ["trained on", *(f"{domain}*" if domain in other else str(domain) for domain in matrix.columns)]
-    rows = [
-        [str(domain), *("–" if math.isnan(value) else f"{value:.3f}" for value in matrix.loc[domain])]
-        for domain in matrix.index
-    ]
+    rows = [[str(domain), *map(plain, matrix.loc[domain])] for domain in matrix.index]
     return columns, rows
