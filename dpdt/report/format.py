@@ -134,10 +134,11 @@ def thousands(text: str) -> str:
 
 
 def latex(table: Table, *, caption: str, label: str) -> str:
-    """A table for a paper (package booktabs): the first column left, the others centred."""
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_escape(caption)}}}", rf"\label{{tab:{label}}}"]
+    """A table for a paper (packages booktabs and graphicx), as wide as the page at most; the first column left."""
+    lines = [r"\begin{table*}", r"\centering", rf"\caption{{{_escape(caption)}}}", rf"\label{{tab:{label}}}"]
+    lines += [r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"]
     lines += [rf"\begin{{tabular}}{{l{'c' * (len(table.columns) - 1)}}}", r"\toprule", _line(table.columns)]
-    lines += [r"\midrule", *map(_line, table.rows), r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    lines += [r"\midrule", *map(_line, table.rows), r"\bottomrule", r"\end{tabular}}", r"\end{table*}"]
     return "\n".join(lines) + "\n"
 
 
