@@ -37,8 +37,8 @@ def real_figures() -> None:
 @pytest.fixture(autouse=True)
 def quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "real_figures" not in request.fixturenames:
-        for name in ("draw", "draw_differences", "draw_story", "draw_study"):
-            monkeypatch.setattr(f"dpdt.report.write.{name}", lambda *_: {})
+        for name in ("page.draw", "page.draw_differences", "page.draw_story", "write.draw_study"):
+            monkeypatch.setattr(f"dpdt.report.{name}", lambda *_: {})
 
 
 def page_text(study: Study) -> str:
@@ -288,6 +288,34 @@ def test_the_cohort_flow_is_shown(fake_runs: Make) -> None:
     text = page_text(study)
     for expected in ("1,812", "12 lateral view", "1,800 (900)", "1,200 (600)", "77"):
         assert expected in text
+
+
+def test_a_data_sheet_a_hospital_and_a_card_a_model_are_linked(fake_runs: Make) -> None:
+    study = fake_runs(("vindr",), "[1.0, inf]").all().study
+    rows = ["domain,split,what,value,images,patients", "vindr,,rows read,,1812,", "vindr,,excluded,lateral view,12,"]
+    rows += ["vindr,all,total,,1800,900", "vindr,train,total,,1200,600", "vindr,test,age,age_0_40,19,9"]
+    rows += ["vindr,test,sex,unknown,20,10", "vindr,test,pleural_effusion,positive,77,70"]
+    make_folder(study.paths.cohort_summary.parent)
+    study.paths.cohort_summary.write_text("\n".join(rows))
+    page = write_report(study)
+    linked = re.findall(r'href="(cards/[^"]+)"', page.read_text())
+    texts = {name: re.sub(r"<[^>]+>", " ", (page.parent / name).read_text()) for name in linked}
+    assert sorted(linked) == sorted(f"cards/{file.name}" for file in (page.parent / "cards").iterdir())
+    sheet = " ".join(texts.pop("cards/data-vindr.html").split())
+    for expected in (
+        "excluded: lateral view 12 images",
+        "all, training 1,200 images, 600 patients",
+        "ages 0 to 40, test fewer than 10 patients",  # nine
+        "sex unknown, test 20 images, 10 patients",
+        "pleural effusion positive, test 77 images, 70 patients",
+        "Ethics approval",
+    ):
+        assert expected in sheet
+    private = texts[f"cards/{study.run_id(Cell('vindr', 1.0, 0))}.html"]
+    auc = tables.auc_by_run(study).query("label == 'average' and subgroup == 'all' and target_epsilon == 1")["auc"]
+    assert len(texts) == 2
+    assert "This model was trained with differential privacy." in private
+    assert re.search(rf"macro AUC, VinDr-CXR\s+{auc.iloc[0]:.2f}", private)
 
 
 def test_the_privacy_of_every_dp_run_is_stated(fake_runs: Make) -> None:

@@ -299,7 +299,7 @@ def test_a_finished_run_is_a_model_whose_card_is_its_privacy_statement(runs: Mak
     assert "This model was trained with differential privacy." in private.description
     assert "| epsilon | 1 |" in private.description
     assert "| neighbouring relation | zero out one patient |" in private.description
-    assert "- number of units: exact count. Accounting: taken as public." in private.description
+    assert "number of units: exact count. Accounting: taken as public." in private.description
     auc = latest(study, PRIVATE)["auc"]
     assert f"| auc | {auc:.3f} |" in private.description
     aliases = {"patient-eps1-seed0": private.version, "no-dp-seed0": found[study.run_id(PLAIN)].version}

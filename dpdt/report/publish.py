@@ -71,8 +71,8 @@ def publish(
         with atomic_path(file) as temporary:
             temporary.write_bytes(data)
     stale = [file for kind in ("png", "svg", "pdf", "csv") for file in (folder / "figures").glob(f"*.{kind}")]
-    for file in (*stale, *(folder / "tables").glob("*.tex")):
-        if file not in {*wanted, *tables, *latex_files}:
+    for file in (*stale, *(folder / "tables").glob("*.tex"), *(folder / "cards").glob("*.html")):
+        if file not in {*wanted, *tables, *latex_files, *others}:
             file.unlink()
     write_text(folder / "answer.txt", "".join(f"{sentence}\n" for sentence in answer))
     write_text(folder / "index.html", page)
