@@ -79,7 +79,9 @@ def draw_story(arms: Sequence[Arm], gains: Sequence[Gain], grid: Grid) -> dict[s
     table = pd.DataFrame(rows, columns=figures.DOTS)
     scopes = [scope for scope in SCOPES if scope in set(table["row"])]
     return {
-        "story": figures.dot_figure(table, rows=scopes, names=names, row_name=PLACES.__getitem__, what=what, zero=True)
+        "story": figures.dot_figure(
+            table, rows=scopes, names=names, row_name=PLACES.__getitem__, what=what, zero=True, raster=True
+        )
     }
 
 
