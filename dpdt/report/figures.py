@@ -65,7 +65,7 @@ def heat_map(
         step, font = (0.42, 0.345), 7.0
     names = [[domain_name(str(name)) for name in side] for side in (matrix.index, matrix.columns)]
     long = max(0, max(map(len, [*names[0], *names[1]])) - 12)  # letters that want room
-    size = (max(2.5, 1.2 + step[0] * columns) + 0.065 * long, 1.1 + step[1] * rows + 0.045 * long)
+    size = (max(2.3, 1.2 + step[0] * columns) + 0.065 * long, 1.1 + step[1] * rows + 0.045 * long)
     with sheet(*size) as (figure, axes):
         values = matrix.to_numpy(dtype=float)
         axes.set_facecolor("#eeeeee")
@@ -86,9 +86,8 @@ def heat_map(
         axes.set_title(title, loc="left")  # not bold: a second font in every PDF takes longer than the figure
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
+        bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02, ticks=scale if rows < 3 else None)
         bar.outline.set_visible(False)
-        bar.ax.tick_params(pad=2)
         caption = f"{what}, {title}: rows are where a model was trained, columns where it was tested."
         caption += "" if before else " Frames: tested where it was trained."
         found = values[~np.isnan(values)]
