@@ -27,6 +27,7 @@ if [ "${1:-}" = tests ]; then
     need fuse3 sh -c 'command -v fusermount3'
     need chromium sh -c 'command -v chromium || command -v chromium-browser'
     need openssh-client sh -c 'command -v ssh-keygen'
+    need texlive-latex-recommended sh -c 'command -v pdflatex && kpsewhich booktabs.sty'
     need nginx-light sh -c 'PATH=$PATH:/usr/sbin command -v nginx'
 fi
 [ -z "$missing" ] && exit 0

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from dpdt.base.files import read_json, write_json
 from dpdt.base.vocabulary import LABELS
 from dpdt.bundle import self_test
-from dpdt.bundle.card import html_card, markdown_card
+from dpdt.bundle.card import bundle_card, html_card, markdown_card
 from dpdt.bundle.container import BLANK, MOST_HEADER, pack, unpack
 from dpdt.bundle.export import export_run
 from dpdt.bundle.model import Bundle, checked_scorer, open_bundle, parse_bundle
@@ -377,7 +377,7 @@ def test_the_card_says_what_counts_and_escapes_what_was_sent(bundle: bytes) -> N
         manifest["statement"]["accountant"] = "pld | <img src=x onerror=alert(1)> |"
 
     opened: Bundle = parse_bundle(changed(bundle, attack), "b")
-    html, markdown = html_card(opened), markdown_card(opened)
+    html, markdown = html_card(bundle_card(opened)), markdown_card(bundle_card(opened))
     assert "<script" not in html + markdown
     assert "<img" not in html + markdown
     assert "![x]" not in markdown  # a viewer of Markdown would fetch it

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from dpdt import api
 from dpdt.base.files import read_json
 from dpdt.bundle.apply import apply_bundle
-from dpdt.bundle.card import markdown_card
+from dpdt.bundle.card import bundle_card, markdown_card
 from dpdt.bundle.container import pack, unpack
 from dpdt.bundle.export import export_run
 from dpdt.bundle.model import checked_scorer, open_bundle, parse_bundle
@@ -194,7 +194,7 @@ def bundle(hands: Study, metrics: pd.DataFrame) -> bytes:
 def test_a_bundle_of_hands_says_what_its_scores_are(hands: Study, bundle: bytes, tmp_path: Path) -> None:
     (tmp_path / "hands.dpdt").write_bytes(bundle)
     opened = open_bundle(tmp_path / "hands.dpdt")
-    card = markdown_card(opened)
+    card = markdown_card(bundle_card(opened))
     for label in ("fracture", "osteoarthritis", "normal"):
         assert f"| {label} | " in card
     for word in ("chest", "pneumonia", "cardiomegaly"):

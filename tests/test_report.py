@@ -3,8 +3,11 @@
 import csv
 import math
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +15,7 @@ import pytest
 
 from dpdt.base.files import make_folder, write_json
 from dpdt.base.vocabulary import LABELS, SUBGROUPS
-from dpdt.evaluation.metrics import auc_covariance
+from dpdt.evaluation.metrics import FAIRNESS, auc_covariance
 from dpdt.report import figures, tables
 from dpdt.report.answer import answer
 from dpdt.report.grid import Grid
@@ -34,8 +37,8 @@ def real_figures() -> None:
 @pytest.fixture(autouse=True)
 def quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "real_figures" not in request.fixturenames:
-        for name in ("draw", "draw_differences", "draw_story", "draw_study"):
-            monkeypatch.setattr(f"dpdt.report.write.{name}", lambda *_: {})
+        for name in ("page.draw", "page.draw_differences", "page.draw_story", "write.draw_study"):
+            monkeypatch.setattr(f"dpdt.report.{name}", lambda *_: {})
 
 
 def page_text(study: Study) -> str:
@@ -287,6 +290,34 @@ def test_the_cohort_flow_is_shown(fake_runs: Make) -> None:
         assert expected in text
 
 
+def test_a_data_sheet_a_hospital_and_a_card_a_model_are_linked(fake_runs: Make) -> None:
+    study = fake_runs(("vindr",), "[1.0, inf]").all().study
+    rows = ["domain,split,what,value,images,patients", "vindr,,rows read,,1812,", "vindr,,excluded,lateral view,12,"]
+    rows += ["vindr,all,total,,1800,900", "vindr,train,total,,1200,600", "vindr,test,age,age_0_40,19,9"]
+    rows += ["vindr,test,sex,unknown,20,10", "vindr,test,pleural_effusion,positive,77,70"]
+    make_folder(study.paths.cohort_summary.parent)
+    study.paths.cohort_summary.write_text("\n".join(rows))
+    page = write_report(study)
+    linked = re.findall(r'href="(cards/[^"]+)"', page.read_text())
+    texts = {name: re.sub(r"<[^>]+>", " ", (page.parent / name).read_text()) for name in linked}
+    assert sorted(linked) == sorted(f"cards/{file.name}" for file in (page.parent / "cards").iterdir())
+    sheet = " ".join(texts.pop("cards/data-vindr.html").split())
+    for expected in (
+        "excluded: lateral view 12 images",
+        "all, training 1,200 images, 600 patients",
+        "ages 0 to 40, test fewer than 10 patients",  # nine
+        "sex unknown, test 20 images, 10 patients",
+        "pleural effusion positive, test 77 images, 70 patients",
+        "Ethics approval",
+    ):
+        assert expected in sheet
+    private = texts[f"cards/{study.run_id(Cell('vindr', 1.0, 0))}.html"]
+    auc = tables.auc_by_run(study).query("label == 'average' and subgroup == 'all' and target_epsilon == 1")["auc"]
+    assert len(texts) == 2
+    assert "This model was trained with differential privacy." in private
+    assert re.search(rf"macro AUC, VinDr-CXR\s+{auc.iloc[0]:.2f}", private)
+
+
 def test_the_privacy_of_every_dp_run_is_stated(fake_runs: Make) -> None:
     study = fake_runs(TWO, "[1.0, inf]").all().study
     write_report(study)
@@ -399,23 +430,48 @@ def test_fairness_both_protocols_and_intervals_are_on_the_page(fake_runs: Make) 
     assert ((means["ci_low"] <= means["auc"]) & (means["auc"] <= means["ci_high"])).all()
 
 
-def test_tables_for_a_paper_are_latex(fake_runs: Make) -> None:
+def test_of_very_many_metrics_a_label_within_a_group_has_its_auc_alone(
+    fake_runs: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = fake_runs(TWO, "[1.0, inf]").all().study
     write_report(study)
-    names = {file.stem for file in (study.paths.report / "tables").glob("*.tex")}
-    assert names >= {"arms", "comparisons", "transfer_eps1", "subgroups_on-domain", "fairness_off-domain"}
-    text = (study.paths.report / "tables" / "arms.tex").read_text()
-    assert r"\begin{tabular}{lcccc}" in text
-    assert r"$\varepsilon$ = 1" in text
-    for file in (study.paths.report / "tables").glob("*.tex"):
-        text = file.read_text()
-        assert text.isascii(), file.name
-        bare = re.sub(r"\\.", "", text)  # without commands and escaped letters
-        assert bare.count("{") == bare.count("}"), file.name
-        assert text.count(r"\begin{") == text.count(r"\end{") == 2, file.name
-        (columns,) = re.findall(r"\\begin\{tabular\}\{(\w+)\}", text)
-        rows = [line for line in text.splitlines() if line.endswith(r" \\")]
-        assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(columns) - 1}, file.name
+    whole, text = pd.read_csv(study.paths.report / "metrics.csv"), page_text(study)
+    monkeypatch.setattr("dpdt.report.compare.MOST_ROWS", len(whole) - 1)
+    write_report(study)
+    short = pd.read_csv(study.paths.report / "metrics.csv")
+    inside = short[(short["label"] != "average") & (short["subgroup"] != "all")]
+    assert set(inside["metric"]) == {"auc", "underdiagnosis_rate", *FAIRNESS}
+    left_out = whole.merge(short, how="left", indicator=True).query("_merge == 'left_only'")
+    assert not ((left_out["label"] == "average") | (left_out["subgroup"] == "all")).any()
+    assert page_text(study) == text  # nothing that is shown is missing
+
+
+@pytest.fixture
+def tex() -> str:
+    found = shutil.which("pdflatex")
+    if found is None or shutil.which("bibtex") is None:
+        pytest.skip("no LaTeX here: apt-get install texlive-latex-recommended")
+    return found
+
+
+def test_tables_for_a_paper_and_references_compile(fake_runs: Make, tex: str, tmp_path: Path) -> None:
+    report = write_report(fake_runs(TWO, "[1.0, inf]", public=True).all().study).parent
+    tables = sorted((report / "tables").glob("*.tex"))
+    names = {file.stem for file in tables}
+    assert names >= {"arms", "comparisons", "gain", "transfer_eps1", "subgroups_on-domain", "fairness_off-domain"}
+    for file in (*tables, report / "references.bib"):
+        shutil.copy(file, tmp_path)
+    inputs = "".join(rf"\input{{{file.stem}}}\clearpage " for file in tables)
+    packages = r"\usepackage{booktabs,graphicx}\usepackage[textwidth=7in]{geometry}"
+    ending = r"\nocite{*}\bibliographystyle{plain}\bibliography{references}\end{document}"
+    (tmp_path / "paper.tex").write_text(rf"\documentclass{{article}}{packages}\begin{{document}}{inputs}{ending}")
+    run = [tex, "-halt-on-error", "-interaction=nonstopmode", "paper"]
+    for command in (run, ["bibtex", "paper"], run, run):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+        assert done.returncode == 0, done.stdout[-2000:]
+    log = (tmp_path / "paper.log").read_text(errors="replace")
+    assert re.findall(r"(?:Missing character|undefined|Overfull).*", log) == []
+    assert f"({len(tables) + 1} pages" in log.replace("\n", "")
 
 
 def test_numbers_of_another_cohort_are_named(fake_runs: Make, monkeypatch: pytest.MonkeyPatch) -> None:

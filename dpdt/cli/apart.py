@@ -74,13 +74,13 @@ def card(
 ) -> None:
     """Check a bundle, self-test included, and show its model card."""
     from dpdt.base.files import write_text
-    from dpdt.bundle.card import html_card, markdown_card
+    from dpdt.bundle.card import bundle_card, html_card, markdown_card
 
-    opened, _ = _open(bundle, signers)
+    found = bundle_card(_open(bundle, signers)[0])
     if output is None:
-        print(markdown_card(opened), end="")
+        print(markdown_card(found), end="")
         return
-    for name, text in (("card.md", markdown_card(opened)), ("card.html", html_card(opened))):
+    for name, text in (("card.md", markdown_card(found)), ("card.html", html_card(found))):
         write_text(output / name, text)
         print(output / name)
 

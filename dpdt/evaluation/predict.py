@@ -7,7 +7,7 @@ where all of them are the same.
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -137,13 +137,18 @@ def wide(predictions: pd.DataFrame) -> pd.DataFrame:
 
     The labels are those of the predictions, in their order.
     """
-    by_label = {str(label): part.set_index("image_id") for label, part in predictions.groupby("label", sort=False)}
-    images = next(iter(by_label.values()))[["patient_key", "sex", "age_group"]]
-    columns = {}
-    for label, part in by_label.items():
-        columns[f"target_{label}"] = part["target"].astype("Float64").astype("float64")
-        columns[f"score_{label}"] = part["score"]
-    return images.assign(**columns).reset_index()
+    row, images = pd.factorize(predictions["image_id"])
+    column, labels = pd.factorize(predictions["label"])
+    about = predictions.columns.intersection(["image_id", "patient_key", "sex", "age_group"], sort=False)
+    first = predictions[about].iloc[np.unique(row, return_index=True)[1]].reset_index(drop=True)
+    target, score = np.full((len(labels), len(images)), np.nan), np.full((len(labels), len(images)), np.nan, np.float32)
+    target[column, row] = predictions["target"].to_numpy("float64", na_value=np.nan)
+    score[column, row] = predictions["score"]
+    columns: dict[str, NDArray[Any]] = {}
+    for number, label in enumerate(labels):
+        columns |= {f"target_{label}": target[number], f"score_{label}": score[number]}
+    whole: pd.DataFrame = first.join(pd.DataFrame(columns))
+    return whole
 
 
 def read_predictions(path: Path, stamp: Stamp, labels: Sequence[str]) -> pd.DataFrame | None:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from dpdt.report.format import decimals, interval_text, plain, signed
+from dpdt.report.format import decimals, interval_text, percent, plain, signed
 from dpdt.report.gain import Gain
 from dpdt.report.grid import Grid
 from dpdt.report.intervals import Interval
@@ -136,14 +136,10 @@ class _Judge(NamedTuple):
 def _share(gain: Gain) -> str:
     """A share in per cent; one below 0 in words, too."""
     low, high = gain.share_interval
-    bounds = "" if math.isnan(low) else f"{_percent(low)} to {_percent(high)}"
+    bounds = "" if math.isnan(low) else f"{percent(low)} to {percent(high)}"
     if gain.share < 0:
-        return f"none of it ({'; '.join(filter(None, [_percent(gain.share), bounds]))})"
-    return _percent(gain.share) + (f" ({bounds})" if bounds else "")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %".replace("-", "−")
+        return f"none of it ({'; '.join(filter(None, [percent(gain.share), bounds]))})"
+    return percent(gain.share) + (f" ({bounds})" if bounds else "")
 
 
 def _with(arm: Arm | Gain, grid: Grid) -> str:

@@ -73,21 +73,21 @@ def _mean_units(study: Study) -> float:
     return sum(seen.values()) / len(seen) if seen else math.nan
 
 
-def write_axes(study: Study, written: Mapping[str, tuple[Contents, Mapping[str, pd.DataFrame]]]) -> Path:
+def write_axes(study: Study, written: Mapping[str, Contents]) -> Path:
     """Write the overview of a study's views, and the tables of all of them in one file each.
 
     Args:
         study: The study.
-        written: What each view's page shows, and its tables, by the folder's name below `views/`.
+        written: What each view's page shows, by the folder's name below `views/`.
     """
     from dpdt.training.networks.build import num_parameters
 
     sizes = {name: num_parameters(start) for name, start in study.starts.items()}
     views = {view.slug: view for view in study.views}
-    parts = [Part(views[slug], contents, sizes[views[slug].start]) for slug, (contents, _) in written.items()]
+    parts = [Part(views[slug], contents, sizes[views[slug].start]) for slug, contents in written.items()]
     tables: dict[str, list[pd.DataFrame]] = {}
-    for slug, (_, csv) in written.items():
-        for name, table in csv.items():
+    for slug, contents in written.items():
+        for name, table in contents.csv().items():
             named = table.assign(initial=views[slug].start, fraction=views[slug].fraction)
             tables.setdefault(name, []).append(named[[*AXES, *table.columns]])
     axes = pd.DataFrame([row for part in parts for row in part.rows()])

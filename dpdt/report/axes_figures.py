@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from dpdt.report.canvas import QUIET, Drawing, arm_looks, exported, grid, legend, sheet
+from dpdt.report.canvas import COLUMN, QUIET, Drawing, arm_looks, exported, grid, legend, sheet
 from dpdt.study import arm_name
 
 __all__ = ["axis_figure"]
@@ -19,7 +19,7 @@ def axis_figure(table: pd.DataFrame, *, x: str, lines: str) -> Drawing:
     """
     groups = list(dict.fromkeys(table[lines]))
     looks = arm_looks([float(epsilon) for epsilon in table["target_epsilon"].unique()])
-    with sheet(4.7, 0.7 + 2.6 * len(groups), (len(groups), 1), sharex=True, sharey=True) as (figure, panels):
+    with sheet(COLUMN, 0.5 + 1.95 * len(groups), (len(groups), 1), sharex=True, sharey=True) as (figure, panels):
         for axes, group in zip(np.atleast_1d(panels), groups, strict=True):
             for (epsilon, scope), rows in table[table[lines] == group].groupby(["target_epsilon", "scope"]):
                 look, rows = looks[epsilon], rows.sort_values(x)
@@ -36,7 +36,7 @@ def axis_figure(table: pd.DataFrame, *, x: str, lines: str) -> Drawing:
             at_bottom = axes.get_xaxis_transform()
             for size, names in table[table[lines] == group].groupby(x)["initial"].unique().items():
                 text = "\n".join(names)
-                axes.text(size, 0.01, text, ha="center", va="bottom", transform=at_bottom, fontsize=6.5, color=QUIET)
+                axes.text(size, 0.01, text, ha="center", va="bottom", transform=at_bottom, fontsize=5.5, color=QUIET)
         what = "part of the train patients" if x == "fraction" else "parameters of the network"
         axes.set_xlabel(what)
         fullest = max(np.atleast_1d(panels), key=lambda axes: len(axes.get_legend_handles_labels()[1]))

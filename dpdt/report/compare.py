@@ -19,6 +19,7 @@ from dpdt.evaluation.metrics import (
     AVERAGE,
     COLUMNS,
     FAIRNESS,
+    UNDERDIAGNOSIS,
     auc_influence,
     count_patients,
     few_reason,
@@ -36,6 +37,12 @@ from dpdt.study import Cell, Study, is_before
 
 __all__ = ["COMPARISON_COLUMNS", "FAIRNESS_COLUMNS", "compare_models", "fairness_table", "metrics_table"]
 
+MOST_ROWS: Final = 1_000_000  # a spreadsheet opens no more
+SHORT: Final = (
+    [("subgroup", "==", ALL)],
+    [("label", "==", AVERAGE)],
+    [("metric", "in", ["auc", UNDERDIAGNOSIS, *FAIRNESS])],
+)
 SMALL_CLASS: Final = 20  # fewer patients of a class than this are tested by permutation
 KEYS: Final = ["target_epsilon", "train_domain", "test_domain", "seed", "label"]
 NUMBERS: Final = ("auc", "auc_against", "difference", "standard_error", "p", "p_equivalence")
@@ -86,7 +93,7 @@ def compare_models(study: Study, draws: Draws) -> pd.DataFrame:
         or 0. Holm's correction is over the rows of one epsilon against one of them, labels and averages apart.
         `p_equivalence` is of two one-sided tests within `evaluate.equivalence_margin`.
     """
-    runs = {cell: run for cell, run in model_runs(study).items() if run and run.metrics() is not None}
+    runs = {cell: run for cell, run in model_runs(study).items() if run and run.metrics_footer() is not None}
     rows = [row for domain in study.test_domains for row in _on_domain(study, runs, domain, draws)]
     order = {cell: number for number, cell in enumerate(runs)}
     place = {domain: number for number, domain in enumerate(study.test_domains)}
@@ -116,11 +123,13 @@ def _on_domain(
                 continue
             head = {"target_epsilon": cell.target_epsilon, "train_domain": cell.domain, "test_domain": domain}
             for row in _compare(study, scores, other):
-                keys = [
-                    DrawKey(epsilon, cell.domain, domain, row["label"], ALL, "auc")
-                    for epsilon in (cell.target_epsilon, against)
-                ]
-                interval = draws.mean(keys[:1], minus=keys[1:]) if len(study.train.seeds) == 1 else Interval()
+                interval = Interval()
+                if len(study.train.seeds) == 1:
+                    arm, without = (
+                        DrawKey(epsilon, cell.domain, domain, row["label"], ALL, "auc")
+                        for epsilon in (cell.target_epsilon, against)
+                    )
+                    interval = draws.mean([arm], minus=[without])
                 bounds = {"ci_low": interval.low, "ci_high": interval.high}
                 yield cell, {**head, "seed": cell.seed, "against": against, **row, **bounds}
 
@@ -131,11 +140,13 @@ class _Scores:
 
     Attributes:
         frame: One row an image, by its id.
+        patients: Number of each image's patient.
         units: Number of each image's unit.
         influences: Of the AUC of each label, once it was asked for.
     """
 
     frame: pd.DataFrame
+    patients: NDArray[np.intp]
     units: NDArray[np.intp]
     influences: dict[str, tuple[float, Floats]] = field(default_factory=dict)
 
@@ -154,8 +165,9 @@ def _scores(study: Study, run: Run, domain: str) -> _Scores | None:
 
 
 def _by_image(study: Study, frame: pd.DataFrame) -> _Scores:
-    key = frame["patient_key"] if study.evaluate.bootstrap_unit == "patient" else pd.Series(frame.index)
-    return _Scores(frame, np.unique(key.to_numpy(), return_inverse=True)[1])
+    patients = pd.factorize(frame["patient_key"], sort=True)[0]
+    units = patients if study.evaluate.bootstrap_unit == "patient" else pd.factorize(frame.index, sort=True)[0]
+    return _Scores(frame, patients, units)
 
 
 def _compare(study: Study, first: _Scores, second: _Scores) -> Iterator[dict[str, Any]]:
@@ -166,7 +178,6 @@ def _compare(study: Study, first: _Scores, second: _Scores) -> Iterator[dict[str
         of_first, of_second = first.frame.loc[shared], second.frame.loc[shared]
         first, second = _by_image(study, of_first), _by_image(study, of_second.assign(**of_first[names]))
     compared: list[_Compared] = []
-    patients = np.unique(first.frame["patient_key"].to_numpy(), return_inverse=True)[1]
     labels = study.study.labels
     for label in labels:
         target = first.frame[f"target_{label}"].to_numpy(dtype=np.float64)
@@ -176,7 +187,7 @@ def _compare(study: Study, first: _Scores, second: _Scores) -> Iterator[dict[str
             yield {"label": label, **dict.fromkeys(NUMBERS, math.nan), "test": "", "reason": reason}
             continue
         of_models = [model.influence(label, target, known) for model in (first, second)]
-        counted = count_patients(target[known], patients[known])
+        counted = count_patients(target[known], first.patients[known])
         pair, influence = (of_models[0][0], of_models[1][0]), of_models[0][1] - of_models[1][1]
         compared.append(_Compared(pair, influence, few_reason(counted)))
         row = {"label": label, **_tested([compared[-1]], study)}
@@ -228,16 +239,23 @@ def _error(influence: np.ndarray[Any, np.dtype[np.float64]]) -> float:
 def _predictions(run: Run, domain: str) -> pd.DataFrame | None:
     """A model's scores on one domain; None if they are missing or damaged."""
     try:
-        return wide(pd.read_parquet(run.paths.predictions(domain)))
+        columns = ["image_id", "patient_key", "label", "target", "score"]
+        return wide(pd.read_parquet(run.paths.predictions(domain), columns=columns))
     except (OSError, ValueError, KeyError):
         return None
 
 
 def metrics_table(study: Study) -> pd.DataFrame:
-    """All metrics of all models, as `metrics.parquet` of the runs has them."""
+    """All metrics of all models, as `metrics.parquet` of the runs has them.
+
+    Of a study with more than MOST_ROWS of them, a label within a group has its AUC and underdiagnosis rate alone.
+    """
+    runs = {cell: run for cell, run in model_runs(study).items() if run}
+    footers = (run.metrics_footer() for run in runs.values())
+    rows = SHORT if sum(footer.num_rows for footer in footers if footer) > MOST_ROWS else ()
     tables = []
-    for cell, run in model_runs(study).items():
-        table = run.metrics() if run else None
+    for cell, run in runs.items():
+        table = run.metrics(*rows)
         if table is not None:
             head: dict[str, Any] = {
                 "target_epsilon": cell.target_epsilon,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from dpdt.report.canvas import COLOUR_MAP, QUIET, Drawing, arm_looks, exported, grid, legend, sheet
+from dpdt.report.canvas import COLOUR_MAP, COLUMN, QUIET, Drawing, arm_looks, exported, grid, legend, sheet
 from dpdt.report.curves import Curves
-from dpdt.report.figures import ON_DARK, ON_LIGHT, WIDTH
+from dpdt.report.figures import ON_DARK, ON_LIGHT
 from dpdt.report.format import plain
 from dpdt.report.names import domain_name, label_name
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["confusion_figure", "curve_figures"]
 
-PANEL: Final = 2.05  # inches
+PANEL: Final = 1.55  # inches
 Draw = Callable[["Axes", Curves, dict[str, Any]], None]
 
 
@@ -60,19 +60,19 @@ def _panels(
     columns = min(2, len(labels))
     rows = math.ceil(len(labels) / columns)
     share = table != "histogram" and {"sharex": True, "sharey": True}
-    with sheet(WIDTH, PANEL * rows + 0.5, (rows, columns), **(share or {})) as (figure, every):
+    with sheet(COLUMN, PANEL * rows + 0.4, (rows, columns), **(share or {})) as (figure, every):
         every = np.atleast_1d(every)
         for axes, label in zip(every, labels, strict=False):
             for one in (one for one in here if one.label == label):
                 look = {"color": looks[one.target_epsilon]["color"], "label": names[one.target_epsilon]}
                 draw(axes, one, look)
             first = next(one for one in here if one.label == label)
-            axes.set_title(f"{label_name(label)} ({first.n_positive:,} of {first.n:,})", fontsize=8, loc="left")
+            axes.set_title(f"{label_name(label)} ({first.n_positive:,} of {first.n:,})", fontsize=6, loc="left")
             grid(axes, "both")
         for axes in every[len(labels) :]:
             axes.remove()
-        figure.supxlabel(xlabel, fontsize=9)
-        figure.supylabel(ylabel, fontsize=9)
+        figure.supxlabel(xlabel, fontsize=7)
+        figure.supylabel(ylabel, fontsize=7)
         legend(figure, every[0])
         trained = dict.fromkeys(domain_name(one.train_domain) for one in here if one.target_epsilon > 0)
         caption = f"{domain_name(here[0].test_domain)}, test patients: {what}. Models trained on "
@@ -106,12 +106,12 @@ def _line(axes: "Axes", table: pd.DataFrame, x: str, y: str, look: dict[str, Any
 def _calibration(axes: "Axes", one: Curves, look: dict[str, Any]) -> None:
     table = one.calibration
     axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.6, zorder=1)
-    axes.plot(table["score"], table["observed"], "o-", linewidth=0.9, markersize=3, **look)
+    axes.plot(table["score"], table["observed"], "o-", linewidth=0.9, markersize=2.5, **look)
     axes.vlines(table["score"], table["low"], table["high"], color=look["color"], linewidth=0.8)
     if len(axes.texts) == 0 and not math.isnan(one.recalibration.slope):
-        fitted = one.recalibration
-        words = f"slope {fitted.slope:.2f} ({fitted.slope_low:.2f} to {fitted.slope_high:.2f})"
-        axes.text(0.03, 0.97, words, fontsize=7, va="top", transform=axes.transAxes)
+        slope, low, high = (plain(getattr(one.recalibration, f"slope{end}"), 2) for end in ("", "_low", "_high"))
+        words = f"slope {slope} ({low} to {high})"
+        axes.text(0.03, 0.97, words, fontsize=6, va="top", transform=axes.transAxes)
 
 
 def _histogram(axes: "Axes", one: Curves, look: dict[str, Any]) -> None:
@@ -131,7 +131,7 @@ def confusion_figure(table: pd.DataFrame, domain: str, names: Mapping[float, str
         names: Of the arms.
     """
     labels, arms = list(dict.fromkeys(table["label"])), list(dict.fromkeys(table["target_epsilon"]))
-    with sheet(WIDTH + 1.1 * max(0, len(arms) - 3), 1.2 + 0.62 * len(labels)) as (figure, axes):
+    with sheet(COLUMN + 0.82 * max(0, len(arms) - 3), 0.9 + 0.46 * len(labels)) as (figure, axes):
         cells = np.full((2 * len(labels), 2 * len(arms)), np.nan)
         for row in table.to_dict("records"):
             at = (2 * labels.index(row["label"]), 2 * arms.index(row["target_epsilon"]))
@@ -142,20 +142,20 @@ def confusion_figure(table: pd.DataFrame, domain: str, names: Mapping[float, str
             cells[at[0] : at[0] + 2, at[1] : at[1] + 2] = shares
             for (y, x), share in np.ndenumerate(shares):
                 if math.isnan(share):
-                    axes.text(at[1] + x, at[0] + y, "–", ha="center", va="center", fontsize=6.5, color="#555555")
+                    axes.text(at[1] + x, at[0] + y, "–", ha="center", va="center", fontsize=5.5, color="#555555")
                 else:
                     text = f"{100 * share:.0f} %\n{counts[y, x]:,.0f}"
                     ink = ON_DARK if share > 0.65 else ON_LIGHT
-                    axes.text(at[1] + x, at[0] + y, text, ha="center", va="center", fontsize=6.5, color=ink)
+                    axes.text(at[1] + x, at[0] + y, text, ha="center", va="center", fontsize=5.5, color=ink)
         edges = [np.arange(n + 1) - 0.5 for n in cells.shape[::-1]]
         axes.pcolormesh(*edges, np.ma.masked_invalid(cells), cmap=COLOUR_MAP, vmin=0, vmax=1)
         for line in range(2, cells.shape[1], 2):
             axes.axvline(line - 0.5, color="#ffffff", linewidth=3)
         for line in range(2, cells.shape[0], 2):
             axes.axhline(line - 0.5, color="#ffffff", linewidth=3)
-        axes.set_xticks(range(cells.shape[1]), ["called\npositive", "called\nnegative"] * len(arms), fontsize=6.5)
+        axes.set_xticks(range(cells.shape[1]), ["called\npositive", "called\nnegative"] * len(arms), fontsize=5.5)
         rows = [text for label in labels for text in (label_name(label), "without it")]
-        axes.set_yticks(range(cells.shape[0]), rows, fontsize=8)
+        axes.set_yticks(range(cells.shape[0]), rows, fontsize=6)
         top = axes.secondary_xaxis("top")
         top.set_xticks([2 * n + 0.5 for n in range(len(arms))], [names[e] for e in arms])
         for side in (axes, top):

@@ -80,7 +80,7 @@ class Curves:
 
 def curves_of(study: Study, grid: Grid) -> list[Curves]:
     """Of each test domain, the model that was trained there (else at the first domain), first seed, in every arm."""
-    runs = {cell: run for cell, run in model_runs(study).items() if run and run.metrics() is not None}
+    runs = {cell: run for cell, run in model_runs(study).items() if run and run.metrics_footer() is not None}
     found = []
     for domain in study.test_domains:
         trainer = domain if any(cell.domain == domain for cell in runs) else next(iter(grid.train_domains), "")

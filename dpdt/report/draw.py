@@ -79,7 +79,9 @@ def draw_story(arms: Sequence[Arm], gains: Sequence[Gain], grid: Grid) -> dict[s
     table = pd.DataFrame(rows, columns=figures.DOTS)
     scopes = [scope for scope in SCOPES if scope in set(table["row"])]
     return {
-        "story": figures.dot_figure(table, rows=scopes, names=names, row_name=PLACES.__getitem__, what=what, zero=True)
+        "story": figures.dot_figure(
+            table, rows=scopes, names=names, row_name=PLACES.__getitem__, what=what, zero=True, raster=True
+        )
     }
 
 
@@ -126,18 +128,12 @@ def confusions(found: Sequence[Curves], metrics: pd.DataFrame) -> dict[str, pd.D
     """What each model of the curves calls positive, by test domain; nothing of a row with a count below ten."""
     chosen = metrics[(metrics["subgroup"] == ALL) & (metrics["protocol"] == STRICT)] if len(metrics) else metrics
     model = ["target_epsilon", "train_domain", "test_domain", "label"]
-    rates_of = (
-        {
-            key: part.drop_duplicates("metric").set_index("metric")["value"].to_dict()  # the first seed's
-            for key, part in chosen[chosen["metric"].isin(("sensitivity", "specificity"))].groupby(model, sort=False)
-        }
-        if len(chosen)
-        else {}
-    )
+    rates = chosen[chosen["metric"].isin(("sensitivity", "specificity"))].drop_duplicates([*model, "metric"])
+    rates_of = rates.set_index([*model, "metric"])["value"].to_dict() if len(rates) else {}
     rows: dict[str, list[Mapping[str, Any]]] = {}
     for one in found:
-        rates = rates_of.get((one.target_epsilon, one.train_domain, one.test_domain, one.label), {})
-        right = [rates.get(name, math.nan) for name in ("sensitivity", "specificity")]
+        cell = (one.target_epsilon, one.train_domain, one.test_domain, one.label)
+        right = [rates_of.get((*cell, name), math.nan) for name in ("sensitivity", "specificity")]
         if any(map(math.isnan, right)):
             continue
         negative = one.n - one.n_positive

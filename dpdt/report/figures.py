@@ -9,7 +9,20 @@ import pandas as pd
 
 from dpdt.base.vocabulary import SUBGROUPS
 from dpdt.evaluation.metrics import ALL
-from dpdt.report.canvas import COLOUR_MAP, COLOURS, MARKERS, QUIET, Drawing, arm_looks, exported, grid, legend, sheet
+from dpdt.report.canvas import (
+    COLOUR_MAP,
+    COLOURS,
+    COLUMN,
+    MARKERS,
+    QUIET,
+    Drawing,
+    arm_looks,
+    exported,
+    grid,
+    legend,
+    sheet,
+)
+from dpdt.report.format import plain, signed
 from dpdt.report.names import domain_name, group_name
 from dpdt.study import BEFORE
 
@@ -18,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["auc_scale", "dot_figure", "epsilon_figure", "heat_map", "sizes_figure", "spent_figure", "subgroup_figure"]
 
-WIDTH: Final = 4.7  # inches: its text has nine points on a page, and is still read on a phone
 ON_DOMAIN, OFF_DOMAIN = COLOURS[1], COLOURS[0]
 DOTS: Final = ["panel", "row", "target_epsilon", "value", "ci_low", "ci_high"]
 ON_LIGHT, ON_DARK = "#010101", "#fefefe"  # ink on a coloured cell, the same in every theme
@@ -48,12 +60,12 @@ def heat_map(
     rows, columns = matrix.shape
     before = list(matrix.index) == [BEFORE]
     crowded = max(rows, columns) > MOST_ROWS
-    step, font = (0.4, 0.24), 6.5
+    step, font = (0.3, 0.18), 5.5
     if not crowded:
-        step, font = (0.56, 0.46), 9.0
+        step, font = (0.42, 0.345), 7.0
     names = [[domain_name(str(name)) for name in side] for side in (matrix.index, matrix.columns)]
     long = max(0, max(map(len, [*names[0], *names[1]])) - 12)  # letters that want room
-    size = (max(3.1, 1.6 + step[0] * columns) + 0.08 * long, 1.35 + step[1] * rows + 0.05 * long)
+    size = (max(2.3, 1.2 + step[0] * columns) + 0.065 * long, 1.1 + step[1] * rows + 0.045 * long)
     with sheet(*size) as (figure, axes):
         values = matrix.to_numpy(dtype=float)
         axes.set_facecolor("#eeeeee")
@@ -63,24 +75,24 @@ def heat_map(
         axes.invert_yaxis()
         for (row, column), value in np.ndenumerate(values):
             star = "*" if matrix.columns[column] in marked else ""
-            text, colour = ("–", "#555555") if math.isnan(value) else (f"{value:.2f}{star}", _ink(value, scale))
+            text, colour = ("–", "#555555") if math.isnan(value) else (plain(value, 2) + star, _ink(value, scale))
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=font)
             if matrix.index[row] == matrix.columns[column] and not before:
                 x, y = np.array([-1, 1, 1, -1, -1]), np.array([-1, -1, 1, 1, -1])
-                axes.plot(column + 0.47 * x, row + 0.46 * y, "-", color=colour, linewidth=1.3, zorder=3)
+                axes.plot(column + 0.47 * x, row + 0.46 * y, "-", color=colour, linewidth=1.0, zorder=3)
         axes.set_xticks(range(columns), names[1], rotation=35, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(rows), names[0], fontsize=max(font, 7))
+        axes.set_yticks(range(rows), names[0], fontsize=max(font, 6))
         axes.set(xlabel="tested on", ylabel="" if before else "trained on")
         axes.set_title(title, loc="left")  # not bold: a second font in every PDF takes longer than the figure
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
+        bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02, ticks=scale if rows < 3 else None)
         bar.outline.set_visible(False)
         caption = f"{what}, {title}: rows are where a model was trained, columns where it was tested."
         caption += "" if before else " Frames: tested where it was trained."
         found = values[~np.isnan(values)]
         alt = f"Heat map of {what} by train and test domain, {title}"
-        alt += f"; from {found.min():.2f} to {found.max():.2f}." if len(found) else "; no number."
+        alt += f"; from {plain(found.min(), 2)} to {plain(found.max(), 2)}." if len(found) else "; no number."
         data = matrix.rename_axis("trained on").reset_index()
         return exported(figure, caption=caption, alt=alt, data=data, raster=raster)
 
@@ -97,12 +109,12 @@ def epsilon_figure(curve: pd.DataFrame, *, names: Mapping[float, str]) -> Drawin
     """
     epsilons = sorted(curve["target_epsilon"].unique())
     place = {epsilon: number for number, epsilon in enumerate(epsilons)}
-    with sheet(WIDTH, 3.5) as (figure, axes):
+    with sheet(COLUMN, 2.6) as (figure, axes):
         for scope, colour, style in (("on-domain", ON_DOMAIN, "o-"), ("off-domain", OFF_DOMAIN, "s--")):
             of_scope = curve[(curve["scope"] == scope) & (curve["target_epsilon"] > 0)]
             for domain, line in of_scope.groupby("train_domain", sort=False):
                 mean = domain == "mean"
-                look: dict[str, Any] = {"linewidth": 2, "markersize": 6, "zorder": 3, "label": f"{scope}, mean"}
+                look: dict[str, Any] = {"linewidth": 1.5, "markersize": 4.5, "zorder": 3, "label": f"{scope}, mean"}
                 quiet: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.35, "markersize": 2.5}
                 line = line.dropna(subset="auc")
                 axes.plot(
@@ -130,7 +142,7 @@ def epsilon_figure(curve: pd.DataFrame, *, names: Mapping[float, str]) -> Drawin
             "the model before all trainings, which saw no private patient."
         )
         means = curve[curve["train_domain"] == "mean"].dropna(subset="auc").sort_values("target_epsilon")
-        told = (f"{r['scope']}, {names[r['target_epsilon']]}: {r['auc']:.3f}" for r in means.to_dict("records"))
+        told = (f"{r['scope']}, {names[r['target_epsilon']]}: {plain(r['auc'])}" for r in means.to_dict("records"))
         alt = f"Macro AUC over target epsilon. {'; '.join(told)}."
         return exported(figure, caption=caption, alt=alt, data=curve, raster=True)
 
@@ -143,7 +155,7 @@ def _before_point(axes: "Axes", point: pd.DataFrame, colour: str, marker: str, s
     for auc, low, high in point[["auc", "ci_low", "ci_high"]].itertuples(index=False):
         axes.axhline(auc, color=colour, linewidth=0.8, linestyle=":", zorder=1)
         axes.vlines(side, low, high, color=colour, linewidth=1)
-        axes.plot([side], [auc], marker, color=colour, markerfacecolor="#ffffff", markersize=6, zorder=3, label=name)
+        axes.plot([side], [auc], marker, color=colour, markerfacecolor="#ffffff", markersize=4.5, zorder=3, label=name)
 
 
 def spent_figure(table: pd.DataFrame) -> Drawing:
@@ -152,10 +164,10 @@ def spent_figure(table: pd.DataFrame) -> Drawing:
     Args:
         table: Columns `domain, epsilon, auc`.
     """
-    with sheet(WIDTH, 3.7) as (figure, axes):
+    with sheet(COLUMN, 2.75) as (figure, axes):
         for number, (domain, points) in enumerate(table.groupby("domain", sort=False)):
             line = points.sort_values("epsilon")
-            look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "markersize": 4, "linewidth": 1.2}
+            look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "markersize": 3, "linewidth": 1.2}
             marker = MARKERS[number % len(MARKERS)]
             axes.plot(line["epsilon"], line["auc"], marker=marker, label=domain_name(str(domain)), **look)
         axes.set_xscale("log")
@@ -205,14 +217,14 @@ def dot_figure(
     """
     panels = [str(name) for name in dict.fromkeys(table["panel"])]
     looks = arm_looks([float(e) for e in table["target_epsilon"].unique()])
-    height = 0.8 + max(0.13 * len(looks) + 0.13, 0.3) * len(rows) + 0.25 * math.ceil(len(looks) / 3)
-    with sheet(WIDTH, max(height, 1.9), (1, len(panels)), sharey=True) as (figure, every):
+    height = 0.6 + max(0.1 * len(looks) + 0.1, 0.22) * len(rows) + 0.19 * math.ceil(len(looks) / 3)
+    with sheet(COLUMN, max(height, 1.4), (1, len(panels)), sharey=True) as (figure, every):
         for panel, axes in zip(panels, np.atleast_1d(every), strict=True):
             of_panel = table[table["panel"] == panel]
             for number, (epsilon, look) in enumerate(looks.items()):
                 of_arm = of_panel[of_panel["target_epsilon"] == epsilon].set_index("row").reindex(list(rows))
                 places = np.arange(len(rows)) + 0.7 / len(looks) * (number - (len(looks) - 1) / 2)
-                axes.plot(of_arm["value"], places, linestyle="", markersize=5, label=names[epsilon], **look)
+                axes.plot(of_arm["value"], places, linestyle="", markersize=4, label=names[epsilon], **look)
                 axes.hlines(places, of_arm["ci_low"], of_arm["ci_high"], color=look["color"], linewidth=1)
             axes.set_xlabel(panel)
             axes.locator_params(axis="x", nbins=6 if len(panels) == 1 else 4)
@@ -228,7 +240,7 @@ def dot_figure(
         note = " The vertical line is no difference." if zero else ""
         caption = f"{what}. Bars are intervals; a marker without a bar has none (too few patients, or no draws).{note}"
         told = table[table["row"] == rows[0]].dropna(subset="value") if len(rows) else table
-        values = (f"{r['panel']}, {names[r['target_epsilon']]}: {r['value']:+.3f}" for r in told.to_dict("records"))
+        values = (f"{r['panel']}, {names[r['target_epsilon']]}: {signed(r['value'])}" for r in told.to_dict("records"))
         alt = f"{what}. {row_name(rows[0])}: {'; '.join(values)}." if len(rows) else what
         return exported(figure, caption=caption, alt=alt, data=table[DOTS], raster=raster)
 
@@ -241,7 +253,7 @@ def sizes_figure(sizes: pd.DataFrame) -> Drawing:
     """
     counts = sizes.pivot_table(index="test_domain", columns="subgroup", values="images", sort=False)
     shares = 100 * counts.div(counts[ALL], axis=0)
-    with sheet(WIDTH, 3.5) as (figure, axes):
+    with sheet(COLUMN, 2.6) as (figure, axes):
         for number, group in enumerate(g for g in SUBGROUPS if g in shares):
             height = np.arange(len(shares)) + 0.16 * (number - 2)
             hatch = ("", "///", "", "...", "xxx")[number]

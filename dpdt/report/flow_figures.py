@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from dpdt.report.canvas import Drawing, arm_looks, exported, grid, legend, sheet
-from dpdt.report.figures import WIDTH
+from dpdt.report.canvas import COLUMN, Drawing, arm_looks, exported, grid, legend, sheet
 from dpdt.report.names import domain_name, model_name
 from dpdt.runs.read import Run
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["flow_figure", "ledger_figure"]
 
-LINE: Final = 0.15  # inches of a line of text
+LINE: Final = 0.115  # inches of a line of text
 MOST_POINTS: Final = 200  # of a curve
 
 
@@ -34,26 +33,26 @@ def flow_figure(domain: str, flow: pd.DataFrame) -> Drawing:
     }
     sides = ["\n".join(textwrap.fill(t, 38, subsequent_indent="   ") for t in left.get(s, ["none"])) for s in SIDES]
     words = [*left.get("read", []), *left.get("used", [])]
-    heights = [LINE * (side.count("\n") + 2) + 0.1 for side in sides]
-    total = 2.2 + sum(heights)
-    with sheet(WIDTH, total) as (figure, axes):
-        axes.set(xlim=(0, WIDTH), ylim=(-total, 0))
+    heights = [LINE * (side.count("\n") + 2) + 0.08 for side in sides]
+    total = 1.65 + sum(heights)
+    with sheet(COLUMN, total) as (figure, axes):
+        axes.set(xlim=(0, COLUMN), ylim=(-total, 0))
         axes.axis("off")
-        at, middle = -0.3, 1.05
+        at, middle = -0.22, 0.78
         boxes = [(at, words[0] if words else "")]
         for name, side, height in zip(SIDES, sides, heights, strict=True):
-            centre = at - 0.25 - height / 2
-            axes.annotate("", (2.0, centre), (middle, centre), arrowprops=ARROW)
-            _box(axes, 2.05, centre, f"{name.capitalize()}\n{side}", align="left", size=7)
-            at = centre - height / 2 - 0.12
-        at -= 0.25
+            centre = at - 0.19 - height / 2
+            axes.annotate("", (1.5, centre), (middle, centre), arrowprops=ARROW)
+            _box(axes, 1.53, centre, f"{name.capitalize()}\n{side}", align="left", size=5.5)
+            at = centre - height / 2 - 0.09
+        at -= 0.19
         boxes.append((at, words[-1] if words else ""))
         splits = left.get("split", [])
-        axes.annotate("", (middle, boxes[1][0] + 0.25), (middle, boxes[0][0] - 0.2), arrowprops=ARROW)
-        places = np.linspace(0.75, WIDTH - 0.75, max(len(splits), 1))
+        axes.annotate("", (middle, boxes[1][0] + 0.19), (middle, boxes[0][0] - 0.15), arrowprops=ARROW)
+        places = np.linspace(0.56, COLUMN - 0.56, max(len(splits), 1))
         for place, text in zip(places, splits, strict=False):
-            axes.annotate("", (place, at - 0.55), (middle, at - 0.2), arrowprops=ARROW)
-            _box(axes, place, at - 0.8, text.replace(": ", "\n").replace(" (", "\n("), size=7)
+            axes.annotate("", (place, at - 0.41), (middle, at - 0.15), arrowprops=ARROW)
+            _box(axes, place, at - 0.6, text.replace(": ", "\n").replace(" (", "\n("), size=5.5)
         for height, text in boxes:
             _box(axes, middle, height, text.replace(": ", "\n"))
         caption = (
@@ -72,7 +71,7 @@ def _text(row: Mapping[Any, Any]) -> str:
     return f"{row['what']}: {row['images']:,.0f} images{people}"
 
 
-def _box(axes: "Axes", x: float, y: float, text: str, *, align: str = "center", size: float = 8) -> None:
+def _box(axes: "Axes", x: float, y: float, text: str, *, align: str = "center", size: float = 6) -> None:
     look = {"boxstyle": "square,pad=0.4", "facecolor": "#ffffff", "edgecolor": "#555555", "linewidth": 0.8}
     axes.text(x, y, text, ha=align, va="center", fontsize=size, bbox=look, multialignment=align, zorder=3)
 
@@ -88,7 +87,7 @@ def ledger_figure(runs: Sequence[Run], names: Mapping[float, str]) -> Drawing | 
     if not lines:
         return None
     looks = arm_looks(sorted({run.target_epsilon for run, _ in lines.values()}))
-    with sheet(WIDTH, 3.0) as (figure, axes):
+    with sheet(COLUMN, 2.25) as (figure, axes):
         for run, line in lines.values():
             look = {"color": looks[run.target_epsilon]["color"], "linewidth": 1, "alpha": 0.8}
             axes.plot(line["step"], line["epsilon"].astype(float), **look)

@@ -6,7 +6,19 @@ from dataclasses import dataclass
 
 from dpdt.report.intervals import Interval
 
-__all__ = ["Row", "Table", "decimals", "estimate", "interval_text", "latex", "p_text", "plain", "signed", "thousands"]
+__all__ = [
+    "Row",
+    "Table",
+    "decimals",
+    "estimate",
+    "interval_text",
+    "latex",
+    "p_text",
+    "percent",
+    "plain",
+    "signed",
+    "thousands",
+]
 
 Row = list[str]
 LATEX: dict[str, str] = {
@@ -42,18 +54,33 @@ class Table:
     rows: list[Row]
 
 
-def plain(value: float, digits: int = 3) -> str:
-    """A number; `–` where it is undefined. Halves that decimal fractions cannot hold are rounded up."""
-    return "–" if math.isnan(value) else f"{value + math.copysign(1e-9, value):.{digits}f}"
+def plain(value: float, digits: int = 3, *, sign: bool = False) -> str:
+    """A number as every table, sentence and figure has it; `–` where it is undefined.
+
+    Its minus is a real one, halves that decimal fractions cannot hold are rounded away from 0, and what is rounded to 0
+    has no sign.
+
+    >>> plain(0.8125), plain(-0.05, 2), plain(-0.0004), plain(0.5, 1, sign=True), plain(float("nan"))
+    ('0.813', '−0.05', '0.000', '+0.5', '–')
+    """
+    if math.isnan(value):
+        return "–"
+    text = f"{value + math.copysign(1e-9, value):{'+' if sign else ''}z.{digits}f}".replace("-", "−")
+    return text if text.strip("+0.") else text.removeprefix("+")
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """A difference with a real minus sign; `–` where it is undefined.
+    """A difference."""
+    return plain(value, digits, sign=True)
 
-    >>> signed(-0.05), signed(float("nan"))
-    ('−0.050', '–')
+
+def percent(share: float) -> str:
+    """A share in per cent, as whole as its intervals allow.
+
+    >>> percent(0.444), percent(-0.07), percent(-0.001)
+    ('44 %', '−7 %', '0 %')
     """
-    return "–" if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
+    return f"{plain(100 * share, 0)} %"
 
 
 def decimals(interval: Interval) -> int:
@@ -73,8 +100,7 @@ def interval_text(interval: Interval, *, sign: bool = False) -> str:
     """
     if math.isnan(interval.low):
         return ""
-    write, digits = signed if sign else plain, decimals(interval)
-    return f"{write(interval.low, digits)} to {write(interval.high, digits)}"
+    return " to ".join(plain(bound, decimals(interval), sign=sign) for bound in interval)
 
 
 def estimate(value: float, interval: Interval, *, sign: bool = False) -> str:
@@ -83,7 +109,7 @@ def estimate(value: float, interval: Interval, *, sign: bool = False) -> str:
     >>> estimate(0.8123, Interval(0.75, 0.87)), estimate(-0.0123, Interval(-0.02, -0.0041), sign=True)
     ('0.81 (0.75 to 0.87)', '−0.012 (−0.020 to −0.004)')
     """
-    number, bounds = (signed if sign else plain)(value, decimals(interval)), interval_text(interval, sign=sign)
+    number, bounds = plain(value, decimals(interval), sign=sign), interval_text(interval, sign=sign)
     return f"{number} ({bounds})" if bounds else number
 
 
@@ -108,10 +134,11 @@ def thousands(text: str) -> str:
 
 
 def latex(table: Table, *, caption: str, label: str) -> str:
-    """A table for a paper (package booktabs): the first column left, the others centred."""
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_escape(caption)}}}", rf"\label{{tab:{label}}}"]
+    """A table for a paper (packages booktabs and graphicx), as wide as the page at most; the first column left."""
+    lines = [r"\begin{table*}", r"\centering", rf"\caption{{{_escape(caption)}}}", rf"\label{{tab:{label}}}"]
+    lines += [r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"]
     lines += [rf"\begin{{tabular}}{{l{'c' * (len(table.columns) - 1)}}}", r"\toprule", _line(table.columns)]
-    lines += [r"\midrule", *map(_line, table.rows), r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    lines += [r"\midrule", *map(_line, table.rows), r"\bottomrule", r"\end{tabular}}", r"\end{table*}"]
     return "\n".join(lines) + "\n"
 
 

@@ -13,13 +13,9 @@ from dpdt.errors import StudyError
 from dpdt.evaluation.metrics import ALL, AVERAGE, joined_labels
 from dpdt.report import figures, tables
 from dpdt.report.canvas import Drawing
-from dpdt.report.differences import differences
-from dpdt.report.draw import draw, draw_differences, draw_story
-from dpdt.report.gain import gain_table, gains, worse_than_before
 from dpdt.report.grid import Grid
-from dpdt.report.page import EQUAL, Contents, Source, render_published
+from dpdt.report.page import EQUAL, Source, contents_of, render_published
 from dpdt.report.publish import latex_tables, publish
-from dpdt.report.transfer import transfer_table
 from dpdt.study import BEFORE, arm_name
 
 __all__ = ["read_auc_table", "write_auc_report", "write_published"]
@@ -85,41 +81,13 @@ def write_auc_report(
     Returns:
         The page.
     """
-    curve, subgroups = tables.epsilon_curve(grid, auc), tables.subgroup_table(grid, auc)
-    arms, over_before, changes = tables.arms(grid, auc), gains(grid, auc), differences(grid, auc)
-    drawn = {
-        **draw_story(arms, over_before, grid),
-        **draw(grid, auc, curve, subgroups),
-        **draw_differences(changes, grid),
-        **(more or {}),
-    }
-    contents = Contents(
-        grid=grid,
-        auc=auc,
-        arms=arms,
-        subgroups=subgroups,
-        transfer=transfer_table(auc, grid),
-        gains=over_before,
-        worse=worse_than_before(grid, auc),
-        figures=drawn,
-        comparisons=pd.DataFrame(columns=["label"]),
-    )
-    csv = {
-        "auc": auc,
-        "epsilon_curve": curve,
-        "subgroups": subgroups,
-        "transfer": contents.transfer,
-        "differences": changes,
-        "gain": gain_table(contents.gains),
-        "worse_than_before": contents.worse,
-        **source.csv,
-    }
+    contents = contents_of(grid, auc, more=more or {})
     page = render_published(contents, name=name, source=source)
     return publish(
         folder,
         page=page,
         answer=contents.answer(EQUAL),
-        csv=csv,
+        csv=contents.csv() | dict(source.csv),
         tex=latex_tables(contents),
         drawn=contents.figures,
     )

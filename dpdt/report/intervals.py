@@ -57,7 +57,7 @@ class Draws:
     def of(cls, study: Study) -> "Draws":
         """All draws of the evaluated runs of a study's view."""
         study = study.one_view()
-        seeds: dict[DrawKey, list[Floats]] = {}
+        sums: dict[DrawKey, tuple[int, Floats]] = {}
         for cell, run in model_runs(study).items():
             try:
                 table = pd.read_parquet(run.paths.draws) if run and run.paths.metrics.exists() else None
@@ -65,14 +65,12 @@ class Draws:
                 table = None  # `dpdt evaluate` repairs it; the numbers themselves are in metrics.parquet
             if table is None:
                 continue
-            for row in table.itertuples():
-                key = DrawKey(
-                    cell.target_epsilon,
-                    cell.domain,
-                    *(str(getattr(row, name)) for name in ("test_domain", "label", "subgroup", "metric")),
-                )
-                seeds.setdefault(key, []).append(np.asarray(row.draws, dtype=np.float64))
-        return cls({key: np.mean(found, axis=0) for key, found in seeds.items()}, study.evaluate.confidence)
+            names = (table[name].tolist() for name in ("test_domain", "label", "subgroup", "metric"))
+            for *rest, draws in zip(*names, table["draws"].tolist(), strict=True):
+                key = DrawKey(cell.target_epsilon, cell.domain, *rest)
+                count, total = sums.get(key, (0, 0.0))
+                sums[key] = (count + 1, total + draws.astype(np.float64))
+        return cls({key: total / count for key, (count, total) in sums.items()}, study.evaluate.confidence)
 
     def __bool__(self) -> bool:
         """Whether there are any: a published table has none."""

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.resources import files
 from typing import Any, Final
 
@@ -16,18 +16,30 @@ from dpdt.report import provenance, story, tables
 from dpdt.report import section_tables as sections
 from dpdt.report.answer import answer
 from dpdt.report.canvas import DARK, Drawing, inline
-from dpdt.report.draw import heat_map_name
+from dpdt.report.differences import differences
+from dpdt.report.draw import draw, draw_differences, draw_story, heat_map_name
 from dpdt.report.format import Table, decimals, estimate, plain, signed
-from dpdt.report.gain import Gain
+from dpdt.report.gain import Gain, gain_table, gains, worse_than_before
 from dpdt.report.grid import Grid
 from dpdt.report.intervals import Draws, Interval
 from dpdt.report.methods import Paper
 from dpdt.report.names import domain_name, group_name, label_name
 from dpdt.report.tables import SCOPES, Arm
+from dpdt.report.transfer import transfer_table
 from dpdt.runs.read import is_synthetic, model_runs
 from dpdt.study import Study, axes_name
 
-__all__ = ["Contents", "Source", "arms_table", "render", "render_published", "rendered", "shown", "subgroup_table"]
+__all__ = [
+    "Contents",
+    "Source",
+    "arms_table",
+    "contents_of",
+    "render",
+    "render_published",
+    "rendered",
+    "shown",
+    "subgroup_table",
+]
 
 WIDE: Final = 700  # pixels: a figure that is not made smaller to stand beside another
 EQUAL: Final = 0.01  # AUC; what a published table, which has no study file, counts as the same
@@ -40,20 +52,59 @@ class Contents:
     grid: Grid
     auc: pd.DataFrame
     arms: Sequence[Arm]
+    epsilon_curve: pd.DataFrame
     subgroups: pd.DataFrame
     transfer: pd.DataFrame
+    differences: pd.DataFrame
+    gains: Sequence[Gain]
+    worse_than_before: pd.DataFrame
     figures: Mapping[str, Drawing]
-    by_run: pd.DataFrame = field(default_factory=pd.DataFrame)
+    draws: Draws
+    auc_by_run: pd.DataFrame = field(default_factory=pd.DataFrame)
     metrics: pd.DataFrame = field(default_factory=pd.DataFrame)
-    gains: Sequence[Gain] = ()
-    worse: pd.DataFrame = field(default_factory=pd.DataFrame)
-    comparisons: pd.DataFrame = field(default_factory=pd.DataFrame)
+    comparisons: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["label"]))
     fairness: pd.DataFrame = field(default_factory=pd.DataFrame)
-    draws: Draws = field(default_factory=lambda: Draws({}, 0.95))
 
     def answer(self, margin: float) -> list[str]:
         """The study's answer, in sentences; within ± `margin` an AUC counts as the same."""
         return answer(self.arms, self.gains, self.grid, margin, drawn=bool(self.draws))
+
+    def csv(self) -> dict[str, pd.DataFrame]:
+        """Its tables by their files' names."""
+        found = {one.name: getattr(self, one.name) for one in fields(self)} | {"gain": gain_table(self.gains)}
+        return {name: t for name, t in found.items() if isinstance(t, pd.DataFrame) and len(t.columns) > 1}
+
+
+def contents_of(
+    grid: Grid, auc: pd.DataFrame, draws: Draws | None = None, *, more: Mapping[str, Drawing], **tables_of: pd.DataFrame
+) -> Contents:
+    """All that follows from AUCs, with its figures.
+
+    Args:
+        grid: Arms and domains.
+        auc: With AUC_COLUMNS.
+        draws: For the intervals.
+        more: Further figures.
+        tables_of: Further tables of a study, by their names in `Contents`.
+    """
+    arms, found = tables.arms(grid, auc, draws=draws), gains(grid, auc, draws)
+    curve, subgroups = tables.epsilon_curve(grid, auc, draws), tables.subgroup_table(grid, auc, draws)
+    changes = differences(grid, auc, draws)
+    drawn = draw_story(arms, found, grid) | draw(grid, auc, curve, subgroups) | draw_differences(changes, grid)
+    return Contents(
+        grid=grid,
+        auc=auc,
+        arms=arms,
+        epsilon_curve=curve,
+        subgroups=subgroups,
+        transfer=transfer_table(auc, grid),
+        differences=changes,
+        gains=found,
+        worse_than_before=worse_than_before(grid, auc, draws),
+        figures=drawn | dict(more),
+        draws=draws or Draws({}, 0.95),
+        **tables_of,
+    )
 
 
 @dataclass(frozen=True)
@@ -79,12 +130,18 @@ class Source:
     csv: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
-def render(
-    study: Study, contents: Contents, paper: Paper, *, missing: Sequence[tuple[str, str]], stale: Sequence[str]
-) -> str:
-    """The page of a study's view as HTML, with its images inside."""
+def render(study: Study, contents: Contents, paper: Paper, cards: Sequence[Mapping[str, tuple[str, str]]]) -> str:
+    """The page of a study's view as HTML, with its images inside.
+
+    Args:
+        study: The view.
+        contents: What is shown.
+        paper: What authors paste.
+        cards: Names and pages by file: data sheets, then model cards.
+    """
     runs = [run for run in model_runs(study).values() if run]
     grid, margin = contents.grid, study.evaluate.equivalence_margin
+    sheets, models = ({file: name for file, (name, _) in pages.items()} for pages in cards)
     return rendered(
         "page.html.j2",
         **_shared(contents, margin),
@@ -97,6 +154,8 @@ def render(
         published=None,
         methods=paper.text,
         checklists=paper.lists,
+        sheets=sheets,
+        cards=models,
         intervals=True,
         disagreements=[],
         further={},
@@ -116,9 +175,9 @@ def render(
         fairness={scope: sections.fairness_rows(contents.fairness, contents.draws, grid, scope) for scope in SCOPES},
         underdiagnosis=sections.underdiagnosis_table(contents.metrics, grid),
         small_groups=sections.small_groups(contents.fairness),
-        undefined=_undefined(contents.by_run),
-        missing=missing,
-        stale=stale,
+        undefined=_undefined(contents.auc_by_run),
+        missing=tables.missing_runs(study),
+        stale=tables.stale_runs(study),
         earlier=tables.evaluated_before(study),
         cohort=provenance.cohort(study),
         privacy=provenance.privacy_table(runs),
@@ -133,18 +192,16 @@ def render(
 def render_published(contents: Contents, *, name: str, source: Source) -> str:
     """The page of a table of published AUCs: what such a table can show."""
     empty = Table([], [])
+    tables_of_a_study = "judged comparisons rates representation underdiagnosis undefined privacy audits provenance"
+    lists_of_a_study = (
+        "rules guesses flows curves checklists sheets cards verdicts small_groups stale earlier paragraphs"
+    )
     return rendered(
         "page.html.j2",
         **_shared(contents, EQUAL),
-        judged=empty,
-        rules=(),
-        guesses=[],
-        people="",
-        flows=[],
-        curves={},
+        **dict.fromkeys([*tables_of_a_study.split(), "other_releases"], empty),
+        **dict.fromkeys([*lists_of_a_study.split(), "versions", "people", "methods", "cohort", "margin"], ()),
         published=source.name,
-        methods="",
-        checklists=[],
         intervals=source.intervals,
         disagreements=source.disagreements,
         further=source.tables,
@@ -156,25 +213,8 @@ def render_published(contents: Contents, *, name: str, source: Source) -> str:
         bootstrap_unit="patient",
         confidence="95%",
         minimum=0,
-        margin="",
-        verdicts=[],
-        comparisons=empty,
-        rates=empty,
-        representation=empty,
         fairness=dict.fromkeys(SCOPES, empty),
-        underdiagnosis=empty,
-        small_groups=[],
-        undefined=empty,
         missing=source.missing,
-        stale=[],
-        earlier=[],
-        cohort=None,
-        privacy=empty,
-        audits=empty,
-        paragraphs=[],
-        other_releases=empty,
-        provenance=empty,
-        versions=[],
     )
 
 
@@ -212,7 +252,7 @@ def _with_chapters(html: str) -> str:
 def _shared(contents: Contents, margin: float) -> dict[str, Any]:
     """What a study and a published table have in common."""
     grid = contents.grid
-    worse, by_chance = sections.worse_rows(contents.worse, grid, contents.draws)
+    worse, by_chance = sections.worse_rows(contents.worse_than_before, grid, contents.draws)
     return {
         "train_domains": [domain_name(domain) for domain in grid.train_domains],
         "test_domains": [domain_name(domain) for domain in grid.test_domains],

@@ -19,8 +19,10 @@ from dpdt.shards.reader import used_images
 from dpdt.study import Study
 
 __all__ = [
+    "Counted",
     "audits",
     "cohort",
+    "counted",
     "flows",
     "other_releases",
     "paragraphs",
@@ -35,7 +37,7 @@ SPLIT_NAMES: Final = {"all": "used", "train": "training", "val": "validation", "
 BOUNDS: Final = ("epsilon", "delta")
 
 
-class _Counted(NamedTuple):
+class Counted(NamedTuple):
     """One hospital's cohort in numbers."""
 
     domain: str
@@ -44,7 +46,7 @@ class _Counted(NamedTuple):
     rejected: list[tuple[str, int]] | None  # None: there are no shards yet
 
 
-def _counted(study: Study) -> list[_Counted]:
+def counted(study: Study) -> list[Counted]:
     """The hospitals of the cohorts' summary; none without one."""
     path = study.paths.cohort_summary
     if not path.exists():
@@ -59,14 +61,14 @@ def _counted(study: Study) -> list[_Counted]:
             counts.update(_counts_of(used, study.study.labels))
             rejected = list(read_manifest(study.paths.shards(domain).manifest)["rejected_reasons"].items())
         excluded = [(str(r.value), int(str(r.images))) for r in rows if r.what == "excluded"]
-        found.append(_Counted(domain, counts, excluded, rejected))
+        found.append(Counted(domain, counts, excluded, rejected))
     return found
 
 
 def flows(study: Study) -> dict[str, pd.DataFrame]:
     """Each hospital's images from its list to the splits: `step, what, images, patients`, for a flow diagram."""
     found = {}
-    for one in _counted(study):
+    for one in counted(study):
         read = one.counts.get(("rows read", "", ""), ("", ""))[0]
         rows: list[tuple[str, str, Any, Any]] = [("read", "in the list", read, "")]
         rows += [("excluded", why, n, "") for why, n in one.excluded]
@@ -84,10 +86,10 @@ def flows(study: Study) -> dict[str, pd.DataFrame]:
 
 def people(study: Study) -> str:
     """How many patients taught the models, and how many they were tested on; empty without a summary."""
-    counted = {one.domain: one.counts for one in _counted(study)}
+    of_domain = {one.domain: one.counts for one in counted(study)}
 
     def of_split(domain: str, split: str) -> str:
-        return str(counted.get(domain, {}).get(("total", "", split), ("", ""))[1])
+        return str(of_domain.get(domain, {}).get(("total", "", split), ("", ""))[1])
 
     def number(of: Sequence[str]) -> str:
         return f"{sum(int(n) for n in of):,}" if of and all(n.isdigit() for n in of) else ""
@@ -116,7 +118,7 @@ def _of_part(study: Study, domain: str) -> str:
 def cohort(study: Study) -> dict[str, Table] | None:
     """How each domain's images became those that networks saw, and their positives; None without a summary."""
     flow, left_out, positives = [], [], []
-    for one in _counted(study):
+    for one in counted(study):
         name = domain_name(one.domain)
 
         def images(what: str, value: str, split: str, counts: Mapping[Any, Any] = one.counts) -> str:

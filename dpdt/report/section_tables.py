@@ -19,7 +19,7 @@ from dpdt.evaluation.metrics import (
     THRESHOLD_FREE,
     UNDERDIAGNOSIS,
 )
-from dpdt.report.format import Table, estimate, p_text, plain, signed
+from dpdt.report.format import Table, estimate, p_text, percent, plain, signed
 from dpdt.report.gain import Gain
 from dpdt.report.grid import Grid
 from dpdt.report.intervals import DrawKey, Draws, Interval
@@ -120,11 +120,9 @@ def gain_rows(gains: Sequence[Gain], grid: Grid) -> Table:
         change = estimate(gain.gain, gain.interval, sign=True)
         kept = why[gain.why_no_share]
         if not math.isnan(gain.share):
-            bounds = gain.share_interval
-            low, high = (f"{100 * bound:.0f}" for bound in bounds)
-            kept = f"{100 * gain.share:.0f} %" + ("" if math.isnan(bounds.low) else f" ({low} to {high} %)")
+            low, high = map(percent, gain.share_interval)
+            kept = percent(gain.share) + (f" ({low.removesuffix(' %')} to {high})" if low != "– %" else "")
         scope = gain.scope.replace("-", "\N{NON-BREAKING HYPHEN}")
-        kept = kept.replace("-", "−")
         name = grid.name(gain.target_epsilon)
         rows.append([scope, name, plain(gain.before), change, kept, str(gain.pairs)])
     return Table(["tested", "model", "macro AUC before", "gain", "share of it that DP keeps", "pairs"], rows)

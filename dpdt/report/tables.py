@@ -1,7 +1,6 @@
 """The numbers of the report, as tables: everything that a figure or a sentence shows is computed here."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,12 +60,13 @@ class Arm:
 
 def auc_by_run(study: Study) -> pd.DataFrame:
     """AUC of every evaluated model × test domain × label (and average) × subgroup (and all), with RUN_COLUMNS."""
+    quiet = () if study.evaluate.groups else tuple(CROSSINGS)  # which are measured and not shown
     tables = []
     for cell, run in model_runs(study).items():
-        metrics = run.metrics() if run else None
-        if run is None or metrics is None:
+        table = run.metrics(("metric", "==", "auc")) if run else None
+        if run is None or table is None:
             continue
-        table = metrics[(metrics["metric"] == "auc") & ~metrics["subgroup"].isin(_quiet(study))]
+        table = table[~table["subgroup"].isin(quiet)]
         table = table.assign(labels=labels_of_averages(table)).rename(columns={"value": "auc"})
         tables.append(
             table.assign(
@@ -80,11 +80,6 @@ def auc_by_run(study: Study) -> pd.DataFrame:
     if not tables:
         return pd.DataFrame(columns=RUN_COLUMNS)
     return _sorted(study, pd.concat(tables, ignore_index=True))
-
-
-def _quiet(study: Study) -> Sequence[str]:
-    """Groups that are measured and not shown."""
-    return () if study.evaluate.groups else tuple(CROSSINGS)
 
 
 def groups_of(by_run: pd.DataFrame) -> tuple[str, ...]:
@@ -162,7 +157,7 @@ def missing_runs(study: Study) -> list[tuple[str, str]]:
     for cell, run in model_runs(study).items():
         if run is None:
             missing.append((study.run_id(cell), f"not {'tested' if is_before(cell.target_epsilon) else 'trained'} yet"))
-        elif run.metrics() is None and not run.why_not_tested:
+        elif run.metrics_footer() is None and not run.why_not_tested:
             state = "trained, not evaluated yet" if run.status == "finished" else f"training {run.status}"
             missing.append((run.run_id, state))
     begun = {run.run_id for run in model_runs(study).values() if run}
@@ -171,14 +166,14 @@ def missing_runs(study: Study) -> list[tuple[str, str]]:
 
 def stale_runs(study: Study) -> list[str]:
     """Models in the tables that were not evaluated on today's cohorts and shards, with today's settings."""
-    evaluated = (run for run in model_runs(study).values() if run and run.metrics() is not None)
+    evaluated = (run for run in model_runs(study).values() if run and run.metrics_footer() is not None)
     return [run.run_id for run in evaluated if not evaluation_done(study, run.run_id)]
 
 
 def evaluated_before(study: Study) -> list[str]:
     """Models that an earlier dpdt evaluated: they have intervals of few patients, and means over labels with them."""
-    tables = {run.run_id: run.metrics() for run in model_runs(study).values() if run}
-    return [run_id for run_id, table in tables.items() if table is not None and "labels" not in table]
+    footers = {run.run_id: run.metrics_footer() for run in model_runs(study).values() if run}
+    return [run_id for run_id, footer in footers.items() if footer and "labels" not in footer.schema.names]
 
 
 def macro_matrix(

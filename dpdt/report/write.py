@@ -4,7 +4,6 @@ Made from the study's folder alone, and from whatever is there: models that are 
 of published AUCs makes the same page, as far as its numbers go.
 """
 
-import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +13,15 @@ import pandas as pd
 from dpdt.evaluation.metrics import AVERAGE
 from dpdt.report import compare, provenance, tables
 from dpdt.report.axes import write_axes
-from dpdt.report.differences import differences
-from dpdt.report.draw import draw, draw_differences, draw_story, draw_study, heat_map_name
+from dpdt.report.cards import data_sheets, model_cards
+from dpdt.report.draw import draw_study, heat_map_name
+from dpdt.report.format import plain
 from dpdt.report.from_csv import write_published
-from dpdt.report.gain import gain_table, gains, worse_than_before
 from dpdt.report.grid import Grid
 from dpdt.report.intervals import Draws
 from dpdt.report.methods import paper_of
-from dpdt.report.page import Contents, render
+from dpdt.report.page import Contents, contents_of, render
 from dpdt.report.publish import latex_tables, publish
-from dpdt.report.transfer import transfer_table
 from dpdt.runs.read import model_runs
 from dpdt.study import Study
 
@@ -57,60 +55,36 @@ def write_report(study: Study) -> Path:
     return write_axes(study, written)
 
 
-def write_view(study: Study, folder: Path) -> tuple[Contents, dict[str, pd.DataFrame]]:
-    """Write the report of a study's view into a folder; returns what its page shows, and its tables."""
+def write_view(study: Study, folder: Path) -> Contents:
+    """Write the report of a study's view into a folder; returns what its page shows."""
     by_run, draws = tables.auc_by_run(study), Draws.of(study)
     grid = replace(Grid.of(study), groups=tables.groups_of(by_run))
     auc = tables.mean_over_seeds(study, by_run)
-    curve, subgroups = tables.epsilon_curve(grid, auc, draws), tables.subgroup_table(grid, auc, draws)
-    metrics, changes = compare.metrics_table(study), differences(grid, auc, draws)
-    arms, over_before = tables.arms(grid, auc, draws=draws), gains(grid, auc, draws)
-    contents = Contents(
-        grid=grid,
-        auc=auc,
-        arms=arms,
-        subgroups=subgroups,
-        transfer=transfer_table(auc, grid),
-        gains=over_before,
-        worse=worse_than_before(grid, auc, draws),
-        figures={
-            **draw_story(arms, over_before, grid),
-            **draw(grid, auc, curve, subgroups),
-            **draw_differences(changes, grid),
-            **draw_study(study, grid, metrics),
-        },
-        by_run=by_run,
+    metrics = compare.metrics_table(study)
+    contents = contents_of(
+        grid,
+        auc,
+        draws,
+        more=draw_study(study, grid, metrics),
+        auc_by_run=by_run,
         metrics=metrics,
         comparisons=compare.compare_models(study, draws),
         fairness=compare.fairness_table(metrics, draws),
-        draws=draws,
     )
-    csv = {
-        "auc": auc,
-        "auc_by_run": by_run,
-        "epsilon_curve": curve,
-        "subgroups": subgroups,
-        "transfer": contents.transfer,
-        "differences": changes,
-        "gain": gain_table(contents.gains),
-        "worse_than_before": contents.worse,
-        "comparisons": contents.comparisons,
-        "fairness": contents.fairness,
-        "metrics": metrics,
-    }
     runs = [run for run in model_runs(study).values() if run]
     paper = paper_of(study, runs, provenance.people(study))
-    page = render(study, contents, paper, missing=tables.missing_runs(study), stale=tables.stale_runs(study))
+    cards = (data_sheets(study), model_cards(runs, by_run))
+    page = render(study, contents, paper, cards)
     publish(
         folder,
         page=page,
         answer=contents.answer(study.evaluate.equivalence_margin),
-        csv=csv,
+        csv=contents.csv(),
         tex=latex_tables(contents),
         drawn=contents.figures,
-        texts=paper.files(),
+        texts=paper.files() | {file: html for card in cards for file, (_, html) in card.items()},
     )
-    return contents, csv
+    return contents
 
 
 def auc_matrix(study: Study, target_epsilon: float, *, label: str = AVERAGE) -> pd.DataFrame:
@@ -127,8 +101,5 @@ def auc_table(study: Study, target_epsilon: float) -> tuple[list[str], list[list
     auc = tables.mean_over_seeds(study, tables.auc_by_run(study))
     matrix, other = tables.macro_matrix(Grid.of(study), auc, target_epsilon), tables.other_labels(auc)
     columns = ["trained on", *(f"{domain}*" if domain in other else str(domain) for domain in matrix.columns)]
-    rows = [
-        [str(domain), *("–" if math.isnan(value) else f"{value:.3f}" for value in matrix.loc[domain])]
-        for domain in matrix.index
-    ]
+    rows = [[str(domain), *map(plain, matrix.loc[domain])] for domain in matrix.index]
     return columns, rows

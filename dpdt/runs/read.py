@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from dpdt.base.files import read_json
 from dpdt.runs.state import read_state
@@ -125,10 +126,21 @@ class Run:
                 continue  # torn by a crash, or being written at this moment
         return steps
 
-    def metrics(self) -> pd.DataFrame | None:
-        """The evaluation's metrics; None if there are none yet or their file is damaged: see `dpdt evaluate`."""
+    def metrics(self, *rows: Any) -> pd.DataFrame | None:
+        """The evaluation's metrics; None if there are none yet or their file is damaged: see `dpdt evaluate`.
+
+        Args:
+            rows: Only those, as filters of Parquet: tuples that all hold, or lists of them of which one holds.
+        """
         try:
-            return pd.read_parquet(self.paths.metrics)
+            return pd.read_parquet(self.paths.metrics, filters=list(rows) or None)
+        except (OSError, ValueError):
+            return None
+
+    def metrics_footer(self) -> "pq.FileMetaData | None":
+        """Number and columns of the rows of `metrics`, without reading them."""
+        try:
+            return pq.read_metadata(self.paths.metrics)
         except (OSError, ValueError):
             return None
 

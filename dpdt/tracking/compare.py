@@ -119,5 +119,5 @@ def _texts(values: Sequence[object], *, difference: bool) -> list[str]:
     digits = max(0, 3 - (math.floor(math.log10(largest)) if largest else 0))
     texts = [f"{v:.{digits}f}" if isinstance(v, int | float) else "–" if v is None else str(v) for v in values]
     if difference:
-        texts.append(f"{numbers[1] - numbers[0]:+.{digits}f}" if len(numbers) == len(values) else "–")
+        texts.append(f"{numbers[1] - numbers[0]:+z.{digits}f}" if len(numbers) == len(values) else "–")
     return texts

@@ -14,19 +14,19 @@ import pyarrow as pa
 from pyarrow import csv
 
 from dpdt.base.files import exclusive_lock, file_state, fingerprint
-from dpdt.bundle.card import plain_markdown
+from dpdt.bundle.card import markdown_card, plain_markdown, run_card
 from dpdt.runs.read import Run
 from dpdt.study import BEFORE, arm_name, format_epsilon, is_before
 from dpdt.tracking.metrics import Point, final_values, macro_labels, milliseconds, step_values
-from dpdt.tracking.model_card import model_card
 from dpdt.tracking.system_metrics import system_values
 
 __all__ = ["FORMAT", "RETIRED_TAGS", "RUN_ID_TAG", "Payload", "payload", "run_status", "signature", "started_ms"]
 
 RUN_ID_TAG: Final = "dpdt.run_id"
-FORMAT: Final = 5  # of what is sent; a higher one sends everything again
+FORMAT: Final = 6  # of what is sent; a higher one sends everything again
 # Sent in plain by former versions: hashes of private data, which the next sync removes.
 RETIRED_TAGS: Final = ("dpdt.cohort_sha256", "dpdt.shards_sha256")
+CARD_RESULTS: Final = ("auc", "auc_off_domain", "audit/epsilon_lower")
 QUIET_SECONDS: Final = 60.0
 SECTIONS: Final = ("train", "privacy", "model", "shards", "pretrain", "evaluate")
 OMITTED: Final = ("domains", "seeds", "target_epsilons", "init_weights")  # given in another way, or a path
@@ -94,7 +94,10 @@ def payload(run: Run) -> Payload:
     }
     auc = next((f"{point.value:.3f}" for point in final if point.key == "auc"), "")
     tags = {**_tags(run, statement), "dpdt.auc": auc, "dpdt.hours": f"{_hours(steps):.3g}", **labels, **reasons}
-    texts = {"model/README.md": model_card(run, statement, final)} if statement and run.kind != "bundle" else {}
+    texts = {}
+    if statement and run.kind != "bundle":
+        shown = [(point.key, f"{point.value:.3f}") for point in final if point.key in CARD_RESULTS]
+        texts["model/README.md"] = markdown_card(run_card(run, shown))
     if run.paths.metrics.exists():
         texts["metrics.csv"] = _metrics_csv(run)
     return Payload(

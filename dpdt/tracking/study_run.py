@@ -12,9 +12,8 @@ from uuid import NAMESPACE_URL, uuid5
 import pandas as pd
 
 from dpdt.runs.read import Run, is_synthetic, model_runs
-from dpdt.study import Study, arm_name, axes_name, format_epsilon, is_before
+from dpdt.study import Study, arm_name, axes_name, is_before
 from dpdt.tracking.client import NAME_TAG, SENT_TAG, log, state_of
-from dpdt.tracking.metrics import Point, milliseconds
 from dpdt.tracking.payload import FORMAT, RUN_ID_TAG, run_status, started_ms
 
 if TYPE_CHECKING:
@@ -38,6 +37,7 @@ COLUMNS: Final = ("params.`target_epsilon`", "metrics.`epsilon`", "metrics.`auc`
 PARENT: Final = "study"  # the parent run's dpdt.run_id
 MAX_COMPARED: Final = 30  # runs that the compare page shows without a wait
 FIGURES: Final = {
+    "story": "What DP costs",
     "auc_over_epsilon": "AUC over epsilon",
     "subgroups_on-domain": "AUC of subgroups, on-domain",
     "subgroups_off-domain": "AUC of subgroups, off-domain",
@@ -107,9 +107,7 @@ def _send_news(client: "MlflowClient", study: Study, parent: "MlflowRun", known:
         "mlflow.note.content": _description(study, parent, shown, compared),
         **({IMAGES_TAG: "True"} if shown else {}),
     }
-    curve = folder / "epsilon_curve.csv"
-    points = _points(study, milliseconds(curve.stat().st_mtime)) if curve in files else []
-    log(client, run_id, points=points, tags=tags)
+    log(client, run_id, tags=tags)
     share_run_list(client, parent.info.experiment_id)
     if _done(cells):
         ended = max(float(run.state.get("updated") or 0) for run in cells.values() if run)
@@ -203,11 +201,3 @@ def _mean_aucs(report: Path) -> dict[tuple[str, str, float], float]:
         (axes_name(row["initial"], row["fraction"]), row["scope"], float(row["target_epsilon"])): float(row["auc"])
         for row in means.to_dict("records")
     }
-
-
-def _points(study: Study, time_ms: int) -> list[Point]:
-    """The study's mean AUCs as metrics, e.g. `auc/on-domain/eps1`."""
-    return [
-        Point("/".join(filter(None, ("auc", scope, axes, f"eps{format_epsilon(epsilon)}"))), auc, time_ms, 0)
-        for (axes, scope, epsilon), auc in _mean_aucs(study.paths.report).items()
-    ]

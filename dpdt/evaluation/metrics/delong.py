@@ -20,7 +20,7 @@ class Components(NamedTuple):
 
 
 def delong_components(target: NDArray[Any], score: NDArray[Any]) -> Components:
-    """Structural components by midranks, in O(n log n).
+    """Structural components by places among the other class's sorted scores, in O(n log n).
 
     Args:
         target: 0 or 1, (n,).
@@ -29,18 +29,22 @@ def delong_components(target: NDArray[Any], score: NDArray[Any]) -> Components:
     Returns:
         The AUC and both sets of components, in the images' order; NaN and empty sets if there is one class only.
 
-    Sources: DeLong, DeLong & Clarke-Pearson, Biometrics 44 (1988); Sun & Xu, IEEE Signal Process. Lett. 21 (2014).
+    Source: DeLong, DeLong & Clarke-Pearson, Biometrics 44 (1988).
     """
-    from scipy.stats import rankdata
-
     is_positive = np.asarray(target) == 1
-    m, n = int(is_positive.sum()), int((~is_positive).sum())
-    if m == 0 or n == 0:
+    positives, negatives = score[is_positive], score[~is_positive]
+    if len(positives) == 0 or len(negatives) == 0:
         return Components(math.nan, np.empty(0), np.empty(0))
-    ranks = rankdata(score)
-    of_positives = (ranks[is_positive] - rankdata(score[is_positive])) / n
-    of_negatives = 1 - (ranks[~is_positive] - rankdata(score[~is_positive])) / m
-    return Components(float(of_positives.mean()), of_positives, of_negatives)
+    of_positives = _share_below(positives, negatives)
+    return Components(float(of_positives.mean()), of_positives, 1 - _share_below(negatives, positives))
+
+
+def _share_below(scores: NDArray[Any], others: NDArray[Any]) -> Floats:
+    """For each score the share of the others that are below it, ties one half."""
+    ordered = np.sort(others)
+    below, not_above = (np.searchsorted(ordered, scores, side) for side in ("left", "right"))
+    share: Floats = (below + not_above) / 2 / len(others)
+    return share
 
 
 def auc_covariance(target: NDArray[Any], scores: NDArray[Any]) -> tuple[Floats, Floats]:

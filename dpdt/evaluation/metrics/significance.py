@@ -66,13 +66,13 @@ def tost(difference: float, standard_error: float, *, margin: float, alpha: floa
 
     Source: Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987).
     """
-    from scipy.stats import norm
+    from scipy.special import ndtr, ndtri
 
     if math.isnan(difference) or not standard_error > 0:
         return Equivalence(math.nan, math.nan, math.nan)
-    reach = float(norm.ppf(1 - alpha)) * standard_error
+    reach = float(ndtri(1 - alpha)) * standard_error
     low, high = difference - reach, difference + reach
-    p = max(norm.sf((difference + margin) / standard_error), norm.cdf((difference - margin) / standard_error))
+    p = max(ndtr(-(difference + margin) / standard_error), ndtr((difference - margin) / standard_error))
     return Equivalence(float(p), low, high)
 
 

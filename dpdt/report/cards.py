@@ -1,0 +1,105 @@
+"""A data sheet a hospital and a model card a run, as pages of their own beside the report.
+
+A data sheet says what dpdt knows of Gebru et al.'s questions (Datasheets for Datasets, Commun. ACM 64 (2021)) and names
+what the hospital has to write. Groups of few patients are not counted: such a page is passed on.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import pandas as pd
+
+from dpdt.base.vocabulary import SPLITS
+from dpdt.bundle.card import NOTICE, Card, Part, html_card, run_card
+from dpdt.evaluation.metrics import ALL, AVERAGE, FEWEST_PATIENTS
+from dpdt.report import provenance
+from dpdt.report.format import estimate
+from dpdt.report.intervals import Interval
+from dpdt.report.names import domain_name, group_name, label_name, model_name
+from dpdt.runs.read import Run, is_synthetic
+from dpdt.shards.manifest import read_manifest
+from dpdt.study import Study
+
+__all__ = ["data_sheets", "model_cards"]
+
+TO_WRITE: Final = (
+    "Why the radiographs were taken, when, where and with which machines; whom they stand for, and whom not.",
+    "How and by whom they were labelled, and how often the labels are wrong.",
+    "Ethics approval, consent or waiver; how they were de-identified; licence and terms of use; whom to ask.",
+)
+ROLES: Final = {"train_domains": "training", "test_domains": "tests", "public_domains": "public pretraining"}
+
+
+def model_cards(runs: Sequence[Run], by_run: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Name and page of each model's card, by its file.
+
+    Args:
+        runs: Those with a privacy statement have a card.
+        by_run: AUCs, from `tables.auc_by_run`.
+    """
+    macro = by_run[(by_run["label"] == AVERAGE) & (by_run["subgroup"] == ALL)]
+    found = {}
+    for run in (run for run in runs if run.kind != "bundle" and run.privacy()):
+        rows = macro[macro["run_id"] == run.run_id].to_dict("records")
+        results = [
+            (f"macro AUC, {domain_name(r['test_domain'])}", estimate(r["auc"], Interval(r["ci_low"], r["ci_high"])))
+            for r in rows
+        ]
+        name = model_name(run)
+        found[f"cards/{run.run_id}.html"] = (name, html_card(run_card(run, results, name=name)))
+    return found
+
+
+def data_sheets(study: Study) -> dict[str, tuple[str, str]]:
+    """Name and page of each hospital's data sheet, by its file; none without a cohort summary."""
+    flows = provenance.flows(study)
+    return {
+        f"cards/data-{one.domain}.html": (
+            domain_name(one.domain),
+            html_card(Card(f"Data sheet: {domain_name(one.domain)}", NOTICE, list(_sheet(study, one, flows)))),
+        )
+        for one in provenance.counted(study)
+    }
+
+
+def _sheet(study: Study, one: provenance.Counted, flows: dict[str, pd.DataFrame]) -> Iterator[Part]:
+    def number(images: object, patients: object) -> str:
+        if not str(patients).isdigit():
+            return f"{int(float(str(images))):,} images"
+        few = 0 < int(str(patients)) < FEWEST_PATIENTS
+        return f"fewer than {FEWEST_PATIENTS} patients" if few else f"{int(str(images)):,} images, {patients} patients"
+
+    roles = [role for name, role in ROLES.items() if one.domain in getattr(study, name)]
+    drawn = ["Synthetic: its images were drawn by a program."] if is_synthetic(study) else []
+    yield Part("What it is", drawn, [("read as", study.kind(one.domain)), ("used here for", ", ".join(roles))])
+    steps = flows[one.domain][flows[one.domain]["step"].isin(("read", "excluded", "rejected", "used"))]
+    yield Part(
+        "How images came in",
+        ["Excluded: by the cohort's rules. Rejected: without usable pixels. Used: what the networks saw."],
+        [
+            (f"{row['step']}: {row['what']}".removesuffix(": used"), f"{row['images']:,.0f} images")
+            for row in steps.to_dict("records")
+        ],
+    )
+    values = dict.fromkeys((what, value) for what, value, _ in one.counts if what in ("total", "sex", "age"))
+    values |= dict.fromkeys((label, "positive") for label in study.study.labels)
+    rows = [
+        (f"{_name(what, value)}, {provenance.SPLIT_NAMES[split]}", number(*one.counts[what, value, split]))
+        for what, value in values
+        for split in SPLITS
+        if (what, value, split) in one.counts
+    ]
+    yield Part("Who is in it", ["No patient is in two splits."], rows)
+    manifest = study.paths.shards(one.domain).manifest
+    if manifest.exists():
+        made = read_manifest(manifest)
+        facts = {**made["settings"], **made["codecs"]}
+        yield Part("Pixels", (), [(name, str(value)) for name, value in facts.items()])
+    yield Part("For the hospital to write", TO_WRITE)
+
+
+def _name(what: str, value: str) -> str:
+    if what == "total":
+        return "all"
+    known = what in ("sex", "age") and value != "unknown"
+    return group_name(value) if known else f"{label_name(what)} {value}"
