@@ -93,7 +93,7 @@ def _cell(
     try:
         section, unit = "train" if cell else "pretrain", study.privacy.unit
         rate = sample_rate_for(expected_batch_size=batch, num_units=units, section=section, unit=unit)
-        steps = num_steps_for(num_epochs=settings.num_epochs, expected_batch_size=batch, num_units=units)
+        steps = num_steps_for(num_epochs=settings.passes, expected_batch_size=batch, num_units=units)
         noise = _noise(study, cell.target_epsilon, units, rate, steps) if cell and cell.private else None
     except PrivacyError as err:
         return CellOutlook(name, cell, done, units, refused=str(err))

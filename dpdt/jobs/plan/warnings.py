@@ -90,7 +90,7 @@ def _about_noise(study: Study, outlook: "Outlook") -> Iterator[str]:
         names = too_noisy.setdefault(format_epsilon(cell.cell.target_epsilon), [])
         if ratio < 1 and cell.cell.seed == study.train.seeds[0]:
             names.append(f"{cell.name} ({cell.units}: {1 / ratio:.1f} times)")
-        if cell.sample_rate > LARGE_SAMPLE_RATE:
+        if cell.sample_rate > LARGE_SAMPLE_RATE and not study.train.closed_form:
             crowded[cell.name] = f"{cell.name} ({cell.sample_rate:.0%})"
     for epsilon, names in too_noisy.items():
         if names:
