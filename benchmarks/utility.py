@@ -80,6 +80,8 @@ RECIPES: Final[dict[str, dict[str, Any]]] = {
     "as before": {},
     "large batches": LARGE,
     **{name: LARGE | keys for name, keys in ALONE.items()},
+    "head alone": LARGE | {"train.parameters": "head"},
+    "head in closed form": {"train.parameters": "head", "train.optimizer": "closed-form"},
     "views, ema, cosine": LARGE | ALONE["4 views"] | ALONE["ema"] | ALONE["cosine, warm-up"],
 }
 FULL: Final = {"patients": 6000, "public": 1000, "epsilons": (8.0, 1.0, 3.0, math.inf), "seeds": (0, 1, 2)}

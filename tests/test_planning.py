@@ -65,6 +65,42 @@ def test_steps_noise_and_epsilon_are_those_of_the_training(study: Study) -> None
     assert 0.98 * 8 < spent <= 8
 
 
+def test_noise_and_signal_are_those_of_a_parameter_that_is_trained(tmp_path: Path) -> None:
+    """By hand: sigma · C / B; C over the root of p; and B · sqrt(T) / (sigma · sqrt(p)) of all steps."""
+    for part, width in (("all", None), ("head", 640)):
+        (tmp_path / "study.toml").write_text(TEXT.replace("[train]", f'[train]\nparameters = "{part}"'))
+        study = load_study(tmp_path)
+        outlook = look_ahead(study, sizes=SIZES)
+        cell = outlook.cells[0]
+        head = study.model.width * 8 * 5 + 5  # ResNet9 ends with 8 times its width of features
+        p = outlook.num_parameters[""] if width is None else head
+        assert cell.noise_multiplier is not None
+        assert cell.noise == pytest.approx(cell.noise_multiplier * 1.5 / 32)
+        assert cell.signal == pytest.approx(1.5 / p**0.5)
+        assert cell.signal_to_noise == pytest.approx(32 * 1125**0.5 / (cell.noise_multiplier * p**0.5))
+        assert outlook.cells[1].noise is None  # without DP
+
+
+def test_the_warning_comes_where_noise_can_go_further_than_gradients_and_names_the_model_before(tmp_path: Path) -> None:
+    for epsilon_, few in (("0.2", True), ("8.0", False)):
+        (tmp_path / "study.toml").write_text(TEXT.replace("[8.0", f"[{epsilon_}"))
+        outlook = look_ahead(load_study(tmp_path), sizes={**SIZES, "uka": (20_000, 10_000)})
+        below = [cell.signal_to_noise for cell in outlook.cells if cell.signal_to_noise and cell.signal_to_noise < 1]
+        told = [text for text in outlook.warnings if "expect nothing beyond the model before" in text]
+        assert bool(below) == bool(told) == few
+
+
+def test_a_head_in_closed_form_is_one_release_of_all_patients(tmp_path: Path) -> None:
+    closed = TEXT.replace("[train]", '[train]\nparameters = "head"\noptimizer = "closed-form"')
+    (tmp_path / "study.toml").write_text(closed)
+    outlook = look_ahead(load_study(tmp_path), sizes=SIZES)
+    cell = outlook.cells[0]
+    assert (cell.steps, cell.sample_rate) == (1, 1.0)
+    assert cell.noise_multiplier is not None
+    assert cell.noise == pytest.approx(cell.noise_multiplier / 3600)
+    assert not any("draws much of all" in text for text in outlook.warnings)
+
+
 def test_shards_and_disk_follow_from_the_number_of_images(study: Study) -> None:
     outlook = look_ahead(study, sizes=SIZES)
     # 32 · 32 bytes an image, 1,000 images a shard

@@ -61,6 +61,7 @@ class StatedRun:
         averaging: Of the weights over the steps, ``none``, ``ema`` or ``tail``.
         automatic: Whether clipping was automatic.
         views: Of each drawn image.
+        closed_form: Whether one release over all units was made in place of steps.
     """
 
     run_id: str
@@ -77,6 +78,7 @@ class StatedRun:
     averaging: str = "none"
     automatic: bool = False
     views: int = 1
+    closed_form: bool = False
 
 
 def privacy_statement(mechanism: Mechanism, run: StatedRun, *, spent_steps: int, complete: bool) -> dict[str, Any]:
@@ -97,7 +99,7 @@ def privacy_statement(mechanism: Mechanism, run: StatedRun, *, spent_steps: int,
         "format": FORMAT,
         "run_id": run.run_id,
         "domain": run.domain,
-        "mechanism": f"DP-SGD: Poisson-subsampled Gaussian mechanism{', automatic clipping' if run.automatic else ''}",
+        "mechanism": _mechanism_name(run),
         "unit": mechanism.unit,
         **_neighbours(mechanism.unit),
         "num_units": mechanism.num_units,
@@ -184,6 +186,12 @@ def statement_without_privacy(run: StatedRun, *, unit: str, num_units: int, num_
         "formal limit to what it, or anything computed from it, may reveal about a single patient: treat it as "
         "confidential as the training data.",
     }
+
+
+def _mechanism_name(run: StatedRun) -> str:
+    if run.closed_form:
+        return "Gaussian mechanism, once: Gram matrix and cross-moments of features, each unit's of a norm of at most 1"
+    return f"DP-SGD: Poisson-subsampled Gaussian mechanism{', automatic clipping' if run.automatic else ''}"
 
 
 def _of_axes(run: StatedRun) -> dict[str, Any]:

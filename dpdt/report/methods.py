@@ -29,6 +29,7 @@ OPTIMIZERS: Final = {
     "nadam": "NAdam [dozat2016]",
     "adamw": "AdamW [loshchilov2019]",
     "sgd": "SGD with momentum",
+    "closed-form": "ridge regression on noisy moments of the features, in closed form [mehta2023]",
     "adam-corrected": "Adam with its second moment freed from the noise [tang2023]",
 }
 AVERAGES: Final = {
@@ -72,16 +73,16 @@ def facts(study: Study, runs: Sequence[Run], people: str) -> dict[str, str]:
         "channels": str(study.model.in_channels),
         "size": str(shards.size),
         "recipe": RECIPES[shards.recipe] + (", then equalised by histogram" if shards.equalise else ""),
-        "epochs": f"{train.num_epochs:g}",
-        "batch": f"a part of {train.sample_rate:g} of" if train.sample_rate else f"{train.expected_batch_size} of",
-        "optimizer": OPTIMIZERS[train.optimizer],
+        "course": _course(study),
+        "private": f"the Gaussian mechanism once for each {privacy.unit}, on sums of bounded moments of the features"
+        if train.closed_form
+        else f"DP-SGD [abadi2016] with Poisson sampling, for each {privacy.unit}: gradients were clipped to a norm of "
+        f"{privacy.max_grad_norm:g}, Gaussian noise was added",
         "further": " ".join(_further(study)),
-        "rate": f"{train.learning_rate:g}",
         "seeds": _listed([str(seed) for seed in train.seeds]),
         "unit": privacy.unit,
         "epsilons": _listed([f"{epsilon:g}" for epsilon in epsilons]) or "none yet",
         "deltas": _listed([f"{delta:.2g}" for delta in deltas]) or "not known yet",
-        "norm": f"{privacy.max_grad_norm:g}",
         "accountant": ACCOUNTANTS[privacy.accountant][0],
         "confidence": f"{evaluate.confidence:.0%}",
         "draws": f"{evaluate.bootstrap_draws:,}",
@@ -92,6 +93,17 @@ def facts(study: Study, runs: Sequence[Run], people: str) -> dict[str, str]:
         "versions": ", ".join(versions) or "not known yet",
         "start": _start(study),
     }
+
+
+def _course(study: Study) -> str:
+    train = study.train
+    if train.closed_form:
+        return OPTIMIZERS[train.optimizer]
+    batch = f"a part of {train.sample_rate:g}" if train.sample_rate else str(train.expected_batch_size)
+    return (
+        f"{train.num_epochs:g} epochs of {OPTIMIZERS[train.optimizer]} at a learning rate of {train.learning_rate:g} "
+        f"with an expected batch of {batch} of the {study.privacy.unit}s"
+    )
 
 
 def _start(study: Study) -> str:

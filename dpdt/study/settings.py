@@ -228,6 +228,11 @@ class PretrainSettings(Section):
         default=0.0, ge=0, description="Of NAdam."
     )
 
+    @property
+    def passes(self) -> float:
+        """Expected passes over the images."""
+        return self.num_epochs
+
     def batch_of(self, units: int) -> int:
         """Units of a logical step, in expectation."""
         return self.expected_batch_size
@@ -304,12 +309,13 @@ class TrainSettings(Section):
         "their mean gradient is clipped once. 1: the image as it is.",
     )
     optimizer: Annotated[
-        Literal["nadam", "adamw", "sgd", "adam-corrected"],
+        Literal["nadam", "adamw", "sgd", "adam-corrected", "closed-form"],
         About("With much noise the moments of Adam are those of the noise; adam-corrected takes it out.", later=True),
     ] = Field(
         default="nadam",
         description="What a step does with the released gradient. sgd has momentum 0.9; adam-corrected is Adam whose "
-        "second moment is freed from the DP noise (Tang et al. 2023).",
+        "second moment is freed from the DP noise (Tang et al. 2023). closed-form, of a head alone: least squares on "
+        "noisy moments of the features, one release in place of all steps (docs/recipes.md).",
     )
     schedule: Annotated[
         Literal["constant", "cosine"], About("Let the last steps, and with DP their noise, count less.", later=True)
@@ -351,8 +357,20 @@ class TrainSettings(Section):
         default=0, ge=0, description="CPU threads of a training; 0: all given cores."
     )
 
+    @property
+    def closed_form(self) -> bool:
+        """Whether all units enter one release."""
+        return self.optimizer == "closed-form"
+
+    @property
+    def passes(self) -> float:
+        """Expected passes over the privacy units."""
+        return 1 if self.closed_form else self.num_epochs
+
     def batch_of(self, units: int) -> int:
         """Units of a logical step, in expectation, where the train split has so many."""
+        if self.closed_form:
+            return units
         return self.expected_batch_size if self.sample_rate is None else max(1, round(self.sample_rate * units))
 
     @field_validator("physical_batch_size", mode="before")

@@ -108,6 +108,14 @@ class Study(Section):
                 f"train.views: {self.train.views} needs privacy.clipping = 'bookkeeping'; {clipping} clipping has no "
                 "norm of several views' mean gradient"
             )
+        train = self.train
+        if train.closed_form and (
+            train.parameters != "head" or train.views > 1 or train.class_weights != "none" or self.audit.canaries
+        ):
+            raise ValueError(
+                "train.optimizer: closed-form needs train.parameters = 'head', train.views = 1, train.class_weights = "
+                "'none' and audit.canaries = 0"
+            )
         if len(self.public_domains) > 1:
             raise ValueError(f"domains: only one may have role public, got {', '.join(self.public_domains)}")
         return self

@@ -48,9 +48,11 @@ class FeatureData(DomainData):
 
     Attributes:
         features: float32, (images, width), memory-mapped.
+        scale: Length of a row, roughly (`Features.scale`).
     """
 
     features: NDArray[np.float32]
+    scale: float
 
     @property
     def no_images(self) -> NDArray[Any]:
@@ -97,13 +99,20 @@ class Features:
 
     def width(self, size: int) -> int | None:
         """Features of an image; None where the head does not take one row an image and give the network's outputs."""
-        images = torch.linspace(0, 1, 2 * size * size, device=self.device).view(2, 1, size, size)
-        inputs, outputs = self._pass(images)
+        inputs, outputs = self._pass(self._made_up(size))
         given = inputs[0] if len(inputs) == 1 else None
         if given is None or given.ndim != 2 or len(given) != len(outputs) or outputs.ndim != 2:
             return None
         same = torch.equal(full(outputs), full(self._head(given)))
         return given.shape[1] if same else None
+
+    def scale(self, size: int) -> float:
+        """Root mean square of the lengths of made-up images' features: a public number of the size of the others'."""
+        features = full(self._pass(self._made_up(size))[0][0]).double()
+        return max(float(features.square().sum(1).mean().sqrt()), 1e-6)
+
+    def _made_up(self, size: int) -> Tensor:
+        return torch.linspace(0, 1, 2 * size * size, device=self.device).view(2, 1, size, size)
 
     def digest(self) -> str:
         """Hash of the weights before the head."""
@@ -193,9 +202,9 @@ def split_features(study: Study, features: Features, data: DomainData) -> NDArra
     return found
 
 
-def with_features(data: DomainData, features: NDArray[np.float32]) -> FeatureData:
+def with_features(data: DomainData, features: NDArray[np.float32], *, scale: float) -> FeatureData:
     """A split with features in place of its images."""
-    return FeatureData(**vars(data), features=features)
+    return FeatureData(**vars(data), features=features, scale=scale)
 
 
 def _header(shape: tuple[int, int]) -> bytes:

@@ -35,6 +35,8 @@ from dpdt.shards.dataset import DomainData
 from dpdt.study.paths import RunPaths
 from dpdt.training.averaging import WeightAverage
 from dpdt.training.batches import image_losses, physical_batches
+from dpdt.training.closed_form import MomentSum
+from dpdt.training.features import FeatureData
 from dpdt.training.networks.stochastic_depth import DepthDraws
 from dpdt.training.networks.weights import named
 from dpdt.training.optimizers import make_optimizer, rate_of_step
@@ -297,6 +299,10 @@ class TrainingLoop:
 
     def _gradient_sum(self) -> GradientSum:
         mechanism = self.plan.mechanism
+        if isinstance(self.data, FeatureData) and self.plan.optimizer == "closed-form":
+            sigma = 0.0 if mechanism is None else mechanism.noise_multiplier
+            scale = self.data.scale
+            return MomentSum(self.model, self._loss(), scale=scale, noise_multiplier=sigma, noise=self.noise)
         if mechanism is None:
             return GradientSum(self.model, self._loss(), autocast=self.plan.autocast)
         return CLIPPING[self.plan.clipping](

@@ -42,7 +42,7 @@ class TrainingPlan:
         device: Where the model is.
         labels: Of the network's outputs.
         averaging: Of the weights over the steps: ``none``, ``ema`` or ``tail`` (`dpdt.training.averaging`).
-        optimizer: ``nadam``, ``adamw``, ``sgd`` or ``adam-corrected`` (`dpdt.training.optimizers`).
+        optimizer: ``nadam``, ``adamw``, ``sgd``, ``adam-corrected`` or ``closed-form``.
         schedule: Of the learning rate, ``constant`` or ``cosine``.
         warm_up: Part of the steps in which it rises.
         automatic: Whether clipping is automatic (`ClippedGradientSum`).

@@ -72,6 +72,7 @@ class Prepared:
             max_images_per_patient=int(patients.value_counts().max()),
             averaging=self.plan.averaging,
             automatic=self.plan.automatic,
+            closed_form=self.plan.optimizer == "closed-form",
             views=self.plan.views,
             patients_known=bool((patients != self.data.frame["image_id"]).any()),
             weights_note=self.run.study.weights_note,
@@ -146,7 +147,7 @@ def _frozen_config(run: TrainingRun) -> dict[str, Any]:
 def _schedule(run: TrainingRun, data: DomainData, frozen: dict[str, Any]) -> _Schedule:
     sizes = {"expected_batch_size": run.settings.batch_of(data.num_units), "num_units": data.num_units}
     sample_rate = sample_rate_for(**sizes, section="train" if run.cell else "pretrain", unit=run.study.privacy.unit)
-    num_steps = num_steps_for(num_epochs=run.settings.num_epochs, **sizes)
+    num_steps = num_steps_for(num_epochs=run.settings.passes, **sizes)
     mechanism = _mechanism(run, num_units=data.num_units, sample_rate=sample_rate, num_steps=num_steps, frozen=frozen)
     class_weights = frozen["class_weights"] if "class_weights" in frozen else choose_class_weights(run, data, mechanism)
     return _Schedule(sizes["expected_batch_size"], num_steps, sample_rate, mechanism, class_weights)
@@ -230,6 +231,8 @@ def _mechanism(
     units = num_units - run.canaries  # the rule protects patients, and canaries are none
     if delta_protects(settings.delta, units=units):
         settings = settings.model_copy(update={"allow_large_delta": True})
+    if study.train.closed_form:
+        settings = settings.model_copy(update={"max_grad_norm": 1.0})  # by construction: `dpdt.training.closed_form`
     return Mechanism.plan(
         settings,
         target_epsilon=run.target_epsilon,

@@ -69,6 +69,9 @@ def initial_model(run: TrainingRun, data: DomainData) -> tuple[nn.Module, dict[s
     head = load_weights(model, path, new_head=True, labels=study.study.labels)
     if not head:
         _say_new_head(run, path)
+        if choice == "head" and study.train.closed_form:  # a ridge goes back to it
+            for parameter in (p for p in model.parameters() if p.requires_grad):
+                nn.init.zeros_(parameter)
     initial = {"source": source, "sha256": sha256_file(path), "new_head": not head}
     part = {} if choice == "all" else {"trained": _trained(run, model, initial)}
     return model, {"initial_weights": initial, "ancestry": made_by.as_dict(), **part}

@@ -179,9 +179,11 @@ def _on_features(
     with ranks.leader_first():  # it computes them; the others read
         found = split_features(run.study, features, data)
     if found is None:
+        if train.closed_form:
+            raise StudyError("train.optimizer: closed-form needs a network whose last layer takes one row an image.")
         note(f"{run.run_id}: the last layer's inputs are no row of numbers an image; every step computes them again")
         return model, data
-    return features.head, with_features(data, found)
+    return features.head, with_features(data, found, scale=features.scale(data.size))
 
 
 def _add_canaries(run: TrainingRun, model: nn.Module, data: DomainData, ranks: Ranks) -> tuple[CanaryModel, CanaryData]:

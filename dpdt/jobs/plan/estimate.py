@@ -4,13 +4,14 @@ import functools
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 
 from dpdt.base.files import nearest_folder
 from dpdt.errors import PrivacyError
 from dpdt.jobs.plan.measure import Speed, speed_key
 from dpdt.jobs.plan.outlook import CellOutlook, DomainOutlook, Outlook
 from dpdt.jobs.plan.sizes import DomainSize, domain_size
-from dpdt.jobs.plan.warnings import warnings_of
+from dpdt.jobs.plan.warnings import signal_to_noise, warnings_of
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.rounding import allowance_of
 from dpdt.privacy.sampling import num_steps_for, sample_rate_for
@@ -42,11 +43,14 @@ def look_ahead(
     }
     found = known[study.fraction]
     domains = tuple(_domain(study, domain, size) for domain, size in found.items())
-    cells = tuple(cell for view in study.views for cell in _cells(view, known[view.fraction], speeds))
-    cells = tuple({(cell.name, cell.cell): cell for cell in cells}.values())  # views share pretrainings
     from dpdt.training.networks.build import num_parameters
 
     parameters = {name: num_parameters(start) for name, start in study.starts.items()}
+    trained = {name: num_parameters(start, trained=True) for name, start in study.starts.items()}
+    cells = tuple(
+        cell for view in study.views for cell in _cells(view, known[view.fraction], speeds, trained[view.start])
+    )
+    cells = tuple({(cell.name, cell.cell): cell for cell in cells}.values())  # views share pretrainings
     free = shutil.disk_usage(nearest_folder(study.folder)).free / 1e9
     outlook = Outlook(
         domains=domains,
@@ -68,8 +72,10 @@ def _domain(study: Study, domain: str, size: DomainSize | None) -> DomainOutlook
     return DomainOutlook(domain, size, shards, size.images * study.shards.size**2 / 1e9)
 
 
-def _cells(study: Study, sizes: Mapping[str, DomainSize | None], speeds: Mapping[str, Speed]) -> list[CellOutlook]:
-    """Of a view."""
+def _cells(
+    study: Study, sizes: Mapping[str, DomainSize | None], speeds: Mapping[str, Speed], trained: int
+) -> list[CellOutlook]:
+    """Of a view that trains so many parameters."""
     found = []
     if study.public_domain and study.pretrain_run_id:
         name = ", ".join(filter(None, (f"{study.public_domain} (pretraining)", study.start)))
@@ -77,7 +83,7 @@ def _cells(study: Study, sizes: Mapping[str, DomainSize | None], speeds: Mapping
         found.append(_cell(study, name, None, done, sizes[study.public_domain], speeds))
     for cell in study.cells():
         name, done = ", ".join(filter(None, (cell.domain, cell.axes))), run_done(study, study.run_id(cell))
-        found.append(_cell(study, name, cell, done, sizes[cell.domain], speeds))
+        found.append(_with_signal(study, _cell(study, name, cell, done, sizes[cell.domain], speeds), trained))
     return found
 
 
@@ -93,7 +99,7 @@ def _cell(
     try:
         section, unit = "train" if cell else "pretrain", study.privacy.unit
         rate = sample_rate_for(expected_batch_size=batch, num_units=units, section=section, unit=unit)
-        steps = num_steps_for(num_epochs=settings.num_epochs, expected_batch_size=batch, num_units=units)
+        steps = num_steps_for(num_epochs=settings.passes, expected_batch_size=batch, num_units=units)
         noise = _noise(study, cell.target_epsilon, units, rate, steps) if cell and cell.private else None
     except PrivacyError as err:
         return CellOutlook(name, cell, done, units, refused=str(err))
@@ -101,6 +107,21 @@ def _cell(
     speed = speeds.get(speed_key(study.start, "private" if cell and cell.private else "plain"))
     hours = None if speed is None else (images * speed.image_ms + steps * speed.step_ms) / 3.6e6
     return CellOutlook(name, cell, done, units, rate, steps, noise, images, hours)
+
+
+def _with_signal(study: Study, cell: CellOutlook, trained: int) -> CellOutlook:
+    """With what its noise and its gradients are at most in a trained parameter."""
+    if cell.noise_multiplier is None or cell.units is None or cell.steps is None:
+        return cell
+    batch, norm = study.train.batch_of(cell.units), 1.0 if study.train.closed_form else study.privacy.max_grad_norm
+    ratio = signal_to_noise(
+        expected_batch_size=batch,
+        noise_multiplier=cell.noise_multiplier,
+        steps=cell.steps,
+        num_parameters=trained,
+    )
+    noise, signal = cell.noise_multiplier * norm / batch, norm / math.sqrt(trained)
+    return replace(cell, noise=noise, signal=signal, signal_to_noise=ratio)
 
 
 def _images_a_unit(study: Study, size: DomainSize, cell: Cell | None) -> float:

@@ -39,6 +39,9 @@ class CellOutlook:
         images: Drawn in all steps together, in expectation.
         hours: None where no speed is known.
         refused: Why the training would not start.
+        noise: Standard deviation that a step's noise has in each parameter of the mean gradient, sigma · C / B.
+        signal: The most that this gradient can be in a parameter, as a root mean square, C / sqrt(p).
+        signal_to_noise: Of all steps together (`dpdt.jobs.plan.warnings.signal_to_noise`).
     """
 
     name: str
@@ -51,6 +54,9 @@ class CellOutlook:
     images: float | None = None
     hours: float | None = None
     refused: str | None = None
+    noise: float | None = None
+    signal: float | None = None
+    signal_to_noise: float | None = None
 
 
 @dataclass(frozen=True)

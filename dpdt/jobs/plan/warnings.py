@@ -22,7 +22,8 @@ def signal_to_noise(*, expected_batch_size: int, noise_multiplier: float, steps:
 
     T steps add noise of standard deviation sigma · C in each of p coordinates: a random walk of length
     sigma · C · sqrt(p · T). The clipped gradients of B units a step sum to at most B · C · T. The quotient is
-    B · sqrt(T) / (sigma · sqrt(p)); below 1 the noise moves the weights further than any data could.
+    B · sqrt(T) / (sigma · sqrt(p)); below 1 the noise moves the weights further than any data could. Of a head in
+    closed form B is all units, and T 1: the same quotient holds for its cross-moment.
 
     >>> round(signal_to_noise(expected_batch_size=100, noise_multiplier=1.0, steps=10_000, num_parameters=1_000_000), 6)
     10.0
@@ -79,24 +80,19 @@ def _about_noise(study: Study, outlook: "Outlook") -> Iterator[str]:
     too_noisy: dict[str, list[str]] = {}
     crowded: dict[str, str] = {}
     for cell in outlook.cells:
-        if cell.cell is None or cell.noise_multiplier is None or cell.steps is None or cell.sample_rate is None:
+        if cell.cell is None or cell.signal_to_noise is None or cell.sample_rate is None:
             continue
-        ratio = signal_to_noise(
-            expected_batch_size=study.train.batch_of(cell.units or 0),
-            noise_multiplier=cell.noise_multiplier,
-            steps=cell.steps,
-            num_parameters=outlook.num_parameters[cell.cell.initial],
-        )
         names = too_noisy.setdefault(format_epsilon(cell.cell.target_epsilon), [])
-        if ratio < 1 and cell.cell.seed == study.train.seeds[0]:
-            names.append(f"{cell.name} ({cell.units}: {1 / ratio:.1f} times)")
-        if cell.sample_rate > LARGE_SAMPLE_RATE:
+        if cell.signal_to_noise < 1 and cell.cell.seed == study.train.seeds[0]:
+            names.append(f"{cell.name} ({cell.units}: {1 / cell.signal_to_noise:.1f} times)")
+        if cell.sample_rate > LARGE_SAMPLE_RATE and not study.train.closed_form:
             crowded[cell.name] = f"{cell.name} ({cell.sample_rate:.0%})"
     for epsilon, names in too_noisy.items():
         if names:
             yield (
                 f"epsilon {epsilon}: too few {unit}s at {', '.join(names)}. The noise moves the weights so many "
-                "times as far as the gradients could. Take a larger epsilon, or a smaller network (model.width)."
+                "times as far as the gradients could: expect nothing beyond the model before. Take a larger epsilon, "
+                "larger batches, fewer trained parameters (train.parameters = 'head'), or a smaller network."
             )
     if crowded:
         key = "expected_batch_size" if study.train.sample_rate is None else "sample_rate"

@@ -16,6 +16,7 @@ from dpdt.study.settings import ModelSettings
 from dpdt.training.networks.custom import custom_model
 from dpdt.training.networks.named import named_network
 from dpdt.training.networks.resnet9 import ResNet9
+from dpdt.training.networks.trained import choose_trained
 
 __all__ = [
     "as_input",
@@ -48,12 +49,14 @@ def build_model(
     return ResNet9(width=settings.width, in_channels=settings.in_channels, num_outputs=num_outputs)
 
 
-def num_parameters(study: Study) -> int:
-    """Trained numbers of the network of a study's view."""
+def num_parameters(study: Study, *, trained: bool = False) -> int:
+    """Numbers of the network of a study's view that it can train, or that `train.parameters` chooses."""
     with torch.random.fork_rng(devices=[]):
         model = build_model(
             study.model, size=study.shards.size, folder=study.file.parent, num_outputs=len(study.study.labels)
         )
+    if trained:
+        choose_trained(model, study.train.parameters)
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
