@@ -15,6 +15,7 @@ from PIL import Image
 
 from dpdt import _core
 from dpdt.errors import DecodeError
+from dpdt.shards.manifest import codec_differences
 from tests.small_images import picture
 
 Pixels = NDArray[Any]
@@ -112,3 +113,11 @@ def test_signed_jpeg_2000_is_refused() -> None:
     data = encode_array(WIDE.astype(np.int16), bits_stored=16, codec_format=0)
     with pytest.raises(DecodeError, match="unsupported: JPEG 2000 of signed samples"):
         decoded(data)
+
+
+def test_shards_from_before_are_not_told_to_have_another_decoder_of_tiff() -> None:
+    now = {"codecs": _core.codecs()}
+    before = {"codecs": {name: library for name, library in _core.codecs().items() if name != "tiff"}}
+    assert codec_differences(before, now) == codec_differences(now, before) == []
+    other = {"codecs": {**_core.codecs(), "tiff": "libtiff 3"}}
+    assert codec_differences(now, other) == [f"tiff: {_core.codecs()['tiff']} and libtiff 3"]
