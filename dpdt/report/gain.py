@@ -23,18 +23,10 @@ from dpdt.study import BEFORE, is_before
 __all__ = ["WORSE_COLUMNS", "Gain", "gain_table", "gains", "worse_than_before"]
 
 SMALLEST: Final = 0.01  # without intervals, a share of a smaller gain than this is not worth a number
-WORSE_COLUMNS: Final = [
-    "target_epsilon",
-    "train_domain",
-    "test_domain",
-    "label",
-    "subgroup",
-    "auc_before",
-    "auc",
-    "difference",
-    "ci_low",
-    "ci_high",
-]
+_WORSE_COLUMNS: Final = (
+    "target_epsilon train_domain test_domain label subgroup auc_before auc difference ci_low ci_high"
+)
+WORSE_COLUMNS: Final = _WORSE_COLUMNS.split()
 
 
 @dataclass(frozen=True)
