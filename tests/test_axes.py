@@ -612,7 +612,7 @@ def test_a_start_s_weights_and_frozen_parts_are_refused_by_the_start_s_own_keys(
 
 def test_the_page_of_a_part_counts_its_own_patients(make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     all_of_them = {("total", "", split): ("9", "9") for split in ("train", "test")}
-    monkeypatch.setattr(provenance, "_counted", lambda _: [provenance._Counted("uka", all_of_them, [], [])])
+    monkeypatch.setattr(provenance, "counted", lambda _: [provenance.Counted("uka", all_of_them, [], [])])
     study = make_study(("[train]\n", '[train]\ndomains = ["uka"]\nfraction = [0.5, 1.0]\n'))
     part, whole = sorted(study.views, key=lambda view: view.fraction)
     seen = load_split(part, "uka", "train").frame["patient_id"].nunique()

@@ -46,37 +46,16 @@ SHORT: Final = (
 SMALL_CLASS: Final = 20  # fewer patients of a class than this are tested by permutation
 KEYS: Final = ["target_epsilon", "train_domain", "test_domain", "seed", "label"]
 NUMBERS: Final = ("auc", "auc_against", "difference", "standard_error", "p", "p_equivalence")
-COMPARISON_COLUMNS: Final = [
-    *KEYS,
-    "against",
-    "auc",
-    "auc_against",
-    "difference",
-    "ci_low",
-    "ci_high",
-    "standard_error",
-    "p",
-    "p_holm",
-    "test",
-    "p_equivalence",
-    "p_equivalence_holm",
-    "reason",
-]
-FAIRNESS_COLUMNS: Final = [
-    "target_epsilon",
-    "train_domain",
-    "test_domain",
-    "label",
-    "attribute",
-    "measure",
-    "value",
-    "ci_low",
-    "ci_high",
-    "difference_to_no_dp",
-    "difference_low",
-    "difference_high",
-    "reason",
-]
+_COMPARISON_COLUMNS: Final = (
+    "against auc auc_against difference ci_low ci_high standard_error p p_holm test p_equivalence p_equivalence_holm "
+    "reason"
+)
+COMPARISON_COLUMNS: Final = [*KEYS, *_COMPARISON_COLUMNS.split()]
+_FAIRNESS_COLUMNS: Final = (
+    "target_epsilon train_domain test_domain label attribute measure value ci_low ci_high difference_to_no_dp "
+    "difference_low difference_high reason"
+)
+FAIRNESS_COLUMNS: Final = _FAIRNESS_COLUMNS.split()
 
 
 def compare_models(study: Study, draws: Draws) -> pd.DataFrame:

@@ -23,18 +23,8 @@ from dpdt.study import BEFORE, is_before
 __all__ = ["WORSE_COLUMNS", "Gain", "gain_table", "gains", "worse_than_before"]
 
 SMALLEST: Final = 0.01  # without intervals, a share of a smaller gain than this is not worth a number
-WORSE_COLUMNS: Final = [
-    "target_epsilon",
-    "train_domain",
-    "test_domain",
-    "label",
-    "subgroup",
-    "auc_before",
-    "auc",
-    "difference",
-    "ci_low",
-    "ci_high",
-]
+CELL: Final = ["train_domain", "test_domain", "label", "subgroup"]
+WORSE_COLUMNS: Final = ["target_epsilon", *CELL, "auc_before", "auc", "difference", "ci_low", "ci_high"]
 
 
 @dataclass(frozen=True)
@@ -131,9 +121,8 @@ def worse_than_before(grid: Grid, auc: pd.DataFrame, draws: Draws | None = None)
     labels = (table["label"] != AVERAGE) & (table["subgroup"] == ALL)
     groups = (table["label"] == AVERAGE) & table["subgroup"].isin((ALL, *grid.groups))
     table = table[labels | groups].dropna(subset="auc")
-    cell = ["train_domain", "test_domain", "label", "subgroup"]
-    start = table[table["target_epsilon"] == 0].set_index(cell)["auc"].rename("auc_before")
-    models = table[table["target_epsilon"].isin(grid.private)].join(start, on=cell)
+    start = table[table["target_epsilon"] == 0].set_index(CELL)["auc"].rename("auc_before")
+    models = table[table["target_epsilon"].isin(grid.private)].join(start, on=CELL)
     models = models.assign(difference=models["auc"] - models["auc_before"])
     models = models[models["difference"] < 0].sort_values(["target_epsilon", "difference"], kind="stable")
     bounds = [_bounds(row, draws) for row in models.to_dict("records")]

@@ -117,7 +117,7 @@ def _of_part(study: Study, domain: str) -> str:
 
 def cohort(study: Study) -> dict[str, Table] | None:
     """How each domain's images became those that networks saw, and their positives; None without a summary."""
-    flow, left_out, positives = [], [], []
+    flow, positives = [], []
     for one in counted(study):
         name = domain_name(one.domain)
 
@@ -131,8 +131,6 @@ def cohort(study: Study) -> dict[str, Table] | None:
         number = thousands(str(sum(n for _, n in one.excluded)))
         lost = "–" if one.rejected is None else thousands(str(sum(n for _, n in one.rejected)))
         flow.append([name, images("rows read", "", ""), number, lost, *map(both, ("all", *SPLITS))])
-        left_out += [[name, thousands(str(n)), why] for why, n in one.excluded]
-        left_out += [[name, thousands(str(n)), f"rejected: {why}"] for why, n in one.rejected or ()]
         positives += [
             [name, split, *(images(label, "positive", split) for label in study.study.labels)]
             for split in ("train", "test")
@@ -141,7 +139,6 @@ def cohort(study: Study) -> dict[str, Table] | None:
         return None
     return {
         "flow": Table(["hospital", "rows read", "excluded", "rejected", "used", *SPLITS], flow),
-        "excluded": Table(["hospital", "images", "reason"], left_out),
         "positives": _positives(study.study.labels, positives),
     }
 

@@ -20,26 +20,11 @@ from dpdt.study import BEFORE, is_before
 __all__ = ["TRANSFER_COLUMNS", "transfer_pairs", "transfer_table"]
 
 MODELS: Final = ("on_domain", "no_dp", "dp", "before")
-TRANSFER_COLUMNS: Final = (
-    "target_epsilon",
-    "test_domain",
-    "on_domain_auc",
-    "off_domain_auc_no_dp",
-    "off_domain_auc_dp",
-    "off_domain_auc_before",
-    "fall_no_dp",
-    "fall_dp",
-    "fall_before",
-    "macro_fall_no_dp",
-    "macro_fall_dp",
-    "macro_fall_before",
-    "difference",
-    "t",
-    "p",
-    "p_holm",
-    "pairs",
-    "reason",
+_TRANSFER_COLUMNS: Final = (
+    "target_epsilon test_domain on_domain_auc off_domain_auc_no_dp off_domain_auc_dp off_domain_auc_before fall_no_dp "
+    "fall_dp fall_before macro_fall_no_dp macro_fall_dp macro_fall_before difference t p p_holm pairs reason"
 )
+TRANSFER_COLUMNS: Final = tuple(_TRANSFER_COLUMNS.split())
 
 
 def transfer_pairs(auc: pd.DataFrame, grid: Grid, target_epsilon: float, test_domain: str) -> pd.DataFrame:

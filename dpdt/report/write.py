@@ -15,6 +15,7 @@ from dpdt.report import compare, provenance, tables
 from dpdt.report.axes import write_axes
 from dpdt.report.cards import data_sheets, model_cards
 from dpdt.report.draw import draw_study, heat_map_name
+from dpdt.report.examples import write_examples
 from dpdt.report.format import plain
 from dpdt.report.from_csv import write_published
 from dpdt.report.grid import Grid
@@ -43,6 +44,7 @@ def write_report(study: Study) -> Path:
     Raises:
         DpdtError: A file of the study is damaged.
     """
+    write_examples(study)
     folder, views = study.paths.report, study.views
     wanted = {view.slug for view in views if len(views) > 1}
     for former in (folder / "views").glob("*"):

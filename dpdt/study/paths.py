@@ -226,6 +226,11 @@ class StudyPaths:
         return self.folder / "report"
 
     @property
+    def examples(self) -> Path:
+        """Test patients' images, which stay here."""
+        return self.folder / "examples.html"
+
+    @property
     def jobs(self) -> Path:
         """What submissions keep: pickles and the tasks' logs."""
         return self.folder / "jobs"

@@ -25,6 +25,7 @@ __all__ = [
     "ModelSettings",
     "PretrainSettings",
     "PrivacySettings",
+    "ReportSettings",
     "ShardSettings",
     "StudySettings",
     "TrackingSettings",
@@ -616,6 +617,14 @@ class AuditSettings(Section):
     )
     confidence: Annotated[Number, About("0.99 for a stricter claim.", unit="part of 1")] = Field(
         default=0.95, gt=0, lt=1, description="Of the lower bound on epsilon."
+    )
+
+
+class ReportSettings(Section):
+    """`[report]`: what is written beside the report."""
+
+    example_images: Annotated[Truth, About("Look at the quality of each hospital's test images.")] = Field(
+        default=False, description="Write examples.html: images of a few test patients. It is neither linked nor sent."
     )
 
 

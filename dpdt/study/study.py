@@ -34,6 +34,7 @@ from dpdt.study.settings import (
     ModelSettings,
     PretrainSettings,
     PrivacySettings,
+    ReportSettings,
     ShardSettings,
     StudySettings,
     TrackingSettings,
@@ -61,6 +62,7 @@ class Study(Section):
     privacy: PrivacySettings = PrivacySettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     audit: AuditSettings = AuditSettings()
+    report: ReportSettings = ReportSettings()
     tracking: TrackingSettings = TrackingSettings()
     cluster: ClusterSettings = ClusterSettings()
     models: dict[str, CarriedModelSettings] = Field(default_factory=dict)
