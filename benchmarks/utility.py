@@ -74,6 +74,7 @@ ALONE: Final[dict[str, dict[str, Any]]] = {
     "adam-corrected": {"train.optimizer": "adam-corrected"},
     "sgd": {"train.optimizer": "sgd", "train.learning_rate": 0.1},
     "automatic": {"privacy.clip_factor": "automatic"},
+    "quantile": {"privacy.clip_factor": "quantile"},
     "4 views": {"train.views": 4},
 }
 RECIPES: Final[dict[str, dict[str, Any]]] = {

@@ -149,7 +149,17 @@ def test_manifest_says_what_was_done(built: Study) -> None:
         "voi_window": False,
         "shard_bytes": 1024,
     }
-    assert set(manifest["codecs"]) == {"jpeg", "jpeg2000", "jpeg_ls", "png", "inflate", "dicom", "dpdt", "reading"}
+    assert set(manifest["codecs"]) == {
+        "jpeg",
+        "jpeg2000",
+        "jpeg_ls",
+        "png",
+        "tiff",
+        "inflate",
+        "dicom",
+        "dpdt",
+        "reading",
+    }
     assert [shard["rows"] for shard in manifest["shards"]] == [4, 3, 3, 4, 2]
     assert not built.paths.shards("vindr").part(0).parent.exists()
 

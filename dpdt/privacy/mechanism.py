@@ -18,6 +18,7 @@ __all__ = ["Mechanism"]
 
 # A frozen noise_multiplier may miss the target by this part, for other versions of the accountant's library.
 TOLERANCE: Final = 1e-6
+COUNT_PART: Final = 20
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Mechanism:
         images_per_unit: Images of a drawn unit; their gradients are averaged before clipping. No effect on epsilon.
         counts_noise: Noise over sensitivity of the counts of labels that class weights were made from, composed with
             the steps; None: nothing was counted.
+        quantile: Whether the norm follows the gradients' by counts that are a part of each step's release: then
+            noise_multiplier is that of both together (`count_noise`, `sum_noise_multiplier`).
         rounding_allowance: s of the sensitivity max_grad_norm · (1 + s), for what rounding moves the other units'
             gradients (`dpdt.privacy.rounding`); None: the run was begun before this was accounted for.
     """
@@ -53,6 +56,32 @@ class Mechanism:
     images_per_unit: int = 1
     counts_noise: float | None = None
     rounding_allowance: float | None = None
+    quantile: bool = False
+
+    @property
+    def count_noise(self) -> float | None:
+        """Standard deviation of the noise of a step's count of gradients below the norm; None: nothing is counted.
+
+        A unit moves the count by 1/2 · (1 + 3 s) at most (`ClippedGradientSum`), and (1 + 3 s) / (1 + s) <= 1 + 2 s. It
+        is a twentieth of the expected batch (Andrew et al. 2021, arXiv 1905.03871, section 3.1), and never so little
+        that the count costs more than a sixteenth of the step's 1 / sigma².
+        """
+        if not self.quantile:
+            return None
+        widened = 1 + 2 * (self.rounding_allowance or 0.0)
+        return widened * max(self.sample_rate * self.num_units / COUNT_PART, 2 * self.noise_multiplier)
+
+    @property
+    def sum_noise_multiplier(self) -> float:
+        """Standard deviation of the noise of the clipped sum over its norm.
+
+        A step releases sum and count, one Gaussian mechanism of noise multiplier z for z^-2 = z_sum^-2 + (2 b)^-2, b
+        being the count's noise over twice its sensitivity of 1/2 (ibid., theorem 1).
+        """
+        if self.count_noise is None or self.noise_multiplier == 0:
+            return self.noise_multiplier
+        count = self.count_noise / (1 + 2 * (self.rounding_allowance or 0.0))
+        return 1 / math.sqrt(self.noise_multiplier**-2 - (2 * count) ** -2)
 
     @property
     def sensitivity(self) -> float:
@@ -77,6 +106,7 @@ class Mechanism:
         counts_share: float | None = None,
         counts_noise: float | None = None,
         rounding_allowance: float | None = None,
+        quantile: bool = False,
     ) -> Self:
         """Calibrate the noise, or check one that was calibrated before.
 
@@ -90,6 +120,7 @@ class Mechanism:
             counts_share: Part of the target that noisy counts of labels would spend alone; None: nothing is counted.
             counts_noise: The frozen one, if the run was begun before.
             rounding_allowance: Part of max_grad_norm that is added to the sensitivity; None: not accounted for.
+            quantile: Whether the norm follows the gradients'.
 
         Raises:
             PrivacyError: Delta is not below 1 / num_units, the target cannot be reached, or the given noise misses it.
@@ -123,6 +154,7 @@ class Mechanism:
             images_per_unit=settings.images_per_patient,
             counts_noise=counts_noise,
             rounding_allowance=rounding_allowance,
+            quantile=quantile,
         )
         if mechanism.epsilon(num_steps) > target_epsilon * (1 + TOLERANCE):
             raise PrivacyError(
@@ -172,7 +204,10 @@ class Mechanism:
 
     def as_dict(self) -> dict[str, Any]:
         """For the ledger's first line and the config."""
-        return asdict(self)
+        found = asdict(self)
+        if not self.quantile:  # ledgers of before have no such key
+            del found["quantile"]
+        return found
 
 
 def _with_allowance(accounted: float, allowance: float | None) -> float:

@@ -125,7 +125,10 @@ def privacy_statement(mechanism: Mechanism, run: StatedRun, *, spent_steps: int,
         "ancestry": run.ancestry,
         **_of_axes(run),
         "selection": selection_cost([(mechanism.target_epsilon, mechanism.delta)]),
-        "other_releases": _other_releases(run, counts_noise=mechanism.counts_noise, private=True),
+        "other_releases": [
+            *_other_releases(run, counts_noise=mechanism.counts_noise, private=True),
+            *([_norm_line(mechanism)] if mechanism.quantile else []),
+        ],
         "paragraph": "",
     }
     if run.trained is not None:
@@ -406,6 +409,16 @@ def _views_line(views: int, *, private: bool) -> dict[str, str]:
         "what": "views of images",
         "source": f"{views} random views of each drawn image, made from a seed, the step and the image's id",
         "accounted": bounded if private else "as everything else here, without protection",
+    }
+
+
+def _norm_line(mechanism: Mechanism) -> dict[str, str]:
+    return {
+        "what": "the clipping norm of each step",
+        "source": "max_grad_norm first; then by counts of the drawn units whose gradient is shorter, with Gaussian "
+        f"noise of {mechanism.count_noise:.6g}",
+        "accounted": "in epsilon: noise_multiplier is that of the count and of the sum, whose own is "
+        f"{mechanism.sum_noise_multiplier:.6g} (Andrew et al. 2021, arXiv 1905.03871, theorem 1)",
     }
 
 

@@ -132,6 +132,8 @@ def _further(study: Study) -> Iterator[str]:
         yield f"{AVERAGES[train.averaging]}."
     if study.privacy.clip_factor == "automatic":
         yield "Clipping was automatic [bu2023]: every gradient was scaled to about the norm."
+    if study.privacy.clip_factor == "quantile":
+        yield "The norm followed the middle of the gradients' norms, counted with noise that ε covers [andrew2021]."
 
 
 def _file(name: str) -> str:

@@ -449,12 +449,13 @@ class PrivacySettings(Section):
         Number, About("Smaller means less noise and more clipping; look for the best with public data.")
     ] = Field(default=1.5, gt=0, description="Bound on the norm of one unit's gradient.")
     clip_factor: Annotated[
-        Literal["bounded", "automatic"],
-        About("automatic: max_grad_norm need not be looked for, the learning rate alone matters.", later=True),
+        Literal["bounded", "automatic", "quantile"],
+        About("automatic or quantile: max_grad_norm need not be looked for.", later=True),
     ] = Field(
         default="bounded",
         description="What a gradient is multiplied with: bounded is min(1, max_grad_norm / norm), automatic "
-        "max_grad_norm / (norm + 0.01) (Bu et al. 2022). The bound and epsilon are the same.",
+        "max_grad_norm / (norm + 0.01) (Bu et al. 2022). quantile: as bounded, but the norm begins as max_grad_norm "
+        "and follows the middle of the gradients' norms, counted with noise (Andrew et al. 2021). Epsilon is the same.",
     )
     class_weights_share: Annotated[Number, About('Only with class_weights = "private".', unit="part of epsilon")] = (
         Field(

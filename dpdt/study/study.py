@@ -118,6 +118,11 @@ class Study(Section):
                 "train.optimizer: closed-form needs train.parameters = 'head', train.views = 1, train.class_weights = "
                 "'none' and audit.canaries = 0"
             )
+        if self.privacy.clip_factor == "quantile" and (train.optimizer == "adam-corrected" or self.audit.canaries):
+            raise ValueError(
+                "privacy.clip_factor: quantile changes the noise in each step; train.optimizer = 'adam-corrected' and "
+                "audit.canaries need noise that stays"
+            )
         if len(self.public_domains) > 1:
             raise ValueError(f"domains: only one may have role public, got {', '.join(self.public_domains)}")
         return self

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from dpdt.base.console import Advance, progress
 from dpdt.base.files import atomic_path
 from dpdt.base.vocabulary import format_bound
 from dpdt.errors import PrivacyError
-from dpdt.privacy.clipping.engines import CLIPPING, GradientSum
+from dpdt.privacy.clipping.engines import CLIPPING, ClippedGradientSum, GradientSum
 from dpdt.privacy.clipping.gradient_sum import Loss
 from dpdt.privacy.clipping.model_guard import Guard
 from dpdt.privacy.keystream import KeyStream
@@ -104,6 +104,8 @@ class TrainingLoop:
         check_sampling(plan, self.sampler, data)
         self.noise = streams["noise"]
         self.gradients = self._gradient_sum()
+        if checkpoint is not None and "max_grad_norm" in checkpoint:
+            cast(ClippedGradientSum, self.gradients).max_grad_norm = float(checkpoint["max_grad_norm"])
         canaries = map(str, range(len(data.image_ids), len(data)))  # of an audit, which have no id
         self._depth = DepthDraws(self.model, [*data.image_ids, *canaries], seed=plan.seed)
         self._guard = None if plan.mechanism is None else Guard(self.network, shape=data.input_shape)
@@ -199,9 +201,22 @@ class TrainingLoop:
         seconds = (time.perf_counter() - begun) / taken
         if self.ranks.leads:
             append_metrics(
-                self.plan.paths, step=self.step, epoch=round(self.epoch, 4), loss=loss, epsilon=epsilon, step_s=seconds
+                self.plan.paths,
+                step=self.step,
+                epoch=round(self.epoch, 4),
+                loss=loss,
+                epsilon=epsilon,
+                step_s=seconds,
+                **self._norm,
             )
         advance(0, f"loss {loss:.3f}" + ("" if epsilon is None else f", epsilon {format_bound(epsilon)}"))
+
+    @property
+    def _norm(self) -> dict[str, float]:
+        """The clipping norm of the next step, where it follows the gradients'."""
+        sums = self.gradients
+        changes = isinstance(sums, ClippedGradientSum) and sums.count_noise is not None
+        return {"max_grad_norm": cast(ClippedGradientSum, sums).max_grad_norm} if changes else {}
 
     @property
     def network(self) -> nn.Module:
@@ -234,6 +249,8 @@ class TrainingLoop:
         if self._guard is not None:
             self._refuse(self._guard.step_problem())
         self.ranks.add(self.gradients.partial_sums())
+        if self.gradients.counts:
+            self.ranks.add(self.gradients.counts)
         self._release()
         # from 1, as the ledger counts: after a crash beyond the model's own steps; a step outside of a block is a first
         number = max(1, self.steps.used_steps)
@@ -309,12 +326,13 @@ class TrainingLoop:
             self.model,
             self._loss(),
             max_grad_norm=mechanism.max_grad_norm,
-            noise_multiplier=mechanism.noise_multiplier,
+            noise_multiplier=mechanism.sum_noise_multiplier,
             noise=self.noise,
             autocast=self.plan.autocast,
             fill_to=self.plan.physical_batch_size if self.plan.one_size else None,
             automatic=self.plan.automatic,
             recorded_ways=self.plan.clipping_ways,
+            count_noise=mechanism.count_noise,
         )
 
     def _save(self) -> None:
@@ -329,6 +347,7 @@ class TrainingLoop:
             "sampling": self.sampler.stream.state_dict(),
             "noise": self.noise.state_dict(),
             **({} if self.average is None else {"average": self.average.state_dict()}),
+            **self._norm,
         }
         save_checkpoint(self.plan.paths.checkpoints, step=self.step, content=content)
 

@@ -243,6 +243,7 @@ def _mechanism(
         counts_share=study.privacy.class_weights_share if counted else None,
         counts_noise=frozen.get("counts_noise"),
         rounding_allowance=allowance,
+        quantile=settings.clip_factor == "quantile" and not study.train.closed_form,
     )
 
 

@@ -118,7 +118,6 @@ def _with_signal(study: Study, cell: CellOutlook, trained: int) -> CellOutlook:
         expected_batch_size=batch,
         noise_multiplier=cell.noise_multiplier,
         steps=cell.steps,
-        num_parameters=trained,
     )
     noise, signal = cell.noise_multiplier * norm / batch, norm / math.sqrt(trained)
     return replace(cell, noise=noise, signal=signal, signal_to_noise=ratio)

@@ -33,8 +33,8 @@ def show_outlook(study: Study, outlook: Outlook) -> None:
     show_table("Trainings", names, [_row(cell) for cell in outlook.cells])
     if any(cell.noise is not None for cell in outlook.cells):
         print(
-            "Noise and signal: of a step, in a trained parameter of the mean gradient; the signal is the most there "
-            "can be. In all: signal over noise of all steps. Below 1, expect nothing beyond the model before."
+            "Noise and signal: of a step, in a trained parameter of the mean gradient; the signal is the most that "
+            "can be there. In all: signal over noise of all steps, along one direction."
         )
     for line in _totals(study, outlook):
         print(line)
@@ -62,7 +62,7 @@ def _row(cell: CellOutlook) -> tuple[object, ...]:
         _formatted(cell.noise_multiplier, ".3f"),
         _formatted(cell.noise, ".1e"),
         _formatted(cell.signal, ".1e"),
-        _formatted(cell.signal_to_noise, ".2g"),
+        _formatted(cell.signal_to_noise, ",.0f"),
         _formatted(cell.hours, ".3g"),
         state,
     )

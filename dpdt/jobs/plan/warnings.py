@@ -15,20 +15,21 @@ __all__ = ["signal_to_noise", "warnings_of"]
 LARGE_DELTA: Final = 0.1
 """Of 1 / units: above it the guarantee is weak even where epsilon is small."""
 LARGE_SAMPLE_RATE: Final = 0.2
+LITTLE_SIGNAL: Final = 100.0
+"""Below, nothing was learned from synthetic images; a tenth of what can be at 140 to 160, a quarter at 410."""
 
 
-def signal_to_noise(*, expected_batch_size: int, noise_multiplier: float, steps: int, num_parameters: int) -> float:
-    """The largest possible sum of all clipped gradients, over the expected length of all noise.
+def signal_to_noise(*, expected_batch_size: int, noise_multiplier: float, steps: int) -> float:
+    """The largest possible sum of all clipped gradients, over the noise along the same direction.
 
-    T steps add noise of standard deviation sigma · C in each of p coordinates: a random walk of length
-    sigma · C · sqrt(p · T). The clipped gradients of B units a step sum to at most B · C · T. The quotient is
-    B · sqrt(T) / (sigma · sqrt(p)); below 1 the noise moves the weights further than any data could. Of a head in
-    closed form B is all units, and T 1: the same quotient holds for its cross-moment.
+    T steps add noise of standard deviation sigma · C · sqrt(T) along any direction. The clipped gradients of B units a
+    step sum to at most B · C · T, if all of them point there. The quotient is B · sqrt(T) / sigma; of a head in closed
+    form units / sigma. Real gradients hardly agree: docs/recipes.md has what was learned at which quotient.
 
-    >>> round(signal_to_noise(expected_batch_size=100, noise_multiplier=1.0, steps=10_000, num_parameters=1_000_000), 6)
-    10.0
+    >>> signal_to_noise(expected_batch_size=100, noise_multiplier=2.0, steps=10_000)
+    5000.0
     """
-    return expected_batch_size * math.sqrt(steps) / (noise_multiplier * math.sqrt(num_parameters))
+    return expected_batch_size * math.sqrt(steps) / noise_multiplier
 
 
 def warnings_of(study: Study, outlook: "Outlook") -> Iterator[str]:
@@ -83,16 +84,16 @@ def _about_noise(study: Study, outlook: "Outlook") -> Iterator[str]:
         if cell.cell is None or cell.signal_to_noise is None or cell.sample_rate is None:
             continue
         names = too_noisy.setdefault(format_epsilon(cell.cell.target_epsilon), [])
-        if cell.signal_to_noise < 1 and cell.cell.seed == study.train.seeds[0]:
-            names.append(f"{cell.name} ({cell.units}: {1 / cell.signal_to_noise:.1f} times)")
+        if cell.signal_to_noise < LITTLE_SIGNAL and cell.cell.seed == study.train.seeds[0]:
+            names.append(f"{cell.name} ({cell.units}: {cell.signal_to_noise:.3g})")
         if cell.sample_rate > LARGE_SAMPLE_RATE and not study.train.closed_form:
             crowded[cell.name] = f"{cell.name} ({cell.sample_rate:.0%})"
     for epsilon, names in too_noisy.items():
         if names:
             yield (
-                f"epsilon {epsilon}: too few {unit}s at {', '.join(names)}. The noise moves the weights so many "
-                "times as far as the gradients could: expect nothing beyond the model before. Take a larger epsilon, "
-                "larger batches, fewer trained parameters (train.parameters = 'head'), or a smaller network."
+                f"epsilon {epsilon}: too few {unit}s at {', '.join(names)}. Their signal in all is less than "
+                f"{LITTLE_SIGNAL:g} times the noise: expect nothing beyond the model before. Take a larger epsilon, or "
+                "larger batches."
             )
     if crowded:
         key = "expected_batch_size" if study.train.sample_rate is None else "sample_rate"

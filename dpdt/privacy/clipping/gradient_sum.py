@@ -8,6 +8,7 @@ by the drawn one, which is not. `dpdt.privacy.clipping.engines` has the ways to 
 """
 
 import abc
+import math
 import textwrap
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -36,6 +37,10 @@ __all__ = [
 BLOCK: Final = 1024
 # Gamma of automatic clipping (AUTO-S of Bu et al. 2022, arXiv 2206.07136, with their default).
 GAMMA: Final = 0.01
+# Of a norm that follows the gradients': the middle, and how fast (Andrew et al. 2021, arXiv 1905.03871, section 3.1).
+QUANTILE: Final = 0.5
+RATE: Final = 0.2
+RANGE: Final = 1e3  # it stays within these times, and this part, of the first one
 
 # From the model's outputs and the targets to one loss an image, shape (images,).
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -55,6 +60,7 @@ class GradientSum:
         self.loss = loss
         self.autocast = autocast
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.counts: list[Tensor] = []  # beside the partial sums, where something is counted; float64
         self.model.zero_grad(set_to_none=True)
 
     def add(self, inputs: Tensor, targets: Tensor, *, units: Tensor | None = None) -> Tensor:
@@ -112,6 +118,11 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         noise_multiplier: Sigma; the noise's standard deviation is sigma · C in every coordinate of the sum.
         noise: Where the noise comes from.
         autocast: As above; norms and sums are float32 or better.
+        count_noise: The norm follows the middle of the gradients' norms: each unit also adds h - 1/2 to a count, where
+            h falls from 1 at half the norm to 0 at one and a half, and the count is released after the sum with noise
+            of this standard deviation (Andrew et al. 2021, arXiv 1905.03871, algorithm 1, whose h is a step). A unit
+            moves the count by 1/2; h is no steeper than 1 / norm, so what rounding changes in gradients of up to one
+            and a half norms (`dpdt.privacy.rounding`) moves it by 1.5 s. None: the norm stays.
         automatic: Multiply a gradient with C / (norm + GAMMA) in place of min(1, C / norm): small ones are made larger,
             and its norm is still below C (Bu et al. 2022, arXiv 2206.07136, AUTO-S).
         fill_to: Images of every physical batch: what is missing is filled with zeros that weigh nothing. Other kernels,
@@ -135,8 +146,12 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         fill_to: int | None = None,
         automatic: bool = False,
         recorded_ways: Mapping[str, str] | None = None,
+        count_noise: float | None = None,
     ) -> None:
         super().__init__(model, loss, autocast=autocast)
+        self.count_noise, self.first_norm, self._units_added = count_noise, max_grad_norm, 0
+        if count_noise is not None:
+            self.counts = [self.parameters[0].new_zeros((), dtype=torch.float64)]
         self.automatic = automatic
         self.recorded_ways = recorded_ways or {}
         self.fill_to = fill_to
@@ -184,6 +199,7 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         example; averaging before clipping as in Charles et al. 2024, arXiv 2407.07737, user-level sampling).
         """
         images = len(inputs)
+        self._units_added = images if units is None else len(torch.unique(units))
         missing = 0 if self.fill_to is None else self.fill_to - images
         weights = unit_weights(inputs, units)
         if missing > 0:
@@ -213,6 +229,10 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         for parameter, total in zip(self.parameters, self.partial_sums(), strict=True):
             self.noise.noise(total, scale=scale, divisor=expected_batch_size)
             parameter.grad = total
+        for count in self.counts:
+            self.noise.noise(count.view(1), scale=self.count_noise or 0.0, divisor=expected_batch_size)
+            norm = self.max_grad_norm * math.exp(-RATE * (count.item() + 0.5 - QUANTILE))
+            self.max_grad_norm = min(max(norm, self.first_norm / RANGE), self.first_norm * RANGE)
 
     def clear(self) -> None:
         """Forget the last logical batch, released or not; the next one's noise is made during its passes.
@@ -221,6 +241,8 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         """
         super().clear()
         self._clear_sums()
+        for count in self.counts:
+            count.zero_()
         device = self.parameters[0].device if self.parameters else torch.device("cpu")
         if device.type != "cpu" and self.noise_multiplier > 0:
             spare = max(1, torch.get_num_threads() - 1)  # one is for the thread that feeds the GPU
@@ -236,6 +258,9 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         Rounding is no more than without `automatic`: an error e of a gradient enters the sum as e · C / (norm + GAMMA),
         which is below the e · C / norm of a gradient that is clipped.
         """
+        for count in self.counts:
+            below = (1.5 - norms[: self._units_added].double() / self.max_grad_norm).clamp(0.0, 1.0)  # behind: filling
+            count.add_((below.nan_to_num() - 0.5).sum())
         if self.automatic:
             factors = self.max_grad_norm / (norms + GAMMA)
         else:
