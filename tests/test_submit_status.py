@@ -166,7 +166,7 @@ def test_cancelling_names_the_jobs_that_are_in_the_queue(make_fake_study: MakeSt
     assert [task.name for task in cancel(study, find_tasks(study, ["cohort"]))] == ["cohort-b"]
     assert fake_slurm.cancelled == "1_1\n"
     assert [task.name for task in cancel(study)] == ["cohort-b", "shards-a"]
-    assert fake_slurm.cancelled == "1_1 2_0\n"  # and no job of another study
+    assert fake_slurm.cancelled == "1 2\n"  # and no job of another study
     fake_slurm.queue()  # Slurm forgets those that had not started at once
     assert cancel(study) == []
     rows = rows_of(study)

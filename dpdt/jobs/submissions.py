@@ -56,6 +56,7 @@ class Submission:
         self.paths = paths
         self.cluster = cluster
         self.jobs = list(jobs)
+        self._rows: list[dict[str, Any]] = []
 
     def new_job(self, task: Task, handle: Any) -> Job:
         """The job that submitit made of a task; it is not recorded yet."""
@@ -64,7 +65,7 @@ class Submission:
     def add(self, jobs: Sequence[Job]) -> None:
         """Note jobs that were just sent."""
         self.jobs.extend(jobs)
-        rows = [
+        self._rows += [
             {
                 "stage": job.task.stage,
                 "key": job.task.key,
@@ -75,13 +76,13 @@ class Submission:
                 "log": os.path.relpath(job.log, self.paths.folder),
                 "result": os.path.relpath(job.result, self.paths.folder),
             }
-            for job in self.jobs
+            for job in self.jobs[len(self._rows) :]
         ]
-        write_json(self.paths.record, {"format": 1, "cluster": self.cluster, "jobs": rows})
+        write_json(self.paths.record, {"format": 1, "cluster": self.cluster, "jobs": self._rows})
 
     def remove(self) -> None:
         """Forget the jobs, and remove the folder: they were taken back."""
-        self.jobs = []
+        self.jobs, self._rows = [], []
         shutil.rmtree(self.paths.folder, ignore_errors=True)
 
 

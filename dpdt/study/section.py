@@ -64,8 +64,8 @@ class Section(BaseModel):
         return self.model_dump(mode="json", exclude=_keys(type(self), "other"))
 
     def deciding(self) -> dict[str, Any]:
-        """What decides the result: for fingerprints and run ids."""
-        return self.deciding_of(self.recorded())
+        """What decides the result: for fingerprints and run ids, of which a study may have ten thousand."""
+        return dict(_deciding(_Same(self)))
 
     @classmethod
     def deciding_of(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,6 +76,24 @@ class Section(BaseModel):
             for key, value in recorded.items()
             if key not in speed and not (key in defaults and fingerprint(value) == defaults[key])
         }
+
+
+@dataclass(frozen=True, eq=False)
+class _Same:
+    """A section by identity: its values are read-only, and some of them have no hash."""
+
+    section: Section
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.section is self.section
+
+    def __hash__(self) -> int:
+        return id(self.section)
+
+
+@functools.lru_cache(maxsize=256)
+def _deciding(of: _Same) -> dict[str, Any]:
+    return of.section.deciding_of(of.section.recorded())
 
 
 @functools.cache

@@ -24,9 +24,10 @@ def bad_nodes(study: Study, tasks: Collection[Task]) -> list[str]:
         study: The study.
         tasks: What is to be sent again; nothing of it is in the queue.
     """
+    wanted = set(tasks)
     jobs = [job for sent in submissions(study) if sent.cluster == "slurm" for job in sent.jobs]
     failed: dict[tuple[str, str], list[Job]] = defaultdict(list)
-    for job, node in _with_node(job for job in jobs if job.task in tasks):
+    for job, node in _with_node(job for job in jobs if job.task in wanted):
         if outcome(job) != "":
             failed[job.task.stage, node].append(job)
     suspects = {key: lost for key, lost in failed.items() if len(lost) >= FAILURES}

@@ -1,14 +1,13 @@
 """Cancelling jobs in Slurm's queue."""
 
-import subprocess
 from collections.abc import Collection
 from contextlib import suppress
 
 from dpdt.base.files import read_json, write_json
 from dpdt.errors import ClusterError, DpdtError
-from dpdt.jobs.slurm.programs import COMMAND_SECONDS
-from dpdt.jobs.slurm.send import queued_tasks
-from dpdt.jobs.submissions import Submission, latest_jobs
+from dpdt.jobs.slurm.programs import run_program
+from dpdt.jobs.slurm.send import queued_jobs
+from dpdt.jobs.submissions import Submission
 from dpdt.study import Study
 from dpdt.study.tasks import Task
 
@@ -28,20 +27,17 @@ def cancel(study: Study, tasks: Collection[Task] | None = None) -> list[Task]:
     Raises:
         ClusterError: There is no Slurm, it does not answer, or it refuses.
     """
-    queued = {task: job for task, job in queued_tasks(study).items() if tasks is None or task in tasks}
+    queued = [(sent, job) for sent, job in queued_jobs(study) if tasks is None or job.task in tasks]
     if not queued:
         return []
-    command = ["scancel", *(job.job_id for job in queued.values())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS)
+    # whole arrays by one id: Slurm takes long over thousands of elements
+    ids = dict.fromkeys(job.job_id.split("_")[0] if tasks is None else job.job_id for _, job in queued)
+    done = run_program("scancel", *ids)
     if done.returncode != 0:
         raise ClusterError(f"scancel: {done.stderr.strip() or 'failed without a message'}")
-    by_folder: dict[str, tuple[Submission, list[str]]] = {}
-    for task, (submission, job) in latest_jobs(study).items():
-        if task in queued:
-            by_folder.setdefault(submission.paths.folder.name, (submission, []))[1].append(job.job_id)
-    for submission, job_ids in by_folder.values():
-        _record(submission, job_ids)
-    return list(queued)
+    for submission in {id(sent): sent for sent, _ in queued}.values():
+        _record(submission, [job.job_id for sent, job in queued if sent is submission])
+    return list(dict.fromkeys(job.task for _, job in queued))
 
 
 def _record(submission: Submission, job_ids: list[str]) -> None:

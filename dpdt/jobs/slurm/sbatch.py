@@ -20,7 +20,7 @@ from dpdt.errors import ClusterError
 from dpdt.jobs.slurm.programs import run_program
 from dpdt.jobs.slurm.queue import ACTIVE_STATES
 
-__all__ = ["Executor", "error_lines"]
+__all__ = ["Executor", "UnknownJobError", "error_lines"]
 
 SBATCH_SECONDS: Final = 120.0
 TRIES: Final = 3
@@ -30,6 +30,10 @@ PAUSE_SECONDS: Final = 10.0
 ANSWER: Final = re.compile(r"(?:Submitted batch job )?(\d+)(?:;\S+| on cluster \S+)?")
 # What sbatch says when the controller did not answer in time: the job may be queued all the same.
 NO_ANSWER: Final = re.compile(r"timed out|unable to contact|zero bytes|temporarily un|communication|connection", re.I)
+
+
+class UnknownJobError(ClusterError):
+    """It is not known whether Slurm has a job."""
 
 
 class Executor(submitit.SlurmExecutor):  # type: ignore[misc]
@@ -105,11 +109,15 @@ def _queued(tag: str, error: str) -> str | None:
     Slurm also shows jobs that it refused, as failed ones.
 
     Raises:
-        ClusterError: squeue does not answer.
+        UnknownJobError: squeue does not answer, however often it is asked.
     """
-    done = run_program("squeue", "--noheader", "--me", "--format=%F|%T|%k")
-    if done.returncode != 0:
-        raise ClusterError(
+    for tries in range(TRIES):
+        time.sleep(PAUSE_SECONDS if tries else 0.0)
+        done = run_program("squeue", "--noheader", "--me", "--format=%F|%T|%k")
+        if done.returncode == 0:
+            break
+    else:
+        raise UnknownJobError(
             f"sbatch did not say whether the job is queued ({error_lines(error)}), and squeue does not answer. Look "
             f"for a job with the comment {tag} when it does, and cancel it before you send the study again"
         )

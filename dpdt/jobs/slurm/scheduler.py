@@ -8,7 +8,7 @@ from dpdt.jobs.selection import Plan, StagePlan
 from dpdt.jobs.slurm.bad_nodes import bad_nodes
 from dpdt.jobs.slurm.cancel import cancel
 from dpdt.jobs.slurm.script import make_executor
-from dpdt.jobs.slurm.send import queued_tasks, send
+from dpdt.jobs.slurm.send import queued_jobs, send
 from dpdt.jobs.slurm.states import SlurmStates
 from dpdt.jobs.slurm.wait import wait_for
 from dpdt.jobs.submissions import Job, Jobs, Submission
@@ -22,7 +22,7 @@ class SlurmScheduler(Scheduler):
 
     def queued(self) -> dict[Task, Job]:
         """From squeue."""
-        return queued_tasks(self.study)
+        return {job.task: job for _, job in reversed(queued_jobs(self.study))}
 
     def run(self, plan: Plan, submission: Submission, *, queued: Mapping[Task, Job], wait: bool) -> Outcomes:
         """Send arrays; if asked to, wait for them and for what was in the queue already."""

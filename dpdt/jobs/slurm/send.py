@@ -21,13 +21,13 @@ from dpdt.jobs.slurm.call import SlurmCall
 from dpdt.jobs.slurm.programs import COMMAND_SECONDS, run_program
 from dpdt.jobs.slurm.queue import read_queue
 from dpdt.jobs.slurm.requeue import Limits
-from dpdt.jobs.slurm.sbatch import error_lines
+from dpdt.jobs.slurm.sbatch import UnknownJobError, error_lines
 from dpdt.jobs.slurm.script import check_python, cpus_per_rank, make_executor
-from dpdt.jobs.submissions import Job, Submission, latest_jobs
+from dpdt.jobs.submissions import Job, Submission, submissions
 from dpdt.study import Study
 from dpdt.study.tasks import CORRESPONDS, LAST_STAGES, Task
 
-__all__ = ["PROGRAMS", "max_array_size", "outside_of_any_job", "queued_tasks", "send"]
+__all__ = ["PROGRAMS", "max_array_size", "outside_of_any_job", "queued_jobs", "send"]
 
 DEFAULT_MAX_ARRAY_SIZE: Final = 1001
 PROGRAMS: Final = ("sbatch", "srun", "squeue", "scontrol", "scancel")
@@ -41,8 +41,8 @@ class _Array:
     dependency: str | None
 
 
-def queued_tasks(study: Study) -> dict[Task, Job]:
-    """Tasks that an earlier submission has in Slurm's queue, waiting or running.
+def queued_jobs(study: Study) -> list[tuple[Submission, Job]]:
+    """Jobs of the study in Slurm's queue, waiting or running, the newest submission first; of a report maybe two.
 
     Raises:
         ClusterError: There is no Slurm here, or it does not answer.
@@ -56,8 +56,9 @@ def queued_tasks(study: Study) -> dict[Task, Job]:
     queue = read_queue()
     if queue is None:
         raise ClusterError("squeue does not answer: is slurmctld up (`scontrol ping`)? Nothing was sent.")
-    jobs = (job for _, job in latest_jobs(study).values() if job.cluster == "slurm")
-    return {job.task: job for job in jobs if job.job_id in queue and queue[job.job_id].active}
+    active = {job_id for job_id, row in queue.items() if row.active}
+    sent = (one for one in submissions(study) if one.cluster == "slurm")
+    return [(one, job) for one in sent for job in one.jobs if job.job_id in active]
 
 
 def send(study: Study, plan: Plan, submission: Submission, *, queued: Mapping[Task, Job]) -> None:
@@ -80,7 +81,7 @@ def send(study: Study, plan: Plan, submission: Submission, *, queued: Mapping[Ta
                 if stage.send:
                     sender.send_stage(stage)
     except BaseException as err:
-        left = sender.cancel()
+        left = sender.cancel("else " if isinstance(err, UnknownJobError) else "")
         if isinstance(err, ClusterError):
             raise ClusterError(
                 f"{err}. {left} Look at [cluster] in {study.file} and at the profile; `--dry-run` shows what is asked "
@@ -112,13 +113,13 @@ class _Sender:
                 array = replace(array, dependency=_both(before, array.dependency))
             lanes.append(self._send_array(stage, array, limit))
 
-    def cancel(self) -> str:
-        """Cancel what was sent before; says what is left of it in the queue."""
+    def cancel(self, but: str) -> str:
+        """Cancel what was sent before; says what is left of it in the queue (`but` another job that is not known)."""
         job_ids = sorted({job.job_id.split("_")[0] for job in self.submission.jobs})
         done = run_program("scancel", *job_ids) if job_ids else None
         if done is None or done.returncode == 0:
             self.submission.remove()
-            return "Nothing of this submission is left in the queue."
+            return f"Nothing {but}of this submission is left in the queue."
         return (
             f"Jobs {', '.join(job_ids)} could not be cancelled ({error_lines(done.stderr)}); `dpdt cancel` tries again."
         )
