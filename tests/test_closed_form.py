@@ -1,6 +1,7 @@
 """A head in closed form: sensitivity, solution, one line of the ledger, and whole trainings."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from dpdt.training.networks.build import as_input, build_model
 from dpdt.training.networks.weights import load_weights
 from dpdt.training.train import pretrain, train
 from tests.small_data import MakeStudy, StopAfter
+from tests.test_ranks import run
 
 DP = Cell("uka", 8.0, 0)
 PLAIN = Cell("uka", math.inf, 0)
@@ -183,6 +185,18 @@ def test_the_head_alone_is_new_and_a_finished_training_is_left_alone(study: Stud
     train(study, DP)
     again = torch.load(study.paths.run(study.run_id(DP)).weights, weights_only=True)
     assert all(torch.equal(after[name], again[name]) for name in after)
+
+
+@pytest.mark.slow
+def test_two_ranks_find_the_head_of_one(make_study: MakeStudy, tmp_path: Path) -> None:
+    study = make_study(CLOSED, ("delta = 1e-3", "delta = 1e-3\nimages_per_patient = 3"), ("[8.0, inf]", "[8.0]"))
+    pretrain(study)
+    paths, heads = study.paths.run(study.run_id(DP)), []
+    for size in (1, 2):
+        run(study, tmp_path, size=size)
+        heads.append(torch.load(paths.weights, weights_only=True)["fc.weight"])
+        paths.folder.rename(tmp_path / f"of {size}")
+    torch.testing.assert_close(heads[0], heads[1], rtol=1e-4, atol=1e-5)
 
 
 def test_without_dp_it_fits_the_patients_better_than_the_model_before(study: Study) -> None:
