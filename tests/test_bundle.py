@@ -141,6 +141,20 @@ def test_a_run_without_privacy_needs_a_word(study: Study, runs: dict[str, Run]) 
     assert manifest["target_epsilon"] is None
 
 
+@pytest.mark.parametrize("epsilon", ["8", "inf"])
+def test_the_statement_in_a_bundle_has_the_hospital_s_name_for_others(
+    study: Study, runs: dict[str, Run], epsilon: str
+) -> None:
+    own, told = (
+        unpack(export_run(study, runs[epsilon], **GIVEN, site=site, without_privacy=True), "b")[0]["statement"]
+        for site in (None, "st_mary")
+    )
+    assert (own["domain"], told["domain"]) == (runs[epsilon].domain, "st_mary")
+    assert own["paragraph"].count(own["domain"]) == 1
+    assert told["paragraph"] == own["paragraph"].replace(own["domain"], "st_mary")
+    assert {key for key in own if own[key] != told[key]} == {"domain", "paragraph"}
+
+
 def test_noise_from_a_seed_counts_as_no_privacy(study: Study, runs: dict[str, Run], tmp_path: Path) -> None:
     copy = type(runs["8"].paths)(tmp_path / runs["8"].run_id)
     write_json(copy.privacy, {**read_json(runs["8"].paths.privacy), "randomness": "seeded"})

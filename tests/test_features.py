@@ -1,6 +1,7 @@
 """The features of a frozen network, computed once a split: a head trained on them is the head trained the long way."""
 
 import math
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,7 @@ def test_the_head_trained_on_features_is_the_head_trained_the_long_way(
     quick = torch.load(paths.weights, weights_only=True)
     assert passes == ["uka"]
     paths.folder.rename(paths.folder.with_name("quick"))
-    monkeypatch.setattr(dpdt.training.train, "split_features", lambda *_: None)
+    monkeypatch.setattr(dpdt.training.train, "split_features", lambda *_, stop: None)
     train(study, cell, seeded_randomness=True)  # the same batches and noise, all layers in every step
     long = torch.load(paths.weights, weights_only=True)
     assert quick.keys() == long.keys()
@@ -190,6 +191,45 @@ def test_trainings_share_the_features_go_on_and_leave_a_whole_network(study: Stu
     model = build_model(study.model)
     load_weights(model, study.paths.run(study.run_id(DP)).weights)
     assert model.eval()(as_input(data.images(np.arange(4)))).shape == (4, 5)
+
+
+def test_what_was_just_made_is_not_checked_against_the_network_again(
+    make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, checked = make_study(), []
+    data, plain = load_split(study, "uka", "train"), Features.first
+    monkeypatch.setattr(Features, "first", lambda self, data: checked.append(data.domain) or plain(self, data))
+    made = split_features(study, features(small()), data)
+    assert checked == []
+    np.testing.assert_array_equal(split_features(study, features(small()), data), made)
+    assert checked == ["uka"]
+
+
+@pytest.mark.parametrize("cell", [PLAIN, DP])
+def test_a_signal_stops_the_making_of_features_and_the_next_call_goes_on(
+    study: Study, monkeypatch: pytest.MonkeyPatch, cell: Cell
+) -> None:
+    came: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, _: came.append(number))
+    with monkeypatch.context() as patch:
+        plain = Features.compute
+
+        def compute(self: Features, data: Any) -> Any:
+            for block in plain(self, data):
+                signal.raise_signal(signal.SIGUSR2)
+                yield block
+
+        patch.setattr(Features, "compute", compute)
+        try:
+            stopped = train(study, cell)
+        finally:
+            signal.signal(signal.SIGUSR2, before)
+    assert came == [signal.SIGUSR2]  # handed on to the handler of before, once: a scheduler's requeues the job
+    assert (stopped.status, stopped.step) == ("interrupted", 0)
+    assert list(study.paths.shards("uka").folder.glob("features/*.npy*")) == []
+    assert not study.paths.run(study.run_id(cell)).ledger.exists()
+    assert train(study, cell).status == "finished"
+    assert len(files(study)) == 1
 
 
 def test_an_audit_s_twin_sees_pixels_because_canaries_are_read_off_them(

@@ -17,6 +17,7 @@ from dpdt.privacy.statement import (
     brought_up_to_date,
     group_privacy,
     privacy_statement,
+    released,
     selection_cost,
     statement_without_privacy,
 )
@@ -254,3 +255,9 @@ def test_what_was_assumed_of_rounding_is_said_for_new_runs_and_for_those_of_befo
     assert now["sensitivity"] == pytest.approx(1.5 * 1.01)
     spent = epsilon(noise_multiplier=1.0 / 1.01, sample_rate=0.05, num_steps=150, delta=1e-5)
     assert now["epsilon"] == spent > before["epsilon"]
+
+
+def test_the_note_on_images_that_count_as_patients_has_the_hospital_s_name_for_others() -> None:
+    told = released(statement(patients_known=False), site="st_mary")
+    assert told["unit_note"].startswith("st_mary does not publish which patient an image is of, so each image counts")
+    assert told["unit_note"] in told["paragraph"]

@@ -76,7 +76,7 @@ def export_run(
         "target_epsilon": run.target_epsilon if run.private else None,
         "seed": run.seed,
         "synthetic": bool(run.config.get("synthetic")),
-        "statement": released(statement),
+        "statement": released(statement, site=site),
         "licence": licence,
         "intended_use": intended_use,
         "provenance": _provenance(study, run),

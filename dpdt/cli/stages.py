@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,28 +20,11 @@ Initial = Annotated[list[str] | None, typer.Option(help="Only this start, a name
 Fraction = Annotated[list[float] | None, typer.Option(help="Only this part of the patients; may be repeated.")]
 
 
-def _run_stage(
-    study_file: str,
-    stage: str,
-    domains: Sequence[str] | None = None,
-    epsilons: Sequence[str] | None = None,
-    seeds: Sequence[int] | None = None,
-    initials: Sequence[str] | None = None,
-    fractions: Sequence[float] | None = None,
-) -> None:
-    """Run one stage's tasks in this process, one after another."""
+def _run_stage(study_file: str, stage: str, *, epsilons: Sequence[str] | None = None, **chosen: Any) -> None:
+    """Run one stage's tasks in this process, one after another; what is chosen is as for ``run_stage``."""
     from dpdt.jobs.stages import run_stage
 
-    chosen = [_epsilon(text) for text in epsilons or ()]
-    run_stage(
-        read_study(study_file),
-        stage,
-        domains=domains,
-        target_epsilons=chosen,
-        seeds=seeds,
-        initials=initials,
-        fractions=fractions,
-    )
+    run_stage(read_study(study_file), stage, target_epsilons=[_epsilon(text) for text in epsilons or ()], **chosen)
 
 
 @app.command(epilog="Example: dpdt cohort study.toml --domain vindr")
@@ -56,9 +39,7 @@ def cohort(
 
     What was built with other settings or from a list that was changed is built anew where nothing depends on it.
     """
-    from dpdt.jobs.stages import run_stage
-
-    run_stage(read_study(study), "cohort", domains=domain, rebuild=rebuild)
+    _run_stage(study, "cohort", domains=domain, rebuild=rebuild)
 
 
 @app.command(epilog="Example: dpdt shards study.toml --domain vindr --task-index 0 --num-tasks 4")
@@ -69,11 +50,9 @@ def shards(
     num_tasks: Annotated[int, typer.Option(help="Into how many parts the work is cut.", min=1)] = 1,
 ) -> None:
     """Resize and normalise the radiographs into memory-mapped shards."""
-    from dpdt.jobs.stages import run_stage
-
     if task_index >= num_tasks:
         raise typer.BadParameter(f"expected --task-index below --num-tasks ({num_tasks}), got {task_index}")
-    run_stage(read_study(study), "shards", domains=domain, task_index=task_index, num_tasks=num_tasks)
+    _run_stage(study, "shards", domains=domain, task_index=task_index, num_tasks=num_tasks)
 
 
 @app.command(epilog="Example: dpdt pretrain study.toml")
@@ -95,7 +74,9 @@ def train(
     fraction: Fraction = None,
 ) -> None:
     """Train the study's models, with and without DP, in turn."""
-    _run_stage(study, "train", domain, target_epsilon, seed, initials=initial, fractions=fraction)
+    _run_stage(
+        study, "train", domains=domain, epsilons=target_epsilon, seeds=seed, initials=initial, fractions=fraction
+    )
 
 
 @app.command(epilog="Example: dpdt evaluate study.toml --domain padchest --target-epsilon 1")
@@ -111,7 +92,9 @@ def evaluate(
 
     Writes predictions, AUC and subgroup metrics. --domain is the train domain, or the name of another hospital's model.
     """
-    _run_stage(study, "evaluate", domain, target_epsilon, seed, initials=initial, fractions=fraction)
+    _run_stage(
+        study, "evaluate", domains=domain, epsilons=target_epsilon, seeds=seed, initials=initial, fractions=fraction
+    )
 
 
 @app.command(epilog="Example: dpdt report study.toml   or: dpdt report --from-csv auc.csv --output report")

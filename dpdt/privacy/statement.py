@@ -33,7 +33,11 @@ PROBES: Final = {
     "its test patients; the probes themselves are kept nowhere",
     "accounted": "not covered by epsilon",
 }
-
+OF_A_STEP: Final = (
+    "sample_rate", "noise_multiplier", "max_grad_norm", "rounding_allowance", "sensitivity",
+    "accounted_noise_multiplier", "rounding_note", "images_per_unit",
+)  # fmt: skip
+OF_ALL_STEPS: Final = ("delta", "accountant", "epsilon", "epsilon_optimistic", "events", "target_epsilon")
 KEPT_WEIGHTS: Final = {
     "none": "the last step",
     "ema": "an exponential average of the weights after each step, by a rule of the number of steps alone",
@@ -136,10 +140,7 @@ def privacy_statement(mechanism: Mechanism, run: StatedRun, *, spent_steps: int,
     if mechanism.unit == "image":
         statement["patient_bound"] = _patient_bound(spent, mechanism.delta, run.max_images_per_patient)
     elif not run.patients_known:
-        statement["unit_note"] = (
-            f"{run.domain} does not publish which patient an image is of, so each image counts as one patient: a "
-            "person with several images has the guarantee of a group, not this one."
-        )
+        statement["unit_note"] = _images_count_as_patients(run.domain)
     statement["paragraph"] = _paragraph(statement)
     return statement
 
@@ -159,25 +160,12 @@ def statement_without_privacy(run: StatedRun, *, unit: str, num_units: int, num_
         "domain": run.domain,
         "mechanism": "none",
         "unit": unit,
-        "neighbouring_relation": None,
-        "neighbouring_note": None,
+        **dict.fromkeys(("neighbouring_relation", "neighbouring_note")),
         "num_units": num_units,
-        "sample_rate": None,
-        "noise_multiplier": None,
-        "max_grad_norm": None,
-        "rounding_allowance": None,
-        "sensitivity": None,
-        "accounted_noise_multiplier": None,
-        "rounding_note": None,
-        "images_per_unit": None,
+        **dict.fromkeys(OF_A_STEP),
         "num_steps": num_steps,
         "planned_num_steps": num_steps,
-        "delta": None,
-        "accountant": None,
-        "epsilon": None,
-        "epsilon_optimistic": None,
-        "events": None,
-        "target_epsilon": None,
+        **dict.fromkeys(OF_ALL_STEPS),
         "complete": True,
         "randomness": "seeded",
         "initial_weights": run.initial_weights,
@@ -185,9 +173,7 @@ def statement_without_privacy(run: StatedRun, *, unit: str, num_units: int, num_
         **_of_axes(run),
         "selection": None,
         "other_releases": _other_releases(run, private=False),
-        "paragraph": f"This model was trained on the images of {run.domain} without differential privacy. There is no "
-        "formal limit to what it, or anything computed from it, may reveal about a single patient: treat it as "
-        "confidential as the training data.",
+        "paragraph": _unprotected(run.domain),
     }
 
 
@@ -287,20 +273,44 @@ def brought_up_to_date(
     return statement if now == statement else now
 
 
-def released(statement: dict[str, Any]) -> dict[str, Any]:
+def released(statement: dict[str, Any], *, site: str | None = None) -> dict[str, Any]:
     """The statement as it leaves the hospital with the weights: without the exact number of one patient's images.
 
     That number was counted in private data. Its bound is given for the next power of two, which is a bound as well.
+
+    Args:
+        statement: Of a run.
+        site: What the train domain is called outside; None: as in the study.
     """
-    bound = statement.get("patient_bound")
-    if bound is None:
-        return statement
-    images = 1 << (int(bound["images_of_the_patient_with_most"]) - 1).bit_length()
-    spent = math.inf if statement["epsilon"] is None else statement["epsilon"]
-    rounded = _patient_bound(spent, statement["delta"], images)
-    rounded |= {"images_of_the_patient_with_most": f"at most {images}", "note": "The number was rounded up."}
-    found = {**statement, "patient_bound": rounded}
-    return {**found, "paragraph": _paragraph(found)}
+    found, bound = dict(statement), statement.get("patient_bound")
+    if bound is not None:
+        images = 1 << (int(bound["images_of_the_patient_with_most"]) - 1).bit_length()
+        spent = math.inf if statement["epsilon"] is None else statement["epsilon"]
+        rounded = _patient_bound(spent, statement["delta"], images)
+        rounded |= {"images_of_the_patient_with_most": f"at most {images}", "note": "The number was rounded up."}
+        found["patient_bound"] = rounded
+    if site is not None:
+        found["domain"] = site
+        if "unit_note" in found:
+            found["unit_note"] = _images_count_as_patients(site)
+    if found != statement:
+        found["paragraph"] = _unprotected(found["domain"]) if found.get("mechanism") == "none" else _paragraph(found)
+    return found
+
+
+def _unprotected(domain: str) -> str:
+    return (
+        f"This model was trained on the images of {domain} without differential privacy. There is no formal limit to "
+        "what it, or anything computed from it, may reveal about a single patient: treat it as confidential as the "
+        "training data."
+    )
+
+
+def _images_count_as_patients(domain: str) -> str:
+    return (
+        f"{domain} does not publish which patient an image is of, so each image counts as one patient: a person with "
+        "several images has the guarantee of a group, not this one."
+    )
 
 
 def _neighbours(unit: str) -> dict[str, str]:

@@ -32,6 +32,7 @@ from dpdt.study import Study
 from dpdt.training.networks.build import as_input
 from dpdt.training.networks.custom import model_code
 from dpdt.training.networks.weights import head_of
+from dpdt.training.stop import StopFlag
 
 __all__ = ["FeatureData", "Features", "split_features", "with_features"]
 
@@ -160,7 +161,13 @@ class Features:
         return outputs
 
 
-def split_features(study: Study, features: Features, data: DomainData) -> NDArray[np.float32] | None:
+class _StoppedError(Exception):
+    """Asked to stop while a file was written."""
+
+
+def split_features(
+    study: Study, features: Features, data: DomainData, *, stop: StopFlag | None = None
+) -> NDArray[np.float32] | None:
     """The features of a split: from its file, or computed now into one.
 
     The network is watched as in a DP training: what it wrote of the images, or drew, would be in weights or features.
@@ -169,10 +176,11 @@ def split_features(study: Study, features: Features, data: DomainData) -> NDArra
         study: The study.
         features: The network.
         data: The split.
+        stop: Looked at between two batches.
 
     Returns:
         float32, (images, width), memory-mapped, in the split's order; None where the network's head does not take one
-        row of features an image.
+        row of features an image, or where it was asked to stop before all were computed: then there is no file.
 
     Raises:
         PrivacyError: The network changed, or drew random numbers, while the images went through it.
@@ -192,14 +200,18 @@ def split_features(study: Study, features: Features, data: DomainData) -> NDArra
     )
     path, shape = study.paths.shards(data.domain).features(data.split, key[:16]), (len(data), width)
     found = _opened(path, shape, features, data)
-    if found is None:
-        with exclusive_lock(path.parent / ".lock"):  # two tasks that want the same do not both compute it
-            found = _opened(path, shape, features, data)
-            if found is None:
-                remove_leftovers(path.parent)
-                _write(path, shape, features, data)
-                found = _opened(path, shape, features, data)
-    return found
+    if found is not None:
+        return found
+    with exclusive_lock(path.parent / ".lock"):  # two tasks that want the same do not both compute it
+        found = _opened(path, shape, features, data)
+        if found is not None:
+            return found
+        remove_leftovers(path.parent)
+        try:
+            _write(path, shape, features, data, stop)
+        except _StoppedError:
+            return None
+    return _mapped(path, shape)
 
 
 def with_features(data: DomainData, features: NDArray[np.float32], *, scale: float) -> FeatureData:
@@ -213,12 +225,18 @@ def _header(shape: tuple[int, int]) -> bytes:
     return stream.getvalue()
 
 
-def _write(path: Path, shape: tuple[int, int], features: Features, data: DomainData) -> None:
+def _mapped(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
+    return np.memmap(path, dtype="<f4", mode="r", offset=len(_header(shape)), shape=shape)
+
+
+def _write(path: Path, shape: tuple[int, int], features: Features, data: DomainData, stop: StopFlag | None) -> None:
     digest, guard = hashlib.sha256(), Guard(features.model, shape=(1, data.size, data.size))
     guard.begin()
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         stream.write(_header(shape))
         for block in features.compute(data):
+            if stop is not None and stop.requested:
+                raise _StoppedError
             stream.write(block.data)
             digest.update(block.data)
         stream.write(digest.digest())
@@ -238,7 +256,7 @@ def _opened(path: Path, shape: tuple[int, int], features: Features, data: Domain
         warn(f"{path}: {DAMAGED}.")
         path.unlink(missing_ok=True)
         return None
-    found = np.memmap(path, dtype="<f4", mode="r", offset=len(header), shape=shape)
+    found = _mapped(path, shape)
     now = features.first(data)
     if not np.allclose(found[: len(now)], now, rtol=0, atol=TOLERANCE * max(float(np.abs(now).max()), 1e-6)):
         warn(f"{path}: {STALE}.")

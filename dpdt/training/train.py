@@ -6,6 +6,7 @@ one goes on.
 """
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator
 
@@ -146,7 +147,10 @@ def train_run(run: TrainingRun, *, on_epoch_end: EpochEnd | None = None, stop: S
             whole, data = _add_canaries(run, whole, data, ranks)
             model = whole
         elif "trained" in initial and trains_head_alone(whole) and run.study.train.views == 1:
-            model, data = _on_features(run, whole, data, device, ranks)
+            if (on_features := _on_features(run, whole, data, device, ranks, flag)) is None:
+                flag.signal = ranks.largest(flag.signal or 0) or None
+                return _stopped_early(run)
+            model, data = on_features
         with ranks.leader_first():  # it freezes the config; the others compare
             prepared = prepare(run, data, model=model, initial=initial, device=device)
         plan = prepared.plan
@@ -171,12 +175,18 @@ def train_run(run: TrainingRun, *, on_epoch_end: EpochEnd | None = None, stop: S
 
 
 def _on_features(
-    run: TrainingRun, model: nn.Module, data: DomainData, device: torch.device, ranks: Ranks
-) -> tuple[nn.Module, DomainData]:
-    """The head, and what it is given; network and images as they are where it is not given one row an image."""
+    run: TrainingRun, model: nn.Module, data: DomainData, device: torch.device, ranks: Ranks, stop: StopFlag
+) -> tuple[nn.Module, DomainData] | None:
+    """The head, and what it is given; network and images as they are where it is not given one row an image.
+
+    None where a rank was asked to stop.
+    """
     train = run.study.train
     features = Features(model.to(device), autocast=train.precision == "bf16", images_at_once=train.images_at_once)
-    with ranks.leader_first():  # it computes them; the others read
+    found = split_features(run.study, features, data, stop=stop) if ranks.leads else None
+    if ranks.any(stop.requested):
+        return None
+    if not ranks.leads:  # they read what the leader computed
         found = split_features(run.study, features, data)
     if found is None:
         if train.closed_form:
@@ -184,6 +194,14 @@ def _on_features(
         note(f"{run.run_id}: the last layer's inputs are no row of numbers an image; every step computes them again")
         return model, data
     return features.head, with_features(data, found, scale=features.scale(data.size))
+
+
+def _stopped_early(run: TrainingRun) -> RunSummary:
+    """Of a run that took no step in this call; before the first one nothing is spent, and no plan counts its steps."""
+    if run.paths.state.exists():
+        return dataclasses.replace(summary_of(run.paths), status="interrupted")
+    spent = None if run.target_epsilon is None else 0.0
+    return RunSummary(run.run_id, "interrupted", 0, num_steps=0, epsilon=spent, target_epsilon=run.target_epsilon)
 
 
 def _add_canaries(run: TrainingRun, model: nn.Module, data: DomainData, ranks: Ranks) -> tuple[CanaryModel, CanaryData]:
