@@ -62,7 +62,7 @@ def test_ten_thousand_tasks_are_sent_in_30_seconds_and_looked_at_in_five(
     clocked("retry", lambda: submit(study, cluster="slurm", retry_failed=True))
     assert len(site.active()) == sum(task not in site.made for task in site.before)
     print({name: round(seconds, 1) for name, seconds in took.items()}, states)
-    # the goal for a status is 3 s: 3.4 s were measured on two busy cores, so here the limit is wider
+    # the goal for a status is 3 s: 3.2 to 4.2 s were measured on two busy cores, so here the limit is wider
     limits = {"submit": 30, "status": 5, "cancel": 30, "status after it": 5, "retry": 30}
     assert {name: took[name] for name, limit in limits.items() if took[name] > limit} == {}
 
