@@ -3,10 +3,10 @@
 import functools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin
 
 from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict
 from pydantic.fields import FieldInfo
@@ -24,6 +24,7 @@ __all__ = [
     "Truth",
     "about",
     "only_once",
+    "remembered",
 ]
 
 
@@ -54,6 +55,28 @@ def about(field: FieldInfo) -> About | None:
     return next((item for item in field.metadata if isinstance(item, About)), None)
 
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, eq=False)
+class _Same:
+    """A section by identity: its values are read-only, and some of them have no hash."""
+
+    section: "Section"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.section is self.section
+
+    def __hash__(self) -> int:
+        return id(self.section)
+
+
+def remembered(method: _Method) -> _Method:
+    """Keep what a method of a section returns: ten thousand run ids are made of the same few sections."""
+    kept = functools.lru_cache(maxsize=1024)(lambda same, *args: method(same.section, *args))
+    return cast(_Method, functools.wraps(method)(lambda section, *args: kept(_Same(section), *args)))
+
+
 class Section(BaseModel):
     """A table of the study file: unknown keys are errors, values are read-only."""
 
@@ -65,7 +88,11 @@ class Section(BaseModel):
 
     def deciding(self) -> dict[str, Any]:
         """What decides the result: for fingerprints and run ids, of which a study may have ten thousand."""
-        return dict(_deciding(_Same(self)))
+        return dict(self._deciding())
+
+    @remembered
+    def _deciding(self) -> dict[str, Any]:
+        return self.deciding_of(self.recorded())
 
     @classmethod
     def deciding_of(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,24 +103,6 @@ class Section(BaseModel):
             for key, value in recorded.items()
             if key not in speed and not (key in defaults and fingerprint(value) == defaults[key])
         }
-
-
-@dataclass(frozen=True, eq=False)
-class _Same:
-    """A section by identity: its values are read-only, and some of them have no hash."""
-
-    section: Section
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.section is self.section
-
-    def __hash__(self) -> int:
-        return id(self.section)
-
-
-@functools.lru_cache(maxsize=256)
-def _deciding(of: _Same) -> dict[str, Any]:
-    return of.section.deciding_of(of.section.recorded())
 
 
 @functools.cache

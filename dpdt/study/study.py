@@ -23,7 +23,7 @@ from dpdt.study.explain import did_you_mean, explain
 from dpdt.study.findings import Definition, Finding, define, suggestions
 from dpdt.study.initial import InitialSettings, check_starts, model_of
 from dpdt.study.paths import StudyPaths
-from dpdt.study.section import Section
+from dpdt.study.section import Section, remembered
 from dpdt.study.settings import (
     BF16_MIN_SIZE,
     AuditSettings,
@@ -456,6 +456,7 @@ class Study(Section):
         """The labels where they are not the paper's five: studies with those keep their runs' names."""
         return {} if self.study.labels == LABELS else {"labels": self.study.labels}
 
+    @remembered
     def shards_fingerprint(self, domain: str) -> str:
         """Hash of everything in the study file that decides the bytes of a domain's shards."""
         return fingerprint({"cohort": self.cohort_fingerprint(domain), "shards": self.shards.deciding()})
@@ -489,6 +490,7 @@ class Study(Section):
         return {f"bundle-{name}": name for name in self.models}
 
     @property
+    @remembered
     def pretrain_run_id(self) -> str | None:
         """Run folder of the public pretraining, of a view; None where there is none."""
         if self.public_domain is None:
