@@ -1,7 +1,8 @@
 """One process of a training of the tests: `python ranks_worker.py STUDY RESULT [STOP_STEP]`.
 
 Trains the study's first cell, seeded; writes the sums of clipped gradients of the first steps, before noise, to RESULT.
-The rank with the highest number asks to stop after STOP_STEP steps; with -1 all of them train slowly, and never stop.
+The rank with the highest number asks to stop after STOP_STEP steps, with -2 before the first one; with -1 all of them
+train slowly, and never stop.
 """
 
 import os
@@ -42,6 +43,8 @@ def main(study_file: str, result: str, stop_step: int = 0) -> None:
 
     ClippedGradientSum.release = kept  # type: ignore[method-assign]
     TrainingLoop._take_step = counted  # type: ignore[method-assign]
+    if last and stop_step == -2:
+        flag.request()
     study = load_study(study_file)
     summary = train(study, study.cells()[0], seeded_randomness=True, stop=flag)
     names = [Path(f"/proc/self/task/{thread}/comm").read_text().strip() for thread in os.listdir("/proc/self/task")]

@@ -102,6 +102,25 @@ def test_all_ranks_stop_at_the_step_of_the_one_that_was_told_and_one_process_may
 
 
 @pytest.mark.slow
+def test_one_rank_makes_the_features_and_all_of_them_stop_where_one_was_told(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    head = ("learning_rate = 1e-3\nnum_threads", 'learning_rate = 1e-3\nparameters = "head"\nnum_threads')
+    study = make_study(head, ("[8.0, inf]", "[8.0]"))
+    pretrain(study)
+    ranks = run(study, tmp_path, size=2, stop_step=-2)
+    assert [(rank["status"], rank["step"]) for rank in ranks] == [("interrupted", 0)] * 2
+    made = list(study.paths.shards("uka").folder.glob("features/*.npy"))
+    for file in made:
+        file.unlink()
+    ranks = run(study, tmp_path, size=2)
+    assert [rank["status"] for rank in ranks] == ["finished"] * 2
+    assert len(list(study.paths.shards("uka").folder.glob("features/*.npy"))) == 1
+    for ours, theirs in zip(ranks[0]["sums"], ranks[1]["sums"], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_process_that_lost_another_ends_at_once_and_the_training_goes_on(
     two_studies: tuple[Study, Study], tmp_path: Path, killed: int
