@@ -105,7 +105,7 @@ def test_the_pages_show_what_the_study_asks(study: Study) -> None:
         )
         images = page.locator("img[src*='get-artifact']")
         images.first.wait_for(state="attached")
-        assert images.count() == 3
+        assert images.count() == 4  # what DP costs, AUC over epsilon, subgroups at home and abroad
         for image in images.all():
             assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") > 100
         page.get_by_role("tab", name="Model metrics").click()
