@@ -13,15 +13,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dpdt.base.console import Advance, progress, warn
+from dpdt.base.console import Advance, note, progress, warn
 from dpdt.base.files import atomic_path, exclusive_lock, sha256_file
 from dpdt.base.parquet import write_stamped
 from dpdt.errors import ShardError
 from dpdt.shards.inputs import ShardJob
 from dpdt.shards.manifest import read_manifest
 from dpdt.shards.process import ImageOutcome, num_workers, process_images
-from dpdt.shards.publish import adopt, publish
+from dpdt.shards.publish import adopt, decoders, publish
 from dpdt.shards.reader import shard_header
+from dpdt.shards.sources import replaced_images
 from dpdt.study import Study
 
 __all__ = ["ShardSummary", "build_shards"]
@@ -91,12 +92,27 @@ def build_shards(study: Study, domain: str, *, task_index: int = 0, num_tasks: i
     if job.paths.manifest.exists():
         adopt(job)
         job.check_manifest()
+        _tell_of_replaced(job)
     else:
         job.check_inputs()
         built = _build_task(job, range(task_index, job.num_shards, num_tasks))
         with _clear_errors(job.paths.folder):
             publish(job)
     return _summary(job, built)
+
+
+def _tell_of_replaced(job: ShardJob) -> None:
+    """Warn where images have other pixels now than the finished shards, read by the same libraries."""
+    if read_manifest(job.paths.manifest)["codecs"] != decoders():
+        return
+    index = pd.read_parquet(job.paths.index, columns=["image_id", "sha256"])
+    images = index.merge(job.cohort[["image_id", "path"]], on="image_id")
+    if replaced := replaced_images(job, images, job.paths.manifest):
+        warn(
+            f"{job.domain}: images were replaced after their shards were made, the first found {replaced[0]}. The "
+            "shards stay as they are, and so do the trainings on them. To make them of today's files, remove "
+            f"{job.paths.folder} and run the same command again."
+        )
 
 
 def _summary(job: ShardJob, built: int) -> ShardSummary:
@@ -117,7 +133,7 @@ def _build_task(job: ShardJob, numbers: range) -> int:
 def _build_shard(job: ShardJob, number: int, advance: Advance) -> bool:
     shard = job.paths.shard(number)
     with exclusive_lock(job.paths.part(number).with_suffix(".lock")):  # a second task for the same shard waits
-        if job.paths.manifest.exists() or job.is_made(number):
+        if job.paths.manifest.exists() or (job.is_made(number) and not _was_replaced(job, number)):
             advance(len(job.rows(number)))
             return False
         for stale in shard.parent.glob(f".{shard.name}.*.tmp"):  # of a killed task
@@ -125,6 +141,16 @@ def _build_shard(job: ShardJob, number: int, advance: Advance) -> bool:
         with _clear_errors(shard):
             _write_shard(job, number, advance)
     return True
+
+
+def _was_replaced(job: ShardJob, number: int) -> bool:
+    """Whether images of a shard were replaced since an earlier call made it, so that they must not be mixed."""
+    part = job.paths.part(number)
+    images = pd.read_parquet(part, columns=["path", "sha256", "reason"])
+    replaced = replaced_images(job, images[images["reason"] == ""], part)
+    if replaced:
+        note(f"{job.domain}: images were replaced, the first found {replaced[0]}: shard {number} is made again.")
+    return bool(replaced)
 
 
 @contextmanager

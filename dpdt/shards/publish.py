@@ -17,7 +17,7 @@ from dpdt.shards.inputs import ShardJob, part_record
 from dpdt.shards.manifest import FORMAT, read_manifest
 from dpdt.shards.reader import INDEX_COLUMNS
 
-__all__ = ["adopt", "publish"]
+__all__ = ["adopt", "decoders", "publish"]
 
 # Which pixels a file has for dpdt itself; another number where the same libraries would give others. 2: JPEG whole,
 # JPEG 2000 at a scale that its picture decides, padding and colour of strange headers.
@@ -49,6 +49,12 @@ def publish(job: ShardJob) -> None:
         _warn_of_duplicates(job, manifest)
         write_json(job.paths.manifest, manifest)
         shutil.rmtree(parts[0].parent, ignore_errors=True)
+
+
+def decoders() -> dict[str, str]:
+    """What decides the pixels that a file gives: the libraries, and dpdt's own part."""
+    own = {"dicom": f"pydicom {version('pydicom')}", "dpdt": version("dpdt"), "reading": READING}
+    return {**_core.codecs(), **own}
 
 
 def adopt(job: ShardJob) -> None:
@@ -98,12 +104,7 @@ def _manifest(job: ShardJob, table: pd.DataFrame, parts: list[Path]) -> dict[str
         **job.origin,
         "settings": job.study.shards.deciding(),
         "recipe": job.study.shards.recipe,
-        "codecs": {
-            **_core.codecs(),
-            "dicom": f"pydicom {version('pydicom')}",
-            "dpdt": version("dpdt"),
-            "reading": READING,
-        },
+        "codecs": decoders(),
         "images": int(good.sum()),
         "rejected": int((~good).sum()),
         "rejected_reasons": _counts(table.loc[~good, "reason"]),
