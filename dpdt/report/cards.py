@@ -1,7 +1,7 @@
 """A data sheet a hospital and a model card a run, as pages of their own beside the report.
 
 A data sheet says what dpdt knows of Gebru et al.'s questions (Datasheets for Datasets, Commun. ACM 64 (2021)) and names
-what the hospital has to write. Groups of few patients are not counted: such a page is passed on.
+what the hospital has to write. Counts are rounded to tens, and small ones withheld: such a page is passed on.
 """
 
 from collections.abc import Iterator, Sequence
@@ -65,9 +65,9 @@ def data_sheets(study: Study) -> dict[str, tuple[str, str]]:
 def _sheet(study: Study, one: provenance.Counted, flows: dict[str, pd.DataFrame]) -> Iterator[Part]:
     def number(images: object, patients: object) -> str:
         if not str(patients).isdigit():
-            return f"{int(float(str(images))):,} images"
-        few = 0 < int(str(patients)) < FEWEST_PATIENTS
-        return f"fewer than {FEWEST_PATIENTS} patients" if few else f"{int(str(images)):,} images, {patients} patients"
+            return _about(float(str(images)), "images")
+        told = _about(int(str(patients)), "patients")
+        return told if told.startswith("fewer") else f"{_about(int(str(images)), 'images')}, {told}"
 
     roles = [role for name, role in ROLES.items() if one.domain in getattr(study, name)]
     drawn = ["Synthetic: its images were drawn by a program."] if is_synthetic(study) else []
@@ -77,7 +77,7 @@ def _sheet(study: Study, one: provenance.Counted, flows: dict[str, pd.DataFrame]
         "How images came in",
         ["Excluded: by the cohort's rules. Rejected: without usable pixels. Used: what the networks saw."],
         [
-            (f"{row['step']}: {row['what']}".removesuffix(": used"), f"{row['images']:,.0f} images")
+            (f"{row['step']}: {row['what']}".removesuffix(": used"), _about(row["images"], "images"))
             for row in steps.to_dict("records")
         ],
     )
@@ -89,13 +89,20 @@ def _sheet(study: Study, one: provenance.Counted, flows: dict[str, pd.DataFrame]
         for split in SPLITS
         if (what, value, split) in one.counts
     ]
-    yield Part("Who is in it", ["No patient is in two splits."], rows)
+    rounded = f"Rounded to {FEWEST_PATIENTS}, so that no small group is what others leave of a sum."
+    yield Part("Who is in it", ["No patient is in two splits.", rounded], rows)
     manifest = study.paths.shards(one.domain).manifest
     if manifest.exists():
         made = read_manifest(manifest)
         facts = {**made["settings"], **made["codecs"]}
         yield Part("Pixels", (), [(name, str(value)) for name, value in facts.items()])
     yield Part("For the hospital to write", TO_WRITE)
+
+
+def _about(count: float, what: str) -> str:
+    """A count that gives no small group away."""
+    few = 0 < count < FEWEST_PATIENTS
+    return f"fewer than {FEWEST_PATIENTS} {what}" if few else f"{round(count, -1):,.0f} {what}"
 
 
 def _name(what: str, value: str) -> str:
