@@ -71,7 +71,7 @@ def _sheet(study: Study, one: provenance.Counted, flows: dict[str, pd.DataFrame]
 
     roles = [role for name, role in ROLES.items() if one.domain in getattr(study, name)]
     drawn = ["Synthetic: its images were drawn by a program."] if is_synthetic(study) else []
-    yield Part("What it is", drawn, [("read as", study.kind(one.domain)), ("used here for", ", ".join(roles))])
+    yield Part("What it is", drawn, [("read as", domain_name(study.kind(one.domain))), ("used here for", ", ".join(roles))])
     steps = flows[one.domain][flows[one.domain]["step"].isin(("read", "excluded", "rejected", "used"))]
     yield Part(
         "How images came in",
