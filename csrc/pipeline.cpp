@@ -1,5 +1,7 @@
 #include "pipeline.hpp"
 
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -22,7 +24,13 @@ class Openings {
     Openings(const std::vector<std::string>& paths, std::size_t decoders)
         : paths_(paths), ahead_(num_openers(decoders)), openings_(paths.size()) {}
 
-    static std::size_t num_openers(std::size_t decoders) { return std::min(8 * decoders, decoders + 128); }
+    // As many as are worth it, and no more than a quarter of the files that the process may have open.
+    static std::size_t num_openers(std::size_t decoders) {
+        struct rlimit limit{};
+        const bool known = ::getrlimit(RLIMIT_NOFILE, &limit) == 0;
+        const std::size_t allowed = known ? std::max<std::size_t>(1, limit.rlim_cur / 4) : 1;
+        return std::min({8 * decoders, decoders + 128, allowed});
+    }
 
     // One opener's work: until no file is left.
     void open_files() {

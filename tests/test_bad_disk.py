@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,14 +89,17 @@ def test_a_read_that_goes_on_failing_stops_the_stage_and_the_next_run_goes_on(
     assert folder_bytes(study) == before
 
 
+@pytest.mark.parametrize("mount_point", [False, True])
 def test_a_folder_that_goes_away_in_the_middle_is_no_missing_image(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mount_point: bool
 ) -> None:
     made_anew(study)
     real = _core.process_files
 
     def late(paths: list[str], out: object, **options: object) -> object:
         (tmp_path / "raw").rename(tmp_path / "gone")
+        if mount_point:
+            (tmp_path / "raw").mkdir()
         return real(paths, out, **options)  # type: ignore[arg-type, call-overload]
 
     monkeypatch.setattr("dpdt.shards.process._core.process_files", late)
@@ -109,7 +114,21 @@ def test_a_disk_that_fails_leaves_no_patient_without_sex_and_age(study: Study, d
     assert _header(study.root("vindr") / "never-was.dcm") == ("", "")
 
 
-def test_openings_of_5_ms_are_waited_for_many_at_once(study: Study, disk: Path) -> None:
+def test_few_open_files_are_enough(tmp_path: Path) -> None:
+    program = """if True:
+        import resource, sys, numpy as np
+        from dpdt import _core
+        resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
+        out = np.empty((200, 16, 16), np.uint8)
+        results = _core.process_files(sys.argv[1:] * 200, out, recipe="area", equalise=True, num_threads=4)
+        print({result.reason for result in results})
+    """
+    cv2.imwrite(str(tmp_path / "a.png"), picture(0))
+    command = [sys.executable, "-c", program, str(tmp_path / "a.png")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "{''}\n"
+
+
+def test_openings_of_20_ms_are_waited_for_many_at_once(study: Study, disk: Path) -> None:
     faults_file(disk).write_text(json.dumps({"open_s": 0.02}))
     names = [str(study.root("vindr") / f"{number}.png") for number in range(0, 12, 2)] * 8
     out = np.empty((len(names), 16, 16), np.uint8)

@@ -227,7 +227,8 @@ def _process_surely(job: ShardJob, files: list[str], out: NDArray[np.uint8], adv
         for index, outcome, picture in zip(failed, again, pixels, strict=True):
             outcomes[index], out[index] = outcome, picture
     root = job.study.root(job.domain)
-    if any(outcome.reason == "missing" for outcome in outcomes) and not root.is_dir():
+    there = root.is_dir() and any(root.iterdir())  # where a share was mounted, an empty folder stays
+    if any(outcome.reason == "missing" for outcome in outcomes) and not there:
         raise ShardError(f"domains.{job.domain}.root: {root} went away while its images were read. Run it again.")
     return outcomes
 
