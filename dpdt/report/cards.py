@@ -71,7 +71,8 @@ def _sheet(study: Study, one: provenance.Counted, flows: dict[str, pd.DataFrame]
 
     roles = [role for name, role in ROLES.items() if one.domain in getattr(study, name)]
     drawn = ["Synthetic: its images were drawn by a program."] if is_synthetic(study) else []
-    yield Part("What it is", drawn, [("read as", domain_name(study.kind(one.domain))), ("used here for", ", ".join(roles))])
+    facts = [("read as", domain_name(study.kind(one.domain))), ("used here for", ", ".join(roles))]
+    yield Part("What it is", drawn, facts)
     steps = flows[one.domain][flows[one.domain]["step"].isin(("read", "excluded", "rejected", "used"))]
     yield Part(
         "How images came in",
@@ -94,8 +95,8 @@ def _sheet(study: Study, one: provenance.Counted, flows: dict[str, pd.DataFrame]
     manifest = study.paths.shards(one.domain).manifest
     if manifest.exists():
         made = read_manifest(manifest)
-        facts = {**made["settings"], **made["codecs"]}
-        yield Part("Pixels", (), [(name, str(value)) for name, value in facts.items()])
+        pixels = {**made["settings"], **made["codecs"]}
+        yield Part("Pixels", (), [(name, str(value)) for name, value in pixels.items()])
     yield Part("For the hospital to write", TO_WRITE)
 
 
