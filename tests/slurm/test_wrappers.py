@@ -28,6 +28,12 @@ NO_MEM = """if grep -q '^#SBATCH --mem=' "${@: -1}"; then
 fi
 exec $real "$@\""""
 
+NO_GPUS_PER_NODE = """if grep -q '^#SBATCH --gpus-per-node' "${@: -1}"; then
+  echo 'sbatch: error: Ask for GPUs with --gres' >&2
+  exit 1
+fi
+exec $real "$@\""""
+
 
 @pytest.fixture
 def wrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
@@ -103,6 +109,20 @@ def test_a_site_that_refuses_mem_is_told_in_its_own_words_and_an_extra_line_help
     assert submit(study, cluster="slurm", stages=["cohort"]).sent == 3
     wait_until(lambda: settled(study))
     assert sorted(started(study)) == COHORTS
+
+
+def test_a_site_that_wants_gres_for_gpus_gets_it_from_an_extra_line(
+    make_fake_study: MakeStudy, wrap: Callable[[str, str], None]
+) -> None:
+    wrap("sbatch", NO_GPUS_PER_NODE)
+    stages = ["cohort", "shards", "pretrain"]
+    with pytest.raises(ClusterError, match=r"^Slurm refused a job: Ask for GPUs with --gres\. Nothing of this"):
+        submit(make_fake_study(CLUSTER, seconds=60), cluster="slurm", stages=stages)
+    wait_until(lambda: queued_ids() == set())
+    study = make_fake_study(CLUSTER + "extra = { gpus-per-node = false, gres = 'gpu:1' }\n")
+    sent = submit(study, cluster="slurm", stages=stages).sent
+    wait_until(lambda: settled(study))
+    assert len(started(study)) == sent
 
 
 def test_an_error_of_several_lines_in_the_middle_takes_back_what_was_sent(
