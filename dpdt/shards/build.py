@@ -188,6 +188,7 @@ def _write_shard(job: ShardJob, number: int, advance: Advance) -> None:
 def _process(job: ShardJob, rows: pd.DataFrame, advance: Advance) -> Iterator[tuple[NDArray[np.uint8], pd.DataFrame]]:
     """Pixels of the accepted images, (n, size, size), and the results of all of them, chunk by chunk."""
     root = job.study.root(job.domain)
+    had_files = _has_files(root)
     chunk = max(1, CHUNK_BYTES // (job.size * job.size))
     buffer = np.empty((min(chunk, len(rows)), job.size, job.size), dtype=np.uint8)
     with ThreadPoolExecutor(num_workers(job.study.shards)) as threads:
@@ -195,13 +196,20 @@ def _process(job: ShardJob, rows: pd.DataFrame, advance: Advance) -> Iterator[tu
             some = rows.iloc[start : start + chunk]
             out = buffer[: len(some)]
             files = [str(root / path) for path in some["path"]]
-            outcomes = _process_surely(job, files, out, advance)
+            outcomes = _process_surely(job, files, out, advance, had_files=had_files)
             good = [outcome.ok for outcome in outcomes]
             digests = list(threads.map(_sha256, out, good))
             yield out[good], _outcome_frame(some, outcomes, digests)
 
 
-def _process_surely(job: ShardJob, files: list[str], out: NDArray[np.uint8], advance: Advance) -> list[ImageOutcome]:
+def _has_files(folder: Path) -> bool:
+    """Whether there is anything in it: where a share was mounted, an empty folder stays."""
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _process_surely(
+    job: ShardJob, files: list[str], out: NDArray[np.uint8], advance: Advance, *, had_files: bool
+) -> list[ImageOutcome]:
     """The outcomes of files. What a failing disk does not give is asked for again, and never left out.
 
     Raises:
@@ -227,8 +235,7 @@ def _process_surely(job: ShardJob, files: list[str], out: NDArray[np.uint8], adv
         for index, outcome, picture in zip(failed, again, pixels, strict=True):
             outcomes[index], out[index] = outcome, picture
     root = job.study.root(job.domain)
-    there = root.is_dir() and any(root.iterdir())  # where a share was mounted, an empty folder stays
-    if any(outcome.reason == "missing" for outcome in outcomes) and not there:
+    if had_files and any(outcome.reason == "missing" for outcome in outcomes) and not _has_files(root):
         raise ShardError(f"domains.{job.domain}.root: {root} went away while its images were read. Run it again.")
     return outcomes
 
