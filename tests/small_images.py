@@ -86,3 +86,9 @@ def make_study(folder: Path, files: list[str], **shards: object) -> Study:
     record = {"fingerprint": study.cohort_fingerprint("vindr"), "synthetic": True}
     write_json(study.paths.cohort_record("vindr"), record)
     return study
+
+
+def folder_bytes(study: Study) -> dict[str, bytes]:
+    """All files of the shards of the study's domain, but the lock."""
+    folder = study.paths.shards("vindr").folder
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.name != ".lock"}

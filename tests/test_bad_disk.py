@@ -18,7 +18,7 @@ from dpdt.errors import ShardError
 from dpdt.shards.build import build_shards
 from dpdt.study import Study
 from tests.bad_disk import faults_file, mounted
-from tests.small_images import make_study, picture, write_dicom
+from tests.small_images import folder_bytes, make_study, picture, write_dicom
 
 MODULE = "dpdt.shards.build"
 
@@ -48,11 +48,6 @@ def disk(study: Study, tmp_path: Path) -> Iterator[Path]:
             yield real
     except (RuntimeError, ImportError, FileNotFoundError) as err:
         pytest.skip(str(err))
-
-
-def folder_bytes(study: Study) -> dict[str, bytes]:
-    folder = study.paths.shards("vindr").folder
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.name != ".lock"}
 
 
 def made_anew(study: Study) -> dict[str, bytes]:

@@ -28,7 +28,7 @@ from dpdt.shards.verify import verify_shards
 from dpdt.study import Study
 from dpdt.study.paths import ShardPaths
 from tests.fuzz_shards import Target
-from tests.small_images import SIZE, make_study, picture, write_dicom
+from tests.small_images import SIZE, folder_bytes, make_study, picture, write_dicom
 from tests.waiting import seconds_to_interrupt
 
 REAL_DATA = os.environ.get("DPDT_REAL_DATA")
@@ -51,11 +51,6 @@ def make_mixed_study(folder: Path, *, count: int = 18, **shards: object) -> Stud
             file.write_bytes(file.read_bytes()[:400])
         files.append(file.name)
     return make_study(folder, files, **{"max_reject_fraction": 0.5, **shards})
-
-
-def folder_bytes(study: Study) -> dict[str, bytes]:
-    folder = study.paths.shards("vindr").folder
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.name != ".lock"}
 
 
 @pytest.fixture

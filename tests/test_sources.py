@@ -9,7 +9,7 @@ import pytest
 
 from dpdt.shards.build import build_shards
 from dpdt.study import Study
-from tests.small_images import make_study, picture
+from tests.small_images import folder_bytes, make_study, picture
 
 COUNT = 12
 
@@ -34,11 +34,6 @@ def replace(file: Path, number: int) -> None:
     Path(f"{new}.png").rename(file)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
-
-
-def folder_bytes(study: Study) -> dict[str, bytes]:
-    folder = study.paths.shards("vindr").folder
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.name != ".lock"}
 
 
 def test_a_replaced_image_is_told_and_finished_shards_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,8 +66,9 @@ def _sheet(study: Study, one: provenance.Counted, flows: dict[str, pd.DataFrame]
     def number(images: object, patients: object) -> str:
         if not str(patients).isdigit():
             return _about(float(str(images)), "images")
-        told = _about(int(str(patients)), "patients")
-        return told if told.startswith("fewer") else f"{_about(int(str(images)), 'images')}, {told}"
+        people = int(str(patients))
+        told = _about(people, "patients")
+        return told if _few(people) else f"{_about(int(str(images)), 'images')}, {told}"
 
     roles = [role for name, role in ROLES.items() if one.domain in getattr(study, name)]
     drawn = ["Synthetic: its images were drawn by a program."] if is_synthetic(study) else []
@@ -102,8 +103,11 @@ def _sheet(study: Study, one: provenance.Counted, flows: dict[str, pd.DataFrame]
 
 def _about(count: float, what: str) -> str:
     """A count that gives no small group away."""
-    few = 0 < count < FEWEST_PATIENTS
-    return f"fewer than {FEWEST_PATIENTS} {what}" if few else f"{round(count, -1):,.0f} {what}"
+    return f"fewer than {FEWEST_PATIENTS} {what}" if _few(count) else f"{round(count, -1):,.0f} {what}"
+
+
+def _few(count: float) -> bool:
+    return 0 < count < FEWEST_PATIENTS
 
 
 def _name(what: str, value: str) -> str:
