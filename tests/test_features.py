@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import dpdt.training.train
+from dpdt.base.files import exclusive_lock
 from dpdt.errors import PrivacyError
 from dpdt.shards.dataset import load_split
 from dpdt.study import Cell, Study
@@ -52,16 +53,16 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     plain = Features.compute
 
-    def compute(self: Features, data: Any) -> Any:
+    def compute(self: Features, data: Any, **begin: int) -> Any:
         found.append(data.domain)
-        return plain(self, data)
+        return plain(self, data, **begin)
 
     monkeypatch.setattr(Features, "compute", compute)
     return found
 
 
-def files(study: Study) -> list[Path]:
-    return sorted((study.paths.shards("uka").folder / "features").glob("*.npy"))
+def files(study: Study, pattern: str = "*.npy") -> list[Path]:
+    return sorted((study.paths.shards("uka").folder / "features").glob(pattern))
 
 
 def test_features_are_what_numpy_computes_and_an_ordinary_array_on_disk(make_study: MakeStudy) -> None:
@@ -214,8 +215,8 @@ def test_a_signal_stops_the_making_of_features_and_the_next_call_goes_on(
     with monkeypatch.context() as patch:
         plain = Features.compute
 
-        def compute(self: Features, data: Any) -> Any:
-            for block in plain(self, data):
+        def compute(self: Features, data: Any, **begin: int) -> Any:
+            for block in plain(self, data, **begin):
                 signal.raise_signal(signal.SIGUSR2)
                 yield block
 
@@ -230,6 +231,36 @@ def test_a_signal_stops_the_making_of_features_and_the_next_call_goes_on(
     assert not study.paths.run(study.run_id(cell)).ledger.exists()
     assert train(study, cell).status == "finished"
     assert len(files(study)) == 1
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_a_stopped_pass_is_gone_on_with_behind_what_it_has(
+    make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: bool
+) -> None:
+    study = make_study()
+    data, model = load_split(study, "uka", "train"), small()
+    right = np.array(split_features(study, features(model), data))
+    files(study)[0].unlink()
+    assert split_features(study, features(model), data, stop=StopAfter(1)) is None
+    (begun,) = files(study, "*.begun")
+    assert np.array_equal(np.load(begun), right[:14])  # two batches of seven
+    if damage:
+        begun.write_bytes(begun.read_bytes()[:-1])
+    computed, plain = [], Features.compute
+    monkeypatch.setattr(Features, "compute", lambda *a, begin: computed.append(begin) or plain(*a, begin=begin))
+    np.testing.assert_array_equal(split_features(study, features(model), data), right)
+    assert computed == [0 if damage else 14]
+    assert ("damaged" in capsys.readouterr().err) == damage
+    assert np.array_equal(np.load(files(study)[0]), right)
+    assert files(study, "*.begun") == []
+
+
+def test_who_waits_for_the_features_of_another_can_be_stopped(make_study: MakeStudy) -> None:
+    study = make_study()
+    data = load_split(study, "uka", "train")
+    with exclusive_lock(study.paths.shards("uka").folder / "features" / ".lock"):
+        assert split_features(study, features(small()), data, stop=StopAfter(1)) is None
+    assert files(study) == []
 
 
 def test_an_audit_s_twin_sees_pixels_because_canaries_are_read_off_them(

@@ -6,10 +6,14 @@ a file beside the shards, which all trainings that begin with these weights shar
 A file is an .npy array, float32, (images, width), with the SHA-256 of its numbers behind it. Its name has a hash of all
 that decides them: weights and code of the network before the head, pixels, which images, precision. Features tell about
 patients what images do: the file is as private as the shards. It may be removed at any time, and is then made again.
+A pass that is told to stop keeps what it has in a file of the same form, and the next one goes on behind it.
 """
 
+import contextlib
 import hashlib
 import io
+import itertools
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +41,7 @@ from dpdt.training.stop import StopFlag
 __all__ = ["FeatureData", "Features", "split_features", "with_features"]
 
 DIGEST_BYTES: Final = 32
+WAIT_SECONDS: Final = 0.5
 TOLERANCE: Final = 1e-2
 """Of features made elsewhere, relative to the largest: other processors round otherwise, other code does more."""
 STALE: Final = "made by other code than the network has now; it is made again"
@@ -123,10 +128,11 @@ class Features:
             found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return found.hexdigest()
 
-    def compute(self, data: DomainData) -> Iterator[NDArray[np.float32]]:
-        """Features of all images, in order, (k, width) at a time."""
+    def compute(self, data: DomainData, *, begin: int) -> Iterator[NDArray[np.float32]]:
+        """Features of the images from `begin` on, in order, (k, width) at a time."""
         with progress(f"features of {data.domain}, {data.split}", len(data), unit="images") as advance:
-            for first in range(0, len(data), self.images_at_once):
+            advance(begin)
+            for first in range(begin, len(data), self.images_at_once):
                 rows = np.arange(first, min(first + self.images_at_once, len(data)))
                 yield self._of(data, rows)
                 advance(len(rows))
@@ -159,10 +165,6 @@ class Features:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             outputs: Tensor = self.head(given)
         return outputs
-
-
-class _StoppedError(Exception):
-    """Asked to stop while a file was written."""
 
 
 def split_features(
@@ -200,18 +202,22 @@ def split_features(
     )
     path, shape = study.paths.shards(data.domain).features(data.split, key[:16]), (len(data), width)
     found = _opened(path, shape, features, data)
-    if found is not None:
-        return found
-    with exclusive_lock(path.parent / ".lock"):  # two tasks that want the same do not both compute it
-        found = _opened(path, shape, features, data)
-        if found is not None:
-            return found
-        remove_leftovers(path.parent)
-        try:
-            _write(path, shape, features, data, stop)
-        except _StoppedError:
-            return None
-    return _mapped(path, shape)
+    with contextlib.ExitStack() as stack:
+        while found is None:
+            try:  # two tasks that want the same do not both compute it
+                stack.enter_context(exclusive_lock(path.parent / ".lock", blocking=False))
+            except BlockingIOError:
+                if stop is not None and stop.requested:
+                    return None
+                time.sleep(WAIT_SECONDS)
+                continue
+            found = _opened(path, shape, features, data)
+            if found is None:
+                remove_leftovers(path.parent)
+                if not _write(path, shape, features, data, stop):
+                    return None
+                found = _mapped(path, shape)
+    return found
 
 
 def with_features(data: DomainData, features: NDArray[np.float32], *, scale: float) -> FeatureData:
@@ -229,19 +235,30 @@ def _mapped(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
     return np.memmap(path, dtype="<f4", mode="r", offset=len(_header(shape)), shape=shape)
 
 
-def _write(path: Path, shape: tuple[int, int], features: Features, data: DomainData, stop: StopFlag | None) -> None:
-    digest, guard = hashlib.sha256(), Guard(features.model, shape=(1, data.size, data.size))
+def _write(path: Path, shape: tuple[int, int], features: Features, data: DomainData, stop: StopFlag | None) -> bool:
+    """Write the file; False if asked to stop before its end: what is there is then a file for the next pass."""
+    begun, (images, width) = path.with_suffix(".begun"), shape
+    whole_rows = ((begun.stat().st_size if begun.exists() else 0) - len(_header(shape)) - DIGEST_BYTES) // (4 * width)
+    blocks = [] if (before := _opened(begun, (whole_rows, width), features, data)) is None else [before]
+    digest, rows, guard = hashlib.sha256(), 0, Guard(features.model, shape=(1, data.size, data.size))
     guard.begin()
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+    with atomic_path(begun) as temporary, temporary.open("wb") as stream:
         stream.write(_header(shape))
-        for block in features.compute(data):
-            if stop is not None and stop.requested:
-                raise _StoppedError
+        for block in itertools.chain(blocks, features.compute(data, begin=sum(map(len, blocks)))):
             stream.write(block.data)
             digest.update(block.data)
+            rows += len(block)
+            if stop is not None and stop.requested:
+                break
         stream.write(digest.digest())
+        stream.seek(0)
+        stream.write(_header((rows, width)))  # as long as that of all images
         if problem := guard.step_problem() or guard.problem():
             raise PrivacyError(f"model.name: {problem}")
+    if rows < images:
+        return False
+    begun.replace(path)
+    return True
 
 
 def _opened(path: Path, shape: tuple[int, int], features: Features, data: DomainData) -> NDArray[np.float32] | None:
@@ -257,8 +274,10 @@ def _opened(path: Path, shape: tuple[int, int], features: Features, data: Domain
         path.unlink(missing_ok=True)
         return None
     found = _mapped(path, shape)
-    now = features.first(data)
-    if not np.allclose(found[: len(now)], now, rtol=0, atol=TOLERANCE * max(float(np.abs(now).max()), 1e-6)):
+    now = features.first(data)[: len(found)]
+    if not np.allclose(
+        found[: len(now)], now[: len(found)], rtol=0, atol=TOLERANCE * max(float(np.abs(now).max()), 1e-6)
+    ):
         warn(f"{path}: {STALE}.")
         path.unlink(missing_ok=True)
         return None
