@@ -124,6 +124,18 @@ def test_hours_are_images_times_their_time_and_steps_times_theirs(study: Study) 
     )
 
 
+def test_a_head_s_features_are_one_pass_and_numbers_on_disk(tmp_path: Path) -> None:
+    found = []
+    for part in ("norms+head", "head"):
+        (tmp_path / "study.toml").write_text(TEXT.replace("[train]", f'[train]\nparameters = "{part}"'))
+        found.append(look_ahead(load_study(tmp_path), sizes=SIZES, speeds=SLOW))
+    more = [(head.hours or 0) - (norms.hours or 0) for norms, head in zip(found[0].cells, found[1].cells, strict=True)]
+    # 7,200 and 1,440 images to train on, 3.6 ms each; the second training of a domain finds them made
+    assert more == pytest.approx([7200 * 3.6 / 3.6e6, 0, 1440 * 3.6 / 3.6e6, 0])
+    # ResNet9 of width 8 gives 64 features, 4 bytes each
+    assert (found[1].disk_gb or 0) - (found[0].disk_gb or 0) == pytest.approx((7200 + 1440) * 64 * 4 / 1e9)
+
+
 def test_unknown_sizes_are_asked_for_and_change_nothing_else(study: Study) -> None:
     outlook = look_ahead(study, sizes={"uka": (2_000, 1_000)})
     assert outlook.cells[0].units is None

@@ -58,7 +58,7 @@ def look_ahead(
         num_parameters=parameters,
         speeds=speeds,
         evaluate_hours=_evaluate_hours(study, found, speeds),
-        disk_gb=_disk_gb(study, domains, parameters),
+        disk_gb=_disk_gb(study, domains, parameters, trained),
         free_gb=free,
         warnings=(),
     )
@@ -81,10 +81,23 @@ def _cells(
         name = ", ".join(filter(None, (f"{study.public_domain} (pretraining)", study.start)))
         done = run_done(study, study.pretrain_run_id)
         found.append(_cell(study, name, None, done, sizes[study.public_domain], speeds))
+    with_features = set()
     for cell in study.cells():
         name, done = ", ".join(filter(None, (cell.domain, cell.axes))), run_done(study, study.run_id(cell))
-        found.append(_with_signal(study, _cell(study, name, cell, done, sizes[cell.domain], speeds), trained))
+        outlook = _with_signal(study, _cell(study, name, cell, done, sizes[cell.domain], speeds), trained)
+        if cell.domain not in with_features and outlook.hours is not None:  # the first of a domain makes the features
+            outlook = replace(outlook, hours=outlook.hours + _features_hours(study, sizes[cell.domain], speeds))
+            with_features.add(cell.domain)
+        found.append(outlook)
     return found
+
+
+def _features_hours(study: Study, size: DomainSize | None, speeds: Mapping[str, Speed]) -> float:
+    """One pass of the frozen network over the train split, where the head alone is trained."""
+    speed = speeds.get(speed_key(study.start, "evaluate"))
+    if study.train.parameters != "head" or size is None or speed is None:
+        return 0.0
+    return size.train_images * speed.image_ms / 3.6e6
 
 
 def _cell(
@@ -169,12 +182,18 @@ def _evaluate_hours(study: Study, sizes: Mapping[str, DomainSize | None], speeds
     return images * sum(image_ms[cell.initial] for cell in study.tested_models()) / 3.6e6
 
 
-def _disk_gb(study: Study, domains: tuple[DomainOutlook, ...], parameters: Mapping[str, int]) -> float | None:
-    """Shards; each run's weights; while it trains a checkpoint (weights, two moments) and its successor."""
+def _disk_gb(
+    study: Study, domains: tuple[DomainOutlook, ...], parameters: Mapping[str, int], trained: Mapping[str, int]
+) -> float | None:
+    """Shards; each run's weights; while it trains a checkpoint (weights, two moments) and its successor; features."""
     pixels = [domain.shard_gb for domain in domains]
     if None in pixels:
         return None
     runs = [parameters[cell.initial] for cell in study.cells()]
     runs += [parameters[name] for name, start in study.starts.items() if start.public_domain]
     at_once = sum(sorted(runs)[-study.cluster.array_parallelism :])
-    return sum(gb for gb in pixels if gb is not None) + (sum(runs) + at_once * 2 * 3) * 4 / 1e9
+    numbers = sum(runs) + at_once * 2 * 3
+    if study.train.parameters == "head":  # the head's weights and bias, a label each: so many features an image
+        images = sum(d.size.train_images for d in domains if d.size and d.domain in study.train_domains)
+        numbers += images * sum(head // len(study.study.labels) - 1 for head in trained.values())
+    return sum(gb for gb in pixels if gb is not None) + numbers * 4 / 1e9
