@@ -2,6 +2,9 @@
 
 import itertools
 import math
+import re
+import warnings
+import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -14,6 +17,7 @@ from matplotlib.transforms import Bbox
 
 from dpdt.base.vocabulary import LABELS, SUBGROUPS
 from dpdt.report import curve_figures, figures, flow_figures
+from dpdt.report.canvas import exported, sheet
 from dpdt.report.curves import Curves, measured
 from dpdt.report.names import label_name
 
@@ -182,3 +186,17 @@ def test_no_label_lies_over_another_or_outside_of_its_figure(name: str, monkeypa
     assert len(shown) >= 3
     clashes = [(a, b) for (a, one), (b, two) in itertools.combinations(shown, 2) if overlap(one, two)]
     assert clashes == []
+
+
+def test_a_pdf_has_the_letters_of_all_its_words_in_a_font_that_is_small() -> None:
+    words = "Ñandú Złoty ε ≤ 8 → ½ сердце Ա"
+    with sheet(3, 2) as (figure, axes), warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of a letter that no font has
+        axes.set_title(words)
+        made = exported(figure, caption="", alt="", data=pd.DataFrame()).files["pdf"]
+    found = set()  # what the PDF says that its glyphs are: <first> <last> [<letter> …]
+    for stream in re.findall(rb"stream\r?\n(x.*?)endstream", made, re.DOTALL):
+        for letters in re.findall(rb"\[((?:<[0-9a-f]{4}> ?)+)\]", zlib.decompress(stream.rstrip(b"\r\n"))):
+            found |= {chr(int(code, 16)) for code in re.findall(rb"[0-9a-f]{4}", letters)}
+    assert set(words) <= found
+    assert len(made) < 12_000  # 14,500 with the font's rules of layout

@@ -6,13 +6,15 @@ variables that follow the reader's light or dark theme. Colours are Okabe and It
 apart; markers differ, too.
 """
 
+import functools
 import html
 import io
 import math
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -115,6 +117,8 @@ def sheet(
 
 def exported(figure: "Figure", *, caption: str, alt: str, data: pd.DataFrame, raster: bool = False) -> Drawing:
     """The figure as SVG and PDF (`raster`: and as PNG), the same bytes each time: nothing says when it was drawn."""
+    from matplotlib import rc_context, rcParams
+
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout is found; it would be sought again for each format
     files = {}
@@ -122,9 +126,34 @@ def exported(figure: "Figure", *, caption: str, alt: str, data: pd.DataFrame, ra
         if kind == "png" and not raster:
             continue
         stream = io.BytesIO()
-        figure.savefig(stream, format=kind, dpi=DPI, metadata=undated)
+        with rc_context({"font.sans-serif": [_lean_font(), *rcParams["font.sans-serif"]]} if kind == "pdf" else {}):
+            figure.savefig(stream, format=kind, dpi=DPI, metadata=undated)
         files[kind] = stream.getvalue()
     return Drawing(files, caption, alt, data)
+
+
+@functools.cache
+def _lean_font_file() -> Any:
+    """A file as long as the process."""
+    return tempfile.NamedTemporaryFile(suffix=".ttf")
+
+
+@functools.cache
+def _lean_font() -> str:
+    """Name of the usual font without its rules of layout: to read them for each PDF took a third of a report's time."""
+    from fontTools import subset
+    from matplotlib import font_manager
+
+    options = subset.Options(glyph_names=True, layout_features=[], hinting=False)
+    options.drop_tables += ["GSUB", "GPOS", "GDEF", "FFTM"]
+    path, subsetter = _lean_font_file().name, subset.Subsetter(options)
+    with subset.load_font(font_manager.findfont("DejaVu Sans"), options) as font:
+        subsetter.populate(unicodes=list(font.getBestCmap()))
+        subsetter.subset(font)
+        subset.save_font(font, path, options)
+    found = font_manager.ttfFontProperty(font_manager.get_font(path))
+    font_manager.fontManager.ttflist.append(replace(found, name="dpdt lean"))
+    return "dpdt lean"
 
 
 def inline(name: str, drawing: Drawing) -> str:
