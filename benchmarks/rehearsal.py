@@ -7,8 +7,8 @@ of the pixels), so that one disk and an evening hold them; what decoding costs a
 bench-preprocess`'s to say. Hard links stay in the disk's cache: reading from a slow disk is not a part of this.
 
 Every stage is a command of its own. What is done is kept: after an interruption the same command goes on, and marks
-the stage that was cut. Prints a table of all fractions so far, with the exponent of each stage's growth from one
-fraction to the next (1: linear), and writes build/rehearsal/rehearsal.json.
+the stage that was cut. Prints a table of all fractions so far, with the exponent of the growth of each stage's
+processor time from one fraction to the next (1: linear), and writes build/rehearsal/rehearsal.json.
 """
 
 import argparse
@@ -173,8 +173,8 @@ def show() -> None:
         before: tuple[float, float] | None = None
         for fraction in sorted(figures):
             row = figures[fraction][name]
-            growth = before and math.log(row["seconds"] / before[1]) / math.log(fraction / before[0])
-            before = fraction, row["seconds"]
+            growth = before and math.log(row["cpu_seconds"] / before[1]) / math.log(fraction / before[0])
+            before = fraction, row["cpu_seconds"]
             rows.append(
                 (
                     name + ("*" if row["cut"] else ""),
