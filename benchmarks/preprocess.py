@@ -25,6 +25,7 @@ from PIL import Image
 from scipy.ndimage import zoom
 
 from dpdt import _core
+from dpdt.shards.dicom import read_dicom
 from dpdt.shards.process import process_images
 from dpdt.study.settings import ShardSettings
 
@@ -123,6 +124,15 @@ def vipsthumbnail(file: Path) -> object:
     return subprocess.run(command, check=True, env={**os.environ, "VIPS_CONCURRENCY": "1"}, capture_output=True)
 
 
+def codec_alone(file: Path) -> object:
+    """What no resampling can go below: the core's decoder, or of JPEG its entropy decoding (an eighth of the scale)."""
+    if file.suffix == ".dcm":
+        return read_dicom(str(file))
+    if file.suffix == ".jpg":
+        return cv2.imread(str(file), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+    return _core.decode(file.read_bytes())
+
+
 def each(method: Callable[[Path], object]) -> Callable[[Sequence[Path]], object]:
     """One file after the other."""
     return lambda files: [method(file) for file in files]
@@ -155,6 +165,7 @@ def methods_of(case: Case) -> dict[str, Callable[[Sequence[Path]], object]]:
         methods["area: vipsthumbnail (a process)"] = each(vipsthumbnail)
     methods["paper: scipy + opencv"] = each(scipy_paper)
     methods["paper: dpdt"] = core("paper")
+    methods["codec: alone"] = each(codec_alone)
     return methods
 
 
