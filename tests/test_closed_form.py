@@ -1,5 +1,6 @@
 """A head in closed form: sensitivity, solution, one line of the ledger, and whole trainings."""
 
+import json
 import math
 from pathlib import Path
 
@@ -174,6 +175,9 @@ def test_a_training_is_one_release_of_the_gaussian_mechanism(study: Study) -> No
     # Balle & Wang 2018, theorem 8, of the noise over the sensitivity.
     assert found["epsilon"] == pytest.approx(gaussian_epsilon(1 / found["accounted_noise_multiplier"], delta=1e-3))
     assert 0.99 * 8 < found["epsilon"] <= 8
+    # under the head of before, which is known, the mean loss of all units is an exact sum over them
+    assert json.loads(paths.metrics_log.read_text())["loss"] is None
+    assert not any("training loss" in entry["what"] for entry in found["other_releases"])
 
 
 def test_the_head_alone_is_new_and_a_finished_training_is_left_alone(study: Study) -> None:
@@ -225,8 +229,12 @@ def test_without_dp_it_fits_the_patients_better_than_the_model_before(study: Stu
         [('optimizer = "closed-form"', 'optimizer = "closed-form"\nviews = 2')],
         [('optimizer = "closed-form"', 'optimizer = "closed-form"\nclass_weights = "private"')],
         [("[privacy]", "[audit]\ncanaries = 4\n[privacy]")],
+        [("[privacy]", '[privacy]\nclip_factor = "quantile"')],
+        [('optimizer = "closed-form"', 'optimizer = "closed-form"\naveraging = "ema"')],
+        [('optimizer = "closed-form"', 'optimizer = "closed-form"\nschedule = "cosine"')],
+        [('optimizer = "closed-form"', 'optimizer = "closed-form"\nwarm_up = 0.1')],
     ],
 )
 def test_what_it_cannot_do_is_refused(make_study: MakeStudy, changes: list[tuple[str, str]]) -> None:
-    with pytest.raises(StudyError, match="closed-form needs train"):
+    with pytest.raises(StudyError, match=r"closed-form takes no steps and needs (train|privacy|audit)\."):
         make_study(CLOSED, *changes)

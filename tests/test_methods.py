@@ -81,3 +81,11 @@ def test_a_recipe_of_ones_own_is_what_the_paragraph_says(fake_runs: Callable[...
         assert expected in paper.text
     assert "NAdam" not in paper.text + "".join(paper.files().values())
     assert "@inproceedings{bu2023," in paper.files()["references.bib"]
+
+
+def test_a_head_in_closed_form_is_bounded_by_the_formula_of_one_mechanism(fake_runs: Callable[..., FakeRuns]) -> None:
+    more = '[train]\nparameters = "head"\noptimizer = "closed-form"\n[model]\ninit_weights = "given.pt"'
+    paper = paper_of(fake_runs(("vindr",), more=more).study, [], "")
+    assert "bounded by the exact formula of one Gaussian mechanism [balle2018]" in paper.text
+    assert "@inproceedings{balle2018," in paper.files()["references.bib"]
+    assert "privacy loss distributions" not in paper.text

@@ -159,6 +159,17 @@ def test_the_noise_of_a_step_is_that_of_its_norm() -> None:
         assert found.max_grad_norm != norm
 
 
+def test_a_count_that_is_all_noise_moves_the_norm_to_its_limit_and_no_further() -> None:
+    model = nn.Linear(4, 1)
+    found = CLIPPING["bookkeeping"](
+        model, loss, max_grad_norm=4.0, noise_multiplier=3.0, noise=KeyStream.from_seed(1), count_noise=1e5
+    )
+    for _ in range(20):
+        found.clear()
+        found.release(expected_batch_size=1)
+        assert found.max_grad_norm in (pytest.approx(4e-3), pytest.approx(4e3))
+
+
 @pytest.fixture
 def study(make_study: MakeStudy) -> Study:
     study = make_study(QUANTILE)

@@ -362,6 +362,11 @@ def _other_releases(run: StatedRun, *, private: bool, counts_noise: float | None
         else f"counts of the train split with Gaussian noise of {counts_noise:.3g} times what one unit can change",
     }[run.class_weights]
     not_covered = "not covered by epsilon" if private else "as everything else here, without protection"
+    loss = {
+        "what": "training loss over steps (metrics.jsonl, progress, MLflow)",
+        "source": "drawn batches, without noise",
+        "accounted": f"{not_covered}; do not publish it",
+    }
     return [
         {"what": "class weights", "source": weights, "accounted": _cost_of_weights(run.class_weights, counts_noise)},
         {
@@ -379,11 +384,7 @@ def _other_releases(run: StatedRun, *, private: bool, counts_noise: float | None
             "source": "exact counts, the train split among them",
             "accounted": f"{not_covered}; do not publish them where a single patient could be told from a count",
         },
-        {
-            "what": "training loss over steps (metrics.jsonl, progress, MLflow)",
-            "source": "drawn batches, without noise",
-            "accounted": f"{not_covered}; do not publish it",
-        },
+        *([] if run.closed_form else [loss]),  # of a head in closed form none is written
         {
             "what": "decision thresholds, if the model is evaluated",
             "source": "val patients of the train domain, who are not in the train split",

@@ -25,6 +25,7 @@ ACCOUNTANTS: Final = {
     "prv": ("privacy random variables", "gopi2021"),
     "rdp": ("Rényi differential privacy", "mironov2019"),
 }
+EXACT: Final = ("the exact formula of one Gaussian mechanism", "balle2018")
 OPTIMIZERS: Final = {
     "nadam": "NAdam [dozat2016]",
     "adamw": "AdamW [loshchilov2019]",
@@ -62,6 +63,7 @@ def facts(study: Study, runs: Sequence[Run], people: str) -> dict[str, str]:
     epsilons = sorted({run.target_epsilon for run in private})
     versions = sorted({f"{k} {v}" for run in runs for k, v in run.config.get("versions", {}).items()})
     labels = [label_name(label) for label in study.study.labels]
+    accountant, account_key = EXACT if train.closed_form else ACCOUNTANTS[privacy.accountant]
     return {
         "images": "synthetic images in the place of radiographs" if is_synthetic(study) else "radiographs",
         "trained": _listed([domain_name(domain) for domain in study.train_domains]),
@@ -83,7 +85,8 @@ def facts(study: Study, runs: Sequence[Run], people: str) -> dict[str, str]:
         "unit": privacy.unit,
         "epsilons": _listed([f"{epsilon:g}" for epsilon in epsilons]) or "none yet",
         "deltas": _listed([f"{delta:.2g}" for delta in deltas]) or "not known yet",
-        "accountant": ACCOUNTANTS[privacy.accountant][0],
+        "accountant": accountant,
+        "account_key": account_key,
         "confidence": f"{evaluate.confidence:.0%}",
         "draws": f"{evaluate.bootstrap_draws:,}",
         "resampled": f"{evaluate.bootstrap_unit}s",
@@ -148,7 +151,7 @@ def methods(study: Study, runs: Sequence[Run], people: str) -> str:
     """A paragraph for a paper, with keys of `references` in square brackets."""
     own = {d: f" [{SOURCES[d]}]" for d in study.train_domains if d in SOURCES and study.kind(d) == d}
     text = " ".join(_file("methods.txt").split())
-    known = {**facts(study, runs, people), "account_key": ACCOUNTANTS[study.privacy.accountant][1]}
+    known = facts(study, runs, people)
     known["trained"] = _listed([f"{domain_name(d)}{own.get(d, '')}" for d in study.train_domains])
     return " ".join(text.format_map(known).split())  # without further sentences there are two spaces
 

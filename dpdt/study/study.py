@@ -111,13 +111,20 @@ class Study(Section):
                 "norm of several views' mean gradient"
             )
         train = self.train
-        if train.closed_form and (
-            train.parameters != "head" or train.views > 1 or train.class_weights != "none" or self.audit.canaries
-        ):
-            raise ValueError(
-                "train.optimizer: closed-form needs train.parameters = 'head', train.views = 1, train.class_weights = "
-                "'none' and audit.canaries = 0"
+        if train.closed_form:
+            need: tuple[tuple[str, object, object], ...] = (
+                ("train.parameters", train.parameters, "head"),
+                ("train.views", train.views, 1),
+                ("train.class_weights", train.class_weights, "none"),
+                ("train.averaging", train.averaging, "none"),
+                ("train.schedule", train.schedule, "constant"),
+                ("train.warm_up", train.warm_up, 0.0),
+                ("privacy.clip_factor", self.privacy.clip_factor, "bounded"),
+                ("audit.canaries", self.audit.canaries, 0),
             )
+            other = [f"{key} = {wanted!r}" for key, found, wanted in need if found != wanted]
+            if other:
+                raise ValueError(f"train.optimizer: closed-form takes no steps and needs {', '.join(other)}")
         if self.privacy.clip_factor == "quantile" and (train.optimizer == "adam-corrected" or self.audit.canaries):
             raise ValueError(
                 "privacy.clip_factor: quantile changes the noise in each step; train.optimizer = 'adam-corrected' and "

@@ -73,7 +73,7 @@ def _undefined_steps(run: Run, steps: Sequence[dict[str, Any]]) -> dict[str, str
     """Why epsilon or loss has gaps; the logs have null for every number that was NaN or infinite."""
     reasons = {
         "epsilon": "no finite bound: more noise or fewer steps are needed",
-        "loss": "NaN or infinite, or an empty batch",
+        "loss": "NaN or infinite, an empty batch, or a head in closed form",
     }
     found = {} if run.private else {"epsilon": "trained without DP"}
     for key, reason in reasons.items():

@@ -59,7 +59,10 @@ class MomentSum(GradientSum):
 
     @torch.no_grad()
     def add(self, inputs: Tensor, targets: Tensor, *, units: Tensor | None = None) -> Tensor:
-        """Add the moments of some images; one with a feature that is not finite adds zero. As ``GradientSum.add``."""
+        """Add the moments of some images; one with a feature that is not finite adds zero. As ``GradientSum.add``.
+
+        The loss is NaN: nothing needs it, and here it would be the exact mean over all units under a known head.
+        """
         rows = torch.cat((inputs.double(), inputs.new_full((len(inputs), 1), self.scale).double()), dim=1)
         norms = rows.norm(dim=1, keepdim=True)
         rows = torch.where(norms.isfinite(), rows / norms, 0.0)
@@ -67,7 +70,7 @@ class MomentSum(GradientSum):
         counted = rows * unit_weights(inputs, units)[:, None]
         self.sums[0].addmm_(counted.t(), rows, alpha=math.sqrt(GRAM))
         self.sums[1].addmm_(signs.t(), counted, alpha=math.sqrt((1 - GRAM) / signs.shape[1]))
-        return self._losses(inputs, targets)
+        return inputs.new_tensor(math.nan)
 
     def partial_sums(self) -> list[Tensor]:
         """The moments so far, without noise."""

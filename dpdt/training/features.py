@@ -25,7 +25,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dpdt.base.console import progress, warn
+from dpdt.base.console import note, progress, warn
 from dpdt.base.files import atomic_path, exclusive_lock, fingerprint, remove_leftovers
 from dpdt.base.machine import code_version
 from dpdt.errors import PrivacyError, StudyError
@@ -41,6 +41,8 @@ from dpdt.training.stop import StopFlag
 __all__ = ["FeatureData", "Features", "split_features", "with_features"]
 
 DIGEST_BYTES: Final = 32
+EVEN: Final = 32
+"""Images: matrix products of so many rows, and multiples of it, gave every row the same bits wherever it stood."""
 WAIT_SECONDS: Final = 0.5
 TOLERANCE: Final = 1e-2
 """Of features made elsewhere, relative to the largest: other processors round otherwise, other code does more."""
@@ -91,7 +93,8 @@ class Features:
     Args:
         model: Frozen and in evaluation mode but for its head; on the device where it shall compute.
         autocast: Whether it computes in bfloat16.
-        images_at_once: Of every batch; the last is filled up, so that no image's features depend on how many there are.
+        images_at_once: Of every batch, filled up to a multiple of EVEN, so that no image's features depend on how many
+            there are, nor on its place among them (`keep_places`).
     """
 
     def __init__(self, model: nn.Module, *, autocast: bool, images_at_once: int) -> None:
@@ -99,7 +102,7 @@ class Features:
         if head is None:
             raise StudyError("model.name: the network has no linear layer, whose input its features would be.")
         self.model, self.head = model, head
-        self.autocast, self.images_at_once = autocast, images_at_once
+        self.autocast, self.images_at_once = autocast, -(-images_at_once // EVEN) * EVEN
         self.device = head.weight.device
         self._frozen = {key: v for key, v in model.state_dict().items() if key.rpartition(".")[0] != name}
 
@@ -111,6 +114,18 @@ class Features:
             return None
         same = torch.equal(full(outputs), full(self._head(given)))
         return given.shape[1] if same else None
+
+    def keep_places(self, size: int) -> None:
+        """Take images one by one where the network's features depend on an image's place in its batch.
+
+        Where a patient leaves, all later images take other places. Rounding that follows them moves the sum of all
+        units, which the allowance for rounding has no part for (`dpdt.privacy.rounding`). Threaded matrix products of
+        few or odd numbers of rows do this.
+        """
+        inputs, _ = self._pass(self._made_up(size)[:1].expand(self.images_at_once, -1, -1, -1).contiguous())
+        if not torch.equal(inputs[0], inputs[0][:1].expand_as(inputs[0])):
+            note("the network rounds an image's features by its place in a batch; they are computed one by one")
+            self.images_at_once = 1
 
     def scale(self, size: int) -> float:
         """Root mean square of the lengths of made-up images' features: a public number of the size of the others'."""
@@ -242,6 +257,7 @@ def _write(path: Path, shape: tuple[int, int], features: Features, data: DomainD
     blocks = [] if (before := _opened(begun, (whole_rows, width), features, data)) is None else [before]
     digest, rows, guard = hashlib.sha256(), 0, Guard(features.model, shape=(1, data.size, data.size))
     guard.begin()
+    features.keep_places(data.size)
     with atomic_path(begun) as temporary, temporary.open("wb") as stream:
         stream.write(_header(shape))
         for block in itertools.chain(blocks, features.compute(data, begin=sum(map(len, blocks)))):

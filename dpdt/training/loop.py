@@ -209,7 +209,9 @@ class TrainingLoop:
                 step_s=seconds,
                 **self._norm,
             )
-        advance(0, f"loss {loss:.3f}" + ("" if epsilon is None else f", epsilon {format_bound(epsilon)}"))
+        told = [] if math.isnan(loss) else [f"loss {loss:.3f}"]
+        told += [] if epsilon is None else [f"epsilon {format_bound(epsilon)}"]
+        advance(0, ", ".join(told))
 
     @property
     def _norm(self) -> dict[str, float]:

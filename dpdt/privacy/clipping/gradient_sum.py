@@ -231,7 +231,7 @@ class ClippedGradientSum(GradientSum, abc.ABC):
             parameter.grad = total
         for count in self.counts:
             self.noise.noise(count.view(1), scale=self.count_noise or 0.0, divisor=expected_batch_size)
-            norm = self.max_grad_norm * math.exp(-RATE * (count.item() + 0.5 - QUANTILE))
+            norm = self.max_grad_norm * math.exp(min(-RATE * (count.item() + 0.5 - QUANTILE), math.log(RANGE**2)))
             self.max_grad_norm = min(max(norm, self.first_norm / RANGE), self.first_norm * RANGE)
 
     def clear(self) -> None:
