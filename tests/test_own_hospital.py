@@ -15,7 +15,9 @@ from dpdt.cli import main
 from dpdt.cohort.build import build_cohort
 from dpdt.cohort.table import read_cohort, read_record
 from dpdt.errors import CohortError, PrivacyError, StudyError
+from dpdt.jobs.plan import look_ahead
 from dpdt.jobs.submit import submit
+from dpdt.report.provenance import people
 from dpdt.study import Study, load_study
 
 PAGE = Path(dpdt.__file__).parents[1] / "docs" / "own-hospital.md"
@@ -474,3 +476,26 @@ def test_a_list_that_was_corrected_since_is_not_passed_over(
     assert not build_cohort(study, "own").built
     ROWS.to_csv(table, index=False)
     assert not build_cohort(study, "own").built
+
+
+def test_the_same_people_in_two_own_lists_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two years of one hospital as two domains: p10 to p19 are in both, written in another way."""
+    ROWS.to_csv(tmp_path / "list.csv", index=False)
+    later = ROWS["patient"].map(lambda patient: f" P{int(patient[1:]) + 10} ")
+    ROWS.assign(patient=later).to_csv(tmp_path / "later.csv", index=False)
+    text = PLAIN + PLAIN.replace("domains.own", "domains.later").replace("list.csv", "later.csv")
+    (tmp_path / "study.toml").write_text(text)
+    study = load_study(tmp_path)
+    submit(study, cluster="debug", dry_run=True)
+    assert "same id" not in capsys.readouterr().err  # nothing is known yet
+    for domain in ("own", "later"):
+        build_cohort(study, domain)
+    table = read_cohort(study, "own")
+    both = table.loc[table["split"] == "train", "patient_id"].unique()
+    count = sum(int(patient[1:]) >= 10 for patient in both)
+    assert 0 < count < 10
+    told = f"own and later: {count} train patients have the same id in both."
+    submit(study, cluster="debug", dry_run=True)
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert any(warning.startswith(told) for warning in look_ahead(study).warnings)
+    assert f"in training ({count} of them have the id of one at another of these hospitals" in people(study)

@@ -5,13 +5,14 @@ from contextlib import suppress
 
 from dpdt.base.console import warn
 from dpdt.cohort.former import dependents
+from dpdt.cohort.shared_patients import of_shared_patients
 from dpdt.cohort.table import changed_inputs, cohort_done, read_cohort, read_record
 from dpdt.errors import CohortError
 from dpdt.jobs.plan.sizes import domain_size
 from dpdt.privacy.accounting import check_delta, delta_protects
 from dpdt.study import Study
 
-__all__ = ["check_deltas", "check_groups", "warn_of_changed_lists"]
+__all__ = ["check_deltas", "check_groups", "warn_of_lists"]
 
 
 def check_deltas(study: Study, domains: Iterable[str]) -> None:
@@ -61,8 +62,10 @@ def check_groups(study: Study, domains: Iterable[str]) -> None:
                 own_groups(study.evaluate.groups, cohort[cohort["split"] == "test"])
 
 
-def warn_of_changed_lists(study: Study) -> None:
-    """A cohort is not rebuilt when a hospital's list was corrected, so warn that it was."""
+def warn_of_lists(study: Study) -> None:
+    """Warn of patients in two lists, and of a list that was corrected since: its cohort is not rebuilt for that."""
+    for problem in of_shared_patients(study):
+        warn(problem)
     for domain in study.domains:
         used = cohort_done(study, domain) and dependents(study, domain)  # else the stage builds it anew
         for path in changed_inputs(study, domain) if used else ():

@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 import pandas as pd
 
 from dpdt.base.vocabulary import MAIN_LABELS, SPLITS, format_bound
+from dpdt.cohort.shared_patients import shared_patients
 from dpdt.cohort.splits import in_part
 from dpdt.cohort.summary import count
 from dpdt.cohort.table import read_cohort
@@ -102,7 +103,9 @@ def people(study: Study) -> str:
         return ""
     where = f"{len(study.train_domains)} {'hospitals' if len(study.train_domains) > 1 else 'hospital'}"
     alone = "each seen by models of that hospital alone"
-    return f"{trained} patients of {where} in training, {alone}; {tested} others in the tests"
+    twice = sum(shared_patients(study).values())
+    same = f" ({twice:,} of them have the id of one at another of these hospitals, and count twice)" if twice else ""
+    return f"{trained} patients of {where} in training{same}, {alone}; {tested} others in the tests"
 
 
 def _of_part(study: Study, domain: str) -> str:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from dpdt.cohort.shared_patients import of_shared_patients
 from dpdt.jobs.raw_data import lost_data
 from dpdt.study import Study, format_epsilon
 
@@ -56,6 +57,7 @@ def warnings_of(study: Study, outlook: "Outlook") -> Iterator[str]:
                 f"{tested.domain}: no image in test, so evaluations there will be refused. Add patients, raise "
                 "test_fraction, change study.seed, or leave the domain out of evaluate.domains."
             )
+    yield from of_shared_patients(study)
     yield from _about_noise(study, outlook)
     yield from _about_delta(study, outlook)
     yield from _about_memory(study, outlook)
