@@ -29,8 +29,9 @@ PAGE: Final = """<!DOCTYPE html>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title>
 <style>body {{ font: 16px/1.5 sans-serif; margin: 2rem; background: #14181c; color: #e4e8ec }}
-img {{ width: 10rem; margin: .25rem }}
-figure {{ display: inline-block; width: 10.5rem; margin: 0; vertical-align: top; font-size: .875rem }}</style></head>
+img, figure {{ width: min(10rem, 38vw); margin: .25rem }}
+figure {{ display: inline-block; vertical-align: top; font-size: .875rem }}
+figure img {{ width: 100%; margin: 0 }}</style></head>
 <body><h1>{title}</h1>
 <p><strong>Patients' images: keep this file where the radiographs may be.</strong> Drawn at random from the test
 patients of each hospital, as the networks see them; no training with DP saw them, and ε does not cover them.</p>
