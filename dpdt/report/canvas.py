@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -97,6 +97,10 @@ class Drawing:
     caption: str = ""
     alt: str = ""
     data: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def with_level(self, confidence: float) -> "Drawing":
+        """The same with a caption that says which intervals it has."""
+        return replace(self, caption=self.caption.replace("intervals", f"{confidence:.0%} intervals"))
 
 
 @contextmanager
