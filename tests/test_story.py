@@ -103,7 +103,7 @@ def test_statements_are_read_with_the_hospital_s_name_and_without_json_s_keys(
         write_json(paths.privacy, {**read_json(paths.privacy), "paragraph": text})
     runs = [run for run in model_runs(made.study).values() if run]
     assert [text for _, text in paragraphs(runs)] == [
-        f"From 9 patients of {name}. {name} says: vindrs. It does not cover what is above."
+        f"From 9 patients of {name}. {name} says: vindrs. It does not cover what else was released (the table above)."
         for name in ("VinDr-CXR", "my ward")
     ]
 

@@ -36,6 +36,7 @@ __all__ = [
 HASH_DIGITS: Final = 12
 SPLIT_NAMES: Final = {"all": "used", "train": "training", "val": "validation", "test": "test"}
 BOUNDS: Final = ("epsilon", "delta")
+OTHERS: Final = "what else was released (the table above)"  # which statements have as `other_releases`
 
 
 class Counted(NamedTuple):
@@ -222,9 +223,7 @@ def paragraphs(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Each run's statement in plain words, with the hospital's name as readers know it."""
     found = []
     for run in runs:
-        text = str((run.privacy() or {}).get("paragraph") or "").replace(
-            "the items of `other_releases`", "what is above"
-        )
+        text = str((run.privacy() or {}).get("paragraph") or "").replace("the items of `other_releases`", OTHERS)
         if text:
             found.append((model_name(run), re.sub(rf"\b{re.escape(run.domain)}\b", domain_name(run.domain), text)))
     return found
