@@ -43,11 +43,11 @@ def test_dp_that_costs_and_keeps_a_part() -> None:
         (0.016, Interval(0.008, 0.025)), (0.088, Interval(0.07, 0.1)), (0.016 / 0.088, Interval(0.1, 0.27))
     )
     assert sentences(arms(-0.072, Interval(-0.09, -0.055)), of_gains) == [
-        "What DP costs: on the models' own domain, where macro AUC is 0.900 without DP, it is 0.072 lower (0.055 to "
+        "What DP costs: at the models' own hospital, where macro AUC is 0.900 without DP, it is 0.072 lower (0.055 to "
         "0.090) with ε = 1.",
-        "What private training brought: on the models' own domain, where macro AUC is 0.800 before it, it is 0.088 "
+        "What private training brought: at the models' own hospital, where macro AUC is 0.800 before it, it is 0.088 "
         "higher (0.070 to 0.100) without DP and 0.016 higher (0.008 to 0.025) with ε = 1.",
-        "What DP keeps of it: on the models' own domain 18 % (10 % to 27 %) with ε = 1.",
+        "What DP keeps of it: at the models' own hospital 18 % (10 % to 27 %) with ε = 1.",
     ]
 
 
@@ -88,7 +88,7 @@ def test_each_kind_of_difference_in_both_sentences(difference: float, interval: 
 def test_each_kind_of_share(share: float, bounds: Interval, words: str) -> None:
     of_gains = brought((0.1 * share, UNKNOWN), (0.1, Interval(0.08, 0.12)), (share, bounds))
     kept = sentences(arms(-0.05, UNKNOWN), of_gains)[2]
-    assert kept == f"What DP keeps of it: on the models' own domain {words} with ε = 1."
+    assert kept == f"What DP keeps of it: at the models' own hospital {words} with ε = 1."
 
 
 def test_a_gain_that_may_be_nothing_has_no_share() -> None:
@@ -96,10 +96,10 @@ def test_a_gain_that_may_be_nothing_has_no_share() -> None:
     of_gains = brought((0.002, Interval(-0.004, 0.008)), whole, (math.nan, UNKNOWN), "unknown", scope="off-domain")
     found = sentences(arms(-0.005, Interval(-0.012, 0.002), scope="off-domain"), of_gains)
     assert found[0].startswith(
-        "What DP costs: on the other domains, where macro AUC is 0.900 without DP, it is not known"
+        "What DP costs: at the other hospitals, where macro AUC is 0.900 without DP, it is not known"
     )
     assert found[2] == (
-        "What DP keeps of it: on the other domains there is no share to give: what it brought without DP may be "
+        "What DP keeps of it: at the other hospitals there is no share to give: what it brought without DP may be "
         "nothing (+0.007; −0.002 to +0.015)."
     )
 
@@ -110,8 +110,8 @@ def test_private_training_that_made_the_models_worse_leaves_nothing_to_keep() ->
     found = sentences(arms(0.02, Interval(0.01, 0.03)), of_gains)
     assert "0.030 lower (0.020 to 0.040) without DP and 0.010 lower (0.002 to 0.020) with ε = 1" in found[1]
     assert found[2] == (
-        "What DP keeps of it: on the models' own domain there is nothing to keep: without DP it made the models worse "
-        "(−0.030; −0.040 to −0.020)."
+        "What DP keeps of it: at the models' own hospital there is nothing to keep: without DP it made the models "
+        "worse (−0.030; −0.040 to −0.020)."
     )
 
 
@@ -124,16 +124,17 @@ def test_several_epsilons_and_both_scopes_are_in_one_sentence_each() -> None:
     of_arms = [arm if arm.target_epsilon < math.inf else Arm(*vars(arm).values()) for arm in of_arms]
     grid = Grid(("a", "b"), ("a", "b"), (math.inf, 8.0, 1.0))
     assert answer(of_arms, [], grid, 0.01)[0] == (
-        "What DP costs: on the models' own domain, where macro AUC is 0.900 without DP, it is 0.050 lower (0.040 to "
-        "0.060) with ε = 8 and 0.070 lower (0.060 to 0.080) with ε = 1; on the other domains, where macro AUC is 0.900 "
-        "without DP, it is 0.050 lower (0.040 to 0.060) with ε = 8 and 0.070 lower (0.060 to 0.080) with ε = 1."
+        "What DP costs: at the models' own hospital, where macro AUC is 0.900 without DP, it is 0.050 lower (0.040 to "
+        "0.060) with ε = 8 and 0.070 lower (0.060 to 0.080) with ε = 1; at the other hospitals, where macro AUC is "
+        "0.900 without DP, it is 0.050 lower (0.040 to 0.060) with ε = 8 and 0.070 lower (0.060 to 0.080) with ε = 1."
     )
 
 
 def test_without_a_model_before_it_says_why() -> None:
     grid = Grid(("a", "b"), ("a", "b"), (math.inf, 1.0), why_no_before="trainings start from random weights")
     assert answer(arms(-0.05, UNKNOWN)[:2], [], grid, 0.01) == [
-        "What DP costs: on the models' own domain, where macro AUC is 0.900 without DP, it is 0.050 lower with ε = 1.",
+        "What DP costs: at the models' own hospital, where macro AUC is 0.900 without DP, it is 0.050 lower "
+        "with ε = 1.",
         "What private training brought, and what DP keeps of it, is not known: trainings start from random weights.",
     ]
 
@@ -142,11 +143,11 @@ def test_without_a_model_without_dp_there_is_a_gain_and_no_cost() -> None:
     of_arms = [arm for arm in arms(-0.05, UNKNOWN) if not math.isinf(arm.target_epsilon)]
     of_gains = [Gain(1.0, ON, 0.8, 0.05, 2, Interval(0.03, 0.07), math.nan, UNKNOWN, "no model without DP")]
     assert sentences(of_arms, of_gains) == [
-        "What DP costs is not known: no model without DP was tested; macro AUC is 0.850 with ε = 1 on the models' own "
-        "domain.",
-        "What private training brought: on the models' own domain, where macro AUC is 0.800 before it, it is 0.05 "
+        "What DP costs is not known: no model without DP was tested; macro AUC is 0.850 with ε = 1 at the models' own "
+        "hospital.",
+        "What private training brought: at the models' own hospital, where macro AUC is 0.800 before it, it is 0.05 "
         "higher (0.03 to 0.07) with ε = 1.",
-        "What DP keeps of it: on the models' own domain it is not known, for no model without DP was tested on the "
+        "What DP keeps of it: at the models' own hospital it is not known, for no model without DP was tested on the "
         "same pairs.",
     ]
 
@@ -155,9 +156,9 @@ def test_without_a_model_with_dp_there_is_a_gain_alone() -> None:
     of_arms = [arm for arm in arms(-0.05, UNKNOWN) if arm.target_epsilon != 1]
     of_gains = [Gain(math.inf, ON, 0.8, 0.1, 2, Interval(0.08, 0.12))]
     assert sentences(of_arms, of_gains) == [
-        "What DP costs is not known: no model with DP was tested; macro AUC is 0.900 without DP on the models' own "
-        "domain.",
-        "What private training brought: on the models' own domain, where macro AUC is 0.800 before it, it is 0.100 "
+        "What DP costs is not known: no model with DP was tested; macro AUC is 0.900 without DP at the models' own "
+        "hospital.",
+        "What private training brought: at the models' own hospital, where macro AUC is 0.800 before it, it is 0.100 "
         "higher (0.080 to 0.120) without DP.",
     ]
 
@@ -176,6 +177,6 @@ def test_a_value_that_has_no_twin_does_not_pass_for_one_that_has() -> None:
         Arm(1.0, "off-domain", 0.6, 2, 2, -0.1, 1),
     ]
     assert answer(of_arms, [], Grid(("a", "b"), ("b", "c"), (math.inf, 1.0)), 0.01)[0] == (
-        "What DP costs: on the models' own domain macro AUC is 0.700 with ε = 1, with nothing to compare it to; on the "
-        "other domains, where macro AUC is 0.800 without DP, it is 0.100 lower with ε = 1."
+        "What DP costs: at the models' own hospital macro AUC is 0.700 with ε = 1, with nothing to compare it to; at "
+        "the other hospitals, where macro AUC is 0.800 without DP, it is 0.100 lower with ε = 1."
     )

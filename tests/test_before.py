@@ -428,7 +428,7 @@ def test_a_published_table_may_have_rows_of_epsilon_0(tmp_path: Path) -> None:
     assert table.loc[("on-domain", 1.0), "share_kept"] == pytest.approx(0.035 / 0.095, rel=1e-4)
     assert table.loc[("off-domain", 1.0), "gain"] == pytest.approx(-0.015)
     assert table.loc[("off-domain", 1.0), "why_no_share"] == "unknown"
-    assert "What DP keeps of it: on the models&#39; own domain 37\u00a0% with ε\u00a0=\u00a01;" in html
+    assert "What DP keeps of it: at the models&#39; own hospital 37\u00a0% with ε\u00a0=\u00a01;" in html
     repeated = (
         TABLE.replace("public,a", "a,a").replace("public,b", "a,b") + "0,average,all,b,a,0.80\n0,average,all,b,b,0.82\n"
     )

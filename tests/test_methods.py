@@ -36,7 +36,7 @@ def test_the_paragraph_has_the_study_s_numbers(study: Study) -> None:
     paper = paper_of(study, [run for run in model_runs(study).values() if run], "12 patients")
     for expected in (
         "7 epochs of NAdam [dozat2016] at a learning rate of 0.003",
-        "seed(s) 3 and 5",
+        "seeds 3 and 5",
         "each target ε (1 and 8)",
         "synthetic images in the place of radiographs of VinDr-CXR [nguyen2022] and UKA-CXR",
         "Patients: 12 patients.",

@@ -14,7 +14,7 @@ import pytest
 from dpdt.cli import main
 from dpdt.cohort.build import build_cohort
 from dpdt.errors import DpdtError, StudyError
-from dpdt.jobs.plan import look_ahead, parse_sizes
+from dpdt.jobs.plan import look_ahead, parse_sizes, show_outlook
 from dpdt.jobs.plan.measure import Speed, _in_process, known_speeds, measure
 from dpdt.jobs.plan.sizes import domain_size
 from dpdt.privacy.accounting import epsilon
@@ -190,6 +190,40 @@ def test_an_arm_is_measured_in_a_process_of_its_own(study: Study, tmp_path: Path
         DpdtError, match=r"--measure: a physical batch \(evaluate\) fails: .*Halve train\.physical_batch"
     ):
         _in_process(tmp_path / "missing.json", "evaluate")
+
+
+def test_no_table_is_wider_than_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    domains = ("chestxray14", "mimic")
+    text = TEXT.replace("chexpert", "chestxray14").replace("uka", "mimic").replace("[train]", "[train]\nseeds = [0, 1]")
+    text = text.replace("delta = 1e-4", "delta = 1e-7")  # less than one of so many patients
+    (tmp_path / "study.toml").write_text(text)
+    loaded = load_study(tmp_path)
+    assert loaded.public_domain == "mimic"
+    outlook = look_ahead(loaded, sizes=dict.fromkeys(domains, (1_200_000, 400_000)), speeds=SLOW)
+    show_outlook(loaded, outlook)
+    printed = capsys.readouterr().out
+    tables = [line.rstrip() for line in printed.splitlines() if line[:1] in ("┃", "│", "┏", "└")]
+    assert max(map(len, tables)) <= 80
+    (noisy,) = (cell for cell in outlook.cells if cell.cell and cell.cell.private and cell.cell.seed == 0)
+    head = [word.strip() for line in tables for word in line.split("┃")]
+    for name in (
+        "training",
+        "epsilon",
+        "seed",
+        "patients",
+        "rate",
+        "steps",
+        "hours",
+        "sigma",
+        "noise",
+        "signal",
+        "in all",
+    ):
+        assert name in head
+    assert f"{noisy.noise_multiplier:.3f}" in printed
+    assert printed.count(f"{noisy.noise_multiplier:.3f}") == 1  # once for both seeds
+    assert noisy.hours is not None
+    assert f" {noisy.hours:.3g} " in printed
 
 
 def test_the_command_prints_json_for_programs(study: Study, capsys: pytest.CaptureFixture[str]) -> None:

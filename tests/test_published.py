@@ -118,8 +118,8 @@ def test_the_paper_s_tables_make_a_whole_report(tmp_path: Path) -> None:
     # 4 arms x (average + 5 labels), two curves, two subgroup figures, the sizes, the story, labels and groups by scope
     assert len(re.findall(r'<svg role="img"', html)) == 4 * 6 + 2 + 2 + 1 + 1 + 2 * 2
     # Means of the published macro AUCs: on-domain .94 .78 .82 .88 .89 without DP, .89 .74 .79 .84 .84 with DP.
-    assert "on the models&#39; own domain, where macro AUC is 0.862 without DP, it is" in html
-    assert "0.042 lower with ε\u00a00\u2060–\u20601; on the other domains" in html
+    assert "at the models&#39; own hospital, where macro AUC is 0.862 without DP, it is" in html
+    assert "0.042 lower with ε\u00a00\u2060–\u20601; at the other hospitals" in html
     assert "0.005 lower with ε\u00a00\u2060–\u20601." in html
     assert "is not known: the table has no rows of epsilon 0, the model before all trainings." in html
     assert "<script" not in html

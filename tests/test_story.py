@@ -1,14 +1,18 @@
-"""The report's first screen: what epsilon means to a person, and verdicts by their stated rules."""
+"""The report's first screen: what epsilon means to a person, and verdicts by stated rules; and words of the page."""
 
 import math
 from collections.abc import Callable
 
+import pandas as pd
 import pytest
 
 from dpdt.base.files import read_json, write_json
+from dpdt.report.canvas import Drawing
 from dpdt.report.gain import Gain
 from dpdt.report.grid import Grid
 from dpdt.report.intervals import UNKNOWN, Interval
+from dpdt.report.provenance import paragraphs
+from dpdt.report.section_tables import small_groups
 from dpdt.report.story import chance_of_guessing, guesses, judged, verdict
 from dpdt.report.tables import Arm
 from dpdt.runs.read import model_runs
@@ -83,7 +87,42 @@ def test_a_verdict_for_each_arm_and_place_and_none_without_intervals() -> None:
         Gain(1.0, "off-domain", 0.8, 0.0, 2, SAME),
     ]
     assert judged(arms, gains, grid, 0.01).rows == [
-        ["ε = 1", "on the models' own domain", "worth it, at a price"],
-        ["ε = 1", "on the other domains", "in vain"],
+        ["ε = 1", "at the models' own hospital", "worth it, at a price"],
+        ["ε = 1", "at the other hospitals", "in vain"],
     ]
     assert judged([Arm(1.0, "on-domain", 0.85, 2, 2, -0.05, 2)], [], grid, 0.01).rows == []
+
+
+def test_statements_are_read_with_the_hospital_s_name_and_without_json_s_keys(
+    fake_runs: Callable[..., FakeRuns],
+) -> None:
+    made = fake_runs(("vindr", "my_ward"), "[1.0]")
+    for domain in ("vindr", "my_ward"):
+        paths = made.train(Cell(domain, 1.0, 0))
+        text = f"From 9 patients of {domain}. {domain} says: vindrs. It does not cover the items of `other_releases`."
+        write_json(paths.privacy, {**read_json(paths.privacy), "paragraph": text})
+    runs = [run for run in model_runs(made.study).values() if run]
+    assert [text for _, text in paragraphs(runs)] == [
+        f"From 9 patients of {name}. {name} says: vindrs. It does not cover what else was released (the table above)."
+        for name in ("VinDr-CXR", "my ward")
+    ]
+
+
+def test_a_small_group_is_named_once_with_all_its_reasons() -> None:
+    rows = [
+        ("vindr", "average", "small: age_0_40 (n = 13); without age_0_40 (too few patients)"),
+        ("vindr", "average", "small: female (n = 67)"),
+        ("vindr", "healthy", "small: male (n = 1)"),
+        ("uka", "average", "without age_0_40 (undefined); small: age_0_40 (n = 13)"),
+    ]
+    found = small_groups(pd.DataFrame(rows, columns=["test_domain", "label", "reason"]))
+    assert list(found) == [
+        "UKA-CXR: ages 0 to 40 (n = 13; undefined)",
+        "VinDr-CXR: ages 0 to 40 (n = 13; too few patients)",
+        "VinDr-CXR: female (n = 67)",
+    ]
+
+
+def test_a_caption_says_which_intervals_it_has() -> None:
+    drawing = Drawing({}, caption="Differences. Bars are intervals; a marker without a bar has none.")
+    assert drawing.with_level(0.9).caption == "Differences. Bars are 90% intervals; a marker without a bar has none."

@@ -325,6 +325,28 @@ def test_an_unfinished_run_and_an_audit_s_twin_are_no_models(runs: Make) -> None
     assert open_client(tracking_uri(made.study)).search_registered_models() == []
 
 
+def test_values_of_no_step_are_bars_and_those_that_were_lines_stay_the_latest(runs: Make) -> None:
+    """MLflow draws a bar a run where a metric has step 0 alone, else lines; it shows the value of the highest step."""
+    made = runs(TWO, "[1.0, inf]")
+    for cell in (PRIVATE, PLAIN):
+        made.train(cell)
+    sync(made.study)
+    client = open_client(tracking_uri(made.study))
+    (old,) = client.search_runs(["1"], f"tags.`dpdt.run_id` = '{made.study.run_id(PLAIN)}'")
+    client.log_metric(old.info.run_id, "auc", 0.123, timestamp=1, step=NUM_STEPS)  # as dpdt did before
+    for cell in (PRIVATE, PLAIN):
+        made.evaluate(cell)
+    sync(made.study)
+    found = contents(made.study)
+    for cell, step in ((PRIVATE, 0), (PLAIN, NUM_STEPS)):
+        points = found[made.study.run_id(cell)]["points"]
+        assert {at for key, _, _, at in points if key.startswith("auc")} == {step}
+        table = pd.read_parquet(made.study.paths.run(made.study.run_id(cell)).metrics)
+        own = (table["test_domain"] == cell.domain) & (table["subgroup"] == "all") & (table["label"] == "average")
+        assert latest(made.study, cell)["auc"] == table[own & (table["metric"] == "auc")]["value"].item()
+        assert {at for key, _, _, at in points if key == "loss"} == {*range(1, NUM_STEPS + 1)}
+
+
 @pytest.mark.slow
 def test_the_parent_shows_the_charts_and_what_privacy_cost(runs: Make) -> None:
     study = runs(TWO, "[1.0, inf]").all().study

@@ -112,12 +112,24 @@ def _lines(what: str, total: int, unit: str) -> Advance:
     return advance
 
 
-def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table to stdout; numbers are right-aligned. Wide enough for its content where there is no terminal."""
+def show_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, skip_empty: bool = False
+) -> None:
+    """Print a table to stdout; numbers are right-aligned. Wide enough for its content where there is no terminal.
+
+    Args:
+        title: Above it.
+        columns: Their names.
+        rows: A cell a column; None is as "".
+        skip_empty: Leave out columns in which no row has anything.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    if skip_empty:
+        used = [number for number in range(len(columns)) if any(row[number] not in (None, "") for row in rows)]
+        columns, rows = [columns[number] for number in used], [[row[number] for number in used] for row in rows]
     table = Table(title=title, title_justify="left", title_style="bold")
     for number, name in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[number], int | float) for row in rows)

@@ -123,10 +123,11 @@ def age_group(age_years: float | None) -> str:
 def format_bound(value: float, *, digits: int = 3) -> str:
     """An upper bound, such as an epsilon, with so many digits, rounded up: rounded down it would be no bound.
 
-    >>> format_bound(2.3401), format_bound(0.9), format_bound(7.9988, digits=4), format_bound(math.inf)
-    ('2.35', '0.9', '7.999', 'inf')
+    >>> format_bound(2.3401), format_bound(0.9), format_bound(7.9988, digits=4), format_bound(2921.9)
+    ('2.35', '0.9', '7.999', '2,930')
     """
     if not 0 < value < math.inf:
         return f"{value:g}"
     with decimal.localcontext(prec=digits, rounding=decimal.ROUND_CEILING):
-        return f"{float(+decimal.Decimal(repr(value))):.{digits}g}"
+        rounded = float(+decimal.Decimal(repr(value)))
+    return f"{rounded:,.0f}" if 1000 <= rounded < 1e6 else f"{rounded:.{digits}g}"

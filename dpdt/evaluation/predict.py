@@ -25,7 +25,7 @@ from dpdt.study.paths import RunPaths
 if TYPE_CHECKING:
     from dpdt.shards.dataset import DomainData
 
-__all__ = ["PREDICTION_COLUMNS", "Predict", "predictor", "read_predictions", "wide"]
+__all__ = ["PREDICTION_COLUMNS", "Predict", "predictor", "read_predictions", "scorer", "wide"]
 
 PREDICTION_COLUMNS: Final = ("image_id", "patient_key", "sex", "age_group", "label", "target", "score")
 
@@ -61,7 +61,7 @@ def predictor(
     from dpdt.shards.dataset import load_split
 
     data = {(domain, split): load_split(study, domain, split) for domain, split in splits}
-    score = score or _scorer(study, weights or paths.weights)
+    score = score or scorer(study, weights or paths.weights, device=study.train.device)
     has = np.isin(study.study.labels, list(labels or study.study.labels))
     size = study.train.images_at_once
     total = sum(len(part) for part in data.values())
@@ -90,8 +90,17 @@ def _check_finite(scores: NDArray[np.float32], run_id: str, domain: str) -> None
         )
 
 
-def _scorer(study: Study, weights: Path) -> Score:
-    """The study's network with these weights: a function from pixels (k, size, size) to probabilities (k, labels)."""
+def scorer(study: Study, weights: Path, *, device: str) -> Score:
+    """The study's network with these weights: a function from pixels (k, size, size) to probabilities (k, labels).
+
+    Args:
+        study: The study, or its view.
+        weights: The model's.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        DpdtError: The network cannot be built, the weights are not its own, or the device is not there.
+    """
     import torch
 
     from dpdt.training.device import choose_device
@@ -100,11 +109,10 @@ def _scorer(study: Study, weights: Path) -> Score:
 
     if study.train.num_threads:
         torch.set_num_threads(study.train.num_threads)
-    device = choose_device(study.train.device)
     labels = study.study.labels
     model = build_model(study.model, size=study.shards.size, folder=study.file.parent, num_outputs=len(labels))
     load_weights(model, weights, labels=labels)
-    return scorer_of(model, device)
+    return scorer_of(model, choose_device(device))
 
 
 def _long(

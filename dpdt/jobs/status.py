@@ -80,9 +80,8 @@ def show_status(rows: Sequence[dict[str, Any]], *, every_task: bool = False) -> 
         for row in shown
     ]
     names = ("task", "state", "steps", "epsilon", "AUC", "left", "job", "node", "attempt")
-    used = [number for number in range(len(names)) if any(line[number] != "" for line in table)]
     if table:
-        show_table("", [names[number] for number in used], [[line[number] for number in used] for line in table])
+        show_table("", names, table, skip_empty=True)
     notes: dict[str, list[str]] = {}
     for row in shown:
         notes.setdefault(row["note"] or "", []).append(row["task"])

@@ -18,7 +18,7 @@ from dpdt.study import is_before
 
 __all__ = ["answer"]
 
-WHERE: Final = {"on-domain": "on the models' own domain", "off-domain": "on the other domains"}
+WHERE: Final = {"on-domain": "at the models' own hospital", "off-domain": "at the other hospitals"}
 NOTHING: Final = "No model has been evaluated yet."
 
 
@@ -147,7 +147,7 @@ def _with(arm: Arm | Gain, grid: Grid) -> str:
 
 
 def _by_scope(arms: Sequence[Arm], words: Callable[[Arm], str]) -> str:
-    """Each scope's arms, e.g. `0.8 with ε = 1 and 0.9 with ε = 8 on the other domains`."""
+    """Each scope's arms, e.g. `0.8 with ε = 1 and 0.9 with ε = 8 at the other hospitals`."""
     of_scope = {scope: [words(arm) for arm in arms if arm.scope == scope] for scope in SCOPES}
     return "; ".join(f"{_listed(found)} {WHERE[scope]}" for scope, found in of_scope.items() if found)
 

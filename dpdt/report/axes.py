@@ -91,7 +91,7 @@ def write_axes(study: Study, written: Mapping[str, Contents]) -> Path:
             named = table.assign(initial=views[slug].start, fraction=views[slug].fraction)
             tables.setdefault(name, []).append(named[[*AXES, *table.columns]])
     axes = pd.DataFrame([row for part in parts for row in part.rows()])
-    drawn = _figures(axes)
+    drawn = {name: one.with_level(study.evaluate.confidence) for name, one in _figures(axes).items()}
     margin = study.evaluate.equivalence_margin
     return publish(
         study.paths.report,

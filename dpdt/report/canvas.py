@@ -100,6 +100,10 @@ class Drawing:
     alt: str = ""
     data: pd.DataFrame = field(default_factory=pd.DataFrame)
 
+    def with_level(self, confidence: float) -> "Drawing":
+        """The same with a caption that says which intervals it has."""
+        return replace(self, caption=self.caption.replace("intervals", f"{confidence:.0%} intervals"))
+
 
 @contextmanager
 def sheet(

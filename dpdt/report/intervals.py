@@ -51,7 +51,7 @@ class Draws:
 
     def __init__(self, found: dict[DrawKey, Floats], confidence: float) -> None:
         self._found = found
-        self._confidence = confidence
+        self.confidence = confidence
 
     @classmethod
     def of(cls, study: Study) -> "Draws":
@@ -85,7 +85,7 @@ class Draws:
         if any(part is None for part in parts):
             return UNKNOWN
         values = [part for part in parts if part is not None]
-        low, high, _ = percentile_interval(values[0] - values[1] if subtracted else values[0], self._confidence)
+        low, high, _ = percentile_interval(values[0] - values[1] if subtracted else values[0], self.confidence)
         return Interval(low, high)
 
     def share(self, part: Pairs, *, start: Pairs, whole: Pairs) -> tuple[Interval, Interval]:
@@ -97,12 +97,12 @@ class Draws:
         if any(mean is None for mean in means):
             return UNKNOWN, UNKNOWN
         gain, base, most = (np.asarray(mean) for mean in means)
-        denominator = Interval(*percentile_interval(most - base, self._confidence)[:2])
+        denominator = Interval(*percentile_interval(most - base, self.confidence)[:2])
         if not denominator.excludes_0:
             return UNKNOWN, denominator
         with np.errstate(divide="ignore", invalid="ignore"):
             quotients = (gain - base) / (most - base)
-        return Interval(*percentile_interval(quotients, self._confidence)[:2]), denominator
+        return Interval(*percentile_interval(quotients, self.confidence)[:2]), denominator
 
     def _mean(self, keys: list[DrawKey]) -> Floats | None:
         own = [key._replace(train_domain=BEFORE) if is_before(key.target_epsilon) else key for key in keys]

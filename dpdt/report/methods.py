@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
-from dpdt.report.names import domain_name, label_name
+from dpdt.report.names import domain_name, label_name, network_name
 from dpdt.runs.read import Run, is_synthetic
 from dpdt.study import Study
 
@@ -71,8 +71,8 @@ def facts(study: Study, runs: Sequence[Run], people: str) -> dict[str, str]:
         "public": _listed([domain_name(domain) for domain in study.public_domains]),
         "labels": _listed(labels) if len(labels) <= 8 else f"{len(labels)} labels",
         "people": people or "numbers of patients are not known yet",
-        "network": study.model.name,
-        "channels": str(study.model.in_channels),
+        "network": network_name(study.model.name),
+        "channels": "1 input channel" if study.model.in_channels == 1 else f"{study.model.in_channels} input channels",
         "size": str(shards.size),
         "recipe": RECIPES[shards.recipe] + (", then equalised by histogram" if shards.equalise else ""),
         "course": _course(study),
@@ -81,7 +81,7 @@ def facts(study: Study, runs: Sequence[Run], people: str) -> dict[str, str]:
         else f"DP-SGD [abadi2016] with Poisson sampling, for each {privacy.unit}: gradients were clipped to a norm of "
         f"{privacy.max_grad_norm:g}, Gaussian noise was added",
         "further": " ".join(_further(study)),
-        "seeds": _listed([str(seed) for seed in train.seeds]),
+        "seeds": f"seed{'s' if len(train.seeds) > 1 else ''} {_listed([str(seed) for seed in train.seeds])}",
         "unit": privacy.unit,
         "epsilons": _listed([f"{epsilon:g}" for epsilon in epsilons]) or "none yet",
         "deltas": _listed([f"{delta:.2g}" for delta in deltas]) or "not known yet",

@@ -7,7 +7,7 @@ from dpdt.evaluation.metrics import ALL, AVERAGE
 from dpdt.runs.read import Run
 from dpdt.study import BEFORE, arm_name
 
-__all__ = ["domain_name", "group_name", "label_name", "model_name"]
+__all__ = ["domain_name", "group_name", "label_name", "model_name", "network_name"]
 
 DOMAINS: Final = {
     "vindr": "VinDr-CXR",
@@ -18,6 +18,15 @@ DOMAINS: Final = {
     "mimic": "MIMIC-CXR",
 }
 ACRONYMS: Final = ("copd", "ild", "pa", "tb")
+NETWORK_WORDS: Final = {
+    "resnet9": "ResNet9",
+    "resnet50": "ResNet-50",
+    "densenet121": "DenseNet-121",
+    "convnext": "ConvNeXt",
+    "vit": "ViT",
+    "dinov2": "DINOv2",
+    "dinov3": "DINOv3",
+}
 AGES: Final = re.compile(r"(.*_)?age_(\d+)_(\d+)")
 
 
@@ -52,6 +61,15 @@ def group_name(group: str) -> str:
         first = f"{age[1].rstrip('_').replace('_', ' ')}, " if age[1] else ""
         return f"{first}ages {age[2]} to {age[3]}"
     return group.replace("_", " ")
+
+
+def network_name(network: str) -> str:
+    """A network as papers call it; one's own by its import path.
+
+    >>> network_name("resnet9"), network_name("vit_small_dinov2"), network_name("my_nets:small")
+    ('ResNet9', 'ViT small DINOv2', 'my_nets:small')
+    """
+    return network if ":" in network else " ".join(NETWORK_WORDS.get(word, word) for word in network.split("_"))
 
 
 def model_name(run: Run) -> str:

@@ -91,6 +91,8 @@ def contents_of(
     curve, subgroups = tables.epsilon_curve(grid, auc, draws), tables.subgroup_table(grid, auc, draws)
     changes = differences(grid, auc, draws)
     drawn = draw_story(arms, found, grid) | draw(grid, auc, curve, subgroups) | draw_differences(changes, grid)
+    level = 0.95 if draws is None else draws.confidence
+    drawn = {name: one.with_level(level) for name, one in drawn.items()}
     return Contents(
         grid=grid,
         auc=auc,
@@ -102,7 +104,7 @@ def contents_of(
         gains=found,
         worse_than_before=worse_than_before(grid, auc, draws),
         figures=drawn | dict(more),
-        draws=draws or Draws({}, 0.95),
+        draws=draws or Draws({}, level),
         **tables_of,
     )
 

@@ -1,5 +1,6 @@
 """The report's sections on the cohorts, on privacy, and on where the numbers come from."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -36,6 +37,7 @@ __all__ = [
 HASH_DIGITS: Final = 12
 SPLIT_NAMES: Final = {"all": "used", "train": "training", "val": "validation", "test": "test"}
 BOUNDS: Final = ("epsilon", "delta")
+OTHERS: Final = "what else was released (the table above)"  # which statements have as `other_releases`
 
 
 class Counted(NamedTuple):
@@ -135,13 +137,13 @@ def cohort(study: Study) -> dict[str, Table] | None:
         lost = "–" if one.rejected is None else thousands(str(sum(n for _, n in one.rejected)))
         flow.append([name, images("rows read", "", ""), number, lost, *map(both, ("all", *SPLITS))])
         positives += [
-            [name, split, *(images(label, "positive", split) for label in study.study.labels)]
+            [name, SPLIT_NAMES[split], *(images(label, "positive", split) for label in study.study.labels)]
             for split in ("train", "test")
         ]
     if not flow:
         return None
     return {
-        "flow": Table(["hospital", "rows read", "excluded", "rejected", "used", *SPLITS], flow),
+        "flow": Table(["hospital", "rows read", "excluded", "rejected", *SPLIT_NAMES.values()], flow),
         "positives": _positives(study.study.labels, positives),
     }
 
@@ -221,9 +223,13 @@ def audits(runs: Sequence[Run]) -> Table:
 
 
 def paragraphs(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """Each run's statement in plain words."""
-    statements = ((model_name(run), run.privacy() or {}) for run in runs)
-    return [(title, str(found["paragraph"])) for title, found in statements if found.get("paragraph")]
+    """Each run's statement in plain words, with the hospital's name as readers know it."""
+    found = []
+    for run in runs:
+        text = str((run.privacy() or {}).get("paragraph") or "").replace("the items of `other_releases`", OTHERS)
+        if text:
+            found.append((model_name(run), re.sub(rf"\b{re.escape(run.domain)}\b", domain_name(run.domain), text)))
+    return found
 
 
 def other_releases(runs: Sequence[Run]) -> Table:

@@ -278,14 +278,13 @@ def small_groups(fairness: pd.DataFrame) -> Sequence[str]:
     """Groups with few images, once a test domain."""
     if fairness.empty:
         return []
-    found = fairness[fairness["label"] == AVERAGE]
-    notes = {
-        f"{domain_name(str(row.test_domain))}: {_in_words(note.removeprefix('small: ').removeprefix('without '))}"
-        for row in found.itertuples()
-        for note in str(row.reason).split("; ")
-        if note.startswith(("small: ", "without "))
-    }
-    return sorted(notes)
+    reasons: dict[str, dict[str, None]] = {}
+    for row in fairness[fairness["label"] == AVERAGE].itertuples():
+        for note in str(row.reason).split("; "):
+            if note.startswith(("small: ", "without ")):
+                group, _, why = _in_words(note.removeprefix("small: ").removeprefix("without ")).partition(" (")
+                reasons.setdefault(f"{domain_name(str(row.test_domain))}: {group}", {})[why.removesuffix(")")] = None
+    return sorted(f"{group} ({'; '.join(sorted(why))})" for group, why in reasons.items())
 
 
 def _in_words(note: str) -> str:

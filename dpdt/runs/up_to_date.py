@@ -45,7 +45,7 @@ def _inputs(study: Study, stage: str) -> str:
     files = [file for run in runs for file in (run.state, run.privacy, run.metrics, run.audit)]
     settings: Any = [study.name, study.evaluate.model_dump(mode="json")]
     if study.report.example_images:
-        settings.append("example_images")
+        settings.append("example_images, maps")
     if stage == "track":
         files.append(_result(study, "report"))
         settings.append(study.tracking.model_dump(mode="json"))

@@ -1,6 +1,7 @@
 """The numbers that MLflow gets about a run: over steps, and of the evaluation. What is undefined has its reason.
 
-MLflow's compare page sorts names by their characters and plots the first one: `auc` comes before all others.
+MLflow's compare page sorts names by their characters and plots the first one: `auc` comes before all others. Its charts
+are bars, one a run, where a metric has step 0 alone, else lines over the steps.
 """
 
 import math
@@ -20,6 +21,7 @@ __all__ = [
     "STEP_METRICS",
     "Point",
     "final_values",
+    "is_final",
     "macro_labels",
     "milliseconds",
     "named_values",
@@ -91,8 +93,7 @@ def final_values(run: Run, updated: float, *, taken: int = 0) -> tuple[list[Poin
         updated: When the run's state was written, in seconds since 1970.
         taken: Metric keys that other values of the run have taken already.
     """
-    step = int(run.state.get("step") or 0)
-    points, undefined = _audit_values(run, step)
+    points, undefined = _audit_values(run)
     table = run.metrics()
     if table is None:
         return points, undefined
@@ -104,10 +105,15 @@ def final_values(run: Run, updated: float, *, taken: int = 0) -> tuple[list[Poin
         if number >= room:
             break  # the artifact metrics.csv has all
         if math.isfinite(value):
-            points.append(Point(name, value, when, step))
+            points.append(Point(name, value, when, 0))
         else:
             undefined[name] = reason or "undefined"
     return points, undefined
+
+
+def is_final(key: str) -> bool:
+    """Whether a metric is of `final_values`: of no step."""
+    return key not in STEP_METRICS and not key.startswith("system/")
 
 
 def macro_labels(table: pd.DataFrame) -> dict[str, str]:
@@ -116,7 +122,7 @@ def macro_labels(table: pd.DataFrame) -> dict[str, str]:
     return {str(domain): text for domain, text in labels.items()} if labels.nunique() > 1 else {}
 
 
-def _audit_values(run: Run, step: int) -> tuple[list[Point], dict[str, str]]:
+def _audit_values(run: Run) -> tuple[list[Point], dict[str, str]]:
     """What an audit found, where the run was audited: lower bound of epsilon, membership AUC, whether it refutes."""
     if not run.paths.audit.exists():
         return [], {}
@@ -128,7 +134,7 @@ def _audit_values(run: Run, step: int) -> tuple[list[Point], dict[str, str]]:
     }
     when = milliseconds(run.paths.audit.stat().st_mtime)
     known = {name: v for name, v in values.items() if v is not None and math.isfinite(v)}
-    points = [Point(f"audit/{name}", float(value), when, step) for name, value in known.items()]
+    points = [Point(f"audit/{name}", float(value), when, 0) for name, value in known.items()]
     return points, {f"audit/{name}": "the audit has no such number" for name in values if name not in known}
 
 

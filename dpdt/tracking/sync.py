@@ -16,6 +16,7 @@ from dpdt.privacy.statements import refresh_statements
 from dpdt.runs.read import Run, all_runs, run_in
 from dpdt.study import BEFORE, Study
 from dpdt.tracking.client import NAME_TAG, PARENT_TAG, SENT_TAG, find_runs, log
+from dpdt.tracking.metrics import Point, is_final
 from dpdt.tracking.moved import follow_study
 from dpdt.tracking.payload import RETIRED_TAGS, RUN_ID_TAG, Payload, payload, signature
 from dpdt.tracking.registry import register_model
@@ -151,7 +152,7 @@ def _send_run(
         client.delete_tag(run_id, name)  # it has become defined
     missing = {key: value for key, value in news.params.items() if key not in known.data.params}
     changed = {key: value for key, value in {**tags, NAME_TAG: news.name}.items() if old.get(key) != value}
-    log(client, run_id, points=news.points, params=missing, tags=changed)
+    log(client, run_id, points=_points(client, known, news), params=missing, tags=changed)
     if digest := tags.get("dpdt.cohort_hmac"):
         client.log_inputs(run_id, [_dataset(run.domain, digest)])
     for name, text in news.texts.items():
@@ -165,6 +166,15 @@ def _send_run(
     _set_status(client, run_id, news)
     log(client, run_id, tags=last)
     return known
+
+
+def _points(client: "MlflowClient", known: "MlflowRun", news: Payload) -> Sequence[Point]:
+    """The values to send. MLflow shows the one of the highest step: what a former dpdt sent at the last stays there."""
+    there = next((point.key for point in news.points if is_final(point.key) and point.key in known.data.metrics), None)
+    if there is None:
+        return news.points
+    step = max(metric.step for metric in client.get_metric_history(known.info.run_id, there))
+    return [point._replace(step=step) if is_final(point.key) else point for point in news.points]
 
 
 def _dataset(domain: str, digest: str) -> "DatasetInput":

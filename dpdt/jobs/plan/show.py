@@ -12,26 +12,16 @@ __all__ = ["as_json", "show_outlook"]
 
 
 def show_outlook(study: Study, outlook: Outlook) -> None:
-    """Print tables of domains and trainings, the totals, and the warnings."""
+    """Print tables of domains, trainings and noise, each 80 columns wide at most, the totals, and the warnings."""
     rows = [_domain(domain) for domain in outlook.domains]
-    columns = ("domain", "images", "patients", "train images", "test images", "shards", "GB", "counted from")
+    columns = ("domain", "patients", "images", "in train", "in test", "GB", "from")
     show_table(f"Data of {study.name}", columns, rows)
-    names = (
-        "training",
-        "epsilon",
-        "seed",
-        f"train {study.privacy.unit}s",
-        "sample rate",
-        "steps",
-        "sigma",
-        "noise",
-        "signal",
-        "in all",
-        "hours",
-        "",
-    )
-    show_table("Trainings", names, [_row(cell) for cell in outlook.cells])
-    if any(cell.noise is not None for cell in outlook.cells):
+    names = ("training", "epsilon", "seed", f"{study.privacy.unit}s", "rate", "steps", "hours")
+    title = f"Trainings ({study.privacy.unit}s in train; rate: of being in a step)"
+    show_table(title, names, [_row(cell) for cell in outlook.cells], skip_empty=True)
+    noisy = dict.fromkeys(_noise_row(cell) for cell in outlook.cells if cell.noise is not None)  # the same of all seeds
+    if noisy:
+        show_table("Noise", ("training", "epsilon", "sigma", "noise", "signal", "in all"), [*noisy])
         print(
             "Noise and signal: of a step, in a trained parameter of the mean gradient; the signal is the most that "
             "can be there. In all: signal over noise of all steps, along one direction."
@@ -45,27 +35,29 @@ def show_outlook(study: Study, outlook: Outlook) -> None:
 def _domain(domain: DomainOutlook) -> tuple[object, ...]:
     size = domain.size
     if size is None:
-        return (domain.domain, *[None] * 6, "unknown")
-    counts = (size.images, size.patients, size.train_images, size.test_images)
-    return (domain.domain, *counts, domain.shards, _formatted(domain.shard_gb, ".2f"), size.source)
+        return (domain.domain, *[None] * 5, "unknown")
+    counts = (size.patients, size.images, size.train_images, size.test_images)
+    return (domain.domain, *counts, _formatted(domain.shard_gb, ".2f"), size.source)
 
 
 def _row(cell: CellOutlook) -> tuple[object, ...]:
-    state = "done" if cell.done else "refused" if cell.refused else ""
-    return (
-        cell.name,
-        arm_name(cell.cell.target_epsilon if cell.cell else None, prefix=""),
-        cell.cell.seed if cell.cell else "",
-        cell.units,
-        _formatted(cell.sample_rate, ".4g"),
-        cell.steps,
-        _formatted(cell.noise_multiplier, ".3f"),
-        _formatted(cell.noise, ".1e"),
-        _formatted(cell.signal, ".1e"),
-        _formatted(cell.signal_to_noise, ",.0f"),
-        _formatted(cell.hours, ".3g"),
-        state,
+    state = "done" if cell.done else "refused" if cell.refused else _hours(cell.hours)
+    seed = cell.cell.seed if cell.cell else ""
+    return (*_names(cell), seed, cell.units, _formatted(cell.sample_rate, ".3g"), cell.steps, state)
+
+
+def _noise_row(cell: CellOutlook) -> tuple[object, ...]:
+    numbers = (
+        (cell.noise_multiplier, ".3f"),
+        (cell.noise, ".1e"),
+        (cell.signal, ".1e"),
+        (cell.signal_to_noise, ",.0f"),
     )
+    return (*_names(cell), *(_formatted(value, form) for value, form in numbers))
+
+
+def _names(cell: CellOutlook) -> tuple[str, str]:
+    return cell.name, arm_name(cell.cell.target_epsilon if cell.cell else None, prefix="")
 
 
 def _sizes(num_parameters: Mapping[str, int]) -> str:
@@ -74,6 +66,10 @@ def _sizes(num_parameters: Mapping[str, int]) -> str:
 
 def _formatted(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
+
+
+def _hours(value: float | None) -> str:
+    return _formatted(value, ".3g" if value is None or value < 100 else ",.0f")
 
 
 def _totals(study: Study, outlook: Outlook) -> list[str]:
@@ -98,12 +94,13 @@ def _totals(study: Study, outlook: Outlook) -> list[str]:
     lines.append(f"Measured on {next(iter(outlook.speeds.values())).device}: {'; '.join(speeds)}.")
     if outlook.train_hours is not None:
         kind = "GPU hours" if not any("CPU" in s.device for s in outlook.speeds.values()) else "hours"
+        longest = max(cell.hours or 0 for cell in outlook.cells)
         lines.append(
-            f"Training: {outlook.train_hours:.3g} {kind} in all, the longest "
-            f"{max(cell.hours or 0 for cell in outlook.cells):.3g}; {study.cluster.array_parallelism} may run at once."
+            f"Training: {_hours(outlook.train_hours)} {kind} in all, the longest {_hours(longest)}; "
+            f"{study.cluster.array_parallelism} may run at once."
         )
     if outlook.evaluate_hours is not None:
-        lines.append(f"Evaluation: {outlook.evaluate_hours:.3g} hours in all.")
+        lines.append(f"Evaluation: {_hours(outlook.evaluate_hours)} hours in all.")
     return lines
 
 
