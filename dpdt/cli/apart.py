@@ -113,6 +113,10 @@ def results(
     output: Annotated[Path | None, typer.Option(help="Default: SITE-results.json, in the working folder.")] = None,
     site: Annotated[str | None, typer.Option(help="Your hospital's name for others; default: the domain's.")] = None,
     minimum: Annotated[int, typer.Option(help="Patients of each class that must stand behind a number.")] = 10,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Noise: the budget of a test patient for all numbers; default: exact numbers.")
+    ] = None,
+    delta: Annotated[float | None, typer.Option(help="Of that budget; default: the study's.")] = None,
     initial: Annotated[str, typer.Option(help="Of a study with several starts: which one.")] = "",
     fraction: Annotated[float | None, typer.Option(help="Of several parts of the patients; default: all.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Print every number of the file.")] = False,
@@ -133,7 +137,7 @@ def results(
     opened = read_study(study)
     if initial or fraction:
         opened = opened.at(Cell("", math.inf, 0, initial, fraction or opened.fraction))
-    found = export_results(opened, site=site, minimum=minimum)
+    found = export_results(opened, site=site, minimum=minimum, epsilon=epsilon, delta=delta)
     file = output or Path(f"{found['site']}-results.json")
     data = as_bytes(found)
     write_bytes(file, data)
