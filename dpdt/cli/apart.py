@@ -34,6 +34,9 @@ def export(
     without_privacy: Annotated[
         bool, typer.Option("--without-privacy", help="Export weights without a guarantee: they may reveal patients.")
     ] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Write the network as NAME.onnx, too: for programs that are not dpdt.")
+    ] = False,
     sign: Annotated[Path | None, typer.Option(metavar="KEY", help="SSH key; writes the signature beside it.")] = None,
 ) -> None:
     """Write a model bundle: one file with a model and its proof.
@@ -42,6 +45,8 @@ def export(
     """
     from dpdt.bundle.container import write_bytes
     from dpdt.bundle.export import export_run
+    from dpdt.bundle.model import parse_bundle
+    from dpdt.bundle.onnx import onnx_bytes
     from dpdt.bundle.signature import sign as sign_file
     from dpdt.errors import StudyError
     from dpdt.runs.read import read_run
@@ -60,10 +65,17 @@ def export(
         with_thresholds=thresholds,
     )
     file = output or Path(f"{found.run_id}.dpdt")
-    write_bytes(file, data)
-    print(f"{file}: {len(data):,} bytes. Read it before it leaves: dpdt card {file}")
-    if sign is not None:
-        print(f"Signature: {sign_file(file, sign)}")
+    files = {file: data}
+    if onnx:
+        files[file.with_suffix(".onnx")] = onnx_bytes(parse_bundle(data, str(file)))
+    for path, content in files.items():
+        write_bytes(path, content)
+        about = (
+            "without preprocessing: docs/bundle.md" if path != file else f"Read it before it leaves: dpdt card {file}"
+        )
+        print(f"{path}: {len(content):,} bytes. {about}")
+        if sign is not None:
+            print(f"Signature: {sign_file(path, sign)}")
 
 
 @app.command(epilog="Example: dpdt card padchest.dpdt --signers trusted_keys --output card")
