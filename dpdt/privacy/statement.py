@@ -66,6 +66,7 @@ class StatedRun:
         automatic: Whether clipping was automatic.
         views: Of each drawn image.
         closed_form: Whether one release over all units was made in place of steps.
+        head_steps: Steps, the first ones, in which the head alone was trained.
     """
 
     run_id: str
@@ -83,6 +84,7 @@ class StatedRun:
     automatic: bool = False
     views: int = 1
     closed_form: bool = False
+    head_steps: int = 0
 
 
 def privacy_statement(mechanism: Mechanism, run: StatedRun, *, spent_steps: int, complete: bool) -> dict[str, Any]:
@@ -137,6 +139,8 @@ def privacy_statement(mechanism: Mechanism, run: StatedRun, *, spent_steps: int,
     }
     if run.trained is not None:
         statement["trained"] = run.trained
+    if run.head_steps:
+        statement["head_steps"] = run.head_steps
     if mechanism.unit == "image":
         statement["patient_bound"] = _patient_bound(spent, mechanism.delta, run.max_images_per_patient)
     elif not run.patients_known:
@@ -511,6 +515,11 @@ def _paragraph(statement: dict[str, Any]) -> str:
         parts.append(
             f"{count['parameters']:,} of the network's {count['of']:,} parameters were trained; all others are those "
             "of the initial weights, to the bit, and nothing of this training is in them."
+        )
+    if "head_steps" in statement:
+        parts.append(
+            f"In the first {statement['head_steps']:,} of the {statement['planned_num_steps']:,} steps the last layer "
+            "alone was trained, with the same sampling and noise; epsilon counts these steps as it does all others."
         )
     if "unit_note" in statement:
         parts.insert(1, statement["unit_note"])

@@ -123,6 +123,8 @@ def _further(study: Study) -> Iterator[str]:
     if train.parameters != "all":
         chosen = train.parameters if isinstance(train.parameters, str) else ", ".join(train.parameters)
         yield f"Only a part of the parameters was trained ({chosen})."
+    if train.head_first:
+        yield f"In the first {100 * train.head_first:g}% of the steps the last layer alone was trained [kumar2022]."
     if train.warm_up or train.schedule != "constant":
         falls = ", then fell by a cosine" if train.schedule == "cosine" else ""
         yield f"The learning rate rose over {100 * train.warm_up:g}% of the steps{falls}."

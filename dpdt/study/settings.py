@@ -324,6 +324,16 @@ class TrainSettings(Section):
     warm_up: Annotated[Number, About("The loss jumps in the first steps.", unit="part of the steps", later=True)] = (
         Field(default=0.0, ge=0, lt=1, description="In which the learning rate rises from 0 in a line.")
     )
+    head_first: Annotated[
+        Number,
+        About("A new head would first spoil the weights that it sits on.", unit="part of the steps", later=True),
+    ] = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="In these steps, the first ones, the head alone is trained, then all that `parameters` names. "
+        "Epsilon and noise are the same.",
+    )
     averaging: Annotated[
         Literal["none", "ema", "tail"],
         About("The last weights have the noise of the last steps; an average has less of it.", later=True),

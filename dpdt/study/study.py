@@ -111,6 +111,11 @@ class Study(Section):
                 "norm of several views' mean gradient"
             )
         train = self.train
+        if train.head_first and train.parameters == "head":
+            raise ValueError(
+                "train.head_first: train.parameters = 'head', also in closed form, trains nothing after the head. "
+                "Leave one of them out"
+            )
         if train.closed_form and (
             train.parameters != "head" or train.views > 1 or train.class_weights != "none" or self.audit.canaries
         ):

@@ -74,6 +74,7 @@ class Prepared:
             automatic=self.plan.automatic,
             closed_form=self.plan.optimizer == "closed-form",
             views=self.plan.views,
+            head_steps=self.plan.head_steps,
             patients_known=bool((patients != self.data.frame["image_id"]).any()),
             weights_note=self.run.study.weights_note,
             fraction=self.run.study.part_of(self.run.domain),
@@ -319,6 +320,6 @@ def _recipe(run: TrainingRun) -> dict[str, Any]:
     if run.cell is None:
         return {}
     train = run.study.train
-    names = ("averaging", "optimizer", "schedule", "warm_up", "views")
+    names = ("averaging", "optimizer", "schedule", "warm_up", "views", "head_first")
     automatic = run.study.privacy.clip_factor == "automatic"
     return {"automatic": automatic, **{name: getattr(train, name) for name in names}}

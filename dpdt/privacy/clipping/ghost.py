@@ -30,6 +30,10 @@ class GhostClipping(ClippedGradientSum):
         in_rows(self.model)
         self._hooks = GradSampleHooksFastGradientClipping(self.model, loss_reduction="sum")
 
+    def close(self) -> None:
+        """Remove the hooks."""
+        self._hooks.remove_hooks()
+
     def _add(self, inputs: Tensor, targets: Tensor, *, weights: Tensor, units: Tensor | None) -> Tensor:
         if units is not None and len(torch.unique(units)) < len(units):
             raise PrivacyError("privacy.clipping: ghost has no norm of several images' mean gradient. Use bookkeeping.")

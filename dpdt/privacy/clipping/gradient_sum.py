@@ -98,6 +98,9 @@ class GradientSum:
         """Forget the last logical batch, released or not."""
         self.model.zero_grad(set_to_none=True)
 
+    def close(self) -> None:
+        """Take from the model what this sum put there: another may follow, of other parameters."""
+
     def _losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Forward pass; the loss itself is float32 or better."""
         return self.loss(full(self._outputs(inputs)), targets)

@@ -18,6 +18,10 @@ class HooksClipping(ClippedGradientSum):
         in_rows(self.model)
         self._hooks = GradSampleHooks(self.model, loss_reduction="sum")
 
+    def close(self) -> None:
+        """Remove the hooks."""
+        self._hooks.remove_hooks()
+
     def _add(self, inputs: Tensor, targets: Tensor, *, weights: Tensor, units: Tensor | None) -> Tensor:
         losses = self._losses(inputs, targets)
         backward(losses, weights.to(losses.dtype))
