@@ -19,7 +19,7 @@ from dpdt.errors import StudyError
 from dpdt.privacy.clipping.engines import CLIPPING
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.mechanism import Mechanism
-from dpdt.privacy.rounding import allowance_of, rounding_allowance
+from dpdt.privacy.rounding import allowance_of, needs_one_size, rounding_allowance
 from dpdt.privacy.sampling import num_steps_for
 from dpdt.shards.dataset import load_split
 from dpdt.study import Cell, Study, load_study
@@ -421,6 +421,28 @@ def test_the_statement_says_what_the_first_steps_were(make_study: MakeStudy) -> 
     assert (statement["head_steps"], statement["num_steps"]) == (6, NUM_STEPS)
     assert "In the first 6 of the 20 steps the last layer alone was trained, with the same" in statement["paragraph"]
     assert statement["epsilon"] == pytest.approx(8, rel=0.02)
+
+
+LAYERS = ("reserve_steps = 4", 'reserve_steps = 4\nclip_scope = "layers"')
+
+
+@pytest.mark.slow
+def test_a_training_whose_layers_are_clipped_one_by_one(make_study: MakeStudy) -> None:
+    study = make_study(LAYERS, ("learning_rate = 1e-3", "learning_rate = 1e-3\nhead_first = 0.3"))
+    pretrain(study)
+    train(study, DP)
+    statement = read_json(study.paths.run(study.run_id(DP)).privacy)
+    assert statement["mechanism"].endswith(
+        "each layer's gradient clipped to max_grad_norm over the root of their number"
+    )
+    assert statement["sensitivity"] == pytest.approx(1.5 * (1 + statement["rounding_allowance"]))
+    assert needs_one_size(study)
+
+
+@pytest.mark.parametrize("other", ['clip_factor = "quantile"', 'clipping = "ghost"', "\n[audit]\ncanaries = 10"])
+def test_what_layers_do_not_go_with_is_refused(make_study: MakeStudy, other: str) -> None:
+    with pytest.raises(StudyError, match=r"privacy\.clip_scope: layers needs privacy\.clipping = 'bookkeeping'"):
+        make_study((LAYERS[0], f"{LAYERS[1]}\n{other}"))
 
 
 @pytest.mark.parametrize("more", ["", '\noptimizer = "closed-form"'])

@@ -161,6 +161,7 @@ LATER: dict[str, tuple[str, str]] = {
     "train.views": ("2", "dnr"),
     "train.head_first": ("0.2", "dnr"),
     "privacy.clip_factor": ('"automatic"', "dr"),
+    "privacy.clip_scope": ('"layers"', "dr"),
 }
 
 

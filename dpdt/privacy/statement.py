@@ -64,6 +64,7 @@ class StatedRun:
         trained: How many ``parameters`` were trained, ``of`` how many; None for all.
         averaging: Of the weights over the steps, ``none``, ``ema`` or ``tail``.
         automatic: Whether clipping was automatic.
+        by_layer: Whether each layer's gradient was clipped by itself.
         views: Of each drawn image.
         closed_form: Whether one release over all units was made in place of steps.
         head_steps: Steps, the first ones, in which the head alone was trained.
@@ -82,6 +83,7 @@ class StatedRun:
     trained: Mapping[str, int] | None = None
     averaging: str = "none"
     automatic: bool = False
+    by_layer: bool = False
     views: int = 1
     closed_form: bool = False
     head_steps: int = 0
@@ -184,7 +186,9 @@ def statement_without_privacy(run: StatedRun, *, unit: str, num_units: int, num_
 def _mechanism_name(run: StatedRun) -> str:
     if run.closed_form:
         return "Gaussian mechanism, once: Gram matrix and cross-moments of features, each unit's of a norm of at most 1"
-    return f"DP-SGD: Poisson-subsampled Gaussian mechanism{', automatic clipping' if run.automatic else ''}"
+    how = ", automatic clipping" if run.automatic else ""
+    how += ", each layer's gradient clipped to max_grad_norm over the root of their number" if run.by_layer else ""
+    return f"DP-SGD: Poisson-subsampled Gaussian mechanism{how}"
 
 
 def _of_axes(run: StatedRun) -> dict[str, Any]:

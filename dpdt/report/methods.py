@@ -134,6 +134,8 @@ def _further(study: Study) -> Iterator[str]:
         yield f"{AVERAGES[train.averaging]}."
     if study.privacy.clip_factor == "automatic":
         yield "Clipping was automatic [bu2023]: every gradient was scaled to about the norm."
+    if study.privacy.clip_scope == "layers":
+        yield "Each layer's gradient was clipped by itself, to the norm over the root of the layers' number [he2022]."
     if study.privacy.clip_factor == "quantile":
         yield "The norm followed the middle of the gradients' norms, counted with noise that ε covers [andrew2021]."
 

@@ -467,6 +467,14 @@ class PrivacySettings(Section):
         "max_grad_norm / (norm + 0.01) (Bu et al. 2022). quantile: as bounded, but the norm begins as max_grad_norm "
         "and follows the middle of the gradients' norms, counted with noise (Andrew et al. 2021). Epsilon is the same.",
     )
+    clip_scope: Annotated[
+        Literal["all", "layers"],
+        About("layers: a large network in little more memory than without DP, but other gradients.", later=True),
+    ] = Field(
+        default="all",
+        description="What is clipped: a unit's gradient as a whole, to max_grad_norm, or each layer's part of it, to "
+        "max_grad_norm over the root of the number of layers (He et al. 2022). Epsilon is the same.",
+    )
     class_weights_share: Annotated[Number, About('Only with class_weights = "private".', unit="part of epsilon")] = (
         Field(
             default=0.05,

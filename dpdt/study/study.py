@@ -128,6 +128,13 @@ class Study(Section):
                 "privacy.clip_factor: quantile changes the noise in each step; train.optimizer = 'adam-corrected' and "
                 "audit.canaries need noise that stays"
             )
+        if self.privacy.clip_scope == "layers" and (
+            self.privacy.clip_factor == "quantile" or self.audit.canaries or not CLIPPING_ENGINES[clipping].by_layer
+        ):
+            raise ValueError(
+                "privacy.clip_scope: layers needs privacy.clipping = 'bookkeeping' (or 'hooks'), a norm that stays "
+                "(privacy.clip_factor), and audit.canaries = 0, whose gradient is in one layer"
+            )
         if len(self.public_domains) > 1:
             raise ValueError(f"domains: only one may have role public, got {', '.join(self.public_domains)}")
         return self

@@ -352,6 +352,7 @@ class TrainingLoop:
             autocast=self.plan.autocast,
             fill_to=self.plan.physical_batch_size if self.plan.one_size else None,
             automatic=self.plan.automatic,
+            by_layer=self.plan.by_layer,
             recorded_ways=self.plan.clipping_ways,
             count_noise=mechanism.count_noise,
         )

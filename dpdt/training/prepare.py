@@ -72,6 +72,7 @@ class Prepared:
             max_images_per_patient=int(patients.value_counts().max()),
             averaging=self.plan.averaging,
             automatic=self.plan.automatic,
+            by_layer=self.plan.by_layer,
             closed_form=self.plan.optimizer == "closed-form",
             views=self.plan.views,
             head_steps=self.plan.head_steps,
@@ -321,5 +322,6 @@ def _recipe(run: TrainingRun) -> dict[str, Any]:
         return {}
     train = run.study.train
     names = ("averaging", "optimizer", "schedule", "warm_up", "views", "head_first")
-    automatic = run.study.privacy.clip_factor == "automatic"
-    return {"automatic": automatic, **{name: getattr(train, name) for name in names}}
+    privacy = run.study.privacy
+    clipped = {"automatic": privacy.clip_factor == "automatic", "by_layer": privacy.clip_scope == "layers"}
+    return {**clipped, **{name: getattr(train, name) for name in names}}

@@ -25,6 +25,8 @@ class GhostClipping(ClippedGradientSum):
     def _attach(self) -> None:
         from opacus.grad_sample import GradSampleHooksFastGradientClipping
 
+        if len(self.layers) > 1:
+            raise PrivacyError("privacy.clip_scope: ghost has one factor for all layers. Use bookkeeping.")
         if self.autocast:
             raise PrivacyError("privacy.clipping: ghost breaks its bound in bfloat16. Use bookkeeping.")
         in_rows(self.model)
