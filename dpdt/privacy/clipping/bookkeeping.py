@@ -85,7 +85,7 @@ class BookkeepingClipping(ClippedGradientSum):
             losses = self._traced_losses(inputs, targets)
             losses.backward(weights.to(losses.dtype))  # type: ignore[no-untyped-call]
             self._check_cover()
-            if len(self.layers) == 1:
+            if 0 in self._squared:  # by layer all is contracted
                 self._contract(0)
         finally:
             self.images, self._units = 0, None
