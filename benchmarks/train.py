@@ -2,9 +2,10 @@
 
 The paper's network on one-channel pictures of 128×128, logical batches of 128 in physical ones of 16, and ConvNeXt-Tiny
 and ViT-S/16 on 224×224, logical 32 in physical 8; noise and NAdam included: without DP, and with each way to clip that
-the network's gradients can be had with. `--networks` chooses. Every measurement is a separate process, since memory
-that one method has used helps the next; rounds are interleaved, since a machine is not the same over minutes. Needs a
-quiet machine; `--clock cpu`, the processor's time with one thread, less so (others still take caches and memory).
+the network's gradients can be had with (`layers`: book-keeping that clips each layer by itself). `--networks` chooses.
+Every measurement is a separate process, since memory that one method has used helps the next; rounds are interleaved,
+since a machine is not the same over minutes. Needs a quiet machine; `--clock cpu`, the processor's time with one
+thread, less so (others still take caches and memory).
 """
 
 import argparse
@@ -32,7 +33,7 @@ WARM_STEPS, STEPS, ROUNDS = 1, 3, 2
 RESULT = Path("build/bench/train.json")
 MALLOC = {"default": "torch as it is", "kept": "memory kept, as dpdt's trainings do"}
 Case = tuple[str, str, str, str]
-METHODS = ("plain", "bookkeeping", "hooks", "ghost")
+METHODS = ("plain", "bookkeeping", "layers", "hooks", "ghost")
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def measure(network: str, method: str, malloc: str, precision: str, *, steps: in
         sums = GradientSum(model, image_losses, autocast=autocast)
     else:
         settings: dict[str, Any] = {"max_grad_norm": 1.5, "noise_multiplier": 1.0, "noise": KeyStream.fresh()}
-        sums = CLIPPING[method](model, image_losses, autocast=autocast, **settings)
+        settings |= {"by_layer": method == "layers", "autocast": autocast}
+        sums = CLIPPING["bookkeeping" if method == "layers" else method](model, image_losses, **settings)
     optimizer = torch.optim.NAdam(model.parameters(), lr=2e-4)
     before, times = resident("VmRSS"), []
     for _ in range(WARM_STEPS + steps):
@@ -99,7 +101,7 @@ def measure(network: str, method: str, malloc: str, precision: str, *, steps: in
 def in_process(case: Case, *, steps: int, clock: str) -> dict[str, float] | None:
     """The same, in a separate process; None where the engine cannot be used."""
     command = [sys.executable, __file__, "--case", *case, "--steps", str(steps), "--clock", clock]
-    done = subprocess.run(command, check=case[1] in METHODS[:2], capture_output=True, text=True, env=os.environ)
+    done = subprocess.run(command, check=case[1] in METHODS[:3], capture_output=True, text=True, env=os.environ)
     if done.returncode:
         print(f"{' '.join(case)}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
         return None

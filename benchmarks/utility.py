@@ -75,6 +75,8 @@ ALONE: Final[dict[str, dict[str, Any]]] = {
     "sgd": {"train.optimizer": "sgd", "train.learning_rate": 0.1},
     "automatic": {"privacy.clip_factor": "automatic"},
     "quantile": {"privacy.clip_factor": "quantile"},
+    "head first": {"train.head_first": 0.2},
+    "layers": {"privacy.clip_scope": "layers"},
     "4 views": {"train.views": 4},
 }
 RECIPES: Final[dict[str, dict[str, Any]]] = {
@@ -83,6 +85,7 @@ RECIPES: Final[dict[str, dict[str, Any]]] = {
     **{name: LARGE | keys for name, keys in ALONE.items()},
     "head alone": LARGE | {"train.parameters": "head"},
     "head in closed form": {"train.parameters": "head", "train.optimizer": "closed-form"},
+    "head first, layers": LARGE | ALONE["head first"] | ALONE["layers"],
     "views, ema, cosine": LARGE | ALONE["4 views"] | ALONE["ema"] | ALONE["cosine, warm-up"],
 }
 FULL: Final = {"patients": 6000, "public": 1000, "epsilons": (8.0, 1.0, 3.0, math.inf), "seeds": (0, 1, 2)}

@@ -21,6 +21,8 @@ SIZE = 32
 WAYS = (
     ("bookkeeping", "float32"),
     ("bookkeeping", "bf16"),
+    ("layers", "float32"),  # book-keeping, each layer by itself
+    ("layers", "bf16"),
     ("hooks", "float32"),
     ("hooks", "bf16"),
     ("ghost", "float32"),
@@ -61,14 +63,15 @@ def total(
     model: nn.Module, kind: str, precision: str, parts: list[Tensor], *, at_once: int, fill: bool = False
 ) -> Tensor:
     """Clipped sum of physical batches, at a norm of 1."""
-    sums = CLIPPING[kind](
+    sums = CLIPPING["bookkeeping" if kind == "layers" else kind](
         copy.deepcopy(model),
         loss,
         max_grad_norm=1.0,
         noise_multiplier=0.0,
         noise=KeyStream.from_seed("rounding"),
         autocast=precision == "bf16",
-        fill_to=at_once if fill or precision == "bf16" or kind == "ghost" else None,  # as in a training
+        by_layer=kind == "layers",
+        fill_to=at_once if fill or precision == "bf16" or kind in ("ghost", "layers") else None,  # as in a training
     )
     sums.clear()
     for part in parts:

@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpdt.errors import PrivacyError
+from dpdt.privacy.clipping.bookkeeping import BookkeepingClipping
 from dpdt.privacy.clipping.engines import CLIPPING, ClippedGradientSum, GradientSum
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.rounding import PER_IMAGE
 from dpdt.training.networks.resnet9 import ResNet9
+from tests.single_images import gradients
 
 IMAGES = 9
 NORM = 1.5
@@ -368,3 +370,169 @@ def test_a_batch_of_broken_images_alone_adds_zero(kind: str, model: nn.Module) -
     sums = clipped(kind, model)
     sums.add(torch.full((3, 1, 32, 32), torch.nan), torch.ones(3, 5))
     assert flat(sums.sums).norm() == 0
+
+
+by_layer = pytest.mark.parametrize("kind", ["bookkeeping", "hooks"])
+
+
+def layered(kind: str, model: nn.Module, *, norm: float = NORM) -> ClippedGradientSum:
+    return CLIPPING[kind](
+        copy.deepcopy(model),
+        loss,
+        max_grad_norm=norm,
+        noise_multiplier=0.0,
+        noise=KeyStream.from_seed("clipping"),
+        by_layer=True,
+    )
+
+
+class Odd(nn.Module):
+    """A module that is called twice, parameters of the network itself, a frozen layer, a weight of two modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.rand(1, 1, 8))
+        self.scale = nn.Parameter(torch.rand(8))
+        self.first, self.twice, self.frozen, self.norm = (
+            nn.Linear(4, 8),
+            nn.Linear(8, 8),
+            nn.Linear(8, 8),
+            nn.LayerNorm(8),
+        )
+        self.last = nn.Linear(8, 5)
+        self.last.weight = nn.Parameter(torch.rand(5, 8))
+        self.shares = nn.Linear(8, 8, bias=False)
+        self.shares.weight = self.twice.weight
+        for parameter in self.frozen.parameters():
+            parameter.requires_grad = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat((self.token.expand(len(x), -1, -1), self.first(x)), dim=1)
+        x = self.twice(F.gelu(self.twice(x))) * self.scale + self.frozen(self.shares(x))
+        found: Tensor = self.last(self.norm(x).mean(1))
+        return found
+
+    layers = (("token", "scale"), ("first.",), ("twice.",), ("norm.",), ("last.",))
+
+
+def layers_of(model: nn.Module) -> list[list[int]]:
+    """Numbers of a flat gradient by layer: of a name without its last part, or as the odd network says."""
+    by_name: dict[str, list[int]] = {}
+    begin = 0
+    for name, value in model.named_parameters():
+        if value.requires_grad:
+            odd = getattr(model, "layers", None)
+            key = next("".join(one) for one in odd if name.startswith(one)) if odd else name.rpartition(".")[0]
+            by_name.setdefault(key, []).extend(range(begin, begin + value.numel()))
+            begin += value.numel()
+    return list(by_name.values())
+
+
+def layered_reference(
+    model: nn.Module, inputs: Tensor, targets: Tensor, *, norm: float, units: Tensor | None = None
+) -> Tensor:
+    """Each unit's mean gradient by ordinary autograd in float64, cut to norm / root of the layers' number in each.
+
+    He et al. 2022 (arXiv 2212.01539), section 2, with the same threshold for all groups: together they are norm.
+    """
+    rows = gradients(model, inputs, targets, loss=loss)
+    if units is not None:
+        rows = torch.stack([rows[units == unit].mean(0) for unit in units.unique()])
+    layers = layers_of(model)
+    for numbers in layers:
+        rows[:, numbers] *= (norm / len(layers) ** 0.5 / rows[:, numbers].norm(dim=1)).clamp(max=1.0)[:, None]
+    return rows.sum(0)
+
+
+@pytest.mark.parametrize("units", [None, "several"])
+@pytest.mark.parametrize("norm", [0.01, 4.0, 1e4], ids=["all clipped", "some clipped", "none clipped"])
+@by_layer
+def test_a_sum_clipped_by_layer_is_that_of_a_float64_loop(
+    kind: str, norm: float, units: str | None, model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    """Of single images, and of several images (or views) of a unit."""
+    of = UNITS if units else None
+    sums = layered(kind, model.double(), norm=norm)
+    sums.add(batch[0].double(), batch[1].double(), units=of)
+    expected = layered_reference(model, *batch, norm=norm, units=of)
+    assert len(sums.layers) == len(layers_of(model)) == 25
+    assert (flat(sums.sums) - expected).norm() <= 1e-9 * expected.norm()
+
+
+@pytest.mark.parametrize("norm", [0.05, 1.0])
+def test_a_layer_is_what_a_module_has_itself_used_as_often_as_it_likes(norm: float) -> None:
+    torch.manual_seed(2)
+    model, inputs, targets = Odd().double(), torch.rand(6, 3, 4).double(), (torch.rand(6, 5) > 0.5).double()
+    sums = layered("bookkeeping", model, norm=norm)
+    sums.add(inputs, targets)
+    expected = layered_reference(model, inputs, targets, norm=norm)
+    assert len(sums.layers) == len(Odd.layers)
+    assert (flat(sums.sums) - expected).norm() <= 1e-9 * expected.norm()
+
+
+def moved_by_each_unit(kind: str, model: nn.Module, batch: tuple[Tensor, Tensor], units: Tensor | None) -> list[float]:
+    """How far each unit moves a sum that is clipped by layer, in clipping norms."""
+    of, moved = torch.arange(IMAGES) if units is None else units, []
+    whole = layered(kind, model)
+    whole.add(*batch, units=units)
+    for unit in of.unique():
+        rest, keep = layered(kind, model), of != unit
+        rest.add(batch[0][keep], batch[1][keep], units=None if units is None else units[keep])
+        moved.append((flat(whole.sums) - flat(rest.sums)).norm().item() / NORM)
+    return moved
+
+
+@pytest.mark.parametrize("units", [None, UNITS], ids=["single", "several"])
+@by_layer
+def test_a_unit_moves_a_sum_clipped_by_layer_by_no_more_than_the_norm(
+    kind: str, units: Tensor | None, model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    inputs = batch[0].clone()
+    inputs[3], inputs[4] = 0.0, inputs[4] * 1000
+    moved = moved_by_each_unit(kind, model.double(), (inputs.double(), batch[1].double()), units)
+    assert 0.5 < max(moved) <= 1 + 1e-9
+
+
+def test_layers_that_each_have_the_whole_norm_are_caught(
+    model: nn.Module, batch: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ClippedGradientSum, "_factors", lambda _, norms: (NORM / norms).clamp(max=1.0).float())
+    inputs = batch[0].clone()
+    inputs[4] *= 1000
+    assert max(moved_by_each_unit("bookkeeping", model, (inputs, batch[1]), None)) > 1.5
+
+
+@by_layer
+def test_by_layer_an_image_without_a_finite_gradient_adds_zero(
+    kind: str, model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    broken = batch[0].double()
+    broken[2] = torch.nan
+    sums = layered(kind, model.double())
+    sums.add(broken, batch[1].double())
+    keep = torch.arange(IMAGES) != 2
+    expected = layered_reference(model, batch[0][keep], batch[1][keep], norm=NORM)
+    assert (flat(sums.sums) - expected).norm() <= 1e-9 * expected.norm()
+
+
+def test_by_layer_what_a_layer_left_is_freed_before_the_next(
+    model: nn.Module, batch: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[int] = []
+    keep = BookkeepingClipping.keep
+
+    def counted(self: BookkeepingClipping, piece: Any, *, way: str) -> None:
+        keep(self, piece, way=way)
+        left.append(sum(map(len, self._pieces.values())))
+
+    monkeypatch.setattr(BookkeepingClipping, "keep", counted)
+    layered("bookkeeping", model).add(*batch)
+    assert (max(left), left[-1]) == (1, 0)  # a weight waits for its bias
+    left.clear()
+    clipped("bookkeeping", model).add(*batch)
+    assert max(left) == len(list(model.parameters()))
+
+
+def test_ghost_has_one_factor_for_all_layers(model: nn.Module) -> None:
+    with pytest.raises(PrivacyError, match=r"privacy\.clip_scope: ghost has one factor for all layers"):
+        layered("ghost", model)

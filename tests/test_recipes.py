@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -17,14 +18,18 @@ from dpdt.base.files import read_json
 from dpdt.errors import StudyError
 from dpdt.privacy.clipping.engines import CLIPPING
 from dpdt.privacy.keystream import KeyStream
-from dpdt.privacy.rounding import allowance_of, rounding_allowance
+from dpdt.privacy.mechanism import Mechanism
+from dpdt.privacy.rounding import allowance_of, needs_one_size, rounding_allowance
 from dpdt.privacy.sampling import num_steps_for
 from dpdt.shards.dataset import load_split
 from dpdt.study import Cell, Study, load_study
 from dpdt.training.averaging import WeightAverage
 from dpdt.training.loop import TrainingLoop
 from dpdt.training.networks.build import build_model
+from dpdt.training.networks.check import check_model
+from dpdt.training.networks.trained import choose_trained
 from dpdt.training.optimizers import CorrectedAdam, make_optimizer, rate_of_step, spread_of_noise
+from dpdt.training.plan import TrainingPlan
 from dpdt.training.resume import open_ledger
 from dpdt.training.stop import StopFlag
 from dpdt.training.train import pretrain, train
@@ -40,6 +45,7 @@ RECIPES = {
     "AdamW, warm-up": 'optimizer = "adamw"\nwarm_up = 0.5',
     "corrected, cosine": 'optimizer = "adam-corrected"\nschedule = "cosine"\nweight_decay = 0.01',
     "views": "views = 3",
+    "head first": 'head_first = 0.3\naveraging = "ema"\nweight_decay = 0.1',
     "all": 'averaging = "ema"\noptimizer = "adam-corrected"\nschedule = "cosine"\nwarm_up = 0.1\nviews = 2',
 }
 
@@ -313,6 +319,143 @@ def test_after_crashes_the_tail_is_of_the_last_steps_that_were_taken(make_study:
     published = torch.load(settings.paths.weights, weights_only=True)
     name = next(iter(dict(model.named_parameters())))
     np.testing.assert_allclose(published[name], torch.stack(counted).double().mean(0), rtol=1e-5, atol=1e-6)
+
+
+class Watched(TrainingLoop):
+    """Keeps the weights after each step, by name."""
+
+    after: list[dict[str, Tensor]]
+
+    def _take_step(self, rows: NDArray[np.int64]) -> Tensor:
+        total = super()._take_step(rows)
+        self.after.append({name: value.detach().clone() for name, value in self.model.named_parameters()})
+        return total
+
+
+def watched(settings: TrainingPlan, study: Study, *, stops: tuple[int, ...] = (), choice: str = "all") -> Watched:
+    """A training of ResNet9 that stops and goes on after so many looks, with the weights after each step of all."""
+    after: list[dict[str, Tensor]] = []
+    for looks in (*stops, None):
+        torch.manual_seed(0)
+        model = build_model(study.model)
+        choose_trained(model, choice)
+        with open_ledger(settings) if settings.mechanism else nullcontext() as ledger:
+            loop = Watched(settings, model=model, data=load_split(study, "uka", "train"), steps=ledger)
+            loop.after = after
+            loop.run(stop=StopFlag() if looks is None else StopAfter(looks))
+    return loop
+
+
+NOISY = dataclasses.replace(SILENT, noise_multiplier=1.0, max_grad_norm=1.0)
+HEAD = ("fc.weight", "fc.bias")
+
+
+@pytest.mark.parametrize("clipping", CLIPPING)
+@pytest.mark.parametrize("optimizer", ["nadam", "adamw", "sgd", "adam-corrected"])
+def test_the_first_steps_are_those_of_the_head_alone_and_all_else_rests(
+    make_study: MakeStudy, tmp_path: Path, optimizer: str, clipping: str
+) -> None:
+    """Rests to the bit, under weight decay, momentum and noise; the right value is a training of the head alone."""
+    if clipping != "bookkeeping" and optimizer != "sgd":
+        return
+    study = make_study()
+    changes: dict[str, Any] = {"optimizer": optimizer, "weight_decay": 0.1, "clipping": clipping}
+    first = watched(plan(tmp_path / "first", NOISY, head_first=0.4, averaging="ema", **changes), study)
+    alone = watched(plan(tmp_path / "alone", NOISY, **changes), study, choice="head")
+    torch.manual_seed(0)
+    began = dict(build_model(study.model).named_parameters())
+    for step in range(4):
+        for name, value in first.after[step].items():
+            assert torch.equal(value, alone.after[step][name] if name in HEAD else began[name]), (step, name)
+        assert not torch.equal(first.after[step]["fc.weight"], began["fc.weight"])
+    for name, value in first.after[4].items():
+        assert not torch.equal(value, first.after[3][name]), name
+    published = torch.load(first.plan.paths.weights, weights_only=True)
+    for name, value in published.items():  # time constant of one step: the last weights (test of the average above)
+        assert torch.equal(value, first.after[-1][name]), name
+
+
+@pytest.mark.parametrize("mechanism", [NOISY, None], ids=["dp", "plain"])
+def test_the_average_is_of_all_parameters_though_the_head_began_alone(
+    make_study: MakeStudy, tmp_path: Path, mechanism: Mechanism | None
+) -> None:
+    settings = plan(tmp_path, mechanism and dataclasses.replace(mechanism, num_steps=40), num_steps=40)
+    loop = watched(dataclasses.replace(settings, averaging="ema", head_first=0.5), make_study())
+    decay = 1 - 1 / (0.1 * 40)  # Kingma & Ba 2015, section 3, as above
+    powers = [(1 - decay) * decay ** (40 - step) / (1 - decay**40) for step in range(1, 41)]
+    for name, value in torch.load(settings.paths.weights, weights_only=True).items():
+        expected = sum(power * after[name].double() for power, after in zip(powers, loop.after, strict=True))
+        torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("stops", [(2,), (5,), (6,), (2, 3, 4)])
+@pytest.mark.parametrize("mechanism", [NOISY, None], ids=["dp", "plain"])
+def test_stops_before_at_and_after_the_end_of_the_heads_steps_change_no_bit(
+    make_study: MakeStudy, tmp_path: Path, mechanism: Mechanism | None, stops: tuple[int, ...]
+) -> None:
+    study, recipe = make_study(), {"head_first": 0.4, "averaging": "ema", "weight_decay": 0.1}
+    whole = watched(plan(tmp_path / "whole", mechanism, **recipe), study)
+    parts = watched(plan(tmp_path / "parts", mechanism, **recipe), study, stops=stops)
+    assert parts.steps.spent_steps == len(parts.after) == 10
+    for one, other in zip(whole.after, parts.after, strict=True):
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+    one, other = (torch.load(loop.plan.paths.weights, weights_only=True) for loop in (whole, parts))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_a_norm_that_follows_the_gradients_goes_on_after_the_heads_steps(make_study: MakeStudy, tmp_path: Path) -> None:
+    loop = watched(plan(tmp_path, dataclasses.replace(NOISY, quantile=True), head_first=0.4), make_study())
+    norms = pd.read_json(loop.plan.paths.metrics_log, lines=True)["max_grad_norm"]
+    moves = np.diff(np.log(norms, dtype=float))  # by 0.2 |count + noise| / B, of a count of at most half of the units
+    assert len(norms) == 10
+    assert max(abs(moves)) < 0.25 < abs(math.log(norms[3]))  # where a fresh start would come from
+
+
+@pytest.mark.slow
+def test_the_statement_says_what_the_first_steps_were(make_study: MakeStudy) -> None:
+    study = with_recipe(make_study, "head first")
+    assert study.run_id(DP) != make_study().run_id(DP)
+    study = with_recipe(make_study, "head first")
+    train(study, DP)
+    statement = read_json(study.paths.run(study.run_id(DP)).privacy)
+    assert (statement["head_steps"], statement["num_steps"]) == (6, NUM_STEPS)
+    assert "In the first 6 of the 20 steps the last layer alone was trained, with the same" in statement["paragraph"]
+    assert statement["epsilon"] == pytest.approx(8, rel=0.02)
+
+
+LAYERS = ("reserve_steps = 4", 'reserve_steps = 4\nclip_scope = "layers"')
+
+
+@pytest.mark.slow
+def test_a_training_whose_layers_are_clipped_one_by_one(make_study: MakeStudy) -> None:
+    study = make_study(LAYERS, ("learning_rate = 1e-3", "learning_rate = 1e-3\nhead_first = 0.3"))
+    pretrain(study)
+    train(study, DP)
+    statement = read_json(study.paths.run(study.run_id(DP)).privacy)
+    assert statement["mechanism"].endswith(
+        "each layer's gradient clipped to max_grad_norm over the root of their number"
+    )
+    assert statement["sensitivity"] == pytest.approx(1.5 * (1 + statement["rounding_allowance"]))
+    assert needs_one_size(study)
+
+
+@pytest.mark.parametrize("other", ['clip_factor = "quantile"', 'clipping = "ghost"', "\n[audit]\ncanaries = 10"])
+def test_what_layers_do_not_go_with_is_refused(make_study: MakeStudy, other: str) -> None:
+    with pytest.raises(StudyError, match=r"privacy\.clip_scope: layers needs privacy\.clipping = 'bookkeeping'"):
+        make_study((LAYERS[0], f"{LAYERS[1]}\n{other}"))
+
+
+@pytest.mark.parametrize("more", ["", '\noptimizer = "closed-form"'])
+def test_a_head_alone_has_no_steps_after_the_heads(make_study: MakeStudy, more: str) -> None:
+    with pytest.raises(StudyError, match=r"train\.head_first: train\.parameters = 'head', also in closed form"):
+        make_study(("learning_rate = 1e-3", f'learning_rate = 1e-3\nhead_first = 0.2\nparameters = "head"{more}'))
+
+
+@pytest.mark.parametrize(("patterns", "found"), [('["fc.*"]', "nothing but the head"), ('["layer1.*"]', "no head")])
+def test_patterns_need_the_head_and_something_else(make_study: MakeStudy, patterns: str, found: str) -> None:
+    study = make_study(("learning_rate = 1e-3", f"learning_rate = 1e-3\nhead_first = 0.2\nparameters = {patterns}"))
+    with pytest.raises(StudyError, match=f"train.head_first: needs a trained head .*, and {found} is trained"):
+        check_model(study)
 
 
 def test_of_two_ways_to_say_how_large_a_batch_is_the_study_s_own_counts(make_study: MakeStudy, tmp_path: Path) -> None:

@@ -40,11 +40,12 @@ def test_an_image_moves_the_sum_by_no_more_than_the_sensitivity_with_any_kernels
         cwd=Path(__file__).parents[1],
     )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lines) == 10  # five ways to clip, one and two threads
+    assert len(lines) == 14  # seven ways to clip, one and two threads
     for line in lines:
         allowed = PER_IMAGE["ghost" if line["clipping"] == "ghost" else line["precision"]]["cpu"] * (IMAGES + 1)
         assert line["others"] <= allowed / 10, line  # the margin that dpdt.privacy.rounding speaks of
-        assert 0.99 <= line["whole"] <= 1 + allowed, line
+        least = 0.85 if line["clipping"] == "layers" else 0.99  # not every layer of an image is above its norm
+        assert least <= line["whole"] <= 1 + allowed, line
 
 
 def test_with_one_size_of_batches_bfloat16_moves_the_others_by_next_to_nothing() -> None:

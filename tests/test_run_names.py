@@ -159,7 +159,9 @@ LATER: dict[str, tuple[str, str]] = {
     "train.schedule": ('"cosine"', "dnr"),
     "train.warm_up": ("0.1", "dnr"),
     "train.views": ("2", "dnr"),
+    "train.head_first": ("0.2", "dnr"),
     "privacy.clip_factor": ('"automatic"', "dr"),
+    "privacy.clip_scope": ('"layers"', "dr"),
 }
 
 

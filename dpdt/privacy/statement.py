@@ -64,8 +64,10 @@ class StatedRun:
         trained: How many ``parameters`` were trained, ``of`` how many; None for all.
         averaging: Of the weights over the steps, ``none``, ``ema`` or ``tail``.
         automatic: Whether clipping was automatic.
+        by_layer: Whether each layer's gradient was clipped by itself.
         views: Of each drawn image.
         closed_form: Whether one release over all units was made in place of steps.
+        head_steps: Steps, the first ones, in which the head alone was trained.
     """
 
     run_id: str
@@ -81,8 +83,10 @@ class StatedRun:
     trained: Mapping[str, int] | None = None
     averaging: str = "none"
     automatic: bool = False
+    by_layer: bool = False
     views: int = 1
     closed_form: bool = False
+    head_steps: int = 0
 
 
 def privacy_statement(mechanism: Mechanism, run: StatedRun, *, spent_steps: int, complete: bool) -> dict[str, Any]:
@@ -137,6 +141,8 @@ def privacy_statement(mechanism: Mechanism, run: StatedRun, *, spent_steps: int,
     }
     if run.trained is not None:
         statement["trained"] = run.trained
+    if run.head_steps:
+        statement["head_steps"] = run.head_steps
     if mechanism.unit == "image":
         statement["patient_bound"] = _patient_bound(spent, mechanism.delta, run.max_images_per_patient)
     elif not run.patients_known:
@@ -180,7 +186,9 @@ def statement_without_privacy(run: StatedRun, *, unit: str, num_units: int, num_
 def _mechanism_name(run: StatedRun) -> str:
     if run.closed_form:
         return "Gaussian mechanism, once: Gram matrix and cross-moments of features, each unit's of a norm of at most 1"
-    return f"DP-SGD: Poisson-subsampled Gaussian mechanism{', automatic clipping' if run.automatic else ''}"
+    how = ", automatic clipping" if run.automatic else ""
+    how += ", each layer's gradient clipped to max_grad_norm over the root of their number" if run.by_layer else ""
+    return f"DP-SGD: Poisson-subsampled Gaussian mechanism{how}"
 
 
 def _of_axes(run: StatedRun) -> dict[str, Any]:
@@ -512,6 +520,11 @@ def _paragraph(statement: dict[str, Any]) -> str:
         parts.append(
             f"{count['parameters']:,} of the network's {count['of']:,} parameters were trained; all others are those "
             "of the initial weights, to the bit, and nothing of this training is in them."
+        )
+    if "head_steps" in statement:
+        parts.append(
+            f"In the first {statement['head_steps']:,} of the {statement['planned_num_steps']:,} steps the last layer "
+            "alone was trained, with the same sampling and noise; epsilon counts these steps as it does all others."
         )
     if "unit_note" in statement:
         parts.insert(1, statement["unit_note"])

@@ -126,6 +126,8 @@ def _further(study: Study) -> Iterator[str]:
     if train.parameters != "all":
         chosen = train.parameters if isinstance(train.parameters, str) else ", ".join(train.parameters)
         yield f"Only a part of the parameters was trained ({chosen})."
+    if train.head_first:
+        yield f"In the first {100 * train.head_first:g}% of the steps the last layer alone was trained [kumar2022]."
     if train.warm_up or train.schedule != "constant":
         falls = ", then fell by a cosine" if train.schedule == "cosine" else ""
         yield f"The learning rate rose over {100 * train.warm_up:g}% of the steps{falls}."
@@ -135,6 +137,8 @@ def _further(study: Study) -> Iterator[str]:
         yield f"{AVERAGES[train.averaging]}."
     if study.privacy.clip_factor == "automatic":
         yield "Clipping was automatic [bu2023]: every gradient was scaled to about the norm."
+    if study.privacy.clip_scope == "layers":
+        yield "Each layer's gradient was clipped by itself, to the norm over the root of the layers' number [he2022]."
     if study.privacy.clip_factor == "quantile":
         yield "The norm followed the middle of the gradients' norms, counted with noise that ε covers [andrew2021]."
 

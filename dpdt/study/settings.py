@@ -324,6 +324,16 @@ class TrainSettings(Section):
     warm_up: Annotated[Number, About("The loss jumps in the first steps.", unit="part of the steps", later=True)] = (
         Field(default=0.0, ge=0, lt=1, description="In which the learning rate rises from 0 in a line.")
     )
+    head_first: Annotated[
+        Number,
+        About("A new head would first spoil the weights that it sits on.", unit="part of the steps", later=True),
+    ] = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="In these steps, the first ones, the head alone is trained, then all that `parameters` names. "
+        "Epsilon and noise are the same.",
+    )
     averaging: Annotated[
         Literal["none", "ema", "tail"],
         About("The last weights have the noise of the last steps; an average has less of it.", later=True),
@@ -456,6 +466,14 @@ class PrivacySettings(Section):
         description="What a gradient is multiplied with: bounded is min(1, max_grad_norm / norm), automatic "
         "max_grad_norm / (norm + 0.01) (Bu et al. 2022). quantile: as bounded, but the norm begins as max_grad_norm "
         "and follows the middle of the gradients' norms, counted with noise (Andrew et al. 2021). Epsilon is the same.",
+    )
+    clip_scope: Annotated[
+        Literal["all", "layers"],
+        About("layers: a large network in little more memory than without DP, but other gradients.", later=True),
+    ] = Field(
+        default="all",
+        description="What is clipped: a unit's gradient as a whole, to max_grad_norm, or each layer's part of it, to "
+        "max_grad_norm over the root of the number of layers (He et al. 2022). Epsilon is the same.",
     )
     class_weights_share: Annotated[Number, About('Only with class_weights = "private".', unit="part of epsilon")] = (
         Field(

@@ -111,6 +111,11 @@ class Study(Section):
                 "norm of several views' mean gradient"
             )
         train = self.train
+        if train.head_first and train.parameters == "head":
+            raise ValueError(
+                "train.head_first: train.parameters = 'head', also in closed form, trains nothing after the head. "
+                "Leave one of them out"
+            )
         if train.closed_form:
             need: tuple[tuple[str, object, object], ...] = (
                 ("train.parameters", train.parameters, "head"),
@@ -120,6 +125,7 @@ class Study(Section):
                 ("train.schedule", train.schedule, "constant"),
                 ("train.warm_up", train.warm_up, 0.0),
                 ("privacy.clip_factor", self.privacy.clip_factor, "bounded"),
+                ("privacy.clip_scope", self.privacy.clip_scope, "all"),
                 ("audit.canaries", self.audit.canaries, 0),
             )
             other = [f"{key} = {wanted!r}" for key, found, wanted in need if found != wanted]
@@ -129,6 +135,13 @@ class Study(Section):
             raise ValueError(
                 "privacy.clip_factor: quantile changes the noise in each step; train.optimizer = 'adam-corrected' and "
                 "audit.canaries need noise that stays"
+            )
+        if self.privacy.clip_scope == "layers" and (
+            self.privacy.clip_factor == "quantile" or self.audit.canaries or not CLIPPING_ENGINES[clipping].by_layer
+        ):
+            raise ValueError(
+                "privacy.clip_scope: layers needs privacy.clipping = 'bookkeeping' (or 'hooks'), a norm that stays "
+                "(privacy.clip_factor), and audit.canaries = 0, whose gradient is in one layer"
             )
         if len(self.public_domains) > 1:
             raise ValueError(f"domains: only one may have role public, got {', '.join(self.public_domains)}")

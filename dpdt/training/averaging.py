@@ -48,17 +48,15 @@ class WeightAverage:
 
     Args:
         kind: ``ema`` or ``tail``.
-        model: Where it is trained.
+        model: Where it is trained; what is frozen later stays in the average.
         num_steps: Of the whole run.
     """
 
     def __init__(self, kind: str, model: nn.Module, *, num_steps: int) -> None:
-        self._kind, self._model, self._num_steps = kind, model, num_steps
-        self._values = [parameter.detach().clone() for parameter in self._trained()]
+        self._kind, self._num_steps = kind, num_steps
+        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._values = [parameter.detach().clone() for parameter in self._trained]
         self._added = 0
-
-    def _trained(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self._model.parameters() if parameter.requires_grad]
 
     @torch.no_grad()
     def add(self, *, step: int) -> None:
@@ -70,7 +68,7 @@ class WeightAverage:
         if self._kind == "tail" and step <= self._num_steps - max(1, round(TAIL * self._num_steps)):
             return
         part = part_of_average(self._kind, added=self._added, num_steps=self._num_steps)
-        torch._foreach_lerp_(self._values, [parameter.detach() for parameter in self._trained()], part)
+        torch._foreach_lerp_(self._values, [parameter.detach() for parameter in self._trained], part)
         self._added += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -87,11 +85,11 @@ class WeightAverage:
     @torch.no_grad()
     def in_place(self) -> Iterator[None]:
         """Inside the block the model has the averages in the places of the trained parameters."""
-        last = [parameter.detach().clone() for parameter in self._trained()]
+        last = [parameter.detach().clone() for parameter in self._trained]
         try:
-            for parameter, value in zip(self._trained(), self._values, strict=True):
+            for parameter, value in zip(self._trained, self._values, strict=True):
                 parameter.copy_(value)
             yield
         finally:
-            for parameter, value in zip(self._trained(), last, strict=True):
+            for parameter, value in zip(self._trained, last, strict=True):
                 parameter.copy_(value)

@@ -38,6 +38,7 @@ from dpdt.training.batches import image_losses, physical_batches
 from dpdt.training.closed_form import MomentSum
 from dpdt.training.features import FeatureData
 from dpdt.training.networks.stochastic_depth import DepthDraws
+from dpdt.training.networks.trained import freeze_but_head
 from dpdt.training.networks.weights import named
 from dpdt.training.optimizers import make_optimizer, rate_of_step
 from dpdt.training.plan import TrainingPlan
@@ -103,12 +104,12 @@ class TrainingLoop:
         self.sampler = make_sampler(plan, data, streams["sampling"])
         check_sampling(plan, self.sampler, data)
         self.noise = streams["noise"]
-        self.gradients = self._gradient_sum()
+        self._thaw = freeze_but_head(self.network) if self.steps.used_steps < plan.head_steps else None
+        self.gradients, self._guard = self._gradient_sum(), self._new_guard()
         if checkpoint is not None and "max_grad_norm" in checkpoint:
             cast(ClippedGradientSum, self.gradients).max_grad_norm = float(checkpoint["max_grad_norm"])
         canaries = map(str, range(len(data.image_ids), len(data)))  # of an audit, which have no id
         self._depth = DepthDraws(self.model, [*data.image_ids, *canaries], seed=plan.seed)
-        self._guard = None if plan.mechanism is None else Guard(self.network, shape=data.input_shape)
         self._ahead: tuple[NDArray[np.int64], dict[str, Any]] | None = None  # drawn early, and the stream before it
         self._views: Views | None = None
         if plan.views > 1:
@@ -131,6 +132,7 @@ class TrainingLoop:
             while not self._stops(stop) and (block := self.steps.reserve(self._block_steps(saved))):
                 self.report("running")
                 self._block(block, stop, advance)
+                self._train_all()
                 if self.step - saved >= plan.checkpoint_steps:
                     self._save()
                     saved = self.step
@@ -176,8 +178,24 @@ class TrainingLoop:
         )
 
     def _block_steps(self, saved: int) -> int:
-        """Steps of the next block: no more than to the next checkpoint."""
-        return max(1, min(self.plan.reserve_steps, saved + self.plan.checkpoint_steps - self.step))
+        """Steps of the next block: no more than to the next checkpoint, or to the last one of the head alone."""
+        steps = max(1, min(self.plan.reserve_steps, saved + self.plan.checkpoint_steps - self.step))
+        return steps if self._thaw is None else min(steps, self.plan.head_steps - self.steps.used_steps)
+
+    def _train_all(self) -> None:
+        """After the steps of the head alone: sum and guard are of all parameters, the clipping norm stays.
+
+        The optimizer has had all of them from the first step: it leaves alone what has no gradient.
+        """
+        if self._thaw is None or self.steps.used_steps < self.plan.head_steps:
+            return
+        self._thaw()
+        self._thaw = None
+        before = self.gradients
+        before.close()
+        self.gradients, self._guard = self._gradient_sum(), self._new_guard()
+        if isinstance(self.gradients, ClippedGradientSum):
+            self.gradients.max_grad_norm = cast(ClippedGradientSum, before).max_grad_norm
 
     def _block(self, steps: int, stop: StopFlag, advance: Advance) -> None:
         """Take the reserved steps, unless asked to stop between two of them; log them."""
@@ -224,6 +242,9 @@ class TrainingLoop:
     def network(self) -> nn.Module:
         """The study's network."""
         return self.model
+
+    def _new_guard(self) -> Guard | None:
+        return None if self.plan.mechanism is None else Guard(self.network, shape=self.data.input_shape)
 
     def _refuse(self, problem: str | None) -> None:
         """In a DP arm nothing but the noisy steps may change the network: else there is no bound on what it keeps."""
@@ -333,6 +354,7 @@ class TrainingLoop:
             autocast=self.plan.autocast,
             fill_to=self.plan.physical_batch_size if self.plan.one_size else None,
             automatic=self.plan.automatic,
+            by_layer=self.plan.by_layer,
             recorded_ways=self.plan.clipping_ways,
             count_noise=mechanism.count_noise,
         )

@@ -47,6 +47,8 @@ class TrainingPlan:
         warm_up: Part of the steps in which it rises.
         automatic: Whether clipping is automatic (`ClippedGradientSum`).
         views: Of each drawn image (`dpdt.training.views`).
+        by_layer: Whether each layer's gradient is clipped by itself (`ClippedGradientSum`).
+        head_first: Part of the steps, the first ones, in which the head alone is trained.
         clipping_ways: How the norm of each parameter's gradient is found, as the run's config has it.
     """
 
@@ -76,7 +78,14 @@ class TrainingPlan:
     warm_up: float = 0.0
     automatic: bool = False
     views: int = 1
+    head_first: float = 0.0
+    by_layer: bool = False
     clipping_ways: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def head_steps(self) -> int:
+        """Steps, the first ones, in which the head alone is trained."""
+        return round(self.head_first * self.num_steps)
 
     @property
     def checkpoint_steps(self) -> int:

@@ -72,8 +72,10 @@ class Prepared:
             max_images_per_patient=int(patients.value_counts().max()),
             averaging=self.plan.averaging,
             automatic=self.plan.automatic,
+            by_layer=self.plan.by_layer,
             closed_form=self.plan.optimizer == "closed-form",
             views=self.plan.views,
+            head_steps=self.plan.head_steps,
             patients_known=bool((patients != self.data.frame["image_id"]).any()),
             weights_note=self.run.study.weights_note,
             fraction=self.run.study.part_of(self.run.domain),
@@ -319,6 +321,7 @@ def _recipe(run: TrainingRun) -> dict[str, Any]:
     if run.cell is None:
         return {}
     train = run.study.train
-    names = ("averaging", "optimizer", "schedule", "warm_up", "views")
-    automatic = run.study.privacy.clip_factor == "automatic"
-    return {"automatic": automatic, **{name: getattr(train, name) for name in names}}
+    names = ("averaging", "optimizer", "schedule", "warm_up", "views", "head_first")
+    privacy = run.study.privacy
+    clipped = {"automatic": privacy.clip_factor == "automatic", "by_layer": privacy.clip_scope == "layers"}
+    return {**clipped, **{name: getattr(train, name) for name in names}}

@@ -22,7 +22,7 @@ from dpdt.shards.dataset import DomainData
 from dpdt.study.networks import weights_file
 from dpdt.training.networks.build import build_model
 from dpdt.training.networks.check import check_class_weights, check_model, no_random_features
-from dpdt.training.networks.trained import choose_trained
+from dpdt.training.networks.trained import choose_trained, freeze_but_head
 from dpdt.training.networks.weights import head_of, load_weights
 from dpdt.training.run import TrainingRun
 
@@ -56,6 +56,8 @@ def initial_model(run: TrainingRun, data: DomainData) -> tuple[nn.Module, dict[s
         )
     choice = study.train.parameters if run.cell else "all"
     choose_trained(model, choice)
+    if run.cell and study.train.head_first:
+        freeze_but_head(model)()
     source, path = _initial_weights(run)
     if path is None:
         if choice != "all":

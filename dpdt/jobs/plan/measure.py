@@ -96,6 +96,7 @@ def _settings(study: Study) -> str:
         train.num_threads,
     ]
     values += [fingerprint(train.parameters)] if train.parameters != "all" else []
+    values += [study.privacy.clip_scope] if study.privacy.clip_scope != "all" else []
     values += [train.precision] if train.precision != "float32" else []
     values += [len(study.study.labels)] if study.study.labels != LABELS else []
     return fingerprint([*models, *values])
@@ -170,6 +171,7 @@ def _training(study: Study, model: Any, *, private: bool) -> tuple[Callable[[Any
             noise_multiplier=1.0,
             noise=KeyStream.fresh(),
             autocast=autocast,
+            by_layer=settings.clip_scope == "layers",
         )
     optimizer = torch.optim.NAdam(model.parameters(), lr=1e-6)
 

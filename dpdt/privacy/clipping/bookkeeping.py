@@ -4,7 +4,8 @@ The backward pass goes through layers that compute no weight gradient (`dpdt.pri
 is used otherwise, `dpdt.privacy.clipping.traced`) but leave, for every use of a parameter, either the gradient of each
 image or, where that is cheaper, the layer's input and output gradient, from which the norm of each image's gradient
 follows without it. The norms of all parameters together give each image its factor, and the clipped sum is one
-contraction a parameter. Nothing is computed twice: no second backward pass, no ordinary weight gradient.
+contraction a parameter. Nothing is computed twice: no second backward pass, no ordinary weight gradient. Where each
+layer is clipped by itself its contraction is made as soon as the backward pass has left it, and its memory is free.
 
 A gradient without a bound must not enter the sum. So after each backward pass every trainable parameter must have been
 used by layers that left pieces, each use must have been reached exactly once, and no gradient may have come to a
@@ -40,6 +41,7 @@ class BookkeepingClipping(ClippedGradientSum):
         self.ways: dict[str, str] = {}
         self._names = {parameter: name for name, parameter in self.model.named_parameters()}
         self._numbers = {parameter: number for number, parameter in enumerate(self.parameters)}
+        self._layer_of = {parameter: number for number, layer in enumerate(self.layers) for parameter in layer}
         self.images, self.follows_images = 0, False
         self._units: Tensor | None = None
         self._forget_batch()
@@ -68,9 +70,9 @@ class BookkeepingClipping(ClippedGradientSum):
     def _forget_batch(self) -> None:
         self._uses: dict[nn.Parameter, int] = defaultdict(int)
         self._reached: dict[nn.Parameter, int] = defaultdict(int)
-        self._pieces: list[Piece] = []
+        self._pieces: dict[int, list[Piece]] = defaultdict(list)  # by the layer's number
         self._summed: dict[nn.Parameter, Tensor] = {}  # rows of parameters that are used more than once
-        self._squared: Tensor | None = None
+        self._squared: dict[int, Tensor] = {}
 
     def _add(self, inputs: Tensor, targets: Tensor, *, weights: Tensor, units: Tensor | None) -> Tensor:
         place = None
@@ -83,7 +85,8 @@ class BookkeepingClipping(ClippedGradientSum):
             losses = self._traced_losses(inputs, targets)
             losses.backward(weights.to(losses.dtype))  # type: ignore[no-untyped-call]
             self._check_cover()
-            self._contract(place)
+            if 0 in self._squared:  # by layer all is contracted
+                self._contract(0)
         finally:
             self.images, self._units = 0, None
             self._forget_batch()
@@ -133,9 +136,12 @@ class BookkeepingClipping(ClippedGradientSum):
             if self._reached[parameter] < self._uses[parameter]:
                 return
             piece = Rows(parameter, self._summed.pop(parameter))
-        self._pieces.append(piece)
-        squared = self._squared_norms(piece)
-        self._squared = squared if self._squared is None else self._squared.add_(squared)
+        layer, squared = self._layer_of[parameter], self._squared_norms(piece)
+        self._pieces[layer].append(piece)
+        self._squared[layer] = self._squared[layer].add_(squared) if layer in self._squared else squared
+        # by layer at once: what a layer left is freed. A use that comes later is an error (`_check_cover`)
+        if len(self.layers) > 1 and all(0 < self._uses[p] == self._reached[p] for p in self.layers[layer]):
+            self._contract(layer)
 
     def _squared_norms(self, piece: Piece) -> Tensor:
         """Of each image's gradient, or of each unit's."""
@@ -155,17 +161,15 @@ class BookkeepingClipping(ClippedGradientSum):
                 )
 
     @torch.no_grad()
-    def _contract(self, place: Tensor | None) -> None:
-        """Add each image's gradient, times its factor, to the sums."""
-        if self._squared is None:
-            return
-        norms = self._squared.sqrt()
+    def _contract(self, layer: int) -> None:
+        """Add each image's gradient of a layer, times its factor, to the sums."""
+        norms, pieces = self._squared.pop(layer).sqrt(), self._pieces[layer]
         factors, broken = self._factors(norms), ~norms.isfinite()
-        if place is not None:
-            factors, broken = factors[place], broken[place]
+        if self._units is not None:
+            factors, broken = factors[self._units], broken[self._units]
         any_broken = bool(broken.any())
-        while self._pieces:
-            piece = self._pieces.pop()  # whose memory is free for the sums of the next
+        while pieces:
+            piece = pieces.pop()  # whose memory is free for the sums of the next
             if any_broken:
                 piece.forget(broken)  # 0 · NaN would be NaN
             part, number = piece.weighted_sum(factors), self._numbers[piece.parameter]

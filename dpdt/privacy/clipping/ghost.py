@@ -25,10 +25,16 @@ class GhostClipping(ClippedGradientSum):
     def _attach(self) -> None:
         from opacus.grad_sample import GradSampleHooksFastGradientClipping
 
+        if len(self.layers) > 1:
+            raise PrivacyError("privacy.clip_scope: ghost has one factor for all layers. Use bookkeeping.")
         if self.autocast:
             raise PrivacyError("privacy.clipping: ghost breaks its bound in bfloat16. Use bookkeeping.")
         in_rows(self.model)
         self._hooks = GradSampleHooksFastGradientClipping(self.model, loss_reduction="sum")
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        self._hooks.remove_hooks()
 
     def _add(self, inputs: Tensor, targets: Tensor, *, weights: Tensor, units: Tensor | None) -> Tensor:
         if units is not None and len(torch.unique(units)) < len(units):

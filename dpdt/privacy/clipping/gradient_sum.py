@@ -98,6 +98,9 @@ class GradientSum:
         """Forget the last logical batch, released or not."""
         self.model.zero_grad(set_to_none=True)
 
+    def close(self) -> None:
+        """Take from the model what this sum put there: another may follow, of other parameters."""
+
     def _losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Forward pass; the loss itself is float32 or better."""
         return self.loss(full(self._outputs(inputs)), targets)
@@ -123,6 +126,9 @@ class ClippedGradientSum(GradientSum, abc.ABC):
             of this standard deviation (Andrew et al. 2021, arXiv 1905.03871, algorithm 1, whose h is a step). A unit
             moves the count by 1/2; h is no steeper than 1 / norm, so what rounding changes in gradients of up to one
             and a half norms (`dpdt.privacy.rounding`) moves it by 1.5 s. None: the norm stays.
+        by_layer: Clip each layer's gradient of a unit by itself, to C over the root of the number of layers, so that
+            all together are bounded by C (He et al. 2022, arXiv 2212.01539, with the same share for each). A layer is
+            a module with trained parameters of its own; those that modules share are the first one's.
         automatic: Multiply a gradient with C / (norm + GAMMA) in place of min(1, C / norm): small ones are made larger,
             and its norm is still below C (Bu et al. 2022, arXiv 2206.07136, AUTO-S).
         fill_to: Images of every physical batch: what is missing is filled with zeros that weigh nothing. Other kernels,
@@ -145,6 +151,7 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         autocast: bool = False,
         fill_to: int | None = None,
         automatic: bool = False,
+        by_layer: bool = False,
         recorded_ways: Mapping[str, str] | None = None,
         count_noise: float | None = None,
     ) -> None:
@@ -153,6 +160,7 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         if count_noise is not None:
             self.counts = [self.parameters[0].new_zeros((), dtype=torch.float64)]
         self.automatic = automatic
+        self.layers = _layers(model) if by_layer else [self.parameters]
         self.recorded_ways = recorded_ways or {}
         self.fill_to = fill_to
         self.max_grad_norm = max_grad_norm
@@ -192,7 +200,7 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         """Make the model keep what the norms need."""
 
     def add(self, inputs: Tensor, targets: Tensor, *, units: Tensor | None = None) -> Tensor:
-        """Add the clipped gradients of one physical batch; a unit with a gradient that is not finite adds zero.
+        """Add the clipped gradients of one physical batch; what is not finite of a unit's (by layer: in it) adds zero.
 
         A unit of several images has one gradient, the mean of theirs, and that is clipped. So it moves the sum by at
         most max_grad_norm however many images it has (Abadi et al. 2016, section 3.1, with a patient's images for their
@@ -253,7 +261,9 @@ class ClippedGradientSum(GradientSum, abc.ABC):
             total.zero_()
 
     def _factors(self, norms: Tensor) -> Tensor:
-        """What each gradient is multiplied with, at most C / norm; 0 where the norm is not finite.
+        """What each gradient, or its part in one layer, is multiplied with; 0 where the norm is not finite.
+
+        The product's norm is at most C over the root of the number of layers.
 
         Rounding is no more than without `automatic`: an error e of a gradient enters the sum as e · C / (norm + GAMMA),
         which is below the e · C / norm of a gradient that is clipped.
@@ -261,11 +271,20 @@ class ClippedGradientSum(GradientSum, abc.ABC):
         for count in self.counts:
             below = (1.5 - norms[: self._units_added].double() / self.max_grad_norm).clamp(0.0, 1.0)  # behind: filling
             count.add_((below.nan_to_num() - 0.5).sum())
-        if self.automatic:
-            factors = self.max_grad_norm / (norms + GAMMA)
-        else:
-            factors = (self.max_grad_norm / norms).clamp(max=1.0)
+        bound = self.max_grad_norm / math.sqrt(len(self.layers))
+        factors = bound / (norms + GAMMA) if self.automatic else (bound / norms).clamp(max=1.0)
         return torch.where(norms.isfinite(), factors, 0.0).to(self.sums[0].dtype)
+
+
+def _layers(model: nn.Module) -> list[list[nn.Parameter]]:
+    """Trained parameters by the first module that has them itself."""
+    seen: set[nn.Parameter] = set()
+    layers = []
+    for module in model.modules():
+        own = [p for p in module.parameters(recurse=False) if p.requires_grad and p not in seen]
+        seen.update(own)
+        layers += [own] if own else []
+    return layers
 
 
 def mixes_images(module: nn.Module) -> bool:

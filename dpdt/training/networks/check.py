@@ -66,7 +66,7 @@ def _check_start(study: Study) -> None:
 
     from dpdt.privacy.clipping.model_requirements import unfit_parts
     from dpdt.training.networks.build import build_model
-    from dpdt.training.networks.trained import choose_trained
+    from dpdt.training.networks.trained import choose_trained, freeze_but_head
     from dpdt.training.networks.weights import load_weights
 
     labels = study.study.labels
@@ -76,6 +76,8 @@ def _check_start(study: Study) -> None:
     if given is not None:
         load_weights(model, study.file.parent / given, new_head=True, labels=labels)
     choose_trained(model, choice)
+    if study.train.head_first:
+        freeze_but_head(model)()
     if choice != "all" and study.why_no_before:
         raise no_random_features(study)
     if not tried or not any(cell.private for cell in study.cells()):

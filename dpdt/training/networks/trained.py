@@ -6,7 +6,7 @@ that came with the weights, and learns none.
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -16,7 +16,7 @@ from dpdt.errors import StudyError
 from dpdt.study.settings import LAST_STAGES
 from dpdt.training.networks.weights import head_of
 
-__all__ = ["choose_trained", "stages_of", "trains_head_alone"]
+__all__ = ["choose_trained", "freeze_but_head", "stages_of", "trains_head_alone"]
 
 CONTAINERS: Final = ("stages", "blocks", "features", "layers")
 """Names of children that hold stages and are none themselves."""
@@ -86,6 +86,36 @@ def trains_head_alone(model: nn.Module) -> bool:
     head = head_of(model)[1]
     own = set() if head is None else set(head.parameters())
     return all(parameter in own for parameter in model.parameters() if parameter.requires_grad)
+
+
+def freeze_but_head(model: nn.Module) -> Callable[[], None]:
+    """Freeze all but the head of a network whose trained parameters are chosen, with the modes of `choose_trained`.
+
+    Returns:
+        What makes it as it was.
+
+    Raises:
+        StudyError: The head is not trained, or nothing else is.
+    """
+    head = head_of(model)[1]
+    own = set() if head is None else set(head.parameters())
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    others = [parameter for parameter in trained if parameter not in own]
+    if not others or len(others) == len(trained):
+        found = "nothing but the head" if not others else "no head"
+        raise StudyError(
+            f"train.head_first: needs a trained head and other trained parameters, and {found} is trained."
+        )
+    modes = {module: module.training for module in model.modules()}
+
+    def undo() -> None:
+        for parameter in others:
+            parameter.requires_grad_(True)
+        for module, mode in modes.items():
+            module.training = mode
+
+    choose_trained(model, "head")
+    return undo
 
 
 def _chosen(model: nn.Module, choice: str | Sequence[str], names: list[str]) -> list[str]:
