@@ -230,6 +230,7 @@ def test_without_dp_it_fits_the_patients_better_than_the_model_before(study: Stu
         [('optimizer = "closed-form"', 'optimizer = "closed-form"\nclass_weights = "private"')],
         [("[privacy]", "[audit]\ncanaries = 4\n[privacy]")],
         [("[privacy]", '[privacy]\nclip_factor = "quantile"')],
+        [("[privacy]", '[privacy]\nclip_scope = "layers"')],
         [('optimizer = "closed-form"', 'optimizer = "closed-form"\naveraging = "ema"')],
         [('optimizer = "closed-form"', 'optimizer = "closed-form"\nschedule = "cosine"')],
         [('optimizer = "closed-form"', 'optimizer = "closed-form"\nwarm_up = 0.1')],
