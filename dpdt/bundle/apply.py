@@ -47,15 +47,22 @@ def find_files(named: Iterable[str], *, listed: Path | None = None) -> list[str]
         listed: A text file with one path a line, relative to the working folder.
 
     Raises:
-        BundleError: Nothing is named, or the list cannot be read.
+        BundleError: Nothing is named, what is named is not there, the list cannot be read, or no file of it is there.
     """
     names = list(named)
+    if lost := [name for name in names if not os.path.lexists(name)]:
+        raise BundleError(f"{lost[0]}: no such file or folder. Nothing was written; correct its name.")
     if listed is not None:
         try:
             text = listed.read_text(encoding="utf-8", errors="surrogateescape")
         except OSError as err:
             raise BundleError(f"{listed}: cannot be read ({err.strerror}). Expected a path a line.") from err
-        names += [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in text.splitlines() if line.strip()]
+        if lines and not any(map(os.path.lexists, lines)):
+            raise BundleError(
+                f"{listed}: none of its {len(lines)} paths is there. They are relative to the working folder."
+            )
+        names += lines
     found = [file for name in names for file in (_below(name) if os.path.isdir(name) else [name])]
     if not found:
         raise BundleError("no file to score. Name files, folders, or a list (--list).")

@@ -173,7 +173,7 @@ def _cells(source: ListFile, wanted: Mapping[str, str], table: TableSettings) ->
         if name not in header:
             raise CohortError(
                 f"{source.path}: no column {name!r} ({key.replace(':', ' ')}); found {', '.join(map(repr, header))}. "
-                + column_hint(name, header, source.separator)
+                + column_hint(name, header, None if source.kind in WORKBOOKS else source.separator or ",")
             )
     found = source.read(sorted(set(wanted.values())))
     if found.empty:

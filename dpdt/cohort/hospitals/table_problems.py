@@ -86,10 +86,10 @@ class Problems:
 
 
 def column_hint(name: str, header: tuple[str, ...], separator: str | None) -> str:
-    """What to do about a column that is not there."""
-    if len(header) == 1:
+    """What to do about a column that is not there; `separator`: None where the list has none."""
+    if len(header) == 1 and separator is not None:
         other = max(",;\t|", key=header[0].count)
-        if other != (separator or ",") and other in header[0]:
+        if other != separator and other in header[0]:
             return f"The separator seems to be {other!r}: set separator = {json.dumps(other)} in the domain's table."
         return "Is `separator` right?"
     same = [column for column in header if _plain(column) == _plain(name)]
