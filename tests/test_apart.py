@@ -417,7 +417,8 @@ def test_two_results_of_one_domain_are_refused(exported: tuple[FakeRuns, dict[st
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d | {"format": 2}, "results of format 2; this dpdt reads up to 1"),
+        (lambda d: d | {"format": 3}, "results of format 3; this dpdt reads up to 2"),
+        (lambda d: d | {"format": 2}, "exact numbers beside a guarantee for test patients, or noise without one"),
         (lambda d: d | {"patients": [1]}, "patients: Extra inputs are not permitted"),
         (lambda d: d | {"auc": [{**d["auc"][0], "auc": 1.5}]}, r"auc.0.auc: Input should be less than or equal to 1"),
         (lambda d: d | {"auc": [{**d["auc"][0], "model": 99}]}, "numbers of a model that it does not name"),

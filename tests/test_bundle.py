@@ -9,10 +9,12 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 import safetensors
@@ -22,11 +24,14 @@ from typer.testing import CliRunner
 
 from dpdt.base.files import read_json, write_json
 from dpdt.base.vocabulary import LABELS
+from dpdt.bundle import onnx as onnx_module
 from dpdt.bundle import self_test
 from dpdt.bundle.card import bundle_card, html_card, markdown_card
 from dpdt.bundle.container import BLANK, MOST_HEADER, pack, unpack
 from dpdt.bundle.export import export_run
+from dpdt.bundle.manifest import Network
 from dpdt.bundle.model import Bundle, checked_scorer, open_bundle, parse_bundle
+from dpdt.bundle.onnx import onnx_bytes
 from dpdt.bundle.signature import sign
 from dpdt.cli import app
 from dpdt.errors import BundleError
@@ -109,6 +114,63 @@ def test_the_model_scores_abroad_as_at_home(study: Study, runs: dict[str, Run], 
         home = torch.sigmoid(model.eval()(as_input(pixels))).numpy()
     abroad = checked_scorer(parse_bundle(bundle, "b"), "b", device="cpu")(pixels)
     assert np.abs(abroad - home).max() < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "width", "channels"), [("resnet9", 8, 1), ("convnext_tiny", 16, 3), ("vit_small", 16, 3)]
+)
+def test_onnx_gives_the_scores_of_torch(bundle: bytes, name: str, width: int, channels: int) -> None:
+    opened = parse_bundle(bundle, "b")
+    given = Network.model_validate({"name": name, "width": width, "in_channels": channels})
+    torch.manual_seed(0)
+    model = build_model(given.settings, size=32, num_outputs=5).eval()
+    for parameter in model.parameters():  # so that scores are not all next to a half
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    weights = {key: value.numpy().astype(np.float32) for key, value in model.state_dict().items()}
+    manifest = opened.manifest.model_copy(update={"network": given, "input": {**opened.manifest.input, "size": 32}})
+    large = np.repeat(np.repeat(opened.pixels, 2, axis=1), 2, axis=2)
+    data = onnx_bytes(replace(opened, manifest=manifest, weights=weights, pixels=large))
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    for images in (1, 7):
+        pixels = np.random.default_rng(images).integers(0, 256, (images, 32, 32), dtype=np.uint8)
+        with torch.inference_mode():
+            expected = torch.sigmoid(model(torch.from_numpy(pixels).unsqueeze(1) / 255)).numpy()
+        (scores,) = session.run(["scores"], {"pixels": pixels})
+        assert scores.shape == (images, 5)
+        assert np.abs(scores - expected).max() <= 1e-5
+    assert expected.std(axis=0).max() > 0.01
+    about = json.loads(session.get_modelmeta().custom_metadata_map["dpdt"])
+    assert about["bundle_sha256"] == hashlib.sha256(bundle).hexdigest()
+    assert (about["labels"], about["input"]) == (opened.manifest.labels, manifest.input)
+    for path in (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), str(Path.home()), ".py"):
+        assert path.encode() not in data  # the exporter notes the lines of code that it came by
+
+
+def test_onnx_that_is_not_the_network_is_not_written(bundle: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    shifted = onnx_module.scorer
+    monkeypatch.setattr(onnx_module, "scorer", lambda *a, **k: lambda pixels: shifted(*a, **k)(pixels) + 2e-5)
+    with pytest.raises(BundleError, match=r"--onnx: its scores of the self-test differ by 2[.0-9]*e-05 from torch's"):
+        onnx_bytes(parse_bundle(bundle, "b"))
+
+
+def test_the_command_writes_onnx_beside_the_bundle_or_says_what_to_install(
+    study: Study, runs: dict[str, Run], bundle: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "home.dpdt"
+    words = ["--licence", GIVEN["licence"], "--intended-use", GIVEN["intended_use"], "--output", str(file), "--onnx"]
+    command = ["export", str(runs["8"].paths.folder), *words]
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "onnxruntime", None)
+        failed = CliRunner().invoke(app, command)
+    assert str(failed.exception).startswith("--onnx needs onnx, onnxscript and onnxruntime")
+    assert "pip install 'dpdt[onnx]'" in str(failed.exception)
+    assert not list(tmp_path.iterdir())
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert file.read_bytes() == bundle
+    assert b"bundle_sha256" in (tmp_path / "home.onnx").read_bytes()
 
 
 def test_nothing_of_a_patient_or_of_a_path_is_in_it(study: Study, bundle: bytes) -> None:

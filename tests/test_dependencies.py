@@ -31,9 +31,10 @@ def imported() -> set[str]:
 
 
 def declared() -> set[str]:
-    """What an installation of dpdt brings along, with the networks by name."""
+    """What an installation of dpdt brings along, with the networks by name and ONNX."""
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["networks"]
+    extras = project["optional-dependencies"]
+    wanted = project["dependencies"] + extras["networks"] + extras["onnx"]
     return {canonicalize_name(Requirement(text).name) for text in wanted}
 
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,10 @@ from dpdt.bundle.self_test import pixels_of
 from dpdt.bundle.signature import signed_by
 from dpdt.errors import BundleError
 
-__all__ = ["Bundle", "Score", "checked_scorer", "open_bundle", "parse_bundle", "scorer", "weights_sha256"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Bundle", "Score", "checked_scorer", "network", "open_bundle", "parse_bundle", "scorer", "weights_sha256"]
 
 WEIGHTS: Final = "weights."
 PIXEL_TOLERANCE: Final = 0.25
@@ -165,13 +168,20 @@ def _shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
 
 def scorer(bundle: Bundle, *, device: str) -> Score:
     """The bundle's network, without the self-test."""
+    from dpdt.training.device import choose_device
+    from dpdt.training.networks.build import scorer_of
+
+    return scorer_of(network(bundle), choose_device(device))
+
+
+def network(bundle: Bundle) -> "nn.Module":
+    """The bundle's network with its weights, from float32 in 0..1, (k, 1, size, size), to logits (k, labels)."""
     import torch
 
-    from dpdt.training.device import choose_device
-    from dpdt.training.networks.build import build_model, scorer_of
+    from dpdt.training.networks.build import build_model
 
     with torch.random.fork_rng(devices=[]):
         manifest = bundle.manifest
         model = build_model(manifest.network.settings, size=manifest.shards.size, num_outputs=len(manifest.labels))
     model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in bundle.weights.items()})
-    return scorer_of(model, choose_device(device))
+    return model

@@ -34,6 +34,9 @@ def export(
     without_privacy: Annotated[
         bool, typer.Option("--without-privacy", help="Export weights without a guarantee: they may reveal patients.")
     ] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Write the network as NAME.onnx, too: for programs that are not dpdt.")
+    ] = False,
     sign: Annotated[Path | None, typer.Option(metavar="KEY", help="SSH key; writes the signature beside it.")] = None,
 ) -> None:
     """Write a model bundle: one file with a model and its proof.
@@ -42,6 +45,8 @@ def export(
     """
     from dpdt.bundle.container import write_bytes
     from dpdt.bundle.export import export_run
+    from dpdt.bundle.model import parse_bundle
+    from dpdt.bundle.onnx import onnx_bytes
     from dpdt.bundle.signature import sign as sign_file
     from dpdt.errors import StudyError
     from dpdt.runs.read import read_run
@@ -60,10 +65,17 @@ def export(
         with_thresholds=thresholds,
     )
     file = output or Path(f"{found.run_id}.dpdt")
-    write_bytes(file, data)
-    print(f"{file}: {len(data):,} bytes. Read it before it leaves: dpdt card {file}")
-    if sign is not None:
-        print(f"Signature: {sign_file(file, sign)}")
+    files = {file: data}
+    if onnx:
+        files[file.with_suffix(".onnx")] = onnx_bytes(parse_bundle(data, str(file)))
+    for path, content in files.items():
+        write_bytes(path, content)
+        about = (
+            "without preprocessing: docs/bundle.md" if path != file else f"Read it before it leaves: dpdt card {file}"
+        )
+        print(f"{path}: {len(content):,} bytes. {about}")
+        if sign is not None:
+            print(f"Signature: {sign_file(path, sign)}")
 
 
 @app.command(epilog="Example: dpdt card padchest.dpdt --signers trusted_keys --output card")
@@ -113,6 +125,10 @@ def results(
     output: Annotated[Path | None, typer.Option(help="Default: SITE-results.json, in the working folder.")] = None,
     site: Annotated[str | None, typer.Option(help="Your hospital's name for others; default: the domain's.")] = None,
     minimum: Annotated[int, typer.Option(help="Patients of each class that must stand behind a number.")] = 10,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Noise: the budget of a test patient for all numbers; default: exact numbers.")
+    ] = None,
+    delta: Annotated[float | None, typer.Option(help="Of that budget; default: the study's.")] = None,
     initial: Annotated[str, typer.Option(help="Of a study with several starts: which one.")] = "",
     fraction: Annotated[float | None, typer.Option(help="Of several parts of the patients; default: all.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Print every number of the file.")] = False,
@@ -133,7 +149,7 @@ def results(
     opened = read_study(study)
     if initial or fraction:
         opened = opened.at(Cell("", math.inf, 0, initial, fraction or opened.fraction))
-    found = export_results(opened, site=site, minimum=minimum)
+    found = export_results(opened, site=site, minimum=minimum, epsilon=epsilon, delta=delta)
     file = output or Path(f"{found['site']}-results.json")
     data = as_bytes(found)
     write_bytes(file, data)

@@ -3,7 +3,9 @@
 import math
 from typing import Final
 
-__all__ = ["gaussian_epsilon"]
+from dpdt.errors import PrivacyError
+
+__all__ = ["gaussian_epsilon", "gaussian_mu"]
 
 # Parts of the last place that a difference of two scaled error functions may be wrong by (scipy's is good to about 1).
 ULPS: Final = 8 * 2.0**-52
@@ -38,6 +40,35 @@ def gaussian_epsilon(mu: float, *, delta: float) -> float:
             break
         low, high = (middle, high) if _log_delta(middle, mu) > wanted else (low, middle)
     return high * (1 + ROUNDED)
+
+
+def gaussian_mu(epsilon: float, *, delta: float) -> float:
+    """The largest mu whose Gaussian mechanism is (epsilon, delta)-DP: the inverse of `gaussian_epsilon`.
+
+    Args:
+        epsilon: Positive and finite.
+        delta: In (0, 1).
+
+    Returns:
+        Not above the exact one, and below it by parts of 1e-9.
+
+    Raises:
+        PrivacyError: Epsilon or delta is no such number.
+
+    >>> round(gaussian_mu(4.3772, delta=1e-5), 4)
+    1.0
+    """
+    if not 0 < epsilon < math.inf:
+        raise PrivacyError(f"epsilon: expected a number above 0, got {epsilon:g}.")
+    if not 0 < delta < 1:
+        raise PrivacyError(f"delta: expected a number between 0 and 1, got {delta:g}.")
+    low, high = 0.0, 1.0
+    while gaussian_epsilon(high, delta=delta) <= epsilon:
+        low, high = high, 2 * high
+    while high - low > ROUNDED * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if gaussian_epsilon(middle, delta=delta) <= epsilon else (low, middle)
+    return low
 
 
 def _log_delta(epsilon: float, mu: float) -> float:

@@ -193,6 +193,11 @@ class StudyPaths:
         return self.folder / "cohort" / "data.key"
 
     @property
+    def test_releases(self) -> Path:
+        """What results have left of the test patients, one entry an export."""
+        return self.folder / "cohort" / "test_releases.json"
+
+    @property
     def measured(self) -> Path:
         """What `dpdt plan --measure` found about time and memory."""
         return self.folder / "measured.json"

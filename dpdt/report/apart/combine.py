@@ -126,6 +126,14 @@ def _differences(results: Sequence[Results]) -> Iterator[str]:
             yield f"{what}: {', '.join(f'{str(value)[:MOST_SHOWN]} at {site}' for site, value in values.items())}"
     yield from _of_labels(results)
     for result in results:
+        if result.privacy:
+            yield (
+                f"noise: the numbers of {result.site} have noise, which their intervals include: epsilon "
+                f"{result.privacy.epsilon:g}, delta {result.privacy.delta:g} for its test patients. Each patient "
+                "weighs the same, scores are in bins. Not to be made: groups, comparisons of two models on the same "
+                "patients, permutation tests, equivalence"
+            )
+    for result in results:
         if result.signer not in ("", result.site):
             yield f"signature: the results of {result.site} are signed by {result.signer}"
     yield from _of_models(results)

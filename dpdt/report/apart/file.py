@@ -11,11 +11,13 @@ from dpdt.bundle.container import BLANK, CHECKSUM, check_seal, read_bytes, seal,
 from dpdt.bundle.manifest import Count, Name, Part, Short, key_of
 from dpdt.bundle.signature import signed_by
 from dpdt.errors import BundleError
-from dpdt.evaluation.metrics import AVERAGE
+from dpdt.evaluation.metrics import ALL, AVERAGE
 
-__all__ = ["FORMAT", "OWN_LIST", "Results", "as_bytes", "read_results", "unreadable"]
+__all__ = ["FORMAT", "NOISY_FORMAT", "OWN_LIST", "Results", "as_bytes", "read_results", "unreadable"]
 
 FORMAT: Final = 1
+NOISY_FORMAT: Final = 2
+"""Of results with noise: who reads format 1 alone would take them for exact ones."""
 MOST_BYTES: Final = 64 << 20
 OWN_LIST: Final = "own list"
 """Begins the definition of a label that a hospital's own list makes."""
@@ -67,6 +69,33 @@ class Bin(Part):
     mean_score: Auc
 
 
+class NoisyBin(Part):
+    """Patients whose score is in a bin, with noise; rates of calling this bin and those above positive."""
+
+    model: Count
+    test_domain: Name
+    label: Name
+    low: Auc
+    high: Auc
+    positives: Annotated[int, Field(ge=-(2**53), le=2**53)]
+    negatives: Annotated[int, Field(ge=-(2**53), le=2**53)]
+    sensitivity: Auc | None
+    specificity: Auc | None
+    observed: Auc | None
+
+
+class Privacy(Part):
+    """The guarantee of the test patients, for all numbers of the file together."""
+
+    epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    unit: Literal["patient"]
+    histograms: Count
+    deviation: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    exports: Count
+    epsilon_of_all_exports: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+
+
 class Pair(Part):
     """A model against its twin without DP (`against` null) or the one before (0): macro AUC on the same patients."""
 
@@ -83,11 +112,11 @@ class Pair(Part):
 class Results(Part):
     """One hospital's results."""
 
-    format: Literal[1]
+    format: Literal[1, 2]
     site: Name
     synthetic: bool
     minimum: Annotated[int, Field(ge=1)]
-    noise: Short
+    noise: Annotated[str, Field(max_length=2000)]
     labels: list[Name]
     policies: dict[Name, dict[Short, Any]]
     definitions: dict[Name, dict[Name, Annotated[str, Field(max_length=20_000)]]]
@@ -98,6 +127,8 @@ class Results(Part):
     auc: list[AucRow]
     bins: list[Bin]
     pairs: list[Pair]
+    privacy: Privacy | None = None
+    noisy_bins: list[NoisyBin] = Field(default_factory=list)
     signer: Short = Field(default="", exclude=True)  # not of the file: who signed it
 
 
@@ -115,8 +146,10 @@ def read_results(path: Path, *, signers: Path | None = None) -> Results:
         raise BundleError(f"{path}: not a results file. Expected what `dpdt results export` wrote.") from err
     check_seal(data, plain.pop(CHECKSUM, None), str(path))
     found = plain.get("format")
-    if type(found) is int and found > FORMAT:
-        raise BundleError(f"{path}: results of format {found}; this dpdt reads up to {FORMAT}. Install a newer dpdt.")
+    if type(found) is int and found > NOISY_FORMAT:
+        raise BundleError(
+            f"{path}: results of format {found}; this dpdt reads up to {NOISY_FORMAT}. Install a newer dpdt."
+        )
     try:
         results = Results.model_validate({**plain, "signer": signer})
     except ValidationError as err:
@@ -146,7 +179,7 @@ def _wrong(results: Results) -> str:
     models = {model.model for model in results.models}
     cells = {(model.train_domain, model.target_epsilon, model.seed) for model in results.models}
     rows: list[tuple[Any, ...]] = [(r.model, r.test_domain, r.label, r.subgroup) for r in results.auc]
-    numbers: list[AucRow | Bin] = [*results.auc, *results.bins]
+    numbers: list[AucRow | Bin | NoisyBin] = [*results.auc, *results.bins, *results.noisy_bins]
     names = {*results.labels, AVERAGE}
     if len(models) != len(results.models) or not {one.model for one in numbers} <= models:
         return "numbers of a model that it does not name"
@@ -155,10 +188,15 @@ def _wrong(results: Results) -> str:
     for row in numbers:
         if row.test_domain not in results.policies or row.label not in names:
             return f"a number of {row.test_domain}, {row.label}, which it does not describe"
-        if (row.n_positive or 0) > (row.n or 0):
+        if not isinstance(row, NoisyBin) and (row.n_positive or 0) > (row.n or 0):
             return f"more positive images than images of {row.label}"
     if any(not {*row.labels.split(",")} <= names for row in results.auc if row.label == AVERAGE):
         return "an average over labels that it does not describe"
+    exact = results.bins or results.pairs or any(row.subgroup != ALL for row in results.auc)
+    if (results.format == NOISY_FORMAT) != (results.privacy is not None) or (
+        exact if results.privacy else results.noisy_bins
+    ):
+        return "exact numbers beside a guarantee for test patients, or noise without one"
     return ""
 
 

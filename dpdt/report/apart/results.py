@@ -5,7 +5,7 @@ which models they are of. No patient, image or path. Format: docs/apart.md.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +22,8 @@ from dpdt.errors import StudyError
 from dpdt.evaluation.evaluate import evaluation_done, study_groups
 from dpdt.evaluation.metrics import ALL, AVERAGE, FEWEST_PATIENTS, Groups, auc_influence
 from dpdt.evaluation.predict import wide
-from dpdt.report.apart.file import FORMAT, OWN_LIST, unreadable
+from dpdt.report.apart.file import FORMAT, NOISY_FORMAT, OWN_LIST, unreadable
+from dpdt.report.apart.noisy import noisy_parts, record_export
 from dpdt.report.apart.suppression import score_bins, shown_groups
 from dpdt.report.compare import compare_models
 from dpdt.report.intervals import Draws
@@ -39,13 +40,22 @@ NO_NOISE: Final = "No noise was added: epsilon of the models' statements is for 
 POLICIES: Final = ("kind", "uncertain", "contradictions", "readers", "sublabels")
 
 
-def export_results(study: Study, *, site: str | None = None, minimum: int = MINIMUM) -> dict[str, Any]:
+def export_results(
+    study: Study,
+    *,
+    site: str | None = None,
+    minimum: int = MINIMUM,
+    epsilon: float | None = None,
+    delta: float | None = None,
+) -> dict[str, Any]:
     """What leaves the hospital.
 
     Args:
         study: The study; its models are tested.
         site: The hospital's name for others, in place of its one domain's; default: the domain's own.
         minimum: Patients of each class behind every number; at least MINIMUM.
+        epsilon: Budget of the test patients for all numbers together; None: exact numbers, without a guarantee.
+        delta: Of that budget; default: the study's.
 
     Returns:
         JSON-like, as `Results` has it.
@@ -53,6 +63,7 @@ def export_results(study: Study, *, site: str | None = None, minimum: int = MINI
     Raises:
         StudyError: No model is tested, the minimum is too small, the site is no name or named for several domains,
             or nobody could read the results.
+        PrivacyError: No such epsilon or delta.
     """
     study = study.one_view()
     if minimum < MINIMUM:
@@ -62,9 +73,39 @@ def export_results(study: Study, *, site: str | None = None, minimum: int = MINI
     runs = [run for run in runs if run.metrics() is not None]
     if not runs:
         raise StudyError(f"{study.file}: no model is tested with the study as it is. Run `dpdt evaluate {study.file}`.")
-    numbers = {run.run_id: number for number, run in enumerate(runs)}
-    table = auc_by_run(study)
     labels = study.study.labels
+    if epsilon is not None:
+        delta = study.privacy.delta if delta is None else delta
+        parts = noisy_parts(study, runs, rename, epsilon=epsilon, delta=delta, minimum=minimum)
+    elif delta is not None:
+        raise StudyError("--delta: there is no noise without --epsilon. Give both, or neither.")
+    else:
+        parts = _exact_parts(study, runs, rename, minimum)
+    found = {
+        "format": FORMAT if epsilon is None else NOISY_FORMAT,
+        "site": site or next(iter(study.test_domains)),
+        "synthetic": is_synthetic(study),
+        "minimum": minimum,
+        "noise": NO_NOISE,
+        "labels": list(labels),
+        "policies": {rename.get(name, name): _policies(study, name) for name in study.test_domains},
+        "definitions": {rename.get(name, name): _definitions(study, name) for name in study.test_domains},
+        "input": recorded_input(study.shards),
+        "versions": _versions(study),
+        "evaluation": _evaluation(study),
+        "models": [_model(study, run, number, rename) for number, run in enumerate(runs)],
+        **parts,
+    }
+    wrong = unreadable(found)
+    if wrong:
+        raise StudyError(f"{study.file}: no other hospital could read these results: {wrong}. Rename it in the study.")
+    return found
+
+
+def _exact_parts(study: Study, runs: Sequence[Run], rename: Mapping[str, str], minimum: int) -> dict[str, Any]:
+    """AUCs, bins and pairs without noise, small cells left out."""
+    numbers = {run.run_id: number for number, run in enumerate(runs)}
+    table, labels = auc_by_run(study), study.study.labels
     rows: list[dict[str, Any]] = []
     bins: list[dict[str, Any]] = []
     known: dict[tuple[str, str, bytes], set[str]] = {}
@@ -82,27 +123,9 @@ def export_results(study: Study, *, site: str | None = None, minimum: int = MINI
                 shown[label] = known[domain, label, images]
             rows += [{**head, **row} for row in _auc_rows(frame, own, groups, shown, study.evaluate.bootstrap_unit)]
             bins += [{**head, "label": label, **one} for label in labels for one in _bins(frame, label, shown, minimum)]
-    found = {
-        "format": FORMAT,
-        "site": site or next(iter(study.test_domains)),
-        "synthetic": is_synthetic(study),
-        "minimum": minimum,
-        "noise": NO_NOISE,
-        "labels": list(labels),
-        "policies": {rename.get(name, name): _policies(study, name) for name in study.test_domains},
-        "definitions": {rename.get(name, name): _definitions(study, name) for name in study.test_domains},
-        "input": recorded_input(study.shards),
-        "versions": _versions(study),
-        "evaluation": _evaluation(study),
-        "models": [_model(study, run, numbers[run.run_id], rename) for run in runs],
-        "auc": rows,
-        "bins": bins,
-        "pairs": _pairs(study, {Cell(*run.cell[:3]): numbers[run.run_id] for run in runs}, rows, rename),
-    }
-    wrong = unreadable(found)
-    if wrong:
-        raise StudyError(f"{study.file}: no other hospital could read these results: {wrong}. Rename it in the study.")
-    return found
+    pairs = _pairs(study, {Cell(*run.cell[:3]): numbers[run.run_id] for run in runs}, rows, rename)
+    record_export(study, mu=None, delta=None)
+    return {"auc": rows, "bins": bins, "pairs": pairs}
 
 
 def left_out(study: Study, found: Mapping[str, Any]) -> list[str]:
@@ -120,6 +143,14 @@ def left_out(study: Study, found: Mapping[str, Any]) -> list[str]:
         few = [str(g) for g, n in part["subgroup"].value_counts(sort=False).items() if n > sent.get((label, g), 0)]
         if few:
             lines.append(f"{label}: {', '.join(few)} (few patients, or it would give away few)")
+    if found.get("privacy"):
+        few_of = {(row["model"], row["test_domain"], row["label"]) for row in found["noisy_bins"]}
+        few_of -= {(row["model"], row["test_domain"], row["label"]) for row in found["auc"]}
+        names = [f"model {model} on {domain}, {label}" for model, domain, label in sorted(few_of)]
+        lines = [
+            "groups, images, exact bins and AUCs, bootstrap intervals, comparisons of pairs (not counted with noise)"
+        ]
+        lines += [f"AUC of {name} (too few patients for this noise)" for name in names]
     missing = [(run_id, "not tested with the study as it is") for run_id in stale_runs(study)] + missing_runs(study)
     return lines + [f"{run_id}: {why}" for run_id, why in missing]
 
