@@ -99,6 +99,7 @@ def test_files_that_cannot_be_used_are_rows_with_a_reason(bundle: Bundle, tmp_pa
     assert sum(summary.reasons.values()) == 2
     assert rows[1]["healthy_score"] == ""
     assert "1 images scored, 2 rejected" in str(summary)
+    assert "No decision (_positive) for pneumonia: the bundle has no threshold of it." in str(summary)
     assert "Not a medical device" in str(summary)
 
 

@@ -243,6 +243,16 @@ def test_strangers_among_images_in_their_place_are_told_of(tmp_path: Path) -> No
     )
 
 
+def test_another_years_folder_with_some_names_of_this_one_is_told_of(tmp_path: Path) -> None:
+    root = own(tmp_path, ["01 Urgencias/1.png", "02 Planta/2.png"], ["05 Planta/1.png"])
+    table = {"file": "list.csv", "image": "image", "patient": "patient", "labels": {"healthy": {"column": "healthy"}}}
+    (told,) = read("table", root, table=table).warnings
+    assert told.startswith(
+        "1 images were found by name alone, the first: 05 Planta/1.png for 01 Urgencias/1.png, and 1 nowhere. Is it "
+    )
+    assert read("table", root, table=table, missing_images="later").warnings == ()  # a part alone is there yet
+
+
 def test_what_is_left_out_is_counted_and_damaged_files_stay(tmp_path: Path) -> None:
     names = [f"{n}.png" for n in range(40)]
     own(tmp_path, names, names[:30])  # ten are not there; the thirty are empty files

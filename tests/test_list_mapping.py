@@ -170,6 +170,16 @@ def test_a_view_is_found_by_its_cells_whatever_its_name(cells: tuple[str, ...], 
     assert f'# In none of these, so left out: "{cells[2]}"' in text
 
 
+def test_the_headers_and_ages_of_a_spanish_list_are_found(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"Fichero": [f"{n}.png" for n in range(9)], "Nº Historia": range(9), "Neumonía": 1})
+    dates = rows.assign(**{"F. nacimiento": "31/01/1950", "Fecha exploración": "31/01/2022"})
+    text = mapping_text(write(tmp_path / "list.csv", dates), None)
+    for key, name in (("patient", "Nº Historia"), ("birth_date", "F. nacimiento"), ("study_date", "Fecha exploración")):
+        assert f'#{key} = "{name}"  #? likely: its name' in text
+    text = mapping_text(write(tmp_path / "list.csv", rows.assign(Edad="45 años")), None)
+    assert '#age = "Edad"  #? likely: its name, and 100% of its cells are ages' in text
+
+
 def test_a_list_without_views_asks_whether_every_image_is_frontal(tmp_path: Path) -> None:
     rows = pd.DataFrame({"image": [f"{n}.png" for n in range(9)], "patient": range(9), "pneumonia": 1, "x": "PA"})
     text = mapping_text(write(tmp_path / "list.csv", rows), None)

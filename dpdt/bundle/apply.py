@@ -31,12 +31,15 @@ class ApplySummary:
     scored: int
     reasons: dict[str, int]
     output: Path
+    undecided: tuple[str, ...] = ()
+    """Labels without a threshold, so without a decision."""
 
     def __str__(self) -> str:
         """One line for people."""
         why = ", ".join(f"{reason} {count}" for reason, count in sorted(self.reasons.items()))
         rejected = f", {sum(self.reasons.values())} rejected ({why})" if why else ""
-        return f"{self.output}: {self.scored} images scored{rejected}. {NOTICE}"
+        none = f" No decision (_positive) for {', '.join(self.undecided)}: the bundle has no threshold of it."
+        return f"{self.output}: {self.scored} images scored{rejected}.{none if self.undecided else ''} {NOTICE}"
 
 
 def find_files(named: Iterable[str], *, listed: Path | None = None) -> list[str]:
@@ -93,7 +96,8 @@ def apply_bundle(bundle: Bundle, score: Score, files: Sequence[str], output: Pat
             if not outcome.ok:
                 reasons[outcome.reason] = reasons.get(outcome.reason, 0) + 1
             write([no_formula(file, is_path=True), outcome.reason, outcome.message, *cells, NOTICE])
-    return ApplySummary(len(files) - sum(reasons.values()), reasons, output)
+    undecided = tuple(label for label, threshold in bundle.manifest.thresholds.items() if threshold is None)
+    return ApplySummary(len(files) - sum(reasons.values()), reasons, output, undecided)
 
 
 def _below(folder: str) -> Iterator[str]:

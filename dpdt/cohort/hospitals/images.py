@@ -58,7 +58,8 @@ def place_images(raw: RawCohort, root: Path, settings: DomainSettings) -> RawCoh
     if strangers:
         counts[ELSEWHERE] = sum(path in strangers for path in wanted)
     at_home = {_folder(path) for path in wanted if path not in strangers and path not in lost} if strangers else set()
-    warnings = (*raw.warnings, *_mixed_folders(strangers, at_home))
+    said = settings.missing_images != "reject"  # that a part of the images is not there yet
+    warnings = (*raw.warnings, *_mixed_folders(strangers, at_home), *([] if said else _some_by_name(strangers, lost)))
     return replace(raw, frame=frame, exclusions=exclusions, counts=counts, warnings=warnings)
 
 
@@ -227,6 +228,16 @@ def _mixed_folders(strangers: Mapping[str, str], at_home: Collection[str]) -> It
         yield (
             f"{len(odd)} images were found by name in another folder than others of their own, the first: "
             f"{strangers[odd[0]]} for {odd[0]}. If those are other pictures, say where to look: image_folders."
+        )
+
+
+def _some_by_name(strangers: Mapping[str, str], lost: Collection[str]) -> Iterator[str]:
+    """A warning where no image is where it should be, some were found by name and others nowhere: another year's?"""
+    if strangers and lost:
+        path = next(iter(strangers))
+        yield (
+            f"{len(strangers)} images were found by name alone, the first: {strangers[path]} for {path}, and "
+            f"{len(lost)} nowhere. Is it the right folder? Other patients' pictures may have the same names."
         )
 
 
