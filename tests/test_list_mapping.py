@@ -239,6 +239,9 @@ def test_the_command_writes_a_file_with_what_is_open_and_cohort_says_it_all_at_o
         main(["init", str(tmp_path / "s"), "--list", str(folder / "liste.csv"), "--images", str(folder / "bilder")])
     assert end.value.code == 0
     assert "lines to confirm" in capsys.readouterr().out
+    with pytest.raises((SystemExit, StudyError)):  # a second list for the same study
+        main(["init", str(tmp_path / "s"), "--list", str(folder / "liste.csv")])
+    assert "For a second list copy its [domains.…] from there into this file" in capsys.readouterr().err
     text = (tmp_path / "s" / "study.toml").read_text(encoding="utf-8")
     assert text.count("\n") < 100
     with pytest.raises(SystemExit) as end:

@@ -232,7 +232,9 @@ def test_rows_without_a_patient_are_told_all_at_once_with_what_else_is_wrong(tmp
     with pytest.raises(CohortError) as err:
         build_cohort(own(tmp_path, rows=pd.concat([rows, total])), "own")
     told = str(err.value)
-    assert "rows 2, 42: column 'patient' (patient) is empty. Fill it in, or take what is no image's row, such as" in told
+    assert (
+        "rows 2, 42: column 'patient' (patient) is empty. Fill it in, or take what is no image's row, such as" in told
+    )
     assert "column 'sex': 1 cells are not explained: 'X' (row 3)" in told
 
 

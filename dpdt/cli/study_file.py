@@ -57,8 +57,11 @@ def init(
     text = starter_text(preset or ("own-hospital" if own else "quick"), roots, own)
     file = folder / "study.toml"
     if file.exists():
+        other = (
+            " For a second list copy its [domains.…] from there into this file: docs/own-hospital.md." if own else ""
+        )
         raise StudyError(
-            f"{file}: exists already, and init overwrites nothing. Name another folder, or remove the file."
+            f"{file}: exists already, and init overwrites nothing. Name another folder, or remove the file.{other}"
         )
     make_folder(folder)
     write_text(file, text)

@@ -142,7 +142,7 @@ def left_out(study: Study, found: Mapping[str, Any]) -> list[str]:
     rename = _rename(study, found["site"])
     lines = []
     for (domain, label), part in there.groupby(["test_domain", "label"], sort=False):
-        name = rename.get(domain, domain)
+        name = rename.get(str(domain), str(domain))
         counts = part["subgroup"].value_counts(sort=False)
         few = [str(group) for group, n in counts.items() if n > sent.get((name, label, group), 0)]
         if few:
