@@ -36,7 +36,7 @@ def place_images(raw: RawCohort, root: Path, settings: DomainSettings) -> RawCoh
 
     Returns:
         The same with paths of files that are there, relative to `root`, or absolute where they are outside of it. An
-        image that is nowhere keeps its path, or is excluded.
+        image that is nowhere keeps its path, with slashes, or is excluded.
 
     Raises:
         CohortError: An image has two candidates, a folder of `image_folders` is not there, or no image is.
@@ -44,10 +44,11 @@ def place_images(raw: RawCohort, root: Path, settings: DomainSettings) -> RawCoh
     wanted = raw.frame["path"].tolist()
     files, lost = _find(root, wanted, wanted if raw.listed is None else raw.listed, settings)
     if lost and lost.issuperset(wanted) and settings.missing_images != "later":
-        raise _none_is_there(root, wanted[0], len(wanted), settings)
+        raise _none_is_there(root, wanted[0].replace("\\", "/"), len(wanted), settings)
     frame, exclusions, counts = raw.frame, raw.exclusions, dict(raw.counts)
-    if files:
-        frame = frame.assign(path=[files.get(path, path) for path in wanted])
+    spelled = {path: path.replace("\\", "/") for path in lost if "\\" in path} | files
+    if spelled:
+        frame = frame.assign(path=[spelled.get(path, path) for path in wanted])
     if lost and settings.missing_images == "exclude":
         nowhere = pd.Series([path in lost for path in wanted], index=frame.index)
         gone = frame.loc[nowhere, ["image_id", "view"]].assign(reason="image not found")
