@@ -267,9 +267,11 @@ def test_no_number_of_a_small_label_leaves_and_no_average_over_it(
     assert found["pairs"] == []
     stays = left_out(made.study, found)  # what the hospital's person is told
     why = "(few patients, or it would give away few)"
-    assert f"pneumonia: all, female, male, age_0_40, age_40_70, age_70_100 {why}" in stays
-    assert [line for line in stays if line.startswith("average: all") and line.endswith(why)]
-    assert not [line for line in stays if "all" in line and not line.startswith(("pneumonia: all", "average: all"))]
+    assert f"uka, pneumonia: all, female, male, age_0_40, age_40_70, age_70_100 {why}" in stays
+    assert [line for line in stays if line.startswith("uka, average: all") and line.endswith(why)]
+    assert not [
+        line for line in stays if "all" in line and not line.startswith(("uka, pneumonia: all", "uka, average: all"))
+    ]
     assert "pneumonia" in {row["label"] for row in export_results(made.study, minimum=12)["auc"]}
     with pytest.raises(StudyError, match="--minimum: expected at least 10 patients of each class, got 3"):
         export_results(made.study, minimum=3)
@@ -283,9 +285,30 @@ def test_a_site_renames_its_one_domain(fake_runs: Callable[..., FakeRuns], monke
     for bad in ("Charité", "../x", "=1+1", "St. Mary", "all", "before"):
         with pytest.raises(StudyError, match="--site: expected a letter"):
             export_results(made.study, site=bad)
-    made = fake_runs(TWO, "[inf]")
-    with pytest.raises(StudyError, match=r"--site x: the study has several domains \(uka, vindr\)"):
-        export_results(made.study, site="x")
+
+
+def test_of_several_domains_the_site_names_the_hospital_and_what_stays_is_told_by_domain(
+    fake_runs: Callable[..., FakeRuns], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def few(frame: pd.DataFrame) -> pd.DataFrame:
+        frame = probabilities(frame)
+        small = np.arange(len(frame)) < 24  # twelve patients of two images
+        return frame.assign(target_pneumonia=np.where(small, 1.0, 0.0)) if next(turns) else frame
+
+    turns = itertools.cycle([False, True])  # vindr, uka
+    made = fake_runs(TWO, "[8.0, inf]").all(change=few)
+    stubs(monkeypatch)
+    found = export_results(made.study, site="hvp", minimum=13)
+    assert found["site"] == "hvp"
+    assert set(found["policies"]) == set(TWO)
+    sent = {(row["test_domain"], row["label"]) for row in found["auc"] if row["subgroup"] == "all"}
+    stays = left_out(made.study, found)
+    told = {tuple(line.partition(":")[0].split(", ")) for line in stays if line.partition(": ")[2].startswith("all")}
+    assert told == {("uka", "pneumonia"), ("uka", "average")}
+    assert not told & sent
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["results", "export", str(made.study.file), "--output", "o.json"])
+    assert "The file says site vindr, the first of 2 domains: --site names all." in " ".join(done.output.split())
 
 
 def apart(fake_runs: Callable[..., FakeRuns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
@@ -392,6 +415,30 @@ def test_nothing_of_many_labels_and_other_groups_is_lost(tmp_path: Path, monkeyp
     for name in ("ward emergency", "maker 7"):
         assert name in text
     assert "definition of 28 labels" in text
+
+
+def test_a_model_under_two_names_is_one_with_its_numbers_at_both_hospitals(tmp_path: Path) -> None:
+    """The bundle was made with `--site hvp`, and the results of the hospital call it hvp_2022."""
+    home, away = many("hvp_2022", seed=0), many("clinica", seed=1)
+    for part, name in ((home, "hvp_2022"), (away, "hvp")):
+        part["models"] = [
+            {**model, "train_domain": name, "carried": name == "hvp"}
+            for model in part["models"]
+            if model["train_domain"] == "north"
+        ]
+        part["auc"] = [row for row in part["auc"] if row["model"] < 2]
+    parts = [read(tmp_path, part, f"{part['site']}.json") for part in (away, home)]  # also where the bundle comes first
+    page = combine(parts, tmp_path / "together").read_text(encoding="utf-8")
+    assert "no number on" not in page
+    told = "models hvp of clinica: their weights are those of hvp_2022, so they have that name here"
+    assert told in page
+    models = pd.read_csv(tmp_path / "together" / "models.csv")
+    assert models["trained on"].tolist() == ["hvp_2022", "hvp_2022"]
+    frame = combined_auc(parts)
+    assert set(zip(frame["train_domain"], frame["test_domain"], strict=True)) == {
+        ("hvp_2022", "clinica"),
+        ("hvp_2022", "hvp_2022"),
+    }
 
 
 def test_weights_that_were_given_are_the_same_model_only_where_the_file_is(

@@ -89,7 +89,8 @@ def test_scores_are_those_of_the_shards_pixels_and_the_network(bundle: Bundle, t
 def test_files_that_cannot_be_used_are_rows_with_a_reason(bundle: Bundle, tmp_path: Path) -> None:
     files_in(tmp_path, 1)
     (tmp_path / "a.txt").write_text("no image")
-    files = find_files([str(tmp_path), str(tmp_path / "missing.png")])
+    (tmp_path / ".list").write_text(f"{tmp_path}/00000.png\n{tmp_path}/a.txt\n{tmp_path}/missing.png\n")
+    files = find_files([], listed=tmp_path / ".list")
     summary = apply_bundle(bundle, checked_scorer(bundle, "b"), files, tmp_path / "scores.csv")
     rows = rows_of(tmp_path / "scores.csv")
     assert rows[0]["reason"] == ""
@@ -98,6 +99,7 @@ def test_files_that_cannot_be_used_are_rows_with_a_reason(bundle: Bundle, tmp_pa
     assert sum(summary.reasons.values()) == 2
     assert rows[1]["healthy_score"] == ""
     assert "1 images scored, 2 rejected" in str(summary)
+    assert "No decision (_positive) for pneumonia: the bundle has no threshold of it." in str(summary)
     assert "Not a medical device" in str(summary)
 
 
@@ -117,6 +119,22 @@ def test_files_of_a_list_and_of_folders_come_in_order_without_hidden_ones(tmp_pa
         find_files([])
     with pytest.raises(BundleError, match="cannot be read"):
         find_files([], listed=tmp_path / "none")
+
+
+def test_a_mistyped_folder_or_a_list_of_nothing_leaves_earlier_scores_alone(data: bytes, tmp_path: Path) -> None:
+    files_in(tmp_path / "in", 1)
+    (tmp_path / "b.dpdt").write_bytes(data)
+    (tmp_path / "list.txt").write_text("in/00000.png\n")  # below tmp_path, and the working folder is another
+    scores = tmp_path / "scores.csv"
+    scores.write_text("earlier")
+    for wrong in ([str(tmp_path / "in"), "nada"], ["--list", str(tmp_path / "list.txt")]):
+        result = CliRunner().invoke(app, ["apply", str(tmp_path / "b.dpdt"), *wrong, "--output", str(scores)])
+        assert isinstance(result.exception, BundleError)
+        assert scores.read_text() == "earlier"
+    with pytest.raises(BundleError, match="nada: no such file or folder"):
+        find_files([str(tmp_path / "in"), "nada"])
+    with pytest.raises(BundleError, match="none of its 1 paths is there"):
+        find_files([], listed=tmp_path / "list.txt")
 
 
 def test_a_files_name_is_no_formula_for_a_spreadsheet(

@@ -243,6 +243,25 @@ def test_strangers_among_images_in_their_place_are_told_of(tmp_path: Path) -> No
     )
 
 
+def test_an_image_that_is_nowhere_is_told_with_one_kind_of_slash(tmp_path: Path) -> None:
+    """`…/11 Urgencias\\señor 0035.JPG` was what a newcomer read; with slashes it is found when it comes, too."""
+    root = own(tmp_path, ["11 Urgencias\\señor 0035.JPG", "a\\1.png"], ["a/1.png"])
+    assert found(root) == ["11 Urgencias/señor 0035.JPG", "a/1.png"]
+    (root / "a" / "1.png").unlink()
+    with pytest.raises(CohortError, match=r"11 Urgencias/señor 0035\.JPG, nor a file of that name"):
+        found(root)
+
+
+def test_another_years_folder_with_some_names_of_this_one_is_told_of(tmp_path: Path) -> None:
+    root = own(tmp_path, ["01 Urgencias/1.png", "02 Planta/2.png"], ["05 Planta/1.png"])
+    table = {"file": "list.csv", "image": "image", "patient": "patient", "labels": {"healthy": {"column": "healthy"}}}
+    (told,) = read("table", root, table=table).warnings
+    assert told.startswith(
+        "1 images were found by name alone, the first: 05 Planta/1.png for 01 Urgencias/1.png, and 1 nowhere. Is it "
+    )
+    assert read("table", root, table=table, missing_images="later").warnings == ()  # a part alone is there yet
+
+
 def test_what_is_left_out_is_counted_and_damaged_files_stay(tmp_path: Path) -> None:
     names = [f"{n}.png" for n in range(40)]
     own(tmp_path, names, names[:30])  # ten are not there; the thirty are empty files

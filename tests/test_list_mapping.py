@@ -97,7 +97,7 @@ def test_a_list_in_any_of_the_languages_is_described_and_reads_right_once_confir
     text = mapping_text(folder / "liste.csv", folder / "bilder")
     with pytest.raises(StudyError, match=r"\d+ lines of `dpdt init --list` are still to confirm: line \d+: "):
         study_of(tmp_path, text)
-    study = study_of(tmp_path, confirmed(text))
+    study = study_of(tmp_path, confirmed(text, without=("not found",)))
     build_cohort(study, "own")
     table = read_cohort(study, "own")
     first = table[table["image_id"].str.contains("_000|_001")]
@@ -129,7 +129,7 @@ def test_a_day_and_month_that_may_be_either_are_asked_for_and_not_chosen(tmp_pat
     assert asked == ['"%d/%m/%Y"', '"%m/%d/%Y"']
     with pytest.raises(StudyError, match=r"the key date_format|a second time"):
         study_of(tmp_path, confirmed(text))
-    both = confirmed(text, without=("%m/%d",))
+    both = confirmed(text, without=("%m/%d", "not found"))
     assert study_of(tmp_path, both).domains["own"].table.date_format == "%d/%m/%Y"  # type: ignore[union-attr]
     write(tmp_path / "list.csv", rows.assign(**{"study date": "13/04/2020", "pneumonia": 1}))
     assert '#date_format = "%d/%m/%Y"  #? likely' in mapping_text(tmp_path / "list.csv", None)
@@ -160,6 +160,31 @@ def test_findings_in_one_column_are_found_with_their_separator(tmp_path: Path) -
     assert '#healthy = { findings = ["No Finding"] }' in text
     assert '#pleural_effusion = { findings = ["Effusion"] }' in text
     assert text.count("#no_findings = ") == 3
+
+
+@pytest.mark.parametrize("cells", [("posteroanterior", "anteroposterior", "lateral"), ("PA", "AP", "Lateral")])
+def test_a_view_is_found_by_its_cells_whatever_its_name(cells: tuple[str, ...], tmp_path: Path) -> None:
+    rows = pd.DataFrame({"image": [f"{n}.png" for n in range(9)], "patient": range(9), "pneumonia": 1})
+    text = mapping_text(write(tmp_path / "list.csv", rows.assign(**{"Posición": list(cells) * 3})), None)
+    assert '#view = "Posición"  #? likely: most of its cells are PA or AP' in text
+    assert f'# In none of these, so left out: "{cells[2]}"' in text
+
+
+def test_the_headers_and_ages_of_a_spanish_list_are_found(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"Fichero": [f"{n}.png" for n in range(9)], "Nº Historia": range(9), "Neumonía": 1})
+    dates = rows.assign(**{"F. nacimiento": "31/01/1950", "Fecha exploración": "31/01/2022"})
+    text = mapping_text(write(tmp_path / "list.csv", dates), None)
+    for key, name in (("patient", "Nº Historia"), ("birth_date", "F. nacimiento"), ("study_date", "Fecha exploración")):
+        assert f'#{key} = "{name}"  #? likely: its name' in text
+    text = mapping_text(write(tmp_path / "list.csv", rows.assign(Edad="45 años")), None)
+    assert '#age = "Edad"  #? likely: its name, and 100% of its cells are ages' in text
+
+
+def test_a_list_without_views_asks_whether_every_image_is_frontal(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"image": [f"{n}.png" for n in range(9)], "patient": range(9), "pneumonia": 1, "x": "PA"})
+    text = mapping_text(write(tmp_path / "list.csv", rows), None)
+    assert '#view = "…"  #? not found; without it every image counts as frontal' in text
+    assert "view" in open_guesses(text).values()
 
 
 def test_a_cell_that_no_word_explains_is_asked_for(tmp_path: Path) -> None:
@@ -200,7 +225,7 @@ def test_labels_that_are_not_the_papers_are_found_by_their_words_and_grades(tmp_
 def test_a_hostile_header_stays_inside_of_its_string(header: str, tmp_path: Path) -> None:
     rows = pd.DataFrame({"image": [f"{n}.png" for n in range(9)], "patient": range(9), header: 1, "pneumonia": 1})
     text = mapping_text(write(tmp_path / "list.csv", rows), None)
-    study = study_of(tmp_path, confirmed(text))
+    study = study_of(tmp_path, confirmed(text, without=("not found",)))
     assert study.study.seed == 0
 
 
@@ -214,6 +239,9 @@ def test_the_command_writes_a_file_with_what_is_open_and_cohort_says_it_all_at_o
         main(["init", str(tmp_path / "s"), "--list", str(folder / "liste.csv"), "--images", str(folder / "bilder")])
     assert end.value.code == 0
     assert "lines to confirm" in capsys.readouterr().out
+    with pytest.raises((SystemExit, StudyError)):  # a second list for the same study
+        main(["init", str(tmp_path / "s"), "--list", str(folder / "liste.csv")])
+    assert "For a second list copy its [domains.…] from there into this file" in capsys.readouterr().err
     text = (tmp_path / "s" / "study.toml").read_text(encoding="utf-8")
     assert text.count("\n") < 100
     with pytest.raises(SystemExit) as end:

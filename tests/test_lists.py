@@ -185,6 +185,23 @@ def test_a_header_below_a_title_and_merged_names_of_groups_is_found(tmp_path: Pa
         build_cohort(study_of(tmp_path, "list.xlsx"), "own")
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".xlsx"])
+def test_below_a_title_the_column_that_is_not_there_is_named_and_not_the_first(suffix: str, tmp_path: Path) -> None:
+    rows = [["Listado de radiografías"], ["image", "patient", "Sexo paciente", "heart"], ["0.png", "p0", "M", "1"]]
+    if suffix == ".xlsx":
+        write_book(tmp_path / "list.xlsx", {"list": rows})
+    else:
+        (tmp_path / "list.csv").write_text("\n".join(",".join([*row, *[""] * (4 - len(row))]) for row in rows))
+    with pytest.raises(CohortError, match=r"no column 'sexo' \(sex\); found 'image', 'patient', 'Sexo paciente'"):
+        build_cohort(study_of(tmp_path, f"list{suffix}", more='sex = "sexo"'), "own")
+
+
+def test_a_workbook_of_a_title_alone_is_not_asked_for_its_separator(tmp_path: Path) -> None:
+    write_book(tmp_path / "list.xlsx", {"list": [["Listado"], ["Archivo"]]})
+    with pytest.raises(CohortError, match=r"no column 'image' \(image\); found 'Listado'\. Names are compared exactly"):
+        build_cohort(study_of(tmp_path, "list.xlsx"), "own")
+
+
 def test_a_formula_that_nobody_calculated_is_no_empty_cell(tmp_path: Path) -> None:
     rows = [list(rows_of()), *rows_of(heart=["=1+0", *["0"] * 19]).values.tolist()]
     write_book(tmp_path / "list.xlsx", {"list": rows})

@@ -14,7 +14,7 @@ from dpdt.base.vocabulary import LABELS
 from dpdt.cli import main
 from dpdt.cohort.build import build_cohort
 from dpdt.cohort.table import read_cohort, read_record
-from dpdt.errors import CohortError, PrivacyError, StudyError
+from dpdt.errors import CohortError, DpdtError, PrivacyError, StudyError
 from dpdt.jobs.plan import look_ahead
 from dpdt.jobs.submit import submit
 from dpdt.report.provenance import people
@@ -225,6 +225,26 @@ def test_a_cell_that_names_nobody_is_never_a_patient(cell: str, tmp_path: Path) 
 def test_an_id_that_only_looks_like_a_placeholder_is_a_patient(cell: str, tmp_path: Path) -> None:
     study = own(tmp_path, rows=ROWS.assign(patient=[cell] * 2 + [f"p{n}" for n in range(38)]))
     assert build_cohort(study, "own").patients == 39
+
+
+def test_rows_without_a_patient_are_told_all_at_once_with_what_else_is_wrong(tmp_path: Path) -> None:
+    """A list that ends with its sum, as spreadsheets have it."""
+    rows = ROWS.assign(patient=["", *ROWS["patient"][1:]], sex=["F", "X", *ROWS["sex"][2:]])
+    total = pd.DataFrame([dict.fromkeys(ROWS, "") | {"image": "Total: 400"}])
+    with pytest.raises(CohortError) as err:
+        build_cohort(own(tmp_path, rows=pd.concat([rows, total])), "own")
+    told = str(err.value)
+    assert (
+        "rows 2, 42: column 'patient' (patient) is empty. Fill it in, or take what is no image's row, such as" in told
+    )
+    assert "column 'sex': 1 cells are not explained: 'X' (row 3)" in told
+
+
+def test_ages_with_their_unit_in_words_are_read(tmp_path: Path) -> None:
+    rows = ROWS.assign(age=["39 años", "18 meses", "45 Jahre", "7 ans"] * 10)
+    build_cohort(own(tmp_path, rows=rows), "own")
+    ages = read_cohort(own(tmp_path, rows=rows), "own").set_index("image_id")["age_years"]
+    assert ages[["0.png", "1.png", "2.png", "3.png"]].tolist() == [39.0, 1.5, 45.0, 7.0]
 
 
 def test_blanks_are_refused_in_parquet_too(tmp_path: Path) -> None:
@@ -472,6 +492,10 @@ def test_a_list_that_was_corrected_since_is_not_passed_over(
         build_cohort(study, "own")
     submit(study, cluster="debug", dry_run=True)
     assert f"warning: {changed}" in capsys.readouterr().err
+    for command in ("status", "plan", "report"):
+        with pytest.raises((SystemExit, DpdtError)):  # of the report: no model is trained
+            main([command, str(study.file)])
+        assert f"warning: {changed}" in capsys.readouterr().err, command
     table.unlink()  # the raw data need not stay
     assert not build_cohort(study, "own").built
     ROWS.to_csv(table, index=False)

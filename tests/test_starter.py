@@ -134,3 +134,11 @@ def _keys_in(text: str) -> set[str]:
         elif key := re.match(r"#?(\w+) = ", line):
             found.add(f"{section}.{key[1]}")
     return found
+
+
+@pytest.mark.parametrize("preset", STARTERS)
+def test_no_remark_is_cut_within_a_bracket(preset: str) -> None:
+    """`#width = 64  # Channels of the first stage (paper` was what a newcomer read."""
+    lines = [line for line in starter_text(preset).splitlines() if "=" in line and not line.startswith("# ")]
+    assert [line for line in lines if line.count("(") != line.count(")")] == []
+    assert [line for line in lines if line.lstrip("#").startswith("max_reject_fraction = 0.01")]

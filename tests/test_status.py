@@ -49,7 +49,7 @@ def test_a_result_that_was_removed_is_missing_and_says_why(make_fake_study: Make
     study.paths.cohort_record("a").unlink()
     row = study_status(study)[0]
     assert row["state"] == "to do"
-    assert row["note"] == "done before, but its result was removed or the settings changed"
+    assert row["note"] == "done before, but its result was removed, or the settings or what it was made from changed"
     assert {row["state"] for row in study_status(study)} <= set(STATES)
 
 

@@ -124,6 +124,16 @@ def test_show_prints_what_is_in_force(file: Path, capsys: pytest.CaptureFixture[
     assert "physical_batch_size" not in capsys.readouterr().out
 
 
+def test_labels_of_ones_own_are_shown(tmp_path: Path) -> None:
+    text = '[study]\nlabels = ["neumotorax"]\n[domains.own]\nkind = "table"\nroot = "x"\n[domains.own.table]\n'
+    text += 'file = "l.csv"\nimage = "a"\npatient = "b"\n[domains.own.table.labels]\nneumotorax = { column = "N" }\n'
+    (tmp_path / "study.toml").write_text(text)
+    rows = {row.key: (row.value, row.origin) for row in effective(tmp_path)}
+    own = "domains.own.table.labels.neumotorax"
+    assert rows[f"{own}.column"] == ('"N"', "study.toml:11")
+    assert rows[f"{own}.positive"] == ('["1"]', "default")
+
+
 def test_a_start_without_keys_is_a_change(tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text('[domains.uka]\nroot = "x"\n[initial.random]\n[initial.wide]\nwidth = 128\n')
     changed = {row.key: row.value for row in effective(tmp_path) if row.origin != "default"}

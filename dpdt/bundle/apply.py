@@ -31,12 +31,15 @@ class ApplySummary:
     scored: int
     reasons: dict[str, int]
     output: Path
+    undecided: tuple[str, ...] = ()
+    """Labels without a threshold, so without a decision."""
 
     def __str__(self) -> str:
         """One line for people."""
         why = ", ".join(f"{reason} {count}" for reason, count in sorted(self.reasons.items()))
         rejected = f", {sum(self.reasons.values())} rejected ({why})" if why else ""
-        return f"{self.output}: {self.scored} images scored{rejected}. {NOTICE}"
+        none = f" No decision (_positive) for {', '.join(self.undecided)}: the bundle has no threshold of it."
+        return f"{self.output}: {self.scored} images scored{rejected}.{none if self.undecided else ''} {NOTICE}"
 
 
 def find_files(named: Iterable[str], *, listed: Path | None = None) -> list[str]:
@@ -47,15 +50,22 @@ def find_files(named: Iterable[str], *, listed: Path | None = None) -> list[str]
         listed: A text file with one path a line, relative to the working folder.
 
     Raises:
-        BundleError: Nothing is named, or the list cannot be read.
+        BundleError: Nothing is named, what is named is not there, the list cannot be read, or no file of it is there.
     """
     names = list(named)
+    if lost := [name for name in names if not os.path.lexists(name)]:
+        raise BundleError(f"{lost[0]}: no such file or folder. Nothing was written; correct its name.")
     if listed is not None:
         try:
             text = listed.read_text(encoding="utf-8", errors="surrogateescape")
         except OSError as err:
             raise BundleError(f"{listed}: cannot be read ({err.strerror}). Expected a path a line.") from err
-        names += [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in text.splitlines() if line.strip()]
+        if lines and not any(map(os.path.lexists, lines)):
+            raise BundleError(
+                f"{listed}: none of its {len(lines)} paths is there. They are relative to the working folder."
+            )
+        names += lines
     found = [file for name in names for file in (_below(name) if os.path.isdir(name) else [name])]
     if not found:
         raise BundleError("no file to score. Name files, folders, or a list (--list).")
@@ -86,7 +96,8 @@ def apply_bundle(bundle: Bundle, score: Score, files: Sequence[str], output: Pat
             if not outcome.ok:
                 reasons[outcome.reason] = reasons.get(outcome.reason, 0) + 1
             write([no_formula(file, is_path=True), outcome.reason, outcome.message, *cells, NOTICE])
-    return ApplySummary(len(files) - sum(reasons.values()), reasons, output)
+    undecided = tuple(label for label, threshold in bundle.manifest.thresholds.items() if threshold is None)
+    return ApplySummary(len(files) - sum(reasons.values()), reasons, output, undecided)
 
 
 def _below(folder: str) -> Iterator[str]:

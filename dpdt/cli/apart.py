@@ -138,6 +138,7 @@ def results(
 
     For a report of several hospitals. No patient, no image, no path; small cells are left out.
     """
+    from dpdt.base.console import warn
     from dpdt.bundle.container import write_bytes
     from dpdt.bundle.signature import sign as sign_file
     from dpdt.report.apart.file import as_bytes
@@ -155,6 +156,8 @@ def results(
     write_bytes(file, data)
     if show:
         _show(found)
+    if site is None and len(found["policies"]) > 1:
+        warn(f"The file says site {found['site']}, the first of {len(found['policies'])} domains: --site names all.")
     for line in left_out(opened, found):
         print(f"stays here: {line}")
     print(f"{file}: {len(data):,} bytes; {len(found['auc'])} AUCs of {len(found['models'])} models. {found['noise']}")

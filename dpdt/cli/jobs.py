@@ -60,12 +60,15 @@ def status(
 
     Tasks of each stage, and of those that are not done: steps, epsilon, time left, job, node, attempt.
     """
+    from dpdt.jobs.checks import warn_of_changed_lists
     from dpdt.jobs.status import show_status, study_status, watch_status
 
+    loaded = read_study(study)
+    warn_of_changed_lists(loaded)
     if watch:
-        watch_status(read_study(study), every_seconds=every, as_json=as_json, every_task=every_task)
+        watch_status(loaded, every_seconds=every, as_json=as_json, every_task=every_task)
         return
-    rows = study_status(read_study(study))
+    rows = study_status(loaded)
     if as_json:
         print(json.dumps(rows, indent=2, allow_nan=False))
     else:

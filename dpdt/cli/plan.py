@@ -27,6 +27,7 @@ def plan(
 
     Steps, noise, disk, hours where a speed is known, and warnings.
     """
+    from dpdt.jobs.checks import warn_of_changed_lists
     from dpdt.jobs.plan import as_json as to_json
     from dpdt.jobs.plan import look_ahead, parse_sizes, show_outlook
     from dpdt.jobs.plan.measure import known_speeds
@@ -34,6 +35,7 @@ def plan(
     from dpdt.training.networks.check import check_class_weights, check_model
 
     loaded = read_study(study)
+    warn_of_changed_lists(loaded)
     sizes = parse_sizes(size or (), loaded)
     check_class_weights(loaded)
     check_model(loaded)

@@ -119,6 +119,9 @@ def report(
 
         print(f"Report: {write_published(from_csv, output)}")
     elif study:
+        from dpdt.jobs.checks import warn_of_changed_lists
+
+        warn_of_changed_lists(read_study(study))
         _run_stage(study, "report")
 
 

@@ -1,6 +1,7 @@
 """The study file itself: `init`, `show`, `schema`."""
 
 import json
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -56,19 +57,23 @@ def init(
     text = starter_text(preset or ("own-hospital" if own else "quick"), roots, own)
     file = folder / "study.toml"
     if file.exists():
+        other = (
+            " For a second list copy its [domains.…] from there into this file: docs/own-hospital.md." if own else ""
+        )
         raise StudyError(
-            f"{file}: exists already, and init overwrites nothing. Name another folder, or remove the file."
+            f"{file}: exists already, and init overwrites nothing. Name another folder, or remove the file.{other}"
         )
     make_folder(folder)
     write_text(file, text)
     for name in roots.keys() - DOMAIN_KINDS.keys():
         if hint := did_you_mean(name, DOMAIN_KINDS, diagnoses=False):
             warn(f"--root {name}: no published data set has this name, so it is read as a list of your own.{hint}")
+    named = shlex.quote(str(file))
     if own:
         guesses = len(open_guesses(text))
-        print(f"{file} written, with {guesses} lines to confirm. Next: confirm them, then `dpdt cohort {file}`.")
+        print(f"{file} written, with {guesses} lines to confirm. Next: confirm them, then `dpdt cohort {named}`.")
     else:
-        print(f"{file} written. Next: look through it, then `dpdt show {file}` and `dpdt plan {file}`.")
+        print(f"{file} written. Next: look through it, then `dpdt show {named}` and `dpdt plan {named}`.")
 
 
 @app.command("list", epilog="Example: dpdt list /data/dicom --output list.csv")
@@ -100,7 +105,8 @@ def list_images(
         warn(f"{len(counts.unreadable)} files could not be read; {output}.unreadable.csv names them.")
     if nobody := counts.cells.get("patient", Counter())[""]:
         warn(f"{nobody} files have no patient id. Without one an image cannot take part: correct the list.")
-    print(f"{output} written. Next: dpdt init STUDY --list {output} --images {folder}")
+    paths = f"--list {shlex.quote(str(output))} --images {shlex.quote(str(folder))}"
+    print(f"{output} written. Next: dpdt init STUDY {paths}")
 
 
 @app.command(epilog="Example: dpdt show study.toml --set train.num_epochs=5")

@@ -159,7 +159,9 @@ def _trained_domain(study: Study, paths: RunPaths) -> str:
         found = f"{state.get('status', 'not started')}, {where}"
         raise DpdtError(f"run {run}: expected a finished training, found: {found}. Go on with `dpdt train`.")
     if not paths.weights.exists():
-        raise DpdtError(f"run {run}: finished, but {paths.weights} is missing. Restore it, or remove the run's folder.")
+        raise DpdtError(
+            f"run {run}: finished, but {paths.weights} is missing. Restore it, or move the run's folder away."
+        )
     domain = str(read_json(paths.config)["domain"])
     if domain not in study.domains:
         known = ", ".join(study.domains)
@@ -180,12 +182,13 @@ def _check_data(study: Study, paths: RunPaths, domain: str) -> None:
         raise CohortError(
             f"run {paths.run_id}: trained on another split of {domain} than that of "
             f"{study.paths.cohort_record(domain).name} (by its hash in {paths.config.name}), so its patients may be "
-            f"today's test patients. Restore that cohort, or remove the run's folder and train again."
+            "today's test patients. Restore that cohort, or move the run's folder away and train again (which spends "
+            "privacy again)."
         )
     if "labels" in changed:
         raise CohortError(
             f"run {paths.run_id}: trained on other labels of {domain} than {study.paths.cohort_table(domain).name} has "
-            f"today. Restore that cohort, or remove the run's folder and train again (which spends privacy again)."
+            f"today. Restore that cohort, or move the run's folder away and train again (which spends privacy again)."
         )
     tested = cohort["split"] == "test"
     shared = set(cohort.loc[tested, "patient_id"]) & set(cohort.loc[~tested, "patient_id"])

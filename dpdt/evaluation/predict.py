@@ -85,7 +85,7 @@ def _check_finite(scores: NDArray[np.float32], run_id: str, domain: str) -> None
     if bad:
         raise ShardError(
             f"run {run_id}: {bad} of {len(scores)} scores on {domain} are not finite; expected probabilities. The "
-            f"training diverged or its weights are damaged: remove the run's folder, and train again, with a lower "
+            f"training diverged or its weights are damaged: move the run's folder away, and train again, with a lower "
             f"train.learning_rate if need be."
         )
 

@@ -45,7 +45,7 @@ class JobStates(ABC):
                 return "done", "the other parts are missing"
             if job.task.stage in LAST_STAGES:
                 return "to do", "done before, but there was nothing to show yet, or what it shows has changed"
-            return "to do", "done before, but its result was removed or the settings changed"
+            return "to do", "done before, but its result was removed, or the settings or what it was made from changed"
         attempt = last_attempt(job.attempts)
         reason = attempt.stopped if attempt is not None else ""
         if error is not None:

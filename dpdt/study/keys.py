@@ -132,7 +132,7 @@ def json_schema() -> dict[str, Any]:
 
 def _values(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Leaves of the settings under dotted names."""
-    for name in type(model).model_fields:
+    for name in (*type(model).model_fields, *(model.model_extra or {})):
         value = getattr(model, name)
         if isinstance(value, BaseModel):
             yield from _values(value, f"{prefix}{name}.")

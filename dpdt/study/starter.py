@@ -33,7 +33,7 @@ SHOWN: Final = (
     *("domains.*.image_folders", "domains.*.missing_images", "domains.*.unknown_views", "domains.*.test_fraction"),
     *("domains.*.table.file", "domains.*.table.images", "domains.*.table.image", "domains.*.table.patient"),
     *("domains.*.table.view", "domains.*.table.sex", "domains.*.table.age", "domains.*.table.separator"),
-    *("shards.size", "shards.equalise", "model.width", "model.init_weights"),
+    *("shards.size", "shards.equalise", "shards.max_reject_fraction", "model.width", "model.init_weights"),
     *("train.num_epochs", "train.expected_batch_size", "train.learning_rate", "train.seeds"),
     *("privacy.target_epsilons", "privacy.delta", "privacy.unit", "privacy.max_grad_norm"),
     *("evaluate.bootstrap_draws", "tracking.uri", "cluster.profile", "cluster.partition", "cluster.gpus_per_task"),
@@ -153,6 +153,7 @@ def _lines(keys: list[Key], section: str, chosen: Starter, given: Mapping[str, A
             continue
         said = key.description.split(". ")[0].rstrip(".")
         said = said if len(said) <= LONG else said.split("; ")[0].split(": ")[0]
+        said = said.partition(" (")[0] if said.count("(") > said.count(")") else said
         about = f"{said}; {_default(key)}" if key.name in values and key.default is not REQUIRED else said
         if key.name in values:
             yield f"{key.short} = {toml(values[key.name])}  # {about}"

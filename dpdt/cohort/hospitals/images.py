@@ -36,7 +36,7 @@ def place_images(raw: RawCohort, root: Path, settings: DomainSettings) -> RawCoh
 
     Returns:
         The same with paths of files that are there, relative to `root`, or absolute where they are outside of it. An
-        image that is nowhere keeps its path, or is excluded.
+        image that is nowhere keeps its path, with slashes, or is excluded.
 
     Raises:
         CohortError: An image has two candidates, a folder of `image_folders` is not there, or no image is.
@@ -44,10 +44,11 @@ def place_images(raw: RawCohort, root: Path, settings: DomainSettings) -> RawCoh
     wanted = raw.frame["path"].tolist()
     files, lost = _find(root, wanted, wanted if raw.listed is None else raw.listed, settings)
     if lost and lost.issuperset(wanted) and settings.missing_images != "later":
-        raise _none_is_there(root, wanted[0], len(wanted), settings)
+        raise _none_is_there(root, wanted[0].replace("\\", "/"), len(wanted), settings)
     frame, exclusions, counts = raw.frame, raw.exclusions, dict(raw.counts)
-    if files:
-        frame = frame.assign(path=[files.get(path, path) for path in wanted])
+    spelled = {path: path.replace("\\", "/") for path in lost if "\\" in path} | files
+    if spelled:
+        frame = frame.assign(path=[spelled.get(path, path) for path in wanted])
     if lost and settings.missing_images == "exclude":
         nowhere = pd.Series([path in lost for path in wanted], index=frame.index)
         gone = frame.loc[nowhere, ["image_id", "view"]].assign(reason="image not found")
@@ -58,7 +59,8 @@ def place_images(raw: RawCohort, root: Path, settings: DomainSettings) -> RawCoh
     if strangers:
         counts[ELSEWHERE] = sum(path in strangers for path in wanted)
     at_home = {_folder(path) for path in wanted if path not in strangers and path not in lost} if strangers else set()
-    warnings = (*raw.warnings, *_mixed_folders(strangers, at_home))
+    said = settings.missing_images != "reject"  # that a part of the images is not there yet
+    warnings = (*raw.warnings, *_mixed_folders(strangers, at_home), *([] if said else _some_by_name(strangers, lost)))
     return replace(raw, frame=frame, exclusions=exclusions, counts=counts, warnings=warnings)
 
 
@@ -227,6 +229,16 @@ def _mixed_folders(strangers: Mapping[str, str], at_home: Collection[str]) -> It
         yield (
             f"{len(odd)} images were found by name in another folder than others of their own, the first: "
             f"{strangers[odd[0]]} for {odd[0]}. If those are other pictures, say where to look: image_folders."
+        )
+
+
+def _some_by_name(strangers: Mapping[str, str], lost: Collection[str]) -> Iterator[str]:
+    """A warning where no image is where it should be, some were found by name and others nowhere: another year's?"""
+    if strangers and lost:
+        path = next(iter(strangers))
+        yield (
+            f"{len(strangers)} images were found by name alone, the first: {strangers[path]} for {path}, and "
+            f"{len(lost)} nowhere. Is it the right folder? Other patients' pictures may have the same names."
         )
 
 

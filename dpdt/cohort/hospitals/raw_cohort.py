@@ -11,6 +11,7 @@ import pandas as pd
 
 from dpdt.base.vocabulary import LABELS
 from dpdt.cohort.lists.cells import shown
+from dpdt.cohort.lists.words import plain
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
 from dpdt.study.findings import Definition, define
@@ -53,7 +54,7 @@ MAX_AGE_YEARS: Final = 100.0
 """Ages above are typing errors or placeholders far more often than ages: they become unknown."""
 
 AGE: Final = re.compile(
-    r"^(?:(?:>=?|≥|over|above|older than)\s*)?(-?\d+(?:[.,]\d+)?)\s*\+?\s*(?:([YMWD])|y(?:ea)?rs?)?"
+    r"^(?:(?:>=?|≥|over|above|older than)\s*)?(-?\d+(?:[.,]\d+)?)\s*\+?\s*(?:([^\W\d_]+)\.?)?"
     r"(?:\+|\s+(?:or|and)\s+(?:more|older|above|over|up))?$",
     re.IGNORECASE,
 )
@@ -63,7 +64,16 @@ LOST_FROM: Final = 5
 """So many cells of which none is understood are a mistake; fewer may be odd ones."""
 
 DAYS_PER_YEAR: Final = 365.25
-YEARS_PER_UNIT: Final = {"Y": 1.0, "M": 1 / 12, "W": 7 / DAYS_PER_YEAR, "D": 1 / DAYS_PER_YEAR}
+YEARS_PER_UNIT: Final = {
+    word: years
+    for years, words in {
+        1.0: "y yr yrs year years jahr jahre j an ans ano anos a",
+        1 / 12: "m month months mo monat monate mois mes meses",
+        7 / DAYS_PER_YEAR: "w week weeks woche wochen semaine semaines semana semanas",
+        1 / DAYS_PER_YEAR: "d day days tag tage jour jours dia dias",
+    }.items()
+    for word in words.split()
+}
 SEX_WORDS: Final = {"f": "female", "female": "female", "w": "female", "m": "male", "male": "male"}
 
 
@@ -188,24 +198,26 @@ def possible_age(years: "pd.Series[float]", *, at_least: float = 0.0) -> "pd.Ser
 
 
 def age_from_text(values: "pd.Series[str]", *, at_least: float = 0.0, column: str = "") -> "pd.Series[float]":
-    """Ages from text: years, or DICOM's age string (`058Y`, `010M`, `003W`, `012D`; PS3.5 6.2, VR AS).
+    """Ages from text: years, DICOM's age string (`058Y`, `010M`, `003W`, `012D`; PS3.5 6.2, VR AS), or `18 meses`.
 
     A top-coded age (`90+`, `>89`, `85 or more`) is the number that it names, so that it stays in the oldest group.
 
     >>> age_from_text(pd.Series(["58", "058Y", "006M", "90+", "85 or more", "40,5", "414", ""])).tolist()
     [58.0, 58.0, 0.5, 90.0, 85.0, 40.5, nan, nan]
+    >>> age_from_text(pd.Series(["45 años", "18 meses", "3 Wochen", "45 kg"])).round(2).tolist()
+    [45.0, 1.5, 0.06, nan]
 
     Raises:
         CohortError: The cells are those of a column, and none of them is an age.
     """
     cells = pd.Series(values.unique(), dtype="str")  # some hundred, of as many rows as you like
-    parts = cells.str.strip().str.extract(AGE)
-    units = parts[1].fillna("").str.upper().map({"": 1.0, **YEARS_PER_UNIT})
+    parts = cells.str.strip().str.normalize("NFC").str.extract(AGE)
+    units = parts[1].fillna("").map(plain).map({"": 1.0, **YEARS_PER_UNIT})
     numbers = pd.to_numeric(parts[0].str.replace(",", ".")).astype("float64")
     ages = possible_age(numbers * units.astype("float64"), at_least=at_least)
     found = mapped(values, dict(zip(cells, ages, strict=True))).astype("float64")
     if column:
-        check_understood(values, found.notna(), column, "years from 0 to 100, such as 58, 058Y or 90+")
+        check_understood(values, found.notna(), column, "years from 0 to 100, such as 58, 058Y, 58 años or 90+")
     return found
 
 

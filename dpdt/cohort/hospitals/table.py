@@ -110,7 +110,7 @@ def _rows(source: ListFile, table: TableSettings, wanted: Wanted, problems: Prob
     """The list's rows without exact copies, each with its image and patient; and how many copies there were.
 
     Raises:
-        CohortError: A column is missing, an image or patient is blank, or a workbook took ids for days.
+        CohortError: A column is missing, or an image or patient is blank in every row.
     """
     labels = {} if table.labels_from is not None else _label_columns(table)
     columns = {f"column {name}": column for name, column in wanted.columns.items()}
@@ -120,7 +120,10 @@ def _rows(source: ListFile, table: TableSettings, wanted: Wanted, problems: Prob
             problems.empty(rows[column], getattr(table, column), column)
     if source.kind in WORKBOOKS:
         problems.dates_for_ids(rows["patient"], table.patient)
-    problems.stop()
+    if problems.found:  # told with all else that is wrong with the other rows
+        rows = rows[(rows[[column for column in NEEDED if column in rows]] != "").all(axis=1)].copy()
+        if rows.empty:
+            problems.stop()
     rows["image"] += table.suffix
     rows["image_id"] = rows.get("image_id", rows["image"])
     once = without_copies(rows, "image_id", table, source)
@@ -173,7 +176,7 @@ def _cells(source: ListFile, wanted: Mapping[str, str], table: TableSettings) ->
         if name not in header:
             raise CohortError(
                 f"{source.path}: no column {name!r} ({key.replace(':', ' ')}); found {', '.join(map(repr, header))}. "
-                + column_hint(name, header, source.separator)
+                + column_hint(name, header, None if source.kind in WORKBOOKS else source.separator or ",")
             )
     found = source.read(sorted(set(wanted.values())))
     if found.empty:

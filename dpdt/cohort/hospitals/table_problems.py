@@ -46,8 +46,13 @@ class Problems:
         """A cell that every row must have is blank."""
         blank = cells == ""
         if blank.any():
-            more = f", and {int(blank.sum()) - 1} more rows" if blank.sum() > 1 else ""
-            self.add(f"{self.path}: row {_row(blank)}: column {column!r} ({key}) is empty{more}.")
+            rows = [int(row) + 1 for row in blank.index[blank]]
+            more = f" and {len(rows) - SHOWN_CELLS} more" if len(rows) > SHOWN_CELLS else ""
+            listed = f"row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:SHOWN_CELLS]))}{more}"
+            self.add(
+                f"{self.path}: {listed}: column {column!r} ({key}) is empty. Fill it in, or take what is no image's "
+                "row, such as a sum, out of the list."
+            )
 
     def dates_for_ids(self, cells: "pd.Series[str]", column: str) -> None:
         """A workbook that took ids for days: 1-2 and 01-02 have become one patient."""
@@ -86,10 +91,10 @@ class Problems:
 
 
 def column_hint(name: str, header: tuple[str, ...], separator: str | None) -> str:
-    """What to do about a column that is not there."""
-    if len(header) == 1:
+    """What to do about a column that is not there; `separator`: None where the list has none."""
+    if len(header) == 1 and separator is not None:
         other = max(",;\t|", key=header[0].count)
-        if other != (separator or ",") and other in header[0]:
+        if other != separator and other in header[0]:
             return f"The separator seems to be {other!r}: set separator = {json.dumps(other)} in the domain's table."
         return "Is `separator` right?"
     same = [column for column in header if _plain(column) == _plain(name)]

@@ -77,7 +77,23 @@ def find_columns(frame: pd.DataFrame, images: Path | None) -> dict[str, Column]:
         if key not in found and fitting:
             found[key] = Column(str(fitting[0][0]), fitting[0][1])
             taken.add(found[key].name)
+    if "view" not in found and (view := _view(frame, taken)):
+        found["view"] = view
     return found
+
+
+def _view(frame: pd.DataFrame, taken: Iterable[str]) -> Column | None:
+    """The column whose cells are mostly PA and AP in some spelling, whatever its name."""
+    used = set(taken)
+    for name in frame:
+        cells = frame[name]
+        if name in used or not 2 <= cells.nunique() <= FEW_WORDS:
+            continue
+        words = known_words("views", set(_written(cells)))[0]
+        directed = [*words.get("PA", ()), *words.get("AP", ())]
+        if 2 * int(cells.isin(directed).sum()) > len(cells):
+            return Column(str(name), "likely: most of its cells are PA or AP")
+    return None
 
 
 def _image(frame: pd.DataFrame, images: Path | None) -> Column | None:

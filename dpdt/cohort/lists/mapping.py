@@ -118,9 +118,10 @@ def _columns(frame: pd.DataFrame, images: Path | None, root: Path, table: str) -
     others = {} if labels or findings[1] else other_labels(frame, (column.name for column in found.values()))
     if images and "image" in found:
         yield f"images = {_toml(image_base(frame[found['image'].name], images, root).relative_to(root))}"
-    for key in ("image", "patient"):
+    for key in ("image", "patient", "view"):
         if key not in found:
-            yield _open(key, "…", f"not found; the list has: {_listed(map(str, frame))}")
+            effect = "; without it every image counts as frontal" * (key == "view")
+            yield _open(key, "…", f"not found{effect}; the list has: {_listed(map(str, frame))}")
     if "patient" in found and "image" in found and found["patient"].name == found["image"].name:
         same = "perhaps: its name, but it is the image's column: is every image another patient's?"
         found["patient"] = Column(found["patient"].name, same)

@@ -70,7 +70,7 @@ class ListFile:
         return Path(self.path.name.removesuffix(".gz")).suffix.lower()
 
     def header(self, wanted: Collection[str] = ()) -> tuple[str, ...]:
-        """Column names: of the first row that has all that are wanted, else of the first row with a cell.
+        """Column names: of the first row that has all that are wanted, else of the one that has most of them.
 
         Raises:
             CohortError: The file is empty or cannot be read.
@@ -158,17 +158,21 @@ class ListFile:
     def _to_header(self, rows: Iterator[list[str]], wanted: Collection[str]) -> tuple[int, list[str]]:
         """Number (from 0) and cells of the header; the rows go on below it.
 
-        Where no row has all that is wanted the header is the first row with a cell, and the rows are used up.
+        Where no row has all that is wanted the header is the one that has most of it, of equals the first row with a
+        cell, and the rows are used up.
         """
-        first: tuple[int, list[str]] | None = None
+        best: tuple[int, list[str]] | None = None
+        most = -1
         for number, row in enumerate(itertools.islice(rows, HEADER_ROWS)):
             if any(map(str.strip, row)):
-                first = first or (number, row)
-                if set(wanted) <= set(row):
+                has = len(set(wanted) & set(row))
+                if has == len(set(wanted)):
                     return number, row
-        if first is None:
+                if has > most:
+                    best, most = (number, row), has
+        if best is None:
             raise CohortError(f"{self.path}: no row has a cell. Expected a header and one row per image.")
-        return first
+        return best
 
     @contextmanager
     def rows(self) -> Iterator[Iterator[list[str]]]:

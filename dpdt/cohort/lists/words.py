@@ -26,7 +26,7 @@ HEADERS: Final[Mapping[str, frozenset[str]]] = {
         "image_id": "sopinstanceuid sopuid imageuid sop",
         "patient": "patient patientid patid patientenid patientennummer patientennr patnr pat pid mrn subject "
         "subjectid deidpatientid idpatient patientnumber numeropatient numpatient nip ipp paciente "
-        "idpaciente pacienteid nhc pseudonym pseudonymid personid",
+        "idpaciente pacienteid nhc nohistoria nhistoria numerohistoria historiaclinica pseudonym pseudonymid personid",
         "study": "accession accessionnumber study studyid studyinstanceuid studyuid exam examid examination "
         "examinationid untersuchung untersuchungsid untersuchungsnummer auftragsnummer fallnummer examen numeroexamen "
         "idexamen estudio idestudio estudioid",
@@ -34,9 +34,11 @@ HEADERS: Final[Mapping[str, frozenset[str]]] = {
         "sex": "sex gender patientsex patientgender geschlecht sexe sexo genero genre",
         "age": "age patientage ageyears ageinyears alter alterjahre alterinjahren edad edadanos",
         "birth_date": "birthdate dateofbirth dob born birth patientbirthdate patientbirth geburtsdatum gebdatum gebdat "
-        "geburtstag geboren datenaissance datedenaissance naissance fechanacimiento fechadenacimiento nacimiento",
+        "geburtstag geboren datenaissance datedenaissance naissance fechanacimiento fechadenacimiento nacimiento "
+        "fnacimiento",
         "study_date": "studydate examdate examinationdate date acquisitiondate taken datum untersuchungsdatum "
-        "aufnahmedatum dateexamen datedelexamen fecha fechaestudio fechaexamen fechadelestudio",
+        "aufnahmedatum dateexamen datedelexamen fecha fechaestudio fechaexamen fechadelestudio fechaexploracion "
+        "fechadeexploracion fexploracion",
         "split": "split set subset partition fold aufteilung ensemble conjunto particion",
         "findings": "findings finding findinglabels labels label class classname diagnosis diagnoses befund befunde "
         "diagnose diagnosen diagnostic resultat hallazgos hallazgo diagnostico",

@@ -10,7 +10,7 @@ import pandas as pd
 from dpdt.base.console import printable
 from dpdt.errors import BundleError
 from dpdt.evaluation.metrics import ALL, AVERAGE
-from dpdt.report.apart.file import OWN_LIST, AucRow, Model, Results
+from dpdt.report.apart.file import OWN_LIST, AucRow, Model, Pair, Results
 from dpdt.report.format import Table
 from dpdt.report.from_csv import read_auc_table, write_auc_report
 from dpdt.report.page import Source
@@ -36,6 +36,8 @@ def combine(results: Sequence[Results], folder: Path) -> Path:
     Raises:
         BundleError: Two are of the same test domain, or there is no number in them.
     """
+    told = disagreements(results)
+    results = _under_one_name(results)
     frame = combined_auc(results)
     if frame.empty:
         raise BundleError("no AUC in these results: every cell was too small to leave its hospital.")
@@ -49,7 +51,7 @@ def combine(results: Sequence[Results], folder: Path) -> Path:
         intervals=True,
         synthetic=any(result.synthetic for result in results),
         missing=_missing(frame),
-        disagreements=disagreements(results),
+        disagreements=told,
         tables=further,
         csv={"models": models, "pairs": pd.DataFrame([pair.model_dump() for r in results for pair in r.pairs])},
     )
@@ -88,10 +90,37 @@ def combined_auc(results: Sequence[Results]) -> pd.DataFrame:
     return found
 
 
-def models_of(results: Sequence[Results]) -> list[tuple[Model, list[AucRow]]]:
-    """Every model once, as the first hospital that names it has it, with its AUCs at all hospitals."""
-    found: dict[tuple[Any, ...], tuple[Model, list[AucRow]]] = {}
+def _under_one_name(results: Sequence[Results]) -> list[Results]:
+    """Results in which a model, known by its weights, has the name of the hospital that trained it everywhere.
+
+    A bundle may name its hospital otherwise than the results do that come from there.
+    """
+    trained = [model for result in results for model in result.models if model.target_epsilon != 0]
+    names: dict[str, str] = {}
+    for model in sorted(trained, key=lambda one: one.carried):
+        names.setdefault(model.weights_sha256, model.train_domain)
+    found = []
     for result in results:
+        cells = {_cell(m): names.get(m.weights_sha256, m.train_domain) for m in result.models}
+        models, pairs = (
+            [one.model_copy(update={"train_domain": cells.get(_cell(one), one.train_domain)}) for one in listed]
+            for listed in (result.models, result.pairs)
+        )
+        found.append(result.model_copy(update={"models": models, "pairs": pairs}))
+    return found
+
+
+def _cell(one: Model | Pair) -> tuple[str, float | None, int]:
+    return one.train_domain, one.target_epsilon, one.seed
+
+
+def models_of(results: Sequence[Results]) -> list[tuple[Model, list[AucRow]]]:
+    """Every model once, with its AUCs at all hospitals.
+
+    What has the same weights is one model, whatever its name; it has that of the hospital that trained it.
+    """
+    found: dict[tuple[Any, ...], tuple[Model, list[AucRow]]] = {}
+    for result in _under_one_name(results):
         of_model: dict[int, list[AucRow]] = {}
         for row in result.auc:
             of_model.setdefault(row.model, []).append(row)
@@ -136,7 +165,13 @@ def _differences(results: Sequence[Results]) -> Iterator[str]:
     for result in results:
         if result.signer not in ("", result.site):
             yield f"signature: the results of {result.site} are signed by {result.signer}"
-    yield from _of_models(results)
+    whole = _under_one_name(results)
+    for result, renamed in zip(results, whole, strict=True):
+        names = {old.train_domain: new.train_domain for old, new in zip(result.models, renamed.models, strict=True)}
+        for old, new in names.items():
+            if old != new:
+                yield f"models {old} of {result.site}: their weights are those of {new}, so they have that name here"
+    yield from _of_models(whole)
 
 
 def _of_labels(results: Sequence[Results]) -> Iterator[str]:

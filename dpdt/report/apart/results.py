@@ -52,7 +52,8 @@ def export_results(
 
     Args:
         study: The study; its models are tested.
-        site: The hospital's name for others, in place of its one domain's; default: the domain's own.
+        site: The hospital's name for others. A single domain has it, too; several keep theirs. Default: the first
+            test domain's.
         minimum: Patients of each class behind every number; at least MINIMUM.
         epsilon: Budget of the test patients for all numbers together; None: exact numbers, without a guarantee.
         delta: Of that budget; default: the study's.
@@ -61,8 +62,8 @@ def export_results(
         JSON-like, as `Results` has it.
 
     Raises:
-        StudyError: No model is tested, the minimum is too small, the site is no name or named for several domains,
-            or nobody could read the results.
+        StudyError: No model is tested, the minimum is too small, the site is no name, or nobody could read the
+            results.
         PrivacyError: No such epsilon or delta.
     """
     study = study.one_view()
@@ -137,12 +138,15 @@ def left_out(study: Study, found: Mapping[str, Any]) -> list[str]:
     """
     table = auc_by_run(study)
     there = table[table["auc"].notna() & ~table["run_id"].isin(stale_runs(study))]
-    sent = pd.DataFrame(found["auc"], columns=["label", "subgroup"]).value_counts()
+    sent = pd.DataFrame(found["auc"], columns=["test_domain", "label", "subgroup"]).value_counts()
+    rename = _rename(study, found["site"])
     lines = []
-    for label, part in there.groupby("label", sort=False):
-        few = [str(g) for g, n in part["subgroup"].value_counts(sort=False).items() if n > sent.get((label, g), 0)]
+    for (domain, label), part in there.groupby(["test_domain", "label"], sort=False):
+        name = rename.get(str(domain), str(domain))
+        counts = part["subgroup"].value_counts(sort=False)
+        few = [str(group) for group, n in counts.items() if n > sent.get((name, label, group), 0)]
         if few:
-            lines.append(f"{label}: {', '.join(few)} (few patients, or it would give away few)")
+            lines.append(f"{name}, {label}: {', '.join(few)} (few patients, or it would give away few)")
     if found.get("privacy"):
         few_of = {(row["model"], row["test_domain"], row["label"]) for row in found["noisy_bins"]}
         few_of -= {(row["model"], row["test_domain"], row["label"]) for row in found["auc"]}
@@ -160,9 +164,7 @@ def _rename(study: Study, site: str | None) -> dict[str, str]:
     if site is None:
         return {}
     own = set(study.train_domains) | set(study.test_domains)
-    if len(own) != 1:
-        raise StudyError(f"--site {site}: the study has several domains ({', '.join(sorted(own))}). Leave it out.")
-    return {own.pop(): site}
+    return {own.pop(): site} if len(own) == 1 else {}
 
 
 def _model(study: Study, run: Run, number: int, rename: Mapping[str, str]) -> dict[str, Any]:
