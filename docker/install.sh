@@ -13,10 +13,9 @@ with open("pyproject.toml", "rb") as file:
 extras = project["optional-dependencies"]
 print(*project["dependencies"], *extras["server"], *extras["networks"], sep="\n")
 PYTHON
-# torch and torchvision, which fits only its own torch, first and alone: only they come from another index. What they need is
-# found with the rest, on PyPI.
+# torch first and alone: only it comes from another index. What it needs is found with the rest, on PyPI.
 # shellcheck disable=SC2086
-$pip install --no-cache-dir --no-deps -c constraints.txt ${torch_index:+--index-url "$torch_index"} torch torchvision
+$pip install --no-cache-dir --no-deps -c constraints.txt ${torch_index:+--index-url "$torch_index"} torch
 $pip install --no-cache-dir -c constraints.txt -r requirements.txt
 
 cd /opt/dpdt/lib/python3*/site-packages

@@ -13,7 +13,7 @@ if ! .venv/bin/python -c "import urllib.request as r; r.urlopen('${CUDA_TORCH_IN
 fi
 env -u PIP_FIND_LINKS "$uv" pip compile -q --no-config --no-annotate --no-header --native-tls \
     --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
-    ${CUDA_TORCH_INDEX:+--index "$CUDA_TORCH_INDEX"} --extra server -c constraints.txt pyproject.toml -o build/image-test/cuda.txt
+    ${CUDA_TORCH_INDEX:+--index "$CUDA_TORCH_INDEX"} --extra server --extra networks -c constraints.txt pyproject.toml -o build/image-test/cuda.txt
 unpinned=$(sed 's/[=;].*//' build/image-test/cuda.txt | while read -r name; do
     tr '_.' '--' < constraints.txt | grep -qi "^$name==" || echo "$name"
 done)
