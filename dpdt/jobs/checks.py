@@ -12,7 +12,7 @@ from dpdt.jobs.plan.sizes import domain_size
 from dpdt.privacy.accounting import check_delta, delta_protects
 from dpdt.study import Study
 
-__all__ = ["check_deltas", "check_groups", "warn_of_lists"]
+__all__ = ["check_deltas", "check_groups", "warn_of_changed_lists", "warn_of_shared_patients"]
 
 
 def check_deltas(study: Study, domains: Iterable[str]) -> None:
@@ -62,11 +62,16 @@ def check_groups(study: Study, domains: Iterable[str]) -> None:
                 own_groups(study.evaluate.groups, cohort[cohort["split"] == "test"])
 
 
-def warn_of_lists(study: Study) -> None:
-    """Warn of patients in two lists, and of a list that was corrected since: its cohort is not rebuilt for that."""
+def warn_of_changed_lists(study: Study) -> None:
+    """A cohort is not rebuilt when a hospital's list was corrected, so warn that it was."""
+    for domain in study.domains:
+        changed = changed_inputs(study, domain) if cohort_done(study, domain) else ()
+        if changed and dependents(study, domain):  # else the stage builds it anew; it reads every run's config
+            for path in changed:
+                warn(f"{path}: changed since the cohort of {domain} was built from it; `dpdt cohort` tells what to do.")
+
+
+def warn_of_shared_patients(study: Study) -> None:
+    """Two years of one hospital as two domains: the epsilons of both add up for who is in both."""
     for problem in of_shared_patients(study):
         warn(problem)
-    for domain in study.domains:
-        used = cohort_done(study, domain) and dependents(study, domain)  # else the stage builds it anew
-        for path in changed_inputs(study, domain) if used else ():
-            warn(f"{path}: changed since the cohort of {domain} was built from it; `dpdt cohort` tells what to do.")

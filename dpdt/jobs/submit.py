@@ -88,7 +88,7 @@ def submit(
         ClusterError: Slurm refused a job, or a task failed: with the task, its last traceback line and its log.
     """
     # here: tables of patients are slow to load
-    from dpdt.jobs.checks import check_deltas, check_groups, warn_of_lists
+    from dpdt.jobs.checks import check_deltas, check_groups, warn_of_changed_lists, warn_of_shared_patients
 
     scheduler = make_scheduler(cluster, study)
     waits = _waits(cluster, wait)
@@ -96,7 +96,8 @@ def submit(
     check_model(study)
     check_deltas(study, study.domains)
     check_groups(study, study.domains)
-    warn_of_lists(study)
+    warn_of_changed_lists(study)
+    warn_of_shared_patients(study)
     if stages is None or not READ_RAW_DATA.isdisjoint(stages):
         _check_raw_data(study, refuse=SCHEDULERS[cluster].waits and not dry_run)
     only = None
