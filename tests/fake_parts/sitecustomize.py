@@ -91,6 +91,7 @@ FAKES = {
         "check_deltas": lambda study, domains: None,
         "check_groups": lambda study, domains: None,
         "warn_of_changed_lists": lambda study: None,
+        "warn_of_shared_patients": lambda study: None,
     },
     "shards.stage": {
         "run": lambda study, domain, **_: work(study, f"shards-{domain}", shards_file(study, domain)),
