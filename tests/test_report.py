@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dpdt.base.files import make_folder, write_json
+from dpdt.base.files import make_folder, read_json, write_json
 from dpdt.base.vocabulary import LABELS, SUBGROUPS
 from dpdt.evaluation.metrics import FAIRNESS, auc_covariance
-from dpdt.report import figures, tables
+from dpdt.report import figures, provenance, tables
 from dpdt.report.answer import answer
+from dpdt.report.cards import data_sheets
 from dpdt.report.grid import Grid
 from dpdt.report.write import auc_matrix, auc_table, write_report
 from dpdt.study import Cell, Study
@@ -316,6 +317,13 @@ def test_a_data_sheet_a_hospital_and_a_card_a_model_are_linked(fake_runs: Make) 
     assert len(texts) == 2
     assert "This model was trained with differential privacy." in private
     assert re.search(rf"macro AUC, VinDr-CXR\s+{auc.iloc[0]:.2f}", private)
+    assert "No patient is in two splits." in sheet
+    statement = study.paths.run(study.run_id(Cell("vindr", 1.0, 0))).privacy
+    write_json(statement, {**read_json(statement), "unit_note": "each image counts as one patient"})
+    ((_, html),) = data_sheets(study).values()
+    assert "each image counts as one patient: no image is in two splits, but a patient may be." in html
+    study.paths.cohort_summary.write_text("\n".join([*rows, "vindr,test,total,,300,150"]))
+    assert "(of VinDr-CXR each image counts as a patient)" in provenance.people(study)
 
 
 def test_the_privacy_of_every_dp_run_is_stated(fake_runs: Make) -> None:

@@ -111,7 +111,9 @@ def _kept(gains: Sequence[Gain], grid: Grid, judge: "_Judge") -> str:
         found = f"{signed(whole.gain, decimals(whole.interval, drawn=judge.drawn))}{_of(whole.interval)}"
         if any(gain.why_no_share == "worse" for gain in private):
             return f"{WHERE[scope]} there is nothing to keep: without DP it made the models worse ({found})"
-        return f"{WHERE[scope]} there is no share to give: what it brought without DP may be nothing ({found})"
+        drawn = judge.drawn or not math.isnan(whole.interval.low)
+        nothing = "may be nothing" if drawn else "is too little for a share of rounded numbers"
+        return f"{WHERE[scope]} there is no share to give: what it brought without DP {nothing} ({found})"
 
     scopes = [scope for scope in SCOPES if any(g.scope == scope and g.target_epsilon in grid.private for g in gains)]
     return f"What DP keeps of it: {'; '.join(map(clause, scopes))}."

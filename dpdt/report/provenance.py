@@ -15,7 +15,7 @@ from dpdt.errors import DpdtError
 from dpdt.evaluation.audit.membership import membership_text
 from dpdt.report.format import Table, thousands
 from dpdt.report.names import domain_name, label_name, model_name
-from dpdt.runs.read import Run
+from dpdt.runs.read import Run, model_runs
 from dpdt.shards.manifest import read_manifest
 from dpdt.shards.reader import used_images
 from dpdt.study import Study
@@ -26,6 +26,7 @@ __all__ = [
     "cohort",
     "counted",
     "flows",
+    "nameless",
     "other_releases",
     "paragraphs",
     "people",
@@ -107,7 +108,14 @@ def people(study: Study) -> str:
     alone = "each seen by models of that hospital alone"
     twice = sum(shared_patients(study).values())
     same = f" ({twice:,} of them have the id of one at another of these hospitals, and count twice)" if twice else ""
-    return f"{trained} patients of {where} in training{same}, {alone}; {tested} others in the tests"
+    unnamed = nameless([run for run in model_runs(study).values() if run])
+    images = f" (of {' and '.join(map(domain_name, unnamed))} each image counts as a patient)" if unnamed else ""
+    return f"{trained} patients of {where} in training{same}{images}, {alone}; {tested} others in the tests"
+
+
+def nameless(runs: Sequence[Run]) -> list[str]:
+    """Domains whose DP runs state that they do not publish which patient an image is of."""
+    return list(dict.fromkeys(run.domain for run in runs if "unit_note" in (run.privacy() or {})))
 
 
 def _of_part(study: Study, domain: str) -> str:
@@ -180,6 +188,7 @@ def privacy_table(runs: Sequence[Run]) -> Table:
         "num_units": f"{runs[0].unit if runs else 'unit'}s",
         "neighbouring_relation": "neighbours",
         "noise_multiplier": "noise multiplier",
+        "accounted_noise_multiplier": "noise, less rounding",
         "max_grad_norm": "clipping norm",
         "sample_rate": "sample rate",
         "num_steps": "steps",

@@ -114,9 +114,10 @@ def comparison_table(comparisons: pd.DataFrame, grid: Grid) -> Table:
 
 def gain_rows(gains: Sequence[Gain], grid: Grid) -> Table:
     """What each arm has over the model before, and the share of it that DP keeps."""
-    why = {"unknown": "– (it may be nothing)", "worse": "– (worse without DP)", "no model without DP": "–", "": ""}
-    rows = []
     drawn = any(not math.isnan(gain.interval.low) for gain in gains)
+    nothing = "it may be nothing" if drawn else "too small a gain for rounded numbers"
+    why = {"unknown": f"– ({nothing})", "worse": "– (worse without DP)", "no model without DP": "–", "": ""}
+    rows = []
     for gain in gains:
         change = estimate(gain.gain, gain.interval, sign=True, drawn=drawn)
         kept = why[gain.why_no_share]
@@ -231,12 +232,20 @@ def fairness_rows(fairness: pd.DataFrame, draws: Draws, grid: Grid, scope: str) 
                 epsilon: of_measure[of_measure["target_epsilon"] == epsilon].set_index(["train_domain", "test_domain"])
                 for epsilon in grid.epsilons
             }
-            row = [f"{MEASURES[measure]}, {name}"]
+            row = [f"{MEASURES[measure]}, {name}{_left_out(of_measure)}"]
             for epsilon, table in by_arm.items():
                 row.append(_with_change(table, by_arm.get(math.inf, table.iloc[:0]), epsilon, draws))
             if of_measure["value"].notna().any():
                 rows.append(row)
     return Table(["measure", *map(grid.name, grid.epsilons)], rows)
+
+
+def _left_out(of_measure: pd.DataFrame) -> str:
+    """In how many pairs of a model and a test domain a group has no number, so that it is not in the measure."""
+    pairs = of_measure[["train_domain", "test_domain"]].drop_duplicates()
+    without = of_measure["reason"].astype(str).str.contains("without ")
+    lack = of_measure.loc[without, ["train_domain", "test_domain"]].drop_duplicates()
+    return f" (a group is left out in {len(lack)} of {len(pairs)} pairs)" if len(lack) else ""
 
 
 def _with_change(table: pd.DataFrame, without: pd.DataFrame, epsilon: float, draws: Draws) -> str:
