@@ -195,7 +195,7 @@ def test_pairs_that_cancel_are_told_beside_their_mean() -> None:
     without = Arm(math.inf, "off-domain", 0.8, 20, 20, math.nan, 0)
     found = answer([without, one, many], [], GRID, 0.01)[0]
     assert "it is the same within ±0.01 (−0.001; −0.008 to +0.006) with ε = 1. Single pairs" in found
-    words = "Single pairs of a model and a hospital: at the other hospitals from {} to {} with ε = 1 (20 pairs)."
+    words = "Single pairs of a model and a hospital: at the other hospitals, of 20, from {} to {} with ε = 1."
     assert found.endswith(words.format("−0.053", "+0.054"))
     # among numbers with intervals, one without has two decimals
     assert answer([without, one, many], [], GRID, 0.01, drawn=True)[0].endswith(words.format("−0.05", "+0.05"))

@@ -79,10 +79,11 @@ def _pairs(arms: Sequence[Arm], grid: Grid, judge: "_Judge") -> str:
 
     def words(arm: Arm) -> str:
         low, high = (signed(bound, decimals(UNKNOWN, drawn=judge.drawn)) for bound in arm.extremes)
-        return f"from {low} to {high} {_with(arm, grid)} ({arm.shared_pairs} pairs)"
+        return f"from {low} to {high} {_with(arm, grid)}"
 
-    several = [words(arm) for arm in arms if arm.shared_pairs > 1 and not math.isnan(arm.extremes.low)]
-    return f"{WHERE[arms[0].scope]} {_listed(several)}" if several else ""
+    several = [arm for arm in arms if arm.shared_pairs > 1 and not math.isnan(arm.extremes.low)]
+    counts = " or ".join(map(str, sorted({arm.shared_pairs for arm in several})))
+    return f"{WHERE[several[0].scope]}, of {counts}, {_listed([*map(words, several)])}" if several else ""
 
 
 def _brought(gains: Sequence[Gain], grid: Grid, judge: "_Judge") -> str:
