@@ -332,7 +332,7 @@ def test_the_privacy_of_every_dp_run_is_stated(fake_runs: Make) -> None:
     write_json(statement, {**read_json(statement), "accounted_noise_multiplier": 1.2})  # what `dpdt epsilon` takes
     write_report(study)
     text = page_text(study)
-    assert "VinDr-CXR, ε = 1, seed 0 1 1e-05 300 zero out one patient 1.25 1.2 1.5 0.1 40 pld" in text
+    assert "VinDr-CXR, ε = 1, seed 0 1 1e-05 300 zero out one patient 1.25 (1.2) 1.5 0.1 40 pld" in text
     assert "number of units exact count taken as public" in text
     assert "VinDr-CXR, no DP, seed 0. This model was trained without differential privacy." in text
 

@@ -187,8 +187,7 @@ def privacy_table(runs: Sequence[Run]) -> Table:
         "delta": "δ",
         "num_units": f"{runs[0].unit if runs else 'unit'}s",
         "neighbouring_relation": "neighbours",
-        "noise_multiplier": "noise multiplier",
-        "accounted_noise_multiplier": "noise, less rounding",
+        "noise_multiplier": "noise multiplier (less rounding)",
         "max_grad_norm": "clipping norm",
         "sample_rate": "sample rate",
         "num_steps": "steps",
@@ -198,7 +197,10 @@ def privacy_table(runs: Sequence[Run]) -> Table:
     for run in runs:
         statement = run.privacy() or {}
         if run.private:
-            rows.append([model_name(run), *(_value(statement.get(key), up=key in BOUNDS) for key in fields)])
+            values = {key: _value(statement.get(key), up=key in BOUNDS) for key in fields}
+            if accounted := statement.get("accounted_noise_multiplier"):
+                values["noise_multiplier"] += f" ({_value(accounted)})"
+            rows.append([model_name(run), *values.values()])
             if not statement.get("complete", True):
                 rows[-1][1] += " when complete"
     return Table(["model", *fields.values()], rows)
