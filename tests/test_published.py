@@ -184,7 +184,7 @@ def test_a_small_table_makes_a_report(table: Path, tmp_path: Path) -> None:
     assert "Who was studied" not in html
     for absent in ("Bars are", "Dotted", "bands and bars", "two decimals", "over test patients alone", "One training"):
         assert absent not in html, absent
-    assert "What its ε protects (a patient or an image), and with which δ, it does not say." in html
+    assert "Its δ, and what its ε protects (a patient or an image), are not known here." in html
     assert "own row <code>average</code>" in html
     assert "Does DP lower AUC on other domains?" in html
     assert "0.075" in html  # the macro fall on a without DP, by hand: .85 less .775
