@@ -43,9 +43,11 @@ def test_dp_that_costs_and_keeps_a_part() -> None:
         (0.016, Interval(0.008, 0.025)), (0.088, Interval(0.07, 0.1)), (0.016 / 0.088, Interval(0.1, 0.27))
     )
     assert sentences(arms(-0.072, Interval(-0.09, -0.055)), of_gains) == [
-        "What DP costs: at the models' own hospital, where macro AUC is 0.900 without DP, it is 0.072 lower (0.055 to "
+        "What DP costs on average: at the models' own hospital, where macro AUC is 0.900 without DP, it is 0.072 "
+        "lower (0.055 to "
         "0.090) with ε = 1.",
-        "What private training brought: at the models' own hospital, where macro AUC is 0.800 before it, it is 0.088 "
+        "What private training brought on average: at the models' own hospital, where macro AUC is 0.800 before it, "
+        "it is 0.088 "
         "higher (0.070 to 0.100) without DP and 0.016 higher (0.008 to 0.025) with ε = 1.",
         "What DP keeps of it: at the models' own hospital 18 % (10 % to 27 %) with ε = 1.",
     ]
@@ -96,7 +98,7 @@ def test_a_gain_that_may_be_nothing_has_no_share() -> None:
     of_gains = brought((0.002, Interval(-0.004, 0.008)), whole, (math.nan, UNKNOWN), "unknown", scope="off-domain")
     found = sentences(arms(-0.005, Interval(-0.012, 0.002), scope="off-domain"), of_gains)
     assert found[0].startswith(
-        "What DP costs: at the other hospitals, where macro AUC is 0.900 without DP, it is not known"
+        "What DP costs on average: at the other hospitals, where macro AUC is 0.900 without DP, it is not known"
     )
     assert found[2] == (
         "What DP keeps of it: at the other hospitals there is no share to give: what it brought without DP may be "
@@ -124,7 +126,8 @@ def test_several_epsilons_and_both_scopes_are_in_one_sentence_each() -> None:
     of_arms = [arm if arm.target_epsilon < math.inf else Arm(*vars(arm).values()) for arm in of_arms]
     grid = Grid(("a", "b"), ("a", "b"), (math.inf, 8.0, 1.0))
     assert answer(of_arms, [], grid, 0.01)[0] == (
-        "What DP costs: at the models' own hospital, where macro AUC is 0.900 without DP, it is 0.050 lower (0.040 to "
+        "What DP costs on average: at the models' own hospital, where macro AUC is 0.900 without DP, it is 0.050 "
+        "lower (0.040 to "
         "0.060) with ε = 8 and 0.070 lower (0.060 to 0.080) with ε = 1; at the other hospitals, where macro AUC is "
         "0.900 without DP, it is 0.050 lower (0.040 to 0.060) with ε = 8 and 0.070 lower (0.060 to 0.080) with ε = 1."
     )
@@ -133,7 +136,7 @@ def test_several_epsilons_and_both_scopes_are_in_one_sentence_each() -> None:
 def test_without_a_model_before_it_says_why() -> None:
     grid = Grid(("a", "b"), ("a", "b"), (math.inf, 1.0), why_no_before="trainings start from random weights")
     assert answer(arms(-0.05, UNKNOWN)[:2], [], grid, 0.01) == [
-        "What DP costs: at the models' own hospital, where macro AUC is 0.900 without DP, it is 0.050 lower "
+        "What DP costs on average: at the models' own hospital, where macro AUC is 0.900 without DP, it is 0.050 lower "
         "with ε = 1.",
         "What private training brought, and what DP keeps of it, is not known: trainings start from random weights.",
     ]
@@ -145,7 +148,8 @@ def test_without_a_model_without_dp_there_is_a_gain_and_no_cost() -> None:
     assert sentences(of_arms, of_gains) == [
         "What DP costs is not known: no model without DP was tested; macro AUC is 0.850 with ε = 1 at the models' own "
         "hospital.",
-        "What private training brought: at the models' own hospital, where macro AUC is 0.800 before it, it is 0.05 "
+        "What private training brought on average: at the models' own hospital, where macro AUC is 0.800 before it, "
+        "it is 0.05 "
         "higher (0.03 to 0.07) with ε = 1.",
         "What DP keeps of it: at the models' own hospital it is not known, for no model without DP was tested on the "
         "same pairs.",
@@ -158,7 +162,8 @@ def test_without_a_model_with_dp_there_is_a_gain_alone() -> None:
     assert sentences(of_arms, of_gains) == [
         "What DP costs is not known: no model with DP was tested; macro AUC is 0.900 without DP at the models' own "
         "hospital.",
-        "What private training brought: at the models' own hospital, where macro AUC is 0.800 before it, it is 0.100 "
+        "What private training brought on average: at the models' own hospital, where macro AUC is 0.800 before it, "
+        "it is 0.100 "
         "higher (0.080 to 0.120) without DP.",
     ]
 
@@ -177,6 +182,20 @@ def test_a_value_that_has_no_twin_does_not_pass_for_one_that_has() -> None:
         Arm(1.0, "off-domain", 0.6, 2, 2, -0.1, 1),
     ]
     assert answer(of_arms, [], Grid(("a", "b"), ("b", "c"), (math.inf, 1.0)), 0.01)[0] == (
-        "What DP costs: at the models' own hospital macro AUC is 0.700 with ε = 1, with nothing to compare it to; at "
+        "What DP costs on average: at the models' own hospital macro AUC is 0.700 with ε = 1, with nothing to "
+        "compare it to; at "
         "the other hospitals, where macro AUC is 0.800 without DP, it is 0.100 lower with ε = 1."
     )
+
+
+def test_pairs_that_cancel_are_told_beside_their_mean() -> None:
+    """Twenty pairs of a study whose mean was within the margin, thirteen of them not: a statistician's finding."""
+    many = Arm(1.0, "off-domain", 0.8, 20, 20, -0.001, 20, UNKNOWN, Interval(-0.008, 0.006), Interval(-0.053, 0.054))
+    one = Arm(1.0, ON, 0.8, 1, 1, -0.1, 1, UNKNOWN, UNKNOWN, Interval(-0.1, -0.1))
+    without = Arm(math.inf, "off-domain", 0.8, 20, 20, math.nan, 0)
+    found = answer([without, one, many], [], GRID, 0.01)[0]
+    assert "it is the same within ±0.01 (−0.001; −0.008 to +0.006) with ε = 1. Single pairs" in found
+    words = "Single pairs of a model and a hospital: at the other hospitals, of 20, from {} to {} with ε = 1."
+    assert found.endswith(words.format("−0.053", "+0.054"))
+    # among numbers with intervals, one without has two decimals
+    assert answer([without, one, many], [], GRID, 0.01, drawn=True)[0].endswith(words.format("−0.05", "+0.05"))

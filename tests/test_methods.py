@@ -5,9 +5,11 @@ from collections.abc import Callable
 
 import pytest
 
+from dpdt.base.files import read_json, write_json
 from dpdt.report.methods import checklists, paper_of
+from dpdt.report.provenance import people
 from dpdt.runs.read import model_runs
-from dpdt.study import Study
+from dpdt.study import Cell, Study
 from tests.fake_runs import FakeRuns
 
 # Items of Collins et al., BMJ 2024;385:e078378. CLAIM (Tejani et al., Radiol Artif Intell 2024;6(4):e240300) has 44.
@@ -47,6 +49,21 @@ def test_the_paragraph_has_the_study_s_numbers(study: Study) -> None:
     assert "pleural_effusion" not in paper.text
 
 
+def test_where_images_count_as_patients_no_patient_is_promised(study: Study) -> None:
+    def texts() -> tuple[str, str, str]:
+        runs = [run for run in model_runs(study).values() if run]
+        files = paper_of(study, runs, "").files()
+        return files["methods.txt"], files["claim.md"], people(study)
+
+    known = "where each image counts as a patient, that is known of images alone"
+    assert not any("each image counts" in text or "nameless" in text for text in texts())
+    statement = study.paths.run(study.run_id(Cell("vindr", 1.0, 3))).privacy
+    write_json(statement, {**read_json(statement), "unit_note": "each image counts as one patient"})
+    methods, claim, _ = texts()
+    assert f"so that no patient is in two of them (of VinDr-CXR, {known})." in methods
+    assert f"| Patient: no patient is in two splits (of VinDr-CXR, {known}). |" in claim
+
+
 def test_every_key_has_its_reference_and_no_other_is_there(study: Study) -> None:
     paper = paper_of(study, [], "")
     files = paper.files()
@@ -61,7 +78,7 @@ def test_every_key_has_its_reference_and_no_other_is_there(study: Study) -> None
     assert files["references.bib"].count("{") == files["references.bib"].count("}")
     rows = [line for line in files["claim.md"].splitlines() if line.startswith("|")]
     assert len(rows) == 44 + 2
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {6}
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {7}
 
 
 def test_a_recipe_of_ones_own_is_what_the_paragraph_says(fake_runs: Callable[..., FakeRuns]) -> None:

@@ -16,6 +16,7 @@ from dpdt.errors import StudyError
 from dpdt.report import figures
 from dpdt.report.format import plain
 from dpdt.report.from_csv import read_auc_table, write_published
+from dpdt.report.gain import gains
 from dpdt.report.grid import Grid
 from dpdt.report.transfer import transfer_pairs, transfer_table
 from dpdt.report.write import write_report
@@ -162,11 +163,31 @@ def test_a_table_of_auc_over_epsilon_is_drawn_and_checked(table: Path, tmp_path:
         write_published([table, spent, tmp_path / "twice.csv"], tmp_path / "out")
 
 
+@pytest.mark.parametrize(("start", "share"), [("0.70", 0.8), ("0.81", math.nan)])
+def test_a_share_of_rounded_numbers_needs_a_gain_of_five_times_their_error(
+    tmp_path: Path, start: str, share: float
+) -> None:
+    """On a: .85 without DP and .82 with it. Over .70 they gain .15 and .12; over .81 the gain of .04 is .03 to .05."""
+    file = tmp_path / "auc.csv"
+    rows = "inf,{0},all,a,a,0.85\n0-1,{0},all,a,a,0.82\n0,{0},all,a,a,{1}\n".format("healthy", start)
+    file.write_text(TABLE.splitlines()[0] + "\n" + rows)
+    auc, grid = read_auc_table(pd.read_csv(file, dtype={"epsilon_band": str}), file.name)
+    assert gains(grid, auc)[-1].share == pytest.approx(share, nan_ok=True)
+    auc["auc"] += 0.001  # three decimals: the gains are the same, and no longer rounded so
+    assert gains(grid, auc)[-1].share == pytest.approx(0.25 if math.isnan(share) else share)
+
+
 def test_a_small_table_makes_a_report(table: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     html = write_published([table], folder).read_text(encoding="utf-8")
     assert "Published AUCs: auc.csv" in html
     assert "Who was studied" not in html
+    for absent in ("Bars are", "Dotted", "bands and bars", "two decimals", "over test patients alone", "One training"):
+        assert absent not in html, absent
+    assert "Its δ, and what its ε protects (a patient or an image), are not known here." in html
+    assert "own row <code>average</code>" in html
+    assert "Does DP lower AUC on other domains?" in html
+    assert "0.075" in html  # the macro fall on a without DP, by hand: .85 less .775
     assert not re.search(r'(?:href|url\()\s*["\']?(?:https?:)?//', html)
     for link in re.findall(r'<a href="([^"#]+)"', html):
         assert (folder / link).is_file(), link

@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dpdt.base.files import make_folder, write_json
+from dpdt.base.files import make_folder, read_json, write_json
 from dpdt.base.vocabulary import LABELS, SUBGROUPS
 from dpdt.evaluation.metrics import FAIRNESS, auc_covariance
-from dpdt.report import figures, tables
+from dpdt.report import figures, provenance, tables
 from dpdt.report.answer import answer
+from dpdt.report.cards import data_sheets
 from dpdt.report.grid import Grid
 from dpdt.report.write import auc_matrix, auc_table, write_report
 from dpdt.study import Cell, Study
@@ -316,13 +317,22 @@ def test_a_data_sheet_a_hospital_and_a_card_a_model_are_linked(fake_runs: Make) 
     assert len(texts) == 2
     assert "This model was trained with differential privacy." in private
     assert re.search(rf"macro AUC, VinDr-CXR\s+{auc.iloc[0]:.2f}", private)
+    assert "No patient is in two splits." in sheet
+    statement = study.paths.run(study.run_id(Cell("vindr", 1.0, 0))).privacy
+    write_json(statement, {**read_json(statement), "unit_note": "each image counts as one patient"})
+    ((_, html),) = data_sheets(study).values()
+    assert "each image counts as one patient: no image is in two splits, but a patient may be." in html
+    study.paths.cohort_summary.write_text("\n".join([*rows, "vindr,test,total,,300,150"]))
+    assert "(of VinDr-CXR each image counts as a patient)" in provenance.people(study)
 
 
 def test_the_privacy_of_every_dp_run_is_stated(fake_runs: Make) -> None:
     study = fake_runs(TWO, "[1.0, inf]").all().study
+    statement = study.paths.run(study.run_id(Cell("vindr", 1.0, 0))).privacy
+    write_json(statement, {**read_json(statement), "accounted_noise_multiplier": 1.2})  # what `dpdt epsilon` takes
     write_report(study)
     text = page_text(study)
-    assert "VinDr-CXR, ε = 1, seed 0 1 1e-05 300 zero out one patient 1.25 1.5 0.1 40 pld" in text
+    assert "VinDr-CXR, ε = 1, seed 0 1 1e-05 300 zero out one patient 1.25 (1.2) 1.5 0.1 40 pld" in text
     assert "number of units exact count taken as public" in text
     assert "VinDr-CXR, no DP, seed 0. This model was trained without differential privacy." in text
 

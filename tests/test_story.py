@@ -10,9 +10,9 @@ from dpdt.base.files import read_json, write_json
 from dpdt.report.canvas import Drawing
 from dpdt.report.gain import Gain
 from dpdt.report.grid import Grid
-from dpdt.report.intervals import UNKNOWN, Interval
+from dpdt.report.intervals import UNKNOWN, Draws, Interval
 from dpdt.report.provenance import paragraphs
-from dpdt.report.section_tables import small_groups
+from dpdt.report.section_tables import fairness_rows, small_groups
 from dpdt.report.story import chance_of_guessing, guesses, judged, verdict
 from dpdt.report.tables import Arm
 from dpdt.runs.read import model_runs
@@ -120,6 +120,21 @@ def test_a_small_group_is_named_once_with_all_its_reasons() -> None:
         "UKA-CXR: ages 0 to 40 (n = 13; undefined)",
         "VinDr-CXR: ages 0 to 40 (n = 13; too few patients)",
         "VinDr-CXR: female (n = 67)",
+    ]
+
+
+def test_a_measure_says_in_how_many_pairs_a_group_is_left_out() -> None:
+    """Else the worst group's AUC reads higher than that of a group which is not in it."""
+    rows = [
+        (epsilon, domain, domain, "average", "age_group", "worst_auc", 0.9, reason)
+        for epsilon in (math.inf, 1.0)
+        for domain, reason in (("a", "worst: age_0_40; without age_70_100 (undefined)"), ("b", "worst: age_0_40"))
+    ]
+    columns = ["target_epsilon", "train_domain", "test_domain", "label", "attribute", "measure", "value", "reason"]
+    grid = Grid(("a", "b"), ("a", "b"), (math.inf, 1.0))
+    found = fairness_rows(pd.DataFrame(rows, columns=columns), Draws({}, 0.95), grid, "on-domain")
+    assert found.rows == [
+        ["AUC of the worst group, age (a group is left out in 1 of 2 pairs)", "0.900", "0.900; change 0.000"]
     ]
 
 

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from dpdt.report.format import decimals, interval_text, percent, plain, signed
 from dpdt.report.gain import Gain
 from dpdt.report.grid import Grid
-from dpdt.report.intervals import Interval
+from dpdt.report.intervals import UNKNOWN, Interval
 from dpdt.report.tables import SCOPES, Arm
 from dpdt.study import is_before
 
@@ -43,7 +43,7 @@ def answer(arms: Sequence[Arm], gains: Sequence[Gain], grid: Grid, margin: float
             f"What private training brought, and what DP keeps of it, is not known{why}.",
         ]
     found = [_cost(known, grid, judge), _brought(gains, grid, judge)]
-    return [*found, _kept(gains, grid)] if any(gain.target_epsilon in grid.private for gain in gains) else found
+    return [*found, _kept(gains, grid, judge)] if any(gain.target_epsilon in grid.private for gain in gains) else found
 
 
 def _cost(arms: Sequence[Arm], grid: Grid, judge: "_Judge") -> str:
@@ -52,7 +52,7 @@ def _cost(arms: Sequence[Arm], grid: Grid, judge: "_Judge") -> str:
     private = [arm for arm in arms if arm.target_epsilon in grid.private]
     if not private or not without:
         missing = "without" if private else "with"
-        values = _by_scope(private or list(without.values()), lambda arm: f"{_auc(arm)} {_with(arm, grid)}")
+        values = _by_scope(private or list(without.values()), lambda arm: f"{judge.auc(arm)} {_with(arm, grid)}")
         return f"What DP costs is not known: no model {missing} DP was tested; macro AUC is {values}."
 
     def clause(scope: str) -> str:
@@ -60,14 +60,30 @@ def _cost(arms: Sequence[Arm], grid: Grid, judge: "_Judge") -> str:
         words = [
             f"{judge.change(arm.difference, arm.difference_interval)} {_with(arm, grid)}"
             if not math.isnan(arm.difference)
-            else f"{_auc(arm)} {_with(arm, grid)}, with nothing to compare it to"
+            else f"{judge.auc(arm)} {_with(arm, grid)}, with nothing to compare it to"
             for arm in of_scope
         ]
-        start = f", where macro AUC is {_auc(without[scope])} without DP, it" if scope in without else " macro AUC"
+        start = f", where macro AUC is {judge.auc(without[scope])} without DP, it" if scope in without else " macro AUC"
         return f"{WHERE[scope]}{start} is {_listed(words)}"
 
     scopes = [scope for scope in SCOPES if any(arm.scope == scope for arm in private)]
-    return f"What DP costs: {'; '.join(map(clause, scopes))}."
+    sentence = f"What DP costs on average: {'; '.join(map(clause, scopes))}."
+    ranges = [
+        found for scope in scopes if (found := _pairs([arm for arm in private if arm.scope == scope], grid, judge))
+    ]
+    return f"{sentence} Single pairs of a model and a hospital: {'; '.join(ranges)}." if ranges else sentence
+
+
+def _pairs(arms: Sequence[Arm], grid: Grid, judge: "_Judge") -> str:
+    """How far single pairs of one scope are from their mean; empty where there is but one."""
+
+    def words(arm: Arm) -> str:
+        low, high = (signed(bound, decimals(UNKNOWN, drawn=judge.drawn)) for bound in arm.extremes)
+        return f"from {low} to {high} {_with(arm, grid)}"
+
+    several = [arm for arm in arms if arm.shared_pairs > 1 and not math.isnan(arm.extremes.low)]
+    counts = " or ".join(map(str, sorted({arm.shared_pairs for arm in several})))
+    return f"{WHERE[several[0].scope]}, of {counts}, {_listed([*map(words, several)])}" if several else ""
 
 
 def _brought(gains: Sequence[Gain], grid: Grid, judge: "_Judge") -> str:
@@ -79,10 +95,10 @@ def _brought(gains: Sequence[Gain], grid: Grid, judge: "_Judge") -> str:
         return f"{WHERE[scope]}, where macro AUC is {plain(of_scope[0].before)} before it, it is {_listed(words)}"
 
     scopes = [scope for scope in SCOPES if any(gain.scope == scope for gain in gains)]
-    return f"What private training brought: {'; '.join(map(clause, scopes))}."
+    return f"What private training brought on average: {'; '.join(map(clause, scopes))}."
 
 
-def _kept(gains: Sequence[Gain], grid: Grid) -> str:
+def _kept(gains: Sequence[Gain], grid: Grid, judge: "_Judge") -> str:
     """The third sentence."""
 
     def clause(scope: str) -> str:
@@ -93,17 +109,15 @@ def _kept(gains: Sequence[Gain], grid: Grid) -> str:
             return f"{WHERE[scope]} {_listed(words)}"
         if whole is None or any(gain.why_no_share == "no model without DP" for gain in private):
             return f"{WHERE[scope]} it is not known, for no model without DP was tested on the same pairs"
-        found = f"{signed(whole.gain, decimals(whole.interval))}{_of(whole.interval)}"
+        found = f"{signed(whole.gain, decimals(whole.interval, drawn=judge.drawn))}{_of(whole.interval)}"
         if any(gain.why_no_share == "worse" for gain in private):
             return f"{WHERE[scope]} there is nothing to keep: without DP it made the models worse ({found})"
-        return f"{WHERE[scope]} there is no share to give: what it brought without DP may be nothing ({found})"
+        drawn = judge.drawn or not math.isnan(whole.interval.low)
+        nothing = "may be nothing" if drawn else "is too little for a share of rounded numbers"
+        return f"{WHERE[scope]} there is no share to give: what it brought without DP {nothing} ({found})"
 
     scopes = [scope for scope in SCOPES if any(g.scope == scope and g.target_epsilon in grid.private for g in gains)]
     return f"What DP keeps of it: {'; '.join(map(clause, scopes))}."
-
-
-def _auc(arm: Arm) -> str:
-    return plain(arm.auc, decimals(arm.interval))
 
 
 def _of(interval: Interval) -> str:
@@ -117,13 +131,16 @@ class _Judge(NamedTuple):
     margin: float
     drawn: bool
 
+    def auc(self, arm: Arm) -> str:
+        return plain(arm.auc, decimals(arm.interval, drawn=self.drawn))
+
     def change(self, difference: float, interval: Interval) -> str:
         """A difference in words: lower, higher, the same, or not known."""
-        digits = decimals(interval)
+        digits = decimals(interval, drawn=self.drawn)
         words = f"{plain(abs(difference), digits)} {'higher' if difference > 0 else 'lower'}"
         if math.isnan(interval.low):
             if self.drawn:
-                return f"not known to differ ({signed(difference)}; too few patients for an interval)"
+                return f"not known to differ ({signed(difference, digits)}; too few patients for an interval)"
             return words if abs(difference) >= 0.0005 else "the same"
         if interval.within(self.margin):
             return f"the same within ±{self.margin:g} ({signed(difference, digits)}{_of(interval)})"

@@ -16,7 +16,7 @@ from dpdt.report import provenance
 from dpdt.report.format import estimate
 from dpdt.report.intervals import Interval
 from dpdt.report.names import domain_name, group_name, label_name, model_name
-from dpdt.runs.read import Run, is_synthetic
+from dpdt.runs.read import Run, is_synthetic, model_runs
 from dpdt.shards.manifest import read_manifest
 from dpdt.study import Study
 
@@ -26,6 +26,10 @@ TO_WRITE: Final = (
     "Why the radiographs were taken, when, where and with which machines; whom they stand for, and whom not.",
     "How and by whom they were labelled, and how often the labels are wrong.",
     "Ethics approval, consent or waiver; how they were de-identified; licence and terms of use; whom to ask.",
+)
+UNNAMED: Final = (
+    "It is not published which patient an image is of, so each image counts as one patient: no image is in two splits, "
+    "but a patient may be."
 )
 ROLES: Final = {"train_domains": "training", "test_domains": "tests", "public_domains": "public pretraining"}
 
@@ -92,7 +96,9 @@ def _sheet(study: Study, one: provenance.Counted, flows: dict[str, pd.DataFrame]
         if (what, value, split) in one.counts
     ]
     rounded = f"Rounded to {FEWEST_PATIENTS}, so that no small group is what others leave of a sum."
-    yield Part("Who is in it", ["No patient is in two splits.", rounded], rows)
+    unnamed = provenance.nameless([run for run in model_runs(study).values() if run])
+    told = UNNAMED if one.domain in unnamed else "No patient is in two splits."
+    yield Part("Who is in it", [told, rounded], rows)
     manifest = study.paths.shards(one.domain).manifest
     if manifest.exists():
         made = read_manifest(manifest)

@@ -138,9 +138,11 @@ def epsilon_figure(curve: pd.DataFrame, *, names: Mapping[float, str]) -> Drawin
         legend(figure, axes, columns=2)
         caption = (
             "Mean macro AUC over the target ε, on the hospital of training (on-domain) and on others (off-domain). "
-            "Thin lines: one hospital of training each; bands and bars: intervals of the means. Dotted: the height of "
-            "the model before all trainings, which saw no private patient."
+            "Thin lines: one hospital of training each"
+            f"{'; bands and bars: intervals of the means' if curve['ci_low'].notna().any() else ''}."
         )
+        if len(before):
+            caption += " Dotted: the height of the model before all trainings, which saw no private patient."
         means = curve[curve["train_domain"] == "mean"].dropna(subset="auc").sort_values("target_epsilon")
         told = (f"{r['scope']}, {names[r['target_epsilon']]}: {plain(r['auc'])}" for r in means.to_dict("records"))
         alt = f"Macro AUC over target epsilon. {'; '.join(told)}."
@@ -238,7 +240,8 @@ def dot_figure(
         first.set_ylim(len(rows) - 0.5, -0.5)
         legend(figure, first)
         note = " The vertical line is no difference." if zero else ""
-        caption = f"{what}. Bars are intervals; a marker without a bar has none (too few patients, or no draws).{note}"
+        bars = " Bars are intervals; a marker without a bar has none (too few patients, or no draws)."
+        caption = f"{what}.{bars if table['ci_low'].notna().any() else ''}{note}"
         told = table[table["row"] == rows[0]].dropna(subset="value") if len(rows) else table
         values = (f"{r['panel']}, {names[r['target_epsilon']]}: {signed(r['value'])}" for r in told.to_dict("records"))
         alt = f"{what}. {row_name(rows[0])}: {'; '.join(values)}." if len(rows) else what

@@ -83,12 +83,18 @@ def percent(share: float) -> str:
     return f"{plain(100 * share, 0)} %"
 
 
-def decimals(interval: Interval) -> int:
+def decimals(interval: Interval, *, drawn: bool = True) -> int:
     """How many decimals an interval supports: two where it reaches 0.02 or more to either side, else three.
 
+    A number without one, among others that have theirs (`drawn`), is of few patients and has two.
+
     >>> decimals(Interval(0.7, 0.8)), decimals(Interval(0.8, 0.82)), decimals(Interval())
-    (2, 3, 3)
+    (2, 3, 2)
+    >>> decimals(Interval(), drawn=False)
+    3
     """
+    if math.isnan(interval.low):
+        return 2 if drawn else 3
     return 2 if interval.high - interval.low >= 0.04 else 3
 
 
@@ -97,19 +103,28 @@ def interval_text(interval: Interval, *, sign: bool = False) -> str:
 
     >>> interval_text(Interval(-0.01, 0.02), sign=True), interval_text(Interval())
     ('−0.010 to +0.020', '')
+    >>> interval_text(Interval(-0.05, -0.0004), sign=True)
+    '−0.05 to just below 0'
     """
     if math.isnan(interval.low):
         return ""
-    return " to ".join(plain(bound, decimals(interval), sign=sign) for bound in interval)
+    return " to ".join(_bound(bound, decimals(interval), sign=sign) for bound in interval)
 
 
-def estimate(value: float, interval: Interval, *, sign: bool = False) -> str:
-    """A number with its interval in brackets, at the precision that the interval supports.
+def _bound(bound: float, digits: int, *, sign: bool) -> str:
+    """A bound; one that would be rounded to 0 keeps its side of it."""
+    if not bound or float(f"{bound:.{digits}f}"):
+        return plain(bound, digits, sign=sign)
+    return f"just {'above' if bound > 0 else 'below'} 0"
+
+
+def estimate(value: float, interval: Interval, *, sign: bool = False, drawn: bool = True) -> str:
+    """A number with its interval in brackets, at the precision that the interval supports (see `decimals`).
 
     >>> estimate(0.8123, Interval(0.75, 0.87)), estimate(-0.0123, Interval(-0.02, -0.0041), sign=True)
     ('0.81 (0.75 to 0.87)', '−0.012 (−0.020 to −0.004)')
     """
-    number, bounds = plain(value, decimals(interval), sign=sign), interval_text(interval, sign=sign)
+    number, bounds = plain(value, decimals(interval, drawn=drawn), sign=sign), interval_text(interval, sign=sign)
     return f"{number} ({bounds})" if bounds else number
 
 

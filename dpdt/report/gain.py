@@ -22,7 +22,10 @@ from dpdt.study import BEFORE, is_before
 
 __all__ = ["WORSE_COLUMNS", "Gain", "gain_table", "gains", "worse_than_before"]
 
-SMALLEST: Final = 0.01  # without intervals, a share of a smaller gain than this is not worth a number
+# Without intervals, a share of a smaller gain than this is not worth a number. An AUC of two decimals is off by up to
+# 0.005 and a gain by 0.01: a fifth of 0.05.
+SMALLEST: Final = 0.01
+SMALLEST_ROUNDED: Final = 0.05
 CELL: Final = ["train_domain", "test_domain", "label", "subgroup"]
 WORSE_COLUMNS: Final = ["target_epsilon", *CELL, "auc_before", "auc", "difference", "ci_low", "ci_high"]
 
@@ -40,7 +43,8 @@ class Gain:
         interval: Of the gain.
         share: Of the gain without DP; NaN of the arm without DP itself, and where `why_no_share` says so.
         share_interval: Of the share.
-        why_no_share: `no model without DP`, `unknown` (the gain without DP may be 0) or `worse` (it is below 0).
+        why_no_share: `no model without DP`, `unknown` (the gain without DP may be 0, or little more than rounding)
+            or `worse` (it is below 0).
     """
 
     target_epsilon: float
@@ -90,12 +94,19 @@ def _share(
     if draws is not None:
         start, part, most = (pair_keys(auc, e, shared.index) for e in (0.0, epsilon, math.inf))
         interval, whole = draws.share(part, start=start, whole=most)
-    known = whole.excludes_0 if draws else abs(without - before) >= SMALLEST
+    known = whole.excludes_0 if draws else abs(without - before) >= (SMALLEST_ROUNDED if _rounded(auc) else SMALLEST)
     if not known:
         return math.nan, UNKNOWN, "unknown"
     if without < before:
         return math.nan, UNKNOWN, "worse"
     return (arm - before) / (without - before), interval, ""
+
+
+def _rounded(auc: pd.DataFrame) -> bool:
+    """Whether a table's numbers have two decimals; means that were computed from them may have more."""
+    of_labels = auc["label"] != AVERAGE
+    values = auc.loc[of_labels if of_labels.any() else slice(None), "auc"]
+    return bool(((values - values.round(2)).abs().dropna() < 1e-9).all())
 
 
 def gain_table(found: Sequence[Gain]) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
 from dpdt.report.names import domain_name, label_name, network_name
+from dpdt.report.provenance import nameless
 from dpdt.runs.read import Run, is_synthetic
 from dpdt.study import Study
 
@@ -81,6 +82,8 @@ def facts(study: Study, runs: Sequence[Run], people: str) -> dict[str, str]:
         else f"DP-SGD [abadi2016] with Poisson sampling, for each {privacy.unit}: gradients were clipped to a norm of "
         f"{privacy.max_grad_norm:g}, Gaussian noise was added",
         "further": " ".join(_further(study)),
+        "compared": " ".join(_compared(study)),
+        "nameless": _nameless(nameless(runs)),
         "seeds": f"seed{'s' if len(train.seeds) > 1 else ''} {_listed([str(seed) for seed in train.seeds])}",
         "unit": privacy.unit,
         "epsilons": _listed([f"{epsilon:g}" for epsilon in epsilons]) or "none yet",
@@ -141,6 +144,26 @@ def _further(study: Study) -> Iterator[str]:
         yield "Each layer's gradient was clipped by itself, to the norm over the root of the layers' number [he2022]."
     if study.privacy.clip_factor == "quantile":
         yield "The norm followed the middle of the gradients' norms, counted with noise that ε covers [andrew2021]."
+
+
+def _compared(study: Study) -> Iterator[str]:
+    """Sentences on comparisons beside the one with the models without DP."""
+    if not study.why_no_before:
+        yield (
+            "Each model was also compared with the one that it began from; its gain over that, and the share of the "
+            "gain that DP keeps, are of mean macro AUC over the same pairs of a model and a hospital."
+        )
+    if len(study.train_domains) > 1 and set(study.train_domains) & set(study.test_domains):
+        yield (
+            "By test hospital, AUCs of the other hospitals' models with and without DP were compared by Student's "
+            "paired t test over labels and training hospitals."
+        )
+
+
+def _nameless(domains: Sequence[str]) -> str:
+    """What "no patient" means where a hospital does not tell its patients apart."""
+    names = _listed([domain_name(domain) for domain in domains])
+    return f" (of {names}, where each image counts as a patient, that is known of images alone)" if domains else ""
 
 
 def _file(name: str) -> str:
@@ -210,10 +233,11 @@ def paper_of(study: Study, runs: Sequence[Run], people: str) -> Paper:
 
 def markdown(one: Checklist) -> str:
     """A checklist as a table in Markdown, which Pandoc turns into a DOCX."""
-    columns = ["item", "topic", "from the study", "where", "for the authors to write"]
+    columns = ["item", "topic", "from the study", "where", "for the authors to write", "page or section"]
     lines = [f"# {one.title}", "", f"Source: {one.source}. Topics are shortened: the guideline's own words count.", ""]
     lines += [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
     for row in one.items:
         cells = [f"[report](index.html#{cell})" if n == 3 and cell else cell for n, cell in enumerate(row)]
+        cells.append("")
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines) + "\n"

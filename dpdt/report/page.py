@@ -282,11 +282,12 @@ def _shared(contents: Contents, margin: float) -> dict[str, Any]:
 def arms_table(arms: Sequence[Arm], grid: Grid) -> Table:
     """Mean AUC of each arm by scope, with what the mean is over."""
     rows = []
+    drawn = any(not math.isnan(arm.interval.low) for arm in arms)
     for arm in arms:
-        difference = estimate(arm.difference, arm.difference_interval, sign=True)
+        difference = estimate(arm.difference, arm.difference_interval, sign=True, drawn=drawn)
         if not math.isnan(arm.difference) and arm.shared_pairs < arm.expected_pairs:
             difference += f" ({arm.shared_pairs} pairs)"
-        value = estimate(arm.auc, arm.interval)
+        value = estimate(arm.auc, arm.interval, drawn=drawn)
         scope = arm.scope.replace("-", "\N{NON-BREAKING HYPHEN}")
         rows.append([scope, grid.name(arm.target_epsilon), value, difference, f"{arm.pairs} of {arm.expected_pairs}"])
     return Table(["tested", "model", "macro AUC", "change from no DP", "pairs"], rows)
@@ -322,11 +323,12 @@ def subgroup_table(subgroups: pd.DataFrame, scope: str, grid: Grid) -> Table:
         for row in subgroups[subgroups["scope"] == scope].to_dict("records")
     }
     rows = []
+    drawn = bool(subgroups["ci_low"].notna().any())
     for group in (ALL, *grid.groups):
         row = [group_name(group)]
         for epsilon in grid.epsilons:
             cell = cells[group, epsilon]
-            digits = decimals(Interval(cell["ci_low"], cell["ci_high"]))
+            digits = decimals(Interval(cell["ci_low"], cell["ci_high"]), drawn=drawn)
             change = cell["difference_to_no_dp"]
             row.append(plain(cell["auc"], digits) + ("" if math.isnan(change) else f" ({signed(change, digits)})"))
         rows.append(row)

@@ -15,7 +15,7 @@ from dpdt.errors import DpdtError
 from dpdt.evaluation.audit.membership import membership_text
 from dpdt.report.format import Table, thousands
 from dpdt.report.names import domain_name, label_name, model_name
-from dpdt.runs.read import Run
+from dpdt.runs.read import Run, model_runs
 from dpdt.shards.manifest import read_manifest
 from dpdt.shards.reader import used_images
 from dpdt.study import Study
@@ -26,6 +26,7 @@ __all__ = [
     "cohort",
     "counted",
     "flows",
+    "nameless",
     "other_releases",
     "paragraphs",
     "people",
@@ -107,7 +108,14 @@ def people(study: Study) -> str:
     alone = "each seen by models of that hospital alone"
     twice = sum(shared_patients(study).values())
     same = f" ({twice:,} of them have the id of one at another of these hospitals, and count twice)" if twice else ""
-    return f"{trained} patients of {where} in training{same}, {alone}; {tested} others in the tests"
+    unnamed = nameless([run for run in model_runs(study).values() if run])
+    images = f" (of {' and '.join(map(domain_name, unnamed))} each image counts as a patient)" if unnamed else ""
+    return f"{trained} patients of {where} in training{same}{images}, {alone}; {tested} others in the tests"
+
+
+def nameless(runs: Sequence[Run]) -> list[str]:
+    """Domains whose DP runs state that they do not publish which patient an image is of."""
+    return list(dict.fromkeys(run.domain for run in runs if "unit_note" in (run.privacy() or {})))
 
 
 def _of_part(study: Study, domain: str) -> str:
@@ -179,7 +187,7 @@ def privacy_table(runs: Sequence[Run]) -> Table:
         "delta": "δ",
         "num_units": f"{runs[0].unit if runs else 'unit'}s",
         "neighbouring_relation": "neighbours",
-        "noise_multiplier": "noise multiplier",
+        "noise_multiplier": "noise multiplier (less rounding)",
         "max_grad_norm": "clipping norm",
         "sample_rate": "sample rate",
         "num_steps": "steps",
@@ -189,7 +197,10 @@ def privacy_table(runs: Sequence[Run]) -> Table:
     for run in runs:
         statement = run.privacy() or {}
         if run.private:
-            rows.append([model_name(run), *(_value(statement.get(key), up=key in BOUNDS) for key in fields)])
+            values = {key: _value(statement.get(key), up=key in BOUNDS) for key in fields}
+            if accounted := statement.get("accounted_noise_multiplier"):
+                values["noise_multiplier"] += f" ({_value(accounted)})"
+            rows.append([model_name(run), *values.values()])
             if not statement.get("complete", True):
                 rows[-1][1] += " when complete"
     return Table(["model", *fields.values()], rows)

@@ -61,14 +61,14 @@ def transfer_rows(transfer: pd.DataFrame, epsilon: float) -> Table:
     rows = []
     before = bool(transfer["fall_before"].notna().any())
     for row in transfer[transfer["target_epsilon"] == epsilon].to_dict("records"):
-        macro = [plain(row[f"macro_fall_{arm}"], 2) for arm in ("dp", "no_dp")]
+        macro = [plain(row[f"macro_fall_{arm}"]) for arm in ("dp", "no_dp")]
         falls = [plain(row["fall_dp"]), plain(row["fall_no_dp"])]
         aucs = [plain(row[name]) for name in ("on_domain_auc", "off_domain_auc_no_dp", "off_domain_auc_dp")]
         tested = [p_text(row["p"]), p_text(row["p_holm"]), str(row["pairs"])]
         if before:
             aucs.append(plain(row["off_domain_auc_before"]))
             falls.append(plain(row["fall_before"]))
-            macro.append(plain(row["macro_fall_before"], 2))
+            macro.append(plain(row["macro_fall_before"]))
         rows.append([domain_name(row["test_domain"]), *aucs, *falls, " / ".join(macro), *tested])
     names = ["DP", "no DP", *(["before"] if before else [])]
     columns = ["tested on", "own, no DP", "others, no DP", "others, DP", *(["before"] if before else [])]
@@ -114,10 +114,12 @@ def comparison_table(comparisons: pd.DataFrame, grid: Grid) -> Table:
 
 def gain_rows(gains: Sequence[Gain], grid: Grid) -> Table:
     """What each arm has over the model before, and the share of it that DP keeps."""
-    why = {"unknown": "– (it may be nothing)", "worse": "– (worse without DP)", "no model without DP": "–", "": ""}
+    drawn = any(not math.isnan(gain.interval.low) for gain in gains)
+    nothing = "it may be nothing" if drawn else "too small a gain for rounded numbers"
+    why = {"unknown": f"– ({nothing})", "worse": "– (worse without DP)", "no model without DP": "–", "": ""}
     rows = []
     for gain in gains:
-        change = estimate(gain.gain, gain.interval, sign=True)
+        change = estimate(gain.gain, gain.interval, sign=True, drawn=drawn)
         kept = why[gain.why_no_share]
         if not math.isnan(gain.share):
             low, high = map(percent, gain.share_interval)
@@ -143,7 +145,7 @@ def worse_rows(worse: pd.DataFrame, grid: Grid, draws: Draws) -> tuple[Table, in
             group_name(row["subgroup"]),
             plain(row["auc_before"]),
             plain(row["auc"]),
-            estimate(row["difference"], Interval(row["ci_low"], row["ci_high"]), sign=True),
+            estimate(row["difference"], Interval(row["ci_low"], row["ci_high"]), sign=True, drawn=bool(draws)),
         ]
         for row in surely.to_dict("records")
     ]
@@ -230,12 +232,20 @@ def fairness_rows(fairness: pd.DataFrame, draws: Draws, grid: Grid, scope: str) 
                 epsilon: of_measure[of_measure["target_epsilon"] == epsilon].set_index(["train_domain", "test_domain"])
                 for epsilon in grid.epsilons
             }
-            row = [f"{MEASURES[measure]}, {name}"]
+            row = [f"{MEASURES[measure]}, {name}{_left_out(of_measure)}"]
             for epsilon, table in by_arm.items():
                 row.append(_with_change(table, by_arm.get(math.inf, table.iloc[:0]), epsilon, draws))
             if of_measure["value"].notna().any():
                 rows.append(row)
     return Table(["measure", *map(grid.name, grid.epsilons)], rows)
+
+
+def _left_out(of_measure: pd.DataFrame) -> str:
+    """In how many pairs of a model and a test domain a group has no number, so that it is not in the measure."""
+    pairs = of_measure[["train_domain", "test_domain"]].drop_duplicates()
+    without = of_measure["reason"].astype(str).str.contains("without ")
+    lack = of_measure.loc[without, ["train_domain", "test_domain"]].drop_duplicates()
+    return f" (a group is left out in {len(lack)} of {len(pairs)} pairs)" if len(lack) else ""
 
 
 def _with_change(table: pd.DataFrame, without: pd.DataFrame, epsilon: float, draws: Draws) -> str:
@@ -253,7 +263,7 @@ def _with_change(table: pd.DataFrame, without: pd.DataFrame, epsilon: float, dra
     if math.isfinite(epsilon) and len(shared):
         change = float((table["value"] - without["value"]).loc[shared].mean())
         bounds = draws.mean(keys(epsilon, shared), minus=keys(math.inf, shared))
-        text += f"; change {estimate(change, bounds, sign=True)}"
+        text += f"; change {estimate(change, bounds, sign=True, drawn=bool(draws))}"
     return text
 
 

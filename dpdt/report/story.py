@@ -24,7 +24,7 @@ RULES: Final = (
     ("worth it, price open", "better than before; the difference to no DP is not known"),
     ("in vain", "the same as before (interval within the margin)"),
     ("harmful", "worse than before (interval below 0)"),
-    ("open", "these test patients do not decide it"),
+    ("open", "these test patients do not decide it, also where a gain is above 0 and may be smaller than the margin"),
 )
 """Verdicts on training with DP, the first that holds. Without a model before: `the same as without DP`, `worse …`."""
 

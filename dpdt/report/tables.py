@@ -56,6 +56,7 @@ class Arm:
     shared_pairs: int
     interval: Interval = UNKNOWN
     difference_interval: Interval = UNKNOWN
+    extremes: Interval = UNKNOWN  # the lowest and the highest difference of a pair
 
 
 def auc_by_run(study: Study) -> pd.DataFrame:
@@ -232,6 +233,7 @@ def arms(grid: Grid, auc: pd.DataFrame, *, subgroup: str = ALL, draws: Draws | N
                     shared_pairs=len(shared),
                     interval=draws.mean(keys) if draws and keys else UNKNOWN,
                     difference_interval=draws.mean(both[0], minus=both[1]) if draws and both[0] else UNKNOWN,
+                    extremes=Interval(float(shared.min()), float(shared.max())) if len(shared) else UNKNOWN,
                 )
             )
     return result
