@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 
 from dpdt.base.files import atomic_path, make_folder, write_json, write_text
+from dpdt.base.parquet import write_stamped
 from dpdt.base.vocabulary import LABELS
 from dpdt.evaluation.metrics import Threshold, measure_domain, patient_draws
+from dpdt.evaluation.predict import ALONE
 from dpdt.report import figures
 from dpdt.report.canvas import Drawing
 from dpdt.study import BEFORE, Cell, Study, load_study
@@ -113,7 +115,7 @@ class FakeRuns:
             settings = {"test_domain": domain, "thresholds": thresholds, "minimum": 10, "confidence": 0.95}
             measured.append(measure_domain(frame, weights=weights, **settings))
             make_folder(paths.predictions(domain).parent)
-            long_form(frame, labels).to_parquet(paths.predictions(domain), index=False)
+            write_stamped(paths.predictions(domain), long_form(frame, labels), {ALONE: True})
         pd.concat([m.draws for m in measured]).to_parquet(paths.draws, index=False)
         with atomic_path(paths.metrics) as temporary:  # as the evaluation does: a sync may read it at this moment
             pd.concat([m.table for m in measured]).to_parquet(temporary, index=False)

@@ -4,17 +4,22 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
+from torch import nn
 from typer.testing import CliRunner
 
+from dpdt.base.parquet import write_stamped
 from dpdt.cli import app
 from dpdt.errors import BundleError, PrivacyError, StudyError
+from dpdt.evaluation.predict import ALONE, in_pieces, scores_alone
 from dpdt.privacy import score_histograms
 from dpdt.privacy.accounting import epsilon as accounted
 from dpdt.privacy.gaussian import gaussian_epsilon, gaussian_mu
@@ -24,6 +29,8 @@ from dpdt.report.apart import noisy as noisy_module
 from dpdt.report.apart.combine import combine, disagreements
 from dpdt.report.apart.noisy import binned_auc
 from dpdt.report.apart.results import export_results, left_out
+from dpdt.study.settings import ModelSettings
+from dpdt.training.networks.build import build_model, scorer_of
 from tests.fake_runs import FakeRuns
 from tests.test_apart import TWO, as_text, probabilities, read, stubs
 
@@ -63,6 +70,77 @@ def test_no_patient_who_leaves_moves_the_counts_by_more_than_the_sensitivity() -
 def test_counting_images_in_place_of_patients_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_histograms.np, "bincount", lambda *_, **__: np.ones(10_000, np.int64))
     assert largest_move(*hospital(np.random.default_rng(1))) > histogram_sensitivity(3)
+
+
+def hostile(features: torch.Tensor) -> nn.Linear:
+    """A head that gives images of these features 0 and multiplies what rounding makes of them."""
+    rows = torch.cat((features, torch.ones(len(features), 1)), 1).double()
+    unseen = torch.linalg.svd(rows, full_matrices=True)[2][-200:]
+    directions = torch.randn(5, 200, generator=torch.Generator().manual_seed(1), dtype=torch.float64) @ unseen
+    directions *= 3e6 / directions.norm(dim=1, keepdim=True)
+    head = nn.Linear(features.shape[1], 5)
+    with torch.no_grad():
+        head.weight.copy_(directions[:, :-1])
+        head.bias.copy_(directions[:, -1])
+    return head
+
+
+@dataclass(frozen=True)
+class Images:
+    """What `in_pieces` needs of a split."""
+
+    pixels: Any
+    size: int = 32
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def images(self, rows: Any, *, out: Any) -> None:
+        out[:] = self.pixels[rows]
+
+
+def test_a_patient_who_leaves_moves_no_other_s_scores_whatever_the_weights() -> None:
+    """Pieces of another size are rounded otherwise, and weights can be made that turn this into other bins."""
+    torch.manual_seed(0)
+    model = build_model(ModelSettings(name="resnet9"), size=32, num_outputs=5).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 32, 32)).astype(np.uint8)
+    seen: list[torch.Tensor] = []
+    head: Any = model.fc
+    handle = head.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    score = scorer_of(model, "cpu")
+    score(pixels)
+    handle.remove()
+    model.fc = hostile(seen[0])
+
+    def filled(kept: Any) -> Any:
+        return in_pieces(score, Images(kept), images_at_once=16, advance=lambda _: None)  # type: ignore[arg-type]
+
+    def smaller(kept: Any) -> Any:  # the last piece, as it was
+        return np.concatenate([score(kept[first : first + 16]) for first in range(0, len(kept), 16)])
+
+    def move(scores: Callable[[Any], Any]) -> float:
+        whole = vector(np.arange(50), np.ones((50, 5)), scores(pixels))
+        rest = vector(np.arange(49), np.ones((49, 5)), scores(pixels[1:]))
+        return math.sqrt(sum(int(part) ** 2 for part in whole - rest)) / WHOLE
+
+    assert move(filled) <= histogram_sensitivity(5) < move(smaller)
+
+
+def test_a_network_that_mixes_images_is_noticed_and_its_results_have_no_noise(made: FakeRuns) -> None:
+    def mixing(images: Any) -> Any:
+        return images.reshape(len(images), -1)[:, :3] / 255 - images.mean() / 255
+
+    assert scores_alone(lambda images: images.reshape(len(images), -1)[:, :3] / 255, images_at_once=5, size=8)
+    assert not scores_alone(mixing, images_at_once=5, size=8)
+    run = made.study.run_id(made.study.cells()[0])
+    path = made.study.paths.run(run).predictions("uka")
+    frame = pd.read_parquet(path)
+    write_stamped(path, frame, {ALONE: False})
+    with pytest.raises(PrivacyError, match="score of an image depends on the images that are tested with it"):
+        export_results(made.study, epsilon=2.0, delta=1e-4)
+    write_stamped(path, frame, {})
+    with pytest.raises(PrivacyError, match=r"of an older dpdt.*Remove .*and run `dpdt evaluate` again"):
+        export_results(made.study, epsilon=2.0, delta=1e-4)
 
 
 def test_the_noise_has_the_stated_deviation_in_every_count() -> None:

@@ -20,7 +20,7 @@ from dpdt.evaluation import metrics
 from dpdt.evaluation.before import begin_given, begun_given, given_weights
 from dpdt.evaluation.carried import begin_carried, begun_input
 from dpdt.evaluation.metrics import DomainMetrics, Threshold
-from dpdt.evaluation.predict import predictor, read_predictions, wide
+from dpdt.evaluation.predict import ALONE, predictor, read_predictions, wide
 from dpdt.runs.state import read_state
 from dpdt.shards.manifest import codec_differences, read_manifest
 from dpdt.study import BEFORE, Study
@@ -116,9 +116,10 @@ def evaluate_run(study: Study, run_id: str) -> EvaluateSummary:
     weights = given or paths.weights
     made_by = {"weights": carried.weights_sha256 if carried else sha256_file(weights)}
     of_bundle: dict[str, Any] = {"score": carried.score, "labels": carried.labels} if carried else {}
+    there = {name: _stamp_there(paths.predictions(name)) for name in study.test_domains}
     stamps = {
-        name: _data_stamp(seen, name, like=_stamp_there(paths.predictions(name))) | made_by
-        for name in study.test_domains
+        name: _data_stamp(seen, name, like=like) | made_by | ({ALONE: like[ALONE]} if ALONE in like else {})
+        for name, like in there.items()
     }
     read = {
         name: read_predictions(paths.predictions(name), stamps[name], study.study.labels) for name in study.test_domains
@@ -132,6 +133,7 @@ def evaluate_run(study: Study, run_id: str) -> EvaluateSummary:
     with predictor(seen, paths, [*((name, "test") for name in todo), *val], weights=weights, **of_bundle) as predict:
         for name in todo:
             frames[name] = predict(name, "test")
+            stamps[name][ALONE] = frames[name].attrs.get(ALONE, False)
             write_stamped(paths.predictions(name), frames[name], stamps[name])
         chosen = predict(*val[0]) if val else None
     thresholds = carried.thresholds() if carried else _thresholds(study, domain, chosen)

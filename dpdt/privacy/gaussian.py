@@ -67,6 +67,8 @@ def gaussian_mu(epsilon: float, *, delta: float) -> float:
         low, high = high, 2 * high
     while high - low > ROUNDED * high:
         middle = (low + high) / 2
+        if middle in (low, high):
+            break
         low, high = (middle, high) if gaussian_epsilon(middle, delta=delta) <= epsilon else (low, middle)
     return low
 

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from dpdt.base.files import exclusive_lock, read_json, write_json
+from dpdt.base.parquet import read_stamp
 from dpdt.base.vocabulary import format_bound
+from dpdt.errors import PrivacyError
 from dpdt.evaluation.metrics import ALL, AVERAGE, joined_labels
-from dpdt.evaluation.predict import wide
+from dpdt.evaluation.predict import ALONE, wide
 from dpdt.privacy.accounting import check_delta
 from dpdt.privacy.gaussian import gaussian_epsilon, gaussian_mu
 from dpdt.privacy.keystream import KeyStream
@@ -75,6 +77,25 @@ def too_noisy(counts: NDArray[Any], *, deviation: float, minimum: int) -> bool:
     return bool(counts.sum(axis=1).min() < max(minimum, FEWEST_DEVIATIONS * deviation * math.sqrt(NUM_BINS)))
 
 
+def _check_alone(run: Run, domain: str) -> None:
+    """The counts' sensitivity is that of one patient's own scores.
+
+    Raises:
+        PrivacyError: A score depends on other images, or nobody looked.
+    """
+    alone = read_stamp(run.paths.predictions(domain)).get(ALONE)
+    if alone is None:
+        raise PrivacyError(
+            f"{run.paths.run_id}: its predictions on {domain} are of an older dpdt, which tested the last images in a "
+            f"smaller piece. Remove {run.paths.predictions(domain)} and run `dpdt evaluate` again."
+        )
+    if not alone:
+        raise PrivacyError(
+            f"{run.paths.run_id}: this network's score of an image depends on the images that are tested with it, so "
+            "no noise hides a test patient. Export without --epsilon, or without this model."
+        )
+
+
 def noisy_parts(
     study: Study, runs: Sequence[Run], rename: Mapping[str, str], *, epsilon: float, delta: float, minimum: int
 ) -> dict[str, Any]:
@@ -99,6 +120,7 @@ def noisy_parts(
     for domain in study.test_domains:
         defined, keys = {label for label, made in study.definitions(domain).items() if made}, set[str]()
         for number, run in enumerate(runs):
+            _check_alone(run, domain)
             frame = wide(pd.read_parquet(run.paths.predictions(domain)))
             patients, names = pd.factorize(frame["patient_key"])
             keys.update(names)
