@@ -523,8 +523,8 @@ def _paragraph(statement: dict[str, Any]) -> str:
         )
     if "head_steps" in statement:
         parts.append(
-            f"In the first {statement['head_steps']:,} of the {statement['planned_num_steps']:,} steps that are counted "
-            "the last layer alone was trained, with the same sampling and noise; epsilon counts them as all others."
+            f"In the first {statement['head_steps']:,} of the {statement['planned_num_steps']:,} counted steps the "
+            "last layer alone was trained, with the same sampling and noise; epsilon counts them as all others."
         )
     if "unit_note" in statement:
         parts.insert(1, statement["unit_note"])
