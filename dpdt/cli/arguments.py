@@ -45,8 +45,9 @@ def study_of_run(target: Path) -> "tuple[Study, Cell]":
             cells = [cell for cell in study.cells() if study.run_id(cell) == folder.name]
             if not cells:
                 raise StudyError(
-                    f"{target}: no training of {study.file} as it is now: its settings changed, or --set "
-                    f"gave some of them (they must stand in the file), or the run is a pretraining or an audit's twin. Its trainings: {', '.join(map(study.run_id, study.cells()))}."
+                    f"{target}: no training of {study.file} as it is now: its settings changed, or --set gave some of "
+                    "them (they must stand in the file), or the run is a pretraining or an audit's twin. Its "
+                    f"trainings: {', '.join(map(study.run_id, study.cells()))}."
                 )
             return study, cells[0]
     raise StudyError(f"{target}: no study.toml above it has its outputs there. Name the run's folder, runs/RUN.")
