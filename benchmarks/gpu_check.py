@@ -111,7 +111,8 @@ def check_bound(device: torch.device, scale: Scale) -> Iterator[Finding]:
             }
         others, whole = (float(np.max([each[what] for each in moved.values()])) for what in ("others", "whole"))
         allowed = PER_IMAGE["ghost" if method == "ghost" else precision]["cuda"] * (images + 1)
-        passed = others <= allowed and 0.99 <= whole <= 1 + allowed
+        least = 0.5 if method == "layers" else 0.99  # a layer whose part is short leaves room
+        passed = others <= allowed and least <= whole <= 1 + allowed
         yield Finding(
             f"{method}, {precision}{', TF32 on (never used)' if tf32 else ''}: an image moves a sum of {images}",
             f"{whole:.7f}, the others' sum by {others:.1e} ({others / images:.1e} an image)",

@@ -44,7 +44,7 @@ def test_the_whole_check_runs_in_small_and_writes_a_line_a_method_and_check(
     lines = json.loads(gpu_check.RESULT.read_text())
     assert all({"case", "method", "ms"} <= line.keys() for line in lines)  # as every benchmark's
     checks = [line for line in lines if line["case"] == "check"]
-    assert len(checks) == 19
+    assert len(checks) == 21
     assert all(line["passed"] for line in checks)
     speeds = [line for line in lines if "images_s" in line]
     assert {line["method"] for line in speeds} == set(METHODS)

@@ -62,7 +62,7 @@ def test_rejected_images_are_in_the_flow_the_plan_and_at_the_end_of_submit(
         ["rejected", "constant", 1],
         ["rejected", "truncated", 1],
     ]
-    assert found["positives"].rows[0] == ["VinDr-CXR", "train", *["4"] * 5]
+    assert found["positives"].rows[0] == ["VinDr-CXR", "training", *["4"] * 5]
     size = domain_size(study, "vindr", {})
     assert size is not None
     assert (size.images, size.patients, size.train_images, size.source) == (8, 8, 4, "shards")

@@ -515,7 +515,8 @@ def test_numbers_that_were_not_finite_are_told_with_their_reason(runs: Make) -> 
     paths.metrics_log.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     sync(made.study)
     run = contents(made.study)[paths.run_id]
-    assert run["tags"]["loss.undefined"] == "3 of 40 logged values: NaN or infinite, or an empty batch"
+    reason = "NaN or infinite, an empty batch, or a head in closed form"
+    assert run["tags"]["loss.undefined"] == f"3 of 40 logged values: {reason}"
     assert run["tags"]["epsilon.undefined"].startswith("3 of 40 logged values: no finite bound")
     assert len([point for point in run["points"] if point[0] == "loss"]) == NUM_STEPS - 3
 

@@ -143,7 +143,7 @@ class Features:
             found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return found.hexdigest()
 
-    def compute(self, data: DomainData, *, begin: int) -> Iterator[NDArray[np.float32]]:
+    def compute(self, data: DomainData, *, begin: int = 0) -> Iterator[NDArray[np.float32]]:
         """Features of the images from `begin` on, in order, (k, width) at a time."""
         with progress(f"features of {data.domain}, {data.split}", len(data), unit="images") as advance:
             advance(begin)
