@@ -52,7 +52,7 @@ def test_the_whole_check_runs_in_small_and_writes_a_line_a_method_and_check(
     assert [line["method"] for line in lines if "ghost breaks its bound" in line.get("error", "")] == ["ghost"]
     assert all(set(line["shares"]) == {"loader", "noise", "optimizer"} and line["floor_ms"] > 0 for line in speeds)
     assert [line["images"] for line in lines if "auto" in line] == [SMALL.largest] * 4
-    assert "19 checks, 0 wrong" in capsys.readouterr().out
+    assert "21 checks, 0 wrong" in capsys.readouterr().out
 
 
 def test_the_floor_is_of_bytes_or_of_operations_whichever_takes_longer(tmp_path: Path) -> None:
