@@ -419,7 +419,10 @@ def test_the_statement_says_what_the_first_steps_were(make_study: MakeStudy) -> 
     train(study, DP)
     statement = read_json(study.paths.run(study.run_id(DP)).privacy)
     assert (statement["head_steps"], statement["num_steps"]) == (6, NUM_STEPS)
-    assert "In the first 6 of the 20 steps the last layer alone was trained, with the same" in statement["paragraph"]
+    assert (
+        "In the first 6 of the 20 counted steps the last layer alone was trained, with the same"
+        in statement["paragraph"]
+    )
     assert statement["epsilon"] == pytest.approx(8, rel=0.02)
 
 
