@@ -617,5 +617,5 @@ def test_the_page_of_a_part_counts_its_own_patients(make_study: MakeStudy, monke
     part, whole = sorted(study.views, key=lambda view: view.fraction)
     seen = load_split(part, "uka", "train").frame["patient_id"].nunique()
     assert 0 < seen < load_split(whole, "uka", "train").frame["patient_id"].nunique()
-    assert provenance.people(part).startswith(f"{seen} patients of 1 hospital in training")
-    assert provenance.people(whole).startswith("9 patients of 1 hospital in training")
+    assert provenance.people(part, []).startswith(f"{seen} patients of 1 hospital in training")
+    assert provenance.people(whole, []).startswith("9 patients of 1 hospital in training")

@@ -53,7 +53,7 @@ def test_where_images_count_as_patients_no_patient_is_promised(study: Study) -> 
     def texts() -> tuple[str, str, str]:
         runs = [run for run in model_runs(study).values() if run]
         files = paper_of(study, runs, "").files()
-        return files["methods.txt"], files["claim.md"], people(study)
+        return files["methods.txt"], files["claim.md"], people(study, runs)
 
     known = "where each image counts as a patient, that is known of images alone"
     assert not any("each image counts" in text or "nameless" in text for text in texts())

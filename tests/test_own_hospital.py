@@ -522,4 +522,4 @@ def test_the_same_people_in_two_own_lists_are_told(tmp_path: Path, capsys: pytes
     submit(study, cluster="debug", dry_run=True)
     assert told in " ".join(capsys.readouterr().err.split())
     assert any(warning.startswith(told) for warning in look_ahead(study).warnings)
-    assert f"in training ({count} of them have the id of one at another of these hospitals" in people(study)
+    assert f"in training ({count} of them have the id of one at another of these hospitals" in people(study, [])

@@ -21,6 +21,7 @@ from dpdt.report.answer import answer
 from dpdt.report.cards import data_sheets
 from dpdt.report.grid import Grid
 from dpdt.report.write import auc_matrix, auc_table, write_report
+from dpdt.runs.read import model_runs
 from dpdt.study import Cell, Study
 from tests.fake_runs import FakeRuns
 
@@ -320,10 +321,11 @@ def test_a_data_sheet_a_hospital_and_a_card_a_model_are_linked(fake_runs: Make) 
     assert "No patient is in two splits." in sheet
     statement = study.paths.run(study.run_id(Cell("vindr", 1.0, 0))).privacy
     write_json(statement, {**read_json(statement), "unit_note": "each image counts as one patient"})
-    ((_, html),) = data_sheets(study).values()
+    runs = [run for run in model_runs(study).values() if run]
+    ((_, html),) = data_sheets(study, runs).values()
     assert "each image counts as one patient: no image is in two splits, but a patient may be." in html
     study.paths.cohort_summary.write_text("\n".join([*rows, "vindr,test,total,,300,150"]))
-    assert "(of VinDr-CXR each image counts as a patient)" in provenance.people(study)
+    assert "(of VinDr-CXR each image counts as a patient)" in provenance.people(study, runs)
 
 
 def test_the_privacy_of_every_dp_run_is_stated(fake_runs: Make) -> None:

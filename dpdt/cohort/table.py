@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from dpdt.base.files import read_json, sha256_file
+from dpdt.base.files import read_json, sha256_once
 from dpdt.base.vocabulary import LABELS
 from dpdt.cohort.former import dependents
 from dpdt.cohort.hospitals.raw_cohort import RAW_COLUMNS
@@ -94,7 +94,7 @@ def changed_inputs(study: Study, domain: str) -> list[Path]:
     for entry in read_json(study.paths.cohort_record(domain)).get("inputs", ()):
         given = _given(settings, entry["name"])
         path = root / (given if given and given.is_absolute() else entry["file"])
-        if path.is_file() and sha256_file(path) != entry["sha256"]:
+        if path.is_file() and sha256_once(path) != entry["sha256"]:
             found.append(path)
     return found
 

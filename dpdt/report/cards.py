@@ -16,7 +16,7 @@ from dpdt.report import provenance
 from dpdt.report.format import estimate
 from dpdt.report.intervals import Interval
 from dpdt.report.names import domain_name, group_name, label_name, model_name
-from dpdt.runs.read import Run, is_synthetic, model_runs
+from dpdt.runs.read import Run, is_synthetic
 from dpdt.shards.manifest import read_manifest
 from dpdt.study import Study
 
@@ -54,19 +54,18 @@ def model_cards(runs: Sequence[Run], by_run: pd.DataFrame) -> dict[str, tuple[st
     return found
 
 
-def data_sheets(study: Study) -> dict[str, tuple[str, str]]:
+def data_sheets(study: Study, runs: Sequence[Run]) -> dict[str, tuple[str, str]]:
     """Name and page of each hospital's data sheet, by its file; none without a cohort summary."""
-    flows = provenance.flows(study)
-    return {
-        f"cards/data-{one.domain}.html": (
-            domain_name(one.domain),
-            html_card(Card(f"Data sheet: {domain_name(one.domain)}", NOTICE, list(_sheet(study, one, flows)))),
-        )
-        for one in provenance.counted(study)
-    }
+    flows, nameless = provenance.flows(study), provenance.nameless(runs)
+    found = {}
+    for one in provenance.counted(study):
+        parts = list(_sheet(study, one, flows, nameless=one.domain in nameless))
+        name = domain_name(one.domain)
+        found[f"cards/data-{one.domain}.html"] = (name, html_card(Card(f"Data sheet: {name}", NOTICE, parts)))
+    return found
 
 
-def _sheet(study: Study, one: provenance.Counted, flows: dict[str, pd.DataFrame]) -> Iterator[Part]:
+def _sheet(study: Study, one: provenance.Counted, flows: dict[str, pd.DataFrame], *, nameless: bool) -> Iterator[Part]:
     def number(images: object, patients: object) -> str:
         if not str(patients).isdigit():
             return _about(float(str(images)), "images")
@@ -96,8 +95,7 @@ def _sheet(study: Study, one: provenance.Counted, flows: dict[str, pd.DataFrame]
         if (what, value, split) in one.counts
     ]
     rounded = f"Rounded to {FEWEST_PATIENTS}, so that no small group is what others leave of a sum."
-    unnamed = provenance.nameless([run for run in model_runs(study).values() if run])
-    told = UNNAMED if one.domain in unnamed else "No patient is in two splits."
+    told = UNNAMED if nameless else "No patient is in two splits."
     yield Part("Who is in it", [told, rounded], rows)
     manifest = study.paths.shards(one.domain).manifest
     if manifest.exists():

@@ -26,7 +26,7 @@ from dpdt.report.methods import Paper
 from dpdt.report.names import domain_name, group_name, label_name
 from dpdt.report.tables import SCOPES, Arm
 from dpdt.report.transfer import transfer_table
-from dpdt.runs.read import is_synthetic, model_runs
+from dpdt.runs.read import Run, is_synthetic
 from dpdt.study import Study, axes_name
 
 __all__ = [
@@ -132,7 +132,15 @@ class Source:
     csv: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
-def render(study: Study, contents: Contents, paper: Paper, cards: Sequence[Mapping[str, tuple[str, str]]]) -> str:
+def render(
+    study: Study,
+    contents: Contents,
+    paper: Paper,
+    cards: Sequence[Mapping[str, tuple[str, str]]],
+    *,
+    runs: Sequence[Run],
+    people: str,
+) -> str:
     """The page of a study's view as HTML, with its images inside.
 
     Args:
@@ -140,8 +148,9 @@ def render(study: Study, contents: Contents, paper: Paper, cards: Sequence[Mappi
         contents: What is shown.
         paper: What authors paste.
         cards: Names and pages by file: data sheets, then model cards.
+        runs: Its models.
+        people: How many patients took part, in words.
     """
-    runs = [run for run in model_runs(study).values() if run]
     grid, margin = contents.grid, study.evaluate.equivalence_margin
     sheets, models = ({file: name for file, (name, _) in pages.items()} for pages in cards)
     return rendered(
@@ -150,7 +159,7 @@ def render(study: Study, contents: Contents, paper: Paper, cards: Sequence[Mappi
         judged=story.judged(contents.arms, contents.gains, grid, margin),
         rules=story.RULES,
         guesses=story.guesses(runs, grid),
-        people=provenance.people(study),
+        people=people,
         flows=[domain for domain in study.used_domains if f"flow_{domain}" in contents.figures],
         curves={d: domain_name(d) for d in study.test_domains if f"roc_{d}" in contents.figures},
         published=None,

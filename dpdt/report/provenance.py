@@ -15,7 +15,7 @@ from dpdt.errors import DpdtError
 from dpdt.evaluation.audit.membership import membership_text
 from dpdt.report.format import Table, thousands
 from dpdt.report.names import domain_name, label_name, model_name
-from dpdt.runs.read import Run, model_runs
+from dpdt.runs.read import Run
 from dpdt.shards.manifest import read_manifest
 from dpdt.shards.reader import used_images
 from dpdt.study import Study
@@ -88,7 +88,7 @@ def flows(study: Study) -> dict[str, pd.DataFrame]:
     return found
 
 
-def people(study: Study) -> str:
+def people(study: Study, runs: Sequence[Run]) -> str:
     """How many patients taught the models, and how many they were tested on; empty without a summary."""
     of_domain = {one.domain: one.counts for one in counted(study)}
 
@@ -108,7 +108,7 @@ def people(study: Study) -> str:
     alone = "each seen by models of that hospital alone"
     twice = sum(shared_patients(study).values())
     same = f" ({twice:,} of them have the id of one at another of these hospitals, and count twice)" if twice else ""
-    unnamed = nameless([run for run in model_runs(study).values() if run])
+    unnamed = nameless(runs)
     images = f" (of {' and '.join(map(domain_name, unnamed))} each image counts as a patient)" if unnamed else ""
     return f"{trained} patients of {where} in training{same}{images}, {alone}; {tested} others in the tests"
 

@@ -74,9 +74,10 @@ def write_view(study: Study, folder: Path) -> Contents:
         fairness=compare.fairness_table(metrics, draws),
     )
     runs = [run for run in model_runs(study).values() if run]
-    paper = paper_of(study, runs, provenance.people(study))
-    cards = (data_sheets(study), model_cards(runs, by_run))
-    page = render(study, contents, paper, cards)
+    people = provenance.people(study, runs)
+    paper = paper_of(study, runs, people)
+    cards = (data_sheets(study, runs), model_cards(runs, by_run))
+    page = render(study, contents, paper, cards, runs=runs, people=people)
     publish(
         folder,
         page=page,
