@@ -204,6 +204,17 @@ class _Pair(nn.Module):
         return self.layer(x.flatten(1)), x
 
 
+class _Ends(nn.Module):
+    """A linear layer, and what a function makes of its logits."""
+
+    def __init__(self, last: Callable[[Tensor], Tensor], *, outputs: int = 5) -> None:
+        super().__init__()
+        self.layer, self.last = nn.Linear(16, outputs), last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.layer(x.flatten(1)))
+
+
 def _not_set() -> nn.Module:
     layer = nn.Linear(16, 5)
     nn.init.constant_(layer.weight, torch.nan)
@@ -224,6 +235,9 @@ def _not_set() -> nn.Module:
         (_not_set, "not finite"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.Sigmoid()), "2 (Sigmoid) gives the outputs"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.Softmax(1)), "2 (Softmax) gives the outputs"),
+        (lambda: _Ends(torch.sigmoid), "forward gives no number below 0, whatever its parameters are; expected logits"),
+        (lambda: _Ends(lambda x: x.softmax(1)), "forward gives no number below 0"),
+        (lambda: _Ends(nn.functional.logsigmoid, outputs=1), "forward gives no number above 0"),
         (lambda: nn.Sequential(nn.InstanceNorm2d(1, affine=True, track_running_stats=True)), "InstanceNorm2d"),
     ],
 )
@@ -233,6 +247,15 @@ def test_what_no_list_of_layers_shows_is_found_by_trying(make: Callable[[], nn.M
 
 def test_a_sigmoid_inside_of_a_network_is_no_harm() -> None:
     assert unfit_parts(nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Sigmoid(), nn.Linear(8, 5)), size=4) == []
+
+
+@pytest.mark.parametrize("outputs", [1, 5])
+@pytest.mark.parametrize("bias", [0.0, -9.0])
+def test_logits_that_begin_on_one_side_of_0_are_logits(bias: float, outputs: int) -> None:
+    model = _Ends(lambda x: x, outputs=outputs)
+    nn.init.zeros_(model.layer.weight)
+    nn.init.constant_(model.layer.bias, bias)
+    assert unfit_parts(model, size=4) == []
 
 
 def test_gradients_that_are_not_an_images_own_are_found_or_right() -> None:

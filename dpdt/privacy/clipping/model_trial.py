@@ -45,6 +45,8 @@ UNREACHED: Final = 1e30
 """A clipping norm that changes no gradient."""
 WITHOUT: Final = "write it without (x = x + y for x += y, relu for relu_, no inplace=True)"
 SQUASHERS: Final = (nn.Sigmoid, nn.Softmax, nn.LogSigmoid, nn.LogSoftmax)
+DRAWS: Final = 16
+"""Of parameters, before outputs are said to have one sign alone; a single logit has it by chance in 1 of 65,536."""
 
 
 @dataclass
@@ -106,6 +108,7 @@ def unfit_behaviour(model: nn.Module, images: Tensor, *, clipping: str) -> Itera
     )  # in this order: a later one may follow from one before
     if problem is None and (_mixes(passes[0].outputs, left_out) or _mixes_when_trained(model, images)):
         problem = "an image's output depends on the other images of its batch"
+    problem = problem or _one_sign(model, images, passes[0].outputs)
     if problem is not None:
         yield problem
     else:
@@ -120,14 +123,40 @@ def _mixes(outputs: Tensor, left_out: dict[int, Tensor]) -> bool:
 @torch.no_grad()
 def _mixes_when_trained(model: nn.Module, images: Tensor) -> bool:
     """As `_mixes`, with parameters of ordinary size: a small one, such as a layer scale, may hide that images mix."""
+    other = _redrawn(model)
+    outputs = other(images)
+    return bool(outputs.isfinite().all()) and _mixes(outputs, {k: other(_without(images, k)) for k in LEFT_OUT})
+
+
+@torch.no_grad()
+def _redrawn(model: nn.Module, *, around: float = 1.0) -> nn.Module:
+    """A copy with random parameters of ordinary size; norms' gains and biases are near `around`."""
     other = copy.deepcopy(model)
     for parameter in other.parameters():
         if parameter.ndim > 1:
             parameter.copy_(torch.randn_like(parameter) / (parameter[0].numel() ** 0.5))
         else:
-            parameter.copy_(1 + 0.1 * torch.randn_like(parameter))
-    outputs = other(images)
-    return bool(outputs.isfinite().all()) and _mixes(outputs, {k: other(_without(images, k)) for k in LEFT_OUT})
+            parameter.copy_(around + 0.1 * torch.randn_like(parameter))
+    return other
+
+
+@torch.no_grad()
+def _one_sign(model: nn.Module, images: Tensor, outputs: Tensor) -> str | None:
+    """What to say of outputs that are on one side of 0 whatever the parameters are: of a sigmoid as a function, say."""
+    signs = set(outputs.sign().flatten().tolist())
+    for draw in range(DRAWS):
+        if {-1.0, 1.0} <= signs:
+            return None
+        outputs = _redrawn(model, around=(-1.0) ** draw)(images)
+        if not outputs.isfinite().all():
+            return None
+        signs.update(outputs.sign().flatten().tolist())
+    if not signs & {-1.0, 1.0}:
+        return None
+    return (
+        f"forward gives no number {'below' if 1.0 in signs else 'above'} 0, whatever its parameters are; expected "
+        "logits, which have both signs: leave the last activation out (sigmoid, softmax), the loss has its own sigmoid"
+    )
 
 
 def _watched(model: nn.Module, images: Tensor) -> _Pass:
