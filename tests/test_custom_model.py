@@ -263,6 +263,12 @@ def test_gradients_that_are_not_an_images_own_are_found_or_right() -> None:
     assert all("scale" in line or "Opacus" in line for line in unfit_parts(_Twice(), size=4))
 
 
+def test_an_attribute_that_a_network_calls_inplace_says_nothing() -> None:
+    model = _Ends(lambda x: x)
+    model.inplace = True  # type: ignore[assignment]
+    assert unfit_parts(model, size=4) == []
+
+
 def test_the_papers_network_is_fit() -> None:
     assert unfit_parts(ResNet9(width=8), size=32) == []
 

@@ -64,7 +64,7 @@ def _unfit_layers(model: nn.Module, *, clipping: str) -> Iterator[str]:
                 f"{kind} computes its weight from other parameters (a parametrisation), and no image's gradient can "
                 "be had of these; remove it (torch.nn.utils.parametrize.remove_parametrizations)"
             )
-        elif getattr(layer, "inplace", False):
+        elif type(layer).__module__.startswith("torch.nn.") and getattr(layer, "inplace", False):  # others are tried
             yield f"{kind} computes in place; set inplace=False"
         elif trainable and type(layer) in ModuleValidator.VALIDATORS and not isinstance(layer, own):
             for error in ModuleValidator.VALIDATORS[type(layer)](layer):
