@@ -132,6 +132,23 @@ def test_a_study_is_judged_by_the_engine_that_it_names(folder: Path) -> None:
         check_model(load_study(folder, overrides=["privacy.clipping=hooks"]))
 
 
+def test_images_too_small_for_the_network_are_said(folder: Path) -> None:
+    # A kernel of 40 pixels needs 40; 64 is the next size that is tried.
+    (folder / "large_kernel.py").write_text(
+        "from torch import nn\n"
+        "def make(*, num_outputs, in_channels):\n"
+        "    layers = nn.Conv2d(in_channels, 4, 40), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_outputs)\n"
+        "    return nn.Sequential(*layers)\n"
+    )
+    for arms in ("[1.0, inf]", "[inf]"):
+        given = ["model.name=large_kernel:make", f"privacy.target_epsilons={arms}"]
+        with pytest.raises(
+            StudyError, match=r"shards\.size: images of 32 × 32 .* too small for .*takes 64 × 64\. Make"
+        ):
+            check_model(load_study(folder, overrides=given))
+        check_model(load_study(folder, overrides=[*given, "shards.size=40"]))
+
+
 def test_dropout_is_for_studies_without_a_dp_arm(folder: Path) -> None:
     file = folder / "study.toml"
     file.write_text(file.read_text().replace(":small", ":dropout"))

@@ -23,9 +23,11 @@ from dpdt.privacy.clipping.gradient_sum import ClippedGradientSum
 from dpdt.privacy.clipping.model_requirements import unfit_parts
 from dpdt.privacy.keystream import KeyStream
 from dpdt.privacy.rounding import PER_IMAGE
+from dpdt.study import load_study
 from dpdt.study.networks import NETWORKS
 from dpdt.study.settings import ModelSettings
 from dpdt.training.networks.build import build_model
+from dpdt.training.networks.check import check_model
 from dpdt.training.networks.weights import load_weights
 from tests.single_images import clipped_sum, flat, gradients
 
@@ -118,6 +120,20 @@ def test_an_image_moves_the_sum_by_no_more_than_the_norm(name: str, precision: s
 @pytest.mark.parametrize("name", ["convnext_tiny", "vit_small", "vit_small_dinov2", "vit_small_dinov3"])
 def test_the_trial_lets_named_networks_in(name: str) -> None:
     assert unfit_parts(small(name), size=size_of(name)) == []
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny", "densenet121"])
+def test_images_below_32_pixels_are_refused_before_torch_does(name: str, tmp_path: Path) -> None:
+    # docs/models.md: from 32; five halvings leave one place of 32 pixels, and none of 16.
+    text = f'[domains.uka]\nroot = "."\n[model]\nname = "{name}"\nwidth = {WIDTHS[name]}\n[shards]\nsize = '
+    for size in (16, 32):
+        (tmp_path / "study.toml").write_text(f"{text}{size}\n")
+        study = load_study(tmp_path)
+        if size == 32:
+            check_model(study)
+            continue
+        with pytest.raises(StudyError, match=rf"16 × 16 pixels are too small for {name}, which takes 32 × 32"):
+            check_model(study)
 
 
 @pytest.mark.parametrize("clipping", ["hooks", "ghost"])

@@ -1,15 +1,22 @@
 """Whether network, weights and class weights can do what the study asks, before anything is queued."""
 
-from typing import Final
+import copy
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
 
 from dpdt.base.vocabulary import LABELS
 from dpdt.errors import StudyError
 from dpdt.study import Study
 from dpdt.study.networks import NETWORKS
 
+if TYPE_CHECKING:
+    from torch import nn
+
 __all__ = ["check_class_weights", "check_model", "no_random_features"]
 
 SHOWN: Final = 10
+LARGER: Final = (32, 64, 128, 224, 256, 512)
+"""Pixels on a side that are tried where smaller images end in an error."""
 
 
 def check_class_weights(study: Study) -> None:
@@ -44,7 +51,7 @@ def check_model(study: Study) -> None:
 
     Raises:
         StudyError: The weights do not fit; there is nothing to train, or on random weights; the network cannot be
-            built; or, in a study with DP arms, it gives other
+            built, or the images are too small for it; or, in a study with DP arms, it gives other
             outputs or is not fit for DP: the offending layers are named.
     """
     for view in study.starts.values():
@@ -54,6 +61,29 @@ def check_model(study: Study) -> None:
             if not view.start:
                 raise
             raise StudyError(str(err).replace("model.init_weights", f"initial.{view.start}.weights")) from err
+
+
+def _check_size(study: Study, model: "nn.Module") -> None:
+    """Refuse images that are too small for the network: it fails on them, and not on larger ones."""
+    size = study.shards.size
+    if _takes(model, size):
+        return
+    enough = next((larger for larger in LARGER if larger > size and _takes(model, larger)), None)
+    if enough is not None:
+        raise StudyError(
+            f"{study.file}: shards.size: images of {size} × {size} pixels are too small for {study.model.name}, which "
+            f"takes {enough} × {enough}. Make them larger."
+        )
+
+
+def _takes(model: "nn.Module", size: int) -> bool:
+    """Whether the network gives anything for an image of this size; what else is wrong with it is said elsewhere."""
+    import torch
+
+    with suppress(Exception), torch.random.fork_rng(devices=[]), torch.no_grad():
+        copy.deepcopy(model).eval()(torch.zeros(1, 1, size, size))
+        return True
+    return False
 
 
 def _check_start(study: Study) -> None:
@@ -80,6 +110,7 @@ def _check_start(study: Study) -> None:
         freeze_but_head(model)()
     if choice != "all" and study.why_no_before:
         raise no_random_features(study)
+    _check_size(study, model)
     if not tried or not any(cell.private for cell in study.cells()):
         return
     found = unfit_parts(model, size=study.shards.size, clipping=study.privacy.clipping)
