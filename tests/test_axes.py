@@ -6,6 +6,7 @@ Right values are counted by hand, computed with hashlib, or taken from a study t
 import hashlib
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -215,6 +216,18 @@ def test_a_smaller_part_is_in_a_larger_one_and_only_train_patients_are_left_out(
         assert data[part].num_units == len(seen[part]) == len(set(data[part].units))
     for split, domain in (("test", "uka"), ("train", "mimic")):
         assert len({len(load_split(view, domain, split)) for view in study.views}) == 1
+
+
+def test_a_part_without_any_patient_is_said_to_be_too_small(make_study: MakeStudy) -> None:
+    study = make_study(("num_epochs = 5\n", "num_epochs = 5\nfraction = 0.001\n"))
+    whole = load_split(make_study(), "uka", "train").frame["patient_id"]
+    assert by_hand(whole, 0.001) == set()
+    said = r"train\.fraction: 0\.001 leaves no patient of uka to train on\. Make it larger\."
+    with pytest.raises(StudyError, match=said):
+        load_split(study, "uka", "train")
+    with pytest.raises(StudyError, match=said):
+        check_deltas(study, ["uka"])
+    assert any(re.fullmatch(f"uka, .*: will be refused: {said}", line) for line in look_ahead(study).warnings)
 
 
 def test_epsilon_is_accounted_with_the_units_of_the_part(make_study: MakeStudy) -> None:

@@ -11,7 +11,15 @@ import pandas as pd
 from dpdt.errors import CohortError
 from dpdt.study import Study
 
-__all__ = ["check_patients", "fill_split", "in_part", "normalise_patient_id", "one_spelling", "patient_fraction"]
+__all__ = [
+    "check_patients",
+    "fill_split",
+    "in_part",
+    "nobody_left",
+    "normalise_patient_id",
+    "one_spelling",
+    "patient_fraction",
+]
 
 UNSEEN: Final = ("Cc", "Cf")
 
@@ -91,6 +99,11 @@ def in_part(patient_ids: "pd.Series[str]", study: Study, domain: str) -> "pd.Ser
     if part == 1:
         return pd.Series(True, index=patient_ids.index)
     return _hashed_below(patient_ids, part, f"{study.study.seed}:part")
+
+
+def nobody_left(study: Study, domain: str) -> str:
+    """What to say where a view's part of the train patients has none."""
+    return f"train.fraction: {study.part_of(domain):g} leaves no patient of {domain} to train on. Make it larger."
 
 
 def check_patients(frame: pd.DataFrame, domain: str) -> None:

@@ -6,8 +6,9 @@ from contextlib import suppress
 from dpdt.base.console import warn
 from dpdt.cohort.former import dependents
 from dpdt.cohort.shared_patients import of_shared_patients
+from dpdt.cohort.splits import nobody_left
 from dpdt.cohort.table import changed_inputs, cohort_done, read_cohort, read_record
-from dpdt.errors import CohortError
+from dpdt.errors import CohortError, StudyError
 from dpdt.jobs.plan.sizes import domain_size
 from dpdt.privacy.accounting import check_delta, delta_protects
 from dpdt.study import Study
@@ -22,6 +23,7 @@ def check_deltas(study: Study, domains: Iterable[str]) -> None:
 
     Raises:
         PrivacyError: Delta is not below 1 / units of a train split.
+        StudyError: The study's parts of the patients have none of a domain's.
     """
     if study.privacy.allow_large_delta:
         return
@@ -33,6 +35,8 @@ def check_deltas(study: Study, domains: Iterable[str]) -> None:
                 continue  # and so it does if some of them are rejected
             size = domain_size(study, domain, {})
             units = None if size is None else size.train_units(study.privacy.unit)
+            if units == 0 and study.part_of(domain) < 1:
+                raise StudyError(nobody_left(study, domain))
             check_delta(study.privacy.delta, units=units, study_unit=study.privacy.unit)
 
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from dpdt import _core
 from dpdt.base.files import sha256_file
-from dpdt.cohort.splits import in_part
+from dpdt.cohort.splits import in_part, nobody_left
 from dpdt.cohort.table import labels_sha256, read_cohort, read_record
-from dpdt.errors import ShardError
+from dpdt.errors import ShardError, StudyError
 from dpdt.shards.reader import Shards
 from dpdt.shards.scratch import staged
 from dpdt.study import Study
@@ -112,6 +112,7 @@ def load_split(study: Study, domain: str, split: str) -> DomainData:
     Raises:
         CohortError: The cohort stage was not run.
         ShardError: The shards are missing, of other settings or of another cohort, or the split has no image.
+        StudyError: The study's part of the train patients has none.
     """
     paths = study.paths.shards(domain)
     if not paths.manifest.exists():
@@ -130,11 +131,13 @@ def load_split(study: Study, domain: str, split: str) -> DomainData:
             f"{paths.index}: {strange} of {len(places)} images are not in the cohort table of {domain}. "
             f"Remove {paths.folder} and run `dpdt shards` again."
         )
-    wanted = cohort["split"] == split
+    wanted = whole = cohort["split"] == split
     if split == "train":
-        wanted &= in_part(cohort["patient_id"], study, domain)
+        wanted = whole & in_part(cohort["patient_id"], study, domain)
     positions = np.flatnonzero(wanted.to_numpy()[places])
     frame = cohort.iloc[places[positions]].reset_index(drop=True)
+    if frame.empty and whole.to_numpy()[places].any():
+        raise StudyError(nobody_left(study, domain))
     if frame.empty:
         raise ShardError(f"{paths.folder}: no image of {domain} is in split {split!r}.")
     return DomainData(

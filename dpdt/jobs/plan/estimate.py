@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from dpdt.base.files import nearest_folder
+from dpdt.cohort.splits import nobody_left
 from dpdt.errors import PrivacyError
 from dpdt.jobs.plan.measure import Speed, speed_key
 from dpdt.jobs.plan.outlook import CellOutlook, DomainOutlook, Outlook
@@ -108,6 +109,8 @@ def _cell(
         return CellOutlook(name, cell, done)
     settings = study.train if cell else study.pretrain
     units = size.train_units(study.privacy.unit)
+    if cell and not units and study.part_of(cell.domain) < 1:
+        return CellOutlook(name, cell, done, units, refused=nobody_left(study, cell.domain))
     batch = settings.batch_of(units)
     try:
         section, unit = "train" if cell else "pretrain", study.privacy.unit
