@@ -21,6 +21,8 @@ from dpdt.base.files import read_json
 from dpdt.base.vocabulary import format_bound
 from dpdt.cohort.table import read_cohort, read_record
 from dpdt.errors import DpdtError, StudyError
+from dpdt.evaluation.metrics import COLUMNS
+from dpdt.evaluation.predict import PREDICTION_COLUMNS
 from dpdt.jobs.stages import is_done, private_umask, run_stage
 from dpdt.runs.read import model_runs
 from dpdt.runs.state import read_state
@@ -246,23 +248,25 @@ def results(study: Study, *, predictions: bool = False) -> pd.DataFrame:
     Returns:
         A row a metric, as `metrics.parquet` has them, or a row an image and label, as `predictions/` has them; before
         that train_domain, target_epsilon (infinity without DP, 0 before private data), seed, run_id, and initial and
-        fraction where the study has several starts or parts of the patients. Empty if nothing is tested yet.
+        fraction where the study has several starts or parts of the patients. No rows if nothing is tested yet.
     """
+    of_run = ["train_domain", "target_epsilon", "seed", "run_id", *(["initial", "fraction"] * (len(study.views) > 1))]
     found = []
     for cell, run in model_runs(study).items():
         if run is None or not run.paths.metrics.exists():
             continue
         names: dict[str, Any] = dict(
-            zip(("train_domain", "target_epsilon", "seed", "run_id"), (*cell[:3], run.run_id), strict=True)
+            zip(of_run, (*cell[:3], run.run_id, cell.initial, cell.fraction), strict=False)  # the axes where asked
         )
-        if len(study.views) > 1:
-            names |= {"initial": cell.initial, "fraction": cell.fraction}
         files = {name: run.paths.predictions(name) for name in study.test_domains}
         tables = [pd.read_parquet(file).assign(test_domain=name) for name, file in files.items()] if predictions else []
         for table in tables or [pd.read_parquet(run.paths.metrics)]:
             columns = [*names, "test_domain", *table.columns.drop("test_domain")]
             found += [table.assign(**names)[columns]]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+    if found:
+        return pd.concat(found, ignore_index=True)
+    columns = PREDICTION_COLUMNS if predictions else COLUMNS
+    return pd.DataFrame(columns=[*of_run, "test_domain", *(name for name in columns if name != "test_domain")])
 
 
 def _prepare(study: Study, domain: str, stage: str) -> None:

@@ -8,12 +8,14 @@ import os
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import dpdt
 from dpdt.errors import StudyError
+from tests.fake_runs import FakeRuns
 
 ROOT = Path(dpdt.__file__).parents[1]
 
@@ -80,6 +82,14 @@ def _outputs(notebook: str) -> list[dict[str, object]]:
     """What the cells of a notebook show, by kind."""
     cells = json.loads(notebook)["cells"]
     return [one["data"] for cell in cells for one in cell.get("outputs", ()) if one.get("data")]
+
+
+@pytest.mark.parametrize("predictions", [False, True])
+def test_results_have_the_same_columns_before_any_test(fake_runs: Callable[..., FakeRuns], predictions: bool) -> None:
+    made = fake_runs(("vindr", "uka"), "[inf]")
+    before = dpdt.results(made.study, predictions=predictions)
+    assert len(before) == 0
+    assert list(before) == list(dpdt.results(made.all().study, predictions=predictions))
 
 
 def test_what_is_asked_for_must_be_in_the_study(tmp_path: Path) -> None:
