@@ -534,6 +534,23 @@ def test_the_commands_write_a_file_for_its_owner_alone(study: Study, runs: dict[
     assert {path.name for path in (tmp_path / "card").iterdir()} == {"card.md", "card.html"}
 
 
+def test_a_run_that_was_trained_with_set_is_exported_with_it(
+    study: Study, runs: dict[str, Run], bundle: bytes, tmp_path: Path
+) -> None:
+    file, text = tmp_path / "model.dpdt", study.file.read_text()
+    words = ["--licence", GIVEN["licence"], "--intended-use", GIVEN["intended_use"], "--output", str(file)]
+    command = ["export", str(runs["8"].paths.folder), *words]
+    study.file.write_text(text.replace("learning_rate = 1e-3", "learning_rate = 2e-3"))
+    try:
+        refused = CliRunner().invoke(app, command)
+        done = CliRunner().invoke(app, [*command, "--set", "train.learning_rate=1e-3"])
+    finally:
+        study.file.write_text(text)
+    assert "or --set gave some of them (give them here too)" in str(refused.exception)
+    assert done.exit_code == 0, done.output
+    assert file.read_bytes() == bundle
+
+
 def test_a_thousand_damaged_bundles_are_refused_or_whole() -> None:
     outcomes = fuzz(1000, seed=1)
     assert sum(outcomes.values()) == 1000

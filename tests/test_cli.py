@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -28,6 +29,16 @@ def run(*arguments: str) -> int:
 def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command, "--help") == 0
     assert f"Example: dpdt {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_that_reads_a_study_takes_set(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    # What an argument is called in the usage says whether a study is read: the study itself, or the one of a run.
+    assert run(command, "--help") == 0
+    shown = capsys.readouterr().out
+    usage = shown[shown.index("Usage:") :].split("\n\n")[0]
+    reads = re.search(r"\b(STUDY|RUN)\b", usage) is not None
+    assert ("--set KEY=VALUE" in " ".join(shown.split())) == reads, usage
 
 
 def test_no_summary_is_cut_at_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

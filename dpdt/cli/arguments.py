@@ -46,7 +46,7 @@ def study_of_run(target: Path) -> "tuple[Study, Cell]":
             if not cells:
                 raise StudyError(
                     f"{target}: no training of {study.file} as it is now: its settings changed, or --set gave some of "
-                    "them (they must stand in the file), or the run is a pretraining or an audit's twin. Its "
+                    "them (give them here too), or the run is a pretraining or an audit's twin. Its "
                     f"trainings: {', '.join(map(study.run_id, study.cells()))}."
                 )
             return study, cells[0]

@@ -1,4 +1,4 @@
-"""Options that many commands have: `--set` for every command that takes a study, `--verbose` and `--quiet` for all."""
+"""Options that many commands have: `--set` for every command that reads a study, `--verbose` and `--quiet` for all."""
 
 import functools
 import inspect
@@ -35,6 +35,8 @@ SECTIONS: Final = {
 }
 """Modules of this package, and the heading of their commands in `dpdt --help`."""
 OUTPUT: Final = ("DPDT_VERBOSE", "DPDT_QUIET")
+READ_A_STUDY: Final = {"study", "run", "target"}
+"""Arguments from which a command gets its study: the study, or a run's folder."""
 _overrides: list[str] = []
 
 
@@ -100,7 +102,7 @@ class App(typer.Typer):
 def _with_common(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, and before it what the common options ask for."""
     signature = inspect.signature(function)
-    common: dict[str, tuple[Any, Any]] = {"set_values": (Set, None)} if "study" in signature.parameters else {}
+    common: dict[str, tuple[Any, Any]] = {"set_values": (Set, None)} if READ_A_STUDY & {*signature.parameters} else {}
     common |= {"verbose": (Verbose, False), "quiet": (Quiet, False)}
 
     @functools.wraps(function)
