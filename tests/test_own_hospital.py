@@ -128,7 +128,7 @@ def own(folder: Path, *changes: tuple[str, str], rows: pd.DataFrame = ROWS) -> S
     return load_study(folder / "study.toml")
 
 
-def test_defaults_read_a_plain_list_and_split_by_patient(tmp_path: Path) -> None:
+def test_defaults_read_a_plain_list_and_split_by_patient(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = own(tmp_path)
     build_cohort(study, "own")
     table = read_cohort(study, "own").set_index("image_id").loc[[f"{n}.png" for n in range(4)]]
@@ -141,6 +141,8 @@ def test_defaults_read_a_plain_list_and_split_by_patient(tmp_path: Path) -> None
     assert notes["age not understood or impossible, unknown"] == 10
     assert notes["pneumonia unknown in every image"] == 40
     assert notes["images not found"] == 40
+    views = "every image taken as frontal, lateral ones too: the list has no column of views"
+    assert f"Policies: views: {views};" in capsys.readouterr().out
     assert read_record(study, "own")["policies"]["test"] == "patients by hash, seed 0, test_fraction 0.2"
 
 

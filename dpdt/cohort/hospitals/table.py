@@ -50,6 +50,7 @@ IMAGE_KEYS: Final = (
     "study_date",
     "split",
 )
+NO_VIEWS: Final = "every image taken as frontal, lateral ones too: the list has no column of views"
 NEEDED: Final = ("image", "patient", "image_id")
 
 
@@ -141,8 +142,10 @@ def _own_labels(
 
 
 def _rules(table: TableSettings) -> dict[str, object]:
-    """How the labels were read, for the record."""
+    """How views and labels were read, for the record."""
     rules: dict[str, object] = {"labels": table.labels.model_dump()}
+    if table.view is None:
+        rules["views"] = NO_VIEWS
     if table.rows is not None:
         voters = "readers" if table.reader else "rows"
         rules["rows"] = {"majority": f"majority of an image's {voters}"}.get(
