@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from dpdt.cohort.build import build_cohort
 from dpdt.cohort.synthetic import make_hospitals
 from dpdt.cohort.table import read_cohort, read_record
 from dpdt.errors import CohortError, DpdtError, ShardError
-from dpdt.evaluation.evaluate import evaluate_run, evaluation_done
+from dpdt.evaluation.evaluate import _summary, evaluate_run, evaluation_done
 from dpdt.evaluation.predict import PREDICTION_COLUMNS
 from dpdt.shards.build import build_shards
 from dpdt.shards.dataset import load_split
 from dpdt.study import Cell, Study, load_study
 from dpdt.study.paths import RunPaths
 from dpdt.training.networks.build import as_input, build_model
+from tests.fake_runs import FakeRuns
 
 DOMAINS = ("chexpert", "uka")
 CELL = Cell("chexpert", math.inf, 0)
@@ -368,6 +370,21 @@ def test_the_summary_is_one_line_with_its_numbers(evaluated: Study) -> None:
     assert summary.on_domain == metric(table, test_domain="chexpert", **macro)["value"]
     assert summary.off_domain == metric(table, test_domain="uka", **macro)["value"]
     assert json.dumps(summary.__dict__, allow_nan=False)
+
+
+@pytest.mark.parametrize(("lacks", "over"), [("nobody", ""), ("uka", " over the 4 labels that all domains have")])
+def test_the_line_says_which_labels_its_aucs_are_over(
+    lacks: str, over: str, fake_runs: Callable[..., FakeRuns]
+) -> None:
+    """One hospital has no pneumonia; with all five labels everywhere there is nothing to say."""
+
+    def without(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(target_pneumonia=math.nan) if frame["image_id"][0].startswith(lacks) else frame
+
+    study = fake_runs(("vindr", "uka"), "[inf]").all(change=without).study
+    paths = study.paths.run(study.run_id(study.cells()[0]))
+    line = str(_summary(study, paths, "vindr", seconds=1.0, skipped=False))
+    assert re.search(rf" images of 2 domains, macro AUC{over} on-domain 0\.\d+, off-domain 0\.\d+ \(1 s\)$", line)
 
 
 def plain_stamp(study: Study, paths: RunPaths, domain: str) -> dict[str, str]:

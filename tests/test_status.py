@@ -36,6 +36,18 @@ def test_a_training_shows_its_steps_and_epsilon(make_fake_study: MakeStudy, caps
     assert "0.433 of 1" in shown  # rounded up
 
 
+def test_the_column_of_aucs_is_explained_where_there_are_some(
+    make_fake_study: MakeStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = study_status(make_fake_study())
+    show_status(rows)
+    assert "AUC: macro" not in capsys.readouterr().out
+    show_status([{**rows[-2], "auc": 0.8125}])
+    shown = capsys.readouterr().out
+    assert "0.812" in shown
+    assert "AUC: macro, over all labels of the model's own domain; of a model without one the mean over all" in shown
+
+
 def test_a_task_that_somebody_runs_by_hand_is_running(make_fake_study: MakeStudy) -> None:
     study = make_fake_study()
     with exclusive_lock(study.paths.task_lock("cohort-b")):

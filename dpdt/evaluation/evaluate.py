@@ -41,6 +41,7 @@ class EvaluateSummary:
     seconds: float
     before: bool = False
     skipped: bool = False
+    over: str = ""  # what the AUCs are means over, where test domains have other labels
     why_not: str = ""  # of a model before all trainings that cannot be tested
 
     def __str__(self) -> str:
@@ -49,9 +50,9 @@ class EvaluateSummary:
             return f"{self.run_id}: no model from before the trainings is tested: {self.why_not}"
         if self.skipped:
             return f"{self.run_id}: evaluated already"
-        means = f"macro AUC on-domain {_auc_text(self.on_domain)}, off-domain {_auc_text(self.off_domain)}"
+        means = f"macro AUC{self.over} on-domain {_auc_text(self.on_domain)}, off-domain {_auc_text(self.off_domain)}"
         if self.before:
-            means = f"macro AUC before all trainings {_auc_text(self.off_domain)}"
+            means = f"macro AUC{self.over} before all trainings {_auc_text(self.off_domain)}"
         return f"{self.run_id}: {self.images:,} images of {self.domains} domains, {means} ({self.seconds:.0f} s)"
 
 
@@ -334,6 +335,10 @@ def _summary(study: Study, paths: RunPaths, domain: str | None, *, seconds: floa
     ]
     before = paths.run_id == study.before_run_id
     column = "auc_common" if macro["auc_common"].notna().any() else "auc"
+    averages, over = macro.loc[macro["auc"].notna(), "labels"], ""
+    if averages.nunique() > 1:
+        shared = len(metrics.common_labels(averages))
+        over = f" over the {shared} labels that all domains have" if shared else " over each domain's own labels"
     off_domain = (macro if before else macro.drop(domain or "", errors="ignore"))[column].mean()
     return EvaluateSummary(
         run_id=paths.run_id,
@@ -344,4 +349,5 @@ def _summary(study: Study, paths: RunPaths, domain: str | None, *, seconds: floa
         seconds=seconds,
         before=before,
         skipped=skipped,
+        over=over,
     )

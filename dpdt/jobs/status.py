@@ -26,6 +26,7 @@ __all__ = ["STATES", "show_status", "study_status", "task_states", "watch_status
 # stopped: it was stopped from outside (cancelled, or too many attempts): sent again, it goes on.
 STATES: Final = ("done", "running", "waiting", "failed", "stopped", "to do")
 NAMES_SHOWN: Final = 3
+AUC: Final = "AUC: macro, over all labels of the model's own domain; of a model without one the mean over all domains."
 
 
 def study_status(study: Study) -> list[dict[str, Any]]:
@@ -82,6 +83,8 @@ def show_status(rows: Sequence[dict[str, Any]], *, every_task: bool = False) -> 
     names = ("task", "state", "steps", "epsilon", "AUC", "left", "job", "node", "attempt")
     if table:
         show_table("", names, table, skip_empty=True)
+    if any(row["auc"] is not None for row in shown):
+        print(AUC)
     notes: dict[str, list[str]] = {}
     for row in shown:
         notes.setdefault(row["note"] or "", []).append(row["task"])
