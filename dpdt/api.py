@@ -265,8 +265,8 @@ def results(study: Study, *, predictions: bool = False) -> pd.DataFrame:
             found += [table.assign(**names)[columns]]
     if found:
         return pd.concat(found, ignore_index=True)
-    columns = PREDICTION_COLUMNS if predictions else COLUMNS
-    return pd.DataFrame(columns=[*of_run, "test_domain", *(name for name in columns if name != "test_domain")])
+    of_table = PREDICTION_COLUMNS if predictions else COLUMNS
+    return pd.DataFrame(columns=[*of_run, "test_domain", *(name for name in of_table if name != "test_domain")])
 
 
 def _prepare(study: Study, domain: str, stage: str) -> None:
