@@ -86,12 +86,13 @@ def test_a_recipe_of_ones_own_is_what_the_paragraph_says(fake_runs: Callable[...
     more = (
         'clip_factor = "automatic"\nclip_scope = "layers"\n[train]\n'
         'optimizer = "sgd"\nsample_rate = 0.25\nviews = 2\naveraging = "ema"\n'
-        'schedule = "cosine"\nwarm_up = 0.1\nhead_first = 0.2'
+        'schedule = "cosine"\nwarm_up = 0.1\nhead_first = 0.2\nfull_learning_rate_at = 300'
     )
     paper = paper_of(fake_runs(("vindr",), more=more).study, [], "")
     for expected in (
         "epochs of SGD with momentum at a learning rate of 0.0002 with an expected batch of a part of 0.25 of the pat",
         "In the first 20% of the steps the last layer alone was trained [kumar2022].",
+        "With DP the learning rate was multiplied with the expected batch over the noise multiplier and 300, where",
         "The learning rate rose over 10% of the steps, then fell by a cosine.",
         "Of a drawn image 2 random views were made, whose mean gradient was clipped once [de2022].",
         "The weights are an exponential average over the steps. Clipping was automatic [bu2023]",

@@ -265,6 +265,29 @@ def test_a_training_draws_the_part_of_the_units_that_its_study_says(make_study: 
     assert statement["sample_rate"] == 0.125
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("cell", "full_at", "part"), [(DP, 1000, 8 / 1000), (DP, 0.01, None), (PLAIN, 1000, None)], ids=str
+)
+def test_with_much_noise_a_training_has_a_part_of_the_learning_rate(
+    make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch, cell: Cell, full_at: float, part: float | None
+) -> None:
+    """Batch (8 patients) over noise multiplier and 1000, which is less than 1; else, and without DP, the whole rate."""
+    study = make_study(("learning_rate = 1e-3", f"learning_rate = 1e-3\nfull_learning_rate_at = {full_at}"))
+    pretrain(study)
+    rates: list[float] = []
+
+    def make(plan: TrainingPlan, parameters: Any) -> torch.optim.Optimizer:
+        optimizer = make_optimizer(plan, parameters)
+        rates.append(optimizer.param_groups[0]["lr"])
+        return optimizer
+
+    monkeypatch.setattr(dpdt.training.loop, "make_optimizer", make)
+    train(study, cell)
+    noise = read_json(study.paths.run(study.run_id(cell)).privacy)["noise_multiplier"] if part else 1.0
+    assert rates == [pytest.approx(1e-3 * (part or 1.0) / noise)]
+
+
 def test_the_strong_preset_is_below_the_keys_of_the_study(make_study: MakeStudy) -> None:
     strong = ('folder = "out"', 'folder = "out"\npreset = "strong"')
     study = make_study(strong, ("num_epochs = 5\nexpected_batch_size = 8", "num_epochs = 5"))

@@ -156,6 +156,7 @@ LATER: dict[str, tuple[str, str]] = {
     "train.sample_rate": ("0.1", "dnr"),
     "train.averaging": ('"ema"', "dnr"),
     "train.optimizer": ('"sgd"', "dnr"),
+    "train.full_learning_rate_at": ("300", "dnr"),
     "train.schedule": ('"cosine"', "dnr"),
     "train.warm_up": ("0.1", "dnr"),
     "train.views": ("2", "dnr"),

@@ -13,6 +13,7 @@ do, through the end of the interpreter. Two tortures:
 
 import argparse
 import contextlib
+import faulthandler
 import os
 import random
 import shutil
@@ -90,6 +91,7 @@ def rank_process(study: Study, pipe: int, *, seeded: bool, place: Place | None, 
 
     for number in SIGNALS:
         signal.signal(number, stop)
+    faulthandler.register(signal.SIGUSR1)
     joined = ranks.joined
 
     @contextlib.contextmanager
@@ -155,6 +157,8 @@ def end(attempt: Attempt, *, seconds: float) -> tuple[list[int], list[str]]:
         if time.monotonic() > last and not late:
             late = True
             for rank in set(attempt.ranks) - set(codes):
+                os.kill(rank, signal.SIGUSR1)  # what it waits for, on standard error
+                time.sleep(1)
                 os.kill(rank, signal.SIGKILL)
         time.sleep(0.01)
     noise: dict[str, None] = {}

@@ -131,6 +131,11 @@ def _further(study: Study) -> Iterator[str]:
         yield f"Only a part of the parameters was trained ({chosen})."
     if train.head_first:
         yield f"In the first {100 * train.head_first:g}% of the steps the last layer alone was trained [kumar2022]."
+    if train.full_learning_rate_at:
+        yield (
+            "With DP the learning rate was multiplied with the expected batch over the noise multiplier and "
+            f"{train.full_learning_rate_at:g}, where that is less than 1."
+        )
     if train.warm_up or train.schedule != "constant":
         falls = ", then fell by a cosine" if train.schedule == "cosine" else ""
         yield f"The learning rate rose over {100 * train.warm_up:g}% of the steps{falls}."

@@ -287,6 +287,15 @@ class TrainSettings(Section):
     learning_rate: Annotated[Number, About("The loss does not fall (smaller), or falls slowly (larger).")] = Field(
         default=2e-4, gt=0, description="Of the optimizer, of both arms; of a schedule the largest."
     )
+    full_learning_rate_at: Annotated[
+        Number | None,
+        About("One rate does not fit all epsilons: with more noise smaller steps.", example="300", later=True),
+    ] = Field(
+        default=None,
+        gt=0,
+        description="Expected batch over noise multiplier from which a DP training has the whole learning_rate; below "
+        "it the rate falls in proportion. Both are public. Without it, and without DP, the rate is whole.",
+    )
     weight_decay: Annotated[Number, About("A small hospital without DP; with DP the noise does the same.")] = Field(
         default=0.0, ge=0, description="Of the optimizer, of both arms."
     )

@@ -297,7 +297,7 @@ def _plan(
         num_steps=schedule.num_steps,
         sample_rate=schedule.sample_rate,
         expected_batch_size=schedule.expected_batch_size,
-        learning_rate=settings.learning_rate,
+        learning_rate=_learning_rate(run, schedule),
         weight_decay=settings.weight_decay,
         class_weights=None if class_weights is None else tuple(class_weights),
         mechanism=mechanism,
@@ -314,6 +314,20 @@ def _plan(
         labels=study.study.labels,
         **_recipe(run),
     )
+
+
+def _learning_rate(run: TrainingRun, schedule: _Schedule) -> float:
+    """The one asked for; with much noise a part of it, by public numbers alone.
+
+    Over one number of steps, trainings of the same batch over noise multiplier go alike (Sander et al. 2022,
+    arXiv 2210.03403). Noise moves the weights by the rate, signal by the rate times that quotient; so the best rate
+    is in proportion to it.
+    """
+    whole = run.settings.learning_rate
+    full_at, mechanism = run.study.train.full_learning_rate_at, schedule.mechanism
+    if run.cell is None or mechanism is None or full_at is None:
+        return whole
+    return whole * min(1.0, schedule.expected_batch_size / mechanism.noise_multiplier / full_at)
 
 
 def _recipe(run: TrainingRun) -> dict[str, Any]:
