@@ -156,23 +156,34 @@ def test_of_several_processes_one_that_was_killed_lets_the_job_come_back_and_one
     assert found == (ended, "requeue 9_3" if ended == 75 else "")
 
 
+def test_a_job_that_was_killed_before_it_began_ends_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert end_of_job(tmp_path, monkeypatch, 137, "RUNNING", noted=None) == (137, "")
+    assert capfd.readouterr() == ("", "")
+
+
 def end_of_job(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     code: int,
     state: str,
     *,
-    noted: str,
+    noted: str | None,
     result: bool = False,
     num_tasks: int = 1,
 ) -> tuple[int, str]:
-    """The batch script's code and what it asks Slurm for, in attempt 2 of task 3 of array 9, after python's `code`."""
+    """The batch script's code and what it asks Slurm for, in attempt 2 of task 3 of array 9, after python's `code`.
+
+    `noted` is the last line of the attempts; None where no attempt has begun.
+    """
     make_program(folder, "squeue", f"echo {state}")
     make_program(folder, "scontrol", f'echo "$*" >> {folder}/asked')
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     jobs = folder / "jobs of ours"
     jobs.mkdir()
-    (jobs / "9_3_attempts.jsonl").write_text(f'{{"attempt": 2, "host": "n"}}\n{noted}\n')
+    if noted is not None:
+        (jobs / "9_3_attempts.jsonl").write_text(f'{{"attempt": 2, "host": "n"}}\n{noted}\n')
     if result:
         (jobs / "9_3_0_result.pkl").touch()
     values = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "9"}  # the last task of an array has the array's own id
