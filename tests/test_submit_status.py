@@ -134,6 +134,7 @@ def test_only_what_failed_and_what_needed_it_is_sent_again(make_fake_study: Make
     summary = submit(study, cluster="slurm", stages=["cohort", "shards", "train"], retry_failed=True)
     newest = [fake_slurm.options(n)["job-name"] for n in range(before + 1, fake_slurm.count + 1)]
     assert (summary.sent, newest) == (4, ["dpdt-cohort", "dpdt-shards", "dpdt-train"])
+    assert summary.skipped == 2  # the cohorts of a and public
     assert {task.name for task, (one, _) in latest_jobs(study).items() if one.paths.folder == summary.folder} == {
         "cohort-b",
         "shards-b",
