@@ -1,5 +1,6 @@
 """How a task's python is started: in an image, and of the right version; and how its exit code is passed on."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -201,13 +202,31 @@ def test_a_verbose_dry_run_shows_the_scripts_that_are_sent_and_writes_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    study = with_profile(make_fake_study, "partition = 'gpu'\nsetup = ['module load python']\nimage = 'it.sif'\n")
-    before = sorted(study.folder.rglob("*"))
-    monkeypatch.setenv("DPDT_VERBOSE", "1")
-    submit(study, cluster="slurm", stages=["cohort"], dry_run=True)
-    shown = capsys.readouterr().out.split("\n\n#!", 1)[1]
-    assert sorted(study.folder.rglob("*")) == before
+    text = "partition = 'gpu'\nsetup = ['module load python']\nimage = 'it.sif'\narray_parallelism = 2\n"
+    study = with_profile(make_fake_study, text)
     make_program(fake_slurm.folder, "apptainer", f'shift $(($# - 2)); exec {sys.executable} "$@"')
     submit(study, cluster="slurm", stages=["cohort"])
-    (sent,) = study.paths.jobs.iterdir()
-    assert shown == fake_slurm.script(1).removeprefix("#!").replace(sent.name, "TIME")
+    fake_slurm.queue(*(f"1_{number}|RUNNING|None|node1" for number in range(3)))
+    (first,) = study.paths.jobs.iterdir()
+    before = sorted(study.folder.rglob("*"))
+    monkeypatch.setenv("DPDT_VERBOSE", "1")
+    submit(study, cluster="slurm", dry_run=True)
+    shown = capsys.readouterr().out.split("\n\n#!")[1:]
+    assert sorted(study.folder.rglob("*")) == before
+    submit(study, cluster="slurm")
+    (folder,) = set(study.paths.jobs.iterdir()) - {first}
+    sent = [fake_slurm.script(number) for number in range(2, fake_slurm.count + 1)]
+    # an id is known when Slurm has the job: JOB1 was its second here
+    asked = [re.sub(r"JOB(\d+)", lambda job: str(int(job[1]) + 1), f"#!{script}") for script in shown]
+    assert "".join(asked) == "".join(sent).replace(folder.name, "TIME") + "\n"
+    found = [re.findall(r"^#SBATCH --(?:array|dependency)=(.*)$", script, re.MULTILINE) for script in asked]
+    # two tasks at once: of the shards, which wait for cohorts in the queue, the third also waits for the first; of each
+    # of the two arrays of trainings one runs
+    assert found[:6] == [
+        ["afterok:1_0"],
+        ["afterok:1_1"],
+        ["afterany:2,afterok:1_2"],
+        ["afterok:4"],
+        ["0-1%1", "afterok:5:2"],
+        ["0-1%1", "afterok:5:3"],
+    ]
