@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import re
 import shutil
 import socket
 import sys
@@ -144,6 +145,22 @@ def test_a_probe_asks_a_node_as_the_stages_will(make_fake_study: MakeStudy, site
     options = asked.read_text().splitlines()
     assert {"--partition=gpu", "--account=lung", "--gpus-per-node=a100:2"} <= set(options)
     assert options.count("--gpus-per-node=a100:2") == 1  # the cohort needs none
+
+
+def test_a_probe_asks_with_the_sites_own_lines_that_srun_knows(make_fake_study: MakeStudy, site: FakeSlurm) -> None:
+    asked = on_a_node(site)
+    lines = (
+        "reservation = 'lung', mem = false, mem_per_cpu = '4G', exclusive = true, requeue = false, mail-type = 'END'"
+    )
+    study = make_fake_study(f"[cluster]\nprofile = './site.toml'\nextra = {{ {lines} }}\n[train]\ndevice = 'cpu'\n")
+    (study.file.parent / "site.toml").write_text(
+        "gpus_per_task = 2\n[stages.train.extra]\ngpus-per-node = false\ngres = 'gpu:a100:2'\n"
+    )
+    assert found(study, probe=True)["a node for train"][0] == "good"
+    cohort, train = (set(call.split("\nbash\n")[0].split("\n")) for call in asked.read_text().split("dpdt-there")[:2])
+    assert {"--reservation=lung", "--mem-per-cpu=4G", "--exclusive"} <= cohort & train
+    assert "--gres=gpu:a100:2" in train - cohort
+    assert not [word for word in cohort | train if re.match("--(mem=|gpus|requeue|mail)", word)]
 
 
 def test_a_probe_tries_a_lock_that_this_machine_holds_from_the_node(

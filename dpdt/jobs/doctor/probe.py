@@ -25,6 +25,13 @@ __all__ = ["probe_nodes"]
 # A probe that waits in the queue longer than this is given up.
 QUEUE_SECONDS: Final = 120
 ANSWER_SECONDS: Final = 300.0
+# Lines that srun does not know (sbatch(1), srun(1)), that it reads otherwise, or that a probe has no use for.
+FOR_SBATCH: Final = frozenset(
+    (
+        *("batch", "export-file", "get-user-env", "ignore-pbs", "kill-on-invalid-dep", "no-requeue", "requeue"),
+        *("wait", "wait-all-nodes", "output", "error", "mail-type", "mail-user"),
+    )
+)
 JOB: Final = Path(__file__).with_name("probe_job.py")
 # Printed on the node before the tasks' python is started.
 THERE: Final = "dpdt-there"
@@ -72,13 +79,25 @@ def _locked(folder: Path) -> Iterator[str | None]:
 
 
 def _command(study: Study, one: Resources, lock: str | None) -> list[str]:
-    """The call of srun: a job like the stage's, but small."""
-    given = {"partition": one.partition, "account": one.account, "qos": one.qos, "constraint": one.constraint}
-    options = [f"--{name}={value}" for name, value in given.items() if value]
-    if one.gpus:
-        options.append(f"--gpus-per-node={f'{one.gpu_type}:' if one.gpu_type else ''}{one.gpus}")
-    memory = f"--mem={round(1024 * min(one.mem_gb, 2.0))}M"
-    small = ["--ntasks=1", "--nodes=1", "--cpus-per-task=1", "--time=2", memory, f"--immediate={QUEUE_SECONDS}"]
+    """The call of srun: a job like the stage's, but small; `extra` stands in place of dpdt's own, as in a script."""
+    kind = f"{one.gpu_type}:" if one.gpu_type else ""
+    options: dict[str, bool | int | str | None] = {
+        "partition": one.partition,
+        "account": one.account,
+        "qos": one.qos,
+        "constraint": one.constraint,
+        "gpus-per-node": f"{kind}{one.gpus}" if one.gpus else None,
+        "ntasks": 1,
+        "nodes": 1,
+        "cpus-per-task": 1,
+        "time": 2,
+        "mem": f"{round(1024 * min(one.mem_gb, 2.0))}M",
+        "immediate": QUEUE_SECONDS,
+    }
+    site = {name.replace("_", "-"): value for name, value in one.extra.items()}
+    options |= {name: value for name, value in site.items() if name not in FOR_SBATCH}
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    words = [f"--{name}" if value is True else f"--{name}={value}" for name, value in given.items()]
     wanted = {
         "paths": [str(study.file), *(str(path) for domain in study.used_domains for path in study.raw_paths(domain))],
         "writable": str(nearest_folder(study.folder)),
@@ -90,7 +109,7 @@ def _command(study: Study, one: Resources, lock: str | None) -> list[str]:
     if one.python is not None:  # a shell command, perhaps of several words
         python = f"{one.python} {python}"
     script = "\n".join([f"echo {THERE}", *one.setup, python])
-    return ["srun", *options, *small, "bash", "-c", script]
+    return ["srun", *words, "bash", "-c", script]
 
 
 def _judge(name: str, study: Study, one: Resources, seen: dict[str, Any]) -> Check:
