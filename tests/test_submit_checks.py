@@ -1,7 +1,9 @@
 """What `dpdt doctor --cluster` finds, with programs that stand for Slurm's."""
 
+import errno
 import fcntl
 import json
+import os
 import re
 import shutil
 import socket
@@ -187,7 +189,7 @@ def test_a_probe_says_what_a_node_does_not_have(make_fake_study: MakeStudy, site
     checks = found(study, probe=True)
     state, text = checks["a node for train"]
     assert state == "bad"
-    assert f"{study.root('b')} is not there; put it on a shared folder" in text
+    assert f"{study.root('b')} is not there, or cannot be read; put it on a shared folder" in text
     assert str(study.root("a")) not in text
     assert text.endswith("torch sees 0 of 1 GPUs")
 
@@ -247,3 +249,38 @@ def test_raw_data_that_is_not_there_is_told_before_anything_is_sent(
     assert checks["data b"].found.startswith(f"{study.root('b')}: no UKA_master_list.csv")
     submit(study, cluster="debug", stages=["train"], dry_run=True)
     assert "no such folder" not in capsys.readouterr().err  # trainings read shards
+
+
+def test_a_folder_that_may_not_be_read_is_one_finding_with_advice_for_raw_data(
+    make_fake_study: MakeStudy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = make_fake_study()
+    folders = {name: str(study.root(name)) for name in ("a", "b")}
+    scandir, stat = os.scandir, os.stat
+
+    def refused(path: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    # in place of chmod, which is nothing to root: the kernel's answers where a folder has mode 0 (a's files cannot be
+    # looked at), or may be searched and not read (b)
+    monkeypatch.setattr(
+        os,
+        "stat",
+        lambda path, **more: refused(path) if f"{path}".startswith(folders["a"] + "/") else stat(path, **more),
+    )
+    monkeypatch.setattr(os, "scandir", lambda path: refused(path) if f"{path}" == folders["b"] else scandir(path))
+    with pytest.raises(SystemExit) as end:
+        main(["doctor", str(study.file), "--json"])
+    assert end.value.code == 1
+    checks = {
+        check["name"]: (check["state"], check["found"]) for check in json.loads(capsys.readouterr().out)["checks"]
+    }
+    assert {name: checks[f"data {name}"][0] for name in ("a", "b", "public")} == {
+        "a": "bad",
+        "b": "bad",
+        "public": "good",
+    }
+    for name, folder in folders.items():
+        said = checks[f"data {name}"][1]
+        assert said.startswith(folder)
+        assert said.endswith(": cannot be read (Permission denied). Correct its permissions for you, or `root`.")

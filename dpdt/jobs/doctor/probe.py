@@ -114,7 +114,7 @@ def _command(study: Study, one: Resources, lock: str | None) -> list[str]:
 
 def _judge(name: str, study: Study, one: Resources, seen: dict[str, Any]) -> Check:
     """What the answer of a node means."""
-    bad = [f"{path} is not there; put it on a shared folder" for path in seen["missing"]]
+    bad = [f"{path} is not there, or cannot be read; put it on a shared folder" for path in seen["missing"]]
     if not seen["writable"]:
         bad.append(f"{nearest_folder(study.folder)} cannot be written there")
     lock, elsewhere = seen.get("lock"), seen["node"].partition(".")[0] != socket.gethostname().partition(".")[0]
