@@ -252,35 +252,24 @@ def test_raw_data_that_is_not_there_is_told_before_anything_is_sent(
 
 
 def test_a_folder_that_may_not_be_read_is_one_finding_with_advice_for_raw_data(
-    make_fake_study: MakeStudy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    make_fake_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = make_fake_study()
-    folders = {name: str(study.root(name)) for name in ("a", "b")}
-    scandir, stat = os.scandir, os.stat
+    folders, scandir, stat = {name: str(study.root(name)) for name in ("a", "b")}, os.scandir, os.stat
 
     def refused(path: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    # in place of chmod, which is nothing to root: the kernel's answers where a folder has mode 0 (a's files cannot be
-    # looked at), or may be searched and not read (b)
+    # in place of chmod, which is nothing to root: a folder of mode 0, whose files cannot be looked at, and one that may
+    # be searched and not read
+    within = folders["a"] + "/"
     monkeypatch.setattr(
-        os,
-        "stat",
-        lambda path, **more: refused(path) if f"{path}".startswith(folders["a"] + "/") else stat(path, **more),
+        os, "stat", lambda path, **kw: refused(path) if str(path).startswith(within) else stat(path, **kw)
     )
-    monkeypatch.setattr(os, "scandir", lambda path: refused(path) if f"{path}" == folders["b"] else scandir(path))
-    with pytest.raises(SystemExit) as end:
-        main(["doctor", str(study.file), "--json"])
-    assert end.value.code == 1
-    checks = {
-        check["name"]: (check["state"], check["found"]) for check in json.loads(capsys.readouterr().out)["checks"]
-    }
-    assert {name: checks[f"data {name}"][0] for name in ("a", "b", "public")} == {
-        "a": "bad",
-        "b": "bad",
-        "public": "good",
-    }
+    monkeypatch.setattr(os, "scandir", lambda path: refused(path) if str(path) == folders["b"] else scandir(path))
+    checks = {check.name: check for check in check_machine(study)}
+    assert checks["data public"].state == "good"
     for name, folder in folders.items():
-        said = checks[f"data {name}"][1]
-        assert said.startswith(folder)
-        assert said.endswith(": cannot be read (Permission denied). Correct its permissions for you, or `root`.")
+        check = checks[f"data {name}"]
+        assert (check.state, check.found.startswith(folder)) == ("bad", True)
+        assert check.found.endswith(": cannot be read (Permission denied). Correct its permissions for you, or `root`.")

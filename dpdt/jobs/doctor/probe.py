@@ -26,12 +26,10 @@ __all__ = ["probe_nodes"]
 QUEUE_SECONDS: Final = 120
 ANSWER_SECONDS: Final = 300.0
 # Lines that srun does not know (sbatch(1), srun(1)), that it reads otherwise, or that a probe has no use for.
-FOR_SBATCH: Final = frozenset(
-    (
-        *("batch", "export-file", "get-user-env", "ignore-pbs", "kill-on-invalid-dep", "no-requeue", "requeue"),
-        *("wait", "wait-all-nodes", "output", "error", "mail-type", "mail-user"),
-    )
-)
+FOR_SBATCH: Final = (
+    "batch", "error", "export-file", "get-user-env", "ignore-pbs", "kill-on-invalid-dep", "mail-type", "mail-user",
+    "no-requeue", "output", "requeue", "wait", "wait-all-nodes",
+)  # fmt: skip
 JOB: Final = Path(__file__).with_name("probe_job.py")
 # Printed on the node before the tasks' python is started.
 THERE: Final = "dpdt-there"
@@ -80,22 +78,13 @@ def _locked(folder: Path) -> Iterator[str | None]:
 
 def _command(study: Study, one: Resources, lock: str | None) -> list[str]:
     """The call of srun: a job like the stage's, but small; `extra` stands in place of dpdt's own, as in a script."""
-    kind = f"{one.gpu_type}:" if one.gpu_type else ""
-    options: dict[str, bool | int | str | None] = {
-        "partition": one.partition,
-        "account": one.account,
-        "qos": one.qos,
-        "constraint": one.constraint,
-        "gpus-per-node": f"{kind}{one.gpus}" if one.gpus else None,
-        "ntasks": 1,
-        "nodes": 1,
-        "cpus-per-task": 1,
-        "time": 2,
-        "mem": f"{round(1024 * min(one.mem_gb, 2.0))}M",
-        "immediate": QUEUE_SECONDS,
-    }
+    gpus = f"{one.gpu_type}:{one.gpus}" if one.gpus and one.gpu_type else one.gpus or None
+    memory = f"{round(1024 * min(one.mem_gb, 2.0))}M"
+    like_it = {"partition": one.partition, "account": one.account, "qos": one.qos, "constraint": one.constraint}
+    small = {"ntasks": 1, "nodes": 1, "cpus-per-task": 1, "time": 2, "mem": memory, "immediate": QUEUE_SECONDS}
     site = {name.replace("_", "-"): value for name, value in one.extra.items()}
-    options |= {name: value for name, value in site.items() if name not in FOR_SBATCH}
+    site = {name: value for name, value in site.items() if name not in FOR_SBATCH}
+    options = {**like_it, "gpus-per-node": gpus, **small, **site}
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     words = [f"--{name}" if value is True else f"--{name}={value}" for name, value in given.items()]
     wanted = {

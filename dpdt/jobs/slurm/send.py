@@ -90,14 +90,7 @@ def send(study: Study, plan: Plan, submission: Submission, *, queued: Mapping[Ta
 
 
 def scripts(study: Study, plan: Plan, submission: Submission, *, queued: Mapping[Task, Job]) -> list[str]:
-    """The scripts that `send` would send, in its order; the ids of jobs that Slurm does not have yet are `JOB1`, ….
-
-    Args:
-        study: The study.
-        plan: What to send.
-        submission: Where jobs would be recorded; nothing is written.
-        queued: Tasks that are in the queue already.
-    """
+    """The scripts that `send` would send; nothing is written, and jobs that have no id yet are called `JOB1`, …."""
     shower = _Shower(study, plan, submission, queued)
     shower.send_all(plan)
     return shower.scripts
