@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
 import types
@@ -33,6 +34,26 @@ def test_a_machine_that_runs_the_tests_has_nothing_bad(tmp_path: Path, monkeypat
     assert f"{tmp_path}: " in found["disk"].found
     assert "MB/s" in found["disk"].found
     assert "jpeg" in found["C++ core"].found
+
+
+def test_a_core_that_was_built_of_other_sources_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, csrc = Path(checkup.__file__).parents[3], tmp_path / "csrc"
+    (tmp_path / "dpdt").mkdir()
+    monkeypatch.setattr("dpdt._core.__file__", str(tmp_path / "dpdt" / "_core.so"))
+    monkeypatch.setattr(checkup, "CSRC", csrc)
+    assert named(check_machine())["C++ core"].state == "good"  # no checkout
+    shutil.copytree(root / "csrc", csrc)
+    shutil.copy(root / "CMakeLists.txt", tmp_path)
+    assert named(check_machine())["C++ core"].state == "good"  # a build of before, which left no hash
+    cmake = Path(sys.executable).with_name("cmake")
+    options = ["-DDPDT_PYTHON=OFF", "-DDPDT_CODECS=OFF"]
+    subprocess.run([cmake, "-S", tmp_path, "-B", tmp_path / "dpdt", *options], check=True, capture_output=True)
+    assert named(check_machine())["C++ core"].state == "good"
+    with (csrc / "noise.hpp").open("a") as stream:
+        stream.write("// changed\n")
+    check = named(check_machine())["C++ core"]
+    assert check.state == "bad"
+    assert check.found == f"was not built of the files of {csrc} as they are. `make install` rebuilds it."
 
 
 def test_a_server_that_does_not_answer_is_a_note_that_says_what_to_do(tmp_path: Path) -> None:

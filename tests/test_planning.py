@@ -124,6 +124,15 @@ def test_hours_are_images_times_their_time_and_steps_times_theirs(study: Study) 
     )
 
 
+def test_memory_and_gpus_are_those_of_the_cluster_profile(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(TEXT + '[cluster]\nprofile = "./our-site.toml"\n')
+    (tmp_path / "our-site.toml").write_text("mem_gb = 10\n")  # nine tenths of it are enough for SLOW's 9.0 GB
+    study = load_study(tmp_path)
+    assert not any("memory" in text for text in look_ahead(study, sizes=SIZES, speeds=SLOW).warnings)
+    (tmp_path / "our-site.toml").write_text("gpus_per_task = 1\n")
+    assert any("measured without a GPU" in text for text in look_ahead(study, sizes=SIZES, speeds=SLOW).warnings)
+
+
 def test_a_head_s_features_are_one_pass_and_numbers_on_disk(tmp_path: Path) -> None:
     found = []
     for part in ("norms+head", "head"):

@@ -8,6 +8,7 @@ import pytest
 
 from dpdt.cli import main
 from dpdt.errors import StudyError
+from dpdt.jobs.resources import resources
 from dpdt.study import Study, load_study
 from dpdt.study.keys import REQUIRED, all_keys, section_docs
 from dpdt.study.source import PRESETS, flat
@@ -113,6 +114,15 @@ def test_papers_preset_is_what_init_paper_starts_from(tmp_path: Path) -> None:
     assert (study.privacy.delta, study.privacy.max_grad_norm) == (6e-6, 1.5)
     assert study.privacy.target_epsilons == (1.0, 8.0, math.inf)
     assert set(flat(PRESETS["paper"])) <= {key.name for key in all_keys()}
+
+
+def test_on_a_cluster_the_profile_that_the_site_names_holds(tmp_path: Path) -> None:
+    text = re.sub(r'^#?profile = "generic"', 'profile = "./our-site.toml"', starter_text("slurm"), flags=re.MULTILINE)
+    (tmp_path / "our-site.toml").write_text(
+        "partition = 'a100'\ngpus_per_task = 2\ncpus_per_task = 16\nmem_gb = 64\ntimeout_min = 600\n"
+    )
+    asked = resources(written(tmp_path, text))["train"]
+    assert (asked.partition, asked.gpus, asked.cpus, asked.mem_gb, asked.timeout_min) == ("a100", 2, 16, 64, 600)
 
 
 def test_every_section_has_a_line_about_it() -> None:

@@ -1,7 +1,10 @@
 """What `dpdt doctor --cluster` finds, with programs that stand for Slurm's."""
 
+import errno
 import fcntl
 import json
+import os
+import re
 import shutil
 import socket
 import sys
@@ -146,6 +149,22 @@ def test_a_probe_asks_a_node_as_the_stages_will(make_fake_study: MakeStudy, site
     assert options.count("--gpus-per-node=a100:2") == 1  # the cohort needs none
 
 
+def test_a_probe_asks_with_the_sites_own_lines_that_srun_knows(make_fake_study: MakeStudy, site: FakeSlurm) -> None:
+    asked = on_a_node(site)
+    lines = (
+        "reservation = 'lung', mem = false, mem_per_cpu = '4G', exclusive = true, requeue = false, mail-type = 'END'"
+    )
+    study = make_fake_study(f"[cluster]\nprofile = './site.toml'\nextra = {{ {lines} }}\n[train]\ndevice = 'cpu'\n")
+    (study.file.parent / "site.toml").write_text(
+        "gpus_per_task = 2\n[stages.train.extra]\ngpus-per-node = false\ngres = 'gpu:a100:2'\n"
+    )
+    assert found(study, probe=True)["a node for train"][0] == "good"
+    cohort, train = (set(call.split("\nbash\n")[0].split("\n")) for call in asked.read_text().split("dpdt-there")[:2])
+    assert {"--reservation=lung", "--mem-per-cpu=4G", "--exclusive"} <= cohort & train
+    assert "--gres=gpu:a100:2" in train - cohort
+    assert not [word for word in cohort | train if re.match("--(mem=|gpus|requeue|mail)", word)]
+
+
 def test_a_probe_tries_a_lock_that_this_machine_holds_from_the_node(
     make_fake_study: MakeStudy, site: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,7 +189,7 @@ def test_a_probe_says_what_a_node_does_not_have(make_fake_study: MakeStudy, site
     checks = found(study, probe=True)
     state, text = checks["a node for train"]
     assert state == "bad"
-    assert f"{study.root('b')} is not there; put it on a shared folder" in text
+    assert f"{study.root('b')} is not there, or cannot be read; put it on a shared folder" in text
     assert str(study.root("a")) not in text
     assert text.endswith("torch sees 0 of 1 GPUs")
 
@@ -230,3 +249,27 @@ def test_raw_data_that_is_not_there_is_told_before_anything_is_sent(
     assert checks["data b"].found.startswith(f"{study.root('b')}: no UKA_master_list.csv")
     submit(study, cluster="debug", stages=["train"], dry_run=True)
     assert "no such folder" not in capsys.readouterr().err  # trainings read shards
+
+
+def test_a_folder_that_may_not_be_read_is_one_finding_with_advice_for_raw_data(
+    make_fake_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_fake_study()
+    folders, scandir, stat = {name: str(study.root(name)) for name in ("a", "b")}, os.scandir, os.stat
+
+    def refused(path: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    # in place of chmod, which is nothing to root: a folder of mode 0, whose files cannot be looked at, and one that may
+    # be searched and not read
+    within = folders["a"] + "/"
+    monkeypatch.setattr(
+        os, "stat", lambda path, **kw: refused(path) if str(path).startswith(within) else stat(path, **kw)
+    )
+    monkeypatch.setattr(os, "scandir", lambda path: refused(path) if str(path) == folders["b"] else scandir(path))
+    checks = {check.name: check for check in check_machine(study)}
+    assert checks["data public"].state == "good"
+    for name, folder in folders.items():
+        check = checks[f"data {name}"]
+        assert (check.state, check.found.startswith(folder)) == ("bad", True)
+        assert check.found.endswith(": cannot be read (Permission denied). Correct its permissions for you, or `root`.")

@@ -1,6 +1,8 @@
 """What sbatch answers, and what it does not: programs that stand for it, banners, wrappers and time-outs."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -139,3 +141,13 @@ def test_a_site_has_its_own_lines(make_fake_study: MakeStudy, fake_slurm: FakeSl
     assert (cohort["mem-per-cpu"], cohort["nice"], train["gres"], train["exclusive"]) == ("4G", "9", "gpu:a100:2", "")
     assert {"mem", "gres"}.isdisjoint(cohort)
     assert {"mem", "gpus-per-node"}.isdisjoint(train)
+
+
+def test_the_example_of_a_reservation_and_mail_in_the_docs_reaches_sbatch(
+    make_fake_study: MakeStudy, fake_slurm: FakeSlurm
+) -> None:
+    docs = (Path(__file__).parents[1] / "docs" / "slurm.md").read_text()
+    (example,) = re.findall(r"```toml\n(\[cluster\]\nextra = .*\n)```", docs)
+    submit(make_fake_study(example), cluster="slurm", stages=["cohort"])
+    wanted = {"reservation": "lung", "mail-type": "END,FAIL", "mail-user": "me@example.org"}  # names of sbatch(1)
+    assert wanted.items() <= fake_slurm.options(1).items()

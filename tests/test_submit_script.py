@@ -1,5 +1,6 @@
 """How a task's python is started: in an image, and of the right version; and how its exit code is passed on."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -156,23 +157,34 @@ def test_of_several_processes_one_that_was_killed_lets_the_job_come_back_and_one
     assert found == (ended, "requeue 9_3" if ended == 75 else "")
 
 
+def test_a_job_that_was_killed_before_it_began_ends_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert end_of_job(tmp_path, monkeypatch, 137, "RUNNING", noted=None) == (137, "")
+    assert capfd.readouterr() == ("", "")
+
+
 def end_of_job(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     code: int,
     state: str,
     *,
-    noted: str,
+    noted: str | None,
     result: bool = False,
     num_tasks: int = 1,
 ) -> tuple[int, str]:
-    """The batch script's code and what it asks Slurm for, in attempt 2 of task 3 of array 9, after python's `code`."""
+    """The batch script's code and what it asks Slurm for, in attempt 2 of task 3 of array 9, after python's `code`.
+
+    `noted` is the last line of the attempts; None where no attempt has begun.
+    """
     make_program(folder, "squeue", f"echo {state}")
     make_program(folder, "scontrol", f'echo "$*" >> {folder}/asked')
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     jobs = folder / "jobs of ours"
     jobs.mkdir()
-    (jobs / "9_3_attempts.jsonl").write_text(f'{{"attempt": 2, "host": "n"}}\n{noted}\n')
+    if noted is not None:
+        (jobs / "9_3_attempts.jsonl").write_text(f'{{"attempt": 2, "host": "n"}}\n{noted}\n')
     if result:
         (jobs / "9_3_0_result.pkl").touch()
     values = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "9"}  # the last task of an array has the array's own id
@@ -190,13 +202,25 @@ def test_a_verbose_dry_run_shows_the_scripts_that_are_sent_and_writes_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    study = with_profile(make_fake_study, "partition = 'gpu'\nsetup = ['module load python']\nimage = 'it.sif'\n")
-    before = sorted(study.folder.rglob("*"))
-    monkeypatch.setenv("DPDT_VERBOSE", "1")
-    submit(study, cluster="slurm", stages=["cohort"], dry_run=True)
-    shown = capsys.readouterr().out.split("\n\n#!", 1)[1]
-    assert sorted(study.folder.rglob("*")) == before
+    text = "partition = 'gpu'\nsetup = ['module load python']\nimage = 'it.sif'\narray_parallelism = 2\n"
+    study = with_profile(make_fake_study, text)
     make_program(fake_slurm.folder, "apptainer", f'shift $(($# - 2)); exec {sys.executable} "$@"')
     submit(study, cluster="slurm", stages=["cohort"])
-    (sent,) = study.paths.jobs.iterdir()
-    assert shown == fake_slurm.script(1).removeprefix("#!").replace(sent.name, "TIME")
+    fake_slurm.queue(*(f"1_{number}|RUNNING|None|node1" for number in range(3)))
+    (first,) = study.paths.jobs.iterdir()
+    before = sorted(study.folder.rglob("*"))
+    monkeypatch.setenv("DPDT_VERBOSE", "1")
+    submit(study, cluster="slurm", dry_run=True)
+    shown = capsys.readouterr().out.split("\n\n#!")[1:]
+    assert sorted(study.folder.rglob("*")) == before
+    submit(study, cluster="slurm")
+    (folder,) = set(study.paths.jobs.iterdir()) - {first}
+    sent = [fake_slurm.script(number) for number in range(2, fake_slurm.count + 1)]
+    # an id is known when Slurm has the job: JOB1 was its second here
+    asked = [re.sub(r"JOB(\d+)", lambda job: str(int(job[1]) + 1), f"#!{script}") for script in shown]
+    assert "".join(asked) == "".join(sent).replace(folder.name, "TIME") + "\n"
+    found = [" ".join(re.findall(r"^#SBATCH --(?:array|dependency)=(.*)$", one, re.MULTILINE)) for one in asked]
+    # two tasks at once: of the shards, which wait for cohorts in the queue, the third also waits for the first; of each
+    # of the two arrays of trainings one runs
+    shards = ["afterok:1_0", "afterok:1_1", "afterany:2,afterok:1_2"]
+    assert found[:6] == [*shards, "afterok:4", "0-1%1 afterok:5:2", "0-1%1 afterok:5:3"]

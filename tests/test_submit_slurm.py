@@ -99,6 +99,7 @@ def test_the_script_that_slurm_gets(make_fake_study: MakeStudy, fake_slurm: Fake
     submit(study, cluster="slurm", stages=["train"])
     folder = next(study.paths.jobs.glob("2*")) / "train"
     python = f"{sys.executable} -u"
+    words = '{\\"attempt\\": $attempt, \\"ended\\": \\"$1\\"'
     assert (
         fake_slurm.script(1)
         == f"""\
@@ -139,7 +140,7 @@ attempt=$((${{SLURM_RESTART_COUNT:-0}} + 1))
 job=$SLURM_JOB_ID
 [ -z "$SLURM_ARRAY_TASK_ID" ] || job=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
 folder={folder}
-ended() {{ tail -n 1 "$folder/${{job}}_attempts.jsonl" | grep -qF "{{\\"attempt\\": $attempt, \\"ended\\": \\"$1\\""; }}
+ended() {{ tail -n 1 "$folder/${{job}}_attempts.jsonl" 2> /dev/null | grep -qF "{words}"; }}
 if ended done; then code=0
 elif ended stopped; then code=75
 elif [ $code != 0 ] && [ "${{SLURM_NTASKS:-1}}" -gt 1 ]; then

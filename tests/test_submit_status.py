@@ -134,6 +134,7 @@ def test_only_what_failed_and_what_needed_it_is_sent_again(make_fake_study: Make
     summary = submit(study, cluster="slurm", stages=["cohort", "shards", "train"], retry_failed=True)
     newest = [fake_slurm.options(n)["job-name"] for n in range(before + 1, fake_slurm.count + 1)]
     assert (summary.sent, newest) == (4, ["dpdt-cohort", "dpdt-shards", "dpdt-train"])
+    assert summary.skipped == 2  # the cohorts of a and public
     assert {task.name for task, (one, _) in latest_jobs(study).items() if one.paths.folder == summary.folder} == {
         "cohort-b",
         "shards-b",
@@ -159,7 +160,7 @@ def test_after_a_change_of_settings_no_task_failed_and_the_way_on_is_told(
 
 
 def test_cancelling_names_the_jobs_that_are_in_the_queue(make_fake_study: MakeStudy, fake_slurm: FakeSlurm) -> None:
-    study, _ = sent(make_fake_study, ["cohort", "shards"])
+    study, jobs = sent(make_fake_study, ["cohort", "shards"])
     fake_slurm.queue(
         "1_0|COMPLETED|None|node1", "1_1|RUNNING|None|node1", "2_0|PENDING|Dependency|", "9|RUNNING|None|n"
     )
@@ -167,6 +168,13 @@ def test_cancelling_names_the_jobs_that_are_in_the_queue(make_fake_study: MakeSt
     assert fake_slurm.cancelled == "1_1\n"
     assert [task.name for task in cancel(study)] == ["cohort-b", "shards-a"]
     assert fake_slurm.cancelled == "1 2\n"  # and no job of another study
+    fake_slurm.queue("1_0|CANCELLED|None|node1", "1_1|CANCELLED|None|node1")  # the first by scancel
+    rows = rows_of(study)
+    by_slurm, by_dpdt = (
+        "ended without a result (Slurm's state: CANCELLED)",
+        "cancelled by dpdt cancel; sent again, it goes on",
+    )
+    assert [rows[name]["note"] for name in ("cohort-a", "cohort-b")] == [by_slurm, by_dpdt]
     fake_slurm.queue()  # Slurm forgets those that had not started at once
     assert cancel(study) == []
     rows = rows_of(study)
@@ -175,7 +183,12 @@ def test_cancelling_names_the_jobs_that_are_in_the_queue(make_fake_study: MakeSt
         "stopped",
         "failed",
     ]
-    assert rows["cohort-b"]["note"] == "ended without a result (Slurm's state: CANCELLED)"
+    assert rows["cohort-b"]["note"] == by_dpdt
+    started(jobs["cohort-a"], node="node1")
+    accounting(fake_slurm, "1_0|CANCELLED|node1")  # whose answer is kept beside the record
+    for _ in range(2):
+        rows = rows_of(study)
+        assert [rows[name]["note"] for name in ("cohort-a", "cohort-b")] == [by_slurm, by_dpdt]
     assert rows["shards-b"]["note"] == "not run: cohort b stopped"
 
 

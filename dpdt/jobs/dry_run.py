@@ -1,9 +1,12 @@
 """`--dry-run`: what would be sent, as a table; with `--verbose` the batch scripts too."""
 
+from collections.abc import Mapping
+
 from dpdt.base.console import show_table, verbose
 from dpdt.jobs.scheduler import Scheduler
 from dpdt.jobs.selection import Plan, StagePlan
-from dpdt.study.tasks import LAST_STAGES
+from dpdt.jobs.submissions import Job
+from dpdt.study.tasks import LAST_STAGES, Task
 
 __all__ = ["show_plan"]
 
@@ -23,12 +26,12 @@ COLUMNS = (
 )
 
 
-def show_plan(plan: Plan, scheduler: Scheduler, *, cluster: str) -> None:
+def show_plan(plan: Plan, scheduler: Scheduler, *, cluster: str, queued: Mapping[Task, Job]) -> None:
     """Print what would be sent, one row a stage, and with `--verbose` the batch scripts."""
     rows = [_row(plan, stage, scheduler) for stage in plan.stages]
     show_table(f"{scheduler.study.name}: would be sent with --cluster {cluster}", COLUMNS, rows)
-    for script in scheduler.scripts(plan) if verbose() else ():
-        print(f"\n{script}", end="")
+    for script in scheduler.scripts(plan, queued=queued) if verbose() else ():
+        print(f"\n{script}")
 
 
 def _row(plan: Plan, stage: StagePlan, scheduler: Scheduler) -> tuple[object, ...]:

@@ -57,7 +57,7 @@ class Scheduler(ABC):
     def asked(self, stage: StagePlan) -> tuple[object, ...]:
         """What tasks of a stage get, for `--dry-run`: partition, tasks at once; CPUs, GPUs, memory, time of each."""
 
-    def scripts(self, plan: Plan) -> list[str]:
+    def scripts(self, plan: Plan, *, queued: Mapping[Task, Job]) -> list[str]:
         """The batch scripts of a plan, for `--dry-run --verbose`; empty where there are none."""
         return []
 

@@ -23,7 +23,7 @@ class StagePlan:
 
     @property
     def num_tasks(self) -> int:
-        """All tasks of the stage."""
+        """All tasks of the stage; with `only`, of those that are not done only its own."""
         return len(self.done) + len(self.queued) + len(self.send)
 
 
@@ -63,7 +63,7 @@ def make_plan(
         study: The study.
         stages: Only these; None means all.
         queued: Tasks that an earlier submission still has in the queue: they are not sent again.
-        only: No others than these are sent; None means all.
+        only: No others than these are sent, nor waited for; None means all.
 
     Raises:
         StudyError: An unknown stage, or a wrong cluster profile.
@@ -77,12 +77,13 @@ def make_plan(
         if task in queued and _is_due(study, task, before[task], coming):
             coming.add(task)
     for stage in chosen:
-        of_stage = [task for task in before if task.stage == stage and (only is None or task in only)]
-        waiting = [task for task in of_stage if task in coming]
-        send = [task for task in of_stage if task not in coming and _is_due(study, task, before[task], coming)]
+        of_stage = [task for task in before if task.stage == stage]
+        waiting = tuple(task for task in of_stage if task in coming and (only is None or task in only))
+        due = {task for task in of_stage if task not in coming and _is_due(study, task, before[task], coming)}
+        done = tuple(task for task in of_stage if task not in coming and task not in due)
+        send = tuple(task for task in of_stage if task in due and (only is None or task in only))
         coming.update(send)
-        done = [task for task in of_stage if task not in coming]
-        found.append(StagePlan(stage, tuple(done), tuple(waiting), tuple(send), asked[stage]))
+        found.append(StagePlan(stage, done, waiting, send, asked[stage]))
     return Plan(tuple(found), before)
 
 

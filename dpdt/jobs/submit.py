@@ -12,7 +12,7 @@ from dpdt.errors import ClusterError, DpdtError, StudyError
 from dpdt.jobs.dry_run import show_plan
 from dpdt.jobs.scheduler import Scheduler
 from dpdt.jobs.schedulers import SCHEDULERS, Cluster, make_scheduler, queueing
-from dpdt.jobs.selection import Plan, make_plan
+from dpdt.jobs.selection import make_plan
 from dpdt.jobs.stages import private_umask
 from dpdt.jobs.status import task_states
 from dpdt.jobs.submissions import Job, latest_jobs, new_submission
@@ -109,8 +109,9 @@ def submit(
             say(summary)
             return summary
     if dry_run:
-        plan = _planned(scheduler, stages, only)
-        show_plan(plan, scheduler, cluster=cluster)
+        queued = _queued(scheduler)
+        plan = make_plan(study, stages, queued=queued, only=only)
+        show_plan(plan, scheduler, cluster=cluster, queued=queued)
         return SubmitSummary(cluster, len(plan.send), plan.num_done, plan.num_queued)
     with private_umask(study), scheduler.claimed():
         queued = scheduler.queued()
@@ -202,9 +203,8 @@ def _nothing_failed(cluster: str, states: dict[Task, str]) -> SubmitSummary:
     return SubmitSummary(cluster, 0, count["done"], count["waiting"] + count["running"], never_sent=count["to do"])
 
 
-def _planned(scheduler: Scheduler, stages: Sequence[str] | None, only: set[Task] | None) -> Plan:
-    """The plan for a dry run; where the scheduler answers, it leaves out what is in the queue."""
-    queued: dict[Task, Job] = {}
+def _queued(scheduler: Scheduler) -> dict[Task, Job]:
+    """For a dry run: what is in the queue, where the scheduler answers."""
     with contextlib.suppress(ClusterError):
-        queued = scheduler.queued()
-    return make_plan(scheduler.study, stages, queued=queued, only=only)
+        return scheduler.queued()
+    return {}

@@ -21,11 +21,13 @@ class Starter:
         what: In one line.
         domains: Names of the domains, unless the user names others.
         values: Keys that are set, by dotted name.
+        examples: Keys that would win over the cluster's profile: shown with these values, and not set.
     """
 
     what: str
     domains: tuple[str, ...]
     values: Mapping[str, Any] = field(default_factory=dict)
+    examples: Mapping[str, Any] = field(default_factory=dict)
 
 
 SHOWN: Final = (
@@ -62,13 +64,13 @@ STARTERS: Final = {
     "slurm": Starter(
         "all hospitals on a cluster with GPUs",
         ALL,
+        {"cluster.profile": "generic", "cluster.shard_tasks": 4},
         {
             "cluster.partition": "gpu",
             "cluster.gpus_per_task": 1,
             "cluster.cpus_per_task": 8,
             "cluster.mem_gb": 32.0,
             "cluster.timeout_min": 1440,
-            "cluster.shard_tasks": 4,
         },
     ),
 }
@@ -157,6 +159,8 @@ def _lines(keys: list[Key], section: str, chosen: Starter, given: Mapping[str, A
         about = f"{said}; {_default(key)}" if key.name in values and key.default is not REQUIRED else said
         if key.name in values:
             yield f"{key.short} = {toml(values[key.name])}  # {about}"
+        elif key.name in chosen.examples:
+            yield f"#{key.short} = {toml(chosen.examples[key.name])}  # {said}; wins over the profile; an example"
         elif key.name in paper:
             yield f"#{key.short} = {toml(paper[key.name])}  # {said}; of the preset, {_default(key)}"
         elif key.default is None:

@@ -42,6 +42,6 @@ def test_a_cancelled_job_is_known_when_squeue_has_forgotten_it(
     assert subprocess.run(["squeue"], capture_output=True).stdout == b""
     wait_until(lambda: {row["state"] for row in study_status(study)[:3]} == {"stopped"})  # the last process is gone
     rows = study_status(study)[:3]
-    assert {row["note"] for row in rows} == {"ended without a result (Slurm's state: CANCELLED)"}
+    assert {row["note"] for row in rows} == {"cancelled by dpdt cancel; sent again, it goes on"}
     (kept,) = study.paths.jobs.glob("2*/ended.json")
     assert set(read_json(kept)) == set(jobs)

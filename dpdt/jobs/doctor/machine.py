@@ -1,6 +1,7 @@
 """`dpdt doctor`: what of this machine is good, worth knowing or bad for dpdt, each with what to do."""
 
 import contextlib
+import hashlib
 import os
 import platform
 import shutil
@@ -12,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Final
 
-from dpdt.base.files import exclusive_lock, nearest_folder
+from dpdt.base.files import exclusive_lock, nearest_folder, sha256_file
 from dpdt.base.machine import __version__, cpu_flags, free_memory, image_digest
 from dpdt.errors import DpdtError
 from dpdt.jobs.doctor.finding import Check
@@ -27,6 +28,8 @@ SLOW_MB_S: Final = 100
 LITTLE_DISK_GB: Final = 5
 LITTLE_MEMORY_GB: Final = 4
 LITTLE_SHARED_GB: Final = 0.06
+CSRC: Final = Path(__file__).parents[3] / "csrc"
+"""The core's sources, in a checkout."""
 
 
 def check_machine(study: Study | None = None) -> list[Check]:
@@ -104,7 +107,18 @@ def _core() -> Check:
     if core.__version__ != __version__:
         found = f"is of version {core.__version__}, dpdt of {__version__}"
         return Check("C++ core", "bad", f"{found}. `make install` rebuilds it.")
+    if _built_of_others(Path(core.__file__)):
+        return Check(
+            "C++ core", "bad", f"was not built of the files of {CSRC} as they are. `make install` rebuilds it."
+        )
     return Check("C++ core", "good", ", ".join(f"{name}: {library}" for name, library in codecs.items()))
+
+
+def _built_of_others(core: Path) -> bool:
+    """Whether the checkout's sources are not those whose hash the build (CMakeLists.txt) has put beside the core."""
+    stamp = core.with_name("core_sources.sha256")
+    hashes = "".join(sha256_file(file) for file in sorted(CSRC.glob("*.[ch]pp")))
+    return bool(hashes) and stamp.exists() and stamp.read_text() != hashlib.sha256(hashes.encode()).hexdigest()
 
 
 def _processor() -> Check:

@@ -25,6 +25,11 @@ __all__ = ["probe_nodes"]
 # A probe that waits in the queue longer than this is given up.
 QUEUE_SECONDS: Final = 120
 ANSWER_SECONDS: Final = 300.0
+# Lines that srun does not know (sbatch(1), srun(1)), that it reads otherwise, or that a probe has no use for.
+FOR_SBATCH: Final = (
+    "batch", "error", "export-file", "get-user-env", "ignore-pbs", "kill-on-invalid-dep", "mail-type", "mail-user",
+    "no-requeue", "output", "requeue", "wait", "wait-all-nodes",
+)  # fmt: skip
 JOB: Final = Path(__file__).with_name("probe_job.py")
 # Printed on the node before the tasks' python is started.
 THERE: Final = "dpdt-there"
@@ -72,13 +77,16 @@ def _locked(folder: Path) -> Iterator[str | None]:
 
 
 def _command(study: Study, one: Resources, lock: str | None) -> list[str]:
-    """The call of srun: a job like the stage's, but small."""
-    given = {"partition": one.partition, "account": one.account, "qos": one.qos, "constraint": one.constraint}
-    options = [f"--{name}={value}" for name, value in given.items() if value]
-    if one.gpus:
-        options.append(f"--gpus-per-node={f'{one.gpu_type}:' if one.gpu_type else ''}{one.gpus}")
-    memory = f"--mem={round(1024 * min(one.mem_gb, 2.0))}M"
-    small = ["--ntasks=1", "--nodes=1", "--cpus-per-task=1", "--time=2", memory, f"--immediate={QUEUE_SECONDS}"]
+    """The call of srun: a job like the stage's, but small; `extra` stands in place of dpdt's own, as in a script."""
+    gpus = f"{one.gpu_type}:{one.gpus}" if one.gpus and one.gpu_type else one.gpus or None
+    memory = f"{round(1024 * min(one.mem_gb, 2.0))}M"
+    like_it = {"partition": one.partition, "account": one.account, "qos": one.qos, "constraint": one.constraint}
+    small = {"ntasks": 1, "nodes": 1, "cpus-per-task": 1, "time": 2, "mem": memory, "immediate": QUEUE_SECONDS}
+    site = {name.replace("_", "-"): value for name, value in one.extra.items()}
+    site = {name: value for name, value in site.items() if name not in FOR_SBATCH}
+    options = {**like_it, "gpus-per-node": gpus, **small, **site}
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    words = [f"--{name}" if value is True else f"--{name}={value}" for name, value in given.items()]
     wanted = {
         "paths": [str(study.file), *(str(path) for domain in study.used_domains for path in study.raw_paths(domain))],
         "writable": str(nearest_folder(study.folder)),
@@ -90,12 +98,12 @@ def _command(study: Study, one: Resources, lock: str | None) -> list[str]:
     if one.python is not None:  # a shell command, perhaps of several words
         python = f"{one.python} {python}"
     script = "\n".join([f"echo {THERE}", *one.setup, python])
-    return ["srun", *options, *small, "bash", "-c", script]
+    return ["srun", *words, "bash", "-c", script]
 
 
 def _judge(name: str, study: Study, one: Resources, seen: dict[str, Any]) -> Check:
     """What the answer of a node means."""
-    bad = [f"{path} is not there; put it on a shared folder" for path in seen["missing"]]
+    bad = [f"{path} is not there, or cannot be read; put it on a shared folder" for path in seen["missing"]]
     if not seen["writable"]:
         bad.append(f"{nearest_folder(study.folder)} cannot be written there")
     lock, elsewhere = seen.get("lock"), seen["node"].partition(".")[0] != socket.gethostname().partition(".")[0]

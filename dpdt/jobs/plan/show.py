@@ -6,6 +6,7 @@ from typing import Any
 
 from dpdt.base.console import show_table, warn
 from dpdt.jobs.plan.outlook import CellOutlook, DomainOutlook, Outlook
+from dpdt.jobs.resources import resources
 from dpdt.study import Study, arm_name
 
 __all__ = ["as_json", "show_outlook"]
@@ -87,7 +88,7 @@ def _totals(study: Study, outlook: Outlook) -> list[str]:
     if outlook.disk_gb is not None:
         lines.append(f"Disk: about {outlook.disk_gb:.2f} GB below {study.folder}; {outlook.free_gb:.0f} GB are free.")
     if not outlook.speeds:
-        where = "with Slurm: srun --gpus=1 dpdt plan …" if study.cluster.gpus_per_task else "it takes a minute"
+        where = "with Slurm: srun --gpus=1 dpdt plan …" if resources(study)["train"].gpus else "it takes a minute"
         lines.append(f"Hours and memory: unknown. `dpdt plan STUDY --measure` tries the machine it runs on ({where}).")
         return lines
     speeds = [f"{s.arm} {s.image_ms:.2f} ms an image, {s.peak_gb:.1f} GB" for s in outlook.speeds.values()]

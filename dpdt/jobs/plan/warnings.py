@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from dpdt.cohort.shared_patients import of_shared_patients
 from dpdt.jobs.raw_data import lost_data
+from dpdt.jobs.resources import resources
 from dpdt.study import Study, format_epsilon
 
 if TYPE_CHECKING:
@@ -119,13 +120,14 @@ def _about_delta(study: Study, outlook: "Outlook") -> Iterator[str]:
 def _about_memory(study: Study, outlook: "Outlook") -> Iterator[str]:
     """A physical batch that will not fit into the memory that the cluster is asked for."""
     peaks = [speed for speed in outlook.speeds.values() if "CPU" in speed.device]
-    if peaks and study.cluster.gpus_per_task == 0:
+    asked = resources(study)["train"]
+    if peaks and not asked.gpus:
         worst = max(peaks, key=lambda speed: speed.peak_gb)
-        if worst.peak_gb > 0.9 * study.cluster.mem_gb:
+        if worst.peak_gb > 0.9 * asked.mem_gb:
             yield (
                 f"memory: a physical batch of {study.train.images_at_once} takes {worst.peak_gb:.1f} GB "
-                f"({worst.arm}), cluster.mem_gb is {study.cluster.mem_gb:g}. Halve "
+                f"({worst.arm}), cluster.mem_gb is {asked.mem_gb:g}. Halve "
                 "train.physical_batch_size (it changes speed alone), or ask for more."
             )
-    if outlook.speeds and study.cluster.gpus_per_task and peaks:
+    if outlook.speeds and asked.gpus and peaks:
         yield "measured without a GPU, and the study asks for GPUs: run `dpdt plan STUDY --measure` where one is."

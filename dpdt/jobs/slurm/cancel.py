@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from contextlib import suppress
+from typing import Final
 
 from dpdt.base.files import read_json, write_json
 from dpdt.errors import ClusterError, DpdtError
@@ -11,7 +12,10 @@ from dpdt.jobs.submissions import Submission
 from dpdt.study import Study
 from dpdt.study.tasks import Task
 
-__all__ = ["cancel"]
+__all__ = ["CANCELLED", "cancel"]
+
+# The reason in the record of a job that `cancel` ended.
+CANCELLED: Final = "cancelled by dpdt cancel"
 
 
 def cancel(study: Study, tasks: Collection[Task] | None = None) -> list[Task]:
@@ -41,8 +45,8 @@ def cancel(study: Study, tasks: Collection[Task] | None = None) -> list[Task]:
 
 
 def _record(submission: Submission, job_ids: list[str]) -> None:
-    """Record that jobs were cancelled: without accounting, Slurm forgets at once those that had not started."""
+    """Record who cancelled the jobs, and that: without accounting, Slurm forgets at once those that had not started."""
     ended = {}
     with suppress(DpdtError):
         ended = read_json(submission.paths.ended)
-    write_json(submission.paths.ended, {**ended, **{job_id: ["CANCELLED", "", ""] for job_id in job_ids}})
+    write_json(submission.paths.ended, {**ended, **{job_id: ["CANCELLED", CANCELLED, ""] for job_id in job_ids}})

@@ -77,7 +77,8 @@ def teardown(folder: Path) -> list[str]:
         "job=$SLURM_JOB_ID",
         '[ -z "$SLURM_ARRAY_TASK_ID" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID',
         f"folder={shlex.quote(str(folder))}",
-        f'ended() {{ tail -n 1 "{attempts_file(Path("$folder"), "${job}")}" | grep -qF "{words}"; }}',
+        # a job that was killed before it began has no such file
+        f'ended() {{ tail -n 1 "{attempts_file(Path("$folder"), "${job}")}" 2> /dev/null | grep -qF "{words}"; }}',
         "if ended done; then code=0",  # whatever libraries did after that
         f"elif ended stopped; then code={REQUEUE_CODE}",
         # of several processes one was killed, unless one says that it failed

@@ -5,10 +5,8 @@ from collections.abc import Collection, Mapping
 from dpdt.jobs.outcomes import Outcomes
 from dpdt.jobs.scheduler import Scheduler
 from dpdt.jobs.selection import Plan, StagePlan
-from dpdt.jobs.slurm.bad_nodes import bad_nodes
 from dpdt.jobs.slurm.cancel import cancel
-from dpdt.jobs.slurm.script import make_executor
-from dpdt.jobs.slurm.send import queued_jobs, send
+from dpdt.jobs.slurm.send import queued_jobs, scripts, send
 from dpdt.jobs.slurm.states import SlurmStates
 from dpdt.jobs.slurm.wait import wait_for
 from dpdt.jobs.submissions import Job, Jobs, Submission
@@ -39,15 +37,9 @@ class SlurmScheduler(Scheduler):
         time = f"{asked.timeout_min // 60}:{asked.timeout_min % 60:02d} h"
         return asked.partition or "", at_once, asked.cpus, asked.gpus, f"{asked.mem_gb:g} GB", time
 
-    def scripts(self, plan: Plan) -> list[str]:
-        """Of each stage; what is known only when it is sent, dependencies and the comment, is not in them."""
-        submission = Submission(self.study.paths.submission("TIME"), "slurm")
-        left_out = bad_nodes(self.study, plan.send)
-        return [
-            make_executor(submission, stage.stage, stage.resources, left_out).script(len(stage.send), "script")
-            for stage in plan.stages
-            if stage.send
-        ]
+    def scripts(self, plan: Plan, *, queued: Mapping[Task, Job]) -> list[str]:
+        """Of each array or job; ids that Slurm gives when it is sent are `JOB1`, …, and the comment is not in them."""
+        return scripts(self.study, plan, Submission(self.study.paths.submission("TIME"), "slurm"), queued=queued)
 
     def states(self, jobs: Jobs) -> SlurmStates:
         """From squeue, and for what it forgot from sacct."""

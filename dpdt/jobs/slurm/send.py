@@ -15,19 +15,20 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from dpdt.errors import ClusterError
+from dpdt.jobs.resources import Resources
 from dpdt.jobs.selection import Plan, StagePlan
 from dpdt.jobs.slurm.bad_nodes import bad_nodes
 from dpdt.jobs.slurm.call import SlurmCall
 from dpdt.jobs.slurm.programs import COMMAND_SECONDS, run_program
 from dpdt.jobs.slurm.queue import read_queue
 from dpdt.jobs.slurm.requeue import Limits
-from dpdt.jobs.slurm.sbatch import UnknownJobError, error_lines
+from dpdt.jobs.slurm.sbatch import Executor, UnknownJobError, error_lines
 from dpdt.jobs.slurm.script import check_python, cpus_per_rank, make_executor
 from dpdt.jobs.submissions import Job, Submission, submissions
 from dpdt.study import Study
 from dpdt.study.tasks import CORRESPONDS, LAST_STAGES, Task
 
-__all__ = ["PROGRAMS", "max_array_size", "outside_of_any_job", "queued_jobs", "send"]
+__all__ = ["PROGRAMS", "max_array_size", "outside_of_any_job", "queued_jobs", "scripts", "send"]
 
 DEFAULT_MAX_ARRAY_SIZE: Final = 1001
 PROGRAMS: Final = ("sbatch", "srun", "squeue", "scontrol", "scancel")
@@ -77,9 +78,7 @@ def send(study: Study, plan: Plan, submission: Submission, *, queued: Mapping[Ta
     try:
         with outside_of_any_job():
             check_python(submission, [stage.resources for stage in plan.stages if stage.send])
-            for stage in plan.stages:
-                if stage.send:
-                    sender.send_stage(stage)
+            sender.send_all(plan)
     except BaseException as err:
         left = sender.cancel("else " if isinstance(err, UnknownJobError) else "")
         if isinstance(err, ClusterError):
@@ -88,6 +87,13 @@ def send(study: Study, plan: Plan, submission: Submission, *, queued: Mapping[Ta
                 "for."
             ) from err
         raise
+
+
+def scripts(study: Study, plan: Plan, submission: Submission, *, queued: Mapping[Task, Job]) -> list[str]:
+    """The scripts that `send` would send; nothing is written, and jobs that have no id yet are called `JOB1`, …."""
+    shower = _Shower(study, plan, submission, queued)
+    shower.send_all(plan)
+    return shower.scripts
 
 
 class _Sender:
@@ -102,7 +108,13 @@ class _Sender:
         self.max_array_size = max_array_size()
         self.left_out = bad_nodes(study, plan.send)
 
-    def send_stage(self, stage: StagePlan) -> None:
+    def send_all(self, plan: Plan) -> None:
+        """Send all stages of a plan, in order: a job's dependencies have ids when it is sent."""
+        for stage in plan.stages:
+            if stage.send:
+                self._send_stage(stage)
+
+    def _send_stage(self, stage: StagePlan) -> None:
         """Send one stage as one array or more; together they keep to the stage's limit of tasks at once."""
         arrays = [part for array in self._group(stage) for part in self._cut(array)]
         limits = _share(stage.resources.array_parallelism, [len(array.tasks) for array in arrays])
@@ -173,23 +185,41 @@ class _Sender:
 
     def _send_array(self, stage: StagePlan, array: _Array, limit: int) -> str:
         """Send an array, or a job if it is one task; returns its id."""
-        asked = stage.resources
-        executor = make_executor(self.submission, stage.stage, asked, self.left_out)
+        executor = make_executor(self.submission, stage.stage, stage.resources, self.left_out)
         executor.update_parameters(dependency=array.dependency, array_parallelism=limit)
+        job_ids = self._submit(executor, array.tasks, stage.resources)
+        self.job_ids.update(zip(array.tasks, job_ids, strict=True))
+        array_id = job_ids[0].split("_")[0]
+        if len(job_ids) > 1:
+            self.arrays[array_id] = job_ids
+        return array_id
+
+    def _submit(self, executor: Executor, tasks: Sequence[Task], asked: Resources) -> list[str]:
+        """Let Slurm have the tasks; returns their ids."""
         limits = Limits(asked.max_attempts, asked.timeout_min, asked.signal_delay_s)
         study = str(self.submission.paths.study)
         calls = [
             SlurmCall(study, task, cpus_per_rank(asked), limits=limits, scratch=asked.scratch, gpus=asked.gpus)
-            for task in array.tasks
+            for task in tasks
         ]
         handles = executor.submit_array(calls)
-        jobs = [self.submission.new_job(task, handle) for task, handle in zip(array.tasks, handles, strict=True)]
+        jobs = [self.submission.new_job(task, handle) for task, handle in zip(tasks, handles, strict=True)]
         self.submission.add(jobs)
-        self.job_ids.update((job.task, job.job_id) for job in jobs)
-        array_id = jobs[0].job_id.split("_")[0]
-        if len(jobs) > 1:
-            self.arrays[array_id] = [job.job_id for job in jobs]
-        return array_id
+        return [job.job_id for job in jobs]
+
+
+class _Shower(_Sender):
+    """Keeps the scripts that it would send."""
+
+    def __init__(self, study: Study, plan: Plan, submission: Submission, queued: Mapping[Task, Job]) -> None:
+        super().__init__(study, plan, submission, queued)
+        self.scripts: list[str] = []
+
+    def _submit(self, executor: Executor, tasks: Sequence[Task], asked: Resources) -> list[str]:
+        """Keep the script; the ids are `JOB1`, or `JOB1_0` and so on."""
+        self.scripts.append(executor.script(len(tasks), "script"))
+        job_id = f"JOB{len(self.scripts)}"
+        return [job_id] if len(tasks) == 1 else [f"{job_id}_{number}" for number in range(len(tasks))]
 
 
 def _both(first: str, second: str | None) -> str:

@@ -24,6 +24,7 @@ class SlurmStates(JobStates):
     def __init__(self, jobs: Jobs) -> None:
         super().__init__(jobs)
         self.queue = read_queue()
+        self.record: dict[str, Queued] | None = None
         self.accounting: dict[str, Queued] | None = None
 
     def state(self, job: Job) -> tuple[str, str]:
@@ -35,6 +36,8 @@ class SlurmStates(JobStates):
         error = self.outcome(job)
         if self.queue is None and error is None:
             return "waiting", "squeue does not answer"
+        if error is None and (known := self._recorded().get(job.job_id)) and known.reason:
+            return "stopped", f"{known.reason}; sent again, it goes on"
         if error is None and listed is None:
             listed = self._accounted().get(job.job_id)
         word = listed.state if listed else "unknown"
@@ -46,14 +49,20 @@ class SlurmStates(JobStates):
         listed = (self.queue or {}).get(job.job_id)
         return listed.node if listed else ""
 
-    def _accounted(self) -> dict[str, Queued]:
-        """What the accounting says of all jobs that Slurm forgot and that have no result."""
-        if self.accounting is None:
-            self.accounting = {}
+    def _recorded(self) -> dict[str, Queued]:
+        """What is on record of jobs that have ended: the accounting's answer, or who cancelled them."""
+        if self.record is None:
+            self.record = {}
             for submission in {id(one): one for one, _ in self.jobs.values()}.values():
                 with suppress(DpdtError):
                     known = read_json(submission.paths.ended)
-                    self.accounting.update((job_id, Queued(*values)) for job_id, values in known.items())
+                    self.record.update((job_id, Queued(*values)) for job_id, values in known.items())
+        return self.record
+
+    def _accounted(self) -> dict[str, Queued]:
+        """What the accounting says of all jobs that Slurm forgot and that have no result."""
+        if self.accounting is None:
+            self.accounting = dict(self._recorded())
             gone = [(one, job) for one, job in self.jobs.values() if self._is_gone(job)]
             unknown = [job.job_id for _, job in gone if job.job_id not in self.accounting]
             found = (read_accounting(unknown) or {}) if unknown else {}
@@ -68,6 +77,6 @@ class SlurmStates(JobStates):
     def _keep(self, submission: Submission) -> None:
         """Save the accounting's answer about jobs that have ended; a user who may only read asks again next time."""
         known = {job.job_id: (self.accounting or {}).get(job.job_id) for job in submission.jobs}
-        ended = {job_id: [row.state, "", row.node] for job_id, row in known.items() if row and not row.active}
+        ended = {job_id: [row.state, row.reason, row.node] for job_id, row in known.items() if row and not row.active}
         with suppress(OSError):
             write_json(submission.paths.ended, ended)
