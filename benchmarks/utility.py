@@ -67,6 +67,7 @@ bootstrap_draws = 0
 """
 LARGE: Final = flat(PRESETS["strong"])
 ALONE: Final[dict[str, dict[str, Any]]] = {
+    "one rate": {"train.learning_rate": 2e-3, "train.full_learning_rate_at": 1},
     "ema": {"train.averaging": "ema"},
     "tail": {"train.averaging": "tail"},
     "cosine, warm-up": {"train.schedule": "cosine", "train.warm_up": 0.05},

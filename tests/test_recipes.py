@@ -291,7 +291,7 @@ def test_with_much_noise_a_training_has_a_part_of_the_learning_rate(
 def test_the_strong_preset_is_below_the_keys_of_the_study(make_study: MakeStudy) -> None:
     strong = ('folder = "out"', 'folder = "out"\npreset = "strong"')
     study = make_study(strong, ("num_epochs = 5\nexpected_batch_size = 8", "num_epochs = 5"))
-    assert study.train.sample_rate == 0.125  # docs/recipes.md
+    assert (study.train.sample_rate, study.train.full_learning_rate_at) == (0.125, 300)  # docs/recipes.md
     assert (study.train.num_epochs, study.train.learning_rate) == (5, 1e-3)  # the study's own
     assert study.shards.size == 16  # the preset says nothing of images and networks
 

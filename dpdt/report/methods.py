@@ -131,7 +131,7 @@ def _further(study: Study) -> Iterator[str]:
         yield f"Only a part of the parameters was trained ({chosen})."
     if train.head_first:
         yield f"In the first {100 * train.head_first:g}% of the steps the last layer alone was trained [kumar2022]."
-    if train.full_learning_rate_at:
+    if train.full_learning_rate_at and not train.closed_form:
         yield (
             "With DP the learning rate was multiplied with the expected batch over the noise multiplier and "
             f"{train.full_learning_rate_at:g}, where that is less than 1."

@@ -122,7 +122,6 @@ class Study(Section):
                 ("train.views", train.views, 1),
                 ("train.class_weights", train.class_weights, "none"),
                 ("train.averaging", train.averaging, "none"),
-                ("train.full_learning_rate_at", train.full_learning_rate_at, None),
                 ("train.schedule", train.schedule, "constant"),
                 ("train.warm_up", train.warm_up, 0.0),
                 ("privacy.clip_factor", self.privacy.clip_factor, "bounded"),
