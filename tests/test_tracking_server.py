@@ -21,6 +21,7 @@ import pytest
 
 from dpdt.base.files import read_json, write_json
 from dpdt.report.write import write_report
+from dpdt.runs.state import run_lock
 from dpdt.study import Cell, Study, load_study
 from dpdt.study.paths import RunPaths
 from dpdt.tracking.live import LAST_SHARE, live_sync
@@ -200,7 +201,9 @@ def test_a_training_feeds_the_server_at_its_epoch_ends_and_at_its_end(fake_runs:
         query = "tags.`dpdt.kind` = 'train'"
         return list(client.search_runs([found.experiment_id], query)) if found else []
 
-    with live_sync(study) as tell:
+    step_on(made, CELL, 1)
+    # A training holds its run's lock: without it, one that is silent for a minute, on a busy machine, counts as killed.
+    with run_lock(study.paths.run(study.run_id(CELL))), live_sync(study) as tell:
         assert tell is not None
         for steps in (10, 20):
             tell(step_on(made, CELL, steps))

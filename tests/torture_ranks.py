@@ -1,7 +1,8 @@
 """Stop and kill trainings of several processes, and look whether anything is lost: `make torture-ranks`.
 
-A parent that has torch loaded forks two to four ranks at a time, which train one run over gloo. They end as processes
-do, through the end of the interpreter. Two tortures:
+A parent that has torch loaded forks two to four ranks at a time, which train one run over gloo. A rank that is stopped
+ends as processes do, through the end of the interpreter; one that lost another ends at once, as `dpdt.jobs.slurm.call`
+has it: in a fork the libraries' own ends hang in 1 of 200. Two tortures:
 
 - `stops`: the ranks get SIGUSR2 or SIGTERM at a random moment, each up to half a second later than the one before, or
   only one of them gets it. All must end with 75 and no thread of torch.distributed left; no budget is lost. The
@@ -108,7 +109,7 @@ def rank_process(study: Study, pipe: int, *, seeded: bool, place: Place | None, 
     try:
         train(study, CELL, seeded_randomness=seeded)
     except LostProcessError:
-        return LOST
+        os._exit(LOST)
     except SystemExit:
         if threads_of_torch():
             return LINGERING
