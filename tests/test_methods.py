@@ -105,7 +105,8 @@ def test_a_recipe_of_ones_own_is_what_the_paragraph_says(fake_runs: Callable[...
 
 
 def test_a_head_in_closed_form_is_bounded_by_the_formula_of_one_mechanism(fake_runs: Callable[..., FakeRuns]) -> None:
-    more = '[train]\nparameters = "head"\noptimizer = "closed-form"\nfull_learning_rate_at = 300\n[model]\ninit_weights = "given.pt"'
+    unused = "full_learning_rate_at = 300"
+    more = f'[train]\nparameters = "head"\noptimizer = "closed-form"\n{unused}\n[model]\ninit_weights = "given.pt"'
     paper = paper_of(fake_runs(("vindr",), more=more).study, [], "")
     assert "bounded by the exact formula of one Gaussian mechanism [balle2018]" in paper.text
     assert "learning rate" not in paper.text

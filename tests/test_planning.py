@@ -79,6 +79,17 @@ def test_noise_and_signal_are_those_of_a_parameter_that_is_trained(tmp_path: Pat
         assert cell.signal == pytest.approx(1.5 / p**0.5)
         assert cell.signal_to_noise == pytest.approx(32 * 1125**0.5 / cell.noise_multiplier)
         assert outlook.cells[1].noise is None  # without DP
+        assert cell.learning_rate is None  # the noise has no part in it
+
+
+def test_a_rate_that_the_noise_decides_is_shown(tmp_path: Path) -> None:
+    """By hand: the learning rate times B / sigma / 1000, which is less than 1."""
+    keys = "[train]\nlearning_rate = 2e-3\nfull_learning_rate_at = 1000"
+    (tmp_path / "study.toml").write_text(TEXT.replace("[train]", keys))
+    noisy, plain = look_ahead(load_study(tmp_path), sizes=SIZES).cells[:2]
+    assert noisy.noise_multiplier is not None
+    assert noisy.learning_rate == pytest.approx(2e-3 * 32 / noisy.noise_multiplier / 1000)
+    assert plain.learning_rate is None
 
 
 def test_the_warning_comes_where_nothing_was_learned_and_not_where_something_was(tmp_path: Path) -> None:
@@ -203,7 +214,11 @@ def test_an_arm_is_measured_in_a_process_of_its_own(study: Study, tmp_path: Path
 
 def test_no_table_is_wider_than_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     domains = ("chestxray14", "mimic")
-    text = TEXT.replace("chexpert", "chestxray14").replace("uka", "mimic").replace("[train]", "[train]\nseeds = [0, 1]")
+    text = (
+        TEXT.replace("chexpert", "chestxray14")
+        .replace("uka", "mimic")
+        .replace("[train]", "[train]\nseeds = [0, 1]\nfull_learning_rate_at = 300")
+    )
     text = text.replace("delta = 1e-4", "delta = 1e-7")  # less than one of so many patients
     (tmp_path / "study.toml").write_text(text)
     loaded = load_study(tmp_path)
@@ -227,6 +242,7 @@ def test_no_table_is_wider_than_80_columns(tmp_path: Path, capsys: pytest.Captur
         "noise",
         "signal",
         "in all",
+        "learning rate",
     ):
         assert name in head
     assert f"{noisy.noise_multiplier:.3f}" in printed

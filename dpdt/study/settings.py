@@ -387,6 +387,17 @@ class TrainSettings(Section):
         """Expected passes over the privacy units."""
         return 1 if self.closed_form else self.num_epochs
 
+    def learning_rate_with(self, *, expected_batch_size: int, noise_multiplier: float) -> float:
+        """The learning rate of a DP training: with much noise a part of `learning_rate`, by public numbers alone.
+
+        Over one number of steps, trainings of the same batch over noise multiplier go alike (Sander et al. 2022,
+        arXiv 2210.03403). Noise moves the weights by the rate, signal by the rate times that quotient; so the best
+        rate is in proportion to it.
+        """
+        full_at = self.full_learning_rate_at
+        part = 1.0 if full_at is None else min(1.0, expected_batch_size / noise_multiplier / full_at)
+        return part * self.learning_rate
+
     def batch_of(self, units: int) -> int:
         """Units of a logical step, in expectation, where the train split has so many."""
         if self.closed_form:

@@ -317,17 +317,12 @@ def _plan(
 
 
 def _learning_rate(run: TrainingRun, schedule: _Schedule) -> float:
-    """The one asked for; with much noise a part of it, by public numbers alone.
-
-    Over one number of steps, trainings of the same batch over noise multiplier go alike (Sander et al. 2022,
-    arXiv 2210.03403). Noise moves the weights by the rate, signal by the rate times that quotient; so the best rate
-    is in proportion to it.
-    """
-    whole = run.settings.learning_rate
-    full_at, mechanism = run.study.train.full_learning_rate_at, schedule.mechanism
-    if run.cell is None or mechanism is None or full_at is None:
-        return whole
-    return whole * min(1.0, schedule.expected_batch_size / mechanism.noise_multiplier / full_at)
+    """The one asked for; with DP what its noise leaves of it."""
+    if run.cell is None or schedule.mechanism is None:
+        return run.settings.learning_rate
+    return run.study.train.learning_rate_with(
+        expected_batch_size=schedule.expected_batch_size, noise_multiplier=schedule.mechanism.noise_multiplier
+    )
 
 
 def _recipe(run: TrainingRun) -> dict[str, Any]:

@@ -136,7 +136,11 @@ def _with_signal(study: Study, cell: CellOutlook, trained: int) -> CellOutlook:
         steps=cell.steps,
     )
     noise, signal = cell.noise_multiplier * norm / batch, norm / math.sqrt(trained)
-    return replace(cell, noise=noise, signal=signal, signal_to_noise=ratio)
+    found = replace(cell, noise=noise, signal=signal, signal_to_noise=ratio)
+    if study.train.full_learning_rate_at is None or study.train.closed_form:
+        return found
+    rate = study.train.learning_rate_with(expected_batch_size=batch, noise_multiplier=cell.noise_multiplier)
+    return replace(found, learning_rate=rate)
 
 
 def _images_a_unit(study: Study, size: DomainSize, cell: Cell | None) -> float:

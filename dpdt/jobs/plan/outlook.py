@@ -42,6 +42,7 @@ class CellOutlook:
         noise: Standard deviation that a step's noise has in each parameter of the mean gradient, sigma · C / B.
         signal: The most that this gradient can be in a parameter, as a root mean square, C / sqrt(p).
         signal_to_noise: Of all steps together (`dpdt.jobs.plan.warnings.signal_to_noise`).
+        learning_rate: Where the noise decides it (`train.full_learning_rate_at`); else None.
     """
 
     name: str
@@ -57,6 +58,7 @@ class CellOutlook:
     noise: float | None = None
     signal: float | None = None
     signal_to_noise: float | None = None
+    learning_rate: float | None = None
 
 
 @dataclass(frozen=True)

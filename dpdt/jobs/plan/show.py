@@ -22,7 +22,8 @@ def show_outlook(study: Study, outlook: Outlook) -> None:
     show_table(title, names, [_row(cell) for cell in outlook.cells], skip_empty=True)
     noisy = dict.fromkeys(_noise_row(cell) for cell in outlook.cells if cell.noise is not None)  # the same of all seeds
     if noisy:
-        show_table("Noise", ("training", "epsilon", "sigma", "noise", "signal", "in all"), [*noisy])
+        columns = ("training", "epsilon", "sigma", "noise", "signal", "in all", "learning rate")
+        show_table("Noise", columns, [*noisy], skip_empty=True)
         print(
             "Noise and signal: of a step, in a trained parameter of the mean gradient; the signal is the most that "
             "can be there. In all: signal over noise of all steps, along one direction."
@@ -53,6 +54,7 @@ def _noise_row(cell: CellOutlook) -> tuple[object, ...]:
         (cell.noise, ".1e"),
         (cell.signal, ".1e"),
         (cell.signal_to_noise, ",.0f"),
+        (cell.learning_rate, ".1e"),
     )
     return (*_names(cell), *(_formatted(value, form) for value, form in numbers))
 
