@@ -2,7 +2,7 @@
 
 A parent that has torch loaded forks two to four ranks at a time, which train one run over gloo. A rank that is stopped
 ends as processes do, through the end of the interpreter; one that lost another ends at once, as `dpdt.jobs.slurm.call`
-has it: in a fork the libraries' own ends hang in 1 of 200. Two tortures:
+has it: in a fork the end of the interpreter took more than 30 s in 2 of about 600. Two tortures:
 
 - `stops`: the ranks get SIGUSR2 or SIGTERM at a random moment, each up to half a second later than the one before, or
   only one of them gets it. All must end with 75 and no thread of torch.distributed left; no budget is lost. The
