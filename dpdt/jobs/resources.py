@@ -87,6 +87,17 @@ class Resources:
     scratch: str | None
     extra: dict[str, bool | int | str]
 
+    @property
+    def kind_of_node(self) -> dict[str, str | int | None]:
+        """What decides which nodes will do, by sbatch's and srun's names with `_`; None for Slurm's own choice."""
+        return {
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "constraint": self.constraint,
+            "gpus_per_node": f"{self.gpu_type}:{self.gpus}" if self.gpus and self.gpu_type else self.gpus or None,
+        }
+
 
 def resources(study: Study) -> dict[str, Resources]:
     """Resources of every stage.

@@ -50,11 +50,7 @@ def make_executor(submission: Submission, stage: str, asked: Resources, left_out
     together = ["--kill-on-bad-exit=1"] if asked.nodes * asked.ranks > 1 else []
     parameters: dict[str, Any] = {
         "job_name": f"dpdt-{stage}",
-        "partition": asked.partition,
-        "account": asked.account,
-        "qos": asked.qos,
-        "constraint": asked.constraint,
-        "gpus_per_node": f"{asked.gpu_type}:{asked.gpus}" if asked.gpus and asked.gpu_type else asked.gpus or None,
+        **asked.kind_of_node,
         "nodes": asked.nodes,
         "cpus_per_task": cpus,
         "ntasks_per_node": asked.ranks,
