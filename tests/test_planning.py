@@ -144,6 +144,20 @@ def test_memory_and_gpus_are_those_of_the_cluster_profile(tmp_path: Path) -> Non
     assert any("measured without a GPU" in text for text in look_ahead(study, sizes=SIZES, speeds=SLOW).warnings)
 
 
+def test_what_runs_at_once_is_the_cluster_profile_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "study.toml").write_text(TEXT + '[cluster]\nprofile = "./our-site.toml"\n')
+    study = load_study(tmp_path)
+    found = []
+    for number in (1, 3):
+        (tmp_path / "our-site.toml").write_text(f"array_parallelism = {number}\n")
+        found.append(look_ahead(study, sizes=SIZES, speeds=SLOW))
+        show_outlook(study, found[-1])
+        assert f"{number} may run at once" in " ".join(capsys.readouterr().out.split())
+    # two trainings more at once: each has two checkpoints (the new one beside the old) of weights and two moments
+    more = 2 * 2 * 3 * found[0].num_parameters[""] * 4 / 1e9
+    assert (found[1].disk_gb or 0) - (found[0].disk_gb or 0) == pytest.approx(more)
+
+
 def test_a_head_s_features_are_one_pass_and_numbers_on_disk(tmp_path: Path) -> None:
     found = []
     for part in ("norms+head", "head"):

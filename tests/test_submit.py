@@ -107,7 +107,8 @@ def test_local_runs_at_most_so_many_at_once_and_divides_the_cores(
     make_fake_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
-    study = make_fake_study("[cluster]\nlocal_parallelism = 2\n", starts=2)
+    study = make_fake_study('[cluster]\nprofile = "./site.toml"\n', starts=2)
+    (study.file.parent / "site.toml").write_text("local_parallelism = 2\n")
     submit(study, cluster="local", stages=["cohort", "pretrain"])
     rows = sorted(events(study), key=lambda row: float(str(row["time"])))
     at_once = [sum(1 if row["what"] == "start" else -1 for row in rows[: n + 1]) for n in range(len(rows))]
@@ -282,9 +283,18 @@ def test_many_failures_are_one_error_and_a_line_each(capsys: pytest.CaptureFixtu
     assert lines[-1] == "failed: 2 more"
 
 
-def test_local_tasks_share_the_gpus_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_local_task_has_one_of_the_gpus_that_this_process_may_use(
+    make_fake_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a task is one process here, which uses one GPU, whatever the cluster's tasks have
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1,GPU-2")
-    assert _visible_gpus() == ["GPU-1", "GPU-2"]
+    study = make_fake_study("[cluster]\nlocal_parallelism = 2\ngpus_per_task = 2\n")
+    submit(study, cluster="local", stages=["cohort", "shards", "pretrain", "train"])
+    given = {str(row["task"]): row["env"]["CUDA_VISIBLE_DEVICES"] for row in events(study)}  # type: ignore[index]
+    trained = [gpu for task, gpu in given.items() if task.startswith("train")]
+    assert len(trained) > 1
+    assert set(trained) == {"GPU-1", "GPU-2"}
+    assert {gpu for task, gpu in given.items() if task.startswith(("cohort", "shards"))} == {""}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert _visible_gpus() == []
 

@@ -79,7 +79,7 @@ class LocalScheduler(Scheduler):
 
     def at_once(self, stage: StagePlan) -> int:
         """How many of a stage's tasks run at the same time."""
-        return min(self.study.cluster.local_parallelism, len(stage.send))
+        return min(stage.resources.local_parallelism, len(stage.send))
 
     def asked(self, stage: StagePlan) -> tuple[object, ...]:
         """The cores of this machine, shared among the tasks; no limit on anything else."""
@@ -182,7 +182,6 @@ class _LocalStage:
         num_slots = scheduler.at_once(stage)
         self.free = list(range(num_slots))
         self.num_threads = max(1, num_cores() // num_slots)
-        self.gpus_per_task = scheduler.study.cluster.gpus_per_task
 
     def run(self, title: str) -> None:
         """Run all tasks; on any interruption stop those that run before it goes on upwards."""
@@ -213,7 +212,7 @@ class _LocalStage:
             task=task,
             num_threads=self.num_threads,
             alive=str(self.submission.paths.alive),
-            cuda_devices=self._gpus(slot),
+            cuda_devices=self._gpu(slot),
         )
         executor = submitit.LocalExecutor(folder=self.submission.paths.jobs(task.name))
         executor.update_parameters(timeout_min=NO_LIMIT_MIN, stderr_to_stdout=True)
@@ -232,13 +231,10 @@ class _LocalStage:
                 left = f", {duration} left" if (duration := format_duration(found["time_left_s"])) else ""
                 yield f"{task.label}: step {found['step']} of {found['num_steps']}{left}"
 
-    def _gpus(self, slot: int) -> str:
-        """GPUs of a slot; slots share them in turn if there are fewer GPUs than slots need."""
+    def _gpu(self, slot: int) -> str:
+        """The GPU of a slot, since a task is one process here; slots share them in turn if there are fewer."""
         found = _visible_gpus() if self.stage.stage in GPU_STAGES else []
-        if not found:
-            return ""
-        count = min(max(1, self.gpus_per_task), len(found))
-        return ",".join(found[(slot * count + number) % len(found)] for number in range(count))
+        return found[slot % len(found)] if found else ""
 
     def _collect(self, advance: Advance) -> None:
         for running in [running for running in self.running if running.handle.done()]:

@@ -78,6 +78,7 @@ class Resources:
     mem_gb: float
     timeout_min: int
     array_parallelism: int
+    local_parallelism: int
     setup: tuple[str, ...]
     python: str | None
     image: str | None
@@ -152,6 +153,7 @@ def _of_stage(profile: Profile, stage: str) -> Resources:
         mem_gb=values["mem_gb"],
         timeout_min=values["timeout_min"],
         array_parallelism=values["array_parallelism"],
+        local_parallelism=values["local_parallelism"],
         setup=tuple(values["setup"]),
         python=values["python"],
         image=values["image"],

@@ -13,6 +13,7 @@ from dpdt.jobs.plan.measure import Speed, speed_key
 from dpdt.jobs.plan.outlook import CellOutlook, DomainOutlook, Outlook
 from dpdt.jobs.plan.sizes import DomainSize, domain_size
 from dpdt.jobs.plan.warnings import signal_to_noise, warnings_of
+from dpdt.jobs.resources import resources
 from dpdt.privacy.mechanism import Mechanism
 from dpdt.privacy.rounding import allowance_of
 from dpdt.privacy.sampling import num_steps_for, sample_rate_for
@@ -198,7 +199,7 @@ def _disk_gb(
         return None
     runs = [parameters[cell.initial] for cell in study.cells()]
     runs += [parameters[name] for name, start in study.starts.items() if start.public_domain]
-    at_once = sum(sorted(runs)[-study.cluster.array_parallelism :])
+    at_once = sum(sorted(runs)[-resources(study)["train"].array_parallelism :])
     numbers = sum(runs) + at_once * 2 * 3
     if study.train.parameters == "head":  # the head's weights and bias, a label each: so many features an image
         images = sum(d.size.train_images for d in domains if d.size and d.domain in study.train_domains)

@@ -77,6 +77,7 @@ def _hours(value: float | None) -> str:
 
 def _totals(study: Study, outlook: Outlook) -> list[str]:
     models = len(study.tested_models())
+    asked = resources(study)["train"]
     left = sum(not cell.done for cell in outlook.cells)
     lines = [
         f"{len(outlook.domains)} domains, {len(outlook.cells)} trainings ({left} to do), "
@@ -90,7 +91,7 @@ def _totals(study: Study, outlook: Outlook) -> list[str]:
     if outlook.disk_gb is not None:
         lines.append(f"Disk: about {outlook.disk_gb:.2f} GB below {study.folder}; {outlook.free_gb:.0f} GB are free.")
     if not outlook.speeds:
-        where = "with Slurm: srun --gpus=1 dpdt plan …" if resources(study)["train"].gpus else "it takes a minute"
+        where = "with Slurm: srun --gpus=1 dpdt plan …" if asked.gpus else "it takes a minute"
         lines.append(f"Hours and memory: unknown. `dpdt plan STUDY --measure` tries the machine it runs on ({where}).")
         return lines
     speeds = [f"{s.arm} {s.image_ms:.2f} ms an image, {s.peak_gb:.1f} GB" for s in outlook.speeds.values()]
@@ -100,7 +101,7 @@ def _totals(study: Study, outlook: Outlook) -> list[str]:
         longest = max(cell.hours or 0 for cell in outlook.cells)
         lines.append(
             f"Training: {_hours(outlook.train_hours)} {kind} in all, the longest {_hours(longest)}; "
-            f"{study.cluster.array_parallelism} may run at once."
+            f"{asked.array_parallelism} may run at once."
         )
     if outlook.evaluate_hours is not None:
         lines.append(f"Evaluation: {_hours(outlook.evaluate_hours)} hours in all.")
