@@ -50,7 +50,7 @@ def found(study: Study, *, probe: bool = False) -> dict[str, tuple[str, str]]:
 def test_a_site_that_has_all_that_is_asked_for_is_good(make_fake_study: MakeStudy, site: FakeSlurm) -> None:
     checks = found(
         make_fake_study(
-            "[cluster]\npartition='gpu'\ngpu_type='a100'\ngpus_per_task=4\ntimeout_min=60\nconstraint='ib'\n"
+            "[cluster]\npartition='low,gpu'\ngpu_type='a100'\ngpus_per_task=4\ntimeout_min=60\nconstraint='ib'\n"
         )
     )
     assert {state for state, _ in checks.values()} <= {"good", "note"}
@@ -62,6 +62,7 @@ def test_a_site_that_has_all_that_is_asked_for_is_good(make_fake_study: MakeStud
     ("settings", "text"),
     [
         ("partition = 'gpus'", r"no partition gpus. There are: gpu, low."),
+        ("partition = 'low,gpus'", r"no partition gpus. There are: gpu, low."),
         ("partition = 'gpu'\ntimeout_min = 90", "timeout_min = 90 is above the time limit"),
         ("partition = 'gpu'\ngpus_per_task = 5", "no node has gpus_per_task = 5 GPUs"),
         ("partition = 'gpu'\ngpus_per_task = 1\ngpu_type = 'h100'", "1 GPUs of gpu_type = h100"),
@@ -75,6 +76,17 @@ def test_what_no_node_has_is_named(make_fake_study: MakeStudy, site: FakeSlurm, 
     state, shown = found(make_fake_study(f"[cluster]\n{base}{settings}\n"))["partition"]
     assert state == "bad"
     assert text in shown
+
+
+def test_what_extra_asks_for_in_place_of_dpdts_own_is_sbatchs_to_judge(
+    make_fake_study: MakeStudy, site: FakeSlurm
+) -> None:
+    asked = "timeout_min = 90\nmem_gb = 5\ncpus_per_task = 8\ngpus_per_task = 5\nconstraint = 'v100'\n"
+    extra = "partition = 'gpu', time = 30, mem = false, cpus-per-task = 2, gpus-per-node = 1, constraint = 'ib|a100'"
+    state, shown = found(make_fake_study(f"[cluster]\n{asked}extra = {{ {extra} }}\n"))["partition"]
+    assert (state, shown.partition(":")[0]) == ("good", "gpu")
+    state, shown = found(make_fake_study("[cluster]\ntimeout_min = 60\nextra = { partition = 'gpus' }\n"))["partition"]
+    assert (state, shown) == ("bad", "no partition gpus. There are: gpu, low.")
 
 
 def test_slurms_own_objection_is_shown(make_fake_study: MakeStudy, site: FakeSlurm) -> None:

@@ -76,14 +76,16 @@ def _partitions(asked: dict[str, Resources]) -> Iterator[Check]:
     rows = [line.split("|") for line in answer.splitlines() if line.count("|") == 8]
     names = {row[0] for row in rows}
     default = next((row[0] for row in rows if row[8].endswith("*")), None)
-    for partition in sorted({one.partition or "" for one in asked.values()}):
-        name = partition or default
-        if name not in names:
-            what = f"no partition {partition}" if partition else "no default partition; name one"
+    named = {stage: str(one.extra.get("partition", one.partition) or "") for stage, one in asked.items()}
+    for partition in sorted(set(named.values())):
+        name = partition or default or ""
+        several = name.split(",")  # Slurm takes the first of them that is free
+        if missing := [one for one in several if one not in names]:
+            what = f"no partition {', '.join(missing)}" if partition else "no default partition; name one"
             yield Check("partition", "bad", f"{what}. There are: {', '.join(sorted(names))}.")
             continue
-        mine = [row for row in rows if row[0] == name]
-        stages = {stage: one for stage, one in asked.items() if (one.partition or "") == partition}
+        mine = [row for row in rows if row[0] in several]
+        stages = {stage: one for stage, one in asked.items() if named[stage] == partition}
         problems = [text for stage, one in stages.items() for text in _too_much(stage, one, mine)]
         shown = f"{name}: {', '.join(f'{r[6]} nodes of {r[3]} CPUs, {r[4]} MB, {r[5]}, limit {r[2]}' for r in mine)}"
         if any(row[1] != "up" for row in mine):
@@ -92,18 +94,18 @@ def _partitions(asked: dict[str, Resources]) -> Iterator[Check]:
 
 
 def _too_much(stage: str, one: Resources, rows: list[list[str]]) -> Iterator[str]:
-    """What a stage asks for but no node of the partition has."""
-    limits = [_minutes(row[2]) for row in rows]
-    if all(limit is not None and limit < one.timeout_min for limit in limits):
+    """What a stage asks for but no node of the partition has; what `extra` asks for in its place sbatch judges."""
+    limits, others = [_minutes(row[2]) for row in rows], {name.replace("_", "-") for name in one.extra}
+    if "time" not in others and all(limit is not None and limit < one.timeout_min for limit in limits):
         yield f"{stage}: timeout_min = {one.timeout_min} is above the time limit"
-    if all(_leading_number(row[3]) < one.cpus for row in rows):
+    if "cpus-per-task" not in others and all(_leading_number(row[3]) < one.cpus for row in rows):
         yield f"{stage}: no node has cpus_per_task = {one.cpus} CPUs"
-    if all(_leading_number(row[4]) < one.mem_gb * 1024 for row in rows):
+    if "mem" not in others and all(_leading_number(row[4]) < one.mem_gb * 1024 for row in rows):
         yield f"{stage}: no node has mem_gb = {one.mem_gb:g}"
-    if one.gpus and all(_gpus(row[5], one.gpu_type) < one.gpus for row in rows):
+    if one.gpus and "gpus-per-node" not in others and all(_gpus(row[5], one.gpu_type) < one.gpus for row in rows):
         kind = f" of gpu_type = {one.gpu_type}" if one.gpu_type else ""
         yield f"{stage}: no node has gpus_per_task = {one.gpus} GPUs{kind}"
-    if one.constraint and re.fullmatch(r"[\w.-]+", one.constraint):
+    if one.constraint and "constraint" not in others and re.fullmatch(r"[\w.-]+", one.constraint):
         features = sorted({feature for row in rows for feature in row[7].split(",")})
         if one.constraint not in features:
             yield f"{stage}: no node has the feature {one.constraint!r}; there are: {', '.join(features)}"
