@@ -16,8 +16,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt CMakeLists.txt .ci/packages.s
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c "import sys; assert sys.version_info >= (3, 11), 'dpdt needs Python 3.11 or newer; set PYTHON=python3.11'"
 	@echo "Installing dpdt and its pinned dependencies into $(VENV) (one to three minutes)"
-	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt scikit-build-core pybind11 cmake ninja torch 2> $(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
-	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[dev]" 2>> $(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
+	@$(BIN)/pip install --disable-pip-version-check -c constraints.txt scikit-build-core pybind11 cmake ninja torch > $(VENV)/pip.log 2>&1 || { tail -n 30 $(VENV)/pip.log; exit 1; }
+	@$(BIN)/pip install --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[dev]" >> $(VENV)/pip.log 2>&1 || { tail -n 30 $(VENV)/pip.log; exit 1; }
 	@touch $@
 
 demo: install

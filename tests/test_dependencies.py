@@ -3,10 +3,12 @@
 import ast
 import sys
 import tomllib
-from importlib.metadata import packages_distributions
+from importlib.metadata import distributions, packages_distributions
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import dpdt
@@ -40,3 +42,19 @@ def declared() -> set[str]:
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
     assert imported() | LOADED_BY_OTHERS == declared()
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.11.2", "3.12.3", "3.13.5"])
+def test_what_is_pinned_can_be_installed_with_the_pythons_of_debian_and_ubuntu(python: str) -> None:
+    # The oldest that pyproject.toml admits, and those of Debian 12, Ubuntu 24.04 and Debian 13 (packages.debian.org,
+    # packages.ubuntu.com). A library that needs 3.11.5 ended `make install` on Debian 12.
+    pins = [line for line in (PACKAGE.parent / "constraints.txt").read_text().splitlines() if "==" in line]
+    pinned = {canonicalize_name(pin.partition("==")[0]) for pin in pins}
+    known = [each for each in distributions() if canonicalize_name(each.name) in pinned]
+    assert len(known) > 100
+    too_new = {
+        each.name: needs
+        for each in known
+        if python not in SpecifierSet(needs := each.metadata["Requires-Python"] or "")
+    }
+    assert not too_new
