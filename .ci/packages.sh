@@ -42,5 +42,6 @@ if command -v apt-get >/dev/null && { [ -z "$as_root" ] || sudo -n true 2>/dev/n
 else
     echo "Missing:$missing" >&2
     echo "Install them as root, for example: sudo apt-get install$missing" >&2
+    echo "On another Linux they have other names. Without root: dpdt's container image, docs/containers.md" >&2
     exit 1
 fi
