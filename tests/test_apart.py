@@ -7,6 +7,7 @@ import re
 import sqlite3
 import stat
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -581,7 +582,7 @@ def test_mlflow_has_each_model_once_with_its_numbers_at_all_hospitals(tmp_path: 
         result = CliRunner().invoke(app, together)
         assert result.exit_code == 0, result.output
     assert f"{len(sent['north']['models'])} models, experiment together" in result.output
-    with sqlite3.connect(store) as database:
+    with closing(sqlite3.connect(store)) as database:
         names = dict(database.execute("SELECT value, run_uuid FROM tags WHERE key = 'dpdt.run_id'").fetchall())
         values = "SELECT run_uuid, key, value FROM metrics"
         logged = {(run, key): value for run, key, value in database.execute(values).fetchall()}

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -154,10 +155,9 @@ def test_auc_equals_scikit_learn_on_the_predictions(finished: Path) -> None:
 
 @pytest.mark.slow
 def test_mlflow_has_one_run_a_training_and_nobody_s_patient_id(finished: Path) -> None:
-    with sqlite3.connect(finished / "mlflow.db") as database:
+    with closing(sqlite3.connect(finished / "mlflow.db")) as database:
         names = [name for (name,) in database.execute("select name from runs")]
         dump = "\n".join(database.iterdump())
-    database.close()
     study = load_study(finished / "study.toml")
     assert len([name for name in names if "chexpert ·" in name]) == 2
     assert len([name for name in names if "vindr ·" in name]) == 2

@@ -333,6 +333,8 @@ def said(command: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -
         main(arguments)
     printed = capsys.readouterr().err.replace(str(folder), "HERE").replace(str(PROFILES), "PROFILES")
     printed = re.sub(r"(seed\d+)-[0-9a-f]{8}", r"\1-HASH", printed)  # changes with every new setting
+    unmarked = "'utf-16' codec can't decode bytes in position 0-1: Stream does not"  # from Python 3.13 on
+    printed = printed.replace(unmarked, "UTF-16 stream does not")
     for name, section in (("train", TrainSettings), ("the study", Study)):
         keys = ", ".join(key for key in section.model_fields if key != "file")
         printed = printed.replace(f"Valid keys: {keys}.", f"Valid keys: (those of {name}).")
