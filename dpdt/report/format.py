@@ -13,6 +13,7 @@ __all__ = [
     "estimate",
     "interval_text",
     "latex",
+    "listed",
     "p_text",
     "percent",
     "plain",
@@ -141,6 +142,15 @@ def p_text(p: float) -> str:
     if p > 0.99:
         return ">.99"
     return f"{p:.2f}"[1:] if p >= 0.1 else f"{p:.3f}"[1:]
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words in a sentence.
+
+    >>> listed(["a", "b", "c"]), listed(["a"]), listed([])
+    ('a, b and c', 'a', '')
+    """
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def thousands(text: str) -> str:

@@ -8,7 +8,7 @@ domain, `estimate` one number of it; `groups` says who is in which part; `common
 from dpdt.evaluation.metrics.bootstrap import extreme_interval, patient_draws, percentile_interval
 from dpdt.evaluation.metrics.calibration import Recalibration, recalibration
 from dpdt.evaluation.metrics.common import common_labels, joined_labels, labels_of, labels_of_averages, macro_aucs
-from dpdt.evaluation.metrics.delong import auc_covariance, auc_influence
+from dpdt.evaluation.metrics.delong import auc_covariance, auc_influence, standard_error
 from dpdt.evaluation.metrics.estimate import count_patients, few_reason, undefined_reason, youden_threshold
 from dpdt.evaluation.metrics.fairness import SMALL_GROUP
 from dpdt.evaluation.metrics.groups import Groups, own_groups, papers_groups
@@ -80,6 +80,7 @@ __all__ = [
     "percentile_interval",
     "permutation_test",
     "recalibration",
+    "standard_error",
     "tost",
     "undefined_reason",
     "youden_threshold",

@@ -20,7 +20,7 @@ from dpdt.bundle.manifest import check_site, recorded_input
 from dpdt.bundle.model import weights_sha256
 from dpdt.errors import StudyError
 from dpdt.evaluation.evaluate import evaluation_done, study_groups
-from dpdt.evaluation.metrics import ALL, AVERAGE, FEWEST_PATIENTS, Groups, auc_influence
+from dpdt.evaluation.metrics import ALL, AVERAGE, FEWEST_PATIENTS, Groups, auc_influence, standard_error
 from dpdt.evaluation.predict import wide
 from dpdt.report.apart.file import FORMAT, NOISY_FORMAT, OWN_LIST, unreadable
 from dpdt.report.apart.noisy import noisy_parts, record_export
@@ -222,8 +222,7 @@ def _standard_error(part: pd.DataFrame, labels: list[str], unit: str) -> float:
         influences.append(
             auc_influence(target[known], part[f"score_{label}"].to_numpy()[known], units[known], count)[1]
         )
-    mean = np.mean(influences, axis=0)
-    return float(np.sqrt(count / (count - 1) * (mean**2).sum())) if count > 1 else math.nan
+    return standard_error(np.mean(influences, axis=0))
 
 
 def _bins(frame: pd.DataFrame, label: str, shown: Mapping[str, set[str]], minimum: int) -> list[dict[str, Any]]:
