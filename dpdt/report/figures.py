@@ -38,8 +38,11 @@ MOST_ROWS: Final = 12  # of a heat map with a number in each cell; more rows are
 
 
 def auc_scale(auc: pd.DataFrame) -> tuple[float, float]:
-    """The colour scale that all heat maps share: from 0.5 (chance), or lower if a model is worse, to 1."""
-    lowest = auc.loc[auc["subgroup"] == ALL, "auc"].min() if len(auc) else math.nan
+    """The colour scale that all heat maps share: from 0.5 (chance), or lower if a model is worse, to 1.
+
+    It is that of all patients: small subgroups would stretch it.
+    """
+    lowest = auc.loc[auc["subgroup"] == ALL, "auc"].min()
     return (0.5 if math.isnan(lowest) else min(0.5, math.floor(lowest * 20) / 20), 1.0)
 
 
