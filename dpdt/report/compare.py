@@ -210,7 +210,7 @@ def _tested(labels: Sequence[_Compared], study: Study) -> dict[str, Any]:
         "standard_error": error,
         "p": normal_p(first - second, error),
         "test": "" if few else "DeLong",
-        "p_equivalence": tost(first - second, error, margin=study.evaluate.equivalence_margin).p,
+        "p_equivalence": tost(first - second, error, margin=study.evaluate.equivalence_margin),
         "reason": few or certain,
     }
 
