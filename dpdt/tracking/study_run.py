@@ -81,12 +81,7 @@ def send_parent(
 
 def share_run_list(client: "MlflowClient", experiment: str) -> None:
     """Keep the shared view RUN_LIST with the experiment."""
-    view = {
-        "selectedColumns": [*COLUMNS],
-        "columnWidths": COLUMNS,
-        "orderByKey": next(iter(COLUMNS)),
-        "orderByAsc": True,
-    }
+    view = {"selectedColumns": COLUMNS, "orderByKey": COLUMNS[0], "orderByAsc": True}
     client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{RUN_LIST}", json.dumps(view))
 
 
