@@ -59,9 +59,8 @@ def _panels(
     looks = arm_looks(list(names))
     columns = min(2, len(labels))
     rows = math.ceil(len(labels) / columns)
-    share = table != "histogram" and {"sharex": True, "sharey": True}
-    with sheet(COLUMN, PANEL * rows + 0.4, (rows, columns), **(share or {})) as (figure, every):
-        every = np.atleast_1d(every)
+    shared = table != "histogram"
+    with sheet(COLUMN, PANEL * rows + 0.4, (rows, columns), sharex=shared, sharey=shared) as (figure, every):
         for axes, label in zip(every, labels, strict=False):
             for one in (one for one in here if one.label == label):
                 look = {"color": looks[one.target_epsilon]["color"], "label": names[one.target_epsilon]}

@@ -105,16 +105,15 @@ def export_results(
 
 def _exact_parts(study: Study, runs: Sequence[Run], rename: Mapping[str, str], minimum: int) -> dict[str, Any]:
     """AUCs, bins and pairs without noise, small cells left out."""
-    numbers = {run.run_id: number for number, run in enumerate(runs)}
     table, labels = auc_by_run(study), study.study.labels
     rows: list[dict[str, Any]] = []
     bins: list[dict[str, Any]] = []
     known: dict[tuple[str, str, bytes], set[str]] = {}
-    for run in runs:
+    for number, run in enumerate(runs):
         for domain in study.test_domains:
             frame = wide(pd.read_parquet(run.paths.predictions(domain)))
             own = table[(table["run_id"] == run.run_id) & (table["test_domain"] == domain)]
-            head = {"model": numbers[run.run_id], "test_domain": rename.get(domain, domain)}
+            head = {"model": number, "test_domain": rename.get(domain, domain)}
             groups = study_groups(study, domain, frame)
             shown = {}
             for label in labels:
@@ -124,7 +123,7 @@ def _exact_parts(study: Study, runs: Sequence[Run], rename: Mapping[str, str], m
                 shown[label] = known[domain, label, images]
             rows += [{**head, **row} for row in _auc_rows(frame, own, groups, shown, study.evaluate.bootstrap_unit)]
             bins += [{**head, "label": label, **one} for label in labels for one in _bins(frame, label, shown, minimum)]
-    pairs = _pairs(study, {Cell(*run.cell[:3]): numbers[run.run_id] for run in runs}, rows, rename)
+    pairs = _pairs(study, {Cell(*run.cell[:3]): number for number, run in enumerate(runs)}, rows, rename)
     record_export(study, mu=None, delta=None)
     return {"auc": rows, "bins": bins, "pairs": pairs}
 
