@@ -68,27 +68,32 @@ class Draws:
             names = (table[name].tolist() for name in ("test_domain", "label", "subgroup", "metric"))
             for *rest, draws in zip(*names, table["draws"].tolist(), strict=True):
                 key = DrawKey(cell.target_epsilon, cell.domain, *rest)
-                count, total = sums.get(key, (0, 0.0))
-                sums[key] = (count + 1, total + draws.astype(np.float64))
-        return cls({key: total / count for key, (count, total) in sums.items()}, study.evaluate.confidence)
+                count, total = sums.get(key, (0, np.zeros(len(draws))))
+                same = len(draws) == len(total)  # not where one seed was evaluated with another number of draws
+                sums[key] = (count + 1, total + draws.astype(np.float64) if same else np.empty(0))
+        means = {key: total / count for key, (count, total) in sums.items() if len(total)}
+        return cls(means, study.evaluate.confidence)
 
     def __bool__(self) -> bool:
         """Whether there are any: a published table has none."""
         return bool(self._found)
 
     def mean(self, keys: Keys, *, minus: Keys = ()) -> Interval:
-        """Interval of the mean over `keys`, less the mean over `minus`; none if there is no key or one has no draws."""
-        values, less = self._mean(keys), self._mean(minus) if minus else 0.0
-        return UNKNOWN if values is None or less is None else self._interval(values - less)
+        """Interval of the mean over `keys`, less the mean over `minus`; none where `_means` has none."""
+        found = self._means(keys, minus) if minus else self._means(keys)
+        if found is None:
+            return UNKNOWN
+        return self._interval(found[0] - found[1] if minus else found[0])
 
     def share(self, part: Keys, *, start: Keys, whole: Keys) -> tuple[Interval, Interval]:
         """Interval of (part - start) / (whole - start), each the mean over its keys, and that of the denominator.
 
         The first is unknown where the second holds 0: a quotient by what may be nothing has no bounds.
         """
-        kept, base, most = (self._mean(keys) for keys in (part, start, whole))
-        if kept is None or base is None or most is None:
+        found = self._means(part, start, whole)
+        if found is None:
             return UNKNOWN, UNKNOWN
+        kept, base, most = found
         denominator = self._interval(most - base)
         if not denominator.excludes_0:
             return UNKNOWN, denominator
@@ -98,13 +103,21 @@ class Draws:
     def _interval(self, values: Floats) -> Interval:
         return Interval(*percentile_interval(values, self.confidence)[:2])
 
-    def _mean(self, keys: Keys) -> Floats | None:
-        own = [key._replace(train_domain=BEFORE) if is_before(key.target_epsilon) else key for key in keys]
-        found = [self._found[key] for key in own if key in self._found]
-        if not keys or len(found) < len(keys):
+    def _means(self, *parts: Keys) -> list[Floats] | None:
+        """Mean of each part; None where a part is empty, a key has no draws, or one has another number of them.
+
+        Their number differs between models that were evaluated before and after a change of `bootstrap_draws`.
+        """
+        own = [
+            [key._replace(train_domain=BEFORE) if is_before(key.target_epsilon) else key for key in keys]
+            for keys in parts
+        ]
+        if not all(own) or any(key not in self._found for keys in own for key in keys):
             return None
-        mean: Floats = np.mean(found, axis=0)
-        return mean
+        found = [[self._found[key] for key in keys] for keys in own]
+        if len({len(draws) for of_part in found for draws in of_part}) > 1:
+            return None
+        return [np.mean(of_part, axis=0) for of_part in found]
 
 
 NO_DRAWS: Final = Draws({}, 0.95)
