@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pandas as pd
 
+from dpdt.report.format import level
 from dpdt.study import is_before
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Drawing:
 
     def with_level(self, confidence: float) -> "Drawing":
         """The same with a caption that says which intervals it has."""
-        return replace(self, caption=self.caption.replace("intervals", f"{confidence:.0%} intervals"))
+        return replace(self, caption=self.caption.replace("intervals", f"{level(confidence)} intervals"))
 
 
 @contextmanager

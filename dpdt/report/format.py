@@ -13,6 +13,7 @@ __all__ = [
     "estimate",
     "interval_text",
     "latex",
+    "level",
     "listed",
     "p_text",
     "percent",
@@ -82,6 +83,15 @@ def percent(share: float) -> str:
     ('44 %', '−7 %', '0 %')
     """
     return f"{plain(100 * share, 0)} %"
+
+
+def level(confidence: float) -> str:
+    """The level of an interval, with all of its digits.
+
+    >>> level(0.95), level(0.57), level(0.999)
+    ('95%', '57%', '99.9%')
+    """
+    return f"{100 * confidence:.10g}%"
 
 
 def decimals(interval: Interval, *, drawn: bool = True) -> int:

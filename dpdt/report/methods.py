@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
-from dpdt.report.format import listed
+from dpdt.report.format import level, listed
 from dpdt.report.names import domain_name, label_name, network_name
 from dpdt.report.provenance import nameless
 from dpdt.runs.read import Run, is_synthetic
@@ -91,7 +91,7 @@ def facts(study: Study, runs: Sequence[Run], people: str) -> dict[str, str]:
         "deltas": listed([f"{delta:.2g}" for delta in deltas]) or "not known yet",
         "accountant": accountant,
         "account_key": account_key,
-        "confidence": f"{evaluate.confidence:.0%}",
+        "confidence": level(evaluate.confidence),
         "draws": f"{evaluate.bootstrap_draws:,}",
         "resampled": f"{evaluate.bootstrap_unit}s",
         "margin": f"{evaluate.equivalence_margin:g}",

@@ -18,7 +18,7 @@ from dpdt.report.answer import answer
 from dpdt.report.canvas import DARK, Drawing, inline
 from dpdt.report.differences import differences
 from dpdt.report.draw import draw, draw_differences, draw_story, heat_map_name
-from dpdt.report.format import Table, decimals, estimate, plain, signed
+from dpdt.report.format import Table, decimals, estimate, level, plain, signed
 from dpdt.report.gain import Gain, gain_table, gains, worse_than_before
 from dpdt.report.grid import Grid
 from dpdt.report.intervals import NO_DRAWS, Draws, Interval
@@ -175,7 +175,7 @@ def render(
         seeds=len(study.train.seeds),
         draws=study.evaluate.bootstrap_draws,
         bootstrap_unit=study.evaluate.bootstrap_unit,
-        confidence=f"{study.evaluate.confidence:.0%}",
+        confidence=level(study.evaluate.confidence),
         minimum=study.evaluate.min_subgroup_size,
         margin=f"{margin:g}",
         verdicts=sections.verdicts(contents.comparisons, grid, margin),
