@@ -249,3 +249,29 @@ def test_the_command_takes_a_study_or_a_table_but_not_both(table: Path, tmp_path
     wrong = dpdt()
     assert wrong.returncode == 2
     assert "either STUDY or --from-csv FILE" in wrong.stderr
+
+
+def auc_rows(*epsilons: object) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "target_epsilon": epsilons,
+            "label": "average",
+            "subgroup": "all",
+            "train_domain": "a",
+            "test_domain": "a",
+            "auc": 0.7,
+        }
+    )
+
+
+def test_a_number_with_an_exponent_is_no_band() -> None:
+    """Python writes 0.00001 as 1e-05, which is not a band from 1e to 5."""
+    grid = read_auc_table(auc_rows(0.00001, math.inf), "small.csv")[1]
+    assert grid.epsilons == (math.inf, 0.00001)
+    assert "–" not in grid.name(0.00001)
+    assert read_auc_table(auc_rows("2-3.5", "inf"), "band.csv")[1].name(3.5) == "ε 2–3.5"
+
+
+def test_a_negative_epsilon_is_refused() -> None:
+    with pytest.raises(StudyError, match=r"minus\.csv: epsilon: expected a number from 0, a band or inf, got '-1'"):
+        read_auc_table(auc_rows("-1", "inf"), "minus.csv")

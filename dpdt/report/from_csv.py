@@ -165,7 +165,7 @@ def read_auc_table(frame: pd.DataFrame, name: str, *, typed: bool = True) -> tup
         row = table[twice].iloc[0]
         raise StudyError(f"--from-csv {name}: the cell {', '.join(str(row[c]) for c in CELL)} is there twice.")
     names = {
-        number: f"ε {text.replace('-', '–')}" if "-" in text else arm_name(number)
+        number: f"ε {text.replace('-', '–')}" if _is_band(text) else arm_name(number)
         for number, text in dict(zip(epsilon, band, strict=True)).items()
     }
     grid = Grid(
@@ -222,13 +222,23 @@ def _check_cells(frame: pd.DataFrame, name: str, arm: str, *, typed: bool) -> No
             raise StudyError(f"--from-csv {name}: label: {label!r} is nearly {meant[0]!r}. Correct it, or rename it.")
 
 
-def _upper_end(text: str, name: str) -> float:
-    """Epsilon, or the upper end of a band such as 2-3.5."""
+def _is_band(text: str) -> bool:
+    """Whether it is a band such as 2-3.5, and no number: neither 1e-05 nor -1."""
     try:
-        value = float(text.rsplit("-", 1)[-1])
+        float(text)
+    except ValueError:
+        return "-" in text
+    return False
+
+
+def _upper_end(text: str, name: str) -> float:
+    """Epsilon, or the upper end of a band."""
+    band = _is_band(text)
+    try:
+        value = float(text.rsplit("-", 1)[-1] if band else text)
     except ValueError as err:
         raise StudyError(f"--from-csv {name}: epsilon: expected a number, a band or inf, got {text!r}.") from err
-    if math.isnan(value) or value < 0 or (value == 0 and "-" in text):
+    if math.isnan(value) or value < 0 or (value == 0 and band):
         raise StudyError(f"--from-csv {name}: epsilon: expected a number from 0, a band or inf, got {text!r}.")
     return value
 
