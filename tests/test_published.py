@@ -275,3 +275,21 @@ def test_a_number_with_an_exponent_is_no_band() -> None:
 def test_a_negative_epsilon_is_refused() -> None:
     with pytest.raises(StudyError, match=r"minus\.csv: epsilon: expected a number from 0, a band or inf, got '-1'"):
         read_auc_table(auc_rows("-1", "inf"), "minus.csv")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("a,any,female,10\n", "no row of positive_label any, subgroup all for a"),
+        ("a,healthy,all,5\n", "no row of positive_label any, subgroup all for any test domain"),
+        ("a,any,all,many\n", "expected images from 0, got many for a, all"),
+        ("a,any,all,10\na,any,male,-1\n", "expected images from 0, got -1 for a, male"),
+    ],
+)
+def test_sizes_that_cannot_be_drawn_are_a_clear_error(rows: str, message: str, tmp_path: Path) -> None:
+    """A group is drawn as a part of all patients' images, so that these must be there, and be numbers."""
+    table, sizes = tmp_path / "auc.csv", tmp_path / "sizes.csv"
+    auc_rows(1.0, math.inf).to_csv(table, index=False)
+    sizes.write_text(f"test_domain,positive_label,subgroup,images\n{rows}")
+    with pytest.raises(StudyError, match=f"--from-csv: test images: {message}"):
+        write_published([table, sizes], tmp_path / "out")

@@ -53,7 +53,7 @@ def write_published(files: Sequence[Path], folder: Path) -> Path:
     auc, grid = read_auc_table(frame, str(file))
     more = {}
     if sized is not None:
-        more["subgroup_sizes"] = figures.sizes_figure(sized[sized["positive_label"] == "any"])
+        more["subgroup_sizes"] = figures.sizes_figure(_checked_sizes(sized))
     if spent is not None:
         more["auc_over_spent_epsilon"] = figures.spent_figure(_checked_spent(spent))
     return write_auc_report(auc, grid, folder, name=f"Published AUCs: {file.name}", source=Source(file.name), more=more)
@@ -99,6 +99,26 @@ def _of_kind(read: Mapping[Path, pd.DataFrame], columns: Sequence[str], what: st
     if len(found) > 1:
         raise StudyError(f"--from-csv: expected at most one table of {what}, got {len(found)}.")
     return found[0] if found else None
+
+
+def _checked_sizes(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of images with any label: counts, and of all patients too in each test domain."""
+    table = frame[frame["positive_label"] == "any"]
+    table = table.assign(images=pd.to_numeric(table["images"], errors="coerce"))
+    bad = table["images"].isna() | (table["images"] < 0)
+    if bad.any():
+        row = frame.loc[bad.index[bad][0]]
+        raise StudyError(
+            f"--from-csv: test images: expected images from 0, got {row['images']} for {row['test_domain']}, "
+            f"{row['subgroup']}."
+        )
+    without = set(table["test_domain"]) - set(table.loc[table["subgroup"] == ALL, "test_domain"])
+    if without or table.empty:
+        raise StudyError(
+            f"--from-csv: test images: no row of positive_label any, subgroup {ALL} for "
+            f"{', '.join(sorted(map(str, without))) or 'any test domain'}. Groups are shown as parts of it: add it."
+        )
+    return table
 
 
 def _checked_spent(frame: pd.DataFrame) -> pd.DataFrame:
