@@ -603,6 +603,7 @@ def test_an_unknown_kind_of_store_is_an_error(runs: Make) -> None:
 def test_errors_keep_passwords_to_themselves() -> None:
     uri = "postgresql://me:pass@db.example/mlflow"
     assert public_name(uri) == "postgresql://db.example/mlflow"
+    assert public_name("http://me:pass@[::1]:5000/x") == "http://[::1]:5000/x"  # RFC 3986, 3.2.2: IPv6 in brackets
     with pytest.raises(TrackingError, match=r"db\.example") as caught, explained(uri):
         raise OSError(f"cannot connect to {uri}\nand a long explanation")
     assert "pass@" not in str(caught.value)
