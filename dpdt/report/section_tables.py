@@ -86,16 +86,13 @@ def verdicts(comparisons: pd.DataFrame, grid: Grid, margin: float) -> list[str]:
         equivalent = int((rows["p_equivalence_holm"] < ALPHA).sum())
         worse = int(((rows["p_holm"] < ALPHA) & (rows["difference"] < 0)).sum())
         better = int(((rows["p_holm"] < ALPHA) & (rows["difference"] > 0)).sum())
+        other = "before all trainings" if is_before(against) else "without DP"
         found.append(
             f"{grid.name(epsilon)}: of {len(rows)} pairs of a model and a test domain, {equivalent} are shown to be "
-            f"within ±{margin:g} macro AUC of the model {_other(against)}, {worse} are worse and {better} better "
+            f"within ±{margin:g} macro AUC of the model {other}, {worse} are worse and {better} better "
             "(P < .05)."
         )
     return found
-
-
-def _other(against: float) -> str:
-    return "before all trainings" if is_before(against) else "without DP"
 
 
 def comparison_table(comparisons: pd.DataFrame, grid: Grid) -> Table:
