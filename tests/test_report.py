@@ -21,7 +21,7 @@ from dpdt.report.answer import answer
 from dpdt.report.cards import data_sheets
 from dpdt.report.grid import Grid
 from dpdt.report.intervals import DrawKey, Draws
-from dpdt.report.write import auc_matrix, auc_table, write_report
+from dpdt.report.write import auc_table, write_report
 from dpdt.runs.read import model_runs
 from dpdt.study import Cell, Study
 from tests.fake_runs import FakeRuns
@@ -42,6 +42,11 @@ def quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     if "real_figures" not in request.fixturenames:
         for name in ("page.draw", "page.draw_differences", "page.draw_story", "write.draw_study"):
             monkeypatch.setattr(f"dpdt.report.{name}", lambda *_: {})
+
+
+def auc_matrix(study: Study, target_epsilon: float) -> pd.DataFrame:
+    auc = tables.mean_over_seeds(study, tables.auc_by_run(study))
+    return tables.macro_matrix(Grid.of(study), auc, target_epsilon)
 
 
 def page_text(study: Study) -> str:

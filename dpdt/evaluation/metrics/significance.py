@@ -71,7 +71,6 @@ def permutation_test(
     *,
     units: NDArray[Any] | None = None,
     permutations: int = 2000,
-    seed: int = 0,
 ) -> float:
     """Two-sided P value that two models' AUCs are equal: the models' scores are swapped unit by unit.
 
@@ -84,7 +83,6 @@ def permutation_test(
         second: Scores of the other, (n,).
         units: Unit of each image, swapped as a whole, (n,); default: every image is one.
         permutations: How many random swaps; all possible ones are taken if there are no more.
-        seed: Of the random swaps.
 
     Returns:
         The share of swaps (the data's own included) with a difference at least as large; NaN if it is undefined.
@@ -100,7 +98,7 @@ def permutation_test(
     unit = np.arange(len(target)) if units is None else np.unique(units, return_inverse=True)[1]
     number = int(unit.max()) + 1
     everything = number <= 30 and 2**number <= permutations
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     total = 2**number if everything else permutations
     as_large, observed = 0, abs(_auc_differences(is_positive, ranks, np.zeros((1, len(unit)), dtype=bool))[0])
     for begin in range(0, total, SWAPS_AT_ONCE):
