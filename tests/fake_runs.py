@@ -103,7 +103,9 @@ class FakeRuns:
         write_json(paths.privacy, statement)
         return paths
 
-    def evaluate(self, cell: Cell, *, change: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame) -> RunPaths:
+    def evaluate(
+        self, cell: Cell, *, change: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame, draws: int = 20
+    ) -> RunPaths:
         """What an evaluation writes: `change` may alter each test domain's images first."""
         paths = self.study.paths.run(self.study.run_id(cell))
         labels = self.study.study.labels
@@ -111,7 +113,7 @@ class FakeRuns:
         measured = []
         for domain in self.study.test_domains:
             frame = change(images_of(domain, signal=signal(cell, domain), labels=labels))
-            weights = patient_draws(frame["patient_key"].to_numpy(), draws=20, seed=0, domain=domain)
+            weights = patient_draws(frame["patient_key"].to_numpy(), draws=draws, seed=0, domain=domain)
             settings = {"test_domain": domain, "thresholds": thresholds, "minimum": 10, "confidence": 0.95}
             measured.append(measure_domain(frame, weights=weights, **settings))
             make_folder(paths.predictions(domain).parent)

@@ -17,7 +17,7 @@ from matplotlib.transforms import Bbox
 
 from dpdt.base.vocabulary import LABELS, SUBGROUPS
 from dpdt.report import curve_figures, figures, flow_figures
-from dpdt.report.canvas import exported, sheet
+from dpdt.report.canvas import Drawing, exported, sheet
 from dpdt.report.curves import Curves, measured
 from dpdt.report.names import label_name
 
@@ -200,3 +200,9 @@ def test_a_pdf_has_the_letters_of_all_its_words_in_a_font_that_is_small() -> Non
             found |= {chr(int(code, 16)) for code in re.findall(rb"[0-9a-f]{4}", letters)}
     assert set(words) <= found
     assert len(made) < 12_000  # 14,500 with the font's rules of layout
+
+
+def test_a_caption_has_all_digits_of_the_level() -> None:
+    """99.9 % is not 100 %, nor 97.5 % 98 %: `evaluate.confidence` may be any number between 0 and 1."""
+    for confidence, words in ((0.95, "95% intervals"), (0.975, "97.5% intervals"), (0.999, "99.9% intervals")):
+        assert words in Drawing({}, caption="Bars are intervals.").with_level(confidence).caption

@@ -118,6 +118,29 @@ def test_a_group_that_cannot_be_is_one_clear_line(text: str, message: str, tmp_p
         study(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    "cells",
+    [
+        pd.Series(["icu", None, "b"]),
+        pd.Series(["icu", None, "b"], dtype=object),
+        pd.Series(["icu", pd.NA, "b"], dtype="string"),
+        pd.Series(["icu", None, "b"], dtype="category"),
+    ],
+)
+def test_a_missing_cell_is_in_no_part(cells: pd.Series) -> None:
+    """A null of Parquet is no word, as a blank cell is none."""
+    found = own_groups({"ward": GroupSettings(column="ward")}, pd.DataFrame({"ward": cells}))
+    masks = {name: mask.tolist() for name, mask in found.masks.items()}
+    assert masks == {"all": [True] * 3, "ward_b": [False, False, True], "ward_icu": [True, False, False]}
+
+
+@pytest.mark.parametrize("kind", ["float64", "Int64"])
+def test_a_domain_without_any_age_is_in_no_age_group(kind: str) -> None:
+    group = GroupSettings(column="age_years", cuts=(0, 18, 100))
+    found = own_groups({"age": group}, pd.DataFrame({"age_years": pd.Series([None, None], dtype=kind)}))
+    assert {name: int(mask.sum()) for name, mask in found.masks.items()} == {"all": 2, "age_0_18": 0, "age_18_100": 0}
+
+
 def test_ids_are_no_groups(tmp_path: Path) -> None:
     groups = study(tmp_path, 'ward = "ward"\n').evaluate.groups
     many = pd.DataFrame({"ward": [f"w{n}" for n in range(31)]})

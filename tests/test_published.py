@@ -249,3 +249,47 @@ def test_the_command_takes_a_study_or_a_table_but_not_both(table: Path, tmp_path
     wrong = dpdt()
     assert wrong.returncode == 2
     assert "either STUDY or --from-csv FILE" in wrong.stderr
+
+
+def auc_rows(*epsilons: object) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "target_epsilon": epsilons,
+            "label": "average",
+            "subgroup": "all",
+            "train_domain": "a",
+            "test_domain": "a",
+            "auc": 0.7,
+        }
+    )
+
+
+def test_a_number_with_an_exponent_is_no_band() -> None:
+    """Python writes 0.00001 as 1e-05, which is not a band from 1e to 5."""
+    grid = read_auc_table(auc_rows(0.00001, math.inf), "small.csv")[1]
+    assert grid.epsilons == (math.inf, 0.00001)
+    assert "–" not in grid.name(0.00001)
+    assert read_auc_table(auc_rows("2-3.5", "inf"), "band.csv")[1].name(3.5) == "ε 2–3.5"
+
+
+def test_a_negative_epsilon_is_refused() -> None:
+    with pytest.raises(StudyError, match=r"minus\.csv: epsilon: expected a number from 0, a band or inf, got '-1'"):
+        read_auc_table(auc_rows("-1", "inf"), "minus.csv")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("a,any,female,10\n", "no row of positive_label any, subgroup all for a"),
+        ("a,healthy,all,5\n", "no row of positive_label any, subgroup all for any test domain"),
+        ("a,any,all,many\n", "expected images from 0, got many for a, all"),
+        ("a,any,all,10\na,any,male,-1\n", "expected images from 0, got -1 for a, male"),
+    ],
+)
+def test_sizes_that_cannot_be_drawn_are_a_clear_error(rows: str, message: str, tmp_path: Path) -> None:
+    """A group is drawn as a part of all patients' images, so that these must be there, and be numbers."""
+    table, sizes = tmp_path / "auc.csv", tmp_path / "sizes.csv"
+    auc_rows(1.0, math.inf).to_csv(table, index=False)
+    sizes.write_text(f"test_domain,positive_label,subgroup,images\n{rows}")
+    with pytest.raises(StudyError, match=f"--from-csv: test images: {message}"):
+        write_published([table, sizes], tmp_path / "out")

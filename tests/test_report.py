@@ -15,12 +15,13 @@ import pytest
 
 from dpdt.base.files import make_folder, read_json, write_json
 from dpdt.base.vocabulary import LABELS, SUBGROUPS
-from dpdt.evaluation.metrics import FAIRNESS, auc_covariance
+from dpdt.evaluation.metrics import ALL, AVERAGE, FAIRNESS, auc_covariance
 from dpdt.report import figures, provenance, tables
 from dpdt.report.answer import answer
 from dpdt.report.cards import data_sheets
 from dpdt.report.grid import Grid
-from dpdt.report.write import auc_matrix, auc_table, write_report
+from dpdt.report.intervals import DrawKey, Draws
+from dpdt.report.write import auc_table, write_report
 from dpdt.runs.read import model_runs
 from dpdt.study import Cell, Study
 from tests.fake_runs import FakeRuns
@@ -41,6 +42,11 @@ def quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     if "real_figures" not in request.fixturenames:
         for name in ("page.draw", "page.draw_differences", "page.draw_story", "write.draw_study"):
             monkeypatch.setattr(f"dpdt.report.{name}", lambda *_: {})
+
+
+def auc_matrix(study: Study, target_epsilon: float) -> pd.DataFrame:
+    auc = tables.mean_over_seeds(study, tables.auc_by_run(study))
+    return tables.macro_matrix(Grid.of(study), auc, target_epsilon)
 
 
 def page_text(study: Study) -> str:
@@ -278,6 +284,28 @@ def test_seeds_are_averaged_and_each_is_kept(fake_runs: Make) -> None:
     assert len(tables.mean_over_seeds(study, by_run)) == len(by_run) / 2
     write_report(study)
     assert "AUCs are means over 2 seeds" in page_text(study)
+
+
+def test_models_with_other_numbers_of_draws_have_a_report_and_no_common_interval(fake_runs: Make) -> None:
+    """`evaluate.bootstrap_draws` was changed, and one model alone was evaluated since: its draws are no one's twin."""
+    runs = fake_runs(TWO, "[1.0, inf]").all()
+    runs.evaluate(Cell("uka", math.inf, 0), draws=30)
+    write_report(runs.study)
+    found = Draws.of(runs.study)
+    vindr, uka = (DrawKey(math.inf, name, "vindr", AVERAGE, ALL, "auc") for name in TWO)
+    assert found.mean([vindr]).low < found.mean([vindr]).high
+    assert found.mean([uka]).low < found.mean([uka]).high
+    assert math.isnan(found.mean([vindr, uka]).low)
+    assert math.isnan(found.mean([vindr], minus=[uka]).low)
+    assert math.isnan(found.share([vindr], start=[uka], whole=[vindr])[1].low)
+
+
+def test_seeds_with_other_numbers_of_draws_have_no_interval(fake_runs: Make) -> None:
+    runs = fake_runs(("vindr",), "[inf]", more="[train]\nseeds = [0, 1, 2]").all()
+    runs.evaluate(Cell("vindr", math.inf, 1), draws=30)
+    assert not Draws.of(runs.study)
+    runs.evaluate(Cell("vindr", math.inf, 1))
+    assert Draws.of(runs.study)
 
 
 def test_the_cohort_flow_is_shown(fake_runs: Make) -> None:

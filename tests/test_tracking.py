@@ -603,6 +603,7 @@ def test_an_unknown_kind_of_store_is_an_error(runs: Make) -> None:
 def test_errors_keep_passwords_to_themselves() -> None:
     uri = "postgresql://me:pass@db.example/mlflow"
     assert public_name(uri) == "postgresql://db.example/mlflow"
+    assert public_name("http://me:pass@[::1]:5000/x") == "http://[::1]:5000/x"  # RFC 3986, 3.2.2: IPv6 in brackets
     with pytest.raises(TrackingError, match=r"db\.example") as caught, explained(uri):
         raise OSError(f"cannot connect to {uri}\nand a long explanation")
     assert "pass@" not in str(caught.value)
@@ -672,15 +673,27 @@ def test_processes_that_sync_at_once_into_a_new_store_lose_nothing(fake_runs: Ma
     assert len(contents(study)) == 5
 
 
-def test_a_taken_port_is_a_clear_error(runs: Make) -> None:
+@pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
+def test_a_taken_port_is_a_clear_error(host: str, family: socket.AddressFamily, runs: Make) -> None:
     study = runs(("vindr",), "[inf]").all().study
     sync(study)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+    with socket.socket(family) as taken:
+        try:
+            taken.bind((host, 0))
+        except OSError:
+            pytest.skip(f"this machine has no {host}")
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(TrackingError, match=rf"port {port} on 127\.0\.0\.1 is taken .*--port 0"):
-            serve_ui(study, port=port)
+        words = rf"port {port} on {re.escape(host)} is taken \(Address already in use\).*--port 0"
+        with pytest.raises(TrackingError, match=words):
+            serve_ui(study, port=port, host=host)
+
+
+def test_an_address_of_another_machine_is_not_called_taken(runs: Make) -> None:
+    study = runs(("vindr",), "[inf]").all().study
+    sync(study)
+    with pytest.raises(TrackingError, match=r"port 5000 on 203\.0\.113\.1 cannot be opened .*--host"):
+        serve_ui(study, port=5000, host="203.0.113.1")  # RFC 5737: of no machine
 
 
 def test_a_server_s_own_address_is_printed_and_nothing_is_started(

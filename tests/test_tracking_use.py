@@ -18,7 +18,7 @@ from dpdt.base.vocabulary import LABELS
 from dpdt.cli import main
 from dpdt.errors import StudyError, TrackingError
 from dpdt.report.write import write_report
-from dpdt.study import Cell
+from dpdt.study import Cell, load_study
 from dpdt.tracking.compare import compare_rows, find_compared
 from dpdt.tracking.store import find_experiment, open_client, tracking_uri, with_uri
 from dpdt.tracking.sync import sync
@@ -169,6 +169,15 @@ def test_watch_ends_when_all_is_trained_evaluated_and_reported(
     assert not watcher.is_alive()
     assert "2 runs, " in capsys.readouterr().out
     assert assert_view_equals_folders(study) > 0
+
+
+def test_a_study_whose_bundle_is_not_tested_yet_is_not_complete(fake_runs: Make) -> None:
+    """The model was added after the report: its test is a task of the study that has yet to run."""
+    study = fake_runs(("vindr",), "[1.0, inf]").all().study
+    write_report(study)
+    assert is_complete(study)
+    study.file.write_text(study.file.read_text() + '\n[models.other]\nbundle = "other.dpdt"\n')
+    assert not is_complete(load_study(study.file))
 
 
 def test_sync_to_another_store_says_how_to_stay_there(

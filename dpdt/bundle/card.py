@@ -50,13 +50,12 @@ class Card(NamedTuple):
     """A card in either form."""
 
     title: str
-    notice: str
     parts: Sequence[Part]
 
 
 def markdown_card(card: Card) -> str:
     """The card in Markdown."""
-    lines = [f"# {card.title}", "", f"**{card.notice}**"]
+    lines = [f"# {card.title}", "", f"**{NOTICE}**"]
     for part in card.parts:
         lines += ["", f"## {part.title}"]
         lines += [line for text in part.texts for line in ("", plain_markdown(text))]
@@ -69,7 +68,7 @@ def markdown_card(card: Card) -> str:
 def html_card(card: Card) -> str:
     """The card as a page: no script, no network, every text escaped."""
     title = escape(card.title)
-    body = [f"<h1>{title}</h1>", f"<p><strong>{escape(card.notice)}</strong></p>"]
+    body = [f"<h1>{title}</h1>", f"<p><strong>{escape(NOTICE)}</strong></p>"]
     for part in card.parts:
         body += [f"<h2>{escape(part.title)}</h2>", *(f"<p>{escape(text)}</p>" for text in part.texts)]
         cells = (f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in part.rows)
@@ -124,7 +123,7 @@ def bundle_card(bundle: Bundle) -> Card:
         ),
         Part("Where it comes from", (), [(_text(name), _text(value)) for name, value in facts]),
     ]
-    return Card(f"Radiograph model of {manifest.site} ({arm}, seed {manifest.seed})", NOTICE, parts)
+    return Card(f"Radiograph model of {manifest.site} ({arm}, seed {manifest.seed})", parts)
 
 
 def run_card(run: Run, results: Sequence[tuple[str, str]] = (), *, name: str = "") -> Card:
@@ -147,7 +146,7 @@ def run_card(run: Run, results: Sequence[tuple[str, str]] = (), *, name: str = "
         Part("Labels", [SCORES], [(label, "") for label in labels_of(run.config)]),
         Part("Where it comes from", (), [(_text(key), _text(value)) for key, value in facts.items()]),
     ]
-    return Card(name or run.title, NOTICE, parts)
+    return Card(name or run.title, parts)
 
 
 def _privacy(statement: Mapping[str, Any]) -> Iterator[Part]:

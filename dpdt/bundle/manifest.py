@@ -19,6 +19,8 @@ __all__ = [
     "Name",
     "Network",
     "Part",
+    "Positive",
+    "Probability",
     "SelfTest",
     "Short",
     "check_site",

@@ -5,8 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from dpdt.base.files import atomic_path
-from dpdt.bundle.container import read_bytes
+from dpdt.bundle.container import read_bytes, write_bytes
 from dpdt.errors import BundleError
 
 __all__ = ["sign", "signature_file", "signed_by"]
@@ -30,7 +29,8 @@ def sign(path: Path, key: Path) -> Path:
     Raises:
         BundleError: The key cannot be used, or there is no ssh-keygen.
     """
-    _keygen(["-Y", "sign", "-q", "-f", str(key), "-n", NAMESPACE], path.read_bytes(), output=signature_file(path))
+    signature = _keygen(["-Y", "sign", "-q", "-f", str(key), "-n", NAMESPACE], path.read_bytes())
+    write_bytes(signature_file(path), signature)
     return signature_file(path)
 
 
@@ -65,16 +65,11 @@ def signed_by(data: bytes, path: Path, signers: Path) -> str:
     return name
 
 
-def _keygen(arguments: list[str], data: bytes, *, output: Path | None = None) -> bytes:
+def _keygen(arguments: list[str], data: bytes) -> bytes:
     try:
-        done = subprocess.run(["ssh-keygen", *arguments], input=data, capture_output=True, check=True)
+        return subprocess.run(["ssh-keygen", *arguments], input=data, capture_output=True, check=True).stdout
     except FileNotFoundError as err:
         raise BundleError("signatures need ssh-keygen (OpenSSH 8.2 or newer), which is not installed.") from err
     except subprocess.CalledProcessError as err:
         lines = err.stderr.decode(errors="replace").strip().splitlines()
         raise BundleError(f"ssh-keygen: {lines[-1] if lines else 'failed'}.") from err
-    if output is not None:
-        with atomic_path(output) as temporary:
-            temporary.chmod(0o600)
-            temporary.write_bytes(done.stdout)
-    return done.stdout

@@ -33,13 +33,11 @@ class CarriedModel:
     Attributes:
         bundle: The bundle.
         study: This study with the model's preprocessing.
-        wanted: The study's labels.
         score: Pixels to probabilities in the order of the study's labels; NaN for those that the model does not have.
     """
 
     bundle: Bundle
     study: Study
-    wanted: tuple[str, ...]
     score: Score
 
     @property
@@ -50,7 +48,7 @@ class CarriedModel:
     @property
     def labels(self) -> tuple[str, ...]:
         """The study's labels that the model has."""
-        return tuple(label for label in self.wanted if label in self.bundle.manifest.labels)
+        return tuple(label for label in self.study.study.labels if label in self.bundle.manifest.labels)
 
     @property
     def weights_sha256(self) -> str:
@@ -60,7 +58,7 @@ class CarriedModel:
     def thresholds(self) -> dict[str, Threshold]:
         """By label, from the bundle; they were chosen at the hospital that trained it."""
         given, found = self.bundle.manifest.thresholds, {}
-        for label in self.wanted:
+        for label in self.study.study.labels:
             value = given.get(label)
             source = f"bundle of {self.site}" + (": none" if value is None else "")
             found[label] = Threshold(math.nan if value is None else value, source, 0, 0)
@@ -95,7 +93,7 @@ def begin_carried(study: Study, paths: RunPaths) -> CarriedModel:
         write_state(
             paths, status="finished", step=0, num_steps=0, epsilon=epsilon, target_epsilon=manifest.target_epsilon
         )
-    found = CarriedModel(bundle, study.with_input(manifest.shards), wanted, score)
+    found = CarriedModel(bundle, study.with_input(manifest.shards), score)
     for domain in study.test_domains:
         if found.study.test_alone and not shards_done(found.study, domain):
             build_shards(found.study, domain)

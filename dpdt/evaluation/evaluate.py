@@ -1,7 +1,6 @@
 """Every model on every domain's test patients: predictions first, then all metrics from them."""
 
 import math
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dpdt.base.console import warn
 from dpdt.base.files import read_json, sha256_file, sha256_once
 from dpdt.base.parquet import Stamp, read_stamp, write_stamped
 from dpdt.cohort.data_hashes import data_key, recorded_hashes
@@ -211,11 +211,9 @@ def _warn_of_other_codecs(paths: StudyPaths, domain: str, tested: Sequence[str])
     for name in tested:
         different = codec_differences(trained, read_manifest(manifests[name]))
         if different:
-            print(
-                f"warning: the shards of {domain} and {name} were made with different decoders "
-                f"({'; '.join(different)}), so pixels may differ by a few levels. Make both on one machine to rule "
-                "that out.",
-                file=sys.stderr,
+            warn(
+                f"the shards of {domain} and {name} were made with different decoders ({'; '.join(different)}), so "
+                "pixels may differ by a few levels. Make both on one machine to rule that out."
             )
 
 

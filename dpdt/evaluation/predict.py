@@ -23,6 +23,8 @@ from dpdt.study import Study
 from dpdt.study.paths import RunPaths
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from dpdt.shards.dataset import DomainData
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "read_predictions",
     "scorer",
     "scores_alone",
+    "trained_network",
     "wide",
 ]
 
@@ -141,15 +144,22 @@ def scorer(study: Study, weights: Path, *, device: str) -> Score:
     import torch
 
     from dpdt.training.device import choose_device
-    from dpdt.training.networks.build import build_model, scorer_of
-    from dpdt.training.networks.weights import load_weights
+    from dpdt.training.networks.build import scorer_of
 
     if study.train.num_threads:
         torch.set_num_threads(study.train.num_threads)
+    return scorer_of(trained_network(study, weights), choose_device(device))
+
+
+def trained_network(study: Study, weights: Path) -> "nn.Module":
+    """The study's network with these weights; raises as `scorer` does."""
+    from dpdt.training.networks.build import build_model
+    from dpdt.training.networks.weights import load_weights
+
     labels = study.study.labels
     model = build_model(study.model, size=study.shards.size, folder=study.file.parent, num_outputs=len(labels))
     load_weights(model, weights, labels=labels)
-    return scorer_of(model, choose_device(device))
+    return model
 
 
 def _long(

@@ -16,6 +16,7 @@ from dpdt.cohort.table import read_cohort
 from dpdt.errors import StudyError
 from dpdt.evaluation import metrics
 from dpdt.evaluation.metrics.representation import displacement, effective_dimension, probe
+from dpdt.evaluation.predict import trained_network
 from dpdt.shards.dataset import DomainData, load_split
 from dpdt.study import Study
 
@@ -46,7 +47,7 @@ def representation_rows(study: Study, run_id: str, weights: Path, tested: pd.Dat
     def encoder(model: Any) -> Features:
         return Features(model.eval().to(device), autocast=False, images_at_once=study.train.images_at_once)
 
-    own = encoder(_model(study, weights))
+    own = encoder(trained_network(study, weights))
     beginning = None if run_id == study.before_run_id else _initial_model(study, run_id)
     initial = own if run_id == study.before_run_id else None if beginning is None else encoder(beginning)
     tables = []
@@ -69,17 +70,6 @@ def representation_rows(study: Study, run_id: str, weights: Path, tested: pd.Dat
         rows += _probed(study, domain, own, test, features, aucs)
         tables.append(_table(domain, rows))
     return tables
-
-
-def _model(study: Study, weights: Path) -> Any:
-    from dpdt.training.networks.build import build_model
-    from dpdt.training.networks.weights import load_weights
-
-    model = build_model(
-        study.model, size=study.shards.size, folder=study.file.parent, num_outputs=len(study.study.labels)
-    )
-    load_weights(model, weights, labels=study.study.labels)
-    return model
 
 
 def _initial_model(study: Study, run_id: str) -> Any:

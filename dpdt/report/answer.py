@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from dpdt.report.format import decimals, interval_text, percent, plain, signed
+from dpdt.report.format import decimals, interval_text, listed, percent, plain, signed
 from dpdt.report.gain import Gain
 from dpdt.report.grid import Grid
 from dpdt.report.intervals import UNKNOWN, Interval
@@ -64,7 +64,7 @@ def _cost(arms: Sequence[Arm], grid: Grid, judge: "_Judge") -> str:
             for arm in of_scope
         ]
         start = f", where macro AUC is {judge.auc(without[scope])} without DP, it" if scope in without else " macro AUC"
-        return f"{WHERE[scope]}{start} is {_listed(words)}"
+        return f"{WHERE[scope]}{start} is {listed(words)}"
 
     scopes = [scope for scope in SCOPES if any(arm.scope == scope for arm in private)]
     sentence = f"What DP costs on average: {'; '.join(map(clause, scopes))}."
@@ -83,7 +83,7 @@ def _pairs(arms: Sequence[Arm], grid: Grid, judge: "_Judge") -> str:
 
     several = [arm for arm in arms if arm.shared_pairs > 1 and not math.isnan(arm.extremes.low)]
     counts = " or ".join(map(str, sorted({arm.shared_pairs for arm in several})))
-    return f"{WHERE[several[0].scope]}, of {counts}, {_listed([*map(words, several)])}" if several else ""
+    return f"{WHERE[several[0].scope]}, of {counts}, {listed([*map(words, several)])}" if several else ""
 
 
 def _brought(gains: Sequence[Gain], grid: Grid, judge: "_Judge") -> str:
@@ -92,7 +92,7 @@ def _brought(gains: Sequence[Gain], grid: Grid, judge: "_Judge") -> str:
     def clause(scope: str) -> str:
         of_scope = [gain for gain in gains if gain.scope == scope]
         words = [f"{judge.change(gain.gain, gain.interval)} {_with(gain, grid)}" for gain in of_scope]
-        return f"{WHERE[scope]}, where macro AUC is {plain(of_scope[0].before)} before it, it is {_listed(words)}"
+        return f"{WHERE[scope]}, where macro AUC is {plain(of_scope[0].before)} before it, it is {listed(words)}"
 
     scopes = [scope for scope in SCOPES if any(gain.scope == scope for gain in gains)]
     return f"What private training brought on average: {'; '.join(map(clause, scopes))}."
@@ -106,7 +106,7 @@ def _kept(gains: Sequence[Gain], grid: Grid, judge: "_Judge") -> str:
         whole = next((gain for gain in gains if gain.scope == scope and math.isinf(gain.target_epsilon)), None)
         words = [f"{_share(gain)} {_with(gain, grid)}" for gain in private if not gain.why_no_share]
         if words:
-            return f"{WHERE[scope]} {_listed(words)}"
+            return f"{WHERE[scope]} {listed(words)}"
         if whole is None or any(gain.why_no_share == "no model without DP" for gain in private):
             return f"{WHERE[scope]} it is not known, for no model without DP was tested on the same pairs"
         found = f"{signed(whole.gain, decimals(whole.interval, drawn=judge.drawn))}{_of(whole.interval)}"
@@ -166,9 +166,4 @@ def _with(arm: Arm | Gain, grid: Grid) -> str:
 def _by_scope(arms: Sequence[Arm], words: Callable[[Arm], str]) -> str:
     """Each scope's arms, e.g. `0.8 with ε = 1 and 0.9 with ε = 8 at the other hospitals`."""
     of_scope = {scope: [words(arm) for arm in arms if arm.scope == scope] for scope in SCOPES}
-    return "; ".join(f"{_listed(found)} {WHERE[scope]}" for scope, found in of_scope.items() if found)
-
-
-def _listed(words: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+    return "; ".join(f"{listed(found)} {WHERE[scope]}" for scope, found in of_scope.items() if found)

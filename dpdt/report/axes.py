@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
@@ -48,7 +48,7 @@ class Part:
         """In words."""
         return axes_name(self.study.start, self.study.fraction) or "all patients"
 
-    def rows(self) -> list[dict[str, object]]:
+    def rows(self) -> list[dict[str, Any]]:
         """Its arms, on- and off-domain."""
         study = self.study
         gains = {(gain.scope, gain.target_epsilon): gain for gain in self.contents.gains}
@@ -56,10 +56,10 @@ class Part:
         head = {"initial": study.start, "fraction": study.fraction, "network": study.model.name}
         head |= {"num_parameters": self.num_parameters, "train_units": _mean_units(study)}
         head |= {"weights": f"{weights}, pretrained" if study.pretrain_run_id else weights}
-        rows: list[dict[str, object]] = []
+        rows = []
         for arm in self.contents.arms:
             gain = gains.get((arm.scope, arm.target_epsilon))
-            row = {**head, "scope": arm.scope, "target_epsilon": arm.target_epsilon, "auc": arm.auc}
+            row: dict[str, Any] = {**head, "scope": arm.scope, "target_epsilon": arm.target_epsilon, "auc": arm.auc}
             row |= {"ci_low": arm.interval.low, "ci_high": arm.interval.high, "pairs": arm.pairs}
             row |= {"difference_to_no_dp": arm.difference, "gain": gain.gain if gain else math.nan}
             rows.append({**row, "share_kept": gain.share if gain else math.nan})
@@ -137,11 +137,9 @@ def _arms(parts: Sequence[Part]) -> Table:
     rows = []
     for part in parts:
         for row, arm in zip(part.rows(), part.contents.arms, strict=True):
-            units = row["train_units"]
-            size = [f"{part.num_parameters:,}", plain(float(str(units)), 0)]
+            size = [f"{part.num_parameters:,}", plain(row["train_units"], 0)]
             auc = estimate(arm.auc, arm.interval)
-            changes = [estimate(arm.difference, arm.difference_interval, sign=True)]
-            changes += [signed(float(str(row["gain"])))]
+            changes = [estimate(arm.difference, arm.difference_interval, sign=True), signed(row["gain"])]
             name = part.contents.grid.name(arm.target_epsilon)
             rows.append([part.name, *size, arm.scope, name, auc, *changes])
     columns = ["start", "parameters", "train units", "tested", "model", "macro AUC"]

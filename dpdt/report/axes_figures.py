@@ -1,6 +1,5 @@
 """Curves over the axes of a study: the amount of data, and the size of the network."""
 
-import numpy as np
 import pandas as pd
 
 from dpdt.report.canvas import COLUMN, QUIET, Drawing, arm_looks, exported, grid, legend, sheet
@@ -20,7 +19,7 @@ def axis_figure(table: pd.DataFrame, *, x: str, lines: str) -> Drawing:
     groups = list(dict.fromkeys(table[lines]))
     looks = arm_looks([float(epsilon) for epsilon in table["target_epsilon"].unique()])
     with sheet(COLUMN, 0.5 + 1.95 * len(groups), (len(groups), 1), sharex=True, sharey=True) as (figure, panels):
-        for axes, group in zip(np.atleast_1d(panels), groups, strict=True):
+        for axes, group in zip(panels, groups, strict=True):
             for (epsilon, scope), rows in table[table[lines] == group].groupby(["target_epsilon", "scope"]):
                 look, rows = looks[epsilon], rows.sort_values(x)
                 style = "-" if scope == "on-domain" else "--"
@@ -39,7 +38,7 @@ def axis_figure(table: pd.DataFrame, *, x: str, lines: str) -> Drawing:
                 axes.text(size, 0.01, text, ha="center", va="bottom", transform=at_bottom, fontsize=5.5, color=QUIET)
         what = "part of the train patients" if x == "fraction" else "parameters of the network"
         axes.set_xlabel(what)
-        fullest = max(np.atleast_1d(panels), key=lambda axes: len(axes.get_legend_handles_labels()[1]))
+        fullest = max(panels, key=lambda axes: len(axes.get_legend_handles_labels()[1]))
         legend(figure, fullest, columns=2)
         caption = (
             f"Mean macro AUC over the {what}, by arm: on the hospital of training whole lines, on others dashed ones. "

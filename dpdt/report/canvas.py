@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-import numpy as np
 import pandas as pd
 
+from dpdt.report.format import level
 from dpdt.study import is_before
 
 if TYPE_CHECKING:
@@ -102,21 +102,21 @@ class Drawing:
 
     def with_level(self, confidence: float) -> "Drawing":
         """The same with a caption that says which intervals it has."""
-        return replace(self, caption=self.caption.replace("intervals", f"{confidence:.0%} intervals"))
+        return replace(self, caption=self.caption.replace("intervals", f"{level(confidence)} intervals"))
 
 
 @contextmanager
 def sheet(
-    width: float, height: float, panels: tuple[int, int] = (1, 1), **options: Any
+    width: float, height: float, panels: tuple[int, int] | None = None, **options: Any
 ) -> Iterator[tuple["Figure", Any]]:
-    """A blank figure of so many inches: with its axes, or an array of them (flat) where there are several panels."""
+    """A blank figure of so many inches: with its axes, or an array of them (flat) where panels are asked for."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(FONT):
         figure = Figure(figsize=(width, height), layout="constrained")  # no pyplot: nothing global, no window system
-        axes = figure.subplots(*panels, **options)
-        yield figure, axes if panels == (1, 1) else np.asarray(axes).ravel()
+        axes = figure.subplots(*(panels or (1, 1)), squeeze=False, **options).ravel()
+        yield figure, axes[0] if panels is None else axes
 
 
 def exported(figure: "Figure", *, caption: str, alt: str, data: pd.DataFrame, raster: bool = False) -> Drawing:

@@ -10,7 +10,7 @@ from typing import Final
 import pandas as pd
 
 from dpdt.base.vocabulary import SPLITS
-from dpdt.bundle.card import NOTICE, Card, Part, html_card, run_card
+from dpdt.bundle.card import Card, Part, html_card, run_card
 from dpdt.evaluation.metrics import ALL, AVERAGE, FEWEST_PATIENTS
 from dpdt.report import provenance
 from dpdt.report.format import estimate
@@ -61,7 +61,7 @@ def data_sheets(study: Study, runs: Sequence[Run]) -> dict[str, tuple[str, str]]
     for one in provenance.counted(study):
         parts = list(_sheet(study, one, flows, nameless=one.domain in nameless))
         name = domain_name(one.domain)
-        found[f"cards/data-{one.domain}.html"] = (name, html_card(Card(f"Data sheet: {name}", NOTICE, parts)))
+        found[f"cards/data-{one.domain}.html"] = (name, html_card(Card(f"Data sheet: {name}", parts)))
     return found
 
 

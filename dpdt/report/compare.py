@@ -26,6 +26,7 @@ from dpdt.evaluation.metrics import (
     holm,
     normal_p,
     permutation_test,
+    standard_error,
     tost,
     undefined_reason,
 )
@@ -139,8 +140,13 @@ class _Scores:
 
 
 def _scores(study: Study, run: Run, domain: str) -> _Scores | None:
-    frame = _predictions(run, domain)
-    return None if frame is None else _by_image(study, frame.set_index("image_id"))
+    """A model's scores on one domain; None if they are missing or damaged."""
+    columns = ["image_id", "patient_key", "label", "target", "score"]
+    try:
+        frame = wide(pd.read_parquet(run.paths.predictions(domain), columns=columns))
+    except (OSError, ValueError, KeyError):
+        return None
+    return _by_image(study, frame.set_index("image_id"))
 
 
 def _by_image(study: Study, frame: pd.DataFrame) -> _Scores:
@@ -195,7 +201,7 @@ def _tested(labels: Sequence[_Compared], study: Study) -> dict[str, Any]:
     """Difference of two models' AUCs, each a mean over labels, with both tests."""
     first, second = (float(mean) for mean in np.mean([one.aucs for one in labels], axis=0))
     few = next((one.few for one in labels if one.few), "")
-    error = math.nan if few else _error(np.mean([one.influence for one in labels], axis=0))
+    error = math.nan if few else standard_error(np.mean([one.influence for one in labels], axis=0))
     certain = "no image moves the difference: its standard error is not known" if error == 0 else ""
     return {
         "auc": first,
@@ -204,24 +210,9 @@ def _tested(labels: Sequence[_Compared], study: Study) -> dict[str, Any]:
         "standard_error": error,
         "p": normal_p(first - second, error),
         "test": "" if few else "DeLong",
-        "p_equivalence": tost(first - second, error, margin=study.evaluate.equivalence_margin).p,
+        "p_equivalence": tost(first - second, error, margin=study.evaluate.equivalence_margin),
         "reason": few or certain,
     }
-
-
-def _error(influence: np.ndarray[Any, np.dtype[np.float64]]) -> float:
-    """Standard error from the units' influences."""
-    n = len(influence)
-    return float(np.sqrt(n / (n - 1) * (influence**2).sum())) if n > 1 else math.nan
-
-
-def _predictions(run: Run, domain: str) -> pd.DataFrame | None:
-    """A model's scores on one domain; None if they are missing or damaged."""
-    try:
-        columns = ["image_id", "patient_key", "label", "target", "score"]
-        return wide(pd.read_parquet(run.paths.predictions(domain), columns=columns))
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def metrics_table(study: Study) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pandas as pd
 from dpdt.report.canvas import COLOUR_MAP, COLUMN, QUIET, Drawing, arm_looks, exported, grid, legend, sheet
 from dpdt.report.curves import Curves
 from dpdt.report.figures import ON_DARK, ON_LIGHT
-from dpdt.report.format import plain
+from dpdt.report.format import level, plain
 from dpdt.report.names import domain_name, label_name
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Draw = Callable[["Axes", Curves, dict[str, Any]], None]
 
 def curve_figures(found: Sequence[Curves], names: Mapping[float, str], confidence: float) -> dict[str, Drawing]:
     """ROC, precision–recall, calibration and histogram of each test domain, by the figure's name."""
-    bands = f"bands and bars: pointwise {confidence:.0%} intervals from draws of patients"
+    bands = f"bands and bars: pointwise {level(confidence)} intervals from draws of patients"
     kinds: dict[str, tuple[Draw, str, str, str, str]] = {
         "roc": (_roc, "roc", "1 − specificity", "sensitivity", f"ROC curves; {bands}; grey: chance"),
         "recall": (_recall, "recall", "recall", "precision", f"Precision–recall curves; {bands}"),
@@ -59,9 +59,8 @@ def _panels(
     looks = arm_looks(list(names))
     columns = min(2, len(labels))
     rows = math.ceil(len(labels) / columns)
-    share = table != "histogram" and {"sharex": True, "sharey": True}
-    with sheet(COLUMN, PANEL * rows + 0.4, (rows, columns), **(share or {})) as (figure, every):
-        every = np.atleast_1d(every)
+    shared = table != "histogram"
+    with sheet(COLUMN, PANEL * rows + 0.4, (rows, columns), sharex=shared, sharey=shared) as (figure, every):
         for axes, label in zip(every, labels, strict=False):
             for one in (one for one in here if one.label == label):
                 look = {"color": looks[one.target_epsilon]["color"], "label": names[one.target_epsilon]}

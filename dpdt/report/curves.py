@@ -107,7 +107,7 @@ def _scores(run: Run, domain: str, labels: tuple[str, ...]) -> pd.DataFrame | No
     try:
         chosen = pd.read_parquet(run.paths.predictions(domain), filters=[("label", "in", list(labels))])
         return wide(chosen)
-    except (OSError, ValueError, KeyError, StopIteration):
+    except (OSError, ValueError, KeyError):
         return None  # `dpdt evaluate` repairs it; the page names models without numbers
 
 
@@ -230,14 +230,9 @@ def _calibration(sums: Floats, piece: NDArray[np.intp], score: NDArray[Any], con
     low, high = _band(observed[:, 1:], confidence)
     of_image = group[piece]
     mean = np.bincount(of_image, score.astype(np.float64)) / np.bincount(of_image)
-    columns = {"score": mean, "observed": observed[:, 0], "low": low, "high": high, "images": _images_of(sums, starts)}
+    whole = np.add.reduceat(images, starts).astype(np.int64)
+    columns = {"score": mean, "observed": observed[:, 0], "low": low, "high": high, "images": whole}
     return pd.DataFrame(columns)[::-1].reset_index(drop=True)
-
-
-def _images_of(sums: Floats, starts: NDArray[np.intp]) -> NDArray[np.int64]:
-    """Images of each group of neighbouring pieces."""
-    whole: NDArray[np.int64] = np.add.reduceat(sums[:, :, 0].sum(axis=0), starts).astype(np.int64)
-    return whole
 
 
 def _histogram(target: Floats, score: NDArray[Any], patients: NDArray[np.intp]) -> pd.DataFrame:

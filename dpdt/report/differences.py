@@ -8,7 +8,7 @@ import pandas as pd
 
 from dpdt.evaluation.metrics import ALL, AVERAGE
 from dpdt.report.grid import Grid
-from dpdt.report.intervals import UNKNOWN, DrawKey, Draws
+from dpdt.report.intervals import NO_DRAWS, DrawKey, Draws
 from dpdt.report.tables import SCOPES, averaged_over, pair_keys
 from dpdt.study import is_before
 
@@ -18,7 +18,7 @@ CELL: Final = ["scope", "against", "label", "subgroup", "target_epsilon"]
 DIFFERENCE_COLUMNS: Final = [*CELL, "difference", "ci_low", "ci_high", "pairs"]
 
 
-def differences(grid: Grid, auc: pd.DataFrame, draws: Draws | None = None) -> pd.DataFrame:
+def differences(grid: Grid, auc: pd.DataFrame, draws: Draws = NO_DRAWS) -> pd.DataFrame:
     """Mean difference of each arm over the pairs of a model and a test domain that both arms have.
 
     Args:
@@ -33,7 +33,7 @@ def differences(grid: Grid, auc: pd.DataFrame, draws: Draws | None = None) -> pd
     return pd.DataFrame(list(_rows(grid, auc, draws)), columns=DIFFERENCE_COLUMNS)
 
 
-def _rows(grid: Grid, auc: pd.DataFrame, draws: Draws | None) -> Iterator[tuple[Any, ...]]:
+def _rows(grid: Grid, auc: pd.DataFrame, draws: Draws) -> Iterator[tuple[Any, ...]]:
     of_labels = (auc["label"] != AVERAGE) & (auc["subgroup"] == ALL)
     table = grid.spread(auc[of_labels | (auc["label"] == AVERAGE)])
     shared = {group: averaged_over(auc, group) != (AVERAGE,) for group in table["subgroup"].unique()}
@@ -51,7 +51,7 @@ def _rows(grid: Grid, auc: pd.DataFrame, draws: Draws | None) -> Iterator[tuple[
                     if change.empty:
                         continue
                     both = [_keys(auc, e, change.index, str(label), str(group)) for e in (epsilon, against)]
-                    interval = draws.mean(both[0], minus=both[1]) if draws else UNKNOWN
+                    interval = draws.mean(both[0], minus=both[1])
                     yield (scope, against, label, group, epsilon, float(change.mean()), *interval, len(change))
 
 

@@ -36,7 +36,7 @@ def draw(grid: Grid, auc: pd.DataFrame, curve: pd.DataFrame, subgroups: pd.DataF
     """Figures of AUCs; none where there is no number to show."""
     if auc["auc"].notna().sum() == 0:
         return {}
-    scale = figures.auc_scale(auc[auc["subgroup"] == ALL])  # small subgroups would stretch it
+    scale = figures.auc_scale(auc)
     names = {epsilon: grid.name(epsilon) for epsilon in grid.epsilons}
     labels = [label for label in (AVERAGE, *grid.labels[:MAIN_LABELS]) if label in set(auc["label"])]
     drawn = {}
@@ -126,10 +126,10 @@ def draw_study(study: Study, grid: Grid, metrics: pd.DataFrame) -> dict[str, Dra
 
 def confusions(found: Sequence[Curves], metrics: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """What each model of the curves calls positive, by test domain; nothing of a row with a count below ten."""
-    chosen = metrics[(metrics["subgroup"] == ALL) & (metrics["protocol"] == STRICT)] if len(metrics) else metrics
+    chosen = metrics[(metrics["subgroup"] == ALL) & (metrics["protocol"] == STRICT)]
     model = ["target_epsilon", "train_domain", "test_domain", "label"]
     rates = chosen[chosen["metric"].isin(("sensitivity", "specificity"))].drop_duplicates([*model, "metric"])
-    rates_of = rates.set_index([*model, "metric"])["value"].to_dict() if len(rates) else {}
+    rates_of = rates.set_index([*model, "metric"])["value"].to_dict()
     rows: dict[str, list[Mapping[str, Any]]] = {}
     for one in found:
         cell = (one.target_epsilon, one.train_domain, one.test_domain, one.label)

@@ -38,8 +38,11 @@ MOST_ROWS: Final = 12  # of a heat map with a number in each cell; more rows are
 
 
 def auc_scale(auc: pd.DataFrame) -> tuple[float, float]:
-    """The colour scale that all heat maps share: from 0.5 (chance), or lower if a model is worse, to 1."""
-    lowest = auc.loc[auc["subgroup"] == ALL, "auc"].min() if len(auc) else math.nan
+    """The colour scale that all heat maps share: from 0.5 (chance), or lower if a model is worse, to 1.
+
+    It is that of all patients: small subgroups would stretch it.
+    """
+    lowest = auc.loc[auc["subgroup"] == ALL, "auc"].min()
     return (0.5 if math.isnan(lowest) else min(0.5, math.floor(lowest * 20) / 20), 1.0)
 
 
@@ -221,7 +224,7 @@ def dot_figure(
     looks = arm_looks([float(e) for e in table["target_epsilon"].unique()])
     height = 0.6 + max(0.1 * len(looks) + 0.1, 0.22) * len(rows) + 0.19 * math.ceil(len(looks) / 3)
     with sheet(COLUMN, max(height, 1.4), (1, len(panels)), sharey=True) as (figure, every):
-        for panel, axes in zip(panels, np.atleast_1d(every), strict=True):
+        for panel, axes in zip(panels, every, strict=True):
             of_panel = table[table["panel"] == panel]
             for number, (epsilon, look) in enumerate(looks.items()):
                 of_arm = of_panel[of_panel["target_epsilon"] == epsilon].set_index("row").reindex(list(rows))
@@ -235,7 +238,7 @@ def dot_figure(
             grid(axes, "x")
             if zero:
                 axes.axvline(0, color="#555555", linewidth=0.9, zorder=1)
-        first = np.atleast_1d(every)[0]
+        first = every[0]
         first.set_yticks(range(len(rows)), [row_name(row) for row in rows])
         first.set_ylim(len(rows) - 0.5, -0.5)
         legend(figure, first)

@@ -13,6 +13,8 @@ __all__ = [
     "estimate",
     "interval_text",
     "latex",
+    "level",
+    "listed",
     "p_text",
     "percent",
     "plain",
@@ -83,6 +85,15 @@ def percent(share: float) -> str:
     return f"{plain(100 * share, 0)} %"
 
 
+def level(confidence: float) -> str:
+    """The level of an interval, with all of its digits.
+
+    >>> level(0.95), level(0.57), level(0.999)
+    ('95%', '57%', '99.9%')
+    """
+    return f"{100 * confidence:.10g}%"
+
+
 def decimals(interval: Interval, *, drawn: bool = True) -> int:
     """How many decimals an interval supports: two where it reaches 0.02 or more to either side, else three.
 
@@ -141,6 +152,15 @@ def p_text(p: float) -> str:
     if p > 0.99:
         return ">.99"
     return f"{p:.2f}"[1:] if p >= 0.1 else f"{p:.3f}"[1:]
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words in a sentence.
+
+    >>> listed(["a", "b", "c"]), listed(["a"]), listed([])
+    ('a, b and c', 'a', '')
+    """
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def thousands(text: str) -> str:

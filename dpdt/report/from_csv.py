@@ -53,7 +53,7 @@ def write_published(files: Sequence[Path], folder: Path) -> Path:
     auc, grid = read_auc_table(frame, str(file))
     more = {}
     if sized is not None:
-        more["subgroup_sizes"] = figures.sizes_figure(sized[sized["positive_label"] == "any"])
+        more["subgroup_sizes"] = figures.sizes_figure(_checked_sizes(sized))
     if spent is not None:
         more["auc_over_spent_epsilon"] = figures.spent_figure(_checked_spent(spent))
     return write_auc_report(auc, grid, folder, name=f"Published AUCs: {file.name}", source=Source(file.name), more=more)
@@ -99,6 +99,26 @@ def _of_kind(read: Mapping[Path, pd.DataFrame], columns: Sequence[str], what: st
     if len(found) > 1:
         raise StudyError(f"--from-csv: expected at most one table of {what}, got {len(found)}.")
     return found[0] if found else None
+
+
+def _checked_sizes(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of images with any label: counts, and of all patients too in each test domain."""
+    table = frame[frame["positive_label"] == "any"]
+    table = table.assign(images=pd.to_numeric(table["images"], errors="coerce"))
+    bad = table["images"].isna() | (table["images"] < 0)
+    if bad.any():
+        row = frame.loc[bad.index[bad][0]]
+        raise StudyError(
+            f"--from-csv: test images: expected images from 0, got {row['images']} for {row['test_domain']}, "
+            f"{row['subgroup']}."
+        )
+    without = set(table["test_domain"]) - set(table.loc[table["subgroup"] == ALL, "test_domain"])
+    if without or table.empty:
+        raise StudyError(
+            f"--from-csv: test images: no row of positive_label any, subgroup {ALL} for "
+            f"{', '.join(sorted(map(str, without))) or 'any test domain'}. Groups are shown as parts of it: add it."
+        )
+    return table
 
 
 def _checked_spent(frame: pd.DataFrame) -> pd.DataFrame:
@@ -165,7 +185,7 @@ def read_auc_table(frame: pd.DataFrame, name: str, *, typed: bool = True) -> tup
         row = table[twice].iloc[0]
         raise StudyError(f"--from-csv {name}: the cell {', '.join(str(row[c]) for c in CELL)} is there twice.")
     names = {
-        number: f"ε {text.replace('-', '–')}" if "-" in text else arm_name(number)
+        number: f"ε {text.replace('-', '–')}" if _is_band(text) else arm_name(number)
         for number, text in dict(zip(epsilon, band, strict=True)).items()
     }
     grid = Grid(
@@ -222,13 +242,23 @@ def _check_cells(frame: pd.DataFrame, name: str, arm: str, *, typed: bool) -> No
             raise StudyError(f"--from-csv {name}: label: {label!r} is nearly {meant[0]!r}. Correct it, or rename it.")
 
 
-def _upper_end(text: str, name: str) -> float:
-    """Epsilon, or the upper end of a band such as 2-3.5."""
+def _is_band(text: str) -> bool:
+    """Whether it is a band such as 2-3.5, and no number: neither 1e-05 nor -1."""
     try:
-        value = float(text.rsplit("-", 1)[-1])
+        float(text)
+    except ValueError:
+        return "-" in text
+    return False
+
+
+def _upper_end(text: str, name: str) -> float:
+    """Epsilon, or the upper end of a band."""
+    band = _is_band(text)
+    try:
+        value = float(text.rsplit("-", 1)[-1] if band else text)
     except ValueError as err:
         raise StudyError(f"--from-csv {name}: epsilon: expected a number, a band or inf, got {text!r}.") from err
-    if math.isnan(value) or value < 0 or (value == 0 and "-" in text):
+    if math.isnan(value) or value < 0 or (value == 0 and band):
         raise StudyError(f"--from-csv {name}: epsilon: expected a number from 0, a band or inf, got {text!r}.")
     return value
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from dpdt.evaluation.metrics import ALL, AVERAGE
 from dpdt.report.grid import Grid
-from dpdt.report.intervals import UNKNOWN, DrawKey, Draws, Interval
+from dpdt.report.intervals import NO_DRAWS, UNKNOWN, DrawKey, Draws, Interval
 from dpdt.report.tables import SCOPES, domain_pairs, pair_keys
 from dpdt.study import BEFORE, is_before
 
@@ -58,7 +58,7 @@ class Gain:
     why_no_share: str = ""
 
 
-def gains(grid: Grid, auc: pd.DataFrame, draws: Draws | None = None) -> list[Gain]:
+def gains(grid: Grid, auc: pd.DataFrame, draws: Draws = NO_DRAWS) -> list[Gain]:
     """The gain of each arm over the model before, on- and off-domain; empty where there is no such model."""
     if not grid.before:
         return []
@@ -70,10 +70,8 @@ def gains(grid: Grid, auc: pd.DataFrame, draws: Draws | None = None) -> list[Gai
             if both.empty:
                 continue
             mean = both.mean()
-            interval = UNKNOWN
-            if draws is not None:
-                keys, start = (pair_keys(auc, e, both.index) for e in (epsilon, 0.0))
-                interval = draws.mean(keys, minus=start)
+            keys, start = (pair_keys(auc, e, both.index) for e in (epsilon, 0.0))
+            interval = draws.mean(keys, minus=start)
             share = (math.nan, UNKNOWN, "")
             if epsilon in grid.private:
                 share = _share(auc, pairs, epsilon, draws)
@@ -83,17 +81,15 @@ def gains(grid: Grid, auc: pd.DataFrame, draws: Draws | None = None) -> list[Gai
 
 
 def _share(
-    auc: pd.DataFrame, pairs: dict[float, "pd.Series[float]"], epsilon: float, draws: Draws | None
+    auc: pd.DataFrame, pairs: dict[float, "pd.Series[float]"], epsilon: float, draws: Draws
 ) -> tuple[float, Interval, str]:
     """Share of the gain without DP, its interval, and why there is none."""
     shared = pd.DataFrame({e: pairs[e] for e in (0.0, epsilon, math.inf) if e in pairs}).dropna()
     if math.inf not in shared or shared.empty:
         return math.nan, UNKNOWN, "no model without DP"
     before, arm, without = (float(shared[e].mean()) for e in (0.0, epsilon, math.inf))
-    interval, whole = UNKNOWN, UNKNOWN
-    if draws is not None:
-        start, part, most = (pair_keys(auc, e, shared.index) for e in (0.0, epsilon, math.inf))
-        interval, whole = draws.share(part, start=start, whole=most)
+    start, part, most = (pair_keys(auc, e, shared.index) for e in (0.0, epsilon, math.inf))
+    interval, whole = draws.share(part, start=start, whole=most)
     known = whole.excludes_0 if draws else abs(without - before) >= (SMALLEST_ROUNDED if _rounded(auc) else SMALLEST)
     if not known:
         return math.nan, UNKNOWN, "unknown"
@@ -122,7 +118,7 @@ def gain_table(found: Sequence[Gain]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*columns, "share_kept", "share_low", "share_high", "why_no_share"])
 
 
-def worse_than_before(grid: Grid, auc: pd.DataFrame, draws: Draws | None = None) -> pd.DataFrame:
+def worse_than_before(grid: Grid, auc: pd.DataFrame, draws: Draws = NO_DRAWS) -> pd.DataFrame:
     """Where a model with DP is worse than the one before: labels of all patients, and the macro AUC of each group.
 
     Returns:
@@ -141,9 +137,7 @@ def worse_than_before(grid: Grid, auc: pd.DataFrame, draws: Draws | None = None)
     return found[WORSE_COLUMNS].reset_index(drop=True)
 
 
-def _bounds(row: Mapping[Any, Any], draws: Draws | None) -> Interval:
-    if draws is None:
-        return UNKNOWN
+def _bounds(row: Mapping[Any, Any], draws: Draws) -> Interval:
     where = (row["train_domain"], row["test_domain"], row["label"], row["subgroup"])
     arm, start = (DrawKey(epsilon, *where, "auc") for epsilon in (row["target_epsilon"], 0.0))
     return draws.mean([arm], minus=[start])

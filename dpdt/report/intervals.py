@@ -1,7 +1,7 @@
 """The models' bootstrap draws. They are shared by all models, so sums and differences are taken draw by draw."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from dpdt.evaluation.metrics.bootstrap import Floats
 from dpdt.runs.read import model_runs
 from dpdt.study import BEFORE, Study, is_before
 
-__all__ = ["UNKNOWN", "DrawKey", "Draws", "Interval"]
+__all__ = ["NO_DRAWS", "UNKNOWN", "DrawKey", "Draws", "Interval"]
 
 
 class DrawKey(NamedTuple):
@@ -43,7 +43,7 @@ class Interval(NamedTuple):
 
 
 UNKNOWN: Final = Interval()
-Pairs = Iterable[DrawKey]
+Keys = Sequence[DrawKey]
 
 
 class Draws:
@@ -68,46 +68,57 @@ class Draws:
             names = (table[name].tolist() for name in ("test_domain", "label", "subgroup", "metric"))
             for *rest, draws in zip(*names, table["draws"].tolist(), strict=True):
                 key = DrawKey(cell.target_epsilon, cell.domain, *rest)
-                count, total = sums.get(key, (0, 0.0))
-                sums[key] = (count + 1, total + draws.astype(np.float64))
-        return cls({key: total / count for key, (count, total) in sums.items()}, study.evaluate.confidence)
+                count, total = sums.get(key, (0, np.zeros(len(draws))))
+                same = len(draws) == len(total)  # not where one seed was evaluated with another number of draws
+                sums[key] = (count + 1, total + draws.astype(np.float64) if same else np.empty(0))
+        means = {key: total / count for key, (count, total) in sums.items() if len(total)}
+        return cls(means, study.evaluate.confidence)
 
     def __bool__(self) -> bool:
         """Whether there are any: a published table has none."""
         return bool(self._found)
 
-    def mean(self, keys: Iterable[DrawKey], *, minus: Iterable[DrawKey] = ()) -> Interval:
-        """Interval of the mean over `keys`, less the mean over `minus`; none if any has no draws."""
-        parts = [self._mean(list(keys))]
-        subtracted = list(minus)
-        if subtracted:
-            parts.append(self._mean(subtracted))
-        if any(part is None for part in parts):
+    def mean(self, keys: Keys, *, minus: Keys = ()) -> Interval:
+        """Interval of the mean over `keys`, less the mean over `minus`; none where `_means` has none."""
+        found = self._means(keys, minus) if minus else self._means(keys)
+        if found is None:
             return UNKNOWN
-        values = [part for part in parts if part is not None]
-        low, high, _ = percentile_interval(values[0] - values[1] if subtracted else values[0], self.confidence)
-        return Interval(low, high)
+        return self._interval(found[0] - found[1] if minus else found[0])
 
-    def share(self, part: Pairs, *, start: Pairs, whole: Pairs) -> tuple[Interval, Interval]:
+    def share(self, part: Keys, *, start: Keys, whole: Keys) -> tuple[Interval, Interval]:
         """Interval of (part - start) / (whole - start), each the mean over its keys, and that of the denominator.
 
         The first is unknown where the second holds 0: a quotient by what may be nothing has no bounds.
         """
-        means = [self._mean(list(keys)) for keys in (part, start, whole)]
-        if any(mean is None for mean in means):
+        found = self._means(part, start, whole)
+        if found is None:
             return UNKNOWN, UNKNOWN
-        gain, base, most = (np.asarray(mean) for mean in means)
-        denominator = Interval(*percentile_interval(most - base, self.confidence)[:2])
+        kept, base, most = found
+        denominator = self._interval(most - base)
         if not denominator.excludes_0:
             return UNKNOWN, denominator
         with np.errstate(divide="ignore", invalid="ignore"):
-            quotients = (gain - base) / (most - base)
-        return Interval(*percentile_interval(quotients, self.confidence)[:2]), denominator
+            return self._interval((kept - base) / (most - base)), denominator
 
-    def _mean(self, keys: list[DrawKey]) -> Floats | None:
-        own = [key._replace(train_domain=BEFORE) if is_before(key.target_epsilon) else key for key in keys]
-        found = [self._found[key] for key in own if key in self._found]
-        if not keys or len(found) < len(keys):
+    def _interval(self, values: Floats) -> Interval:
+        return Interval(*percentile_interval(values, self.confidence)[:2])
+
+    def _means(self, *parts: Keys) -> list[Floats] | None:
+        """Mean of each part; None where a part is empty, a key has no draws, or one has another number of them.
+
+        Their number differs between models that were evaluated before and after a change of `bootstrap_draws`.
+        """
+        own = [
+            [key._replace(train_domain=BEFORE) if is_before(key.target_epsilon) else key for key in keys]
+            for keys in parts
+        ]
+        if not all(own) or any(key not in self._found for keys in own for key in keys):
             return None
-        mean: Floats = np.mean(found, axis=0)
-        return mean
+        found = [[self._found[key] for key in keys] for keys in own]
+        if len({len(draws) for of_part in found for draws in of_part}) > 1:
+            return None
+        return [np.mean(of_part, axis=0) for of_part in found]
+
+
+NO_DRAWS: Final = Draws({}, 0.95)
+"""Of a published table; the confidence is what such tables have most often."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
+from dpdt.report.format import level, listed
 from dpdt.report.names import domain_name, label_name, network_name
 from dpdt.report.provenance import nameless
 from dpdt.runs.read import Run, is_synthetic
@@ -67,10 +68,10 @@ def facts(study: Study, runs: Sequence[Run], people: str) -> dict[str, str]:
     accountant, account_key = EXACT if train.closed_form else ACCOUNTANTS[privacy.accountant]
     return {
         "images": "synthetic images in the place of radiographs" if is_synthetic(study) else "radiographs",
-        "trained": _listed([domain_name(domain) for domain in study.train_domains]),
-        "tested": _listed([domain_name(domain) for domain in study.test_domains]),
-        "public": _listed([domain_name(domain) for domain in study.public_domains]),
-        "labels": _listed(labels) if len(labels) <= 8 else f"{len(labels)} labels",
+        "trained": listed([domain_name(domain) for domain in study.train_domains]),
+        "tested": listed([domain_name(domain) for domain in study.test_domains]),
+        "public": listed([domain_name(domain) for domain in study.public_domains]),
+        "labels": listed(labels) if len(labels) <= 8 else f"{len(labels)} labels",
         "people": people or "numbers of patients are not known yet",
         "network": network_name(study.model.name),
         "channels": "1 input channel" if study.model.in_channels == 1 else f"{study.model.in_channels} input channels",
@@ -84,13 +85,13 @@ def facts(study: Study, runs: Sequence[Run], people: str) -> dict[str, str]:
         "further": " ".join(_further(study)),
         "compared": " ".join(_compared(study)),
         "nameless": _nameless(nameless(runs)),
-        "seeds": f"seed{'s' if len(train.seeds) > 1 else ''} {_listed([str(seed) for seed in train.seeds])}",
+        "seeds": f"seed{'s' if len(train.seeds) > 1 else ''} {listed([str(seed) for seed in train.seeds])}",
         "unit": privacy.unit,
-        "epsilons": _listed([f"{epsilon:g}" for epsilon in epsilons]) or "none yet",
-        "deltas": _listed([f"{delta:.2g}" for delta in deltas]) or "not known yet",
+        "epsilons": listed([f"{epsilon:g}" for epsilon in epsilons]) or "none yet",
+        "deltas": listed([f"{delta:.2g}" for delta in deltas]) or "not known yet",
         "accountant": accountant,
         "account_key": account_key,
-        "confidence": f"{evaluate.confidence:.0%}",
+        "confidence": level(evaluate.confidence),
         "draws": f"{evaluate.bootstrap_draws:,}",
         "resampled": f"{evaluate.bootstrap_unit}s",
         "margin": f"{evaluate.equivalence_margin:g}",
@@ -167,7 +168,7 @@ def _compared(study: Study) -> Iterator[str]:
 
 def _nameless(domains: Sequence[str]) -> str:
     """What "no patient" means where a hospital does not tell its patients apart."""
-    names = _listed([domain_name(domain) for domain in domains])
+    names = listed([domain_name(domain) for domain in domains])
     return f" (of {names}, where each image counts as a patient, that is known of images alone)" if domains else ""
 
 
@@ -175,16 +176,12 @@ def _file(name: str) -> str:
     return files("dpdt.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
-
-
 def methods(study: Study, runs: Sequence[Run], people: str) -> str:
     """A paragraph for a paper, with keys of `references` in square brackets."""
     own = {d: f" [{SOURCES[d]}]" for d in study.train_domains if d in SOURCES and study.kind(d) == d}
     text = " ".join(_file("methods.txt").split())
     known = facts(study, runs, people)
-    known["trained"] = _listed([f"{domain_name(d)}{own.get(d, '')}" for d in study.train_domains])
+    known["trained"] = listed([f"{domain_name(d)}{own.get(d, '')}" for d in study.train_domains])
     return " ".join(text.format_map(known).split())  # without further sentences there are two spaces
 
 

@@ -18,10 +18,10 @@ from dpdt.report.answer import answer
 from dpdt.report.canvas import DARK, Drawing, inline
 from dpdt.report.differences import differences
 from dpdt.report.draw import draw, draw_differences, draw_story, heat_map_name
-from dpdt.report.format import Table, decimals, estimate, plain, signed
+from dpdt.report.format import Table, decimals, estimate, level, plain, signed
 from dpdt.report.gain import Gain, gain_table, gains, worse_than_before
 from dpdt.report.grid import Grid
-from dpdt.report.intervals import Draws, Interval
+from dpdt.report.intervals import NO_DRAWS, Draws, Interval
 from dpdt.report.methods import Paper
 from dpdt.report.names import domain_name, group_name, label_name
 from dpdt.report.tables import SCOPES, Arm
@@ -76,7 +76,7 @@ class Contents:
 
 
 def contents_of(
-    grid: Grid, auc: pd.DataFrame, draws: Draws | None = None, *, more: Mapping[str, Drawing], **tables_of: pd.DataFrame
+    grid: Grid, auc: pd.DataFrame, draws: Draws = NO_DRAWS, *, more: Mapping[str, Drawing], **tables_of: pd.DataFrame
 ) -> Contents:
     """All that follows from AUCs, with its figures.
 
@@ -91,8 +91,7 @@ def contents_of(
     curve, subgroups = tables.epsilon_curve(grid, auc, draws), tables.subgroup_table(grid, auc, draws)
     changes = differences(grid, auc, draws)
     drawn = draw_story(arms, found, grid) | draw(grid, auc, curve, subgroups) | draw_differences(changes, grid)
-    level = 0.95 if draws is None else draws.confidence
-    drawn = {name: one.with_level(level) for name, one in drawn.items()}
+    drawn = {name: one.with_level(draws.confidence) for name, one in drawn.items()}
     return Contents(
         grid=grid,
         auc=auc,
@@ -104,7 +103,7 @@ def contents_of(
         gains=found,
         worse_than_before=worse_than_before(grid, auc, draws),
         figures=drawn | dict(more),
-        draws=draws or Draws({}, level),
+        draws=draws,
         **tables_of,
     )
 
@@ -176,7 +175,7 @@ def render(
         seeds=len(study.train.seeds),
         draws=study.evaluate.bootstrap_draws,
         bootstrap_unit=study.evaluate.bootstrap_unit,
-        confidence=f"{study.evaluate.confidence:.0%}",
+        confidence=level(study.evaluate.confidence),
         minimum=study.evaluate.min_subgroup_size,
         margin=f"{margin:g}",
         verdicts=sections.verdicts(contents.comparisons, grid, margin),

@@ -28,7 +28,6 @@ from dpdt.report.tables import SCOPES
 from dpdt.study import is_before
 
 __all__ = [
-    "SCOPES",
     "comparison_table",
     "fairness_rows",
     "gain_rows",
@@ -87,22 +86,19 @@ def verdicts(comparisons: pd.DataFrame, grid: Grid, margin: float) -> list[str]:
         equivalent = int((rows["p_equivalence_holm"] < ALPHA).sum())
         worse = int(((rows["p_holm"] < ALPHA) & (rows["difference"] < 0)).sum())
         better = int(((rows["p_holm"] < ALPHA) & (rows["difference"] > 0)).sum())
+        other = "before all trainings" if is_before(against) else "without DP"
         found.append(
             f"{grid.name(epsilon)}: of {len(rows)} pairs of a model and a test domain, {equivalent} are shown to be "
-            f"within ±{margin:g} macro AUC of the model {_other(against)}, {worse} are worse and {better} better "
+            f"within ±{margin:g} macro AUC of the model {other}, {worse} are worse and {better} better "
             "(P < .05)."
         )
     return found
 
 
-def _other(against: float) -> str:
-    return "before all trainings" if is_before(against) else "without DP"
-
-
 def comparison_table(comparisons: pd.DataFrame, grid: Grid) -> Table:
     """Every model against its twin without DP and against the one before all trainings, macro AUC."""
     rows = []
-    for row in comparisons[comparisons["label"] == AVERAGE].to_dict("records") if len(comparisons) else []:
+    for row in comparisons[comparisons["label"] == AVERAGE].to_dict("records"):
         interval = Interval(row["ci_low"], row["ci_high"])
         tested = [p_text(row[name]) for name in ("p", "p_holm", "p_equivalence", "p_equivalence_holm")]
         pair = [_pair(row), grid.name(row["target_epsilon"])]
@@ -171,9 +167,8 @@ def label_table(auc: pd.DataFrame, grid: Grid) -> Table:
 def rates_table(metrics: pd.DataFrame, grid: Grid) -> Table:
     """Means over models and labels of the metrics at a threshold, by scope and protocol."""
     rows: list[list[str]] = []
-    chosen = metrics[(metrics["label"] == AVERAGE) & (metrics["subgroup"] == ALL)] if len(metrics) else metrics
-    chosen = grid.spread(chosen)
-    for scope in SCOPES if len(chosen) else ():
+    chosen = grid.spread(metrics[(metrics["label"] == AVERAGE) & (metrics["subgroup"] == ALL)])
+    for scope in SCOPES:
         own = (chosen["train_domain"] == chosen["test_domain"]) == (scope == "on-domain")
         for protocol in (STRICT, PAPER):
             for epsilon in grid.epsilons:
@@ -192,15 +187,15 @@ def rates_table(metrics: pd.DataFrame, grid: Grid) -> Table:
 
 def representation_table(metrics: pd.DataFrame, grid: Grid) -> Table:
     """Each model's representation on each test domain, and the probe of it; means over seeds."""
-    if metrics.empty or not metrics["metric"].isin(REPRESENTATION).any():
-        return Table([], [])
     chosen = metrics[metrics["metric"].isin(REPRESENTATION) & (metrics["label"] == AVERAGE)]
+    if chosen.empty:
+        return Table([], [])
     place = ["target_epsilon", "train_domain", "test_domain"]
     values = chosen.groupby([*place, "metric"], sort=False)["value"].mean().unstack("metric")
     values = values.reindex(columns=list(REPRESENTATION))
     rows = [
         [
-            f"{domain_name(row['train_domain'])} → {domain_name(row['test_domain'])}",
+            _pair(row),
             grid.name(row["target_epsilon"]),
             plain(row["displacement"]),
             plain(row["effective_dimension"], 1),
@@ -269,25 +264,22 @@ def _with_change(table: pd.DataFrame, without: pd.DataFrame, epsilon: float, dra
 
 def underdiagnosis_table(metrics: pd.DataFrame, grid: Grid) -> Table:
     """Mean underdiagnosis rate by subgroup and arm, protocol strict, on- and off-domain."""
-    rows: list[list[str]] = []
-    if len(metrics):
-        chosen = grid.spread(metrics[(metrics["metric"] == UNDERDIAGNOSIS) & (metrics["protocol"] == STRICT)])
-        own = chosen["train_domain"] == chosen["test_domain"]
-        for group in (ALL, *grid.groups):
-            row = [group_name(group)]
-            for of_scope in (own, ~own):
-                for epsilon in grid.epsilons:
-                    cells = chosen[of_scope & (chosen["subgroup"] == group) & (chosen["target_epsilon"] == epsilon)]
-                    row.append(plain(float(cells["value"].mean())))
-            rows.append(row)
+    rows = []
+    chosen = grid.spread(metrics[(metrics["metric"] == UNDERDIAGNOSIS) & (metrics["protocol"] == STRICT)])
+    own = chosen["train_domain"] == chosen["test_domain"]
+    for group in (ALL, *grid.groups):
+        row = [group_name(group)]
+        for of_scope in (own, ~own):
+            for epsilon in grid.epsilons:
+                cells = chosen[of_scope & (chosen["subgroup"] == group) & (chosen["target_epsilon"] == epsilon)]
+                row.append(plain(float(cells["value"].mean())))
+        rows.append(row)
     names = [f"{scope}, {grid.name(epsilon)}" for scope in SCOPES for epsilon in grid.epsilons]
     return Table(["subgroup", *names], [row for row in rows if set(row[1:]) != {"–"}])
 
 
 def small_groups(fairness: pd.DataFrame) -> Sequence[str]:
     """Groups with few images, once a test domain."""
-    if fairness.empty:
-        return []
     reasons: dict[str, dict[str, None]] = {}
     for row in fairness[fairness["label"] == AVERAGE].itertuples():
         for note in str(row.reason).split("; "):

@@ -10,7 +10,7 @@ from dpdt.base.vocabulary import SUBGROUPS
 from dpdt.evaluation.evaluate import evaluation_done
 from dpdt.evaluation.metrics import ALL, AVERAGE, CROSSINGS, common_labels, labels_of_averages
 from dpdt.report.grid import Grid
-from dpdt.report.intervals import UNKNOWN, DrawKey, Draws, Interval
+from dpdt.report.intervals import NO_DRAWS, UNKNOWN, DrawKey, Draws, Interval
 from dpdt.runs.read import model_runs
 from dpdt.study import BEFORE, Study, is_before
 
@@ -211,7 +211,7 @@ def domain_pairs(grid: Grid, auc: pd.DataFrame, scope: str, subgroup: str = ALL)
     return pairs
 
 
-def arms(grid: Grid, auc: pd.DataFrame, *, subgroup: str = ALL, draws: Draws | None = None) -> list[Arm]:
+def arms(grid: Grid, auc: pd.DataFrame, *, subgroup: str = ALL, draws: Draws = NO_DRAWS) -> list[Arm]:
     """Mean on- and off-domain macro AUC for each target epsilon, with the paired difference to no DP."""
     result = []
     for scope in SCOPES:
@@ -231,15 +231,15 @@ def arms(grid: Grid, auc: pd.DataFrame, *, subgroup: str = ALL, draws: Draws | N
                     expected_pairs=len(values),
                     difference=float(shared.mean()) if len(shared) else math.nan,
                     shared_pairs=len(shared),
-                    interval=draws.mean(keys) if draws and keys else UNKNOWN,
-                    difference_interval=draws.mean(both[0], minus=both[1]) if draws and both[0] else UNKNOWN,
+                    interval=draws.mean(keys),
+                    difference_interval=draws.mean(both[0], minus=both[1]),
                     extremes=Interval(float(shared.min()), float(shared.max())) if len(shared) else UNKNOWN,
                 )
             )
     return result
 
 
-def epsilon_curve(grid: Grid, auc: pd.DataFrame, draws: Draws | None = None) -> pd.DataFrame:
+def epsilon_curve(grid: Grid, auc: pd.DataFrame, draws: Draws = NO_DRAWS) -> pd.DataFrame:
     """Macro AUC over epsilon: by scope and train domain (off-domain: mean over the other domains), and their mean."""
     rows = []
     for scope in SCOPES:
@@ -247,7 +247,7 @@ def epsilon_curve(grid: Grid, auc: pd.DataFrame, draws: Draws | None = None) -> 
             by_domain = values.groupby(level=0, sort=False).mean()
             rows += [(epsilon, scope, domain, value, *UNKNOWN) for domain, value in by_domain.items()]
             keys = pair_keys(auc, epsilon, values.dropna().index)
-            rows.append((epsilon, scope, "mean", values.mean(), *(draws.mean(keys) if draws and keys else UNKNOWN)))
+            rows.append((epsilon, scope, "mean", values.mean(), *draws.mean(keys)))
     return pd.DataFrame(rows, columns=["target_epsilon", "scope", "train_domain", "auc", "ci_low", "ci_high"])
 
 
@@ -257,7 +257,7 @@ def pair_keys(auc: pd.DataFrame, epsilon: float, pairs: pd.Index, subgroup: str 
     return [DrawKey(epsilon, str(pair[0]), str(pair[1]), name, subgroup, "auc") for pair in pairs for name in names]
 
 
-def subgroup_table(grid: Grid, auc: pd.DataFrame, draws: Draws | None = None) -> pd.DataFrame:
+def subgroup_table(grid: Grid, auc: pd.DataFrame, draws: Draws = NO_DRAWS) -> pd.DataFrame:
     """Mean macro AUC by subgroup, scope and epsilon, with the paired difference to no DP."""
     rows = [
         {

@@ -24,7 +24,7 @@ _TRANSFER_COLUMNS: Final = (
     "target_epsilon test_domain on_domain_auc off_domain_auc_no_dp off_domain_auc_dp off_domain_auc_before fall_no_dp "
     "fall_dp fall_before macro_fall_no_dp macro_fall_dp macro_fall_before difference t p p_holm pairs reason"
 )
-TRANSFER_COLUMNS: Final = tuple(_TRANSFER_COLUMNS.split())
+TRANSFER_COLUMNS: Final = _TRANSFER_COLUMNS.split()
 
 
 def transfer_pairs(auc: pd.DataFrame, grid: Grid, target_epsilon: float, test_domain: str) -> pd.DataFrame:
@@ -75,10 +75,10 @@ def transfer_table(auc: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     tables = []
     for epsilon in grid.private:
         rows = [_row(auc, grid, epsilon, domain) for domain in grid.test_domains if domain in grid.train_domains]
-        table = pd.DataFrame(rows, columns=list(TRANSFER_COLUMNS))
+        table = pd.DataFrame(rows, columns=TRANSFER_COLUMNS)
         table["p_holm"] = holm(table["p"].to_numpy(dtype=np.float64))
         tables.append(table)
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(TRANSFER_COLUMNS))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=TRANSFER_COLUMNS)
 
 
 def _row(auc: pd.DataFrame, grid: Grid, epsilon: float, domain: str) -> dict[str, object]:

@@ -8,13 +8,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-
-from dpdt.evaluation.metrics import AVERAGE
 from dpdt.report import compare, provenance, tables
 from dpdt.report.axes import write_axes
 from dpdt.report.cards import data_sheets, model_cards
-from dpdt.report.draw import draw_study, heat_map_name
+from dpdt.report.draw import draw_study
 from dpdt.report.examples import write_examples
 from dpdt.report.format import plain
 from dpdt.report.from_csv import write_published
@@ -26,7 +23,7 @@ from dpdt.report.publish import latex_tables, publish
 from dpdt.runs.read import model_runs
 from dpdt.study import Study
 
-__all__ = ["auc_matrix", "auc_table", "heat_map_name", "write_published", "write_report"]
+__all__ = ["auc_table", "write_published", "write_report"]
 
 
 def write_report(study: Study) -> Path:
@@ -88,12 +85,6 @@ def write_view(study: Study, folder: Path) -> Contents:
         texts=paper.files() | {file: html for card in cards for file, (_, html) in card.items()},
     )
     return contents
-
-
-def auc_matrix(study: Study, target_epsilon: float, *, label: str = AVERAGE) -> pd.DataFrame:
-    """AUC by train domain (rows) and test domain (columns) of one target epsilon; NaN where missing or undefined."""
-    grid, auc = Grid.of(study), tables.mean_over_seeds(study, tables.auc_by_run(study))
-    return tables.macro_matrix(grid, auc, target_epsilon, label=label)
 
 
 def auc_table(study: Study, target_epsilon: float) -> tuple[list[str], list[list[str]]]:

@@ -1,10 +1,8 @@
 """Sending in the sizes that MLflow takes, and finding again what was sent."""
 
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dpdt.base.files import file_state, fingerprint
 from dpdt.tracking.metrics import Point
 from dpdt.tracking.payload import RUN_ID_TAG
 
@@ -12,7 +10,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-__all__ = ["NAME_TAG", "PARENT_TAG", "SENT_TAG", "find_runs", "log", "state_of"]
+__all__ = ["NAME_TAG", "PARENT_TAG", "SENT_TAG", "find_runs", "log"]
 
 SENT_TAG: Final = "dpdt.sent"
 PARENT_TAG: Final = "mlflow.parentRunId"
@@ -69,9 +67,3 @@ def find_runs(
             if not token:
                 break
     return found
-
-
-def state_of(values: object, files: Sequence[Path], *, below: Path) -> str:
-    """Short fingerprint of values and of files' names, sizes and times."""
-    states = [(file.relative_to(below).as_posix(), *(file_state(file) or ())) for file in files]
-    return fingerprint([values, states])[:16]

@@ -1,6 +1,7 @@
 """Feed MLflow from several hospitals' results: a run a model, with its numbers at all of them. Twice is once."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -95,7 +96,7 @@ def _send(
     own = None if model["target_epsilon"] == 0 else model["train_domain"]
     values = named_values(_table(rows), own=own) if rows else ()  # all may be too small to have left
     named = [(key, value) for key, value, _ in values if math.isfinite(value)]
-    now = milliseconds(pd.Timestamp.now("UTC").timestamp())
+    now = milliseconds(time.time())
     private = model["epsilon"] is not None
     params = {
         "target_epsilon": _arm(model),

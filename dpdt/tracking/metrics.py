@@ -10,7 +10,6 @@ from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
-from dpdt.base.files import read_json
 from dpdt.base.vocabulary import MAIN_LABELS, healthy_label
 from dpdt.evaluation.metrics import ALL, AVERAGE, CROSSINGS, MAIN_RATES, PAPER, REPRESENTATION, labels_of, macro_aucs
 from dpdt.runs.read import Run
@@ -124,9 +123,9 @@ def macro_labels(table: pd.DataFrame) -> dict[str, str]:
 
 def _audit_values(run: Run) -> tuple[list[Point], dict[str, str]]:
     """What an audit found, where the run was audited: lower bound of epsilon, membership AUC, whether it refutes."""
-    if not run.paths.audit.exists():
+    found = run.audit()
+    if found is None:
         return [], {}
-    found = read_json(run.paths.audit)
     values = {
         "epsilon_lower": (found.get("canaries") or {}).get("epsilon_lower"),
         "membership_auc": (found.get("membership") or {}).get("auc"),

@@ -28,8 +28,8 @@ PLACES: Final = (
 )
 
 
-def follow_study(study: Study) -> bool:
-    """Have a SQLite store name the artifacts' place in the study's folder; returns whether it named another.
+def follow_study(study: Study) -> None:
+    """Have a SQLite store name the artifacts' place in the study's folder.
 
     A server has a place of its own, and so has an experiment that was given one: both stay as they are.
 
@@ -39,11 +39,11 @@ def follow_study(study: Study) -> bool:
     uri = tracking_uri(study)
     file = database_file(uri)
     if file is None or not was_moved(study):
-        return False
+        return
     with explained(uri), one_writer(uri, study.paths.tracking_lock):
         found = _moved_from(study, file)  # another process may have been quicker
         if found is None:
-            return False
+            return
         experiment, old = found
         new = study.paths.mlflow_artifacts.as_uri()
         with contextlib.closing(sqlite3.connect(file)) as database, database:
@@ -56,7 +56,6 @@ def follow_study(study: Study) -> bool:
                         {"new": new, "old": old, "length": len(old), "experiment": experiment},
                     )
     note(f"the study was moved: MLflow's artifacts are now those in {study.paths.mlflow_artifacts}")
-    return True
 
 
 def was_moved(study: Study) -> bool:

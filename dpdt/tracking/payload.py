@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, Final
 
+import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
 
@@ -89,17 +90,15 @@ def payload(run: Run) -> Payload:
     final, undefined = final_values(run, updated, taken=len({point.key for point in system}))
     reasons = {f"{name}.undefined": why[:500] for name, why in {**gaps, **undefined}.items()}
     table = run.metrics()
-    labels = {
-        f"dpdt.labels.{domain}": text for domain, text in (macro_labels(table) if table is not None else {}).items()
-    }
+    labels = {} if table is None else {f"dpdt.labels.{name}": text for name, text in macro_labels(table).items()}
     auc = next((f"{point.value:.3f}" for point in final if point.key == "auc"), "")
     tags = {**_tags(run, statement), "dpdt.auc": auc, "dpdt.hours": f"{_hours(steps):.3g}", **labels, **reasons}
     texts = {}
     if statement and run.kind != "bundle":
         shown = [(point.key, f"{point.value:.3f}") for point in final if point.key in CARD_RESULTS]
         texts["model/README.md"] = markdown_card(run_card(run, shown))
-    if run.paths.metrics.exists():
-        texts["metrics.csv"] = _metrics_csv(run)
+    if table is not None:
+        texts["metrics.csv"] = _metrics_csv(table)
     return Payload(
         name=run.title,
         status=run_status(run),
@@ -108,7 +107,7 @@ def payload(run: Run) -> Payload:
         params=_params(run),
         tags={key: value for key, value in tags.items() if value},
         points=[*final, *values, *system],  # MLflow's charts begin with the metric that came first
-        texts={name: text for name, text in texts.items() if text},
+        texts=texts,
     )
 
 
@@ -210,11 +209,8 @@ def _description(run: Run, statement: Mapping[str, Any]) -> str:
     return ("**Synthetic data.** " if run.config.get("synthetic") else "") + words
 
 
-def _metrics_csv(run: Run) -> str:
+def _metrics_csv(table: pd.DataFrame) -> str:
     """All metrics, for those that are beyond MAX_METRIC_KEYS."""
-    table = run.metrics()
-    if table is None:
-        return ""
     stream = BytesIO()
     csv.write_csv(pa.Table.from_pandas(table, preserve_index=False), stream)  # twenty times as fast as pandas
     return stream.getvalue().decode()

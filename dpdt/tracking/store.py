@@ -79,10 +79,8 @@ def database_file(uri: str) -> Path | None:
 def public_name(uri: str) -> str:
     """A URI as it may be shown: without user and password."""
     parts = urlsplit(uri)
-    if not parts.username and not parts.password:
-        return uri
-    port = f":{parts.port}" if parts.port else ""
-    return parts._replace(netloc=f"{parts.hostname}{port}").geturl()
+    user, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=host).geturl() if user else uri
 
 
 def environment() -> dict[str, str]:

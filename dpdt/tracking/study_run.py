@@ -11,9 +11,10 @@ from uuid import NAMESPACE_URL, uuid5
 
 import pandas as pd
 
+from dpdt.base.files import file_state, fingerprint
 from dpdt.runs.read import Run, is_synthetic, model_runs
 from dpdt.study import Study, arm_name, axes_name, is_before
-from dpdt.tracking.client import NAME_TAG, SENT_TAG, log, state_of
+from dpdt.tracking.client import NAME_TAG, SENT_TAG, log
 from dpdt.tracking.payload import FORMAT, RUN_ID_TAG, run_status, started_ms
 
 if TYPE_CHECKING:
@@ -81,12 +82,7 @@ def send_parent(
 
 def share_run_list(client: "MlflowClient", experiment: str) -> None:
     """Keep the shared view RUN_LIST with the experiment."""
-    view = {
-        "selectedColumns": [*COLUMNS],
-        "columnWidths": COLUMNS,
-        "orderByKey": next(iter(COLUMNS)),
-        "orderByAsc": True,
-    }
+    view = {"selectedColumns": COLUMNS, "orderByKey": COLUMNS[0], "orderByAsc": True}
     client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{RUN_LIST}", json.dumps(view))
 
 
@@ -117,14 +113,16 @@ def _send_news(client: "MlflowClient", study: Study, parent: "MlflowRun", known:
 
 
 def parent_state(study: Study, known: Mapping[str, str]) -> str:
-    """Fingerprint of all that the parent run shows.
+    """Fingerprint of all that the parent run shows, of the report its files' names, sizes and times.
 
     Args:
         study: The study.
         known: MLflow's id of each run, by dpdt's.
     """
     state = [FORMAT, _done(_trainings(study)), compared_runs(study, known)]
-    return state_of(state, _report_files(study.paths.report), below=study.paths.report)
+    folder = study.paths.report
+    files = [(file.relative_to(folder).as_posix(), *(file_state(file) or ())) for file in _report_files(folder)]
+    return fingerprint([state, files])[:16]
 
 
 def _trainings(study: Study) -> dict[str, Run | None]:

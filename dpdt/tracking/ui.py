@@ -1,6 +1,8 @@
 """MLflow's pages on this machine, opened where DP and non-DP runs are compared."""
 
 import contextlib
+import errno
+import glob
 import os
 import signal
 import socket
@@ -96,7 +98,7 @@ def serve_ui(study: Study, *, port: int, host: str = HOST) -> None:
             "Leave --host away and use an SSH tunnel, or start the team's server (docs/tracking.md)."
         )
     port = _free_port(host, port)
-    base = f"http://{host}:{port}"
+    base = f"http://{_bracketed(host)}:{port}"
     addresses = {PAGES[short]: address for short, address in _addresses(study).items()}
     print(f"Starting MLflow on {base} …", flush=True)
     with tempfile.TemporaryFile() as log, _server(uri, host, port, log, addresses) as server:
@@ -106,17 +108,28 @@ def serve_ui(study: Study, *, port: int, host: str = HOST) -> None:
         raise TrackingError(f"MLflow's server on {base} ended by itself: {_tail(log)}")
 
 
+def _bracketed(host: str) -> str:
+    """A host as addresses have it: one of IPv6 in brackets (RFC 3986, 3.2.2)."""
+    return f"[{host}]" if ":" in host else host
+
+
 def _free_port(host: str, port: int) -> int:
     """The port itself, or a free one for 0."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as err:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            return int(probe.getsockname()[1])
+    except OSError as err:
+        if err.errno == errno.EADDRINUSE:
             raise TrackingError(
                 f"port {port} on {host} is taken ({err.strerror}). Choose another: `--port 0` takes a free one."
             ) from err
-        return int(probe.getsockname()[1])
+        raise TrackingError(
+            f"port {port} on {host} cannot be opened ({err.strerror}). Name an address of this machine, or leave "
+            "--host away, and a port from 1024 on."
+        ) from err
 
 
 @contextlib.contextmanager
@@ -131,7 +144,7 @@ def _server(
         from mlflow.server.security_utils import get_default_allowed_hosts  # here: it loads MLflow
 
         names = {host, socket.gethostname(), socket.getfqdn()}  # a browser that asks for another name gets a 403
-        hosts = [*get_default_allowed_hosts(), *(f"{name}:*" for name in sorted(names))]
+        hosts = [*get_default_allowed_hosts(), *(f"{glob.escape(_bracketed(name))}:*" for name in sorted(names))]
         command += ["--allowed-hosts", ",".join(hosts)]
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # Its own session: Ctrl-C reaches this process alone, which then ends the server and the server's worker.

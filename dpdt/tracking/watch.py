@@ -4,7 +4,7 @@ import time
 
 from dpdt.base.console import warn
 from dpdt.errors import TrackingError
-from dpdt.runs.read import model_runs
+from dpdt.runs.read import model_runs, read_run
 from dpdt.study import Study, is_before
 from dpdt.tracking.payload import run_status
 from dpdt.tracking.sync import SyncSummary, sync
@@ -43,7 +43,9 @@ def watch(study: Study, *, every_seconds: float) -> SyncSummary:
 
 
 def is_complete(study: Study) -> bool:
-    """Whether every training is finished and evaluated, and the report is newer than all of them."""
+    """Whether every training is finished and evaluated, every carried model too, and the report is newer than all."""
+    if any(read_run(study, run_id) is None for run_id in study.carried):
+        return False
     newest = 0.0
     for cell, run in model_runs(study).items():
         if is_before(cell.target_epsilon):

@@ -8,8 +8,8 @@ that is somewhat too small, or one unit that is drawn too often. A right trainin
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,10 +50,6 @@ class Finding:
     low: float
     high: float
     good: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """For audit.json."""
-        return asdict(self)
 
 
 def noise_finding(squares: float, samples: int, *, noise_multiplier: float) -> Finding:

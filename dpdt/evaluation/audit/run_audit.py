@@ -8,6 +8,7 @@ the upper bound, or a part of the mechanism is not as accounted for, the trainin
 
 import math
 import time
+from dataclasses import asdict
 from typing import Any, Final
 
 import torch
@@ -100,7 +101,7 @@ def score_canaries(paths: RunPaths, *, confidence: float = 0.95) -> dict[str, An
         "epsilon_upper": upper,
         "guesses": best.guesses,
         "right": best.right,
-        "checks": [check.as_dict() for check in checks],
+        "checks": [asdict(check) for check in checks],
         "refuted": passed or not all(check.good for check in checks),
     }
 

@@ -8,15 +8,13 @@ domain, `estimate` one number of it; `groups` says who is in which part; `common
 from dpdt.evaluation.metrics.bootstrap import extreme_interval, patient_draws, percentile_interval
 from dpdt.evaluation.metrics.calibration import Recalibration, recalibration
 from dpdt.evaluation.metrics.common import common_labels, joined_labels, labels_of, labels_of_averages, macro_aucs
-from dpdt.evaluation.metrics.delong import auc_covariance, auc_influence
+from dpdt.evaluation.metrics.delong import auc_covariance, auc_influence, standard_error
 from dpdt.evaluation.metrics.estimate import count_patients, few_reason, undefined_reason, youden_threshold
-from dpdt.evaluation.metrics.fairness import SMALL_GROUP
 from dpdt.evaluation.metrics.groups import Groups, own_groups, papers_groups
 from dpdt.evaluation.metrics.kernel import Ranking, over_blocks
 from dpdt.evaluation.metrics.names import (
     ALL,
     AT_THRESHOLD,
-    ATTRIBUTES,
     AVERAGE,
     COLUMNS,
     CROSSINGS,
@@ -24,7 +22,6 @@ from dpdt.evaluation.metrics.names import (
     FEWEST_PATIENTS,
     GEOMETRY,
     MAIN_RATES,
-    METRICS,
     PAPER,
     REPRESENTATION,
     STRICT,
@@ -33,24 +30,20 @@ from dpdt.evaluation.metrics.names import (
     Threshold,
 )
 from dpdt.evaluation.metrics.significance import holm, normal_p, permutation_test, tost
-from dpdt.evaluation.metrics.table import DRAW_KEYS, DomainMetrics, as_table, measure_domain
+from dpdt.evaluation.metrics.table import DomainMetrics, as_table, measure_domain
 
 __all__ = [
     "ALL",
-    "ATTRIBUTES",
     "AT_THRESHOLD",
     "AVERAGE",
     "COLUMNS",
     "CROSSINGS",
-    "DRAW_KEYS",
     "FAIRNESS",
     "FEWEST_PATIENTS",
     "GEOMETRY",
     "MAIN_RATES",
-    "METRICS",
     "PAPER",
     "REPRESENTATION",
-    "SMALL_GROUP",
     "STRICT",
     "THRESHOLD_FREE",
     "UNDERDIAGNOSIS",
@@ -80,6 +73,7 @@ __all__ = [
     "percentile_interval",
     "permutation_test",
     "recalibration",
+    "standard_error",
     "tost",
     "undefined_reason",
     "youden_threshold",

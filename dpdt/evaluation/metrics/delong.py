@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dpdt.evaluation.metrics.bootstrap import Floats
 
-__all__ = ["Components", "auc_covariance", "auc_influence", "delong_components"]
+__all__ = ["Components", "auc_covariance", "auc_influence", "delong_components", "standard_error"]
 
 
 class Components(NamedTuple):
@@ -72,8 +72,8 @@ def auc_influence(
 ) -> tuple[float, Floats]:
     """An AUC and each unit's share in its error: for patients with several images, and for means over labels.
 
-    The variance of the AUC is ``num_units / (num_units - 1) * (influence ** 2).sum()``; of a difference or a mean of
-    AUCs the same with the difference or mean of the influences.
+    The variance of the AUC is ``num_units / (num_units - 1) * (influence ** 2).sum()`` (`standard_error` is its root);
+    of a difference or a mean of AUCs the same with the difference or mean of the influences.
 
     Args:
         target: 0 or 1, (n,).
@@ -95,3 +95,9 @@ def auc_influence(
     share[~is_positive] = (found.negatives - found.auc) / len(found.negatives)
     influence: Floats = np.bincount(units, weights=share, minlength=num_units).astype(np.float64)
     return found.auc, influence
+
+
+def standard_error(influence: Floats) -> float:
+    """Of what the units have these shares in (`auc_influence`), (units,); NaN for fewer than two units."""
+    n = len(influence)
+    return float(np.sqrt(n / (n - 1) * (influence**2).sum())) if n > 1 else math.nan

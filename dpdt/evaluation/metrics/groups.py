@@ -108,9 +108,10 @@ def _check_words(name: str, group: GroupSettings, named: Mapping[str, str], pref
 
 def _cut(name: str, group: GroupSettings, cells: "pd.Series[str]") -> dict[str, Mask]:
     """The parts of one column."""
+    words = cells.astype("str").mask(cells.isna(), "").str.strip()
     if group.cuts:
-        numbers = pd.to_numeric(cells.astype("str").str.replace(",", "."), errors="coerce").to_numpy(dtype=np.float64)
-        written = ~cells.astype("str").str.strip().str.casefold().isin(UNKNOWN)
+        numbers = pd.to_numeric(words.str.replace(",", "."), errors="coerce").to_numpy(dtype=np.float64)
+        written = ~words.str.casefold().isin(UNKNOWN)
         if written.any() and np.isnan(numbers).all():
             raise StudyError(
                 f"evaluate.groups.{name}: cuts are for numbers, and none of the {int(written.sum())} cells of "
@@ -121,7 +122,6 @@ def _cut(name: str, group: GroupSettings, cells: "pd.Series[str]") -> dict[str, 
             f"{name}_{as_name(f'{low:g}')}_{as_name(f'{high:g}')}": (low <= numbers) & (numbers < high)
             for low, high in edges
         }
-    words = cells.astype("str").str.strip()
     if group.parts:
         plain = words.str.casefold()
         return {

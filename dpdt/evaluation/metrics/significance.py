@@ -2,24 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpdt.evaluation.metrics.bootstrap import Floats
 
-__all__ = ["Equivalence", "holm", "normal_p", "permutation_test", "tost"]
+__all__ = ["holm", "normal_p", "permutation_test", "tost"]
 
 SWAPS_AT_ONCE: Final = 100
-
-
-class Equivalence(NamedTuple):
-    """Two one-sided tests."""
-
-    p: float
-    low: float
-    high: float  # the interval of confidence 1 - 2 × alpha that lies within ± margin exactly if p < alpha
 
 
 def normal_p(difference: float, standard_error: float) -> float:
@@ -52,28 +44,24 @@ def holm(p_values: Sequence[float] | Floats) -> Floats:
     return adjusted
 
 
-def tost(difference: float, standard_error: float, *, margin: float, alpha: float = 0.05) -> Equivalence:
+def tost(difference: float, standard_error: float, *, margin: float) -> float:
     """Two one-sided tests that a difference lies within ± margin; a small P value shows equivalence.
 
     Args:
         difference: Estimate.
         standard_error: Of the estimate; 0 counts as unknown, as in `normal_p`.
         margin: Above 0, in the estimate's unit.
-        alpha: Level of the interval (1 - 2 alpha).
 
     Returns:
-        The larger of both P values, and the interval; NaN where something is unknown.
+        The larger of both P values; NaN where something is unknown.
 
     Source: Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987).
     """
-    from scipy.special import ndtr, ndtri
+    from scipy.special import ndtr
 
     if math.isnan(difference) or not standard_error > 0:
-        return Equivalence(math.nan, math.nan, math.nan)
-    reach = float(ndtri(1 - alpha)) * standard_error
-    low, high = difference - reach, difference + reach
-    p = max(ndtr(-(difference + margin) / standard_error), ndtr((difference - margin) / standard_error))
-    return Equivalence(float(p), low, high)
+        return math.nan
+    return float(max(ndtr(-(difference + margin) / standard_error), ndtr((difference - margin) / standard_error)))
 
 
 def permutation_test(
@@ -83,7 +71,6 @@ def permutation_test(
     *,
     units: NDArray[Any] | None = None,
     permutations: int = 2000,
-    seed: int = 0,
 ) -> float:
     """Two-sided P value that two models' AUCs are equal: the models' scores are swapped unit by unit.
 
@@ -96,7 +83,6 @@ def permutation_test(
         second: Scores of the other, (n,).
         units: Unit of each image, swapped as a whole, (n,); default: every image is one.
         permutations: How many random swaps; all possible ones are taken if there are no more.
-        seed: Of the random swaps.
 
     Returns:
         The share of swaps (the data's own included) with a difference at least as large; NaN if it is undefined.
@@ -112,7 +98,7 @@ def permutation_test(
     unit = np.arange(len(target)) if units is None else np.unique(units, return_inverse=True)[1]
     number = int(unit.max()) + 1
     everything = number <= 30 and 2**number <= permutations
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     total = 2**number if everything else permutations
     as_large, observed = 0, abs(_auc_differences(is_positive, ranks, np.zeros((1, len(unit)), dtype=bool))[0])
     for begin in range(0, total, SWAPS_AT_ONCE):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from dpdt.bundle.container import BLANK, CHECKSUM, check_seal, read_bytes, seal, strict_json
-from dpdt.bundle.manifest import Count, Name, Part, Short, key_of
+from dpdt.bundle.manifest import Count, Name, Part, Positive, Probability, Short, key_of
 from dpdt.bundle.signature import signed_by
 from dpdt.errors import BundleError
 from dpdt.evaluation.metrics import ALL, AVERAGE
@@ -22,7 +22,6 @@ MOST_BYTES: Final = 64 << 20
 OWN_LIST: Final = "own list"
 """Begins the definition of a label that a hospital's own list makes."""
 
-Auc = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -31,10 +30,10 @@ class Model(Part):
 
     model: Count
     train_domain: Name
-    target_epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    target_epsilon: Positive | None
     seed: Count
     unit: Literal["patient", "image", "unknown"]
-    epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    epsilon: Positive | None
     delta: Annotated[float, Field(ge=0, le=1)] | None
     weights_sha256: Hash
     carried: bool
@@ -47,10 +46,10 @@ class AucRow(Part):
     test_domain: Name
     label: Name
     subgroup: Name
-    auc: Auc
-    ci_low: Auc | None
-    ci_high: Auc | None
-    standard_error: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    auc: Probability
+    ci_low: Probability | None
+    ci_high: Probability | None
+    standard_error: Positive | None
     n: Count | None
     n_positive: Count | None
     labels: Annotated[str, Field(max_length=20_000, pattern="^[A-Za-z0-9_,]*$")]
@@ -62,11 +61,11 @@ class Bin(Part):
     model: Count
     test_domain: Name
     label: Name
-    low: Auc
-    high: Auc
+    low: Probability
+    high: Probability
     n: Count
     n_positive: Count
-    mean_score: Auc
+    mean_score: Probability
 
 
 class NoisyBin(Part):
@@ -75,13 +74,13 @@ class NoisyBin(Part):
     model: Count
     test_domain: Name
     label: Name
-    low: Auc
-    high: Auc
+    low: Probability
+    high: Probability
     positives: Annotated[int, Field(ge=-(2**53), le=2**53)]
     negatives: Annotated[int, Field(ge=-(2**53), le=2**53)]
-    sensitivity: Auc | None
-    specificity: Auc | None
-    observed: Auc | None
+    sensitivity: Probability | None
+    specificity: Probability | None
+    observed: Probability | None
 
 
 class Privacy(Part):
@@ -100,13 +99,13 @@ class Pair(Part):
     """A model against its twin without DP (`against` null) or the one before (0): macro AUC on the same patients."""
 
     train_domain: Name
-    target_epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    target_epsilon: Positive | None
     seed: Count
     test_domain: Name
-    against: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    against: Positive | None
     difference: Annotated[float, Field(ge=-1, le=1)]
-    standard_error: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
-    p: Auc | None
+    standard_error: Positive | None
+    p: Probability | None
 
 
 class Results(Part):

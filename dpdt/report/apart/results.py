@@ -20,7 +20,7 @@ from dpdt.bundle.manifest import check_site, recorded_input
 from dpdt.bundle.model import weights_sha256
 from dpdt.errors import StudyError
 from dpdt.evaluation.evaluate import evaluation_done, study_groups
-from dpdt.evaluation.metrics import ALL, AVERAGE, FEWEST_PATIENTS, Groups, auc_influence
+from dpdt.evaluation.metrics import ALL, AVERAGE, FEWEST_PATIENTS, Groups, auc_influence, standard_error
 from dpdt.evaluation.predict import wide
 from dpdt.report.apart.file import FORMAT, NOISY_FORMAT, OWN_LIST, unreadable
 from dpdt.report.apart.noisy import noisy_parts, record_export
@@ -105,16 +105,15 @@ def export_results(
 
 def _exact_parts(study: Study, runs: Sequence[Run], rename: Mapping[str, str], minimum: int) -> dict[str, Any]:
     """AUCs, bins and pairs without noise, small cells left out."""
-    numbers = {run.run_id: number for number, run in enumerate(runs)}
     table, labels = auc_by_run(study), study.study.labels
     rows: list[dict[str, Any]] = []
     bins: list[dict[str, Any]] = []
     known: dict[tuple[str, str, bytes], set[str]] = {}
-    for run in runs:
+    for number, run in enumerate(runs):
         for domain in study.test_domains:
             frame = wide(pd.read_parquet(run.paths.predictions(domain)))
             own = table[(table["run_id"] == run.run_id) & (table["test_domain"] == domain)]
-            head = {"model": numbers[run.run_id], "test_domain": rename.get(domain, domain)}
+            head = {"model": number, "test_domain": rename.get(domain, domain)}
             groups = study_groups(study, domain, frame)
             shown = {}
             for label in labels:
@@ -124,7 +123,7 @@ def _exact_parts(study: Study, runs: Sequence[Run], rename: Mapping[str, str], m
                 shown[label] = known[domain, label, images]
             rows += [{**head, **row} for row in _auc_rows(frame, own, groups, shown, study.evaluate.bootstrap_unit)]
             bins += [{**head, "label": label, **one} for label in labels for one in _bins(frame, label, shown, minimum)]
-    pairs = _pairs(study, {Cell(*run.cell[:3]): numbers[run.run_id] for run in runs}, rows, rename)
+    pairs = _pairs(study, {Cell(*run.cell[:3]): number for number, run in enumerate(runs)}, rows, rename)
     record_export(study, mu=None, delta=None)
     return {"auc": rows, "bins": bins, "pairs": pairs}
 
@@ -222,8 +221,7 @@ def _standard_error(part: pd.DataFrame, labels: list[str], unit: str) -> float:
         influences.append(
             auc_influence(target[known], part[f"score_{label}"].to_numpy()[known], units[known], count)[1]
         )
-    mean = np.mean(influences, axis=0)
-    return float(np.sqrt(count / (count - 1) * (mean**2).sum())) if count > 1 else math.nan
+    return standard_error(np.mean(influences, axis=0))
 
 
 def _bins(frame: pd.DataFrame, label: str, shown: Mapping[str, set[str]], minimum: int) -> list[dict[str, Any]]:
