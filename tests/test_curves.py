@@ -15,6 +15,7 @@ from dpdt.report.differences import differences
 from dpdt.report.grid import Grid
 from dpdt.report.intervals import Draws
 from dpdt.report.tables import auc_by_run, mean_over_seeds
+from dpdt.study import Cell
 from tests.fake_runs import FakeRuns
 
 
@@ -121,6 +122,25 @@ def test_small_labels_have_no_curve_and_the_model_is_the_hospital_s_own(fake_run
     assert {one.label for one in found} == {"cardiomegaly", "pleural_effusion", "pneumonia", "atelectasis"}
     assert {(one.train_domain, one.test_domain) for one in found} == {("vindr", "vindr"), ("uka", "uka")}
     assert {one.target_epsilon for one in found} == {1.0, math.inf}
+
+
+def test_bands_are_of_the_model_s_own_patients_though_another_arm_was_tested_on_as_many_images(
+    fake_runs: Callable[..., FakeRuns],
+) -> None:
+    """Arms may have been tested before and after a cohort changed: draws of the first patients are not the others'."""
+    made = fake_runs(("vindr",), "[1.0, inf]").all()
+
+    def bands() -> list[pd.DataFrame]:
+        found = curves_of(made.study, Grid.of(made.study))
+        return [one.calibration for one in found if one.target_epsilon == 1.0]
+
+    others = {"change": lambda frame: frame.assign(patient_key=frame["patient_key"].to_numpy()[::-1])}
+    made.evaluate(Cell("vindr", 1.0, 0), **others)
+    beside_another = bands()
+    made.evaluate(Cell("vindr", math.inf, 0), **others)  # so that both have the same
+    assert beside_another
+    for one, other in zip(beside_another, bands(), strict=True):
+        pd.testing.assert_frame_equal(one, other)
 
 
 def test_differences_are_those_of_the_table(fake_runs: Callable[..., FakeRuns]) -> None:

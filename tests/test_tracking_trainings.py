@@ -137,8 +137,10 @@ def test_the_gpus_of_this_process_are_among_the_load(monkeypatch: pytest.MonkeyP
     assert "--id=2,5" in (tmp_path / "asked").read_text()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # a training on the CPU of a machine with GPUs
     assert not any("gpu" in key for key in machine_load())
-    program.write_text("#!/bin/sh\nexit 9\n")  # a driver that does not answer
+    program.write_text("#!/bin/sh\necho 'Unable to determine the device handle for GPU0: Unknown Error'\n")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert not any("gpu" in key for key in machine_load())
+    program.write_text("#!/bin/sh\nexit 9\n")  # a driver that does not answer
     assert not any("gpu" in key for key in machine_load())
 
 

@@ -84,7 +84,7 @@ def curves_of(study: Study, grid: Grid) -> list[Curves]:
     found = []
     for domain in study.test_domains:
         trainer = domain if any(cell.domain == domain for cell in runs) else next(iter(grid.train_domains), "")
-        weights: NDArray[np.uint8] | None = None
+        drawn, weights = np.empty(0), np.empty(0, np.uint8)
         for epsilon in grid.epsilons:
             of_arm = [
                 (cell.seed, cell.domain, run)
@@ -97,8 +97,10 @@ def curves_of(study: Study, grid: Grid) -> list[Curves]:
             frame = _scores(run, domain, study.study.labels[:MAIN_LABELS])
             if frame is None:
                 continue
-            if weights is None or len(weights) != len(frame):
-                weights = _weights(study, frame, domain)
+            units = frame["patient_key" if study.evaluate.bootstrap_unit == "patient" else "image_id"].to_numpy()
+            if not np.array_equal(units, drawn):  # the arms have them in common
+                draws = min(BAND_DRAWS, study.evaluate.bootstrap_draws)
+                drawn, weights = units, patient_draws(units, draws=draws, seed=study.study.seed, domain=domain)
             found += list(_of_frame(study, frame, weights, (epsilon, name, domain)))
     return found
 
@@ -109,12 +111,6 @@ def _scores(run: Run, domain: str, labels: tuple[str, ...]) -> pd.DataFrame | No
         return wide(chosen)
     except (OSError, ValueError, KeyError):
         return None  # `dpdt evaluate` repairs it; the page names models without numbers
-
-
-def _weights(study: Study, frame: pd.DataFrame, domain: str) -> NDArray[np.uint8]:
-    unit = "patient_key" if study.evaluate.bootstrap_unit == "patient" else "image_id"
-    count = min(BAND_DRAWS, study.evaluate.bootstrap_draws)
-    return patient_draws(frame[unit].to_numpy(), draws=count, seed=study.study.seed, domain=domain)
 
 
 def _of_frame(

@@ -121,8 +121,11 @@ def _gpu_lines() -> list[str]:
 
 
 def _gpu_load(line: str) -> dict[str, float]:
-    """One GPU's values; what it does not report (`[N/A]`) is left out."""
-    busy, used, total, power, limit = (_reading(field) for field in line.split(","))
+    """One GPU's values; what it does not report (`[N/A]`) is left out, and a line of another kind, such as an error."""
+    fields = [_reading(field) for field in line.split(",")]
+    if len(fields) != 5:
+        return {}
+    busy, used, total, power, limit = fields
     load = {
         "utilization_percentage": busy,
         "memory_usage_megabytes": used and used * MIB,
