@@ -1,5 +1,6 @@
 """Sending tasks: what is sent, how local processes behave, and what a failure looks like."""
 
+import errno
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import pytest
 
 from dpdt.base.files import exclusive_lock
 from dpdt.errors import ClusterError, StudyError
-from dpdt.jobs.local import _visible_gpus
+from dpdt.jobs.local import LocalScheduler, _visible_gpus
 from dpdt.jobs.outcomes import Outcomes
 from dpdt.jobs.resources import PROFILES, resources
 from dpdt.jobs.selection import make_plan
@@ -191,6 +192,15 @@ def test_a_second_local_submission_is_refused(make_fake_study: MakeStudy) -> Non
         pytest.raises(ClusterError, match="another `dpdt submit --cluster local` works on this study"),
     ):
         submit(study, cluster="local")
+
+
+def test_a_limit_on_processes_is_not_taken_for_a_second_submission(make_fake_study: MakeStudy) -> None:
+    error = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")  # fork(2) at the limit
+    with (
+        pytest.raises(BlockingIOError, match="Resource temporarily unavailable"),
+        LocalScheduler(make_fake_study()).claimed(),
+    ):
+        raise error
 
 
 @pytest.mark.slow
