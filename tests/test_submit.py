@@ -324,17 +324,35 @@ def test_the_study_file_wins_over_the_profile_and_a_stage_over_both(make_fake_st
         ("[stages.trian]\nmem_gb = 1\n", r"stages\.trian: unknown stage\. Valid stages: cohort"),
         ("[stages.train]\nmem = 1\n", r"stages\.train\.mem: .*Valid keys: partition, qos"),
         ("partition =", r"site\.toml: not valid TOML"),
+        ("extra = 3\n", r"site\.toml: extra: Input should be a valid dictionary"),
+        ("stages = 3\n", r"site\.toml: stages: Input should be a valid dictionary"),
+        (
+            "# für uns".encode("latin-1"),
+            r"site\.toml:1: not UTF-8 text: byte 0xfc \('ü' in Latin-1\)\. Expected UTF-8",
+        ),
         (
             None,
             r"site\.toml cannot be read \(No such file or directory\)\. Expected the path of a TOML file, or one of",
         ),
     ],
 )
-def test_a_wrong_profile_is_one_clear_error(make_fake_study: MakeStudy, text: str | None, message: str) -> None:
+def test_a_wrong_profile_is_one_clear_error(make_fake_study: MakeStudy, text: str | bytes | None, message: str) -> None:
     study = make_fake_study('[cluster]\nprofile = "site.toml"\n')
     if text is not None:
-        (study.file.parent / "site.toml").write_text(text)
+        (study.file.parent / "site.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(StudyError, match=message):
+        resources(study)
+
+
+def test_a_profile_may_begin_with_a_byte_order_mark(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study('[cluster]\nprofile = "site.toml"\n')
+    (study.file.parent / "site.toml").write_bytes(b'\xef\xbb\xbfpartition = "gpu"\n')  # RFC 3629, section 6
+    assert resources(study)["train"].partition == "gpu"
+
+
+def test_a_profile_of_a_user_that_is_not_there_cannot_be_read(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study('[cluster]\nprofile = "~no-such-user/site.toml"\n')
+    with pytest.raises(StudyError, match=r"~no-such-user/site\.toml cannot be read"):
         resources(study)
 
 

@@ -1,5 +1,6 @@
 """What a stage's tasks ask of the cluster: the study file's `[cluster]` over a cluster profile over the defaults."""
 
+import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from dpdt.errors import StudyError
 from dpdt.study import Study
 from dpdt.study.settings import ClusterSettings
+from dpdt.study.source import merge, not_text
 from dpdt.study.tasks import GPU_STAGES, STAGES, TRAINING_STAGES
 
 __all__ = ["PROFILES", "Profile", "Resources", "StageSettings", "resources"]
@@ -169,23 +171,25 @@ def _read_profile(study: Study, given: dict[str, Any]) -> Profile:
         return Profile.model_validate(given)
     file = _profile_file(study, name)
     try:
-        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+        raw = tomllib.loads(file.read_text(encoding="utf-8-sig"))  # as a study file
     except OSError as err:
         known = ", ".join(sorted(path.stem for path in PROFILES.glob("*.toml"))) or "none"
         raise StudyError(
             f"cluster.profile: {file} cannot be read ({err.strerror}). Expected the path of a TOML file, "
             f"or one of: {known}."
         ) from err
+    except UnicodeDecodeError as err:
+        raise StudyError(not_text(file, err)) from err
     except tomllib.TOMLDecodeError as err:
         raise StudyError(f"{file}: not valid TOML: {err}.") from err
-    for stage in raw.get("stages", {}):
+    stages = raw.get("stages")
+    for stage in stages if isinstance(stages, dict) else ():  # what is no table, the model refuses
         if stage not in STAGES:
             raise StudyError(f"{file}: stages.{stage}: unknown stage. Valid stages: {', '.join(STAGES)}.")
     if "shard_tasks" in raw:
         raise StudyError(f"{file}: shard_tasks: belongs in [cluster] of the study file, not in a profile.")
     try:
-        extra = {**raw.get("extra", {}), **given.get("extra", {})}
-        return Profile.model_validate({**raw, **given, "extra": extra})
+        return Profile.model_validate(merge(raw, given))
     except ValidationError as err:
         first = err.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -198,5 +202,5 @@ def _read_profile(study: Study, given: dict[str, Any]) -> Profile:
 def _profile_file(study: Study, name: str) -> Path:
     """A path (relative to the study file), or the stem of a file in the repository's slurm/clusters."""
     if "/" in name or name.endswith(".toml"):
-        return study.file.parent / Path(name).expanduser()
+        return study.file.parent / os.path.expanduser(name)  # as it is where there is no such user
     return PROFILES / f"{name}.toml"
