@@ -1,6 +1,7 @@
 """Every key of the study file, read off the settings themselves: for `dpdt init` and `show`, reference and schema."""
 
 import json
+import re
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from dpdt.study import Study, check_study
 from dpdt.study.section import About, about
 from dpdt.study.source import read_source
 
-__all__ = ["REQUIRED", "Effective", "Key", "all_keys", "effective", "json_schema", "section_docs", "toml"]
+__all__ = ["REQUIRED", "Effective", "Key", "all_keys", "effective", "json_schema", "section_docs", "toml", "toml_key"]
 
 REQUIRED: Final = object()
 """Default of a key that must be given."""
@@ -85,9 +86,18 @@ def toml(value: Any) -> str:
     if isinstance(value, BaseModel):
         return toml(value.model_dump(exclude_none=True))
     if isinstance(value, dict):
-        inside = ", ".join(f"{name} = {toml(item)}" for name, item in value.items())
+        inside = ", ".join(f"{toml_key(name)} = {toml(item)}" for name, item in value.items())
         return f"{{ {inside} }}" if inside else "{}"
     return json.dumps(str(value), ensure_ascii=False)
+
+
+def toml_key(name: str) -> str:
+    """A name as a key of TOML: without quotes those of plain letters, digits, _ and - alone.
+
+    >>> toml_key("st_mary"), toml_key("süd")
+    ('st_mary', '"süd"')
+    """
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
