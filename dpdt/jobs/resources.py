@@ -2,7 +2,7 @@
 
 import os
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -141,28 +141,15 @@ def _of_stage(profile: Profile, stage: str) -> Resources:
     trains = stage in TRAINING_STAGES
     if not trains:
         gpus = min(gpus, 1)
-    return Resources(
-        partition=values["partition"],
-        account=values["account"],
-        qos=values["qos"],
-        constraint=values["constraint"],
-        gpus=gpus,
-        nodes=values["nodes_per_task"] if trains else 1,
-        ranks=max(1, gpus),
-        gpu_type=values["gpu_type"],
-        cpus=values["cpus_per_task"],
-        mem_gb=values["mem_gb"],
-        timeout_min=values["timeout_min"],
-        array_parallelism=values["array_parallelism"],
-        setup=tuple(values["setup"]),
-        python=values["python"],
-        image=values["image"],
-        binds=tuple(values["binds"]),
-        signal_delay_s=values["signal_delay_s"],
-        max_attempts=values["max_attempts"],
-        scratch=values["scratch"],
-        extra={**profile.extra, **special.extra},
-    )
+    as_named = {field.name: values[field.name] for field in fields(Resources) if field.name in values}
+    changed = {
+        "gpus": gpus,
+        "ranks": max(1, gpus),
+        "nodes": values["nodes_per_task"] if trains else 1,
+        "cpus": values["cpus_per_task"],
+        "extra": {**profile.extra, **special.extra},
+    }
+    return Resources(**{**as_named, **changed})
 
 
 def _read_profile(study: Study, given: dict[str, Any]) -> Profile:
