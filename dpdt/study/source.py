@@ -285,6 +285,3 @@ def _names(table: Any) -> list[str]:
         name, table = next(iter(table.items()))
         names.append(name)
     return names
-
-
-# ---- what is wrong with the values, in one line ----
