@@ -110,6 +110,8 @@ def test_its_test_needs_the_shards_and_no_training(abroad: Study) -> None:
     assert task in choose(abroad, "evaluate", None, None, None)
     assert task not in choose(abroad, "evaluate", ["vindr"], None, None)
     assert choose(abroad, "evaluate", ["uka_8"], None, None) == [task]
+    with pytest.raises(StudyError, match=r"evaluate: nothing to do: no model of the study is all that is asked for"):
+        choose(abroad, "evaluate", ["uka_8"], [8.0])  # which seed and epsilon it has its bundle says
 
 
 def test_a_bundle_that_changes_is_tested_again(pooled: Study, abroad: Study, tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_what_will_be_refused_and_what_is_drowned_is_said(tmp_path: Path) -> Non
     )  # 1 / 720 / 10 is above
 
 
-@pytest.mark.parametrize("text", ["chexpert", "chexpert=many", "chexpert=10/20", "chexpert=0"])
+@pytest.mark.parametrize("text", ["chexpert", "chexpert=many", "chexpert=10/20", "chexpert=0", "chexpert=10²"])
 def test_a_wrong_size_is_answered_with_the_form(study: Study, text: str) -> None:
     with pytest.raises(StudyError, match=r"expected NAME=IMAGES/PATIENTS in whole numbers, .*--size chexpert=112120/"):
         parse_sizes([text], study)

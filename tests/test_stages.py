@@ -1,5 +1,6 @@
 """The stages, their tasks and what each needs; running a task."""
 
+import errno
 import json
 import math
 import os
@@ -163,6 +164,19 @@ def test_a_second_process_waits_for_the_first(make_fake_study: MakeStudy) -> Non
     assert process.wait(120) == 0
     process.stderr.close()
     assert calls(study) == []  # it found the work done
+
+
+def test_a_task_that_may_start_no_process_is_not_taken_for_one_that_another_runs(
+    make_fake_study: MakeStudy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*_: object) -> str:  # fork(2): EAGAIN at a limit on processes, in Python the error of a taken lock
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    study = make_fake_study()
+    monkeypatch.setattr(sys.modules["dpdt.cohort.stage"], "run", run)
+    with pytest.raises(BlockingIOError, match="Resource temporarily unavailable"):
+        run_task(str(study.file), tasks(study, "cohort")[0])
+    assert "another process runs it" not in capsys.readouterr().err
 
 
 def test_run_stage_runs_what_is_asked_for(make_fake_study: MakeStudy) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from dpdt.cli import main
 from dpdt.errors import StudyError
 from dpdt.jobs.resources import resources
 from dpdt.study import Study, load_study
-from dpdt.study.keys import REQUIRED, all_keys, section_docs
+from dpdt.study.keys import REQUIRED, all_keys, section_docs, toml
 from dpdt.study.source import PRESETS, flat
 from dpdt.study.starter import SHOWN, STARTERS, starter_text
 
@@ -97,6 +98,13 @@ def test_init_writes_the_named_domains_and_overwrites_nothing(
         main(command)
     assert end.value.code == 2
     assert "exists already, and init overwrites nothing" in capsys.readouterr().err
+
+
+def test_a_hospitals_name_may_have_letters_that_toml_wants_in_quotes(tmp_path: Path) -> None:
+    study = written(tmp_path, starter_text("quick", {"klinik_süd": "/data/s", "chexpert": "/data/c"}))
+    assert [*study.domains] == ["klinik_süd", "chexpert"]
+    parts = {"ward 1": ["1a"], "süd": ["2"]}
+    assert tomllib.loads(f"parts = {toml(parts)}")["parts"] == parts
 
 
 def test_a_name_like_a_published_one_is_asked_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

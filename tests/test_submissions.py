@@ -1,6 +1,7 @@
 """What jobs leave behind, and how it is read."""
 
 import pickle
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from dpdt.base.files import exclusive_lock, is_locked, last_line, read_tail
 from dpdt.jobs.slurm.queue import read_queue
-from dpdt.jobs.submissions import Job, latest_jobs, new_submission, outcome
+from dpdt.jobs.submissions import Job, latest_jobs, new_submission, outcome, submissions
 from dpdt.study import Study
 from dpdt.study.tasks import Task
 
@@ -40,6 +41,20 @@ def test_a_cut_off_result_is_a_failure(tmp_path: Path) -> None:
     assert "cannot be read" in str(outcome(cut))
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"\x80\x04\x95" + b"\xff" * 8 + b".",  # PEP 3154: the length of a frame, 8 bytes: more than there can be
+        b"\x80\x04\x8c\x01xK\x01a.",  # an opcode APPEND that a text is under: AttributeError
+        bytes(100),  # as some file systems leave a file of a node that lost its power
+    ],
+)
+def test_a_damaged_result_is_a_failure_whatever_reading_it_raises(tmp_path: Path, damaged: bytes) -> None:
+    spoilt = job(tmp_path, ("error", "text"))
+    spoilt.result.write_bytes(damaged)
+    assert "1_0_result.pkl cannot be read" in str(outcome(spoilt))
+
+
 def test_the_last_line_of_a_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert last_line(read_tail(log)) == ""
@@ -68,6 +83,15 @@ def test_the_newest_job_of_a_task_counts(make_fake_study: Callable[..., Study]) 
     assert found.log == study.paths.jobs / names[-1] / "1.log"
     newest.remove()
     assert len(latest_jobs(study)) == 1  # the one before
+
+
+def test_a_copy_of_a_submission_is_none(make_fake_study: Callable[..., Study]) -> None:
+    study = make_fake_study()
+    submission = new_submission(study, "local")
+    submission.add([job(submission.paths.folder)])
+    folder = submission.paths.folder
+    shutil.copytree(folder, folder.with_name(f"{folder.name}.bak"))
+    assert [one.paths.folder for one in submissions(study)] == [folder]
 
 
 def test_the_queue_is_read_from_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Sending tasks: what is sent, how local processes behave, and what a failure looks like."""
 
+import errno
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import pytest
 
 from dpdt.base.files import exclusive_lock
 from dpdt.errors import ClusterError, StudyError
-from dpdt.jobs.local import _visible_gpus
+from dpdt.jobs.local import LocalScheduler, _visible_gpus
 from dpdt.jobs.outcomes import Outcomes
 from dpdt.jobs.resources import PROFILES, resources
 from dpdt.jobs.selection import make_plan
@@ -194,6 +195,15 @@ def test_a_second_local_submission_is_refused(make_fake_study: MakeStudy) -> Non
         submit(study, cluster="local")
 
 
+def test_a_limit_on_processes_is_not_taken_for_a_second_submission(make_fake_study: MakeStudy) -> None:
+    error = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")  # fork(2) at the limit
+    with (
+        pytest.raises(BlockingIOError, match="Resource temporarily unavailable"),
+        LocalScheduler(make_fake_study()).claimed(),
+    ):
+        raise error
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill", "Ctrl-C", "dpdt cancel"])
 def test_tasks_end_with_their_starter_and_a_rerun_finishes_the_rest(make_fake_study: MakeStudy, how: str) -> None:
@@ -324,17 +334,35 @@ def test_the_study_file_wins_over_the_profile_and_a_stage_over_both(make_fake_st
         ("[stages.trian]\nmem_gb = 1\n", r"stages\.trian: unknown stage\. Valid stages: cohort"),
         ("[stages.train]\nmem = 1\n", r"stages\.train\.mem: .*Valid keys: partition, qos"),
         ("partition =", r"site\.toml: not valid TOML"),
+        ("extra = 3\n", r"site\.toml: extra: Input should be a valid dictionary"),
+        ("stages = 3\n", r"site\.toml: stages: Input should be a valid dictionary"),
+        (
+            "# für uns".encode("latin-1"),
+            r"site\.toml:1: not UTF-8 text: byte 0xfc \('ü' in Latin-1\)\. Expected UTF-8",
+        ),
         (
             None,
             r"site\.toml cannot be read \(No such file or directory\)\. Expected the path of a TOML file, or one of",
         ),
     ],
 )
-def test_a_wrong_profile_is_one_clear_error(make_fake_study: MakeStudy, text: str | None, message: str) -> None:
+def test_a_wrong_profile_is_one_clear_error(make_fake_study: MakeStudy, text: str | bytes | None, message: str) -> None:
     study = make_fake_study('[cluster]\nprofile = "site.toml"\n')
     if text is not None:
-        (study.file.parent / "site.toml").write_text(text)
+        (study.file.parent / "site.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(StudyError, match=message):
+        resources(study)
+
+
+def test_a_profile_may_begin_with_a_byte_order_mark(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study('[cluster]\nprofile = "site.toml"\n')
+    (study.file.parent / "site.toml").write_bytes(b'\xef\xbb\xbfpartition = "gpu"\n')  # RFC 3629, section 6
+    assert resources(study)["train"].partition == "gpu"
+
+
+def test_a_profile_of_a_user_that_is_not_there_cannot_be_read(make_fake_study: MakeStudy) -> None:
+    study = make_fake_study('[cluster]\nprofile = "~no-such-user/site.toml"\n')
+    with pytest.raises(StudyError, match=r"~no-such-user/site\.toml cannot be read"):
         resources(study)
 
 

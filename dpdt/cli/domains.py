@@ -27,14 +27,13 @@ def domains(
     from dpdt.cohort.finding_counts import count_findings, published_findings
 
     if study is None:
-        found = published_findings()
-        known = tuple(dict.fromkeys(one.domain for one in found))
+        published = published_findings()
+        chosen = known_domains(tuple(dict.fromkeys(one.domain for one in published)), domain)
+        found = [one for one in published if one.domain in chosen]
     else:
         loaded = read_study(study)
-        known = tuple(loaded.domains)
-        found = [one for name in known_domains(known, domain) for one in count_findings(loaded, name)]
-    chosen = known_domains(known, domain)
-    found = [one for one in found if one.domain in chosen]
+        chosen = known_domains(tuple(loaded.domains), domain)
+        found = [one for name in chosen for one in count_findings(loaded, name)]
     if as_json:
         print(json.dumps([one.as_dict() for one in found], indent=2, ensure_ascii=False))
         return

@@ -1,6 +1,7 @@
 """What this machine and the cluster offer: `doctor`."""
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -38,14 +39,15 @@ def doctor(
         from dpdt.jobs.doctor.machine import check_machine
 
         checks = check_machine(None if study is None else read_study(study))
-    rows = [(check.name, check.state, check.found) for check in checks]
+    found = [asdict(check) for check in checks]
     if not as_json:
+        rows = [(check.name, check.state, check.found) for check in checks]
         show_checks("cluster" if cluster else "this machine", rows)
     elif cluster:
-        print(json.dumps([check.as_dict() for check in checks], indent=2))
+        print(json.dumps(found, indent=2))
     else:
         from dpdt.jobs.doctor.facts import machine_facts
 
-        print(json.dumps({**machine_facts(), "checks": [check.as_dict() for check in checks]}, indent=2))
+        print(json.dumps({**machine_facts(), "checks": found}, indent=2))
     if any(check.state == "bad" for check in checks):
         raise typer.Exit(FAILED)

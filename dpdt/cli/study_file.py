@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -121,7 +122,7 @@ def show(
 
     rows = [row for row in effective(study, overrides=overrides()) if not changed or row.origin != "default"]
     if as_json:
-        print(json.dumps([row.as_dict() for row in rows], indent=2, ensure_ascii=False))
+        print(json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False))
     else:
         show_table(f"Study {study}", ("key", "value", "from"), [(row.key, row.value, row.origin) for row in rows])
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -54,15 +54,16 @@ class LocalScheduler(Scheduler):
         Raises:
             ClusterError: Another one does.
         """
-        try:
-            with exclusive_lock(self.study.paths.local_lock, blocking=False):
-                self.study.paths.local_lock.write_text(f"{socket.gethostname()} {os.getpid()}\n")
-                yield
-        except BlockingIOError as err:
-            raise ClusterError(
-                f"{self.study.folder}: another `dpdt submit --cluster local` works on this study. "
-                f"Wait for it, or stop it: dpdt cancel {self.study.file}"
-            ) from err
+        with ExitStack() as stack:
+            try:  # the lock alone: a task that cannot be started (EAGAIN of a fork) raises the same error
+                stack.enter_context(exclusive_lock(self.study.paths.local_lock, blocking=False))
+            except BlockingIOError as err:
+                raise ClusterError(
+                    f"{self.study.folder}: another `dpdt submit --cluster local` works on this study. "
+                    f"Wait for it, or stop it: dpdt cancel {self.study.file}"
+                ) from err
+            self.study.paths.local_lock.write_text(f"{socket.gethostname()} {os.getpid()}\n")
+            yield
 
     def run(self, plan: Plan, submission: Submission, *, queued: Mapping[Task, Job], wait: bool) -> Outcomes:
         """Run the stages one after another, at most `cluster.local_parallelism` tasks at once, and wait for the end.

@@ -1,7 +1,8 @@
 """What a stage's tasks ask of the cluster: the study file's `[cluster]` over a cluster profile over the defaults."""
 
+import os
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from dpdt.errors import StudyError
 from dpdt.study import Study
 from dpdt.study.settings import ClusterSettings
+from dpdt.study.source import merge, not_text
 from dpdt.study.tasks import GPU_STAGES, STAGES, TRAINING_STAGES
 
 __all__ = ["PROFILES", "Profile", "Resources", "StageSettings", "resources"]
@@ -140,29 +142,15 @@ def _of_stage(profile: Profile, stage: str) -> Resources:
     trains = stage in TRAINING_STAGES
     if not trains:
         gpus = min(gpus, 1)
-    return Resources(
-        partition=values["partition"],
-        account=values["account"],
-        qos=values["qos"],
-        constraint=values["constraint"],
-        gpus=gpus,
-        nodes=values["nodes_per_task"] if trains else 1,
-        ranks=max(1, gpus),
-        gpu_type=values["gpu_type"],
-        cpus=values["cpus_per_task"],
-        mem_gb=values["mem_gb"],
-        timeout_min=values["timeout_min"],
-        array_parallelism=values["array_parallelism"],
-        local_parallelism=values["local_parallelism"],
-        setup=tuple(values["setup"]),
-        python=values["python"],
-        image=values["image"],
-        binds=tuple(values["binds"]),
-        signal_delay_s=values["signal_delay_s"],
-        max_attempts=values["max_attempts"],
-        scratch=values["scratch"],
-        extra={**profile.extra, **special.extra},
-    )
+    as_named = {field.name: values[field.name] for field in fields(Resources) if field.name in values}
+    changed = {
+        "gpus": gpus,
+        "ranks": max(1, gpus),
+        "nodes": values["nodes_per_task"] if trains else 1,
+        "cpus": values["cpus_per_task"],
+        "extra": {**profile.extra, **special.extra},
+    }
+    return Resources(**{**as_named, **changed})
 
 
 def _read_profile(study: Study, given: dict[str, Any]) -> Profile:
@@ -171,23 +159,25 @@ def _read_profile(study: Study, given: dict[str, Any]) -> Profile:
         return Profile.model_validate(given)
     file = _profile_file(study, name)
     try:
-        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+        raw = tomllib.loads(file.read_text(encoding="utf-8-sig"))  # as a study file
     except OSError as err:
         known = ", ".join(sorted(path.stem for path in PROFILES.glob("*.toml"))) or "none"
         raise StudyError(
             f"cluster.profile: {file} cannot be read ({err.strerror}). Expected the path of a TOML file, "
             f"or one of: {known}."
         ) from err
+    except UnicodeDecodeError as err:
+        raise StudyError(not_text(file, err)) from err
     except tomllib.TOMLDecodeError as err:
         raise StudyError(f"{file}: not valid TOML: {err}.") from err
-    for stage in raw.get("stages", {}):
+    stages = raw.get("stages")
+    for stage in stages if isinstance(stages, dict) else ():  # what is no table, the model refuses
         if stage not in STAGES:
             raise StudyError(f"{file}: stages.{stage}: unknown stage. Valid stages: {', '.join(STAGES)}.")
     if "shard_tasks" in raw:
         raise StudyError(f"{file}: shard_tasks: belongs in [cluster] of the study file, not in a profile.")
     try:
-        extra = {**raw.get("extra", {}), **given.get("extra", {})}
-        return Profile.model_validate({**raw, **given, "extra": extra})
+        return Profile.model_validate(merge(raw, given))
     except ValidationError as err:
         first = err.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -200,5 +190,5 @@ def _read_profile(study: Study, given: dict[str, Any]) -> Profile:
 def _profile_file(study: Study, name: str) -> Path:
     """A path (relative to the study file), or the stem of a file in the repository's slurm/clusters."""
     if "/" in name or name.endswith(".toml"):
-        return study.file.parent / Path(name).expanduser()
+        return study.file.parent / os.path.expanduser(name)  # as it is where there is no such user
     return PROFILES / f"{name}.toml"

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from importlib import import_module
 from typing import Any, Final, Protocol, cast
@@ -152,13 +152,12 @@ def private_umask(study: Study) -> Iterator[None]:
 def _claim(study: Study, task: Task) -> Iterator[None]:
     """Become the one process that runs a task; wait while another process does."""
     lock = study.paths.task_lock(task.name)
-    try:
-        with exclusive_lock(lock, blocking=False):
-            yield
-            return
-    except BlockingIOError:
-        note(f"{task.label}: another process runs it; waiting for it to end")
-    with exclusive_lock(lock):
+    with ExitStack() as stack:
+        try:  # the lock alone: a task that cannot start a process (EAGAIN) raises the same error
+            stack.enter_context(exclusive_lock(lock, blocking=False))
+        except BlockingIOError:
+            note(f"{task.label}: another process runs it; waiting for it to end")
+            stack.enter_context(exclusive_lock(lock))
         yield
 
 

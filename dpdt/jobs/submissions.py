@@ -7,12 +7,13 @@ accounting (`sacct`), which many sites do not have.
 import io
 import os
 import pickle
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dpdt.base.files import last_line, make_folder, read_json, write_json
 from dpdt.errors import ClusterError
@@ -23,6 +24,10 @@ from dpdt.study.paths import SubmissionPaths
 from dpdt.study.tasks import Task
 
 __all__ = ["Job", "Jobs", "Submission", "latest_jobs", "new_submission", "outcome", "submissions"]
+
+
+NAME: Final = re.compile(r"\d{8}-\d{6}(-\d+)?")
+"""Of a submission's folder; another is somebody's copy of one."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ def submissions(study: Study) -> Iterator[Submission]:
     """All submissions of a study, the newest first."""
     folder = study.paths.jobs
     names = (entry.parent.name for entry in folder.glob("*/record.json"))
-    for name in sorted(names, key=_by_time, reverse=True):
+    for name in sorted(filter(NAME.fullmatch, names), key=_by_time, reverse=True):
         paths = study.paths.submission(name)
         record = read_json(paths.record)
         jobs = [
@@ -146,10 +151,12 @@ def outcome(job: Job) -> str | None:
         None: nothing (not ended, or killed). `""`: it succeeded. Otherwise the last line of its error.
     """
     try:
-        kind, value = _PlainUnpickler(io.BytesIO(job.result.read_bytes())).load()
+        data = job.result.read_bytes()
     except FileNotFoundError:
         return None
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError) as err:
+    try:
+        kind, value = _PlainUnpickler(io.BytesIO(data)).load()
+    except Exception as err:  # noqa: BLE001  a damaged pickle raises nearly any error, as its documentation says
         return f"{job.result.name} cannot be read ({err})"
     if kind == "success":
         return ""

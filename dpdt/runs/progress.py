@@ -1,12 +1,11 @@
 """How far a run is: read from its own small files; a library is loaded only if there is something to read with it."""
 
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from dpdt.base.files import read_json
+from dpdt.base.files import last_line, read_json, read_tail
 from dpdt.errors import DpdtError
 from dpdt.study.paths import RunPaths, StudyPaths
 from dpdt.study.tasks import Task
@@ -14,7 +13,6 @@ from dpdt.study.tasks import Task
 __all__ = ["last_auc", "run_progress"]
 
 KEYS: Final = ("step", "num_steps", "epsilon", "target_epsilon")
-TAIL_BYTES: Final = 2048
 
 
 def run_progress(paths: StudyPaths, task: Task, *, running: bool) -> dict[str, Any]:
@@ -67,8 +65,7 @@ def last_auc(run: RunPaths, *, everywhere: bool = False) -> float | None:
 
 def _step_seconds(log: Path) -> float | None:
     """Seconds of a step, from the last line of the log of losses."""
-    with suppress(OSError, ValueError, IndexError, KeyError), log.open("rb") as stream:
-        stream.seek(max(0, stream.seek(0, os.SEEK_END) - TAIL_BYTES))
-        seconds = json.loads(stream.read().splitlines()[-1])["step_s"]
+    with suppress(OSError, ValueError, KeyError):
+        seconds = json.loads(last_line(read_tail(log)))["step_s"]
         return None if seconds is None else float(seconds)
     return None

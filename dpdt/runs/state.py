@@ -1,4 +1,4 @@
-"""A run's own small files: the frozen config, the state, the log of losses. They are the truth about a run."""
+"""The state of a run: its file, its lock, and how it ended."""
 
 import contextlib
 import time

@@ -1,9 +1,10 @@
 """Every key of the study file, read off the settings themselves: for `dpdt init` and `show`, reference and schema."""
 
 import json
+import re
 import types
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Union, get_args, get_origin
 
@@ -14,7 +15,7 @@ from dpdt.study import Study, check_study
 from dpdt.study.section import About, about
 from dpdt.study.source import read_source
 
-__all__ = ["REQUIRED", "Effective", "Key", "all_keys", "effective", "json_schema", "section_docs", "toml"]
+__all__ = ["REQUIRED", "Effective", "Key", "all_keys", "effective", "json_schema", "section_docs", "toml", "toml_key"]
 
 REQUIRED: Final = object()
 """Default of a key that must be given."""
@@ -51,23 +52,13 @@ class Key:
 
 def all_keys() -> list[Key]:
     """Every key, in the order of the settings."""
-    return [_key(name, field) for name, field in _fields(Study, "")]
+    return [_key(name, field) for name, field, table in _fields(Study) if table is None and name != "file"]
 
 
 def section_docs() -> dict[str, str]:
     """What each table is about, from the settings' docstrings; `*` stands for a domain's own name."""
-    docs: dict[str, str] = {}
-
-    def visit(model: type[BaseModel], prefix: str) -> None:
-        for name, field in model.model_fields.items():
-            inner, star = _inner(field)
-            if inner is not None and about(field) is None:
-                table = f"{prefix}{name}{star}"
-                docs[table] = (inner.__doc__ or "").partition(": ")[2].strip()
-                visit(inner, f"{table}.")
-
-    visit(Study, "")
-    return docs
+    tables = {name: table for name, _, table in _fields(Study) if table is not None}
+    return {name: (table.__doc__ or "").partition(": ")[2].strip() for name, table in tables.items()}
 
 
 def toml(value: Any) -> str:
@@ -85,9 +76,18 @@ def toml(value: Any) -> str:
     if isinstance(value, BaseModel):
         return toml(value.model_dump(exclude_none=True))
     if isinstance(value, dict):
-        inside = ", ".join(f"{name} = {toml(item)}" for name, item in value.items())
+        inside = ", ".join(f"{toml_key(name)} = {toml(item)}" for name, item in value.items())
         return f"{{ {inside} }}" if inside else "{}"
     return json.dumps(str(value), ensure_ascii=False)
+
+
+def toml_key(name: str) -> str:
+    """A name as a key of TOML: without quotes those of plain letters, digits, _ and - alone.
+
+    >>> toml_key("st_mary"), toml_key("süd")
+    ('st_mary', '"süd"')
+    """
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,6 @@ class Effective:
     key: str
     value: str
     origin: str
-
-    def as_dict(self) -> dict[str, str]:
-        """For JSON."""
-        return asdict(self)
 
 
 def effective(file: str | Path, *, overrides: Sequence[str] = ()) -> list[Effective]:
@@ -161,22 +157,17 @@ def _schema_generator() -> Any:
     return Generator
 
 
-def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo, type[BaseModel] | None]]:
+    """Every key and table below a table, with what a table has in it; `.*` ends the name of a table of tables."""
     for name, field in model.model_fields.items():
-        if model is Study and name == "file":
-            continue
-        inner, star = _inner(field)
+        kinds = (field.annotation, *get_args(field.annotation))
+        inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
         if inner is None or about(field) is not None:
-            yield f"{prefix}{name}", field
+            yield f"{prefix}{name}", field, None
         else:
-            yield from _fields(inner, f"{prefix}{name}{star}.")
-
-
-def _inner(field: FieldInfo) -> tuple[type[BaseModel] | None, str]:
-    """The table that a field is, if it is one, and `.*` if it is a table of tables."""
-    kinds = (field.annotation, *get_args(field.annotation))
-    inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
-    return inner, ".*" if inner and get_origin(field.annotation) is dict else ""
+            table = f"{prefix}{name}{'.*' if get_origin(field.annotation) is dict else ''}"
+            yield table, field, inner
+            yield from _fields(inner, f"{table}.")
 
 
 def _key(name: str, field: FieldInfo) -> Key:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from dpdt.errors import StudyError
 from dpdt.study.networks import NETWORKS
 
-__all__ = ["PRESETS", "Source", "flat", "merge", "open_guesses", "read_source"]
+__all__ = ["PRESETS", "Source", "flat", "merge", "not_text", "open_guesses", "read_source"]
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
     "paper": {
@@ -130,7 +130,7 @@ def read_source(file: str | Path, *, overrides: Sequence[str] = ()) -> Source:
             f"{path}: cannot be read ({err.strerror}). Expected a TOML file; check its permissions."
         ) from err
     except UnicodeDecodeError as err:
-        raise StudyError(_not_text(path, err)) from err
+        raise StudyError(not_text(path, err)) from err
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as err:
@@ -222,7 +222,7 @@ def _override(text: str) -> dict[str, Any]:
     return parsed  # type: ignore[no-any-return]
 
 
-def _not_text(path: Path, err: UnicodeDecodeError) -> str:
+def not_text(path: Path, err: UnicodeDecodeError) -> str:
     """What to say about a file that is not UTF-8: text of another encoding, or no text at all."""
     data, byte = err.object, err.object[err.start]
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -285,6 +285,3 @@ def _names(table: Any) -> list[str]:
         name, table = next(iter(table.items()))
         names.append(name)
     return names
-
-
-# ---- what is wrong with the values, in one line ----

@@ -7,7 +7,7 @@ from typing import Any, Final
 from dpdt.base.machine import __version__
 from dpdt.errors import StudyError
 from dpdt.study.domain_kinds import DOMAIN_KINDS
-from dpdt.study.keys import REQUIRED, Key, all_keys, section_docs, toml
+from dpdt.study.keys import REQUIRED, Key, all_keys, section_docs, toml, toml_key
 from dpdt.study.source import PRESETS, flat
 
 __all__ = ["SHOWN", "STARTERS", "Starter", "starter_text"]
@@ -137,13 +137,14 @@ def _domains(domains: Mapping[str, str], keys: list[Key], chosen: Starter) -> It
         lines = [f"{key} = {toml(value)}" for key, value in given.items()]
         if number == 0:
             lines = list(_lines(keys, "domains.*", chosen, given))
-        yield "\n".join([f"[domains.{name}]", f"# {DOMAIN_KINDS[kind].content}", *lines])
+        table = f"domains.{toml_key(name)}"
+        yield "\n".join([f"[{table}]", f"# {DOMAIN_KINDS[kind].content}", *lines])
         if kind == "table":
             values = [f"{key} = {toml(value)}" for key, value in TABLE_VALUES.items()]
             lines = values if explained else list(_lines(keys, "domains.*.table", chosen, TABLE_VALUES))
             explained = True
-            yield "\n".join([f"[domains.{name}.table]", *lines])
-            yield f"[domains.{name}.table.labels]\n{LABELS}"
+            yield "\n".join([f"[{table}.table]", *lines])
+            yield f"[{table}.table.labels]\n{LABELS}"
 
 
 def _lines(keys: list[Key], section: str, chosen: Starter, given: Mapping[str, Any] | None = None) -> Iterator[str]:

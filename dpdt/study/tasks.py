@@ -187,6 +187,10 @@ def choose(
         for task, row in zip(found, rows, strict=True)
         if all(not want or value in want for want, value in zip_longest(wanted, row))
     ]
+    if not chosen and found:
+        raise StudyError(
+            f"{stage}: nothing to do: no model of the study is all that is asked for. Ask for less at once."
+        )
     if not chosen:
         missing, role = ("no public domain", ' with role = "public"') if stage == "pretrain" else ("no domain", "")
         raise StudyError(f"{stage}: nothing to do: the study has {missing}. Add one under [domains.<name>]{role}.")

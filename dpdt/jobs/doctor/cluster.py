@@ -14,7 +14,7 @@ from dpdt.errors import ClusterError, DpdtError
 from dpdt.jobs.doctor.finding import Check
 from dpdt.jobs.doctor.probe import probe_nodes
 from dpdt.jobs.resources import Resources, resources
-from dpdt.jobs.slurm.programs import run_program
+from dpdt.jobs.slurm.programs import run_program, slurm_config
 from dpdt.jobs.slurm.sbatch import error_lines
 from dpdt.jobs.slurm.script import check_python, make_executor
 from dpdt.jobs.slurm.send import PROGRAMS, max_array_size, outside_of_any_job
@@ -125,17 +125,11 @@ def _test_only(study: Study, asked: dict[str, Resources]) -> Iterator[Check]:
             yield Check(f"sbatch {stage}", state, error_lines(done.stderr))
 
 
-def _config() -> dict[str, str]:
-    """Slurm's configuration."""
-    shown = run_program("scontrol", "show", "config").stdout
-    return dict(re.findall(r"^(\w+)[ \t]*=[ \t]*(.*)$", shown, re.MULTILINE))
-
-
 def _arrays(study: Study) -> Check:
     """Whether Slurm takes so many tasks: it refuses a whole array for one too many."""
     number = len(needs(study))
     found = f"{number} tasks, MaxArraySize {max_array_size()}; larger arrays are cut, all parts keep to one throttle"
-    limits = {"MaxJobCount": _config().get("MaxJobCount", ""), "MaxSubmitJobs": _max_submit_jobs()}
+    limits = {"MaxJobCount": slurm_config().get("MaxJobCount", ""), "MaxSubmitJobs": _max_submit_jobs()}
     low = [f"{name} = {value}" for name, value in limits.items() if value.isdigit() and int(value) < number]
     if low:
         return Check("arrays", "bad", f"{found}; {', '.join(low)} is less: send some stages first (--stages)")
@@ -153,7 +147,7 @@ def _max_submit_jobs() -> str:
 
 def _requeue() -> Check:
     """How the site preempts jobs, which decides what warning a training gets."""
-    config = _config()
+    config = slurm_config()
     found = f"JobRequeue {config.get('JobRequeue')}, PreemptMode {config.get('PreemptMode')}"
     if config.get("PreemptMode", "OFF") == "OFF":
         return Check("preemption", "note", f"{found}: jobs are not preempted")

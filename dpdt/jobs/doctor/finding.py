@@ -1,6 +1,6 @@
 """One line of `dpdt doctor`."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 __all__ = [
     "Check",
@@ -20,7 +20,3 @@ class Check:
     name: str
     state: str
     found: str
-
-    def as_dict(self) -> dict[str, str]:
-        """For JSON."""
-        return asdict(self)

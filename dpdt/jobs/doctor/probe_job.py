@@ -15,7 +15,6 @@ def look(paths: list[str], writable: str, scratch: str | None, gpus: int, lock: 
     seen: dict[str, object] = {
         "node": os.environ.get("SLURMD_NODENAME", ""),
         "python": f"{sys.version_info[0]}.{sys.version_info[1]}",
-        "cores": len(os.sched_getaffinity(0)),
         "missing": [path for path in paths if not os.access(path, os.R_OK)],
         "writable": os.access(writable, os.W_OK),
         "scratch": scratch is None or os.path.isdir(os.path.expandvars(scratch)),

@@ -64,7 +64,7 @@ def look_ahead(
         free_gb=free,
         warnings=(),
     )
-    return Outlook(**{**vars(outlook), "warnings": tuple(warnings_of(study, outlook))})
+    return replace(outlook, warnings=tuple(warnings_of(study, outlook)))
 
 
 def _domain(study: Study, domain: str, size: DomainSize | None) -> DomainOutlook:

@@ -62,8 +62,8 @@ def parse_sizes(given: Sequence[str], study: Study) -> dict[str, tuple[int, int]
                 f"--size {text}: no domain {name!r} in the study. Its domains: {', '.join(study.domains)}."
             )
         if (
-            not images.isdigit()
-            or (slash and not patients.isdigit())
+            not images.isdecimal()
+            or (slash and not patients.isdecimal())
             or int(images) < int(patients or 1)
             or int(images) < 1
         ):

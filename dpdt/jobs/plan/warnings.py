@@ -10,7 +10,7 @@ from dpdt.jobs.resources import resources
 from dpdt.study import Study, format_epsilon
 
 if TYPE_CHECKING:
-    from dpdt.jobs.plan.outlook import CellOutlook, Outlook
+    from dpdt.jobs.plan.outlook import Outlook
 
 __all__ = ["signal_to_noise", "warnings_of"]
 
@@ -51,7 +51,8 @@ def warnings_of(study: Study, outlook: "Outlook") -> Iterator[str]:
             f"{', '.join(unknown)}: size unknown. Build the cohort (dpdt cohort STUDY: minutes, reads lists only), or "
             f"give numbers: {example}"
         )
-    yield from _each_once(cell for cell in outlook.cells if cell.refused)
+    # seeds and epsilons of a domain share one reason
+    yield from dict.fromkeys(f"{cell.name}: will be refused: {cell.refused}" for cell in outlook.cells if cell.refused)
     for tested in outlook.domains:
         if tested.domain in study.test_domains and tested.size is not None and not tested.size.test_images:
             yield (
@@ -67,15 +68,6 @@ def warnings_of(study: Study, outlook: "Outlook") -> Iterator[str]:
             f"disk: {outlook.disk_gb:.1f} GB will be written below {study.folder}, {outlook.free_gb:.1f} GB are free. "
             "Set study.folder to a larger disk."
         )
-
-
-def _each_once(cells: Iterator["CellOutlook"]) -> Iterator[str]:
-    """What is refused, once a domain."""
-    seen: set[tuple[str, str | None]] = set()
-    for cell in cells:
-        if (cell.name, cell.refused) not in seen:
-            seen.add((cell.name, cell.refused))
-            yield f"{cell.name}: will be refused: {cell.refused}"
 
 
 def _about_noise(study: Study, outlook: "Outlook") -> Iterator[str]:
@@ -129,5 +121,5 @@ def _about_memory(study: Study, outlook: "Outlook") -> Iterator[str]:
                 f"({worst.arm}), cluster.mem_gb is {asked.mem_gb:g}. Halve "
                 "train.physical_batch_size (it changes speed alone), or ask for more."
             )
-    if outlook.speeds and asked.gpus and peaks:
+    if peaks and asked.gpus:
         yield "measured without a GPU, and the study asks for GPUs: run `dpdt plan STUDY --measure` where one is."

@@ -1,10 +1,10 @@
 """The states of jobs in Slurm: from `squeue` for those that it still knows, from `sacct` for older ones."""
 
-import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from dpdt.jobs.slurm.programs import run_program
 
 __all__ = [
     "ACTIVE_STATES",
@@ -96,9 +96,5 @@ def _elements(listed: str) -> list[str]:
 
 def _ask(*command: str) -> str | None:
     """What a program of Slurm prints; None where it is missing, fails or does not answer."""
-    if shutil.which(command[0]) is None:
-        return None
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=ASK_SECONDS, check=True).stdout
-    except (subprocess.SubprocessError, OSError):
-        return None
+    done = run_program(*command, seconds=ASK_SECONDS)
+    return done.stdout if done.returncode == 0 else None

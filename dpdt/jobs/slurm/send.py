@@ -9,7 +9,6 @@ import contextlib
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -19,7 +18,7 @@ from dpdt.jobs.resources import Resources
 from dpdt.jobs.selection import Plan, StagePlan
 from dpdt.jobs.slurm.bad_nodes import bad_nodes
 from dpdt.jobs.slurm.call import SlurmCall
-from dpdt.jobs.slurm.programs import COMMAND_SECONDS, run_program
+from dpdt.jobs.slurm.programs import run_program, slurm_config
 from dpdt.jobs.slurm.queue import read_queue
 from dpdt.jobs.slurm.requeue import Limits
 from dpdt.jobs.slurm.sbatch import Executor, UnknownJobError, error_lines
@@ -240,14 +239,8 @@ def _share(limit: int, sizes: Sequence[int]) -> list[int]:
 
 def max_array_size() -> int:
     """Slurm's limit on the number of tasks of an array."""
-    try:
-        config = subprocess.run(
-            ["scontrol", "show", "config"], capture_output=True, text=True, check=True, timeout=COMMAND_SECONDS
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return DEFAULT_MAX_ARRAY_SIZE
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
-    return max(1, int(found[1])) if found else DEFAULT_MAX_ARRAY_SIZE
+    found = re.match(r"\d+", slurm_config().get("MaxArraySize", ""))
+    return max(1, int(found[0])) if found else DEFAULT_MAX_ARRAY_SIZE
 
 
 @contextlib.contextmanager
