@@ -55,6 +55,6 @@ def test_what_is_pinned_can_be_installed_with_the_pythons_of_debian_and_ubuntu(p
     too_new = {
         each.name: needs
         for each in known
-        if python not in SpecifierSet(needs := each.metadata["Requires-Python"] or "")
+        if python not in SpecifierSet(needs := each.metadata.get("Requires-Python", ""))
     }
     assert not too_new
