@@ -308,6 +308,33 @@ def test_ci_ends_well_and_its_last_line_says_whether_the_image_was_tested(
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("free_before", "free_after", "user", "calls", "last_line"),
+    [
+        (11, 30, 0, ["image prune -f", "build"], r"image: tested"),
+        (11, 11, 0, ["image prune -f"], r"image: NOT TESTED: Less than 12 GiB are free in \S+, .*: make room\."),
+        (12, 12, 0, ["build"], r"image: tested"),
+        (11, 11, 1000, ["build"], r"image: tested"),
+    ],
+    ids=["former layers fill it", "something else fills it", "there is room", "somebody's own store"],
+)
+def test_the_layers_of_former_builds_go_before_the_disk_is_full(
+    source: Path, free_before: int, free_after: int, user: int, calls: list[str], last_line: str
+) -> None:
+    free = source / "free"
+    free.write_text(str(free_before))
+    podman = f"""case $1 in
+build) echo build >> "$HOME/calls" ;;
+image) [ "$2" != prune ] || {{ echo "$*" >> "$HOME/calls"; echo {free_after} > "$HOME/free"; }} ;;
+esac"""
+    disk = 'echo "Avail"; echo "$(cat "$HOME/free")G"'
+    programs = {"docker": "exit 1", "podman": podman, "apt-get": "exit 1", "id": f"echo {user}", "df": disk}
+    done = run_script(source, ".ci/image", programs=programs)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(last_line, done.stdout.splitlines()[-1])
+    assert (source / "calls").read_text().splitlines() == calls
+
+
 def test_a_build_that_fails_fails_ci_with_its_own_words(source: Path) -> None:
     build = '[ "$1" != build ] || { echo "no such package"; exit 1; }'
     done = run_script(source, ".ci/image", programs={"docker": build})
