@@ -129,11 +129,11 @@ def test_all_that_sbatch_complains_about_is_told_and_what_cannot_be_cancelled_to
 
 def test_a_site_has_its_own_lines(make_fake_study: MakeStudy, fake_slurm: FakeSlurm) -> None:
     (profile := make_fake_study().file.parent / "site.toml").write_text(
-        "gpus_per_task = 2\n[extra]\nmem = false\nmem-per-cpu = '4G'\nnice = 5\n"
+        "gpus_per_task = 2\n[extra]\nmem = false\nmem_per_cpu = '2G'\nnice = 5\n"
         "[stages.train.extra]\ngpus-per-node = false\ngres = 'gpu:a100:2'\nexclusive = true\n"
     )
-    study = make_fake_study(f"[cluster]\nprofile = '{profile}'\nextra = {{ nice = 9 }}\n")
-    submit(study, cluster="slurm", stages=["train", "cohort"])
+    study = make_fake_study(f"[cluster]\nprofile = '{profile}'\nextra = {{ nice = 9, mem-per-cpu = '4G' }}\n")
+    submit(study, cluster="slurm", stages=["train", "cohort"])  # `_` or `-`: one name
     cohort, train = (
         next(options for n in range(1, fake_slurm.count + 1) if (options := fake_slurm.options(n))["job-name"] == name)
         for name in ("dpdt-cohort", "dpdt-train")

@@ -18,8 +18,8 @@ __all__ = [
     "Manifest",
     "Name",
     "Network",
+    "NotNegative",
     "Part",
-    "Positive",
     "Probability",
     "SelfTest",
     "Short",
@@ -41,7 +41,7 @@ Short = Annotated[str, Field(max_length=200)]
 Text = Annotated[str, Field(max_length=20_000)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,64}$")]
 Count = Annotated[int, Field(ge=0, le=2**53)]
-Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -93,15 +93,15 @@ class _Statement(BaseModel):
     mechanism: Text
     unit: Literal["patient", "image"]
     paragraph: Text
-    epsilon: Positive | None
+    epsilon: NotNegative | None
     delta: Probability | None
     neighbouring_relation: Text | None = None
     num_units: Count | None = None
     num_steps: Count | None = None
     sample_rate: Probability | None = None
-    noise_multiplier: Positive | None = None
-    accounted_noise_multiplier: Positive | None = None
-    max_grad_norm: Positive | None = None
+    noise_multiplier: NotNegative | None = None
+    accounted_noise_multiplier: NotNegative | None = None
+    max_grad_norm: NotNegative | None = None
     accountant: Text | None = None
     randomness: Text | None = None
     complete: Literal[True] = True

@@ -65,7 +65,8 @@ class Profile(ClusterSettings):
 class Resources:
     """What each task of one stage asks for on each node.
 
-    gpus is 0 for stages that only use CPUs; ranks are the processes that share gpus, cpus and mem_gb.
+    gpus is 0 for stages that only use CPUs; ranks are the processes that share gpus, cpus and mem_gb. The names in
+    extra are sbatch's, with `-`.
     """
 
     partition: str | None
@@ -148,7 +149,7 @@ def _of_stage(profile: Profile, stage: str) -> Resources:
         "ranks": max(1, gpus),
         "nodes": values["nodes_per_task"] if trains else 1,
         "cpus": values["cpus_per_task"],
-        "extra": {**profile.extra, **special.extra},
+        "extra": {key.replace("_", "-"): value for one in (profile, special) for key, value in one.extra.items()},
     }
     return Resources(**{**as_named, **changed})
 

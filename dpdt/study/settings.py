@@ -15,7 +15,7 @@ from dpdt.study.networks import NETWORKS
 from dpdt.study.section import About, Folder, Integer, Number, NumberOrInfinity, Section, Truth, only_once
 
 __all__ = [
-    "LAST_STAGES",
+    "NETWORK_STAGES",
     "AuditSettings",
     "CarriedModelSettings",
     "ClusterSettings",
@@ -36,7 +36,7 @@ DEFAULT_IMAGES_AT_ONCE: Final = 32
 Findings = Annotated[
     tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value), Field(min_length=1)
 ]
-LAST_STAGES: Final = r"last ([1-9]\d*) stages?"
+NETWORK_STAGES: Final = r"last ([1-9]\d*) stages?"
 PARAMETERS: Final = ("all", "head", "norms+head", "last 2 stages")
 # The smallest pictures that the deepest layer sees more than one pixel of.
 BF16_MIN_SIZE: Final = 32
@@ -416,7 +416,7 @@ class TrainSettings(Section):
     def _choice_or_patterns(cls, value: object) -> object:
         if isinstance(value, list | tuple) and value and all(isinstance(pattern, str) for pattern in value):
             return value
-        if isinstance(value, str) and (value in PARAMETERS or re.fullmatch(LAST_STAGES, value)):
+        if isinstance(value, str) and (value in PARAMETERS or re.fullmatch(NETWORK_STAGES, value)):
             return value
         choices = ", ".join(map(repr, PARAMETERS))
         raise ValueError(f"expected {choices} (or another number), or a list of patterns of names, got {value!r}")

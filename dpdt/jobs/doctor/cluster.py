@@ -95,7 +95,7 @@ def _partitions(asked: dict[str, Resources]) -> Iterator[Check]:
 
 def _too_much(stage: str, one: Resources, rows: list[list[str]]) -> Iterator[str]:
     """What a stage asks for but no node of the partition has; what `extra` asks for in its place sbatch judges."""
-    limits, others = [_minutes(row[2]) for row in rows], {name.replace("_", "-") for name in one.extra}
+    limits, others = [_minutes(row[2]) for row in rows], one.extra
     if "time" not in others and all(limit is not None and limit < one.timeout_min for limit in limits):
         yield f"{stage}: timeout_min = {one.timeout_min} is above the time limit"
     if "cpus-per-task" not in others and all(_leading_number(row[3]) < one.cpus for row in rows):

@@ -80,8 +80,8 @@ def _command(study: Study, one: Resources, lock: str | None) -> list[str]:
     """The call of srun: a job like the stage's, but small; `extra` stands in place of dpdt's own, as in a script."""
     memory = f"{round(1024 * min(one.mem_gb, 2.0))}M"
     small = {"ntasks": 1, "nodes": 1, "cpus-per-task": 1, "time": 2, "mem": memory, "immediate": QUEUE_SECONDS}
-    like_it, site = ({name.replace("_", "-"): it for name, it in d.items()} for d in (one.kind_of_node, one.extra))
-    options = {**like_it, **small, **{name: value for name, value in site.items() if name not in FOR_SBATCH}}
+    like_it = {name.replace("_", "-"): value for name, value in one.kind_of_node.items()}
+    options = {**like_it, **small, **{name: value for name, value in one.extra.items() if name not in FOR_SBATCH}}
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     words = [f"--{name}" if value is True else f"--{name}={value}" for name, value in given.items()]
     wanted = {

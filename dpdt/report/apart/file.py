@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from dpdt.bundle.container import BLANK, CHECKSUM, check_seal, read_bytes, seal, strict_json
-from dpdt.bundle.manifest import Count, Name, Part, Positive, Probability, Short, key_of
+from dpdt.bundle.manifest import Count, Name, NotNegative, Part, Probability, Short, key_of
 from dpdt.bundle.signature import signed_by
 from dpdt.errors import BundleError
 from dpdt.evaluation.metrics import ALL, AVERAGE
@@ -30,10 +30,10 @@ class Model(Part):
 
     model: Count
     train_domain: Name
-    target_epsilon: Positive | None
+    target_epsilon: NotNegative | None
     seed: Count
     unit: Literal["patient", "image", "unknown"]
-    epsilon: Positive | None
+    epsilon: NotNegative | None
     delta: Annotated[float, Field(ge=0, le=1)] | None
     weights_sha256: Hash
     carried: bool
@@ -49,7 +49,7 @@ class AucRow(Part):
     auc: Probability
     ci_low: Probability | None
     ci_high: Probability | None
-    standard_error: Positive | None
+    standard_error: NotNegative | None
     n: Count | None
     n_positive: Count | None
     labels: Annotated[str, Field(max_length=20_000, pattern="^[A-Za-z0-9_,]*$")]
@@ -99,12 +99,12 @@ class Pair(Part):
     """A model against its twin without DP (`against` null) or the one before (0): macro AUC on the same patients."""
 
     train_domain: Name
-    target_epsilon: Positive | None
+    target_epsilon: NotNegative | None
     seed: Count
     test_domain: Name
-    against: Positive | None
+    against: NotNegative | None
     difference: Annotated[float, Field(ge=-1, le=1)]
-    standard_error: Positive | None
+    standard_error: NotNegative | None
     p: Probability | None
 
 

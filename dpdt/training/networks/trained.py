@@ -13,7 +13,7 @@ from typing import Final
 from torch import nn
 
 from dpdt.errors import StudyError
-from dpdt.study.settings import LAST_STAGES
+from dpdt.study.settings import NETWORK_STAGES
 from dpdt.training.networks.weights import head_of
 
 __all__ = ["choose_trained", "freeze_but_head", "stages_of", "trains_head_alone"]
@@ -132,7 +132,7 @@ def _chosen(model: nn.Module, choice: str | Sequence[str], names: list[str]) -> 
     if choice == "norms+head":
         norms = {name for name, module in model.named_modules() if _is_norm(module)}
         return chosen + [name for name in names if name.rpartition(".")[0] in norms]
-    if last := re.fullmatch(LAST_STAGES, choice):
+    if last := re.fullmatch(NETWORK_STAGES, choice):
         stages = stages_of(model)
         if int(last[1]) > len(stages):
             told = "; ".join(f"{number}: {stage[0]} …" for number, stage in enumerate(stages, start=1))
