@@ -145,7 +145,7 @@ THEIRS = '[models.theirs]\nbundle = "b"\n'
         ("[initial.before]\nwidth = 8\n", r"initial\.before: use plain letters, digits and _ only, and not 'before'"),
         ('[model]\ninit_weights = "w.pt"\n[initial.a]\n', r"model\.init_weights: the study has \[initial\.<name>\]"),
         ("[initial.a]\nwide = 8\n", r"initial\.a\.wide: unknown key"),
-        ("[train]\nfraction = [0.5, 0.5]\n", r"train\.fraction: expected numbers above 0 and up to 1, each once"),
+        ("[train]\nfraction = [0.5, 0.5]\n", r"train\.fraction: a value occurs twice in \[0\.5, 0\.5\]"),
         ("[train]\nfraction = [0.0]\n", r"train\.fraction: expected numbers above 0"),
         ("[train]\nfraction = 1.5\n", r"train\.fraction: expected numbers above 0 and up to 1"),
         ("[initial.a]\n" + THEIRS, r"models\.theirs\.initial: expected one of the study's starts, a; got none"),

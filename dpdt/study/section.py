@@ -23,6 +23,7 @@ __all__ = [
     "Section",
     "Truth",
     "about",
+    "each_once",
     "only_once",
     "remembered",
 ]
@@ -182,6 +183,13 @@ Integer = Annotated[int, BeforeValidator(_not_quoted)]
 Truth = Annotated[bool, BeforeValidator(_truth)]
 Folder = Annotated[Path, BeforeValidator(_expand)]
 RelativePath = Annotated[Path, BeforeValidator(_printable)]
+
+
+def each_once(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    """A validator: what stands twice in a list of trainings or hospitals would count twice."""
+    if values is not None and len(set(values)) < len(values):
+        raise ValueError(f"a value occurs twice in {list(values)}")
+    return values
 
 
 def only_once(words: dict[str, tuple[str, ...]]) -> None:

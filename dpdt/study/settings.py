@@ -12,7 +12,7 @@ from dpdt.base.vocabulary import LABELS, check_labels, check_name
 from dpdt.study.arms import is_before
 from dpdt.study.clipping_engines import CLIPPING_ENGINES, ClippingName
 from dpdt.study.networks import NETWORKS
-from dpdt.study.section import About, Folder, Integer, Number, NumberOrInfinity, Section, Truth, only_once
+from dpdt.study.section import About, Folder, Integer, Number, NumberOrInfinity, Section, Truth, each_once, only_once
 
 __all__ = [
     "NETWORK_STAGES",
@@ -426,11 +426,13 @@ class TrainSettings(Section):
         """Where nothing but a default will do for "auto": testing, planning."""
         return DEFAULT_IMAGES_AT_ONCE if self.physical_batch_size == "auto" else self.physical_batch_size
 
+    _each_once = field_validator("domains", "seeds", "fraction")(each_once)
+
     @field_validator("fraction")
     @classmethod
     def _parts(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not all(0 < part <= 1 for part in value) or len(set(value)) < len(value):
-            raise ValueError(f"expected numbers above 0 and up to 1, each once, got {list(value)}")
+        if not all(0 < part <= 1 for part in value):
+            raise ValueError(f"expected numbers above 0 and up to 1, got {list(value)}")
         return value
 
     @model_validator(mode="after")
@@ -515,15 +517,13 @@ class PrivacySettings(Section):
         About("Fewer lose less budget in a crash; more write to disk less often.", unit="steps", decides="speed"),
     ] = Field(default=10, ge=1, description="Noisy steps that the ledger reserves at once.")
 
+    _each_once = field_validator("target_epsilons")(each_once)
+
     @model_validator(mode="after")
     def _positive(self) -> Self:
         for value in self.target_epsilons:
             if math.isnan(value) or value < 0:
                 raise ValueError(f"target_epsilons: expected positive numbers (inf for no DP), got {value}")
-        if len(set(self.target_epsilons)) != len(self.target_epsilons):
-            raise ValueError(
-                f"target_epsilons: a value occurs twice in {list(self.target_epsilons)}; each is one training"
-            )
         if not self.trained_epsilons:
             raise ValueError("target_epsilons: expected positive numbers beside 0, which is the model before, got none")
         return self
@@ -621,6 +621,8 @@ class EvaluateSettings(Section):
     equivalence_margin: Annotated[Number, About("How much AUC may be lost unnoticed.", unit="AUC", decides="other")] = (
         Field(default=0.01, gt=0, lt=1, description="A difference in AUC within ± this counts as equivalent (TOST).")
     )
+
+    _each_once = field_validator("domains")(each_once)
 
     @model_validator(mode="after")
     def _groups_named(self) -> Self:

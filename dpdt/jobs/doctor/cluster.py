@@ -5,13 +5,13 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from dpdt.base.files import exclusive_lock, last_line, nearest_folder
-from dpdt.errors import ClusterError, DpdtError
+from dpdt.base.files import last_line, nearest_folder
+from dpdt.errors import ClusterError
 from dpdt.jobs.doctor.finding import Check
+from dpdt.jobs.doctor.machine import check_locks
 from dpdt.jobs.doctor.probe import probe_nodes
 from dpdt.jobs.resources import Resources, resources
 from dpdt.jobs.slurm.programs import run_program, slurm_config
@@ -64,7 +64,14 @@ def check_cluster(study: Study, *, probe: bool = False) -> list[Check]:
     checks = [Check("programs", "good", ", ".join(PROGRAMS)), Check("slurmctld", "good", last_line(ping.stdout))]
     checks += _partitions(asked)
     checks += _test_only(study, asked)
-    checks += [_arrays(study), _requeue(), _accounting(), _folder(study), _locks(study), *_python(study, asked)]
+    checks += [
+        _arrays(study),
+        _requeue(),
+        _accounting(),
+        _folder(study),
+        check_locks(nearest_folder(study.folder)),
+        *_python(study, asked),
+    ]
     if probe:
         checks += probe_nodes(study, asked)
     return checks
@@ -181,21 +188,6 @@ def _folder(study: Study) -> Check:
         "note",
         f"{found}. That is usually one machine's own disk; `--probe` asks a node whether it sees it",
     )
-
-
-def _locks(study: Study) -> Check:
-    """Locks keep two tasks from spending one budget: a file system without them cannot hold a study."""
-    folder = nearest_folder(study.folder)
-    file = folder / ".dpdt-doctor.lock"
-    try:
-        with exclusive_lock(file, blocking=False):
-            pass
-    except (OSError, DpdtError) as err:
-        return Check("file locks", "bad", f"{folder}: {err}")
-    finally:
-        with suppress(OSError):
-            file.unlink(missing_ok=True)
-    return Check("file locks", "good", f"flock works in {folder}")
 
 
 def _python(study: Study, asked: dict[str, Resources]) -> Iterator[Check]:

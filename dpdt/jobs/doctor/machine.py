@@ -51,7 +51,7 @@ def check_machine(study: Study | None = None) -> list[Check]:
         _memory(),
         _gpu(),
         _disk(folder, wanted=study is not None),
-        _locks(folder, wanted=study is not None),
+        check_locks(folder, wanted=study is not None),
         _shared_memory(),
         _slurm(),
         _mlflow(study),
@@ -191,7 +191,7 @@ def _disk(folder: Path, *, wanted: bool) -> Check:
     return Check("disk", "good", found)
 
 
-def _locks(folder: Path, *, wanted: bool) -> Check:
+def check_locks(folder: Path, *, wanted: bool = True) -> Check:
     """Locks keep two tasks from spending one budget."""
     try:
         with tempfile.TemporaryDirectory(dir=folder) as inside, exclusive_lock(Path(inside) / "lock", blocking=False):
