@@ -225,6 +225,45 @@ def test_epsilon_at_a_tiny_delta_is_not_below_the_exact_one(
     assert float(low) <= found < 1.1 * float(low) + 0.2
 
 
+@pytest.mark.parametrize("accountant", ACCOUNTANTS)
+@pytest.mark.parametrize(
+    ("sigma", "rate", "delta"),
+    [
+        (9.7e4, 2.8e-6, 2.7e-16),
+        (9.8e4, 2.5e-5, 2.8e-19),
+        (4e4, 3e-6, 6e-17),
+        (0.8, 1e-4, 1e-7),
+        (3.0, 0.3, 1e-11),
+        (2.0, 0.5, 0.999),
+    ],
+)
+def test_epsilon_of_one_sampled_step_is_not_below_the_exact_one(
+    sigma: float, rate: float, delta: float, accountant: str
+) -> None:
+    """Also with huge noise, where doubles lose the loss, and at a delta of nearly 1."""
+    found = epsilon(noise_multiplier=sigma, sample_rate=rate, num_steps=1, delta=delta, accountant=accountant)
+    with mpmath.workdps(60):
+        assert exact_sampled_delta(found, sigma, rate) <= delta
+
+
+def exact_sampled_delta(eps: float, sigma: float, rate: float) -> mpmath.mpf:
+    """The larger hockey-stick divergence of (1 - q) N(0, s²) + q N(1, s²) and N(0, s²).
+
+    That is the definition of delta for this pair, which dominates (Mironov, Talwar & Zhang 2019, arXiv 1908.10530,
+    section 3). The likelihood ratio rises with x, so each is a difference of tails beyond the place where it is e^eps
+    (or e^-eps).
+    """
+    factor, s, q = mpmath.exp(eps), mpmath.mpf(sigma), mpmath.mpf(rate)
+    place = s**2 * mpmath.log((factor - 1 + q) / q) + 0.5
+    rest = mpmath.ncdf(-place / s)
+    removed = (1 - q) * rest + q * mpmath.ncdf((1 - place) / s) - factor * rest
+    if 1 / factor <= 1 - q:
+        return removed
+    place = s**2 * mpmath.log((1 / factor - 1 + q) / q) + 0.5
+    rest = mpmath.ncdf(place / s)
+    return max(removed, rest - factor * ((1 - q) * rest + q * mpmath.ncdf((place - 1) / s)))
+
+
 def exact_gaussian_epsilon(mu: float, delta: float) -> mpmath.mpf:
     """Theorem 8 of Balle & Wang 2018 (arXiv 1805.06530), solved by bisection in 60 digits."""
     with mpmath.workdps(60):

@@ -62,6 +62,8 @@ def test_if_none_can_be_read_it_is_an_error(tmp_path: Path) -> None:
         pytest.raises(DpdtError, match="none of 1 checkpoints can be read"),
     ):
         load_checkpoint(tmp_path)
+    with pytest.raises(DpdtError, match="none of 1 checkpoints can be read"):  # a requeued job does not begin anew
+        load_checkpoint(tmp_path)
 
 
 def test_a_full_disk_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

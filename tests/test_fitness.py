@@ -415,6 +415,18 @@ class MixesBackwards(torch.autograd.Function):
         return gradient + 0.1 * gradient.sum(0)
 
 
+class MeanBackwards(torch.autograd.Function):
+    """As `MixesBackwards`, by a mean: of equal gradients it is as each of them."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient + gradient.mean(0)
+
+
 class NoiseBackwards(torch.autograd.Function):
     @staticmethod
     def forward(ctx: object, x: Tensor) -> Tensor:
@@ -428,7 +440,11 @@ class NoiseBackwards(torch.autograd.Function):
 @pytest.mark.parametrize("clipping", CLIPPING)
 @pytest.mark.parametrize(
     ("function", "problem"),
-    [(MixesBackwards, "is not that of the image alone"), (NoiseBackwards, r"backward draws random numbers \(torch\)")],
+    [
+        (MixesBackwards, "is not that of the image alone"),
+        (MeanBackwards, "is not that of the image alone"),
+        (NoiseBackwards, r"backward draws random numbers \(torch\)"),
+    ],
 )
 def test_a_backward_pass_that_is_not_an_images_own_is_found(
     function: type[torch.autograd.Function], problem: str, clipping: str
@@ -436,6 +452,38 @@ def test_a_backward_pass_that_is_not_an_images_own_is_found(
     found = unfit_parts(Tricky(lambda _, x: function.apply(x)), size=SIZE, clipping=clipping)
     assert len(found) == 1
     assert re.search(problem, found[0])
+
+
+class BehindZeros(Tricky):
+    """The trick in a branch whose last layer begins as zeros: the branch has no gradient until that is trained."""
+
+    def __init__(self, trick: Trick) -> None:
+        super().__init__(trick)
+        self.inner, self.gate = nn.Linear(16, 16), nn.Linear(16, 16, bias=False)
+        nn.init.zeros_(self.gate.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x.flatten(1)).tanh()
+        return self.last(x + self.gate(self.trick(self, self.inner(x))))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("clipping", CLIPPING)
+def test_gradients_behind_a_layer_of_zeros_are_tried_as_they_will_be(clipping: str) -> None:
+    """Where it was let in: after training, with 32 images, the last one moves the clipped sum by several norms."""
+    network = BehindZeros(lambda _, x: MeanBackwards.apply(x))
+    (line,) = unfit_parts(network, size=SIZE, clipping=clipping)
+    assert re.match(r"first\.weight, .*inner\.weight.* is not that of the image alone", line)
+    assert unfit_parts(BehindZeros(lambda _, x: x), size=SIZE, clipping=clipping) == []
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
+def test_trained_parameters_of_another_type_than_the_sums_are_refused(kind: torch.dtype) -> None:
+    network = Tricky(lambda model, x: model.own_layer(x.to(kind)).float())  # type: ignore[operator]
+    network.own_layer = nn.Linear(16, 16).to(kind)
+    (line,) = unfit_parts(network, size=SIZE)
+    assert line.startswith(f"own_layer (Linear) has trained parameters of {str(kind)[6:]}; ")
+    network.own_layer.requires_grad_(False)
+    assert unfit_parts(network, size=SIZE) == []
 
 
 class BeginsLater(nn.Module):

@@ -109,6 +109,31 @@ def test_noise_made_during_the_passes_changes_no_bit_and_is_made_again_after_a_s
     assert all(torch.equal(one, other) for one, other in zip(found, right, strict=True))
 
 
+def test_dropout_of_an_arm_without_dp_is_the_same_after_a_stop_and_draws_anew_in_each_step(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    data = load_split(make_study(), "uka", "train")
+    masks: list[Tensor] = []
+
+    def trained(name: str, *stops: StopFlag) -> Tensor:
+        for stop in stops:
+            torch.rand(len(name))  # whatever else the process drew
+            layer = torch.nn.Linear(data.size**2, 5)
+            torch.nn.init.zeros_(layer.weight)
+            torch.nn.init.zeros_(layer.bias)
+            dropout = torch.nn.Dropout(0.5)
+            dropout.register_forward_hook(lambda _module, _inputs, outputs: masks.append(outputs[0] == 0))
+            state = torch.get_rng_state()
+            model = torch.nn.Sequential(torch.nn.Flatten(), dropout, layer)
+            TrainingLoop(plan(tmp_path / name, None), model=model, data=data, steps=None).run(stop=stop)
+            assert torch.equal(torch.get_rng_state(), state)  # the process goes on as if nothing had drawn
+        return layer.weight.detach()
+
+    undisturbed = trained("undisturbed", StopFlag())
+    assert not torch.equal(masks[0], masks[-1])
+    assert torch.equal(trained("stopped", StopAfter(4), StopFlag()), undisturbed)
+
+
 def test_an_optimizer_that_goes_on_keeps_on_the_cpu_what_it_reads_there() -> None:
     # "meta" stands for a GPU: torch brings what it loads to the parameters' device, where this number would be lost
     def optimizer(device: str) -> torch.optim.Optimizer:

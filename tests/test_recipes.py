@@ -315,6 +315,31 @@ class CrashError(Exception):
     """Takes a training down in the middle of a block."""
 
 
+def test_where_crashes_lost_the_whole_tail_the_last_weights_are_kept(make_study: MakeStudy, tmp_path: Path) -> None:
+    """8 steps, the tail is the last 2, and both are lost: the model is that of the 6 taken, not that of none."""
+    study = make_study()
+    data = load_split(study, "uka", "train")
+    settings = plan(tmp_path, dataclasses.replace(SILENT, num_steps=8), num_steps=8, averaging="tail")
+    after: list[Tensor] = []
+    for crash in (6, 6, None):
+
+        class Loop(TrainingLoop):
+            def _take_step(self, rows: NDArray[np.int64], crash: int | None = crash) -> Tensor:
+                if self.step == crash:
+                    raise CrashError
+                total = super()._take_step(rows)
+                after.append(next(self.model.parameters()).detach().clone())
+                return total
+
+        torch.manual_seed(0)
+        model = build_model(study.model)
+        with suppress(CrashError), open_ledger(settings) as ledger:
+            assert Loop(settings, model=model, data=data, steps=ledger).run(stop=StopFlag()) == "finished"
+    assert len(after) == 6
+    published = torch.load(settings.paths.weights, weights_only=True)
+    assert torch.equal(published[next(iter(dict(model.named_parameters())))], after[-1])
+
+
 def test_after_crashes_the_tail_is_of_the_last_steps_that_were_taken(make_study: MakeStudy, tmp_path: Path) -> None:
     """40 steps are paid for; three crashes lose some, so the weights' own steps end below the last quarter's first."""
     study = make_study()

@@ -371,8 +371,8 @@ def _other_releases(run: StatedRun, *, private: bool, counts_noise: float | None
     }[run.class_weights]
     not_covered = "not covered by epsilon" if private else "as everything else here, without protection"
     loss = {
-        "what": "training loss over steps (metrics.jsonl, progress, MLflow)",
-        "source": "drawn batches, without noise",
+        "what": "training loss over steps, and their seconds (metrics.jsonl, progress, MLflow)",
+        "source": "drawn batches and, in the seconds, how many images they had, without noise",
         "accounted": f"{not_covered}; do not publish it",
     }
     return [

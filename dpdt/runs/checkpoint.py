@@ -19,6 +19,7 @@ __all__ = ["has_checkpoint", "load_checkpoint", "remove_checkpoints", "save_chec
 
 KEEP: Final = 2
 CHECK_CHARACTERS: Final = 16
+DAMAGED: Final = "step-*.damaged"
 
 
 def save_checkpoint(folder: Path, *, step: int, content: dict[str, Any]) -> Path:
@@ -51,7 +52,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         removed.
 
     Raises:
-        DpdtError: There are checkpoints, but none of them can be read.
+        DpdtError: There are checkpoints, but none of them can be read; also when they were set aside before.
     """
     remove_leftovers(folder)  # of a checkpoint that a killed process was writing: it has keys of noise
     files = _files(folder)
@@ -67,9 +68,10 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
             warnings.warn(f"{path}: damaged ({err}); kept as {aside.name}, the one before is used.", stacklevel=2)
         else:
             return dict(content)
-    if files:
+    damaged = list(folder.glob(DAMAGED))
+    if damaged:
         raise DpdtError(
-            f"{folder}: none of {len(files)} checkpoints can be read. To train again from the start with the budget "
+            f"{folder}: none of {len(damaged)} checkpoints can be read. To train again from the start with the budget "
             "that is left, remove this folder."
         )
     return None
@@ -83,7 +85,7 @@ def has_checkpoint(folder: Path) -> bool:
 def remove_checkpoints(folder: Path) -> None:
     """Remove all checkpoints, and with them the keys of the noise; final weights stay."""
     remove_leftovers(folder)
-    for path in [*_files(folder), *folder.glob("step-*.damaged")]:
+    for path in [*_files(folder), *folder.glob(DAMAGED)]:
         path.unlink(missing_ok=True)
 
 

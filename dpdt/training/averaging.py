@@ -84,7 +84,13 @@ class WeightAverage:
     @contextmanager
     @torch.no_grad()
     def in_place(self) -> Iterator[None]:
-        """Inside the block the model has the averages in the places of the trained parameters."""
+        """Inside the block the model has the averages in the places of the trained parameters.
+
+        Where crashes lost all of the steps that count, there is no average, and it has the last weights.
+        """
+        if not self._added:
+            yield
+            return
         last = [parameter.detach().clone() for parameter in self._trained]
         try:
             for parameter, value in zip(self._trained, self._values, strict=True):

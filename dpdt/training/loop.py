@@ -10,8 +10,8 @@ checkpoint, its streams get new keys, and the steps that it takes again are paid
 import io
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final, cast
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from dpdt.base.console import Advance, progress
 from dpdt.base.files import atomic_path
+from dpdt.base.mixing import number_of
 from dpdt.base.vocabulary import format_bound
 from dpdt.errors import PrivacyError
 from dpdt.privacy.clipping.engines import CLIPPING, ClippedGradientSum, GradientSum
@@ -262,12 +263,13 @@ class TrainingLoop:
         self.gradients.clear()
         if self._guard is not None:
             self._guard.begin()
-        for part, inputs in self.reader.read(self._parts(rows, step=self.step)):
-            images, _ = parted(part)
-            labels = self.labels[self._on_device(images)]
-            units = self._on_device(self.data.units[images]) if plan.images_per_unit * plan.views > 1 else None
-            self._depth.begin(images, step=self.step, device=plan.device)
-            total += self.gradients.add(inputs, labels, units=units).sum()
+        with self._own_draws():
+            for part, inputs in self.reader.read(self._parts(rows, step=self.step)):
+                images, _ = parted(part)
+                labels = self.labels[self._on_device(images)]
+                units = self._on_device(self.data.units[images]) if plan.images_per_unit * plan.views > 1 else None
+                self._depth.begin(images, step=self.step, device=plan.device)
+                total += self.gradients.add(inputs, labels, units=units).sum()
         self._depth.end()
         if self._guard is not None:
             self._refuse(self._guard.step_problem())
@@ -285,6 +287,20 @@ class TrainingLoop:
         if self._guard is not None:
             self._guard.stepped()
         return total
+
+    @contextmanager
+    def _own_draws(self) -> Iterator[None]:
+        """Torch's generators as seed, step and rank say: dropout of an arm without DP is the same after a resume."""
+        if self._guard is not None:  # nothing draws
+            yield
+            return
+        device = self.plan.device
+        number = number_of(f"{self.plan.seed}/{self.step}/{self.ranks.rank}")
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.default_generator.manual_seed(number)
+            if device.type == "cuda":
+                torch.cuda.manual_seed(number)
+            yield
 
     def _release(self) -> None:
         """Put the noisy sum, over the expected batch size, where the optimizer takes it from."""

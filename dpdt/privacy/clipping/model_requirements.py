@@ -55,10 +55,16 @@ def _unfit_layers(model: nn.Module, *, clipping: str) -> Iterator[str]:
         kind = f"{name or 'the model itself'} ({type(layer).__name__})"
         parameters = list(layer.parameters(recurse=False))
         trainable = any(parameter.requires_grad for parameter in parameters)
+        others = {str(p.dtype).removeprefix("torch.") for p in parameters if p.requires_grad} - {"float32"}
         if mixes_images(layer):
             yield f"{kind} mixes the images of a batch; use GroupNorm (opacus.validators.ModuleValidator.fix does)"
         elif any(is_lazy(parameter) for parameter in parameters):
             yield f"{kind} has no parameters before its first images; call the network once where you build it"
+        elif others:
+            yield (
+                f"{kind} has trained parameters of {', '.join(sorted(others))}; expected float32, in which sums of "
+                "gradients keep to the bound (train.precision = 'bf16' computes in bfloat16)"
+            )
         elif _is_computed(layer):
             yield (
                 f"{kind} computes its weight from other parameters (a parametrisation), and no image's gradient can "

@@ -111,8 +111,12 @@ def unfit_behaviour(model: nn.Module, images: Tensor, *, clipping: str) -> Itera
     problem = problem or _one_sign(model, images, passes[0].outputs)
     if problem is not None:
         yield problem
-    else:
-        yield from _unfit_gradients(model, images, kept, clipping=clipping)
+        return
+    spare, trained = copy.deepcopy(model), _redrawn(model)
+    found = list(_unfit_gradients(model, images, kept, clipping=clipping))
+    if not found and _has_gradients(trained, images):
+        found = list(_unfit_gradients(trained, images, NetworkCopy(trained), clipping=clipping))
+    yield from found or _moved_by_rounding(spare, images, clipping=clipping)
 
 
 def _mixes(outputs: Tensor, left_out: dict[int, Tensor]) -> bool:
@@ -126,6 +130,14 @@ def _mixes_when_trained(model: nn.Module, images: Tensor) -> bool:
     other = _redrawn(model)
     outputs = other(images)
     return bool(outputs.isfinite().all()) and _mixes(outputs, {k: other(_without(images, k)) for k in LEFT_OUT})
+
+
+def _has_gradients(model: nn.Module, images: Tensor) -> bool:
+    """Whether they are numbers: parameters that were drawn may be too large for some networks."""
+    outputs = model(images)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    found = torch.autograd.grad(outputs.sum(), trained, allow_unused=True)
+    return all(bool(value.isfinite().all()) for value in (outputs, *found) if value is not None)
 
 
 @torch.no_grad()
@@ -319,7 +331,10 @@ def _memory_line(what: str) -> str:
 
 
 def _unfit_gradients(model: nn.Module, images: Tensor, kept: NetworkCopy, *, clipping: str) -> Iterator[str]:
-    """The engine's clipped sum against the images' gradients, each taken alone by torch."""
+    """The engine's clipped sum against the images' gradients, each taken alone by torch.
+
+    It is also asked of parameters of ordinary size: behind a layer that begins as zeros no gradient shows anything.
+    """
     names = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not names:
         yield "no parameter is trained"
@@ -367,8 +382,6 @@ def _unfit_gradients(model: nn.Module, images: Tensor, kept: NetworkCopy, *, cli
             f"{', '.join(wrong) or 'norms'}: an image's gradient by privacy.clipping = {clipping!r} is not that of the "
             f"image alone ({advice})"
         )
-    else:
-        yield from _moved_by_rounding(spare, images, clipping=clipping)
 
 
 def _advice(model: nn.Module, images: Tensor, wanted: list[Tensor], *, norm: float, clipping: str) -> str:
@@ -434,9 +447,9 @@ def _clipped_sum(
     return [value.detach() for value in sums.partial_sums()]
 
 
-def _loss(outputs: Tensor, _: Tensor) -> Tensor:
-    """One number an image, in which no output counts as another does."""
-    return (outputs * torch.linspace(1, 2, outputs.shape[1])).sum(1)
+def _loss(outputs: Tensor, images: Tensor) -> Tensor:
+    """One number an image, in which no output counts as another does, and no image: a mean of equal ones is as each."""
+    return (outputs * torch.linspace(1, 2, outputs.shape[1])).sum(1) * (1 + images.flatten(1).mean(1))
 
 
 def _without(values: Tensor, number: int) -> Tensor:
