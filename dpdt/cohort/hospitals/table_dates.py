@@ -6,6 +6,7 @@ from typing import Final
 
 import pandas as pd
 
+from dpdt.base.vocabulary import folded
 from dpdt.cohort.hospitals.raw_cohort import DAYS_PER_YEAR, check_understood, mapped, possible_age
 from dpdt.cohort.hospitals.table_problems import Problems
 from dpdt.cohort.lists.cells import shape_of
@@ -47,9 +48,9 @@ def dates_of(cells: "pd.Series[str]", table: TableSettings, key: str, problems: 
 
     A day as ISO 8601 writes it is understood besides `date_format`: so a workbook's cells come that are dates.
     """
-    none = {word.strip().casefold() for word in table.no_date} | {""}
+    none = {folded(word) for word in table.no_date} | {""}
     distinct = pd.Series(cells.unique(), dtype="str")
-    written = ~distinct.str.casefold().isin(none)
+    written = ~distinct.map(folded).isin(none)
     days = pd.to_datetime(distinct.str.extract(ISO_DAY)[0].where(written), errors="coerce", format="ISO8601")
     if table.date_format == EXCEL:
         count = pd.to_numeric(distinct.where(written & distinct.str.fullmatch(SERIAL)), errors="coerce")
