@@ -150,14 +150,11 @@ def _add_headers(root: Path, frame: pd.DataFrame) -> pd.DataFrame:
 def _header(path: Path) -> tuple[str, str]:
     """Sex and age of one file; empty where missing or unreadable (the shards stage will report the file)."""
     import pydicom
-    from pydicom.errors import InvalidDicomError
 
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[SEX_TAG, AGE_TAG])
-    except (InvalidDicomError, EOFError, ValueError):
-        return "", ""
-    except OSError as err:
-        if err.errno is not None and _core.reason_of(err.errno) == "storage":
+    except Exception as err:  # of a damaged header pydicom raises anything
+        if isinstance(err, OSError) and err.errno is not None and _core.reason_of(err.errno) == "storage":
             raise  # nothing is known of the patient
         return "", ""
     return _element_text(dataset, SEX_TAG), _element_text(dataset, AGE_TAG)
