@@ -174,6 +174,21 @@ def test_chestxray14_first_release_with_padded_ids_and_ages_reads_the_same(nih: 
     pd.testing.assert_frame_equal(read("chestxray14", nih).frame, new)
 
 
+@pytest.mark.parametrize("cell", ["", "nan", "1E+05"])
+def test_chestxray14_what_is_no_patient_is_not_made_a_number(cell: str, nih: Path) -> None:
+    """With eight digits each, `00000000` and `00000nan` would be patients."""
+    edit(nih / "Data_Entry_2017_v2020.csv", lambda t: t.assign(**{"Patient ID": [cell, *t["Patient ID"][1:]]}))
+    assert cell in set(read("chestxray14", nih, split="patients").frame["patient_id"])
+
+
+def test_chestxray14_a_blank_cell_says_nothing_and_blanks_around_names_are_none_of_them(nih: Path) -> None:
+    cells = ["", "Cardiomegaly | Effusion", "No Finding"]
+    edit(nih / "Data_Entry_2017_v2020.csv", lambda t: t.iloc[:3].assign(**{"Finding Labels": cells}))
+    raw = read("chestxray14", nih, split="patients")
+    assert list(raw.exclusions["reason"]) == ["no labels"]
+    assert raw.frame[["cardiomegaly", "pleural_effusion", "healthy"]].to_numpy().tolist() == [[1, 1, 0], [0, 0, 1]]
+
+
 def test_chestxray14_images_are_found_in_the_twelve_numbered_folders(nih: Path) -> None:
     (nih / "images_001").mkdir()
     (nih / "images").rename(nih / "images_001" / "images")
@@ -327,8 +342,16 @@ def test_uncertain_labels_and_dropped_rows_are_counted(tmp_path: Path) -> None:
 
 def test_strange_label_value_is_named_with_its_row(tmp_path: Path) -> None:
     root = chexpert_folder(tmp_path, [("1.0", "", ""), ("2", "", "")])
-    with pytest.raises(CohortError, match=r"'Cardiomegaly': expected 1, 0, -1 or blank, got '2' .row 3; 1 such rows"):
+    with pytest.raises(CohortError, match=r"train\.csv: row 3: Cardiomegaly: expected 1, 0, -1 or blank, got '2'"):
         read("chexpert", root)
+
+
+def test_mimic_strange_label_value_is_named_with_its_row_in_the_labels_own_list(mimic: Path) -> None:
+    path = mimic / "mimic-cxr-2.0.0-chexpert.csv.gz"
+    edit(path, lambda t: t.assign(Cardiomegaly=[*t["Cardiomegaly"][:-1], "2"]))
+    row = len(pd.read_csv(path)) + 1  # the last one, below the header
+    with pytest.raises(CohortError, match=rf"chexpert\.csv\.gz: row {row}: Cardiomegaly: expected 1, 0, -1 or blank"):
+        read("mimic", mimic)
 
 
 # ---- chexpert ----
@@ -876,3 +899,30 @@ def test_columns_for_groups_are_those_of_the_lists(mimic: Path, tmp_path: Path) 
     frame = read_wanted("mimic", mimic, of).frame
     assert set(frame.loc[frame["patient_id"] == subjects[0], "race"]) == {"ASIAN"}
     assert set(frame.loc[frame["patient_id"] != subjects[0], "race"]) == {""}
+
+
+def test_uka_dates_of_two_zones_are_dates(tmp_path: Path) -> None:
+    """25,567 days from 1950-01-01 to 2020-01-01: a database writes one column with its zone and one without."""
+    born = "1950-01-01T12:00:00+01:00"
+    uka_folder(tmp_path, age=None, birth_date=born, examination_date="2020-01-01T12:00:00")
+    table = pd.read_csv(tmp_path / "UKA_master_list.csv", dtype=str).drop(columns="age")
+    pd.concat([table, table.assign(image_id="2", birth_date="1950-01-01")]).to_csv(
+        tmp_path / "UKA_master_list.csv", index=False
+    )
+    assert read("uka", tmp_path).frame["age_years"].tolist() == pytest.approx([25_567 / 365.25] * 2)
+
+
+def test_a_column_that_is_there_in_two_spellings_is_not_chosen_between(tmp_path: Path) -> None:
+    uka_folder(tmp_path, view="AP", View="LAT")
+    with pytest.raises(CohortError, match=r"UKA_master_list\.csv: 2 columns are named 'view', expected one"):
+        read("uka", tmp_path)
+
+
+def test_vindr_header_of_an_unknown_kind_leaves_sex_and_age_unknown(vindr: Path) -> None:
+    """`ZZ` is no value representation of PS3.5 6.2; the shards stage rejects such a file."""
+    first = read("vindr", vindr).frame.iloc[0]
+    whole = (vindr / first["path"]).read_bytes()
+    assert whole.count(b"\2\0\x10\0UI") == 1
+    (vindr / first["path"]).write_bytes(whole.replace(b"\2\0\x10\0UI", b"\2\0\x10\0ZZ"))
+    again = read("vindr", vindr).frame.iloc[0]
+    assert (again["sex"], np.isnan(again["age_years"])) == ("unknown", True)

@@ -1,5 +1,6 @@
 """Where a domain's images are found: in their place, elsewhere by name, or nowhere."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -295,3 +296,38 @@ def test_backslashes_are_read_as_slashes_below_the_named_folders_too(tmp_path: P
     root = own(tmp_path, ["a\\1.png", "a\\2.png"], ["a/1.png", "a/2.png", "small/a/1.png", "small/a/2.png"])
     assert found(root) == ["a/1.png", "a/2.png"]
     assert found(root, image_folders=["small"]) == ["small/a/1.png", "small/a/2.png"]
+
+
+def test_a_missing_image_does_not_get_that_of_a_patient_who_is_not_listed(tmp_path: Path) -> None:
+    """Numbers of images begin anew for each patient: 7.png of p0 is lost, and p9's was never in the list."""
+    listed = [f"export/p{n // 2}/{n % 2}.png" for n in range(8)] + ["export/p0/7.png"]
+    files = [f"new/p{n // 2}/{n % 2}.png" for n in range(8)]
+    root = own(tmp_path, listed, [*files, "new/p9/7.png"])
+    assert found(root) == [*files, "export/p0/7.png"]
+    (root / "new" / "p0" / "7.png").touch()
+    assert found(root) == [*files, "new/p0/7.png"]
+
+
+def test_folders_and_links_to_nothing_are_no_images(tmp_path: Path) -> None:
+    """An export with a folder for each UID, and links whose files were archived: `os.path.isfile` says no to both."""
+    names = [f"1.2.840.{n}" for n in range(12)]
+    root = own(tmp_path, names, [])
+    for n, name in enumerate(names):
+        if n % 3 == 0:
+            (root / name).mkdir()
+        elif n % 3 == 1:
+            (root / name).symlink_to(root / "archive" / name)
+        else:
+            (root / name).touch()
+    assert (
+        found(root, missing_images="exclude") == [name for name in names if os.path.isfile(root / name)] == names[2::3]
+    )
+
+
+def test_a_name_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
+    root = own(tmp_path, ["1.png"], [])
+    os.mkdir(os.fsencode(root) + b"/M\xfcller")
+    with open(os.fsencode(root) + b"/M\xfcller/1.png", "wb"):
+        pass
+    with pytest.raises(CohortError, match=r"the image b'M\\xfcller/1.png' has a name that is not UTF-8, .* rename it"):
+        found(root)

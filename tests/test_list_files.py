@@ -1,6 +1,7 @@
 """`dpdt list`: a list from DICOM headers, or from the names of files."""
 
 import csv
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -150,3 +151,24 @@ def test_the_command_warns_of_images_without_a_patient(tmp_path: Path, capsys: p
     printed = capsys.readouterr()
     assert "1 files have no patient id" in printed.err
     assert f"dpdt init STUDY --list {tmp_path / 'list.csv'}" in printed.out
+
+
+def test_one_damaged_header_or_name_is_not_the_list(tmp_path: Path) -> None:
+    """`ZZ` is no value representation of PS3.5 6.2, and three bytes are no whole number of US."""
+    folder = tmp_path / "dicom"
+    dicom(folder / "good.dcm", PatientID="1")
+    whole = (folder / "good.dcm").read_bytes()
+    for name, good, bad in (
+        ("kind.dcm", b"LO\x02\x001 ", b"ZZ\x02\x001 "),
+        ("length.dcm", b"\x28\0\x10\0US\2\0\x08\0", b"\x28\0\x10\0US\3\0\x08\0\0"),
+    ):
+        assert whole.count(good) == 1
+        (folder / name).write_bytes(whole.replace(good, bad))
+    with open(os.fsencode(folder) + b"/M\xfcller.dcm", "wb") as stream:
+        stream.write(whole)
+    counts = list_files(folder, tmp_path / "list.csv", processes=1)
+    assert counts.listed == 2  # the size of the picture is looked for, and not read
+    assert [row["path"] for row in rows_of(tmp_path / "list.csv")] == ["good.dcm", "length.dcm"]
+    reasons = {row["path"]: row["reason"] for row in rows_of(tmp_path / "list.csv.unreadable.csv")}
+    assert reasons["kind.dcm"].startswith("NotImplementedError")
+    assert reasons["M\\udcfcller.dcm"].startswith("a name that is not UTF-8")

@@ -1,5 +1,6 @@
 """`dpdt init --list`: guesses about a list, each a line to confirm; then the study loads and its cohort is right."""
 
+import gzip
 import re
 from pathlib import Path
 
@@ -252,8 +253,22 @@ def test_the_command_writes_a_file_with_what_is_open_and_cohort_says_it_all_at_o
         assert f": {key}" in told
 
 
-@pytest.mark.parametrize(("list_file", "message"), [("none.csv", "no such file"), ("empty.csv", r"empty \(0 bytes\)")])
-def test_a_list_that_cannot_be_looked_at_is_named(list_file: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "empty.csv").write_bytes(b"")
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.csv", None, "no such file"),
+        ("empty.csv", b"", r"empty \(0 bytes\)"),
+        ("plain.csv.gz", b"image,patient\n", "not compressed, which its name does not say"),
+        ("cut.csv.gz", gzip.compress(b"image,patient\n" * 99)[:30], "cannot be read as CSV"),
+        ("list.csv", gzip.compress(b"image,patient\n" * 99), "compressed by gzip, which its name does not say"),
+        ("broken.xlsx", b"PK\3\4", "cannot be read as a workbook"),
+        ("locked.xlsx", b"\xd0\xcf\x11\xe0", "protected by a password, or of an old spreadsheet program"),
+    ],
+)
+def test_a_list_that_cannot_be_looked_at_is_named(
+    name: str, content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
     with pytest.raises(CohortError, match=message):
-        mapping_text(tmp_path / list_file, None)
+        mapping_text(tmp_path / name, None)

@@ -6,11 +6,14 @@ The right values are written beside the made-up lists: each list says the same a
 import datetime
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import openpyxl
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dpdt.cohort.build import build_cohort
@@ -35,6 +38,9 @@ patient = "patient"
 """
 HEART = 'cardiomegaly = { column = "heart" }'
 PATIENTS = [f"p{n}" for n in range(20)]
+DAMAGED_GZIP = gzip.compress(b"image,patient\n", mtime=0)[:10] + b"\xff" * 20
+TWO_SPELLINGS = ("Vergr\u00f6\u00dferung", "VERGRO\u0308SSERUNG")
+"""One word, with the letter ö and, as macOS writes it, with o and two dots."""
 
 
 def study_of(folder: Path, file: str = "list.csv", more: str = "", labels: str = HEART) -> Study:
@@ -242,9 +248,12 @@ def test_a_far_away_cell_makes_no_table_of_its_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("list.csv", b"PK\3\4", r"a workbook or another archive, which its name does not say"),
+        ("list.csv", b"PK\3\4", r"a workbook or another archive"),
         ("list.csv", b"\xd0\xcf\x11\xe0\xff", r"a workbook of an old spreadsheet program"),
+        ("list.ods", b"PK\3\4", r"a workbook or another archive. Save it as .xlsx or as CSV"),
         ("list.xlsx", b"image,patient\n", r"cannot be read as a workbook"),
+        ("list.xlsx", b"\xd0\xcf\x11\xe0\xff", r"protected by a password, or of an old spreadsheet program"),
+        ("list.csv.gz", DAMAGED_GZIP, r"cannot be read as CSV \(Error -3 while decompressing"),
         ("list.csv", b"", r"empty \(0 bytes\)"),
         ("list.csv", gzip.compress(b"image\n", mtime=0), r"compressed by gzip, which its name does not say"),
         ("list.json", b"[1]", r"line 1: not a JSON object"),
@@ -467,6 +476,98 @@ def test_parquet_rows_that_are_copies_are_known_by_all_their_columns(tmp_path: P
     assert len(built(study_of(tmp_path, "list.parquet"))) == 20
 
 
+# ---- what spreadsheets, databases and other systems make of lists ----
+
+
+def test_a_view_is_what_the_study_file_says_also_where_its_cell_is_a_word_of_dpdt(tmp_path: Path) -> None:
+    """`AP = []` leaves bedside images out; `frontal` of a list may mean something else than dpdt's."""
+    rows_of(view=["PA", "AP", "frontal", "unknown"] * 5).to_csv(tmp_path / "list.csv", index=False)
+    study = study_of(tmp_path, more='view = "view"\nviews = { AP = [], frontal = ["v"], unknown = ["?"] }')
+    assert set(built(study)["view"]) == {"PA"}
+    gone = pd.read_csv(study.paths.cohort_exclusions("own"))["reason"].value_counts().to_dict()
+    assert gone == {"view AP": 5, "view frontal": 5, "view unknown": 5}
+
+
+@pytest.mark.parametrize(
+    ("more", "labels"),
+    [
+        ('findings = "word"', f'cardiomegaly = {{ findings = ["{TWO_SPELLINGS[0]}"] }}'),
+        ("", f'cardiomegaly = {{ column = "word", positive = ["{TWO_SPELLINGS[0]}"], negative = ["-"] }}'),
+        (f'view = "word"\nviews = {{ AP = ["{TWO_SPELLINGS[1]}"] }}', HEART),
+    ],
+)
+def test_two_ways_to_write_an_umlaut_are_one_word(more: str, labels: str, tmp_path: Path) -> None:
+    """Unicode Standard Annex 15: both have the same meaning. Half of the findings would be negative otherwise."""
+    words = [*TWO_SPELLINGS, TWO_SPELLINGS[0], "-"]
+    rows_of(word=words * 5).to_csv(tmp_path / "list.csv", index=False)
+    table = built(study_of(tmp_path, more=more, labels=labels))
+    of_word = [f"{n}.png" for n in range(20) if n % 4 < 3]
+    if "view" in more:
+        assert sorted(table.index) == sorted(of_word)
+    else:
+        assert sorted(table.index[table["cardiomegaly"] == 1]) == sorted(of_word)
+
+
+def test_a_column_whose_umlaut_is_written_in_the_other_way_is_told_so(tmp_path: Path) -> None:
+    rows_of().rename(columns={"heart": "Gro\u0308\u00dfe"}).to_csv(tmp_path / "list.csv", index=False)
+    with pytest.raises(CohortError, match=r"copied out of the list: its accents are written in another way there"):
+        build_cohort(study_of(tmp_path, labels='cardiomegaly = { column = "Gr\u00f6\u00dfe" }'), "own")
+
+
+def test_a_compressed_list_may_be_named_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "LIST.CSV.GZ").write_bytes(gzip.compress(rows_of().to_csv(index=False).encode()))
+    assert len(built(study_of(tmp_path, "LIST.CSV.GZ"))) == 20
+
+
+def test_long_whole_numbers_of_a_parquet_file_stay_whole_where_one_is_missing(tmp_path: Path) -> None:
+    """As a database exports them; a double has 53 bits, so pandas' floats would make 2^53 and 2^53 + 1 one."""
+    exams = [2**53 + n for n in range(19)]
+    plain = {name: pa.array(column.tolist()) for name, column in rows_of().drop(columns="heart").items()}
+    pq.write_table(pa.table({**plain, "exam": pa.array([*exams, None], pa.int64())}), tmp_path / "list.parquet")
+    labels = {"exam": pa.array(exams, pa.int64()), "heart": pa.array(["1", "0"] * 9 + ["1"])}
+    pq.write_table(pa.table(labels), tmp_path / "labels.parquet")
+    more = 'study = "exam"\nlabels_from = { file = "labels.parquet", by = "study", column = "exam" }'
+    table = built(study_of(tmp_path, "list.parquet", more))
+    assert [table.loc[f"{n}.png", "cardiomegaly"] for n in range(19)] == [1, 0] * 9 + [1]
+    assert table.loc["1.png", "study_id"] == "9007199254740993"
+
+
+def test_bytes_are_no_numbers(tmp_path: Path) -> None:
+    """Python reads the bytes 0012 as the number 12."""
+    ids = pa.array([f"{n:04d}".encode() for n in range(20)], pa.binary())
+    plain = {name: pa.array(column.tolist()) for name, column in rows_of().items()}
+    pq.write_table(pa.table({**plain, "patient": ids}), tmp_path / "list.parquet")
+    with pytest.raises(CohortError, match=r"column 'patient' holds lists, tables or bytes, expected text"):
+        build_cohort(study_of(tmp_path, "list.parquet"), "own")
+
+
+@pytest.mark.parametrize("cell", ["#NV", "#WERT!", "#VALEUR!", "#\u00a1REF!", "(Leer)", "k.A.", "Inconnu"])
+def test_errors_of_spreadsheets_in_their_languages_are_no_patients(cell: str, tmp_path: Path) -> None:
+    rows_of(patient=[cell] * 3 + PATIENTS[3:]).to_csv(tmp_path / "list.csv", index=False)
+    with pytest.raises(CohortError, match=rf"the patient of 3 rows is '{re.escape(cell)}' .*, which is no id"):
+        build_cohort(study_of(tmp_path), "own")
+
+
+def test_numbers_that_all_lost_their_digits_after_the_fifteenth_are_no_patients(tmp_path: Path) -> None:
+    """Excel keeps 15 digits of a number, as its specifications and limits say."""
+    whole = [f"1234567890123{n:02d}987" for n in range(20)]
+    rows_of(patient=whole).to_csv(tmp_path / "list.csv", index=False)
+    assert built(study_of(tmp_path))["patient_id"].nunique() == 20
+    rows_of(patient=[f"{each[:15]}000" for each in whole]).to_csv(tmp_path / "list.csv", index=False)
+    with pytest.raises(CohortError, match=r"the patient of 20 rows is .*, a number that a spreadsheet rounded"):
+        build_cohort(study_of(tmp_path), "own")
+
+
+def test_days_of_summer_and_winter_time_are_those_of_the_place(tmp_path: Path) -> None:
+    """10,957 days from 1990-01-01 to 2020-01-01, 30 years less one winter and one summer apart or not."""
+    born = ["1990-01-01T23:30:00+0100", "1990-07-01T00:30:00+0200"] * 10
+    rows_of(born=born, taken="2020-01-01T08:00:00+0100").to_csv(tmp_path / "list.csv", index=False)
+    more = 'birth_date = "born"\nstudy_date = "taken"\ndate_format = "%Y-%m-%dT%H:%M:%S%z"'
+    ages = built(study_of(tmp_path, more=more)).loc[["0.png", "1.png"], "age_years"]
+    days = [(datetime.date(2020, 1, 1) - datetime.date(1990, month, 1)).days for month in (1, 7)]
+    assert ages.tolist() == pytest.approx([each / 365.25 for each in days], abs=1 / 365)
+
+
 # ---- a second list for the labels ----
 
 
@@ -529,6 +630,17 @@ def test_examinations_that_differ_in_zeros_alone_are_not_given_each_other_s_labe
     labels = pd.DataFrame({"key": studies if where == "labels.csv" else alone, "heart": ["1", "0"] * 10})
     with pytest.raises(CohortError, match=rf"{where}: the keys \(study\) of rows 2 and 3 differ in blanks, capitals"):
         build_cohort(joined(tmp_path, "study", labels, 'rows = "any"', rows=rows), "own")
+
+
+@pytest.mark.parametrize("key", ["1,23457E+12", "NULL", "--"])
+def test_nobody_gets_labels_by_a_rounded_number_or_a_placeholder(key: str, tmp_path: Path) -> None:
+    """Ten examinations without a number, or with a rounded one, of as many patients; one row of labels."""
+    rows = rows_of(study=[key if n % 2 else f"s{n}" for n in range(20)])
+    labels = pd.DataFrame({"key": [key, *(f"s{n}" for n in range(0, 20, 2))], "heart": ["1"] + ["0"] * 10})
+    with pytest.raises(CohortError, match=r"column 'key': 10 images would get their labels by .*\(first: row 3 of the"):
+        build_cohort(joined(tmp_path, "study", labels, rows=rows), "own")
+    alone = labels[labels["key"] != key]  # what joins nothing harms nobody
+    assert len(built(joined(tmp_path, "study", alone, rows=rows))) == 10
 
 
 def test_a_changed_list_of_labels_is_noticed(tmp_path: Path) -> None:

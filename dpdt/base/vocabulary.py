@@ -20,6 +20,7 @@ __all__ = [
     "as_name",
     "check_labels",
     "check_name",
+    "folded",
     "format_bound",
     "healthy_label",
 ]
@@ -52,6 +53,16 @@ def as_name(text: str) -> str:
     """
     letters = unicodedata.normalize("NFKD", text.casefold())
     return re.sub(r"[^a-z0-9]+", "_", re.sub(r"[\u0300-\u036f]", "", letters)).strip("_")
+
+
+def folded(text: str) -> str:
+    """Text as cells and words are compared: trimmed, without case, ö as one letter and as o with two dots alike.
+
+    >>> folded(" GRO\u0308SSE") == folded("gr\u00f6\u00dfe")
+    True
+    """
+    text = text.strip().casefold()
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def check_labels(labels: Sequence[str]) -> None:

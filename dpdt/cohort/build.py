@@ -25,7 +25,7 @@ from dpdt.cohort.checks import check_rows, check_shared_patients, check_training
 from dpdt.cohort.former import Dependents, dependents, moved_patients, set_aside
 from dpdt.cohort.hospitals import read_domain
 from dpdt.cohort.hospitals.known_files import content_sha256, version
-from dpdt.cohort.hospitals.raw_cohort import MISSING_IMAGES, RawCohort, Wanted
+from dpdt.cohort.hospitals.raw_cohort import MISSING_IMAGES, RawCohort, Wanted, errors_of
 from dpdt.cohort.splits import check_patients, fill_split, one_spelling, patient_fraction
 from dpdt.cohort.summary import SUMMARY_COLUMNS, count, show
 from dpdt.cohort.table import (
@@ -120,13 +120,9 @@ def build_cohort(study: Study, domain: str, *, rebuild: bool = False) -> CohortS
             "other labels or patients than it then has are refused, and training them again spends privacy again."
         )
     root = study.root(domain)
-    try:
+    with errors_of(domain):
         wanted = Wanted(study.definitions(domain), study.group_columns(domain))
         raw = read_domain(study.kind(domain), root, study.domains[domain], wanted)
-    except StudyError as err:
-        raise StudyError(f"domains.{domain}.{err}") from err
-    except CohortError as err:
-        raise CohortError(f"domain {domain}: {err}") from err
     frame, gone, notes = _resolve(raw.frame, study.study.labels, study.domains[domain].contradictions)
     raw = replace(raw, frame=frame.iloc[:0].copy())  # many labels of a large list need not be there twice
     exclusions = pd.concat([raw.exclusions, gone])

@@ -5,7 +5,7 @@ spreadsheet rounded (`1.23457E+12`), is an error: all its rows would count as on
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -20,11 +20,16 @@ __all__ = ["check_rows", "check_shared_patients", "check_training", "is_no_id", 
 PLACEHOLDERS: Final = frozenset(
     {"nan", "null", "nil", "none", "na", "n/a", "nat", "<na>", "undefined", "missing", "empty", "unknown"}
     | {"not known", "not available", "anonymous", "anonymised", "anonymized", "unbekannt", "anonym", "leer"}
-    | {"#n/a", "#na", "#null!", "#value!", "#ref!", "#name?", "#num!", "#div/0!"}
+    | {"k.a.", "fehlt", "(leer)", "inconnu", "anonyme", "desconocido", "an\u00f3nimo", "anonimo", "(blank)", "#div/0!"}
 )
 """What programs and people write where there is no id; compared trimmed and without case."""
 ROUNDED: Final = re.compile(r"\d([.,]\d+)?E\+\d+", re.IGNORECASE)
 """A long number as spreadsheets show and export it: its last digits are lost."""
+
+EXACT_DIGITS: Final = 15
+"""Spreadsheets keep so many of a number: the others become zeros."""
+FEW: Final = 3
+"""So many ids may end with zeros by chance."""
 
 MANY_IMAGES: Final = 50
 LARGE_PART: Final = 0.02
@@ -40,7 +45,8 @@ def is_no_id(patient_id: str) -> bool:
     [True, True, True, True, False, False, False, False]
     """
     text = patient_id.strip().casefold()
-    return text in PLACEHOLDERS or not any(map(str.isalnum, text)) or ROUNDED.fullmatch(text) is not None
+    is_error = text.startswith("#") and not any(map(str.isdigit, text))  # of a spreadsheet, in its language: #N/A, #NV
+    return text in PLACEHOLDERS or is_error or not any(map(str.isalnum, text)) or ROUNDED.fullmatch(text) is not None
 
 
 def check_rows(frame: pd.DataFrame, domain: str) -> None:
@@ -65,17 +71,27 @@ def check_rows(frame: pd.DataFrame, domain: str) -> None:
         if empty.any():
             row = int(frame.index[empty][0]) + 1
             raise CohortError(f"{domain}: {column} is empty in {int(empty.sum())} rows, first row {row}.")
-    no_ids = sorted(patient for patient in frame["patient_id"].unique() if is_no_id(patient))
+    patients = frame["patient_id"].unique()
+    rounded = _rounded(patients)
+    no_ids = sorted({*rounded, *filter(is_no_id, patients)})
     if no_ids:
         rows = frame["patient_id"].isin(no_ids)
         shown = ", ".join(map(repr, no_ids[:3])) + (", …" if len(no_ids) > 3 else "")
-        rounded = all(ROUNDED.fullmatch(patient.strip()) for patient in no_ids)
+        why = "a number that a spreadsheet rounded" if rounded == {*no_ids} else "which is no id"
         raise CohortError(
             f"{domain}: the patient of {int(rows.sum())} rows is {shown} (first in row {int(frame.index[rows][0]) + 1} "
-            f"of the raw table), {'a number that a spreadsheet rounded' if rounded else 'which is no id'}: these "
+            f"of the raw table), {why}: these "
             "rows would be one patient, in one split and with one patient's epsilon. Export the ids as text, or take "
             "the rows out of the list."
         )
+
+
+def _rounded(patients: Iterable[str]) -> set[str]:
+    """The ids that a spreadsheet rounded: as it shows them, or as numbers of which none has more than 15 digits."""
+    shown = {patient for patient in patients if ROUNDED.fullmatch(patient.strip())}
+    long = {patient for patient in patients if patient.isdecimal() and len(patient) > EXACT_DIGITS}
+    some = len(long) > FEW and all(set(patient[EXACT_DIGITS:]) == {"0"} for patient in long)
+    return shown | long if some else shown
 
 
 def check_training(frame: pd.DataFrame, exclusions: pd.DataFrame, domain: str) -> None:
@@ -113,7 +129,7 @@ def warnings_of(study: Study, domain: str, table: pd.DataFrame, *, missing: int)
         first = next((path for path in table["path"] if not (root / path).is_file()), None)
         where = f", the first: {root / first}" if first is not None else ""
         yield (
-            f"{domain}: {missing} of {len(table)} images are not there{where}. The shards stage will reject them; "
+            f"{domain}: {missing} listed images are not there{where}. The shards stage will reject them; "
             'missing_images = "exclude" in the domain leaves them out.'
         )
     images = table["patient_id"].value_counts()

@@ -5,8 +5,7 @@ from typing import Any
 
 from dpdt.base.vocabulary import as_name
 from dpdt.cohort.hospitals import reader
-from dpdt.cohort.hospitals.raw_cohort import Wanted
-from dpdt.errors import CohortError, StudyError
+from dpdt.cohort.hospitals.raw_cohort import Wanted, errors_of
 from dpdt.study import Study
 from dpdt.study.domain_kinds import DOMAIN_KINDS
 from dpdt.study.findings import DEFINITIONS, Finding, define, findings_of
@@ -73,12 +72,8 @@ def count_findings(study: Study, domain: str) -> list[FindingCount]:
         wanted = {label: definition for label, definition in of_study.items() if definition}
         findings = tuple(wanted)
         makes = {label: (label,) for label in wanted}
-    try:
+    with errors_of(domain):
         frame = reader(kind).read(study.root(domain), settings, Wanted(wanted, {})).frame
-    except StudyError as err:
-        raise StudyError(f"domains.{domain}.{err}") from err
-    except CohortError as err:
-        raise CohortError(f"domain {domain}: {err}") from err
     rows = []
     for finding in findings:
         label = as_name(finding)

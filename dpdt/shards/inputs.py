@@ -13,9 +13,10 @@ import pandas as pd
 from dpdt.base.console import note
 from dpdt.base.files import exclusive_lock
 from dpdt.base.parquet import Stamp, read_stamp
-from dpdt.cohort.table import images_sha256, read_cohort, read_record
+from dpdt.cohort.table import images_sha256, read_record
 from dpdt.errors import ShardError
 from dpdt.shards.manifest import read_manifest
+from dpdt.shards.reader import shards_cohort
 from dpdt.study import Study
 from dpdt.study.paths import ShardPaths
 
@@ -36,9 +37,8 @@ class ShardJob:
 
     @cached_property
     def cohort(self) -> pd.DataFrame:
-        """The domain's cohort table."""
-        cohort = read_cohort(self.study, self.domain)
-        return cohort[cohort["split"] == "test"] if self.study.test_alone else cohort
+        """The rows of the domain's cohort table that they are of."""
+        return shards_cohort(self.study, self.domain)
 
     @cached_property
     def origin(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dpdt import _core
 from dpdt.base.files import read_json
-from dpdt.cohort.table import read_cohort
+from dpdt.cohort.table import images_sha256, read_cohort
 from dpdt.errors import ShardError
 from dpdt.shards.manifest import read_manifest
 from dpdt.study import Study
@@ -24,9 +24,9 @@ from dpdt.study.paths import ShardPaths
 __all__ = [
     "INDEX_COLUMNS",
     "Shards",
-    "num_shards",
     "open_shard",
     "shard_header",
+    "shards_cohort",
     "shards_done",
     "used_images",
 ]
@@ -38,13 +38,14 @@ NEEDED: Final = {"image_id": TEXT, "sha256": TEXT, "shard": INTEGER, "row": INTE
 INDEX_COLUMNS: Final = ("image_id", "shard", "row", "sha256", "format", "height", "width", "bits", "window", "warnings")
 
 
-def num_shards(study: Study, domain: str) -> int:
-    """How many shards a domain's cohort fills.
+def shards_cohort(study: Study, domain: str) -> pd.DataFrame:
+    """The cohort's rows that a domain's shards are of: all, or for a carried model's input those of test alone.
 
     Raises:
         CohortError: The cohort is not built.
     """
-    return -(-len(read_cohort(study, domain)) // study.shards.rows_per_shard)
+    cohort = read_cohort(study, domain)
+    return cohort[cohort["split"] == "test"] if study.test_alone else cohort
 
 
 def shards_done(study: Study, domain: str) -> bool:
@@ -54,6 +55,8 @@ def shards_done(study: Study, domain: str) -> bool:
         return False
     manifest = read_manifest(path)
     images = read_json(record).get("images_sha256") if record.exists() else None  # gone, or of an earlier version
+    if images is not None and study.test_alone:
+        images = images_sha256(shards_cohort(study, domain))
     return manifest.get("fingerprint") == study.shards_fingerprint(domain) and images in (
         None,
         manifest.get("cohort_sha256"),

@@ -12,6 +12,7 @@ from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict
 from pydantic.fields import FieldInfo
 
 from dpdt.base.files import fingerprint
+from dpdt.base.vocabulary import folded
 
 __all__ = [
     "About",
@@ -197,6 +198,6 @@ def only_once(words: dict[str, tuple[str, ...]]) -> None:
     meanings: dict[str, str] = {}
     for word, values in words.items():
         for value in values:
-            known = meanings.setdefault(value.strip().casefold(), word)
+            known = meanings.setdefault(folded(value), word)
             if known != word:
                 raise ValueError(f"{value!r} is listed as {known} and as {word}")

@@ -9,6 +9,7 @@ from typing import Final
 
 import pandas as pd
 
+from dpdt.cohort.checks import is_no_id
 from dpdt.cohort.hospitals.raw_cohort import (
     FileNames,
     Filter,
@@ -16,6 +17,7 @@ from dpdt.cohort.hospitals.raw_cohort import (
     Wanted,
     age_from_text,
     is_among,
+    mapped,
     named_labels,
     sex_word,
     with_columns,
@@ -64,12 +66,13 @@ def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
         rows.drop(~is_among(table["image_id"], train | test), "in neither official list")
     if settings.unknown_views == "exclude":
         rows.drop(~rows.kept["view"].isin(["PA", "AP"]), "view unknown")
+    rows.drop(rows.kept["findings"] == "", "no labels")
     kept = rows.kept
     frame = pd.DataFrame(
         {
             "image_id": kept["image_id"],
             "path": f"{files.names('images')[0]}/" + kept["image_id"],
-            "patient_id": kept["patient_id"].str.lstrip("0").str.zfill(ID_DIGITS),
+            "patient_id": mapped(kept["patient_id"], {cell: _padded(cell) for cell in kept["patient_id"].unique()}),
             "study_id": kept["image_id"].str.removesuffix(".png"),
             "view": kept["view"].where(kept["view"].isin(["PA", "AP"]), "unknown"),
             "sex": sex_word(kept["sex"], column=f"{files.path('table')}: sex"),
@@ -77,11 +80,20 @@ def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
             "split": kept["split"].astype("str"),
         }
     )
-    named = {cell: frozenset(cell.split("|")) for cell in kept["findings"].unique()}
+    named = {cell: frozenset(map(str.strip, cell.split("|"))) for cell in kept["findings"].unique()}
     frame = frame.join(named_labels(kept["findings"], named, wanted.labels))
     counts = {"listed images that a table of a sample does not have": lost}
     frame = with_columns(frame, kept, files.path("table"), settings, wanted)
     return RawCohort(frame, rows.exclusions, files.read, counts, {"findings": "names compared whole"})
+
+
+def _padded(patient: str) -> str:
+    """A patient's number as file names have it; what is no id stays as it is, so that the checks see it.
+
+    >>> _padded("13"), _padded("nan"), _padded("1E+05"), _padded("")
+    ('00000013', 'nan', '1E+05', '')
+    """
+    return patient if is_no_id(patient) else patient.lstrip("0").zfill(ID_DIGITS)
 
 
 def _lists(files: RawFiles) -> tuple[set[str], set[str]]:

@@ -20,7 +20,7 @@ from dpdt.cohort.hospitals.raw_cohort import (
     with_columns,
 )
 from dpdt.cohort.hospitals.raw_files import RawFiles
-from dpdt.cohort.hospitals.uncertain_labels import apply_policy, columns_for, policies
+from dpdt.cohort.hospitals.uncertain_labels import apply_policy, check_values, columns_for, policies
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
 
@@ -54,6 +54,7 @@ def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
     files = RawFiles(root, FILES, settings)
     findings = {name: (name,) for name in columns_for(wanted)}
     table = files.table("table", {**COLUMNS, **findings}, wanted.names)
+    check_values(table, [*findings], files.path("table"))
     parts = table["path"].str.extract(r"^(?:.*/)?(train/(patient\w+)/(study\w+)/([^/]+))$")
     if parts[0].isna().any():
         row = int(parts.index[parts[0].isna()][0])

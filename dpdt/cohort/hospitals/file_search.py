@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["PICTURES", "Parts", "files_by_stem", "in_threads", "parts_of", "stem_of", "there"]
+__all__ = ["NOT_UTF8", "PICTURES", "Parts", "files_by_stem", "in_threads", "is_utf8", "parts_of", "stem_of", "there"]
 
 Parts = tuple[str, ...]
 
@@ -20,6 +20,7 @@ PICTURES: Final = frozenset({"png", "jpg", "jpeg", "jpe", "jp2", "j2k", "tif", "
 SUFFIXES: Final = PICTURES | {""}
 """Of files that may be images."""
 LONGEST_SUFFIX: Final = 8
+NOT_UTF8: Final = "a name that is not UTF-8, as old systems write them: rename it, for example with convmv"
 
 THREADS: Final = 8
 """Questions at one time: each waits for a disk, or for a server."""
@@ -50,10 +51,9 @@ def _present(root: Path, folder: str, paths: list[str], absent: set[str]) -> lis
     inside = _listing(os.path.join(root, folder)) if len(paths) > FEW else None
     if inside is None:
         found = [path for path in paths if os.path.isfile(os.path.join(root, path))]
-    else:  # a name without a suffix may be a folder's
+    else:
         start = len(folder) + 1 if folder else 0
-        here = [path for path in paths if path[start:] in inside]
-        found = [path for path in here if "." in path[start:] or os.path.isfile(os.path.join(root, path))]
+        found = [path for path in paths if path[start:] in inside]
     if not found:
         gone = [parent for parent in _with_parents(folder) if not os.path.isdir(os.path.join(root, parent))]
         absent.update(gone[-1:])
@@ -61,13 +61,21 @@ def _present(root: Path, folder: str, paths: list[str], absent: set[str]) -> lis
 
 
 def _listing(folder: str) -> frozenset[str] | None:
-    """The names in a folder; None where it does not tell them, though it may tell of each."""
+    """The names of the files in a folder; None where it does not tell them, though it may tell of each."""
     try:
-        return frozenset(os.listdir(folder))
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if _is_file(entry))
     except PermissionError:
         return None
     except OSError:
         return frozenset()
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    """Whether a folder's entry is a file, or a link that leads to one; most disks tell it without being asked again."""
+    with suppress(OSError):
+        return entry.is_file()
+    return False
 
 
 def _with_parents(folder: str) -> list[str]:
@@ -106,6 +114,14 @@ def split_suffix(name: str) -> tuple[str, str]:
 
 def _may_be_a_suffix(text: str) -> bool:
     return text[0].isalpha() and text.isalnum() and len(text) <= LONGEST_SUFFIX
+
+
+def is_utf8(path: str) -> bool:
+    """Whether a path is text: one of an old system may have other bytes, which no table can hold."""
+    with suppress(UnicodeEncodeError):
+        path.encode()
+        return True
+    return False
 
 
 def parts_of(path: str) -> Parts:
@@ -158,6 +174,6 @@ def _scan(root: Path, folder: str, stems: Callable[[], set[str]]) -> tuple[list[
                     (links if entry.is_symlink() else folders).append(path)
                 continue
             stem, suffix = split_suffix(entry.name)
-            if suffix.lower() in SUFFIXES and stem in stems():
+            if suffix.lower() in SUFFIXES and stem in stems() and _is_file(entry):
                 files.append((stem, path))
     return files, folders, links

@@ -11,14 +11,14 @@ import functools
 import itertools
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from dpdt.base.console import note
-from dpdt.cohort.hospitals.file_search import Parts, files_by_stem, parts_of, stem_of, there
+from dpdt.cohort.hospitals.file_search import NOT_UTF8, Parts, files_by_stem, is_utf8, parts_of, stem_of, there
 from dpdt.cohort.hospitals.raw_cohort import ELSEWHERE, MISSING_IMAGES, RawCohort
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
@@ -39,12 +39,15 @@ def place_images(raw: RawCohort, root: Path, settings: DomainSettings) -> RawCoh
         image that is nowhere keeps its path, with slashes, or is excluded.
 
     Raises:
-        CohortError: An image has two candidates, a folder of `image_folders` is not there, or no image is.
+        CohortError: An image has two candidates, a folder of `image_folders` is not there, no image is, or the name of
+            one is not UTF-8.
     """
     wanted = raw.frame["path"].tolist()
     files, lost = _find(root, wanted, wanted if raw.listed is None else raw.listed, settings)
     if lost and lost.issuperset(wanted) and settings.missing_images != "later":
         raise _none_is_there(root, wanted[0].replace("\\", "/"), len(wanted), settings)
+    if odd := next((file for file in files.values() if not is_utf8(file)), None):
+        raise CohortError(f"{root}: the image {os.fsencode(odd)!r} has {NOT_UTF8}.")
     frame, exclusions, counts = raw.frame, raw.exclusions, dict(raw.counts)
     spelled = {path: path.replace("\\", "/") for path in lost if "\\" in path} | files
     if spelled:
@@ -134,15 +137,20 @@ def _by_name(lost: Collection[str], listed: Iterable[str], files: Mapping[str, l
     """The candidates of each lost path that has one.
 
     Of the files with a path's stem those are its own that end as it does and as no other listed path does; of these,
-    those that share most of their last folders with it.
+    those that share most of their last folders with it. Where listed images have the same stem in several folders,
+    a stem that is listed once says no more than theirs: `p1/7.png` is not the `7.png` of a patient who is not listed.
     """
     alike: dict[str, list[str]] = defaultdict(list)
-    for path in dict.fromkeys((*lost, *listed)) if files else ():
-        if (stem := stem_of(path)) in files:
+    every = tuple(dict.fromkeys((*lost, *listed))) if files else ()
+    stems = [stem_of(path) for path in every]
+    for path, stem in zip(every, stems, strict=True):
+        if stem in files:
             alike[stem].append(path)
     searched, found = frozenset(lost), {}
+    own_folder = _folder_ends(every) if len({*stems}) < len(stems) else None
     for stem, paths in alike.items():
-        for path, own in ({paths[0]: files[stem]} if len(paths) == 1 else _own_files(paths, files[stem])).items():
+        alone = {paths[0]: [file for file in files[stem] if own_folder is None or own_folder(paths[0], file)]}
+        for path, own in (alone if len(paths) == 1 else _own_files(paths, files[stem])).items():
             if own and path in searched:
                 found[path] = own if len(own) == 1 else _nearest(path, own)
     return found
@@ -167,6 +175,23 @@ def _by_flat_name(lost: Collection[str], listed: Iterable[str], files: Mapping[s
     )
     found = {path: [file for name in _flat(path) if owners[name] == 1 for file in files.get(name, ())] for path in lost}
     return {path: own for path, own in found.items() if own}
+
+
+def _folder_ends(paths: Iterable[str]) -> Callable[[str, str], bool]:
+    """Tells whether a file's folder may be a path's.
+
+    It ends as the path's folder does, by as many parts as tell that from the other paths' folders, or is above it.
+    """
+    counts = Counter(
+        folder[start:] for folder in {parts_of(path)[:-1] for path in paths} for start in range(len(folder) + 1)
+    )
+
+    def may_be(path: str, file: str) -> bool:
+        own, found = parts_of(path)[:-1], parts_of(file)[:-1]
+        needed = next((length for length in range(len(own)) if counts[own[len(own) - length :]] == 1), len(own))
+        return _shared_end(own, found) >= needed or own[: len(found)] == found
+
+    return may_be
 
 
 def _own_files(paths: Iterable[str], files: Iterable[str]) -> dict[str, list[str]]:

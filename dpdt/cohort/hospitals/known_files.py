@@ -4,11 +4,12 @@ Label files change without a word: ChestX-ray14's table exists in several versio
 all the same; the cohort stage says so, and its record has the hash.
 """
 
-import gzip
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+
+from dpdt.cohort.lists.rows import opened
 
 __all__ = ["KNOWN", "content_sha256", "version"]
 
@@ -44,7 +45,7 @@ KNOWN: Final[Mapping[tuple[str, str], Mapping[str, str]]] = {
 def content_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes after `gunzip`, so that it does not depend on how the file was compressed."""
     digest = hashlib.sha256()
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+    with opened(path) as stream:
         while chunk := stream.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()

@@ -22,7 +22,7 @@ from dpdt.cohort.hospitals.raw_cohort import (
     with_columns,
 )
 from dpdt.cohort.hospitals.raw_files import RawFiles
-from dpdt.cohort.hospitals.uncertain_labels import apply_policy, columns_for, policies
+from dpdt.cohort.hospitals.uncertain_labels import apply_policy, check_values, columns_for, policies
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
 
@@ -125,6 +125,7 @@ def _join_labels(files: RawFiles, rows: Filter, studies: "pd.Series[str]", colum
     """Give each image its study's labels."""
     labels = files.table("labels", {**KEYS, **{name: (name,) for name in columns}})
     path, metadata = files.path("labels"), files.path("metadata")
+    check_values(labels, columns, path)
     _unique(labels["study_id"], path, "study_id")
     _matching(labels["study_id"], studies, path, metadata, "study_ids")
     unlabelled = studies[~is_among(studies, labels["study_id"])].drop_duplicates()

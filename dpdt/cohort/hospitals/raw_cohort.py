@@ -1,7 +1,8 @@
 """What every reader shares: the form of its answer, and the words for sex, age and labels in it."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
@@ -12,7 +13,7 @@ import pandas as pd
 from dpdt.base.vocabulary import LABELS
 from dpdt.cohort.lists.cells import shown
 from dpdt.cohort.lists.words import plain
-from dpdt.errors import CohortError
+from dpdt.errors import CohortError, StudyError
 from dpdt.study.domain_settings import DomainSettings
 from dpdt.study.findings import Definition, define
 
@@ -30,6 +31,7 @@ __all__ = [
     "Wanted",
     "age_from_text",
     "check_understood",
+    "errors_of",
     "is_among",
     "mapped",
     "named_labels",
@@ -125,6 +127,17 @@ class RawCohort:
     listed: "pd.Series[str] | None" = None
     warnings: tuple[str, ...] = ()
     add_headers: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+
+
+@contextmanager
+def errors_of(domain: str) -> Iterator[None]:
+    """Errors of a domain's reader begin with the domain."""
+    try:
+        yield
+    except StudyError as err:
+        raise StudyError(f"domains.{domain}.{err}") from err
+    except CohortError as err:
+        raise CohortError(f"domain {domain}: {err}") from err
 
 
 class Reader(Protocol):

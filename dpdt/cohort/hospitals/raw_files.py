@@ -1,13 +1,13 @@
 """Finding an institution's raw files and reading their tables."""
 
-import gzip
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from dpdt.base.vocabulary import folded
 from dpdt.cohort.hospitals.raw_cohort import FileNames
-from dpdt.cohort.lists.rows import ListFile
+from dpdt.cohort.lists.rows import UNREADABLE, ListFile, opened
 from dpdt.errors import CohortError, StudyError
 from dpdt.study.domain_settings import DomainSettings
 
@@ -90,15 +90,19 @@ class RawFiles:
         """
         path = self.path(name)
         self._read[name] = path
-        header = {column.strip().casefold(): column for column in self.header(name)}
+        header: dict[str, list[str]] = {}
+        for column in self.header(name):
+            header.setdefault(folded(column), []).append(column)
         wanted: dict[str, str] = {}
         for column, names in [*columns.items(), *(optional or {}).items()]:
-            found = next((header[n.casefold()] for n in names if n.casefold() in header), None)
-            if found is not None:
-                wanted[column] = found
+            found = next((header[folded(n)] for n in names if folded(n) in header), [])
+            if len(found) > 1:
+                raise CohortError(f"{path}: {len(found)} columns are named {found[0]!r}, expected one. Rename them.")
+            if found:
+                wanted[column] = found[0]
             elif column in columns:
                 raise CohortError(
-                    f"{path}: no column {' or '.join(repr(n) for n in names)}; found {', '.join(header.values())}. "
+                    f"{path}: no column {' or '.join(repr(n) for n in names)}; found {', '.join(self.header(name))}. "
                     "Is this the published file?"
                 )
         table = ListFile(path).read(sorted(set(wanted.values())))
@@ -112,9 +116,9 @@ class RawFiles:
         """Read a text file of one name a line; empty lines are left out."""
         path = self.path(name)
         self._read[name] = path
-        opener = gzip.open if path.suffix == ".gz" else open
         try:
-            with opener(path, "rt", encoding="utf-8-sig") as stream:
-                return [line.strip() for line in stream if line.strip()]
-        except (UnicodeDecodeError, OSError, EOFError) as err:
+            with opened(path) as stream:
+                lines = stream.read().decode("utf-8-sig").splitlines()
+            return [line.strip() for line in lines if line.strip()]
+        except (UnicodeDecodeError, *UNREADABLE) as err:
             raise CohortError(f"{path}: cannot be read as a list of names ({err}).") from err

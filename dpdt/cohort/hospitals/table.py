@@ -11,7 +11,7 @@ from typing import Final
 
 import pandas as pd
 
-from dpdt.base.vocabulary import healthy_label
+from dpdt.base.vocabulary import folded, healthy_label
 from dpdt.cohort.hospitals.raw_cohort import (
     FRONTAL,
     FileNames,
@@ -75,7 +75,7 @@ def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
     rows, copies = _rows(source, table, wanted, problems)
     images = one_row_each(rows, "image_id", table, source)
     counts = {COPIES: copies, "further rows of an image, read by the rule of `rows`": len(rows) - len(images)}
-    left = _of_the_view(images.assign(view=_views(images, table)), settings)
+    left = _of_the_view(images, table, settings)
     kept = left.kept
     files, join = {"table": source.path}, table.labels_from
     if join is None:
@@ -243,20 +243,21 @@ def _words(
     return problems.translated(kept[key], getattr(table, key), meanings, where=where)
 
 
-def _views(cells: pd.DataFrame, table: TableSettings) -> "pd.Series[str]":
-    """PA, AP, frontal or unknown; other cells as they are. Without a view column every image is frontal."""
+def _of_the_view(images: pd.DataFrame, table: TableSettings, settings: DomainSettings) -> Filter:
+    """The images that `views` lists, each with its word; the others are excluded, each view with its name.
+
+    Without a view column every image is frontal. A cell is what `views` says, also where it is a word of dpdt itself:
+    with `AP = []` the cells `AP` are left out.
+    """
     if table.view is None:
-        return pd.Series(FRONTAL, index=cells.index, dtype="str")
-    by_cell = {cell.strip().casefold(): word for word, listed in table.views.model_dump().items() for cell in listed}
-    words = {cell: by_cell.get(cell.casefold(), cell or "unknown") for cell in cells["view"].unique()}
-    return mapped(cells["view"], words).astype("str")
-
-
-def _of_the_view(images: pd.DataFrame, settings: DomainSettings) -> Filter:
-    """The frontal images; the others are excluded, each view with its name."""
-    rows = Filter(images)
-    for view in sorted(set(images["view"]) - {"PA", "AP", FRONTAL, "unknown"}):
-        rows.drop(rows.kept["view"] == view, f"view {view}")
+        return Filter(images.assign(view=FRONTAL))
+    by_cell = {folded(cell): word for word, listed in table.views.model_dump().items() for cell in listed}
+    by_cell.setdefault("", "unknown")
+    words = {cell: by_cell.get(folded(cell)) for cell in images["view"].unique()}
+    found = mapped(images["view"], words)
+    rows = Filter(images.assign(view=found.fillna(images["view"]).astype("str")))
+    for view in sorted(cell for cell, word in words.items() if word is None):
+        rows.drop((found.isna() & (images["view"] == view))[rows.kept.index], f"view {view}")
     if settings.unknown_views == "exclude":
         rows.drop(rows.kept["view"] == "unknown", "view unknown")
     return rows
@@ -314,8 +315,8 @@ def _graded(cells: "pd.Series[str]", settings: TableLabel, unknown: tuple[str, .
     """
     if settings.cut is None:
         return cells
-    no_grade = {cell.strip().casefold() for cell in unknown}
-    grades = {cell: grade_of(cell) for cell in cells.unique() if cell.casefold() not in no_grade}
+    no_grade = {folded(cell) for cell in unknown}
+    grades = {cell: grade_of(cell) for cell in cells.unique() if folded(cell) not in no_grade}
     sides = {
         cell: settings.positive[0] if grade >= settings.cut else settings.negative[0]
         for cell, grade in grades.items()
@@ -328,7 +329,7 @@ def _found(kept: pd.DataFrame, table: TableSettings, path: Path, healthy: str | 
     """The labels that are named in the findings column."""
     if table.findings is None:
         return {}
-    split = {cell: cell.casefold().split(table.findings_separator.casefold()) for cell in kept["findings"].unique()}
+    split = {cell: folded(cell).split(table.findings_separator.casefold()) for cell in kept["findings"].unique()}
     names = {cell: frozenset(part.strip() for part in parts) - {""} for cell, parts in split.items()}
     _check_findings(table, path, names)
     empty = mapped(kept["findings"], {cell: not found for cell, found in names.items()}).astype(bool)
@@ -336,7 +337,7 @@ def _found(kept: pd.DataFrame, table: TableSettings, path: Path, healthy: str | 
     for label, settings in table.labels.given.items():
         if not settings.findings:
             continue
-        wanted = {name.strip().casefold() for name in settings.findings}
+        wanted = {folded(name) for name in settings.findings}
         cells = {cell: not wanted.isdisjoint(found) for cell, found in names.items()}
         labels[label] = to_label(mapped(kept["findings"], cells).astype(bool))
         if table.no_findings == "unknown":
@@ -350,7 +351,7 @@ def _check_findings(table: TableSettings, path: Path, names: Mapping[str, frozen
     """A finding that is in no row is a mistake of the study file: names are compared whole."""
     known = frozenset().union(*names.values())
     for label, settings in table.labels.given.items():
-        lost = [name for name in settings.findings if name.strip().casefold() not in known]
+        lost = [name for name in settings.findings if folded(name) not in known]
         if lost:
             seen = ", ".join(sorted(known)[:12])
             raise CohortError(

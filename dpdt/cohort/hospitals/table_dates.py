@@ -6,6 +6,7 @@ from typing import Final
 
 import pandas as pd
 
+from dpdt.base.vocabulary import folded
 from dpdt.cohort.hospitals.raw_cohort import DAYS_PER_YEAR, check_understood, mapped, possible_age
 from dpdt.cohort.hospitals.table_problems import Problems
 from dpdt.cohort.lists.cells import shape_of
@@ -47,21 +48,28 @@ def dates_of(cells: "pd.Series[str]", table: TableSettings, key: str, problems: 
 
     A day as ISO 8601 writes it is understood besides `date_format`: so a workbook's cells come that are dates.
     """
-    none = {word.strip().casefold() for word in table.no_date} | {""}
+    none = {folded(word) for word in table.no_date} | {""}
     distinct = pd.Series(cells.unique(), dtype="str")
-    written = ~distinct.str.casefold().isin(none)
+    written = ~distinct.map(folded).isin(none)
     days = pd.to_datetime(distinct.str.extract(ISO_DAY)[0].where(written), errors="coerce", format="ISO8601")
     if table.date_format == EXCEL:
         count = pd.to_numeric(distinct.where(written & distinct.str.fullmatch(SERIAL)), errors="coerce")
         days = days.fillna(FIRST_DAY + pd.to_timedelta(count // 1, unit="D"))
     elif table.date_format is not None:
-        given = pd.to_datetime(distinct.where(written), errors="coerce", format=table.date_format)
-        days = given.fillna(days) if given.dt.tz is None else given.dt.tz_localize(None).fillna(days)
+        days = _by_format(distinct.where(written), table.date_format).fillna(days)
     found = mapped(cells, dict(zip(distinct, days, strict=True)))
     bad = found.isna() & cells.isin(distinct[written & days.isna()])
     if bad.any():
         _tell(cells[bad], table, key, problems)
     return pd.to_datetime(found)
+
+
+def _by_format(cells: "pd.Series[str]", form: str) -> "pd.Series[pd.Timestamp]":
+    """Dates of a form, each at the time where it was: pandas takes no two zones, as summer and winter have, at once."""
+    if "%z" not in form.lower():
+        return pd.to_datetime(cells, errors="coerce", format=form)
+    each = [pd.to_datetime(cell, errors="coerce", format=form).replace(tzinfo=None) for cell in cells]
+    return pd.to_datetime(pd.Series(each, index=cells.index))
 
 
 def _tell(bad: "pd.Series[str]", table: TableSettings, key: str, problems: Problems) -> None:

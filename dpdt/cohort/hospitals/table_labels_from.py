@@ -6,6 +6,7 @@ from typing import Final
 
 import pandas as pd
 
+from dpdt.cohort.checks import is_no_id
 from dpdt.cohort.hospitals.file_search import parts_of
 from dpdt.cohort.splits import normalise_patient_id
 from dpdt.errors import CohortError
@@ -56,7 +57,7 @@ def join_labels(
         listed: The first one.
 
     Raises:
-        CohortError: Nothing joins, or a key that should be one image's is that of several.
+        CohortError: Nothing joins, a key that should be one image's is that of several, or what joins is no id.
     """
     keys = next(iter(labels.values())).index
     mine = spelled(images[join.by], join.by, listed)
@@ -74,6 +75,14 @@ def join_labels(
         raise CohortError(
             f"{path}: column {join.column!r}: none of {len(keys)} keys is one of the {mine.nunique()} of the list's "
             f"{join.by}. Is it the right column?"
+        )
+    no_ids = joined & mine.map({key: key != "" and is_no_id(key) for key in mine.unique()}).astype(bool)
+    if no_ids.any():
+        row = no_ids.index[no_ids][0]
+        raise CohortError(
+            f"{path}: column {join.column!r}: {int(no_ids.sum())} images would get their labels by {mine[row]!r} "
+            f"(first: row {int(row) + 1} of the list), a placeholder or a number that a spreadsheet rounded. Export "
+            "the ids as text, or take such rows out of this list."
         )
     of_kept = mine[kept.index]
     counts = {

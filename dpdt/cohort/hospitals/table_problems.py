@@ -7,6 +7,7 @@ from typing import Final
 
 import pandas as pd
 
+from dpdt.base.vocabulary import folded
 from dpdt.cohort.hospitals.raw_cohort import mapped
 from dpdt.cohort.lists.cells import shown
 from dpdt.errors import CohortError
@@ -74,8 +75,8 @@ class Problems:
             meanings: Word -> the cells that mean it; compared without case.
             where: The key of the study file that explains cells.
         """
-        by_cell = {cell.strip().casefold(): word for word, listed in meanings.items() for cell in listed}
-        words = {cell: by_cell.get(cell.casefold()) for cell in cells.unique()}
+        by_cell = {folded(cell): word for word, listed in meanings.items() for cell in listed}
+        words = {cell: by_cell.get(folded(cell)) for cell in cells.unique()}
         strange = [cell for cell, word in words.items() if word is None]
         if strange:
             bad = cells[cells.isin(strange)]
@@ -99,13 +100,18 @@ def column_hint(name: str, header: tuple[str, ...], separator: str | None) -> st
         return "Is `separator` right?"
     same = [column for column in header if _plain(column) == _plain(name)]
     if same:
-        return f"Names are compared exactly: write {same[0]!r} in the study file, with its blanks and capitals."
+        alike = (
+            "with its blanks and capitals"
+            if folded(same[0]) != folded(name) or same[0].isascii()
+            else ("copied out of the list: its accents are written in another way there (Unicode NFC and NFD)")
+        )
+        return f"Names are compared exactly: write {same[0]!r} in the study file, {alike}."
     return "Names are compared exactly, and one row must have all of them; correct the study file."
 
 
 def _plain(name: str) -> str:
     """A column's name without what is easily overlooked: blanks, capitals, a byte order mark."""
-    return "".join(name.replace("\ufeff", "").split()).casefold()
+    return folded("".join(name.replace("\ufeff", "").split()))
 
 
 def _row(mask: "pd.Series[bool]") -> int:

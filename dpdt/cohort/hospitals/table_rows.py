@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dpdt.base.vocabulary import folded
 from dpdt.cohort.lists.rows import WHOLE_ROW, ListFile
 from dpdt.cohort.splits import normalise_patient_id
 from dpdt.errors import CohortError
@@ -86,7 +87,7 @@ def one_row_each(cells: pd.DataFrame, key: str, table: TableSettings, source: Li
 
 def _alike(name: str, cell: str) -> str:
     """A cell as it is compared with those of other rows."""
-    return normalise_patient_id(cell) if name == "patient" else cell.casefold()
+    return normalise_patient_id(cell) if name == "patient" else folded(cell)
 
 
 def _column(name: str, table: TableSettings) -> str:
@@ -148,7 +149,7 @@ def combined(labels: Labels, keys: "pd.Series[str]", rule: str | None, readers: 
     codes, values = pd.factorize(keys)
     steps: list[tuple[NDArray[np.intp], int, str]] = [(codes, len(values), rule)]
     if readers is not None:
-        votes, _ = pd.factorize(pd.Series(codes, index=keys.index).astype("str") + "\t" + readers.str.casefold())
+        votes, _ = pd.factorize(pd.Series(codes, index=keys.index).astype("str") + "\t" + readers.map(folded))
         of_vote = np.zeros(votes.max(initial=-1) + 1, dtype=np.intp)
         of_vote[votes] = codes
         steps = [(votes, len(of_vote), "any"), (of_vote, len(values), rule)]

@@ -163,8 +163,8 @@ def _age(kept: pd.DataFrame, path: Path) -> "pd.Series[float]":
     if "age" in kept:
         return age_from_text(kept["age"], column=f"{path}: age")
     if "birth_date" in kept and "examination_date" in kept:
-        birth = pd.to_datetime(kept["birth_date"], errors="coerce", format="ISO8601")
-        examined = pd.to_datetime(kept["examination_date"], errors="coerce", format="ISO8601")
+        birth = pd.to_datetime(kept["birth_date"], errors="coerce", format="ISO8601", utc=True)
+        examined = pd.to_datetime(kept["examination_date"], errors="coerce", format="ISO8601", utc=True)
         age = possible_age(((examined - birth).dt.days / DAYS_PER_YEAR).astype("float64"))
         check_understood(kept["birth_date"], age.notna(), f"{path}: birth_date", "dates such as 1950-01-31")
     return age

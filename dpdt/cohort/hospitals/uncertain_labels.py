@@ -1,5 +1,7 @@
 """The labeller columns of CheXpert and MIMIC-CXR-JPG: 1, 0, -1 (uncertain) or blank, under a named policy."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import pandas as pd
@@ -8,7 +10,7 @@ from dpdt.cohort.hospitals.raw_cohort import Filter, Wanted, to_label
 from dpdt.errors import CohortError
 from dpdt.study.domain_settings import DomainSettings
 
-__all__ = ["apply_policy", "columns_for", "policies"]
+__all__ = ["apply_policy", "check_values", "columns_for", "policies"]
 
 PAPER_FILTER: Final = ("Cardiomegaly", "Lung Opacity", "Lung Lesion", "Pneumonia", "Edema")
 """A row with -1 in one of these is left out by the paper's group (157,676 of CheXpert's 191,027 frontal rows stay)."""
@@ -40,11 +42,8 @@ def apply_policy(rows: Filter, settings: DomainSettings, wanted: Wanted) -> dict
 
     Returns:
         How many -1 and blanks of each label were read as what.
-
-    Raises:
-        CohortError: A value other than 1, 0, -1 and blank.
     """
-    numbers = pd.DataFrame({name: _label_values(rows.kept[name], name) for name in columns_for(wanted)})
+    numbers = pd.DataFrame({name: _numbers(rows.kept[name]) for name in columns_for(wanted)})
     if settings.uncertain == "paper":
         uncertain = (numbers[list(PAPER_FILTER)] == -1).any(axis=1)
         rows.drop(uncertain, "uncertain label (policy paper)")
@@ -70,14 +69,21 @@ def apply_policy(rows: Filter, settings: DomainSettings, wanted: Wanted) -> dict
     return counts
 
 
-def _label_values(values: "pd.Series[str]", name: str) -> "pd.Series[float]":
+def check_values(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
+    """Check the labels where they stand in their list.
+
+    Raises:
+        CohortError: A value other than 1, 0, -1 and blank.
+    """
+    for name in columns:
+        strange = table[name][_numbers(table[name]).isna() & (table[name] != "")]
+        if len(strange):
+            raise CohortError(
+                f"{path}: row {int(strange.index[0]) + 1}: {name}: expected 1, 0, -1 or blank, got "
+                f"{strange.iloc[0]!r} ({len(strange)} such rows)."
+            )
+
+
+def _numbers(cells: "pd.Series[str]") -> "pd.Series[float]":
     """1, 0, -1, or NaN for blank."""
-    text = values.str.removesuffix(".0")
-    numbers = text.map(MEANING)
-    strange = text[numbers.isna() & (text != "")]
-    if len(strange):
-        raise CohortError(
-            f"column {name!r}: expected 1, 0, -1 or blank, got {strange.iloc[0]!r} (row {int(strange.index[0]) + 1}; "
-            f"{len(strange)} such rows)."
-        )
-    return numbers
+    return cells.str.removesuffix(".0").map(MEANING)

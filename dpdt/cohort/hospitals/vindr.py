@@ -14,7 +14,7 @@ import pandas as pd
 from dpdt import _core
 from dpdt.base.console import progress
 from dpdt.cohort.hospitals.file_search import in_threads
-from dpdt.cohort.hospitals.raw_cohort import FileNames, RawCohort, Wanted, age_from_text, sex_word, to_label
+from dpdt.cohort.hospitals.raw_cohort import FileNames, Filter, RawCohort, Wanted, age_from_text, sex_word, to_label
 from dpdt.cohort.hospitals.raw_files import RawFiles
 from dpdt.errors import CohortError, StudyError
 from dpdt.study.domain_settings import DomainSettings
@@ -76,7 +76,6 @@ def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
             **dict.fromkeys(wanted.columns, ""),  # of readers' votes, not of images
         }
     )
-    exclusions = pd.DataFrame({"image_id": [], "view": [], "reason": []}, dtype="str")
     counts = {
         "training images not read by three readers": int((train["readers"] != READERS).sum()),
         **{
@@ -87,7 +86,7 @@ def read(root: Path, settings: DomainSettings, wanted: Wanted) -> RawCohort:
     }
     read = {"kaggle_table" if kaggle and name == "train_labels" else name: path for name, path in files.read.items()}
     rules = {"readers": f"{settings.readers} of the readers in train, consensus in test"}
-    return RawCohort(frame, exclusions, read, counts, rules, add_headers=partial(_add_headers, root))
+    return RawCohort(frame, Filter(frame).exclusions, read, counts, rules, add_headers=partial(_add_headers, root))
 
 
 def _agreed(votes: Any, readers: Any, settings: DomainSettings) -> Any:
@@ -150,14 +149,11 @@ def _add_headers(root: Path, frame: pd.DataFrame) -> pd.DataFrame:
 def _header(path: Path) -> tuple[str, str]:
     """Sex and age of one file; empty where missing or unreadable (the shards stage will report the file)."""
     import pydicom
-    from pydicom.errors import InvalidDicomError
 
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[SEX_TAG, AGE_TAG])
-    except (InvalidDicomError, EOFError, ValueError):
-        return "", ""
-    except OSError as err:
-        if err.errno is not None and _core.reason_of(err.errno) == "storage":
+    except Exception as err:  # of a damaged header pydicom raises anything
+        if isinstance(err, OSError) and err.errno is not None and _core.reason_of(err.errno) == "storage":
             raise  # nothing is known of the patient
         return "", ""
     return _element_text(dataset, SEX_TAG), _element_text(dataset, AGE_TAG)

@@ -7,6 +7,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -17,14 +18,17 @@ import pandas as pd
 from dpdt.errors import CohortError
 
 __all__ = [
+    "OLD_WORKBOOK",
     "cell_text",
     "json_rows",
+    "parquet_frame",
     "parquet_header",
     "parquet_table",
     "shape_of",
     "sheet_rows",
     "shown",
     "visible_sheets",
+    "workbook_of",
 ]
 
 EXACT: Final = 1e15
@@ -38,6 +42,8 @@ MOST_DIGITS: Final = 4
 """Of a word, a grade or an age; ids and dates have more."""
 LONGEST_SHOWN: Final = 40
 """A longer cell is hardly a word: free text may say who somebody is."""
+OLD_WORKBOOK: Final = b"\xd0\xcf\x11\xe0"
+"""How the workbooks of old programs begin, and those that a password protects."""
 XML_BYTES: Final = 1 << 20
 LONGEST_CELL: Final = 1 << 16
 
@@ -63,8 +69,8 @@ def cell_text(value: Any) -> str:
         return f"{value.normalize():f}"
     if isinstance(value, datetime.date | datetime.time | datetime.timedelta):
         return str(value)
-    if isinstance(value, dict | list | tuple):
-        raise TypeError("a cell holds a list or a table, expected text or a number")
+    if isinstance(value, dict | list | tuple | bytes):
+        raise TypeError("a cell holds a list, a table or bytes, expected text or a number")
     if hasattr(value, "item") and not isinstance(value, float):  # numpy's, shortest in their own precision
         return cell_text(value.item()) if value.dtype.kind in "biu" else _float_text(str(value), float(value))
     return _float_text(repr(float(value)), float(value))
@@ -106,6 +112,17 @@ def sheet_rows(path: Path, sheet: str | None) -> Iterator[list[str]]:
     Raises:
         CohortError: It is damaged, has no such sheet or several to choose from, or formulas without results.
     """
+    with workbook_of(path) as workbook:
+        chosen = _sheet(workbook, path, sheet)
+        _check_formulas(path, chosen)
+        chosen.reset_dimensions()  # a workbook's own word for its size may be wrong
+        for row in chosen.iter_rows():
+            yield [_sheet_cell(cell) for cell in row]
+
+
+@contextmanager
+def workbook_of(path: Path) -> Iterator[Any]:
+    """A workbook, open; what cannot be read is explained."""
     import openpyxl
 
     workbook = None
@@ -113,13 +130,12 @@ def sheet_rows(path: Path, sheet: str | None) -> Iterator[list[str]]:
         with warnings.catch_warnings():  # about styles and rules for input, of which nothing is read
             warnings.simplefilter("ignore")
             workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        chosen = _sheet(workbook, path, sheet)
-        _check_formulas(path, chosen)
-        chosen.reset_dimensions()  # a workbook's own word for its size may be wrong
-        for row in chosen.iter_rows():
-            yield [_sheet_cell(cell) for cell in row]
+        yield workbook
     except (zipfile.BadZipFile, zlib.error, ParseError, KeyError, ValueError, TypeError, OSError) as err:
-        raise CohortError(f"{path}: cannot be read as a workbook ({err}). Save it as .xlsx again, or as CSV.") from err
+        with path.open("rb") as stream:
+            locked = stream.read(4) == OLD_WORKBOOK
+        why = "protected by a password, or of an old spreadsheet program" if locked else err
+        raise CohortError(f"{path}: cannot be read as a workbook ({why}). Save it as .xlsx again, or as CSV.") from err
     finally:
         if workbook is not None:
             workbook.close()
@@ -211,13 +227,25 @@ def parquet_header(path: Path) -> tuple[str, ...]:
         raise CohortError(f"{path}: cannot be read as Parquet ({err}).") from err
 
 
+def parquet_frame(path: Path, columns: list[str]) -> pd.DataFrame:
+    """Columns of a Parquet file as they are typed; whole numbers stay whole where a cell is missing.
+
+    As floats, which pandas makes of them otherwise, long ids of two patients or examinations would become one.
+    """
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(path, columns=columns)
+    frame: pd.DataFrame = table.to_pandas(integer_object_nulls=True, ignore_metadata=True)
+    return frame[columns]
+
+
 def parquet_table(path: Path, columns: list[str]) -> pd.DataFrame:
     """Columns of a Parquet file as text; the index counts rows from 0.
 
     Raises:
-        CohortError: A column holds lists.
+        CohortError: A column holds lists or bytes.
     """
-    frame = pd.read_parquet(path, columns=columns).reset_index(drop=True)
+    frame = parquet_frame(path, columns)
 
     def text(name: str) -> "pd.Series[str]":
         column = frame[name]
@@ -226,6 +254,8 @@ def parquet_table(path: Path, columns: list[str]) -> pd.DataFrame:
                 return column.map(cell_text, na_action=None).astype("str")
             return column.map({value: cell_text(value) for value in column.unique()}).fillna("").astype("str")
         except (TypeError, ValueError) as err:
-            raise CohortError(f"{path}: column {name!r} holds lists or tables, expected text or numbers.") from err
+            raise CohortError(
+                f"{path}: column {name!r} holds lists, tables or bytes, expected text or numbers."
+            ) from err
 
     return pd.DataFrame({name: text(name) for name in columns})

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from dpdt.base.console import progress
 from dpdt.base.private_csv import no_formula, private_csv
-from dpdt.cohort.hospitals.file_search import PICTURES, split_suffix
+from dpdt.cohort.hospitals.file_search import NOT_UTF8, PICTURES, is_utf8, split_suffix
 from dpdt.cohort.hospitals.raw_cohort import DAYS_PER_YEAR
 from dpdt.errors import CohortError
 
@@ -161,7 +161,11 @@ def _files(folder: Path, unreadable: list[tuple[str, str]]) -> Iterator[str]:
     for parent, folders, files in os.walk(folder, onerror=closed):
         folders[:] = [name for name in folders if not name.startswith(".")]
         below = os.path.relpath(parent, folder)
-        yield from (name if below == "." else f"{below}/{name}" for name in files if not name.startswith("."))
+        for path in (name if below == "." else f"{below}/{name}" for name in files if not name.startswith(".")):
+            if is_utf8(path):
+                yield path
+            else:
+                unreadable.append((path.encode(errors="backslashreplace").decode(), NOT_UTF8))
 
 
 def _each(read: Callable[[str], Read], paths: list[str], processes: int | None) -> Iterator[Read]:
@@ -181,7 +185,6 @@ def _named(pattern: re.Pattern[str], path: str) -> Read:
 def _header(folder: Path, path: str) -> Read:
     """One file: its row, or why it has none."""
     import pydicom
-    from pydicom.errors import InvalidDicomError
 
     suffix = split_suffix(path.rpartition("/")[2])[1].lower()
     try:
@@ -198,7 +201,7 @@ def _header(folder: Path, path: str) -> Read:
                 if "Rows" not in dataset:
                     return path, None, _without_picture(dataset, bare=bare)
                 return path, {"path": path, **_row(dataset)}, ""
-    except (InvalidDicomError, OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, LookupError) as err:
+    except Exception as err:  # noqa: BLE001 - of a damaged header pydicom raises anything; one file is not the list
         return path, None, f"{type(err).__name__}: {err}".replace(str(folder), "")[:200]
 
 

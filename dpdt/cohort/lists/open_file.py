@@ -1,14 +1,13 @@
 """How a list that nobody has described can be opened: its encoding, separator, sheet and header are guessed."""
 
 import csv
-import gzip
 import itertools
 from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from dpdt.cohort.lists.cells import visible_sheets
-from dpdt.cohort.lists.rows import HEADER_ROWS, MARKS, WORKBOOKS, ListFile
+from dpdt.cohort.lists.cells import visible_sheets, workbook_of
+from dpdt.cohort.lists.rows import HEADER_ROWS, MARKS, UNREADABLE, WORKBOOKS, ListFile, not_csv, opened
 from dpdt.errors import CohortError
 
 __all__ = ["Guess", "guess_encoding", "guess_header", "guess_separator", "guess_sheet"]
@@ -25,11 +24,18 @@ Guess = tuple[str, str]
 
 
 def guess_encoding(path: Path) -> list[Guess]:
-    """Encodings that may be right, the likeliest first; none where it is UTF-8 or has a byte order mark."""
-    if Path(path.name.removesuffix(".gz")).suffix.lower() not in (".csv", ".tsv", ".txt"):
+    """Encodings that may be right, the likeliest first; none where it is UTF-8 or has a byte order mark.
+
+    Raises:
+        CohortError: The file cannot be read.
+    """
+    if ListFile(path).kind not in (".csv", ".tsv", ".txt"):
         return []
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-        data = stream.read(SAMPLE_BYTES)
+    try:
+        with opened(path) as stream:
+            data = stream.read(SAMPLE_BYTES)
+    except UNREADABLE as err:
+        raise CohortError(not_csv(path, err, "utf-8")) from err
     if any(data.startswith(mark) for mark in MARKS):
         return []
     for name, zeros in (("utf-16-le", data[1::2]), ("utf-16-be", data[0::2])):
@@ -87,13 +93,8 @@ def guess_sheet(source: ListFile) -> list[Guess]:
     """Sheets to choose from; none where there is one alone."""
     if source.kind not in WORKBOOKS:
         return []
-    import openpyxl
-
-    workbook = openpyxl.load_workbook(source.path, read_only=True, data_only=True)
-    try:
+    with workbook_of(source.path) as workbook:
         names = [each.title for each in visible_sheets(workbook)]
-    finally:
-        workbook.close()
     return [(name, "several sheets have cells: keep one line") for name in names] if len(names) > 1 else []
 
 

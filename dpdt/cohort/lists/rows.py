@@ -11,20 +11,31 @@ import io
 import itertools
 import math
 import operator
+import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
 import numpy as np
 import pandas as pd
 
 from dpdt.base.console import progress
-from dpdt.cohort.lists.cells import json_rows, parquet_header, parquet_table, sheet_rows
+from dpdt.cohort.lists.cells import OLD_WORKBOOK, json_rows, parquet_frame, parquet_header, parquet_table, sheet_rows
 from dpdt.errors import CohortError
 
-__all__ = ["HEADER_ROWS", "LIST_SUFFIXES", "MARKS", "WHOLE_ROW", "WORKBOOKS", "ListFile"]
+__all__ = [
+    "HEADER_ROWS",
+    "LIST_SUFFIXES",
+    "MARKS",
+    "UNREADABLE",
+    "WHOLE_ROW",
+    "WORKBOOKS",
+    "ListFile",
+    "not_csv",
+    "opened",
+]
 
 LIST_SUFFIXES: Final = frozenset({".csv", ".tsv", ".txt", ".xlsx", ".xlsm", ".parquet", ".json", ".jsonl"})
 WORKBOOKS: Final = (".xlsx", ".xlsm")
@@ -44,8 +55,10 @@ MARKS: Final = {
 }
 """Byte order marks. The third is the beginning of the second."""
 
-NO_TEXT: Final = (b"PK\3\4", b"\xd0\xcf\x11\xe0")
-"""How a .zip, so a workbook too, and the workbooks of old programs begin."""
+UNREADABLE: Final = (OSError, EOFError, zlib.error)
+"""What reading a file raises, compressed or not."""
+NO_TEXT: Final = (b"PK\3\4", OLD_WORKBOOK, b"\x1f\x8b")
+"""How a .zip, so a workbook too, the workbooks of old programs, and what gzip made begin."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +79,8 @@ class ListFile:
 
     @property
     def kind(self) -> str:
-        """Its suffix, without `.gz`."""
-        return Path(self.path.name.removesuffix(".gz")).suffix.lower()
+        """Its suffix in small letters, without `.gz`."""
+        return Path(self.path.name.lower().removesuffix(".gz")).suffix
 
     def header(self, wanted: Collection[str] = ()) -> tuple[str, ...]:
         """Column names: of the first row that has all that are wanted, else of the one that has most of them.
@@ -106,8 +119,7 @@ class ListFile:
 
         schema = pyarrow.parquet.read_schema(self.path)
         flat = [each.name for each in schema if not pyarrow.types.is_nested(each.type)]
-        whole = pd.read_parquet(self.path, columns=flat).reset_index(drop=True)
-        return pd.util.hash_pandas_object(whole, index=False)
+        return pd.util.hash_pandas_object(parquet_frame(self.path, flat), index=False)
 
     def _columns(
         self, rows: Iterator[list[str]], number: int, header: list[str], columns: Sequence[str]
@@ -217,14 +229,14 @@ class ListFile:
         try:
             with self._opened() as text:
                 yield text
-        except (csv.Error, UnicodeError, LookupError, OSError, EOFError) as err:
-            raise CohortError(_not_csv(self.path, err, self.encoding)) from err
+        except (csv.Error, UnicodeError, LookupError, *UNREADABLE) as err:
+            raise CohortError(not_csv(self.path, err, self.encoding)) from err
 
     @contextmanager
     def _opened(self) -> Iterator[io.TextIOWrapper]:
         size = math.ceil(self.path.stat().st_size / MEGABYTE)
         with self.path.open("rb") as raw, progress(f"reading {self.path.name}", size, unit="MB") as advance:
-            plain: BinaryIO = gzip.GzipFile(fileobj=raw) if self.path.suffix == ".gz" else raw  # type: ignore[assignment]
+            plain: BinaryIO = gzip.GzipFile(fileobj=raw) if is_zipped(self.path) else raw  # type: ignore[assignment]
             buffered = io.BufferedReader(_Counted(plain, raw, advance), MEGABYTE)
             start = buffered.peek(4)[:4]
             if not start or start.startswith(NO_TEXT):
@@ -253,7 +265,17 @@ class _Counted(io.RawIOBase):
         return len(block)
 
 
-def _not_csv(path: Path, err: Exception, encoding: str) -> str:
+def is_zipped(path: Path) -> bool:
+    """Whether a file's name says that gzip compressed it."""
+    return path.suffix.lower() == ".gz"
+
+
+def opened(path: Path) -> BinaryIO:
+    """A file's bytes, those of a `.gz` as they were before."""
+    return cast(BinaryIO, gzip.open(path)) if is_zipped(path) else path.open("rb")
+
+
+def not_csv(path: Path, err: Exception, encoding: str) -> str:
     """What to say about a file that cannot be read as CSV: what it is instead, and what to do."""
     try:
         with path.open("rb") as stream:
@@ -262,11 +284,11 @@ def _not_csv(path: Path, err: Exception, encoding: str) -> str:
         return f"{path}: cannot be read ({unreadable.strerror}). Correct its permissions."
     if not start:
         return f"{path}: empty (0 bytes). Expected a header and one row per image; export the list again."
-    if start == NO_TEXT[1]:
+    if start == OLD_WORKBOOK:
         return f"{path}: a workbook of an old spreadsheet program. Save it as .xlsx, or as CSV (UTF-8)."
     if start.startswith(b"PK"):
-        return f"{path}: a workbook or another archive, which its name does not say. Name it .xlsx, or save it as CSV."
-    zipped, named = start.startswith(b"\x1f\x8b"), path.suffix == ".gz"
+        return f"{path}: a workbook or another archive. Save it as .xlsx or as CSV; if it is an .xlsx, name it so."
+    zipped, named = start.startswith(NO_TEXT[2]), is_zipped(path)
     if zipped != named:
         found = "compressed by gzip" if zipped else "not compressed"
         return f"{path}: {found}, which its name does not say. Expected .csv.gz if compressed, .csv if not: rename it."
