@@ -2,10 +2,14 @@
 
 import itertools
 import math
+import os
 import re
+import subprocess
+import sys
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -206,3 +210,21 @@ def test_a_caption_has_all_digits_of_the_level() -> None:
     """99.9 % is not 100 %, nor 97.5 % 98 %: `evaluate.confidence` may be any number between 0 and 1."""
     for confidence, words in ((0.95, "95% intervals"), (0.975, "97.5% intervals"), (0.999, "99.9% intervals")):
         assert words in Drawing({}, caption="Bars are intervals.").with_level(confidence).caption
+
+
+def test_a_process_that_ends_at_once_leaves_no_font_and_the_next_draws_the_same(tmp_path: Path) -> None:
+    """As jobs end: no library's end may change their code, so nothing of Python's own end is run."""
+    draw = (
+        "import os, sys, pandas as pd; from dpdt.report.canvas import exported, sheet\n"
+        "with sheet(3, 2) as (figure, axes): axes.set_title('ε ≤ 8')\n"
+        "made = exported(figure, caption='', alt='', data=pd.DataFrame()).files['pdf']\n"
+        "sys.stdout.buffer.write(made); sys.stdout.flush(); os._exit(0)"
+    )
+    (temporary := tmp_path / "tmp").mkdir()
+    here = {**os.environ, "TMPDIR": str(temporary), "MPLCONFIGDIR": str(tmp_path / "matplotlib")}
+    first, second = (
+        subprocess.run([sys.executable, "-c", draw], env=here, capture_output=True, check=True).stdout for _ in range(2)
+    )
+    assert first == second
+    assert first.startswith(b"%PDF")
+    assert [*temporary.iterdir()] == []

@@ -11,14 +11,15 @@ import html
 import io
 import math
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pandas as pd
 
+from dpdt.base.files import atomic_path
 from dpdt.report.format import level
 from dpdt.study import is_before
 
@@ -137,24 +138,24 @@ def exported(figure: "Figure", *, caption: str, alt: str, data: pd.DataFrame, ra
 
 
 @functools.cache
-def _lean_font_file() -> Any:
-    """A file as long as the process."""
-    return tempfile.NamedTemporaryFile(suffix=".ttf")
-
-
-@functools.cache
 def _lean_font() -> str:
-    """Name of the usual font without its rules of layout: to read them for each PDF took a third of a report's time."""
+    """Name of the usual font without its rules of layout: to read them for each PDF took a third of a report's time.
+
+    It is kept beside matplotlib's own cache: a job's process ends without removing its temporary files.
+    """
+    import matplotlib
     from fontTools import subset
     from matplotlib import font_manager
 
     options = subset.Options(glyph_names=True, layout_features=[], hinting=False)
     options.drop_tables += ["GSUB", "GPOS", "GDEF", "FFTM"]
-    path, subsetter = _lean_font_file().name, subset.Subsetter(options)
-    with subset.load_font(font_manager.findfont("DejaVu Sans"), options) as font:
-        subsetter.populate(unicodes=list(font.getBestCmap()))
-        subsetter.subset(font)
-        subset.save_font(font, path, options)
+    path = Path(matplotlib.get_cachedir(), f"dpdt-lean-{matplotlib.__version__}.ttf")
+    if not path.exists():
+        with subset.load_font(font_manager.findfont("DejaVu Sans"), options) as font, atomic_path(path) as temporary:
+            subsetter = subset.Subsetter(options)
+            subsetter.populate(unicodes=list(font.getBestCmap()))
+            subsetter.subset(font)
+            subset.save_font(font, str(temporary), options)
     found = font_manager.ttfFontProperty(font_manager.get_font(path))
     font_manager.fontManager.ttflist.append(replace(found, name="dpdt lean"))
     return "dpdt lean"

@@ -189,7 +189,7 @@ RelativePath = Annotated[Path, BeforeValidator(_printable)]
 def each_once(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
     """A validator: what stands twice in a list of trainings or hospitals would count twice."""
     if values is not None and len(set(values)) < len(values):
-        raise ValueError(f"a value occurs twice in {list(values)}")
+        raise ValueError(f"a value occurs twice in {list(values)}; each counts once")
     return values
 
 
