@@ -415,22 +415,16 @@ class MixesBackwards(torch.autograd.Function):
         return gradient + 0.1 * gradient.sum(0)
 
 
-class MeanBackwards(torch.autograd.Function):
-    """As `MixesBackwards`, by a mean: of equal gradients it is as each of them."""
-
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return x.clone()
+class MeanBackwards(MixesBackwards):
+    """By a mean: of equal gradients it is as each of them."""
 
     @staticmethod
     def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
         return gradient + gradient.mean(0)
 
 
-class NoiseBackwards(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return x.clone()
+class NoiseBackwards(MixesBackwards):
+    """Each image's own gradient, but for noise."""
 
     @staticmethod
     def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]

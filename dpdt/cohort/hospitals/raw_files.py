@@ -1,5 +1,6 @@
 """Finding an institution's raw files and reading their tables."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -117,8 +118,7 @@ class RawFiles:
         path = self.path(name)
         self._read[name] = path
         try:
-            with opened(path) as stream:
-                lines = stream.read().decode("utf-8-sig").splitlines()
-            return [line.strip() for line in lines if line.strip()]
+            with io.TextIOWrapper(opened(path), encoding="utf-8-sig") as stream:
+                return [line.strip() for line in stream if line.strip()]
         except (UnicodeDecodeError, *UNREADABLE) as err:
             raise CohortError(f"{path}: cannot be read as a list of names ({err}).") from err

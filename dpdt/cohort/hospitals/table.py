@@ -257,7 +257,7 @@ def _of_the_view(images: pd.DataFrame, table: TableSettings, settings: DomainSet
     found = mapped(images["view"], words)
     rows = Filter(images.assign(view=found.fillna(images["view"]).astype("str")))
     for view in sorted(cell for cell, word in words.items() if word is None):
-        rows.drop((found.isna() & (images["view"] == view))[rows.kept.index], f"view {view}")
+        rows.drop((images["view"] == view)[rows.kept.index], f"view {view}")
     if settings.unknown_views == "exclude":
         rows.drop(rows.kept["view"] == "unknown", "view unknown")
     return rows

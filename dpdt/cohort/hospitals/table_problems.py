@@ -103,7 +103,7 @@ def column_hint(name: str, header: tuple[str, ...], separator: str | None) -> st
         alike = (
             "with its blanks and capitals"
             if folded(same[0]) != folded(name) or same[0].isascii()
-            else ("copied out of the list: its accents are written in another way there (Unicode NFC and NFD)")
+            else "copied out of the list: its accents are written in another way there (Unicode NFC and NFD)"
         )
         return f"Names are compared exactly: write {same[0]!r} in the study file, {alike}."
     return "Names are compared exactly, and one row must have all of them; correct the study file."

@@ -236,7 +236,7 @@ class ListFile:
     def _opened(self) -> Iterator[io.TextIOWrapper]:
         size = math.ceil(self.path.stat().st_size / MEGABYTE)
         with self.path.open("rb") as raw, progress(f"reading {self.path.name}", size, unit="MB") as advance:
-            plain: BinaryIO = gzip.GzipFile(fileobj=raw) if is_zipped(self.path) else raw  # type: ignore[assignment]
+            plain: BinaryIO = gzip.GzipFile(fileobj=raw) if _is_zipped(self.path) else raw  # type: ignore[assignment]
             buffered = io.BufferedReader(_Counted(plain, raw, advance), MEGABYTE)
             start = buffered.peek(4)[:4]
             if not start or start.startswith(NO_TEXT):
@@ -265,14 +265,14 @@ class _Counted(io.RawIOBase):
         return len(block)
 
 
-def is_zipped(path: Path) -> bool:
+def _is_zipped(path: Path) -> bool:
     """Whether a file's name says that gzip compressed it."""
     return path.suffix.lower() == ".gz"
 
 
 def opened(path: Path) -> BinaryIO:
     """A file's bytes, those of a `.gz` as they were before."""
-    return cast(BinaryIO, gzip.open(path)) if is_zipped(path) else path.open("rb")
+    return cast(BinaryIO, gzip.open(path)) if _is_zipped(path) else path.open("rb")
 
 
 def not_csv(path: Path, err: Exception, encoding: str) -> str:
@@ -288,7 +288,7 @@ def not_csv(path: Path, err: Exception, encoding: str) -> str:
         return f"{path}: a workbook of an old spreadsheet program. Save it as .xlsx, or as CSV (UTF-8)."
     if start.startswith(b"PK"):
         return f"{path}: a workbook or another archive. Save it as .xlsx or as CSV; if it is an .xlsx, name it so."
-    zipped, named = start.startswith(NO_TEXT[2]), is_zipped(path)
+    zipped, named = start.startswith(NO_TEXT[2]), _is_zipped(path)
     if zipped != named:
         found = "compressed by gzip" if zipped else "not compressed"
         return f"{path}: {found}, which its name does not say. Expected .csv.gz if compressed, .csv if not: rename it."
