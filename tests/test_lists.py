@@ -541,7 +541,9 @@ def test_bytes_are_no_numbers(tmp_path: Path) -> None:
         build_cohort(study_of(tmp_path, "list.parquet"), "own")
 
 
-@pytest.mark.parametrize("cell", ["#NV", "#WERT!", "#VALEUR!", "#\u00a1REF!", "(Leer)", "k.A.", "Inconnu"])
+@pytest.mark.parametrize(
+    "cell", ["#NV", "#WERT!", "#VALEUR!", "#\u00a1REF!", "(Leer)", "k.A.", "Inconnu", "Ano\u0301nimo"]
+)
 def test_errors_of_spreadsheets_in_their_languages_are_no_patients(cell: str, tmp_path: Path) -> None:
     rows_of(patient=[cell] * 3 + PATIENTS[3:]).to_csv(tmp_path / "list.csv", index=False)
     with pytest.raises(CohortError, match=rf"the patient of 3 rows is '{re.escape(cell)}' .*, which is no id"):

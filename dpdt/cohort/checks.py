@@ -12,6 +12,7 @@ from typing import Final
 import pandas as pd
 
 from dpdt.base.files import read_json
+from dpdt.base.vocabulary import folded
 from dpdt.errors import CohortError, PrivacyError
 from dpdt.study import Study
 
@@ -44,7 +45,7 @@ def is_no_id(patient_id: str) -> bool:
     >>> [is_no_id(cell) for cell in (" NaN", "--", "1.23457E+12", "", "0012", "12E3", "Nana", "0")]
     [True, True, True, True, False, False, False, False]
     """
-    text = patient_id.strip().casefold()
+    text = folded(patient_id)
     is_error = text.startswith("#") and not any(map(str.isdigit, text))  # of a spreadsheet, in its language: #N/A, #NV
     return text in PLACEHOLDERS or is_error or not any(map(str.isalnum, text)) or ROUNDED.fullmatch(text) is not None
 
